@@ -1,0 +1,165 @@
+"""The manifest of a bundle: the one signed document that names every file of a release and how to run it.
+
+Invariants: file names are plain (no folder), each file is named by SHA-256 and length, sizes are capped, the golden vectors are
+one of the files. ``release`` is None in a bundle that has not been published; the number is given when it is signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from wheeltapper_protocols.decision import DecisionSpec
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.features import FeatureSpec
+from wheeltapper_protocols.ids import SHA256_PATTERN
+from wheeltapper_protocols.messages import Name, Release
+from wheeltapper_protocols.scoring import ScoringSpec
+
+__all__ = [
+    "GOLDEN_FILE",
+    "MANIFEST_FILE",
+    "MAX_FILE_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "MODEL_FILE",
+    "Budget",
+    "BundleFile",
+    "Gate",
+    "Golden",
+    "Input",
+    "Manifest",
+    "check_file",
+    "decode_manifest",
+    "encode_manifest",
+]
+
+MANIFEST_FILE: Final = "manifest.json"
+MODEL_FILE: Final = "model.onnx"
+GOLDEN_FILE: Final = "golden.npz"
+MAX_MANIFEST_BYTES: Final = 1024 * 1024
+MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+
+
+class BundleFile(Struct, frozen=True, kw_only=True):
+    """One file of a release; its blob is found by ``sha256``."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    sha256: Annotated[str, Meta(pattern=SHA256_PATTERN)]
+    length: Annotated[int, Meta(ge=1, le=MAX_FILE_BYTES)]
+
+
+class Input(Struct, frozen=True, kw_only=True):
+    """What a window must look like: samples [window_samples, len(channels)] at ``sample_rate_hz``, in ``units``."""
+
+    sample_rate_hz: Annotated[float, Meta(gt=0, le=1e9)]
+    window_samples: Annotated[int, Meta(ge=16, le=2**20)]
+    channels: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(min_length=1, max_length=64)]
+    units: Annotated[list[Annotated[str, Meta(max_length=32)]], Meta(min_length=1, max_length=64)]
+
+
+class Golden(Struct, frozen=True, kw_only=True):
+    """How near the golden outputs a board must come (:data:`GOLDEN_FILE`; arrays ``samples`` [n, sample, channel] float32,
+    ``model_input`` [n, feature] float32, ``model_output`` [n, feature] float32, ``score`` [n] float64)."""
+
+    output_atol: Annotated[float, Meta(ge=0)]
+    score_rtol: Annotated[float, Meta(ge=0)]
+    feature_rtol: Annotated[float, Meta(ge=0)] = 1e-4
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """What the model may cost on the board."""
+
+    latency_p95_ms: Annotated[float, Meta(gt=0)]
+    rss_growth_mb: Annotated[float, Meta(gt=0)]
+
+
+class Gate(Struct, frozen=True, kw_only=True):
+    """One condition that the candidate had to meet before it became a release, with what was measured."""
+
+    name: Annotated[str, Meta(max_length=80)]
+    value: float
+    limit: float
+    passed: bool
+    detail: Annotated[str, Meta(max_length=500)] = ""
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """Everything that a device needs to know to run a release."""
+
+    format: Annotated[int, Meta(ge=1, le=1)] = 1
+    model: Name
+    release: Release | None = None
+    task: Literal["anomaly"] = "anomaly"
+    runtime: Literal["onnx"] = "onnx"
+    created_at: Annotated[str, Meta(max_length=40)]
+    """ISO 8601, UTC."""
+    files: Annotated[list[BundleFile], Meta(min_length=1, max_length=64)]
+    input: Input
+    features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=512)]
+    scoring: ScoringSpec
+    decision: DecisionSpec
+    golden: Golden
+    budget: Budget
+    gates: Annotated[list[Gate], Meta(max_length=64)] = []
+    lineage: dict[str, str] = {}
+    """Where it came from: recordings by SHA-256, the recipe, versions of the libraries."""
+
+    def __post_init__(self) -> None:
+        names = [file.name for file in self.files]
+        if len(set(names)) != len(names):
+            raise ValueError("two files have the same name")
+        for needed in (MODEL_FILE, GOLDEN_FILE):
+            if needed not in names:
+                raise ValueError(f"the file {needed} is missing")
+        if MANIFEST_FILE in names:
+            raise ValueError("the manifest cannot name itself")
+        if len(self.input.channels) != len(self.input.units):
+            raise ValueError("channels and units differ in number")
+
+    def file(self, name: str) -> BundleFile:
+        """The file called ``name``.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for file in self.files:
+            if file.name == name:
+                return file
+        raise KeyError(name)
+
+
+_DECODER: Final = msgspec.json.Decoder(Manifest)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest's bytes: JSON with sorted keys, so that equal manifests have equal hashes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+
+
+def decode_manifest(payload: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        WireError: ``manifest.too_large``, ``manifest.malformed``.
+    """
+    if len(payload) > MAX_MANIFEST_BYTES:
+        raise WireError("manifest.too_large", f"the manifest has {len(payload)} bytes; the cap is {MAX_MANIFEST_BYTES}")
+    try:
+        return _DECODER.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise WireError("manifest.malformed", f"the manifest cannot be read: {error}") from error
+
+
+def check_file(file: BundleFile, content: bytes) -> None:
+    """Check that ``content`` is what the manifest names.
+
+    Raises:
+        WireError: ``manifest.length`` or ``manifest.hash``.
+    """
+    if len(content) != file.length:
+        raise WireError("manifest.length", f"{file.name} has {len(content)} bytes, the manifest says {file.length}")
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise WireError("manifest.hash", f"{file.name} does not have the SHA-256 that the manifest says")

@@ -1,0 +1,358 @@
+"""Everything that crosses MQTT: status, telemetry, alert, report, command, ack.
+
+Invariants:
+    * A decoded message is valid: numbers are finite and in range, texts and lists are capped, names match their pattern.
+    * Unknown fields are ignored, so that newer senders can speak to older readers.
+    * A refused payload raises :class:`WireError` with one of ``wire.too_large``, ``wire.malformed``, ``wire.invalid``;
+      nothing else escapes :func:`decode`, whatever the bytes.
+
+Records (telemetry, alert, report) carry ``(epoch, seq)``: the id of the spool's life and 1, 2, 3, … without gaps across all
+three kinds. ``oldest`` is the lowest seq that the spool still holds: what is below it and not with the fleet was dropped
+on the device and will never come.
+
+What this module does not do: topics (:mod:`topics`), signatures (:mod:`assignment`), sending.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
+
+import msgspec
+import zstandard
+from msgspec import Meta, Struct
+
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.ids import NAME_PATTERN, SHA256_PATTERN
+from wheeltapper_protocols.topics import Down, Up
+
+__all__ = [
+    "MAX_DECOMPRESSED_BYTES",
+    "MAX_PAYLOAD_BYTES",
+    "Ack",
+    "Alert",
+    "AssignmentRefused",
+    "CancelCommand",
+    "CaptureCommand",
+    "CaptureReport",
+    "Command",
+    "ExecutionReport",
+    "ExecutionState",
+    "PipelineStatus",
+    "Reason",
+    "Report",
+    "Severity",
+    "Status",
+    "Telemetry",
+    "TelemetryRecord",
+    "decode",
+    "decode_down",
+    "encode",
+]
+
+MAX_PAYLOAD_BYTES: Final = 256 * 1024
+MAX_DECOMPRESSED_BYTES: Final = 1024 * 1024
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_MINIMUM_BYTES: Final = 512
+
+Name: TypeAlias = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=63)]
+Epoch: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+Seq: TypeAlias = Annotated[int, Meta(ge=1, le=2**53)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+Release: TypeAlias = Annotated[int, Meta(ge=1, le=999_999_999)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
+Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
+Code: TypeAlias = Annotated[str, Meta(max_length=80)]
+Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", max_length=64)]
+
+
+class Severity(StrEnum):
+    """How bad a decision is: nothing to see, a person should look, act now."""
+
+    NORMAL = "normal"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class ExecutionState(StrEnum):
+    """States of one device's attempt within a campaign (DESIGN §7). The last six are terminal."""
+
+    ASSIGNED = "ASSIGNED"
+    WAITING = "WAITING"
+    FETCHING = "FETCHING"
+    VERIFYING = "VERIFYING"
+    STAGED = "STAGED"
+    SELF_TEST = "SELF_TEST"
+    SHADOW = "SHADOW"
+    ACTIVATING = "ACTIVATING"
+    PROBATION = "PROBATION"
+    ROLLING_BACK = "ROLLING_BACK"
+    COMMITTED = "COMMITTED"
+    FAILED = "FAILED"
+    REJECTED = "REJECTED"
+    SUPERSEDED = "SUPERSEDED"
+    CANCELLED = "CANCELLED"
+    ROLLED_BACK = "ROLLED_BACK"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more comes after this state."""
+        return self in _TERMINAL
+
+
+_TERMINAL: Final = frozenset(
+    {
+        ExecutionState.COMMITTED,
+        ExecutionState.FAILED,
+        ExecutionState.REJECTED,
+        ExecutionState.SUPERSEDED,
+        ExecutionState.CANCELLED,
+        ExecutionState.ROLLED_BACK,
+    }
+)
+
+
+class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field} must be a finite number")
+
+
+class PipelineStatus(_Message):
+    """What one pipeline runs now. ``model`` and ``release`` are both None before the first release."""
+
+    model: Name | None = None
+    release: Release | None = None
+    windows: Count = 0
+    """Windows taken from the source since the agent started."""
+    dropped_windows: Count = 0
+    source: Code = "running"
+    """``running``, ``ended``, ``waiting`` or an error code."""
+
+
+class Status(_Message):
+    """Where a device stands; retained. As the will it has ``online`` False and nothing else set."""
+
+    online: bool
+    at: Seconds = 0.0
+    """Unix time by the device's clock, in seconds; 0 in a will."""
+    epoch: Epoch | None = None
+    seq: Count = 0
+    """Newest seq in the spool."""
+    acked: Count = 0
+    agent_version: Code = ""
+    profile: Code = ""
+    counter: Count = 0
+    """Counter of the newest assignment accepted."""
+    execution: Identifier | None = None
+    execution_state: ExecutionState | None = None
+    pipelines: Annotated[dict[Name, PipelineStatus], Meta(max_length=64)] = {}
+
+
+class TelemetryRecord(_Message):
+    """One scored (or, before the first release, unscored) window."""
+
+    seq: Seq
+    pipeline: Name
+    window: Count
+    """Index of the window since its source began, without gaps: 0, 1, 2, …"""
+    t_s: Seconds
+    """Start of the window by the machine's clock, in seconds (for a replay: the recording's)."""
+    model: Name | None = None
+    release: Release | None = None
+    score: float | None = None
+    """1.0 is the warning threshold."""
+    severity: Severity = Severity.NORMAL
+    latency_ms: float | None = None
+
+
+class Telemetry(_Message):
+    """A batch of telemetry records of one epoch, in rising seq."""
+
+    epoch: Epoch
+    oldest: Seq
+    records: Annotated[list[TelemetryRecord], Meta(min_length=1, max_length=5000)]
+
+
+class Reason(_Message):
+    """One feature that moved: its value, what was usual, and its share of the score (0 to 1)."""
+
+    feature: Annotated[str, Meta(max_length=120)]
+    value: float
+    usual: float
+    share: float
+
+
+class Alert(_Message):
+    """A decision that a person should see. ``raised`` False says that it is over."""
+
+    epoch: Epoch
+    oldest: Seq
+    seq: Seq
+    pipeline: Name
+    window: Count
+    t_s: Seconds
+    at: Seconds
+    model: Name
+    release: Release
+    score: float
+    severity: Severity
+    raised: bool = True
+    reasons: Annotated[list[Reason], Meta(max_length=16)] = []
+
+
+class ExecutionReport(_Message, tag="execution"):
+    """An execution came to ``state``. ``code`` and ``detail`` say why, where that is not plain."""
+
+    execution: Identifier
+    state: ExecutionState
+    code: Code = ""
+    detail: Text = ""
+    metrics: Annotated[dict[Code, float], Meta(max_length=32)] = {}
+
+
+class AssignmentRefused(_Message, tag="assignment-refused"):
+    """An assignment that was not accepted: it changed nothing."""
+
+    code: Code
+    detail: Text = ""
+    execution: Identifier | None = None
+    """Only where the signature held, so that the id can be believed."""
+
+
+class CaptureReport(_Message, tag="capture"):
+    """The answer to a capture command. ``sha256`` names the uploaded recording; an error code says why there is none."""
+
+    command: Identifier
+    pipeline: Name
+    sha256: Annotated[str, Meta(pattern=SHA256_PATTERN)] | None = None
+    length: Count = 0
+    snapshots: Count = 0
+    code: Code = ""
+    detail: Text = ""
+
+
+class Report(_Message):
+    """Something that the fleet must know and must not lose."""
+
+    epoch: Epoch
+    oldest: Seq
+    seq: Seq
+    at: Seconds
+    body: ExecutionReport | AssignmentRefused | CaptureReport
+
+
+class CaptureCommand(_Message, tag="capture"):
+    """Record the next ``snapshots`` windows of ``pipeline`` and upload them as one recording."""
+
+    pipeline: Name
+    snapshots: Annotated[int, Meta(ge=1, le=100_000)]
+
+
+class CancelCommand(_Message, tag="cancel"):
+    """End ``execution`` if its release is not active yet."""
+
+    execution: Identifier
+
+
+class Command(_Message):
+    """Something to do, once. Repeated by the fleet until it is answered or ``expires_at`` (Unix seconds) has passed."""
+
+    id: Identifier
+    expires_at: Seconds
+    body: CaptureCommand | CancelCommand
+
+
+class Ack(_Message):
+    """Every record of ``epoch`` up to and with ``seq`` is in the fleet's database, or was dropped by the device."""
+
+    epoch: Epoch
+    seq: Count
+
+
+Message: TypeAlias = Status | Telemetry | Alert | Report | Command | Ack
+_M = TypeVar("_M", bound=_Message)
+
+_PACKED: Final[tuple[type[_Message], ...]] = (Telemetry,)
+_UP: Final[dict[Up, type[_Message]]] = {
+    Up.STATUS: Status,
+    Up.TELEMETRY: Telemetry,
+    Up.ALERT: Alert,
+    Up.REPORT: Report,
+}
+_DOWN: Final[dict[Down, type[_Message]]] = {Down.COMMAND: Command, Down.ACK: Ack}
+_DECODERS: Final[dict[type[_Message], Any]] = {
+    kind: (msgspec.msgpack if kind in _PACKED else msgspec.json).Decoder(kind)
+    for kind in (*_UP.values(), *_DOWN.values())
+}
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message: MessagePack for telemetry (zstd where that is shorter), else JSON.
+
+    Raises:
+        WireError: ``wire.invalid`` (a value that no reader would accept), ``wire.too_large``.
+    """
+    if isinstance(message, _PACKED):
+        payload = msgspec.msgpack.encode(message)
+        if len(payload) >= _ZSTD_MINIMUM_BYTES:
+            payload = min(payload, zstandard.ZstdCompressor(level=3).compress(payload), key=len)
+    else:
+        payload = msgspec.json.encode(message)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise WireError("wire.too_large", f"the message has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
+    return payload
+
+
+def decode(kind: Up, payload: bytes) -> Message:
+    """The message that a device sent on its ``up/<kind>``.
+
+    Raises:
+        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON or MessagePack, or not zstd), ``wire.invalid`` (well-formed,
+            but a field is missing, out of range or of another type).
+    """
+    struct = _UP.get(kind)
+    if struct is None:
+        raise WireError("wire.topic", f"nothing is defined for up/{kind.value} yet")
+    return _decode(struct, payload)  # type: ignore[return-value]  # _UP holds Message types only
+
+
+def decode_down(kind: Down, payload: bytes) -> Command | Ack:
+    """The message that the fleet sent on ``down/<kind>``. Assignments are read by :mod:`assignment`.
+
+    Raises:
+        WireError: as :func:`decode`.
+    """
+    struct = _DOWN.get(kind)
+    if struct is None:
+        raise WireError("wire.topic", f"down/{kind.value} does not carry a plain message")
+    return _decode(struct, payload)  # type: ignore[return-value]  # _DOWN holds Command and Ack only
+
+
+def _decode(struct: type[_M], payload: bytes) -> _M:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise WireError("wire.too_large", f"the payload has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
+    if struct in _PACKED and payload[:4] == _ZSTD_MAGIC:
+        payload = _decompress(payload)
+    try:
+        decoded: _M = _DECODERS[struct].decode(payload)
+    except msgspec.ValidationError as error:
+        raise WireError("wire.invalid", f"{struct.__name__.lower()}: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+        raise WireError("wire.malformed", f"{struct.__name__.lower()}: {error}") from error
+    return decoded
+
+
+def _decompress(payload: bytes) -> bytes:
+    """Decompress at most :data:`MAX_DECOMPRESSED_BYTES`, whatever the frame's header promises."""
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=MAX_DECOMPRESSED_BYTES * 8).stream_reader(payload)
+        text = reader.read(MAX_DECOMPRESSED_BYTES + 1)
+    except zstandard.ZstdError as error:
+        raise WireError("wire.malformed", f"not a zstd frame: {error}") from error
+    if len(text) > MAX_DECOMPRESSED_BYTES:
+        raise WireError("wire.too_large", f"the payload decompresses to more than {MAX_DECOMPRESSED_BYTES} bytes")
+    return text
