@@ -25,7 +25,8 @@ FORBIDDEN = {
     "wheeltapper_agent.adapters": ["wheeltapper_agent.service", "wheeltapper_agent.cli"],
     "wheeltapper_fleet": ["wheeltapper_agent"],
     "wheeltapper_fleet.domain": [
-        f"wheeltapper_fleet.{room}" for room in ("services", "db", "trust", "broker", "api", "ui", "training", "service")
+        f"wheeltapper_fleet.{room}"
+        for room in ("services", "db", "trust", "broker", "api", "ui", "training", "service")
     ],
     "wheeltapper_fleet.services": ["wheeltapper_fleet.api", "wheeltapper_fleet.ui", "wheeltapper_fleet.cli"],
     "wheeltapper_fleet.trust": ["wheeltapper_fleet.api", "wheeltapper_fleet.services", "wheeltapper_fleet.cli"],
