@@ -1,4 +1,4 @@
-"""Make the golden vectors of the wire: exact bytes and error codes, valid and invalid, with nothing random in them.
+"""Make the golden vectors of the wire: exact bytes and error codes, valid and invalid, nothing random in them.
 
 Run by hand when a message is added: ``python -m tests.vectors.make_vectors``. It never rewrites a vector that is there: a
 vector that no longer holds means that the wire changed, and old devices are still out there.
@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import zstandard
-
 from wheeltapper_protocols import messages as m
 from wheeltapper_protocols.assignment import Assignment, PipelineTarget, encode_assignment
 from wheeltapper_protocols.errors import WireError
