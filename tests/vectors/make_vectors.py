@@ -1,7 +1,7 @@
 """Make the golden vectors of the wire: exact bytes and error codes, valid and invalid, nothing random in them.
 
-Run by hand when a message is added: ``python -m tests.vectors.make_vectors``. It never rewrites a vector that is there: a
-vector that no longer holds means that the wire changed, and old devices are still out there.
+Run by hand when a message is added: ``python -m tests.vectors.make_vectors``. It never rewrites a vector that is there:
+one that no longer holds means that the wire changed, and old devices are still out there.
 """
 
 from __future__ import annotations
