@@ -174,7 +174,7 @@ def _add_downloads(app: FastAPI, api: DeviceApi, device: Callable[[Request], str
 
 def _add_captures(app: FastAPI, api: DeviceApi, device: Callable[[Request], str]) -> None:
     @app.put("/v1/captures/{command}")
-    async def capture(command: str, request: Request, sender: Annotated[str, Depends(device)]) -> dict[str, Any]:
+    async def capture(command: str, request: Request, sender: str = Depends(device)) -> dict[str, Any]:
         await run_in_threadpool(api.captures.check, sender, command)
         sha256 = request.headers.get("x-content-sha256", "")
         with api.captures.upload() as upload:

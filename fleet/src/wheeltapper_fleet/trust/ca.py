@@ -1,9 +1,8 @@
 """The fleet's certificate authority: who is a device, who is the service.
 
 Invariants:
-    * A device's certificate says what the fleet decided, not what the CSR asked for: the subject is the device id alone,
-      and every extension that the CSR requests is ignored. The CSR contributes its public key, after its signature was
-      checked.
+    * A device's certificate says what the fleet decided, not what the CSR asked for: the subject is the device id
+      alone, and every extension that the CSR requests is ignored. It contributes its public key, after its signature was checked.
     * Only EC keys on P-256 or stronger. A device's certificate is good for TLS clients only, the server's for TLS
       servers only, and neither can sign another.
     * ``fleet.ingest``, the service's own name at the broker, holds a dot and so can never be a device's.
@@ -134,7 +133,7 @@ class FleetCA:
         )
 
     def server_files(self, hosts: Sequence[str] = ()) -> TlsFiles:
-        """The service's certificate for 127.0.0.1, localhost and ``hosts``; made anew when these change or it runs out."""
+        """The service's certificate for 127.0.0.1, localhost and ``hosts``; made anew if needed."""
         wanted = [_general_name(host) for host in dict.fromkeys((*_LOCAL_HOSTS, *hosts))]
         return self._service_files("server", "fleet.server", ExtendedKeyUsageOID.SERVER_AUTH, wanted)
 

@@ -232,7 +232,7 @@ def _first_targets(tree: _Tree, expires: datetime.datetime) -> Targets:
         for model, signer in tree.teams.items()
     }
     director = tree.online[DIRECTOR].public_key
-    # The director signs envelopes and has no metadata file; no release's path matches its pattern, so none is asked for.
+    # The director signs envelopes and has no metadata file. No release's path matches its pattern, so none is missed.
     roles[DIRECTOR] = DelegatedRole(DIRECTOR, [director.keyid], 1, True, paths=["assignments/*"])
     keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in tree.teams.values()}
     keys[director.keyid] = director
