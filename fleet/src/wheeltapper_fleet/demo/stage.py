@@ -90,7 +90,6 @@ class Stage:
     model: str = "bearing-anomaly"
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _client: FleetClient | None = None
-    _retired: dict[str, list[AgentStatus]] = field(default_factory=dict)
 
     @property
     def data_dir(self) -> Path:
@@ -182,6 +181,11 @@ class Stage:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def terminate(self, name: str) -> None:
+        """Ask a process to end, without waiting."""
+        if name in self._processes:
+            self._processes[name].terminate()
+
     def end(self, name: str) -> None:
         """End a process with SIGTERM, and with SIGKILL when it does not listen."""
         process = self._processes.pop(name, None)
@@ -199,7 +203,7 @@ class Stage:
         names = sorted(self._processes, key=lambda name: name == "fleet")
         for name in names:
             if name != "fleet":
-                self._processes[name].terminate()
+                self.terminate(name)
         for name in names:
             self.end(name)
 
@@ -243,15 +247,22 @@ class Stage:
 
     def enrol(self, device: str, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
         """Write the agent's configuration and let it enrol with a one-time token."""
-        folder = self.agent_folder(device)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.agent_config(device).write_text(toml_text(config), encoding="utf-8")
+        self.agent_folder(device).mkdir(parents=True, exist_ok=True)
+        self.reconfigure(device, config)
         info = self.serve_info()
         token = self.client.create_token(device, ttl_seconds=600, tags=dict(tags or {}))["token"]
         self.run(
             "wheeltapper_agent", "enroll", "--server", f"https://127.0.0.1:{info['device_port']}",
             "--config", str(self.agent_config(device)), env={"WHEELTAPPER_TOKEN": token},
         )  # fmt: skip
+
+    def reconfigure(self, device: str, config: Mapping[str, Any]) -> None:
+        """Write another configuration; it holds from the agent's next start."""
+        self.agent_config(device).write_text(toml_text(config), encoding="utf-8")
+
+    def is_enrolled(self, device: str) -> bool:
+        """Whether the agent has a configuration, and so may have sent something."""
+        return self.agent_config(device).exists()
 
     def start_agent(self, device: str) -> None:
         self.start(device, "wheeltapper_agent", "run", "--config", str(self.agent_config(device)))
