@@ -104,9 +104,7 @@ def make_csr(device: str, curve: ec.EllipticCurve | None = None) -> tuple[bytes,
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(name)
     csr = csr.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return pem, csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 

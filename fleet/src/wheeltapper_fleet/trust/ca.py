@@ -2,7 +2,8 @@
 
 Invariants:
     * A device's certificate says what the fleet decided, not what the CSR asked for: the subject is the device id
-      alone, and every extension that the CSR requests is ignored. It contributes its public key, after its signature was checked.
+      alone, and every extension that the CSR requests is ignored. It contributes its public key, after its signature
+      was checked.
     * Only EC keys on P-256 or stronger. A device's certificate is good for TLS clients only, the server's for TLS
       servers only, and neither can sign another.
     * ``fleet.ingest``, the service's own name at the broker, holds a dot and so can never be a device's.
