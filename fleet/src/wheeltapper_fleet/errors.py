@@ -1,7 +1,7 @@
 """The one error root of the fleet service.
 
-Invariant: every error carries a stable dotted code that programs may compare, and the HTTP status that an API answers with.
-The status follows from the code alone (:data:`_STATUS`), so the same error means the same everywhere.
+Invariant: every error carries a stable dotted code that programs may compare, and the HTTP status that an API answers
+with. The status follows from the code alone (:data:`_STATUS`), so the same error means the same everywhere.
 """
 
 from __future__ import annotations

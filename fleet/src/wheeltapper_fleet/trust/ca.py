@@ -1,10 +1,11 @@
 """The fleet's certificate authority: who is a device, who is the service.
 
 Invariants:
-    * A device's certificate says what the fleet decided, not what the CSR asked for: the subject is the device id alone, and every
-      extension that the CSR requests is ignored. The CSR contributes its public key, after its signature was checked.
-    * Only EC keys on P-256 or stronger. A device's certificate is good for TLS clients only, the server's for TLS servers only, and
-      neither can sign another.
+    * A device's certificate says what the fleet decided, not what the CSR asked for: the subject is the device id
+      alone, and every extension that the CSR requests is ignored. It contributes its public key, after its signature
+      was checked.
+    * Only EC keys on P-256 or stronger. A device's certificate is good for TLS clients only, the server's for TLS
+      servers only, and neither can sign another.
     * ``fleet.ingest``, the service's own name at the broker, holds a dot and so can never be a device's.
 
 Not here: revocation (a device's row in the database says so, at every request) and renewal.
@@ -133,7 +134,7 @@ class FleetCA:
         )
 
     def server_files(self, hosts: Sequence[str] = ()) -> TlsFiles:
-        """The service's certificate for 127.0.0.1, localhost and ``hosts``; made anew when hosts changed or it runs out."""
+        """The service's certificate for 127.0.0.1, localhost and ``hosts``; made anew if needed."""
         wanted = [_general_name(host) for host in dict.fromkeys((*_LOCAL_HOSTS, *hosts))]
         return self._service_files("server", "fleet.server", ExtendedKeyUsageOID.SERVER_AUTH, wanted)
 
@@ -146,7 +147,7 @@ class FleetCA:
         if not self._still_good(found, hosts):
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = self._issue(name, key.public_key(), usage, _SERVICE_DAYS, hosts)
-            # The certificate goes first away: a crash in between leaves a pair that is made anew, never one that does not match.
+            # The certificate goes away first: a crash in between leaves no pair, never two that do not match.
             found.certificate.unlink(missing_ok=True)
             files.write_atomic(found.key, _key_pem(key), files.PRIVATE)
             files.write_atomic(found.certificate, certificate.public_bytes(serialization.Encoding.PEM))
@@ -155,12 +156,14 @@ class FleetCA:
     def _still_good(self, found: TlsFiles, hosts: list[x509.GeneralName]) -> bool:
         try:
             certificate = x509.load_pem_x509_certificate(found.certificate.read_bytes())
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value if hosts else []
+            names: list[x509.GeneralName] = []
+            if hosts:
+                names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
             certificate.verify_directly_issued_by(self._certificate)
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
         left_seconds = certificate.not_valid_after_utc.timestamp() - self._clock()
-        return found.key.exists() and list(names) == hosts and left_seconds > _RENEW_DAYS * _DAY_SECONDS
+        return found.key.exists() and names == hosts and left_seconds > _RENEW_DAYS * _DAY_SECONDS
 
     def _issue(
         self,

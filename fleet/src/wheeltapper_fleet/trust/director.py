@@ -1,7 +1,7 @@
 """The director: signs, for one device at a time, which genuine releases it shall run.
 
-Invariant: what is signed is an :class:`Assignment`, encoded here; never bytes from elsewhere. The director's key is online, and all
-that it can do is choose among the releases that team keys have signed.
+Invariant: what is signed is an :class:`Assignment`, encoded here; never bytes from elsewhere. The director's key is
+online, and all that it can do is choose among the releases that team keys have signed.
 
 Not here: which device gets what, and the counter (the campaign decides, in its transaction).
 """

@@ -1,7 +1,7 @@
 """How everything here reaches the disk.
 
-Invariants: a file appears whole or not at all (temporary file, fsync, rename, fsync of the folder); a private file has mode 0600
-from the moment it exists.
+Invariants: a file appears whole or not at all (temporary file, fsync, rename, fsync of the folder); a private file has
+mode 0600 from the moment it exists.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """The keys of the trust tree, and its first metadata (``wheeltapper keys init``).
 
-Roles, as in the architecture: ``root`` and ``targets`` (offline, a threshold of several keys), one team role per model (offline,
+Roles: ``root`` and ``targets`` (offline, a threshold of several keys), one team role per model (offline,
 ``team-<model>``), and the online roles ``snapshot``, ``timestamp`` and ``director``.
 
 Invariants:
     * Offline keys go to ``keys_dir``, online keys to ``data_dir/keys``; the service never needs ``keys_dir``.
-    * A key file is Ed25519 in PKCS#8 PEM, mode 0600 from its first moment, in a folder of mode 0700. Nothing is ever overwritten.
+    * A key file is Ed25519 in PKCS#8 PEM, mode 0600 from its first moment, in a folder of mode 0700. Nothing is ever
+      overwritten.
     * The metadata is written before this returns: a repository without releases that a TUF client can verify.
 
-Not here: rotating keys and adding a model later. A signer may be any securesystemslib URI (HSM, KMS), see :func:`load_signer`.
+Not here: rotating keys and adding a model later. A signer may be any securesystemslib URI (HSM, KMS), see
+:func:`load_signer`.
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ def load_signer(where: Path | str, public_keys: Iterable[Key] = ()) -> Signer:
             "keys.missing", f"cannot read the key {where}: run `wheeltapper keys init`, or mount it"
         ) from error
     try:
-        return CryptoSigner(load_pem_private_key(content, password=None))  # type: ignore[arg-type]  # it checks the type itself
+        return CryptoSigner(load_pem_private_key(content, password=None))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise FleetError("keys.unreadable", f"{where} is not an unencrypted PKCS#8 PEM key") from error
 
@@ -230,7 +232,7 @@ def _first_targets(tree: _Tree, expires: datetime.datetime) -> Targets:
         for model, signer in tree.teams.items()
     }
     director = tree.online[DIRECTOR].public_key
-    # The director has no metadata file: it signs envelopes. No release's path matches its pattern, so no client looks for one.
+    # The director signs envelopes and has no metadata file. No release's path matches its pattern, so none is missed.
     roles[DIRECTOR] = DelegatedRole(DIRECTOR, [director.keyid], 1, True, paths=["assignments/*"])
     keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in tree.teams.values()}
     keys[director.keyid] = director

@@ -21,14 +21,15 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlparse
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import DownloadHTTPError, RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
+from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import parse_manifest_path
 
 from wheeltapper_fleet.errors import FleetError
@@ -303,10 +304,13 @@ def _check_path(path: str, model: str) -> None:
     # The delegation's own pattern is not enough: the client would ignore a path outside of it, without a word.
     if not path.startswith(f"releases/{model}/"):
         raise FleetError("tuf.path", f"{path[:120]!r} is not below releases/{model}/")
-    parse_manifest_path(path)
+    try:
+        parse_manifest_path(path)
+    except WireError as error:
+        raise FleetError("tuf.path", error.message) from error
 
 
-def _read(content: bytes) -> Metadata[Root | Targets | Snapshot | Timestamp]:
+def _read(content: bytes) -> Metadata[Any]:
     if len(content) > MAX_METADATA_BYTES:
         raise FleetError("tuf.malformed", f"the metadata has {len(content)} bytes; the cap is {MAX_METADATA_BYTES}")
     try:
