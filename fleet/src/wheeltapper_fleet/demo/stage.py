@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from wheeltapper_fleet.broker.server import die_with_parent
+from wheeltapper_fleet.broker import launch
 from wheeltapper_fleet.client import FleetClient
 from wheeltapper_fleet.errors import FleetError
 
@@ -61,6 +61,11 @@ def wait_for(
         if time.monotonic() > deadline:
             raise FleetError("demo.timeout", f"waited {seconds:.0f} s in vain for: {what}", 500)
         time.sleep(0.1)
+
+
+def _command(module: str, *arguments: str) -> list[str]:
+    """A Python module as a process that dies with this one."""
+    return [sys.executable, launch.__file__, str(os.getpid()), sys.executable, "-m", module, *arguments]
 
 
 def toml_text(values: Mapping[str, Any]) -> str:
@@ -130,13 +135,12 @@ class Stage:
             FleetError: ``demo.command`` with the command's last words.
         """
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            _command(module, *arguments),
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
             env={**os.environ, **(env or {})},
-            preexec_fn=die_with_parent,
         )
         if done.returncode != 0:
             words = (done.stderr or done.stdout).strip()[-800:]
@@ -148,13 +152,7 @@ class Stage:
         logs = self.folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         with (logs / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,
-            )
+            process = subprocess.Popen(_command(module, *arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._processes[name] = process
         return process
 

@@ -115,9 +115,7 @@ class Story:
     def capture(self, snapshots: int = HEALTHY_SNAPSHOTS) -> list[Path]:
         """Ask every device for a recording of its healthy machine and fetch what they uploaded."""
         client = self.stage.client
-        commands = {
-            client.request_capture(device, PIPELINE, snapshots)["command"]: device for device in self.device_ids
-        }
+        commands = {client.request_capture(device, PIPELINE, snapshots): device for device in self.device_ids}
 
         def received() -> bool:
             return {row["command"] for row in client.captures() if row["sha256"]} >= set(commands)
@@ -128,7 +126,7 @@ class Story:
         files = []
         for command, device in commands.items():
             file = folder / f"{device}.npz"
-            client.fetch_recording(command, file)
+            client.fetch_capture(command, file)
             files.append(file)
         self._step(f"{len(files)} healthy recordings captured and uploaded")
         return files
@@ -149,8 +147,16 @@ class Story:
         """Sign the bundle with the team's key and publish it; gives the release's number."""
         info = json.loads(
             self.stage.run(
-                "wheeltapper_fleet", "release", "publish", "--bundle", str(bundle), "--key", str(self.stage.team_key),
-                "--data-dir", str(self.stage.data_dir), "--json",
+                "wheeltapper_fleet",
+                "release",
+                "publish",
+                "--bundle",
+                str(bundle),
+                "--key",
+                str(self.stage.team_key),
+                "--data-dir",
+                str(self.stage.data_dir),
+                "--json",
             )  # fmt: skip
         )
         self._step(f"release {info['release']} signed and published")
@@ -162,17 +168,16 @@ class Story:
             "model": self.stage.model,
             "release": release,
             "pipelines": [PIPELINE],
-            "audience": {"all": True},
             "waves": [{"count": 2}, {"percent": 100}],
             "success": {"percent": 100},
             "soak_seconds": 1.0,
             "abort": [{"states": ["FAILED", "REJECTED", "ROLLED_BACK"], "percent": 25, "minimum_executed": 1}],
-            "abort_action": "PAUSE",
+            "on_abort": "PAUSE",
             "execution_deadline_seconds": 120.0,
         }
         client = self.stage.client
         created = client.create_campaign(spec)
-        client.act_on_campaign(created["id"], "start", created["version"])
+        client.act(created["id"], "start", created["version"])
         self._step(f"campaign {created['id']} started: release {release} in two waves")
         return str(created["id"])
 
@@ -206,9 +211,7 @@ class Story:
         onset, failure = now + 2 * TIME_SCALE, now + wall_seconds * TIME_SCALE
         self.fault = {"device": device, "onset_s": onset, "failure_s": failure}
         self.stage.end(device)
-        self.stage.reconfigure(
-            device, self.config(index, fault="outer", onset_seconds=onset, failure_seconds=failure)
-        )
+        self.stage.reconfigure(device, self.config(index, fault="outer", onset_seconds=onset, failure_seconds=failure))
         self.stage.start_agent(device)
         self._step(f"the outer race of {device}'s bearing begins to wear")
 
