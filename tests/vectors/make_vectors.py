@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import zstandard
+
 from wheeltapper_protocols import messages as m
 from wheeltapper_protocols.assignment import Assignment, PipelineTarget, encode_assignment
 from wheeltapper_protocols.errors import WireError

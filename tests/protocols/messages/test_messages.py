@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.vectors.make_vectors import EPOCH, RECORD, VALID, read
 from wheeltapper_protocols import messages as m
 from wheeltapper_protocols import topics
 from wheeltapper_protocols.assignment import decode_assignment, encode_assignment
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import device_id, manifest_path, parse_manifest_path
 from wheeltapper_protocols.topics import Up
-
-from tests.vectors.make_vectors import EPOCH, RECORD, VALID, read
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 

@@ -34,10 +34,9 @@ def _recordings(folder: Path | None, into: Path) -> list[Path]:
     """
     if folder is None:
         return []
+    from wheeltapper_fleet.training.importers import import_femto
     from wheeltapper_protocols.errors import RecordingError
     from wheeltapper_protocols.recording import read_recording, write_recording
-
-    from wheeltapper_fleet.training.importers import import_femto
 
     found = []
     for file in sorted(folder.glob("*.npz")):

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wheeltapper_protocols.messages import ExecutionState
-
 from wheeltapper_fleet.demo.stage import AgentStatus, Stage, wait_for
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_protocols.messages import ExecutionState
 
 __all__ = ["PIPELINE", "Story"]
 
