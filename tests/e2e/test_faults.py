@@ -1,4 +1,4 @@
-"""Broker, fleet service and agent killed with SIGKILL at random moments of the story: nothing is lost, nothing doubled."""
+"""Broker, fleet service and agent, killed with SIGKILL at random moments: nothing is lost, nothing is doubled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -19,6 +20,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 KILLS = 3
 
 
+def broker(stage: Stage) -> psutil.Process:
+    """The broker, which is a child of the fleet service."""
+
+    def child() -> psutil.Process | None:
+        children = psutil.Process(int(stage.serve_info()["pid"])).children()
+        return next((process for process in children if "nats-server" in process.name()), None)
+
+    return wait_for("the broker to run", child, 30.0)
+
+
 def kill_fleet(stage: Stage, story: Story, chance: random.Random) -> None:
     stage.kill("fleet")
     time.sleep(chance.uniform(0.0, 1.5))
@@ -26,8 +37,9 @@ def kill_fleet(stage: Stage, story: Story, chance: random.Random) -> None:
 
 
 def kill_broker(stage: Stage, story: Story, chance: random.Random) -> None:
-    old = stage.kill_broker()
-    wait_for("the broker to come back", lambda: int(stage.serve_info()["broker_pid"]) != old, 30.0)
+    old = broker(stage)
+    old.kill()
+    wait_for("the broker to come back", lambda: broker(stage).pid != old.pid, 30.0)
 
 
 def kill_agent(stage: Stage, story: Story, chance: random.Random) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -172,12 +171,6 @@ class Stage:
         process = self._processes.pop(name)
         process.kill()
         process.wait(timeout=10)
-
-    def kill_broker(self) -> int:
-        """``kill -9`` the broker below the fleet service; returns its pid."""
-        pid = int(self.serve_info()["broker_pid"])
-        os.kill(pid, signal.SIGKILL)
-        return pid
 
     def terminate(self, name: str) -> None:
         """Ask a process to end, without waiting."""

@@ -1,7 +1,8 @@
 """What happens in the demo: enrol, capture, train, roll out, refuse a broken release, see a bearing wear out.
 
 Each step waits for what the fleet service itself says, so that the story is the same on a slow machine, only longer.
-With ``replay`` the machines are recordings instead of simulations, and the model is trained on their healthy beginnings.
+With ``replay`` the machines are recordings instead of simulations, and the model is trained on their healthy
+beginnings.
 
 What this module does not do: start processes (:mod:`stage`), draw (:mod:`view`).
 """
@@ -144,20 +145,9 @@ class Story:
 
     def publish(self, bundle: Path) -> int:
         """Sign the bundle with the team's key and publish it; gives the release's number."""
-        info = json.loads(
-            self.stage.run(
-                "wheeltapper_fleet",
-                "release",
-                "publish",
-                "--bundle",
-                str(bundle),
-                "--key",
-                str(self.stage.team_key),
-                "--data-dir",
-                str(self.stage.data_dir),
-                "--json",
-            )  # fmt: skip
-        )
+        arguments = ["--bundle", str(bundle), "--key", str(self.stage.team_key)]
+        where = ["--data-dir", str(self.stage.data_dir), "--json"]
+        info = json.loads(self.stage.run("wheeltapper_fleet", "release", "publish", *arguments, *where))
         self._step(f"release {info['release']} signed and published")
         return int(info["release"])
 
