@@ -1,7 +1,8 @@
 """The manifest of a bundle: the one signed document that names every file of a release and how to run it.
 
-Invariants: file names are plain (no folder), each file is named by SHA-256 and length, sizes are capped, the golden vectors are
-one of the files. ``release`` is None in a bundle that has not been published; the number is given when it is signed.
+Invariants: file names are plain (no folder), each file is named by SHA-256 and length, sizes are capped, the golden
+vectors are one of the files. ``release`` is None in a bundle that has not been published; the number is given when it
+is signed.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ class Input(Struct, frozen=True, kw_only=True):
 
 
 class Golden(Struct, frozen=True, kw_only=True):
-    """How near the golden outputs a board must come (:data:`GOLDEN_FILE`; arrays ``samples`` [n, sample, channel] float32,
-    ``model_input`` [n, feature] float32, ``model_output`` [n, feature] float32, ``score`` [n] float64)."""
+    """How near the golden outputs a board must come.
+
+    :data:`GOLDEN_FILE` holds the arrays ``samples`` [n, sample, channel] float32, ``model_input`` [n, feature] float32,
+    ``model_output`` [n, feature] float32, ``score`` [n] float64.
+    """
 
     output_atol: Annotated[float, Meta(ge=0)]
     score_rtol: Annotated[float, Meta(ge=0)]

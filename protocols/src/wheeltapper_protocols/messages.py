@@ -1,14 +1,15 @@
 """Everything that crosses MQTT: status, telemetry, alert, report, command, ack.
 
 Invariants:
-    * A decoded message is valid: numbers are finite and in range, texts and lists are capped, names match their pattern.
+    * A decoded message is valid: numbers are finite and in range, texts and lists are capped, names match their
+      pattern.
     * Unknown fields are ignored, so that newer senders can speak to older readers.
     * A refused payload raises :class:`WireError` with one of ``wire.too_large``, ``wire.malformed``, ``wire.invalid``;
       nothing else escapes :func:`decode`, whatever the bytes.
 
-Records (telemetry, alert, report) carry ``(epoch, seq)``: the id of the spool's life and 1, 2, 3, … without gaps across all
-three kinds. ``oldest`` is the lowest seq that the spool still holds: what is below it and not with the fleet was dropped
-on the device and will never come.
+Records (telemetry, alert, report) carry ``(epoch, seq)``: the id of the spool's life and 1, 2, 3, … without gaps across
+all three kinds. ``oldest`` is the lowest seq that the spool still holds: what is below it and not with the fleet was
+dropped on the device and will never come.
 
 What this module does not do: topics (:mod:`topics`), signatures (:mod:`assignment`), sending.
 """
@@ -121,7 +122,7 @@ class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
                 raise ValueError(f"{field} must be a finite number")
 
 
-class PipelineStatus(_Message):
+class PipelineStatus(_Message, frozen=True, kw_only=True):
     """What one pipeline runs now. ``model`` and ``release`` are both None before the first release."""
 
     model: Name | None = None
@@ -133,7 +134,7 @@ class PipelineStatus(_Message):
     """``running``, ``ended``, ``waiting`` or an error code."""
 
 
-class Status(_Message):
+class Status(_Message, frozen=True, kw_only=True):
     """Where a device stands; retained. As the will it has ``online`` False and nothing else set."""
 
     online: bool
@@ -152,7 +153,7 @@ class Status(_Message):
     pipelines: Annotated[dict[Name, PipelineStatus], Meta(max_length=64)] = {}
 
 
-class TelemetryRecord(_Message):
+class TelemetryRecord(_Message, frozen=True, kw_only=True):
     """One scored (or, before the first release, unscored) window."""
 
     seq: Seq
@@ -169,7 +170,7 @@ class TelemetryRecord(_Message):
     latency_ms: float | None = None
 
 
-class Telemetry(_Message):
+class Telemetry(_Message, frozen=True, kw_only=True):
     """A batch of telemetry records of one epoch, in rising seq."""
 
     epoch: Epoch
@@ -177,7 +178,7 @@ class Telemetry(_Message):
     records: Annotated[list[TelemetryRecord], Meta(min_length=1, max_length=5000)]
 
 
-class Reason(_Message):
+class Reason(_Message, frozen=True, kw_only=True):
     """One feature that moved: its value, what was usual, and its share of the score (0 to 1)."""
 
     feature: Annotated[str, Meta(max_length=120)]
@@ -186,7 +187,7 @@ class Reason(_Message):
     share: float
 
 
-class Alert(_Message):
+class Alert(_Message, frozen=True, kw_only=True):
     """A decision that a person should see. ``raised`` False says that it is over."""
 
     epoch: Epoch
@@ -204,7 +205,7 @@ class Alert(_Message):
     reasons: Annotated[list[Reason], Meta(max_length=16)] = []
 
 
-class ExecutionReport(_Message, tag="execution"):
+class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
     """An execution came to ``state``. ``code`` and ``detail`` say why, where that is not plain."""
 
     execution: Identifier
@@ -214,7 +215,7 @@ class ExecutionReport(_Message, tag="execution"):
     metrics: Annotated[dict[Code, float], Meta(max_length=32)] = {}
 
 
-class AssignmentRefused(_Message, tag="assignment-refused"):
+class AssignmentRefused(_Message, frozen=True, kw_only=True, tag="assignment-refused"):
     """An assignment that was not accepted: it changed nothing."""
 
     code: Code
@@ -223,8 +224,8 @@ class AssignmentRefused(_Message, tag="assignment-refused"):
     """Only where the signature held, so that the id can be believed."""
 
 
-class CaptureReport(_Message, tag="capture"):
-    """The answer to a capture command. ``sha256`` names the uploaded recording; an error code says why there is none."""
+class CaptureReport(_Message, frozen=True, kw_only=True, tag="capture"):
+    """The answer to a capture command: the uploaded recording by its ``sha256``, or the code that says why not."""
 
     command: Identifier
     pipeline: Name
@@ -235,7 +236,7 @@ class CaptureReport(_Message, tag="capture"):
     detail: Text = ""
 
 
-class Report(_Message):
+class Report(_Message, frozen=True, kw_only=True):
     """Something that the fleet must know and must not lose."""
 
     epoch: Epoch
@@ -245,20 +246,20 @@ class Report(_Message):
     body: ExecutionReport | AssignmentRefused | CaptureReport
 
 
-class CaptureCommand(_Message, tag="capture"):
+class CaptureCommand(_Message, frozen=True, kw_only=True, tag="capture"):
     """Record the next ``snapshots`` windows of ``pipeline`` and upload them as one recording."""
 
     pipeline: Name
     snapshots: Annotated[int, Meta(ge=1, le=100_000)]
 
 
-class CancelCommand(_Message, tag="cancel"):
+class CancelCommand(_Message, frozen=True, kw_only=True, tag="cancel"):
     """End ``execution`` if its release is not active yet."""
 
     execution: Identifier
 
 
-class Command(_Message):
+class Command(_Message, frozen=True, kw_only=True):
     """Something to do, once. Repeated by the fleet until it is answered or ``expires_at`` (Unix seconds) has passed."""
 
     id: Identifier
@@ -266,7 +267,7 @@ class Command(_Message):
     body: CaptureCommand | CancelCommand
 
 
-class Ack(_Message):
+class Ack(_Message, frozen=True, kw_only=True):
     """Every record of ``epoch`` up to and with ``seq`` is in the fleet's database, or was dropped by the device."""
 
     epoch: Epoch
@@ -311,8 +312,8 @@ def decode(kind: Up, payload: bytes) -> Message:
     """The message that a device sent on its ``up/<kind>``.
 
     Raises:
-        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON or MessagePack, or not zstd), ``wire.invalid`` (well-formed,
-            but a field is missing, out of range or of another type).
+        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON or MessagePack, or not zstd), ``wire.invalid``
+            (well-formed, but a field is missing, out of range or of another type).
     """
     struct = _UP.get(kind)
     if struct is None:

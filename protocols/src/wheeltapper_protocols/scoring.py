@@ -1,11 +1,126 @@
-"""From features and the model's output to a score (to be filled in)."""
+"""From features and the model's output to a score.
+
+``z = (transform(feature) - center) / scale`` is the model's input; the model reconstructs it; what it could not
+reconstruct is the residual. The score is the weighted root mean square of the residuals over ``threshold``: 1.0 is the
+warning threshold.
+
+Invariants:
+    * The model's input is not clipped to the range that the int8 net can represent: the net saturates (its graph
+      clips), the score does not, so a worse machine always has a higher score. It is bounded at :data:`Z_LIMIT` to
+      stay finite.
+    * Scores are finite unless a feature or an output is NaN: then the window's score is NaN and its shares are all
+      equal.
+    * The shares of a window are >= 0 and sum to 1.
+
+What this module does not do: run the model, smooth or decide (:mod:`decision`).
+"""
 
 from __future__ import annotations
 
-from msgspec import Struct
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
 
-__all__ = ["ScoringSpec"]
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+
+__all__ = ["Z_LIMIT", "Scorer", "Scores", "ScoringSpec"]
+
+Z_LIMIT: Final = 1000.0
+"""Bound of the standardised features."""
+LOG_FLOOR: Final = 1e-9
+"""Below this a feature on a log scale counts as this much: a silent sensor has a finite logarithm."""
+
+Values = Annotated[list[float], Meta(min_length=1, max_length=512)]
 
 
 class ScoringSpec(Struct, frozen=True, kw_only=True):
-    """How features become the model's input and its output a score."""
+    """How features become the model's input and its output a score; one entry a feature in each list, in their
+    order."""
+
+    transform: Annotated[list[Literal["log", "affine"]], Meta(min_length=1, max_length=512)]
+    center: Values
+    """What is usual, on the transformed scale."""
+    scale: Values
+    """One unit of the model's input, on the transformed scale."""
+    weight: Values
+    """How much a squared residual counts."""
+    down: Values
+    """Factor on a residual below zero: a machine that became quieter is less of a worry than one that became louder."""
+    threshold: Annotated[float, Meta(gt=0)]
+    """The weighted root mean square residual at which the score is 1."""
+
+    def __post_init__(self) -> None:
+        lists = (self.center, self.scale, self.weight, self.down)
+        if any(len(values) != len(self.transform) for values in lists):
+            raise ValueError("transform, center, scale, weight and down must have one entry a feature")
+        if not all(math.isfinite(value) for values in (*lists, [self.threshold]) for value in values):
+            raise ValueError("every number of the scoring must be finite")
+        if min(self.scale) <= 0 or min(self.weight) < 0 or min(self.down) < 0 or sum(self.weight) <= 0:
+            raise ValueError("scale must be > 0; weight and down must be >= 0, and some weight > 0")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the scorer says of some windows."""
+
+    score: npt.NDArray[np.float64]
+    """[window]; 1.0 is the warning threshold."""
+    shares: npt.NDArray[np.float64]
+    """[window, feature]; each window's sum to 1."""
+
+
+class Scorer:
+    """A scoring, precomputed.
+
+    Args:
+        spec: the manifest's scoring.
+        names: the features, in the same order.
+
+    Raises:
+        ValueError: the numbers of features differ.
+    """
+
+    def __init__(self, spec: ScoringSpec, names: tuple[str, ...]) -> None:
+        if len(names) != len(spec.center):
+            raise ValueError(f"the scoring has {len(spec.center)} features, the manifest names {len(names)}")
+        self.spec = spec
+        self.names = tuple(names)
+        self._log = np.array([kind == "log" for kind in spec.transform])
+        self._center = np.array(spec.center, dtype=np.float64)
+        self._scale = np.array(spec.scale, dtype=np.float64)
+        weight = np.array(spec.weight, dtype=np.float64)
+        self._weight = weight / weight.sum()
+        self._down = np.array(spec.down, dtype=np.float64)
+        self.usual: npt.NDArray[np.float64] = np.where(
+            self._log, np.exp(np.where(self._log, np.clip(self._center, -700, 700), 0.0)), self._center
+        )
+
+    def model_input(self, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The standardised features, float32 [window, feature]."""
+        values = transformed(features, self._log)
+        z = np.clip((values - self._center) / self._scale, -Z_LIMIT, Z_LIMIT)
+        return np.asarray(z, dtype=np.float32)
+
+    def score(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> Scores:
+        """Scores of some windows.
+
+        Args:
+            model_input: [window, feature], from :meth:`model_input`.
+            model_output: [window, feature], what the model made of it.
+        """
+        residual = np.asarray(model_input, dtype=np.float64) - np.asarray(model_output, dtype=np.float64)
+        residual = np.where(residual < 0, residual * self._down, residual)
+        parts = self._weight * residual * residual
+        total = parts.sum(axis=1)
+        usable = np.isfinite(total) & (total > 0)
+        shares = np.full(parts.shape, 1.0 / parts.shape[1])
+        shares[usable] = parts[usable] / total[usable, None]
+        return Scores(score=np.sqrt(total) / self.spec.threshold, shares=shares)
+
+
+def transformed(features: npt.NDArray[Any], log: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Features [window, feature] on the transformed scale: the natural logarithm where ``log``."""
+    values = np.asarray(features, dtype=np.float64)
+    return np.where(log, np.log(np.maximum(np.where(log, values, 1.0), LOG_FLOOR)), values)
