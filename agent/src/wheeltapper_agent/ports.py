@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
 
-__all__ = ["BlobFetcher", "Clock", "Model", "Records", "Source", "SourceSpec", "Window"]
+__all__ = ["Clock", "MetadataClient", "Model", "Records", "Source", "SourceSpec", "Verified", "Window"]
 
 
 class Clock(Protocol):
@@ -72,7 +72,15 @@ class Records(Protocol):
     def next_window(self, pipeline: str) -> int: ...
 
 
-class BlobFetcher(Protocol):
-    """Content-addressed files; the file returned has the length and the hash asked for."""
+class Verified(Protocol):
+    """One consistent, verified view of the repository."""
 
-    def fetch(self, sha256: str, length: int) -> Path: ...
+    def verify_director(self, payload: bytes, signatures: dict[str, Any]) -> None: ...
+
+    def check_target(self, target: PipelineTarget) -> None: ...
+
+
+class MetadataClient(Protocol):
+    """Where verified views come from; see :class:`wheeltapper_agent.adapters.tuf_client.TufClient`."""
+
+    def refresh(self, not_before_seconds: float) -> Verified: ...

@@ -29,6 +29,8 @@ class Execution(Struct, frozen=True, kw_only=True):
     code: str = ""
     detail: str = ""
     resumes: int = 0
+    reported: bool = True
+    """False between journalling a terminal state and appending its report."""
     targets: dict[str, PipelineTarget] = {}
     before: dict[str, str | None] = {}
     """The slot that was active for each pipeline before activation; what a rollback returns to."""
