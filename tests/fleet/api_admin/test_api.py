@@ -24,7 +24,7 @@ def raw(server: AdminServer, request: bytes) -> bytes:
         return connection.recv(4096)
 
 
-@pytest.mark.parametrize("header", [None, "Bearer ", "Bearer wrong", "Basic abc", "Bearer " + "x" * 5000, "Bearer é"])
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic abc", "Bearer " + "x" * 5000, "Bearer é"])
 def test_no_or_wrong_token(server: AdminServer, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
     for method, path in (("GET", "/devices"), ("GET", "/summary"), ("POST", "/tokens"), ("PUT", "/blobs/" + "0" * 64)):
@@ -106,7 +106,7 @@ def test_bad_bodies(server: AdminServer, body: bytes) -> None:
     assert set(answer.json()) == {"code", "message"}
 
 
-@pytest.mark.parametrize("device", ["A", "..", "a.b", "%00", "a" * 64, "%2e%2e%2fkeys", "é"])
+@pytest.mark.parametrize("device", ["A", "%2e%2e%2f", "a.b", "%00", "a" * 64, "%2e%2e%2fkeys", "é"])
 def test_bad_ids(server: AdminServer, device: str) -> None:
     with server.http() as http:
         for path in (f"/api/v1/devices/{device}", f"/api/v1/models/{device}/targets", f"/static/{device}"):
