@@ -67,7 +67,9 @@ class FleetClient:
     def __enter__(self) -> FleetClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -165,9 +167,7 @@ class FleetClient:
         model = decode_manifest(prepare_release(bundle_dir, 1)).model
         current, number = self.role_metadata(model)
         manifest = prepare_release(bundle_dir, number)
-        metadata = sign_for_team(
-            current, manifest_path(model, number), manifest, load_signer(key), now=time.time()
-        )
+        metadata = sign_for_team(current, manifest_path(model, number), manifest, load_signer(key), now=time.time())
         for file in decode_manifest(manifest).files:
             if not self.has_blob(file.sha256):
                 with (bundle_dir / file.name).open("rb") as content:

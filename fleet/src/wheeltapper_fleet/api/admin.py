@@ -268,7 +268,7 @@ def admin_app(context: AdminContext) -> FastAPI:
         yield
         await services.hub.close()
 
-    app = FastAPI(title="Wheeltapper fleet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Wheeltapper fleet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.include_router(router)
     app.include_router(page_router)

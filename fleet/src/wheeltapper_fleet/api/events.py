@@ -29,7 +29,7 @@ _ALERTS_SHOWN: Final = 100
 _KEEP_ALIVE_SECONDS: Final = 15.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Listener:
     queue: asyncio.Queue[str | None] = field(default_factory=lambda: asyncio.Queue(_QUEUE_LENGTH))
 

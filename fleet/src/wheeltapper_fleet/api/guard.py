@@ -61,9 +61,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started = False
+        refused: list[FleetError] = []
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             nonlocal started
+            if refused and not started:
+                return  # the app took our refusal for a broken body; the answer is ours
             if message["type"] == "http.response.start":
                 started = True
                 names = {name for name, _ in message.get("headers", ())}
@@ -74,14 +77,18 @@ class Guard:
             await send(message)
 
         try:
-            capped = self._check(scope, receive)
+            capped = self._check(scope, receive, refused)
             await self._app(scope, capped, send_with_headers)
         except FleetError as error:
             if started:
                 raise
+            refused.append(error)
+        if refused and not started:
+            error = refused.pop()
+            refused.clear()
             await _answer(send_with_headers, error)
 
-    def _check(self, scope: Scope, receive: Receive) -> Receive:
+    def _check(self, scope: Scope, receive: Receive, refused: list[FleetError]) -> Receive:
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or host_name(hosts[0].decode("latin-1")) not in self._hosts:
             raise FleetError("api.host", "this service does not answer to that host name; see public_hosts", 421)
@@ -97,6 +104,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > cap:
+                refused.append(too_large)
                 raise too_large
             return message
 
