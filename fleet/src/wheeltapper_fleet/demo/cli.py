@@ -12,14 +12,14 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from wheeltapper_fleet.demo.stage import Stage
 from wheeltapper_fleet.demo.story import Story
 from wheeltapper_fleet.demo.view import LiveView, render
 from wheeltapper_fleet.errors import FleetError
 
-__all__ = ["demo"]
+__all__ = ["demo", "main"]
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -84,6 +84,12 @@ def demo(
     raise typer.Exit(code)
 
 
+def _picture(story: Story) -> RenderableType:
+    client = story.stage.client
+    token_file = str(story.stage.data_dir / "api-token")
+    return render(client.summary(), client.devices(), story.steps, story.stage.url, token_file)
+
+
 def _play(story: Story, console: Console, seconds: float | None, *, headless: bool, as_json: bool) -> int:
     stage = story.stage
     deadline = None if seconds is None else story.started + seconds
@@ -99,12 +105,7 @@ def _play(story: Story, console: Console, seconds: float | None, *, headless: bo
             story.play()
             stay()
         else:
-            client = lambda: stage.client  # noqa: E731  # the client exists only once the service has started
-            token_file = str(stage.data_dir / "api-token")
-            with LiveView(
-                console,
-                lambda: render(client().summary(), client().devices(), story.steps, stage.url, token_file),
-            ):
+            with LiveView(console, lambda: _picture(story)):
                 story.play()
                 stay()
     except KeyboardInterrupt:
@@ -114,3 +115,10 @@ def _play(story: Story, console: Console, seconds: float | None, *, headless: bo
     if as_json:
         typer.echo(json.dumps(result, sort_keys=True))
     return 0
+
+
+def main(arguments: list[str]) -> None:
+    """``wheeltapper demo`` with ``arguments``."""
+    app = typer.Typer(add_completion=False)
+    app.command()(demo)
+    app(arguments, prog_name="wheeltapper demo")
