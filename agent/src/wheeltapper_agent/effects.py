@@ -124,7 +124,7 @@ class Effects:
         self._tested.clear()
         try:
             self._slots.collect_garbage(set())
-            self._blobs.collect_garbage(set())
+            self._blobs.collect_garbage(self._slots.hashes())
         except OSError as error:
             _LOG.warning("slot.storage: cleaning up: %s", error)
 
@@ -224,7 +224,7 @@ class Effects:
             waiting = [
                 pipeline
                 for pipeline, state in zip(pipelines, health, strict=True)
-                if state.windows < self._config.probation_windows and pipeline.source_state == "running"
+                if state.windows < self._config.probation_windows and pipeline.source_state != "ended"
             ]
             if not waiting:
                 return Outcome(Event.HEALTHY, metrics={"windows": float(min(state.windows for state in health))})

@@ -83,6 +83,8 @@ class Updater:
         self._entry = journal.read()
         self._inbox = _Inbox()
         self._refused: set[tuple[str, str]] = set()
+        self._deferred: bytes | None = None
+        """An envelope that could not be judged while an execution was under way, for want of metadata."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
         effects.interrupted = self._interrupted
@@ -127,6 +129,8 @@ class Updater:
             _LOG.exception("updater: resuming failed")
         while not self._stopping.is_set():
             with self._inbox.changed:
+                if self._inbox.envelope is None:
+                    self._inbox.envelope, self._deferred = self._deferred, None
                 if self._inbox.envelope is None or wait_seconds > 0:
                     self._inbox.changed.wait(wait_seconds or None)
                 envelope, self._inbox.envelope = self._inbox.envelope, None
@@ -286,9 +290,14 @@ class Updater:
     def _do(self, effect: Effect, execution: Execution) -> Outcome | None:
         """The event that ``effect`` leads to; None if the agent is stopping."""
         try:
-            return self._effects.do(effect, execution, effective_now(self._clock.now(), self._standing()))
-        except Interrupted:
-            return None if self._stopping.is_set() else self._asked_to_end(ExecutionState(execution.state), execution)
+            while not self._stopping.is_set():
+                try:
+                    return self._effects.do(effect, execution, effective_now(self._clock.now(), self._standing()))
+                except Interrupted:
+                    asked = self._asked_to_end(ExecutionState(execution.state), execution)
+                    if asked is not None:
+                        return asked
+            return None
         except Exception as error:
             _LOG.exception("execution %s: %s failed", execution.id, effect.name)
             state = ExecutionState(execution.state)
@@ -314,8 +323,9 @@ class Updater:
             # The envelope stays in the inbox: it is judged again, and carried out, when this execution has ended.
             return Outcome(Event.SUPERSEDE, "update.superseded", f"by {judged.assignment.execution}")
         with self._inbox.changed:
-            if not judged and self._inbox.envelope is envelope:
+            if self._inbox.envelope is envelope:
                 self._inbox.envelope = None
+                self._deferred = envelope if judged else None
         return None
 
     def _interrupted(self, execution: Execution) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from wheeltapper_protocols.assignment import PipelineTarget
-from wheeltapper_protocols.manifest import MANIFEST_FILE
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.manifest import MANIFEST_FILE, decode_manifest
 
 from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_once
 from wheeltapper_agent.errors import AgentError
@@ -121,6 +122,17 @@ class Slots:
         for path in self._releases.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def hashes(self) -> set[str]:
+        """SHA-256 of every file of every release here: blobs that need not be fetched again."""
+        found: set[str] = set()
+        for path in self._releases.iterdir():
+            try:
+                raw = (path / MANIFEST_FILE).read_bytes()
+                found |= {file.sha256 for file in decode_manifest(raw).files}
+            except (OSError, WireError):
+                continue
+        return found
 
     def _referenced(self) -> set[str]:
         links = (self._read(folder.name, which) for folder in self._pipelines.iterdir() for which in (ACTIVE, PREVIOUS))

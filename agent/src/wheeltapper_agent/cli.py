@@ -1,0 +1,158 @@
+"""``wheeltapper-agent``: enroll, run, status, replay. Thin; heavy modules are imported by the command that needs them.
+
+Exit codes: 0 done; 1 an error inside; 2 wrong usage, configuration, input or a refusal (its code is on stderr).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from wheeltapper_protocols.errors import ProtocolError
+
+from wheeltapper_agent.errors import AgentError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+ConfigOption = Annotated[Path, typer.Option("--config", help="The agent's configuration (TOML).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _fail(error: AgentError | ProtocolError) -> NoReturn:
+    print(f"error: {error.message} [{error.code}]", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _log_to_stderr(verbose: bool = False) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for name in ("urllib3", "tuf", "securesystemslib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@app.command()
+def enroll(
+    server: Annotated[str, typer.Option("--server", help="The fleet's address: https://host:port")],
+    token: Annotated[str, typer.Option("--token", envvar="WHEELTAPPER_TOKEN", show_envvar=True, help="The token.")] = "",
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="A file that holds the token.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The agent's configuration; names the folder.")] = None,
+    state_dir: Annotated[Path | None, typer.Option("--state-dir", help="Where the identity is kept.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a key, have the fleet certify it with a one-time token, keep the identity.
+
+    Prefer --token-file or the environment: a token on the command line can be seen by others on the machine.
+    """
+    from wheeltapper_agent.adapters.identity import enroll as do_enroll  # noqa: PLC0415
+    from wheeltapper_agent.adapters.identity import parse_token  # noqa: PLC0415
+    from wheeltapper_agent.config import load_config  # noqa: PLC0415
+
+    try:
+        if token_file is not None:
+            try:
+                token = token_file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise AgentError("enrol.token", f"{token_file} cannot be read: {error}") from error
+        folder = state_dir or (load_config(config).device.state_dir if config else None)
+        if folder is None:
+            raise AgentError("config.missing_key", "say where the identity is kept: --config or --state-dir")
+        identity = do_enroll(server, parse_token(token), folder)
+    except (AgentError, ProtocolError) as error:
+        _fail(error)
+    fleet = identity.fleet
+    if json_output:
+        print(json.dumps({"device": fleet.device, "https_url": fleet.https_url, "mqtt": f"{fleet.mqtt_host}:{fleet.mqtt_port}"}))
+    else:
+        print(f"{fleet.device} is enrolled; now: wheeltapper-agent run")
+
+
+@app.command()
+def run(config: ConfigOption, verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False) -> None:
+    """Run the agent until SIGTERM or Ctrl-C."""
+    from wheeltapper_agent.adapters.identity import load_identity  # noqa: PLC0415
+    from wheeltapper_agent.config import load_config, load_profile  # noqa: PLC0415
+    from wheeltapper_agent.service import Agent  # noqa: PLC0415
+
+    _log_to_stderr(verbose)
+    try:
+        loaded = load_config(config)
+        loaded.device.state_dir.mkdir(parents=True, exist_ok=True)
+        agent = Agent(loaded, load_profile(loaded.device.profile), load_identity(loaded.device.state_dir))
+    except (AgentError, ProtocolError) as error:
+        _fail(error)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: agent.stop())
+    agent.run()
+
+
+@app.command()
+def status(config: ConfigOption, json_output: JsonOption = False) -> None:
+    """Where the agent stands: what it last wrote, and the spool as it is."""
+    from wheeltapper_agent.adapters.spool import read_figures  # noqa: PLC0415
+    from wheeltapper_agent.config import load_config  # noqa: PLC0415
+    from wheeltapper_agent.service import SPOOL_FILE, STATUS_FILE  # noqa: PLC0415
+
+    try:
+        folder = load_config(config).device.state_dir
+        try:
+            body: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())
+        except (OSError, ValueError) as error:
+            raise AgentError("status.missing", f"the agent did not run yet in {folder}") from error
+    except AgentError as error:
+        _fail(error)
+    figures = read_figures(folder / SPOOL_FILE)
+    if figures is not None:
+        body |= {
+            "epoch": figures.epoch,
+            "seq": figures.seq,
+            "acked": figures.acked,
+            "held": figures.held,
+            "dropped": figures.dropped,
+        }
+    if json_output:
+        print(json.dumps(body))
+        return
+    for key, value in body.items():
+        print(f"{key}: {value}")
+
+
+@app.command()
+def replay(
+    bundle: Annotated[Path, typer.Option("--bundle", help="A folder with manifest.json.")],
+    recording: Annotated[Path, typer.Option("--recording", help="A recording (.npz).")],
+    json_output: JsonOption = False,
+) -> None:
+    """Run a bundle over a recording without a fleet; with --json one line a snapshot."""
+    from wheeltapper_agent.replay import replay as do_replay  # noqa: PLC0415
+
+    try:
+        for row in do_replay(bundle, recording):
+            if json_output:
+                print(json.dumps(row))
+            else:
+                score = "  -  " if row["score"] is None else f"{row['score']:8.3f}"
+                print(f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{' ALERT' if row['alert'] else ''}")
+    except (AgentError, ProtocolError) as error:
+        _fail(error)
+    except BrokenPipeError:
+        # The reader went away (head): not an error; keep the interpreter from flushing into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

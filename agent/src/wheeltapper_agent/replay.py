@@ -1,0 +1,57 @@
+"""A bundle over a recording, without a fleet: one decision a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wheeltapper_protocols.decision import DecisionState, decide
+from wheeltapper_protocols.recording import read_recording
+
+from wheeltapper_agent.bundle import check_input, load_bundle
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ports import SourceSpec
+
+__all__ = ["replay"]
+
+
+def replay(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
+    """Score each snapshot of a recording as a device would.
+
+    Yields:
+        ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a number), ``severity``, ``alert``.
+
+    Raises:
+        AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.unreadable``, ``runtime.*``.
+        ProtocolError: ``recording.*``, ``manifest.*``.
+    """
+    bundle = load_bundle(bundle_dir)
+    try:
+        recording = read_recording(recording_file)
+    except OSError as error:
+        raise AgentError("source.unreadable", f"the recording cannot be read: {error}") from error
+    spec = SourceSpec(
+        float(recording.sample_rate_hz), int(recording.samples.shape[1]), recording.channels, recording.units
+    )
+    check_input(bundle.manifest, spec)
+    state = DecisionState()
+    for index in range(recording.samples.shape[0]):
+        found = bundle.evaluate(recording.physical(slice(index, index + 1)))
+        score = float(found.scores.score[0])
+        state, verdict = decide(
+            bundle.manifest.decision,
+            state,
+            score,
+            found.scores.shares[0],
+            found.features[0],
+            bundle.names,
+            bundle.scorer.usual,
+        )
+        yield {
+            "snapshot": index,
+            "t_s": float(recording.t_s[index]),
+            "score": float(verdict.score) if verdict.valid else None,
+            "severity": verdict.severity.value,
+            "alert": verdict.alert,
+        }
