@@ -52,8 +52,7 @@ class World:
         self.clock = clock
         self.keys_dir = folder / "offline"
         self.data_dir = folder / "data"
-        self.engine: Engine = create_engine(f"sqlite:///{self.data_dir / 'fleet.db'}")
-        metadata.create_all(self.engine)
+        self.engine: Engine = open_database(f"sqlite:///{self.data_dir / 'fleet.db'}")
         self.ca = FleetCA(self.data_dir / "ca", clock)
         self.repository = Repository.open(self.data_dir, clock)
         self.blobs = BlobStore(self.data_dir / "blobs")
