@@ -15,10 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from tests.fleet.trust.bundles import write_bundle
-from wheeltapper_fleet.db.tables import metadata
+from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.services.blobs import BlobStore
 from wheeltapper_fleet.services.captures import Captures
 from wheeltapper_fleet.services.enrolment import Endpoints, Enrolment
@@ -52,8 +52,7 @@ class World:
         self.clock = clock
         self.keys_dir = folder / "offline"
         self.data_dir = folder / "data"
-        self.engine: Engine = create_engine(f"sqlite:///{self.data_dir / 'fleet.db'}")
-        metadata.create_all(self.engine)
+        self.engine: Engine = open_database(f"sqlite:///{self.data_dir / 'fleet.db'}")
         self.ca = FleetCA(self.data_dir / "ca", clock)
         self.repository = Repository.open(self.data_dir, clock)
         self.blobs = BlobStore(self.data_dir / "blobs")
