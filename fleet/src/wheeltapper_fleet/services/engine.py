@@ -112,7 +112,7 @@ class Engine:
                     for each in said + self.tick(time.time()):
                         publish(each.topic, each.payload, each.retain)
                     again = False
-                except Exception:
+                except Exception:  # noqa: BLE001  # the service goes on, whatever came
                     _LOG.exception("a tick failed; it will be tried again")
                 self._stopping.wait(interval_seconds)
 
