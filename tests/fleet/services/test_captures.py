@@ -75,6 +75,7 @@ def test_refused_captures_leave_nothing(world: World) -> None:
     good = recording_bytes()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"command": "c-9", "content": good}, "capture.command_unknown"),
+        ({"command": "c-1\0", "content": good}, "capture.command_unknown"),
         ({"command": "c-1", "content": good, "device": "dev-2"}, "capture.device_mismatch"),
         ({"command": "c-2", "content": good}, "capture.not_asked"),
         ({"command": "c-1", "content": good, "digest": "0" * 64}, "capture.hash"),

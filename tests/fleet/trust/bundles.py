@@ -25,7 +25,7 @@ def write_bundle(folder: Path, model: str, number: int, gates: tuple[Gate, ...])
         files=files,
         input=Input(sample_rate_hz=25_600.0, window_samples=2560, channels=["x"], units=["g"]),
         features=[FeatureSpec(name="x.rms", kind="rms", channel=0)],
-        scoring=ScoringSpec(),
+        scoring=ScoringSpec(transform=["log"], center=[0.0], scale=[1.0], weight=[1.0], down=[0.5], threshold=3.0),
         decision=DecisionSpec(),
         golden=Golden(output_atol=1e-3, score_rtol=1e-2),
         budget=Budget(latency_p95_ms=50.0, rss_growth_mb=100.0),

@@ -10,12 +10,12 @@ from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust.director import Director
-from wheeltapper_fleet.trust.keys import load_signer, team_key
+from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import sign_for_team, verified_target
 from wheeltapper_protocols.assignment import Assignment, PipelineTarget, decode_assignment
 from wheeltapper_protocols.ids import manifest_path
 
-from tests.fleet.trust.world import MODEL, Killed, World, killed_at
+from tests.fleet.trust.world import MODEL, Clock, Killed, World, killed_at
 
 ONE = manifest_path(MODEL, 1)
 TWO = manifest_path(MODEL, 2)
@@ -182,6 +182,21 @@ def test_refresh_signs_when_half_of_the_life_is_gone(world: World) -> None:
     snapshot = Metadata[Snapshot].from_bytes(world.repository.read("2.snapshot.json")).signed
     assert snapshot.expires.timestamp() > world.clock() + 6.9 * 86_400
     assert found(world, ONE) is None
+
+
+def test_an_expired_timestamp_is_refused_until_it_is_signed_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("late")
+    clock = Clock()
+    clock.now -= 2 * 86_400
+    init_keys(folder / "offline", folder / "data", [MODEL], clock=clock)
+    world = World(folder, clock)
+    with pytest.raises(FleetError) as caught:
+        found(world, ONE)
+    assert caught.value.code == "tuf.unverified"
+    clock.now += 2 * 86_400
+    assert world.repository.refresh_timestamp()
+    assert found(world, ONE) is None
+    assert not world.repository.refresh_timestamp()
 
 
 @pytest.mark.parametrize("after", [False, True])

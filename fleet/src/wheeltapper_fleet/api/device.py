@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 from sqlalchemy import Engine, select
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from wheeltapper_protocols.errors import ProtocolError
 
 from wheeltapper_fleet.api.tls_server import SCOPE_CN, SCOPE_SHA256
@@ -134,6 +135,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ProtocolError)
     async def protocol_error(_: Request, error: ProtocolError) -> JSONResponse:
         return answer(error.code, error.message, 400)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> JSONResponse:  # nobody will read it
+        return answer("api.bad_request", "the connection ended before the body did", 400)
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:

@@ -38,6 +38,7 @@ from wheeltapper_fleet.trust import files
 __all__ = ["MAX_CAPTURE_BYTES", "Capture", "Captures", "Upload"]
 
 MAX_CAPTURE_BYTES: Final = 256 * 1024 * 1024
+_COMMAND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _SHA256: Final = re.compile(SHA256_PATTERN[:-1] + r"\Z")
 
 
@@ -113,8 +114,10 @@ class Captures:
         Raises:
             FleetError: ``capture.command_unknown``, ``capture.device_mismatch``, ``capture.not_asked``.
         """
-        with self._engine.connect() as connection:
-            row = connection.execute(select(commands).where(commands.c.id == command)).first()
+        row = None
+        if _COMMAND.match(command):
+            with self._engine.connect() as connection:
+                row = connection.execute(select(commands).where(commands.c.id == command)).first()
         if row is None:
             raise FleetError("capture.command_unknown", f"there is no command {command[:80]!r}")
         if row.device != device:

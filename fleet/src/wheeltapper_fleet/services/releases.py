@@ -133,7 +133,10 @@ class Releases:
         """
         added = 0
         for model in self._repository.models():
+            known = {entry.release for entry in self.list(model)}
             for number, target in self._repository.releases(model).items():
+                if number in known:
+                    continue
                 manifest = self._blobs.path(target.hashes["sha256"]).read_bytes()
                 added += self._record(model, number, target, manifest, "reconciled")
         return added
