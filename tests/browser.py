@@ -64,6 +64,8 @@ class Page:
                     raise RuntimeError(f"{method}: {message['error']}")
                 return dict(message["result"])
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening"):
+                if message["params"].get("entry", {}).get("level") in ("verbose", "info"):
+                    continue
                 self.problems.append(json.dumps(message["params"])[:600])
 
     def evaluate(self, expression: str) -> Any:
