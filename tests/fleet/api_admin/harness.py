@@ -15,13 +15,14 @@ from typing import Any
 
 import httpx
 import uvicorn
-from sqlalchemy import Engine, create_engine, insert, select, update
+from sqlalchemy import Engine, insert, select, update
 
 from wheeltapper_fleet.api.admin import admin_app
 from wheeltapper_fleet.api.auth import COOKIE, ensure_api_token
 from wheeltapper_fleet.api.ports import AdminContext
 from wheeltapper_fleet.api.tls_server import listening_socket
 from wheeltapper_fleet.db import tables
+from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.services.blobs import BlobStore
 from wheeltapper_fleet.services.enrolment import Endpoints, Enrolment
@@ -83,8 +84,7 @@ class AdminServer:
         self.data_dir = data_dir
         self.keys_dir = data_dir.with_name("keys")
         init_keys(self.keys_dir, data_dir, [MODEL], threshold=1)
-        self.engine = create_engine(f"sqlite:///{data_dir / 'fleet.db'}")
-        tables.metadata.create_all(self.engine)
+        self.engine = open_database(f"sqlite:///{data_dir / 'fleet.db'}")
         ensure_api_token(self.engine, data_dir / "api-token", 1e9)
         self.token = (data_dir / "api-token").read_text().strip()
         repository = Repository.open(data_dir, time.time)

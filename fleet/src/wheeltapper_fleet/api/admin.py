@@ -95,6 +95,7 @@ def get_device(device: str, services: Services) -> schemas.DeviceView:
 def revoke_device(device: str, services: Services, who: Who) -> schemas.DeviceView:
     """Refuse the device from now on."""
     services.context.enrolment.revoke(device_id(device))
+    services.context.on_revoked(device)
     _LOG.info("device %s revoked by %s", device, who)
     return services.queries.device(device)
 
@@ -268,7 +269,14 @@ def admin_app(context: AdminContext) -> FastAPI:
         yield
         await services.hub.close()
 
-    app = FastAPI(title="Wheeltapper fleet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Wheeltapper fleet",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.services = services
     app.include_router(router)
     app.include_router(page_router)

@@ -23,6 +23,7 @@ from typing import Final
 
 from sqlalchemy import Engine, insert, select
 
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import api_tokens
 from wheeltapper_fleet.errors import FleetError
 
@@ -90,7 +91,7 @@ class Authenticator:
         found: str | None = None
         if token and len(token) <= _MAX_TOKEN_CHARACTERS:
             digest = _digest(token)
-            with self._engine.connect() as connection:
+            with reading(self._engine) as connection:
                 for row in connection.execute(select(api_tokens.c.secret_sha256, api_tokens.c.name)):
                     if hmac.compare_digest(row.secret_sha256, digest):
                         found = str(row.name)

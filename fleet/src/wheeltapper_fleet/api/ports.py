@@ -46,6 +46,7 @@ class AdminContext:
         hosts: the names by which the API may be called.
         secure_cookie: whether the page is served over TLS.
         healthy: names of the parts that do not work now; empty when all is well.
+        on_revoked: ends the connection that the device may have now.
     """
 
     engine: Engine
@@ -60,3 +61,4 @@ class AdminContext:
     hosts: tuple[str, ...]
     secure_cookie: bool = False
     healthy: Callable[[], list[str]] = list
+    on_revoked: Callable[[str], None] = lambda device: None

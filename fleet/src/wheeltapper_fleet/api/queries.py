@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, Row, func, select
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.db import tables
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.errors import FleetError
 
 __all__ = ["Queries"]
@@ -24,7 +25,7 @@ class Queries:
 
     def devices(self) -> list[schemas.DeviceView]:
         """All devices, by id."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(select(tables.devices).order_by(tables.devices.c.id)).all()
             return [_device(connection, row) for row in rows]
 
@@ -34,7 +35,7 @@ class Queries:
         Raises:
             FleetError: ``device.not_found``.
         """
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(select(tables.devices).where(tables.devices.c.id == device)).first()
             if row is None:
                 raise FleetError("device.not_found", f"there is no device {device[:80]!r}", 404)
@@ -49,7 +50,7 @@ class Queries:
         query = query.order_by(commands.c.created_at.desc()).limit(1000)
         if device is not None:
             query = query.where(commands.c.device == device)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = [row for row in connection.execute(query) if _body(row).get("type") == "capture"]
         return [_capture(row) for row in rows]
 
@@ -59,7 +60,7 @@ class Queries:
         Raises:
             FleetError: ``capture.not_found``.
         """
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             captures = tables.captures
             row = connection.execute(select(captures.c.sha256).where(captures.c.command == command)).first()
         if row is None:
@@ -70,13 +71,13 @@ class Queries:
         """All releases, by model and number."""
         table = tables.releases
         columns = [table.c[name] for name in schemas.ReleaseView.model_fields]
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(select(*columns).order_by(table.c.model, table.c.release))
             return [schemas.ReleaseView(**row._mapping) for row in rows]
 
     def campaigns(self) -> list[schemas.CampaignView]:
         """All campaigns, newest first."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(select(tables.campaigns).order_by(tables.campaigns.c.created_at.desc())).all()
             counts = _execution_counts(connection)
             return [_campaign(row, counts[row.id]) for row in rows]
@@ -88,7 +89,7 @@ class Queries:
             FleetError: ``campaign.not_found``.
         """
         executions, log = tables.executions, tables.campaign_log
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(select(tables.campaigns).where(tables.campaigns.c.id == campaign)).first()
             if row is None:
                 raise FleetError("campaign.not_found", f"there is no campaign {campaign[:80]!r}", 404)
@@ -113,14 +114,14 @@ class Queries:
         table = tables.alerts
         fields = schemas.AlertView.model_fields
         query = select(table).where(table.c.id > after_id).order_by(table.c.id.desc()).limit(limit)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(query).all()
         return [schemas.AlertView(**{name: row._mapping[name] for name in fields}) for row in rows]
 
     def summary(self) -> schemas.Summary:
         """The fleet in numbers."""
         devices = tables.devices
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             states = connection.execute(select(devices.c.id, devices.c.online)).all()
             records = _record_totals(connection, [row.id for row in states])
         return schemas.Summary(

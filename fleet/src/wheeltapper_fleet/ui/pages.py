@@ -41,6 +41,7 @@ _FRAGMENTS: Final = ("totals", "devices", "campaigns", "alerts")
 _SPARK_WIDTH: Final = 240.0
 _SPARK_HEIGHT: Final = 48.0
 _ALERTS_SHOWN: Final = 30
+_TALLEST_SCORE: Final = 1e6
 _BAD: Final = {ExecutionState.FAILED, ExecutionState.REJECTED, ExecutionState.ROLLED_BACK}
 
 page_router = APIRouter(include_in_schema=False)
@@ -109,7 +110,7 @@ def _number(value: object) -> str:
 
 def spark(device: DeviceView) -> Spark | None:
     """The sparkline of a device's scores; the axis starts at 0 and always shows the threshold."""
-    scores = [point.score for point in device.scores if math.isfinite(point.score)]
+    scores = [min(point.score, _TALLEST_SCORE) for point in device.scores if math.isfinite(point.score)]
     if len(scores) < 2:
         return None
     top = max(1.25, *scores)
