@@ -38,7 +38,7 @@ def _recordings(folder: Path | None, into: Path) -> list[Path]:
     from wheeltapper_protocols.errors import RecordingError
     from wheeltapper_protocols.recording import read_recording, write_recording
 
-    found = []
+    found: list[Path] = []
     for file in sorted(folder.glob("*.npz")):
         try:
             read_recording(file)

@@ -185,7 +185,7 @@ class Story:
 
     def break_release(self, bundle: Path) -> Path:
         """A bundle that is well-formed and signed, but whose model does not do what its golden vectors say."""
-        from wheeltapper_fleet.training.golden import break_golden
+        from wheeltapper_fleet.training.bundles import break_golden
 
         broken = bundle.with_name("broken")
         shutil.copytree(bundle, broken)
