@@ -9,6 +9,8 @@ What this module does not do: standardise, score, judge.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 __all__ = ["CLIP", "Layer", "fit", "open_session", "quantised", "run", "to_onnx"]
 
@@ -112,10 +114,20 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no 
         return next(self._batches, None)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without onnxruntime's advice, on the root logger, to optimise a graph that has nothing to optimise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def quantised(model: bytes, healthy: Rows) -> bytes:
     """The model in int8 (static, QDQ, weights and activations signed), ranges from healthy rows."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
         quantize_static(
