@@ -38,7 +38,7 @@ import numpy.typing as npt
 
 from wheeltapper_protocols.errors import RecordingError
 
-__all__ = ["MAX_RECORDING_BYTES", "Recording", "read_recording", "recording_bytes", "write_recording"]
+__all__ = ["MAX_RECORDING_BYTES", "Recording", "read_recording", "recording_bytes", "write_npz", "write_recording"]
 
 MAX_RECORDING_BYTES: Final = 2 * 1024**3
 """Cap on the uncompressed arrays."""
@@ -136,13 +136,14 @@ def write_recording(recording: Recording, target: Path | BinaryIO) -> None:
     if total > MAX_RECORDING_BYTES:
         raise RecordingError("recording.too_large", f"{total} bytes; the cap is {MAX_RECORDING_BYTES}: split it")
     if not isinstance(target, Path):
-        _write_archive(arrays, target)
+        write_npz(arrays, target)
         return
     with _replacing(target) as handle:
-        _write_archive(arrays, handle)
+        write_npz(arrays, handle)
 
 
-def _write_archive(arrays: dict[str, npt.NDArray[Any]], target: BinaryIO) -> None:
+def write_npz(arrays: dict[str, npt.NDArray[Any]], target: BinaryIO) -> None:
+    """Write arrays as an ``.npz`` whose bytes depend on nothing but them."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             info = zipfile.ZipInfo(f"{name}.npy", _ZIP_TIME)

@@ -1,0 +1,5 @@
+"""``python -m wheeltapper_fleet`` is ``wheeltapper``."""
+
+from wheeltapper_fleet.cli import main
+
+main()

@@ -1,0 +1,124 @@
+"""Live changes for the page: one loop compares what is with what was and tells every listener (server-sent events).
+
+Invariants:
+    * The database is asked only while someone listens, once a period for all of them.
+    * A listener first gets everything, then what changed; one that is too slow is let go and comes back by itself.
+
+What this module does not do: history. A listener that comes back starts from the present.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from wheeltapper_fleet.api.queries import Queries
+
+__all__ = ["EventHub"]
+
+_LOG = logging.getLogger(__name__)
+_QUEUE_LENGTH: Final = 256
+_MAX_LISTENERS: Final = 64
+_ALERTS_SHOWN: Final = 100
+_KEEP_ALIVE_SECONDS: Final = 15.0
+
+
+@dataclass(eq=False)
+class _Listener:
+    queue: asyncio.Queue[str | None] = field(default_factory=lambda: asyncio.Queue(_QUEUE_LENGTH))
+
+
+class EventHub:
+    """Watches the tables through ``queries`` every ``period_seconds``."""
+
+    def __init__(self, queries: Queries, period_seconds: float = 1.0) -> None:
+        self._queries = queries
+        self._period_seconds = period_seconds
+        self._listeners: set[_Listener] = set()
+        self._known: dict[tuple[str, str], str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def listen(self) -> AsyncIterator[str]:
+        """Events as text, until the hub closes or the listener falls behind."""
+        if self._closed or len(self._listeners) >= _MAX_LISTENERS:
+            return
+        listener = _Listener()
+        first = await asyncio.to_thread(self._snapshot)
+        self._listeners.add(listener)
+        if self._task is None or self._task.done():
+            self._known = first
+            self._task = asyncio.create_task(self._watch())
+        try:
+            yield "retry: 2000\n\n" + _reset([key for key in first if key[0] == "device"])
+            for (kind, _), text in first.items():
+                yield _event(kind, text)
+            while True:
+                try:
+                    item = await asyncio.wait_for(listener.queue.get(), _KEEP_ALIVE_SECONDS)
+                except TimeoutError:
+                    item = ": still here\n\n"
+                if item is None:
+                    return
+                yield item
+        finally:
+            self._listeners.discard(listener)
+
+    async def close(self) -> None:
+        """Let every listener go."""
+        self._closed = True
+        for listener in list(self._listeners):
+            self._let_go(listener)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while self._listeners:
+            await asyncio.sleep(self._period_seconds)
+            try:
+                now = await asyncio.to_thread(self._snapshot)
+            except SQLAlchemyError:
+                _LOG.exception("cannot read the database for live events; trying again")
+                continue
+            for key, text in now.items():
+                if self._known.get(key) != text:
+                    self._tell(_event(key[0], text))
+            self._known = now
+
+    def _tell(self, event: str) -> None:
+        for listener in list(self._listeners):
+            if listener.queue.full():
+                self._let_go(listener)
+            else:
+                listener.queue.put_nowait(event)
+
+    def _let_go(self, listener: _Listener) -> None:
+        self._listeners.discard(listener)
+        while not listener.queue.empty():
+            listener.queue.get_nowait()
+        listener.queue.put_nowait(None)
+
+    def _snapshot(self) -> dict[tuple[str, str], str]:
+        found: dict[tuple[str, str], str] = {}
+        for device in self._queries.devices():
+            found[("device", device.id)] = device.model_dump_json()
+        for campaign in reversed(self._queries.campaigns()):
+            found[("campaign", campaign.id)] = campaign.model_dump_json()
+        for alert in reversed(self._queries.alerts(_ALERTS_SHOWN)):
+            found[("alert", str(alert.id))] = alert.model_dump_json()
+        return found
+
+
+def _event(kind: str, text: str) -> str:
+    return f"event: {kind}\ndata: {text}\n\n"
+
+
+def _reset(keys: list[tuple[str, str]]) -> str:
+    return _event("reset", json.dumps({"devices": [name for _, name in keys]}))

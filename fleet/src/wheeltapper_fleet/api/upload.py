@@ -1,0 +1,62 @@
+"""From a request's asynchronous stream to a store that reads in a thread, without holding the body in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from wheeltapper_fleet.services.blobs import Blob, BlobStore
+
+__all__ = ["receive_blob"]
+
+_CHUNKS_AHEAD: Final = 16
+
+
+class _Aborted(Exception):  # noqa: N818  # not an error of ours: it carries the end of a broken upload into the thread
+    """The sender went away."""
+
+
+async def receive_blob(store: BlobStore, sha256: str, stream: AsyncIterator[bytes]) -> Blob:
+    """Store what ``stream`` brings.
+
+    Raises:
+        FleetError: ``blob.*``.
+    """
+    chunks: queue.Queue[bytes | None | _Aborted] = queue.Queue(_CHUNKS_AHEAD)
+    done = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        while (item := chunks.get()) is not None:
+            if isinstance(item, _Aborted):
+                raise item
+            yield item
+
+    def store_all() -> Blob:
+        try:
+            return store.put(pieces(), sha256)
+        finally:
+            done.set()
+
+    async def feed(item: bytes | None | _Aborted) -> None:
+        while not done.is_set():
+            try:
+                chunks.put_nowait(item)
+            except queue.Full:
+                await asyncio.sleep(0.002)
+            else:
+                return
+
+    writer = asyncio.create_task(asyncio.to_thread(store_all))
+    try:
+        async for chunk in stream:
+            if chunk:
+                await feed(chunk)
+        await feed(None)
+    except BaseException:
+        await feed(_Aborted())
+        await asyncio.gather(writer, return_exceptions=True)
+        raise
+    return await writer

@@ -1,0 +1,83 @@
+"""The configuration of the embedded nats-server, generated at every start.
+
+Invariants: devices reach only the MQTT listener, which demands a certificate of the fleet's CA; the plain client port
+is on loopback and accepts only the auth service's key; the file holds no secret.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["AUTH_ACCOUNT", "FLEET_ACCOUNT", "BrokerConfig", "render"]
+
+FLEET_ACCOUNT: Final = "FLEET"
+AUTH_ACCOUNT: Final = "SYS"
+"""The auth service lives in the system account, so that it can also end a connection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerConfig:
+    """What one embedded broker needs to know.
+
+    Args:
+        folder: the broker's own folder: configuration, pid, JetStream store.
+        certificate, key, ca: PEM files of the server's certificate, its key and the CA of devices.
+        mqtt_host, mqtt_port: where devices connect. client_port: loopback, for the auth service.
+        max_payload_bytes: the broker ends a connection that sends more.
+    """
+
+    folder: Path
+    certificate: Path
+    key: Path
+    ca: Path
+    mqtt_host: str = "127.0.0.1"
+    mqtt_port: int = 8883
+    client_port: int = 4222
+    max_payload_bytes: int = 1024 * 1024
+    max_store_bytes: int = 1024 * 1024 * 1024
+
+
+def render(config: BrokerConfig, auth_user: str, auth_issuer: str) -> str:
+    """The configuration file's text (JSON, which nats-server reads).
+
+    Args:
+        auth_user: public nkey (``U…``) with which the auth service connects.
+        auth_issuer: public nkey (``A…``) that signs its answers.
+    """
+    text = {
+        "server_name": "wheeltapper",
+        "host": "127.0.0.1",
+        "port": config.client_port,
+        "pid_file": str(config.folder / "broker.pid"),
+        "max_payload": config.max_payload_bytes,
+        "max_pending": 64 * 1024 * 1024,
+        "jetstream": {
+            "store_dir": str(config.folder / "jetstream"),
+            "max_memory_store": 16 * 1024 * 1024,
+            "max_file_store": config.max_store_bytes,
+        },
+        "accounts": {
+            FLEET_ACCOUNT: {"jetstream": "enabled"},
+            AUTH_ACCOUNT: {"users": [{"nkey": auth_user}]},
+        },
+        "system_account": AUTH_ACCOUNT,
+        "authorization": {
+            "timeout": 10,
+            "auth_callout": {"issuer": auth_issuer, "account": AUTH_ACCOUNT, "auth_users": [auth_user]},
+        },
+        "mqtt": {
+            "host": config.mqtt_host,
+            "port": config.mqtt_port,
+            "tls": {
+                "cert_file": str(config.certificate),
+                "key_file": str(config.key),
+                "ca_file": str(config.ca),
+                "verify": True,
+                "timeout": 10,
+            },
+        },
+    }
+    return json.dumps(text, indent=1)

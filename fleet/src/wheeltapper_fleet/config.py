@@ -1,0 +1,120 @@
+"""The fleet service's configuration: one frozen value, read from TOML, overridden by the command line.
+
+Invariants:
+    * An unknown key is an error, so that a misspelt setting never silently falls back to its default.
+    * The admin API leaves loopback only with TLS configured (``config.admin_insecure``): its bearer token would otherwise
+      cross the network in clear text.
+
+What this module does not do: open anything. A port of 0 stays 0 here; ``serve`` picks a free one and says which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wheeltapper_fleet.errors import FleetError
+
+__all__ = ["FleetConfig", "is_loopback", "load_config"]
+
+_PATHS = ("data_dir", "admin_tls_certificate", "admin_tls_key")
+_PORTS = ("admin_port", "device_port", "mqtt_port")
+_LISTS = ("public_hosts",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetConfig:
+    """Settings of one fleet service.
+
+    Args:
+        data_dir: everything the service keeps, except the offline keys.
+        public_hosts: names and addresses by which devices and browsers reach this service. They go into the server's
+            certificate; the first is told to devices at enrolment.
+        database_url: SQLAlchemy URL; empty means SQLite in ``data_dir``.
+    """
+
+    data_dir: Path = field(default_factory=lambda: Path("wheeltapper-data"))
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8080
+    admin_tls_certificate: Path | None = None
+    admin_tls_key: Path | None = None
+    device_host: str = "127.0.0.1"
+    device_port: int = 8443
+    mqtt_host: str = "127.0.0.1"
+    mqtt_port: int = 8883
+    public_hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
+    database_url: str = ""
+
+    def __post_init__(self) -> None:
+        for name in _PORTS:
+            if not 0 <= getattr(self, name) <= 65535:
+                raise FleetError("config.invalid", f"{name} must be 0 (any free port) to 65535", 400)
+        if not self.public_hosts:
+            raise FleetError("config.invalid", "public_hosts must name at least one host", 400)
+        if (self.admin_tls_certificate is None) != (self.admin_tls_key is None):
+            raise FleetError("config.invalid", "admin_tls_certificate and admin_tls_key belong together", 400)
+        if not is_loopback(self.admin_host) and self.admin_tls_certificate is None:
+            raise FleetError(
+                "config.admin_insecure",
+                f"admin_host {self.admin_host!r} is not loopback: set admin_tls_certificate and admin_tls_key, or keep 127.0.0.1",
+                400,
+            )
+
+    @property
+    def effective_database_url(self) -> str:
+        """The database's URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'fleet.db'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (a name or an address) never leaves this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_config(source: Path | None, overrides: Mapping[str, Any] | None = None) -> FleetConfig:
+    """Read ``source`` (TOML, flat keys named as the fields) and lay ``overrides`` that are not None over it.
+
+    Raises:
+        FleetError: ``config.unreadable``, ``config.unknown_key``, ``config.invalid``, ``config.admin_insecure``.
+    """
+    values: dict[str, Any] = {}
+    if source is not None:
+        try:
+            values = tomllib.loads(source.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise FleetError("config.unreadable", f"cannot read {source}: {error}", 400) from error
+    values.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    known = {item.name for item in dataclasses.fields(FleetConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise FleetError(
+            "config.unknown_key", f"unknown setting {unknown[0]!r}; known are: {', '.join(sorted(known))}", 400
+        )
+    return FleetConfig(**{key: _typed(key, value) for key, value in values.items()})
+
+
+def _typed(key: str, value: object) -> object:
+    """``value`` in the type of the field ``key``."""
+    if key in _PORTS:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise FleetError("config.invalid", f"{key} must be a whole number", 400)
+    if key in _LISTS:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
+            return tuple(value)
+        raise FleetError("config.invalid", f"{key} must be a list of texts", 400)
+    if isinstance(value, Path) and key in _PATHS:
+        return value
+    if not isinstance(value, str) or not value:
+        raise FleetError("config.invalid", f"{key} must be a text", 400)
+    return Path(value) if key in _PATHS else value

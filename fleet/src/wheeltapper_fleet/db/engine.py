@@ -1,0 +1,97 @@
+"""Opening the fleet's database: SQLite by default, PostgreSQL beyond.
+
+Invariants:
+    * SQLite runs in WAL mode with foreign keys on; a transaction takes the write lock when it begins, so two threads never
+      deadlock by upgrading read locks. Who only reads uses :func:`reading`, which waits for nobody.
+    * :func:`open_database` returns a database whose tables are those of :mod:`tables`.
+
+What this module does not do: queries. Those belong to the services and the ingest.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, Table, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+
+__all__ = ["insert_ignore", "migrate", "open_database", "reading", "upsert_statement"]
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_BUSY_TIMEOUT_MS: Final = 15_000
+_READ_ONLY: Final = "wheeltapper_read_only"
+_MIGRATION_LOCK: Final = 7_742_001
+
+
+def open_database(url: str) -> Engine:
+    """Open the database at ``url`` (SQLAlchemy form) and bring its tables up to date."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = _open_sqlite(url)
+    else:
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        engine = create_engine(parsed, pool_pre_ping=True)
+    migrate(engine)
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Run the migrations that the database does not have yet, in one transaction. Safe to call from many processes."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for reading only: one consistent view, no write lock. Nothing done in it is kept."""
+    with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+        try:
+            yield connection
+        finally:
+            connection.rollback()
+
+
+def upsert_statement(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT on ``table`` that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``, for this database."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def insert_ignore(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert ``rows``; those whose key is there already change nothing."""
+    if rows:
+        connection.execute(upsert_statement(connection, table).on_conflict_do_nothing(), list(rows))
+
+
+def _open_sqlite(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: _begin does
+        for pragma in (
+            "journal_mode=WAL",
+            f"busy_timeout={_BUSY_TIMEOUT_MS}",
+            "foreign_keys=ON",
+            "synchronous=FULL",  # an acknowledged record survives a power cut, not only a kill
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine

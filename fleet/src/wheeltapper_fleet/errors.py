@@ -1,0 +1,59 @@
+"""The one error root of the fleet service.
+
+Invariant: every error carries a stable dotted code that programs may compare, and the HTTP status that an API answers
+with. The status follows from the code alone (:data:`_STATUS`), so the same error means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["FleetError"]
+
+_DEFAULT_STATUS: Final = 400
+_STATUS: Final[dict[str, int]] = {
+    "api.bad_request": 400,
+    "api.forbidden": 403,
+    "api.not_found": 404,
+    "api.rate_limited": 429,
+    "api.too_large": 413,
+    "api.unauthorized": 401,
+    "blob.not_found": 404,
+    "blob.too_large": 413,
+    "campaign.not_found": 404,
+    "capture.device_mismatch": 403,
+    "capture.not_found": 404,
+    "capture.too_large": 413,
+    "capture.command_unknown": 404,
+    "capture.conflict": 409,
+    "device.not_found": 404,
+    "device.revoked": 403,
+    "device.unknown": 403,
+    "enrol.cn_mismatch": 403,
+    "enrol.csr_invalid": 400,
+    "enrol.device_exists": 409,
+    "enrol.token_expired": 403,
+    "enrol.token_unknown": 403,
+    "enrol.token_used": 403,
+    "keys.exists": 409,
+    "release.exists": 409,
+    "release.not_found": 404,
+    "release.number": 409,
+    "tuf.not_found": 404,
+}
+
+
+class FleetError(Exception):
+    """Something that the fleet service refuses or cannot do.
+
+    Args:
+        code: stable dotted code, e.g. ``enrol.token_used``; never changes meaning between versions.
+        message: what is wrong and what to do about it, for a person. Never holds a secret.
+        status: the HTTP status; by default the one that belongs to ``code`` (400 for a code that is not listed).
+    """
+
+    def __init__(self, code: str, message: str, status: int | None = None) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+        self.message = message
+        self.status: int = _STATUS.get(code, _DEFAULT_STATUS) if status is None else status

@@ -1,0 +1,105 @@
+"""Adapters that turn public data sets into recordings. Nothing is resampled or invented; units are the source's.
+
+* FEMTO-ST PRONOSTIA: milli-g counts of two accelerometers, 0.1 s at 25.6 kHz every 10 s.
+* CWRU bearing data: one accelerometer; files named ``12k_*`` are at 12 kHz, ``48k_*`` and ``normal*`` at 48 kHz.
+* UCI fan: three axes of a MEMS accelerometer at 50 Hz.
+
+Raises everywhere: TrainingError ``import.malformed`` for a file that is not of the set, ``import.unknown`` for a name
+that it does not hold.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from wheeltapper_protocols.recording import Recording
+
+from wheeltapper_fleet.training.errors import TrainingError
+
+__all__ = ["IMPORTERS", "import_cwru", "import_femto", "import_uci_fan"]
+
+_FEMTO_RATE_HZ: Final = 25_600.0
+_FEMTO_STEP_S: Final = 10.0
+_FAN_RATE_HZ: Final = 50.0
+
+
+def _load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise TrainingError("import.malformed", f"{path.name} is not an .npz file: {error}") from error
+
+
+def _array(archive: Any, name: str, what: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(archive[name])
+    except KeyError as error:
+        raise TrainingError("import.unknown", f"{what} holds no {name}") from error
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise TrainingError("import.malformed", f"{name} of {what} cannot be read: {error}") from error
+
+
+def import_femto(path: Path) -> Recording:
+    """One run to failure: ``acc_milli_g`` [snapshot, 2560, 2]."""
+    with _load(path) as archive:
+        counts = _array(archive, "acc_milli_g", path.name)
+    if counts.ndim != 3 or counts.dtype.kind not in "iu":
+        raise TrainingError("import.malformed", f"{path.name}: acc_milli_g must be whole numbers [snapshot, sample, 2]")
+    # Counts beyond int16 (32.8 g) are exact in float32 up to 2**24.
+    small = counts.size == 0 or (counts.min() >= -(2**15) and counts.max() < 2**15)
+    samples = counts.astype(np.int16 if small else np.float32)
+    return Recording(
+        samples=samples,
+        scale=np.full(counts.shape[2], 1e-3),
+        sample_rate_hz=_FEMTO_RATE_HZ,
+        t_s=np.arange(len(counts)) * _FEMTO_STEP_S,
+        channels=("horizontal", "vertical"),
+        units=("g", "g"),
+        meta={"source": "femto", "machine": path.stem},
+    )
+
+
+def import_cwru(folder: Path, name: str, window_samples: int = 4096) -> Recording:
+    """One recording of ``cwru_de_int16.npz``, cut into windows of ``window_samples`` side by side."""
+    with _load(folder / "cwru_de_int16.npz") as archive:
+        counts = _array(archive, name, "the CWRU set")
+        lsb = float(_array(archive, f"{name}__lsb", "the CWRU set"))
+        rpm = int(_array(archive, f"{name}__rpm", "the CWRU set").reshape(-1)[0])
+    rate_hz = 12_000.0 if name.startswith("12k") else 48_000.0
+    windows = len(counts) // window_samples
+    return Recording(
+        samples=counts[: windows * window_samples].reshape(windows, window_samples, 1),
+        scale=np.array([lsb]),
+        sample_rate_hz=rate_hz,
+        t_s=np.arange(windows) * (window_samples / rate_hz),
+        channels=("drive-end",),
+        units=("g",),
+        meta={"source": "cwru", "machine": name, "rpm": rpm},
+    )
+
+
+def import_uci_fan(path: Path, configuration: int, speed_percent: int, window_samples: int = 100) -> Recording:
+    """One block (60 s) of the fan at a configuration (1 to 3) and speed, cut into windows side by side."""
+    with _load(path) as archive:
+        counts, config, speed = (_array(archive, key, path.name) for key in ("xyz_milli_g", "config", "speed_pct"))
+    block = counts[(config == configuration) & (speed == speed_percent)]
+    windows = len(block) // window_samples
+    if windows == 0:
+        raise TrainingError("import.unknown", f"no block of configuration {configuration} at {speed_percent} %")
+    return Recording(
+        samples=block[: windows * window_samples].reshape(windows, window_samples, 3).astype(np.int16),
+        scale=np.full(3, 1e-3),
+        sample_rate_hz=_FAN_RATE_HZ,
+        t_s=np.arange(windows) * (window_samples / _FAN_RATE_HZ),
+        channels=("x", "y", "z"),
+        units=("g", "g", "g"),
+        meta={"source": "uci-fan", "machine": f"fan-{configuration}", "speed_percent": speed_percent},
+    )
+
+
+IMPORTERS: Final = {"femto": import_femto}
+"""Importers of one file to one recording, by the name that ``--import`` takes."""

@@ -1,0 +1,53 @@
+"""How everything here reaches the disk.
+
+Invariants: a file appears whole or not at all (temporary file, fsync, rename, fsync of the folder); a private file has
+mode 0600 from the moment it exists.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+__all__ = ["PRIVATE", "PUBLIC", "make_folder", "publish_file", "sync_folder", "write_atomic"]
+
+PRIVATE: Final = 0o600
+PUBLIC: Final = 0o644
+
+
+def make_folder(folder: Path, *, private: bool = False) -> Path:
+    """Make ``folder`` (mode 0700 if ``private``) with its parents, if it is not there yet."""
+    folder.mkdir(mode=0o700 if private else 0o755, parents=True, exist_ok=True)
+    return folder
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes, mode: int = PUBLIC) -> None:
+    """Replace ``path`` by ``content``: after a crash it holds the old or the new bytes."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        publish_file(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish_file(temporary: Path, path: Path) -> None:
+    """Give a finished temporary file, already synced, its name."""
+    os.replace(temporary, path)
+    sync_folder(path.parent)

@@ -1,0 +1,246 @@
+"""The keys of the trust tree, and its first metadata (``wheeltapper keys init``).
+
+Roles: ``root`` and ``targets`` (offline, a threshold of several keys), one team role per model (offline,
+``team-<model>``), and the online roles ``snapshot``, ``timestamp`` and ``director``.
+
+Invariants:
+    * Offline keys go to ``keys_dir``, online keys to ``data_dir/keys``; the service never needs ``keys_dir``.
+    * A key file is Ed25519 in PKCS#8 PEM, mode 0600 from its first moment, in a folder of mode 0700. Nothing is ever
+      overwritten.
+    * The metadata is written before this returns: a repository without releases that a TUF client can verify.
+
+Not here: rotating keys and adding a model later. A signer may be any securesystemslib URI (HSM, KMS), see
+:func:`load_signer`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.exceptions import Error as SecuresystemslibError
+from securesystemslib.signer import CryptoSigner, Key, Signer
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.trust import files
+from wheeltapper_fleet.trust.ca import FleetCA
+from wheeltapper_protocols.ids import name as valid_name
+
+__all__ = [
+    "DIRECTOR",
+    "Lifetimes",
+    "Signed",
+    "expiry",
+    "init_keys",
+    "load_signer",
+    "meta_file",
+    "online_key",
+    "team_key",
+    "tuf_folder",
+]
+
+DIRECTOR: Final = "director"
+_RESERVED: Final = frozenset({"root", "targets", "snapshot", "timestamp", DIRECTOR})
+_ONLINE: Final = ("snapshot", "timestamp", DIRECTOR)
+_DAY_SECONDS: Final = 86_400.0
+
+Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """How long newly signed metadata is good for. What is offline lives long, what is online short."""
+
+    root_seconds: float = 365 * _DAY_SECONDS
+    targets_seconds: float = 365 * _DAY_SECONDS
+    snapshot_seconds: float = 7 * _DAY_SECONDS
+    timestamp_seconds: float = 1 * _DAY_SECONDS
+
+
+def tuf_folder(data_dir: Path) -> Path:
+    """Where the metadata lies that devices fetch."""
+    return data_dir / "tuf"
+
+
+def online_key(data_dir: Path, role: str) -> Path:
+    """Where the key of an online role is."""
+    return data_dir / "keys" / f"{role}.pem"
+
+
+def team_key(keys_dir: Path, model: str) -> Path:
+    """Where the key of a model's team is."""
+    return keys_dir / f"team-{valid_name(model, 'model name')}.pem"
+
+
+def expiry(now: float, lifetime_seconds: float) -> datetime.datetime:
+    """When metadata signed at ``now`` ends, in whole seconds as TUF wants."""
+    return datetime.datetime.fromtimestamp(int(now + lifetime_seconds), datetime.UTC)
+
+
+def meta_file(version: int, content: bytes) -> MetaFile:
+    """The entry of a metadata file in the role above it: version, length and hash."""
+    return MetaFile.from_data(version, content, ["sha256"])
+
+
+def load_signer(where: Path | str, public_keys: Iterable[Key] = ()) -> Signer:
+    """A signer from a PEM file, or from a securesystemslib URI (``file2:…``, ``hsm:…``, ``awskms:…``).
+
+    Args:
+        where: a path, or a URI with a scheme.
+        public_keys: for a URI, the keys that the role may be signed with; the one that fits is used.
+
+    Raises:
+        FleetError: ``keys.missing``, ``keys.unreadable``.
+    """
+    if isinstance(where, str) and ":" in where:
+        return _signer_of_uri(where, public_keys)
+    try:
+        content = Path(where).read_bytes()
+    except OSError as error:
+        raise FleetError(
+            "keys.missing", f"cannot read the key {where}: run `wheeltapper keys init`, or mount it"
+        ) from error
+    try:
+        return CryptoSigner(load_pem_private_key(content, password=None))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise FleetError("keys.unreadable", f"{where} is not an unencrypted PKCS#8 PEM key") from error
+
+
+def _signer_of_uri(uri: str, public_keys: Iterable[Key]) -> Signer:
+    failure: Exception | None = None
+    for key in public_keys:
+        try:
+            return Signer.from_priv_key_uri(uri, key)
+        except (SecuresystemslibError, ValueError, OSError) as error:
+            failure = error
+    scheme = uri.partition(":")[0]
+    raise FleetError(
+        "keys.unreadable", f"no key of this role belongs to the {scheme} signer that was given"
+    ) from failure
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """All signers, by role."""
+
+    root: tuple[CryptoSigner, ...]
+    targets: tuple[CryptoSigner, ...]
+    teams: dict[str, CryptoSigner]
+    online: dict[str, CryptoSigner]
+
+
+def init_keys(
+    keys_dir: Path,
+    data_dir: Path,
+    models: Sequence[str],
+    threshold: int = 2,
+    *,
+    lifetimes: Lifetimes | None = None,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Make every key, the CA and the first metadata.
+
+    Args:
+        keys_dir: for the offline keys; keep it away from the machine that runs the service.
+        data_dir: the service's folder.
+        models: the models that releases may be made of.
+        threshold: how many root and how many targets keys are made, and all of them must sign.
+
+    Raises:
+        FleetError: ``keys.exists``, ``keys.models``, ``keys.threshold``.
+        WireError: ``id.invalid``.
+    """
+    _check_models(models)
+    if not 1 <= threshold <= 9:
+        raise FleetError("keys.threshold", f"the threshold is {threshold}; use 1 to 9")
+    for folder in (keys_dir, data_dir / "keys", data_dir / "ca", tuf_folder(data_dir)):
+        if folder.exists() and any(folder.iterdir()):
+            raise FleetError("keys.exists", f"{folder} is not empty; keys are never overwritten, choose another folder")
+    files.make_folder(data_dir)
+    files.make_folder(keys_dir, private=True)
+    files.make_folder(data_dir / "keys", private=True)
+    numbers = range(1, threshold + 1)
+    tree = _Tree(
+        root=tuple(_new_key(keys_dir / f"root-{number}.pem") for number in numbers),
+        targets=tuple(_new_key(keys_dir / f"targets-{number}.pem") for number in numbers),
+        teams={model: _new_key(team_key(keys_dir, model)) for model in models},
+        online={role: _new_key(online_key(data_dir, role)) for role in _ONLINE},
+    )
+    FleetCA.create(data_dir / "ca", clock)
+    _write_first_metadata(tuf_folder(data_dir), tree, lifetimes or Lifetimes(), clock())
+
+
+def _check_models(models: Sequence[str]) -> None:
+    for model in models:
+        if valid_name(model, "model name") in _RESERVED:
+            raise FleetError("keys.models", f"{model!r} is the name of a role; call the model otherwise")
+    if not models or len(set(models)) != len(models):
+        raise FleetError("keys.models", "name at least one model, and each only once")
+
+
+def _new_key(path: Path) -> CryptoSigner:
+    signer = CryptoSigner.generate_ed25519()
+    files.write_atomic(path, signer.private_bytes, files.PRIVATE)
+    return signer
+
+
+def _write_first_metadata(folder: Path, tree: _Tree, lifetimes: Lifetimes, now: float) -> None:
+    files.make_folder(folder)
+    offline = expiry(now, lifetimes.targets_seconds)
+    documents = {"targets": _sign(_first_targets(tree, offline), tree.targets)}
+    for model, signer in tree.teams.items():
+        documents[model] = _sign(Targets(version=1, expires=offline), [signer])
+    meta = {f"{role}.json": meta_file(1, content) for role, content in documents.items()}
+    snapshot = Snapshot(version=1, expires=expiry(now, lifetimes.snapshot_seconds), meta=meta)
+    documents["snapshot"] = _sign(snapshot, [tree.online["snapshot"]])
+    documents["root"] = _sign(_first_root(tree, expiry(now, lifetimes.root_seconds)), tree.root)
+    for role, content in documents.items():
+        files.write_atomic(folder / f"1.{role}.json", content)
+    timestamp = Timestamp(
+        version=1,
+        expires=expiry(now, lifetimes.timestamp_seconds),
+        snapshot_meta=meta_file(1, documents["snapshot"]),
+    )
+    files.write_atomic(folder / "timestamp.json", _sign(timestamp, [tree.online["timestamp"]]))
+
+
+def _first_root(tree: _Tree, expires: datetime.datetime) -> Root:
+    root = Root(version=1, expires=expires, consistent_snapshot=True)
+    for role, signers in (
+        ("root", tree.root),
+        ("targets", tree.targets),
+        ("snapshot", [tree.online["snapshot"]]),
+        ("timestamp", [tree.online["timestamp"]]),
+    ):
+        for signer in signers:
+            root.add_key(signer.public_key, role)
+        root.roles[role].threshold = len(signers)
+    return root
+
+
+def _first_targets(tree: _Tree, expires: datetime.datetime) -> Targets:
+    # In TUF a `*` never crosses a `/`, so the pattern spells out every level of a release's path.
+    roles = {
+        model: DelegatedRole(model, [signer.public_key.keyid], 1, True, paths=[f"releases/{model}/*/manifest.json"])
+        for model, signer in tree.teams.items()
+    }
+    director = tree.online[DIRECTOR].public_key
+    # The director signs envelopes and has no metadata file. No release's path matches its pattern, so none is missed.
+    roles[DIRECTOR] = DelegatedRole(DIRECTOR, [director.keyid], 1, True, paths=["assignments/*"])
+    keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in tree.teams.values()}
+    keys[director.keyid] = director
+    return Targets(version=1, expires=expires, delegations=Delegations(keys, roles))
+
+
+def _sign(signed: Signed, signers: Sequence[Signer]) -> bytes:
+    metadata = Metadata(signed)
+    for signer in signers:
+        metadata.sign(signer, append=True)
+    return metadata.to_bytes()

@@ -1,0 +1,95 @@
+"""The database: migrations make the tables that the code expects, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, insert, select, text
+
+from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
+from wheeltapper_fleet.db.tables import metadata, refused, spools
+
+
+@pytest.fixture(scope="module")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pgserver = pytest.importorskip("pgserver", reason="pip install pgserver to test on PostgreSQL")
+    server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path}/fleet.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    database = open_database(url)
+    yield database
+    with database.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    database.dispose()
+
+
+def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_migrating_again_changes_nothing(engine: Engine) -> None:
+    with engine.begin() as connection:
+        insert_ignore(connection, spools, [{"device": "d", "epoch": "e", "contiguous": 1, "dropped": 0, "first_seen_at": 0.0}])
+    migrate(engine)
+    with reading(engine) as connection:
+        assert connection.execute(select(spools.c.contiguous)).scalars().all() == [1]
+
+
+def test_a_row_that_exists_is_left_alone(engine: Engine) -> None:
+    row = {"device": "d", "epoch": "e", "contiguous": 1, "dropped": 0, "first_seen_at": 0.0}
+    with engine.begin() as connection:
+        insert_ignore(connection, spools, [row])
+        insert_ignore(connection, spools, [{**row, "contiguous": 9}, {**row, "epoch": "f"}])
+    with reading(engine) as connection:
+        rows = connection.execute(select(spools.c.epoch, spools.c.contiguous).order_by(spools.c.epoch)).all()
+    assert [tuple(each) for each in rows] == [("e", 1), ("f", 1)]
+
+
+def test_threads_that_read_then_write_do_not_deadlock(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/fleet.db")
+    with engine.begin() as connection:
+        row = {"device": "d", "code": "c", "count": 0, "last_at": 0.0, "last_detail": ""}
+        connection.execute(insert(refused), [row])
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for _ in range(25):
+                with engine.begin() as connection:
+                    count = connection.execute(select(refused.c["count"])).scalar_one()
+                    connection.execute(refused.update().values(count=count + 1))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the test shows it
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with reading(engine) as connection:
+        assert connection.execute(select(refused.c["count"])).scalar_one() == 150
+        assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar_one() == 1
+
+
+def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/fleet.db")
+    with engine.begin() as writer:
+        writer.execute(refused.insert().values(device="d", code="c", count=1, last_at=0.0, last_detail=""))
+        with reading(engine) as reader:
+            assert reader.execute(select(refused)).all() == []
