@@ -1,6 +1,7 @@
 """A bundle, loaded: verified bytes turned into features, network, scorer; and the self-test of it on this board.
 
-Invariant: every file is checked against the manifest at each load, and what runs is made of the very bytes that were checked.
+Invariant: every file is checked against the manifest at each load, and what runs is made of the very bytes that were
+checked.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, f
         ``output_error``, ``score_error``, ``latency_p95_ms``, ``rss_growth_mb``.
 
     Raises:
-        AgentError: ``self_test.golden``, ``self_test.features``, ``self_test.output``, ``self_test.score``, ``self_test.latency``,
+        AgentError: ``self_test.golden``, ``self_test.features``, ``self_test.output``, ``self_test.score``,
+        ``self_test.latency``,
             ``self_test.memory``, ``runtime.run``.
     """
     before_mb = _rss_mb() if rss_before_mb is None else rss_before_mb
@@ -208,7 +210,9 @@ def _compare(bundle: Bundle, golden: dict[str, NDArray[Any]], found: Evaluation)
     metrics: dict[str, float] = {}
     for what, expected, got, atol, rtol in checks:
         if expected.shape != got.shape:
-            raise AgentError(f"self_test.{what}", f"golden {what} have the shape {expected.shape}, this board gives {got.shape}")
+            raise AgentError(
+                f"self_test.{what}", f"golden {what} have the shape {expected.shape}, this board gives {got.shape}"
+            )
         error = np.abs(np.asarray(got, dtype=np.float64) - expected)
         worst = float(np.max(error))
         if not np.all(error <= atol + rtol * np.abs(expected)):  # also refuses NaN

@@ -1,6 +1,7 @@
 """Captures on request: the next windows of a pipeline as a recording, uploaded, answered with a report.
 
-Invariants: a command is answered once; one that broke off (a restart) is done when it is repeated; the answer is a record of the spool.
+Invariants: a command is answered once; one that broke off (a restart) is done when it is repeated; the answer is a
+record of the spool.
 """
 
 from __future__ import annotations

@@ -43,9 +43,13 @@ def _log_to_stderr(verbose: bool = False) -> None:
 @app.command()
 def enroll(
     server: Annotated[str, typer.Option("--server", help="The fleet's address: https://host:port")],
-    token: Annotated[str, typer.Option("--token", envvar="WHEELTAPPER_TOKEN", show_envvar=True, help="The token.")] = "",
+    token: Annotated[
+        str, typer.Option("--token", envvar="WHEELTAPPER_TOKEN", show_envvar=True, help="The token.")
+    ] = "",
     token_file: Annotated[Path | None, typer.Option("--token-file", help="A file that holds the token.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="The agent's configuration; names the folder.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The agent's configuration; names the folder.")
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option("--state-dir", help="Where the identity is kept.")] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -53,9 +57,9 @@ def enroll(
 
     Prefer --token-file or the environment: a token on the command line can be seen by others on the machine.
     """
-    from wheeltapper_agent.adapters.identity import enroll as do_enroll  # noqa: PLC0415
-    from wheeltapper_agent.adapters.identity import parse_token  # noqa: PLC0415
-    from wheeltapper_agent.config import load_config  # noqa: PLC0415
+    from wheeltapper_agent.adapters.identity import enroll as do_enroll
+    from wheeltapper_agent.adapters.identity import parse_token
+    from wheeltapper_agent.config import load_config
 
     try:
         if token_file is not None:
@@ -71,7 +75,11 @@ def enroll(
         _fail(error)
     fleet = identity.fleet
     if json_output:
-        print(json.dumps({"device": fleet.device, "https_url": fleet.https_url, "mqtt": f"{fleet.mqtt_host}:{fleet.mqtt_port}"}))
+        print(
+            json.dumps(
+                {"device": fleet.device, "https_url": fleet.https_url, "mqtt": f"{fleet.mqtt_host}:{fleet.mqtt_port}"}
+            )
+        )
     else:
         print(f"{fleet.device} is enrolled; now: wheeltapper-agent run")
 
@@ -79,9 +87,9 @@ def enroll(
 @app.command()
 def run(config: ConfigOption, verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
-    from wheeltapper_agent.adapters.identity import load_identity  # noqa: PLC0415
-    from wheeltapper_agent.config import load_config, load_profile  # noqa: PLC0415
-    from wheeltapper_agent.service import Agent  # noqa: PLC0415
+    from wheeltapper_agent.adapters.identity import load_identity
+    from wheeltapper_agent.config import load_config, load_profile
+    from wheeltapper_agent.service import Agent
 
     _log_to_stderr(verbose)
     try:
@@ -98,9 +106,9 @@ def run(config: ConfigOption, verbose: Annotated[bool, typer.Option("--verbose",
 @app.command()
 def status(config: ConfigOption, json_output: JsonOption = False) -> None:
     """Where the agent stands: what it last wrote, and the spool as it is."""
-    from wheeltapper_agent.adapters.spool import read_figures  # noqa: PLC0415
-    from wheeltapper_agent.config import load_config  # noqa: PLC0415
-    from wheeltapper_agent.service import SPOOL_FILE, STATUS_FILE  # noqa: PLC0415
+    from wheeltapper_agent.adapters.spool import read_figures
+    from wheeltapper_agent.config import load_config
+    from wheeltapper_agent.service import SPOOL_FILE, STATUS_FILE
 
     try:
         folder = load_config(config).device.state_dir
@@ -133,7 +141,7 @@ def replay(
     json_output: JsonOption = False,
 ) -> None:
     """Run a bundle over a recording without a fleet; with --json one line a snapshot."""
-    from wheeltapper_agent.replay import replay as do_replay  # noqa: PLC0415
+    from wheeltapper_agent.replay import replay as do_replay
 
     try:
         for row in do_replay(bundle, recording):
@@ -141,7 +149,9 @@ def replay(
                 print(json.dumps(row))
             else:
                 score = "  -  " if row["score"] is None else f"{row['score']:8.3f}"
-                print(f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{' ALERT' if row['alert'] else ''}")
+                print(
+                    f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{' ALERT' if row['alert'] else ''}"
+                )
     except (AgentError, ProtocolError) as error:
         _fail(error)
     except BrokenPipeError:

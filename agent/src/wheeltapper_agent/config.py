@@ -1,6 +1,7 @@
 """The agent's configuration: frozen dataclasses, one loader, an unknown key is an error.
 
-A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]`` and ``[[pipelines]]``. The profile of the board comes from
+A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]`` and ``[[pipelines]]``. The profile of the board
+comes from
 ``firmware_configs/profiles/<name>.toml``. No globals, no environment.
 """
 
@@ -163,19 +164,27 @@ def _build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> 
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(table) - set(hints))
     if unknown:
-        raise AgentError("config.unknown_key", f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(hints))}")
-    values = {key: _value(hints[key], value, f"{where}.{key}", base) for key, value in table.items() if key not in ready}
+        raise AgentError(
+            "config.unknown_key", f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(hints))}"
+        )
+    values = {
+        key: _value(hints[key], value, f"{where}.{key}", base) for key, value in table.items() if key not in ready
+    }
     try:
         return kind(**values, **ready)
     except TypeError as error:
-        required = [entry.name for entry in dataclasses.fields(kind) if entry.default is dataclasses.MISSING]  # type: ignore[arg-type]  # kind is a dataclass
+        required = [entry.name for entry in dataclasses.fields(kind) if entry.default is dataclasses.MISSING]  # type:
+        ignore[arg - type]  # kind is a dataclass
         raise AgentError("config.missing_key", f"{where} needs {', '.join(required)}") from error
 
 
 def _pipeline(table: Any, index: int, base: Path) -> PipelineConfig:
     where = f"pipelines[{index}]"
     source = table.get("source") if isinstance(table, dict) else None
-    kinds: dict[Any, type[SimulatorConfig] | type[ReplayConfig]] = {"simulator": SimulatorConfig, "replay": ReplayConfig}
+    kinds: dict[Any, type[SimulatorConfig] | type[ReplayConfig]] = {
+        "simulator": SimulatorConfig,
+        "replay": ReplayConfig,
+    }
     kind = kinds.get(source.get("kind")) if isinstance(source, dict) else None
     if kind is None:
         raise AgentError("config.invalid", f"{where}.source.kind must be one of {', '.join(kinds)}")
@@ -200,7 +209,8 @@ def load_config(path: Path) -> AgentConfig:
     """Read a configuration; relative paths in it are relative to its folder.
 
     Raises:
-        AgentError: ``config.unreadable``, ``config.malformed``, ``config.unknown_key``, ``config.missing_key``, ``config.invalid``.
+        AgentError: ``config.unreadable``, ``config.malformed``, ``config.unknown_key``, ``config.missing_key``,
+        ``config.invalid``.
     """
     table = _read(path)
     base = path.resolve().parent

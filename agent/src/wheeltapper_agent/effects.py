@@ -1,6 +1,7 @@
 """What the states of an execution do: fetch, verify, stage, self-test, activate, observe, roll back.
 
-Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is followed only after the
+Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is
+followed only after the
 director's assignment and the team's targets metadata agreed on it.
 """
 

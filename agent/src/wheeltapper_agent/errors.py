@@ -1,6 +1,7 @@
 """The one error root of the agent. Every error carries a stable dotted code that programs may compare.
 
-Codes by family: ``config.*``, ``enrol.*``, ``trust.*`` (TUF metadata), ``assignment.*``, ``fetch.*``, ``slot.*``, ``update.*``,
+Codes by family: ``config.*``, ``enrol.*``, ``trust.*`` (TUF metadata), ``assignment.*``, ``fetch.*``, ``slot.*``,
+``update.*``,
 ``self_test.*``, ``probation.*``, ``runtime.*``, ``source.*``, ``capture.*``, ``journal.*``.
 """
 

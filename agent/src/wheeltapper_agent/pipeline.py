@@ -38,7 +38,8 @@ class Health:
 
 @dataclass(slots=True)
 class Captured:
-    """A capture under way. ``done`` is called in the pipeline's thread with the windows when ``wanted`` are there, or with fewer at the
+    """A capture under way. ``done`` is called in the pipeline's thread with the windows when ``wanted`` are there, or
+    with fewer at the
     end of the source."""
 
     wanted: int
@@ -180,7 +181,8 @@ class Pipeline:
                 bundle.names,
                 bundle.scorer.usual,
             )
-        except Exception as error:  # noqa: BLE001  # whatever a model does, the stream goes on and probation hears of it
+        except Exception as error:  # noqa: BLE001  # whatever a model does, the stream goes on and probation hears of
+        it
             self._failed(bundle, error)
             return (self._plain(index, window, bundle),)
         latency_ms = (self._clock.monotonic() - began) * 1e3

@@ -20,7 +20,8 @@ def replay(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
     """Score each snapshot of a recording as a device would.
 
     Yields:
-        ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a number), ``severity``, ``alert``.
+        ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a number), ``severity``,
+        ``alert``.
 
     Raises:
         AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.unreadable``, ``runtime.*``.

@@ -1,6 +1,7 @@
 """The agent: wires the adapters together, keeps the status, ends cleanly.
 
-Invariants: only here (and in :mod:`cli`) real adapters are chosen; a payload from the broker never ends the agent; a clean end flushes the spool
+Invariants: only here (and in :mod:`cli`) real adapters are chosen; a payload from the broker never ends the agent; a
+clean end flushes the spool
 for a bounded time and says that the device is offline.
 """
 
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.messages import Ack, CancelCommand, CaptureCommand, ExecutionState, Status, decode_down, encode
+from wheeltapper_protocols.messages import (
+    Ack,
+    CancelCommand,
+    CaptureCommand,
+    ExecutionState,
+    Status,
+    decode_down,
+    encode,
+)
 from wheeltapper_protocols.topics import Down, Up
 
 from wheeltapper_agent import __version__

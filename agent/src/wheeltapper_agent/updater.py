@@ -1,12 +1,15 @@
-"""The service of the update machine: hears assignments, walks :data:`core.update.TABLE`, journals, reports, does the effects.
+"""The service of the update machine: hears assignments, walks :data:`core.update.TABLE`, journals, reports, does the
+effects.
 
 Invariants:
-    * A state is journalled before its effect is begun and before it is reported; a terminal state that was journalled but perhaps not
+    * A state is journalled before its effect is begun and before it is reported; a terminal state that was journalled
+    but perhaps not
       reported is reported again after a restart.
     * Every effect may be done twice. Every execution reaches a terminal state.
     * A refused assignment changes nothing and is reported once per distinct envelope and reason.
 
-What this module does not do: rules (:mod:`core.trust`), what follows a restart (:mod:`core.resume`), bytes over the network (adapters).
+What this module does not do: rules (:mod:`core.trust`), what follows a restart (:mod:`core.resume`), bytes over the
+network (adapters).
 """
 
 from __future__ import annotations

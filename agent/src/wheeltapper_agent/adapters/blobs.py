@@ -1,6 +1,7 @@
 """Content-addressed files over HTTPS.
 
-Invariants: a blob is in the store only under its own SHA-256; at most ``length`` bytes and one piece more are ever read; what is there
+Invariants: a blob is in the store only under its own SHA-256; at most ``length`` bytes and one piece more are ever
+read; what is there
 and right is not fetched again.
 """
 
@@ -37,7 +38,8 @@ class BlobStore:
         """The file with this hash and length.
 
         Raises:
-            AgentError: ``fetch.too_long``, ``fetch.length`` (broke off early), ``fetch.hash``, ``fetch.unreachable``, ``fetch.status``.
+            AgentError: ``fetch.too_long``, ``fetch.length`` (broke off early), ``fetch.hash``, ``fetch.unreachable``,
+            ``fetch.status``.
         """
         path = self._folder / sha256
         if path.is_file() and path.stat().st_size == length and _digest(path) == sha256:

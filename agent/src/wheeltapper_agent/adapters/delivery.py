@@ -1,7 +1,9 @@
 """From the spool to the fleet: batches, repeats, and the fleet's acks.
 
-Invariants: nothing is taken from the spool but by an ack; what is not acked within the resend time is sent again from the oldest on, and
-at once after a reconnection; at most ``max_in_flight`` telemetry records are unacked at a time; alerts and reports never wait
+Invariants: nothing is taken from the spool but by an ack; what is not acked within the resend time is sent again from
+the oldest on, and
+at once after a reconnection; at most ``max_in_flight`` telemetry records are unacked at a time; alerts and reports
+never wait
 behind telemetry.
 
 Not done here: the connection (:mod:`mqtt`), the store (:mod:`spool`).

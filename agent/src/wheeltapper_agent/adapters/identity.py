@@ -1,9 +1,12 @@
-"""Who the device is: a key made here that never leaves, a certificate from the fleet's CA, the trusted root, and where the fleet is.
+"""Who the device is: a key made here that never leaves, a certificate from the fleet's CA, the trusted root, and
+where the fleet is.
 
-The way in: a token ``wt1.<device>.<secret>.<sha256 of the CA's certificate>``. The CA is fetched over a connection that is not trusted yet;
+The way in: a token ``wt1.<device>.<secret>.<sha256 of the CA's certificate>``. The CA is fetched over a connection
+that is not trusted yet;
 only if it has the digest that the token says, the device speaks TLS verified by it, and only then sends the secret.
 
-Invariants: the key file is created with mode 0600 and never overwritten; the identity exists when ``fleet.json`` does, which is written last; an
+Invariants: the key file is created with mode 0600 and never overwritten; the identity exists when ``fleet.json``
+does, which is written last; an
 enrolment that broke off is repeated with the same key.
 """
 
@@ -86,7 +89,9 @@ def parse_token(text: str) -> Token:
     """
     match = _TOKEN.match(text.strip())
     if match is None:
-        raise AgentError("enrol.token", "this is not an enrolment token; ask the fleet for one: wheeltapper device token")
+        raise AgentError(
+            "enrol.token", "this is not an enrolment token; ask the fleet for one: wheeltapper device token"
+        )
     return Token(text.strip(), match.group(1), match.group(3))
 
 
@@ -112,11 +117,14 @@ def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 
     """Make a key, have it certified, keep what the fleet says.
 
     Raises:
-        AgentError: ``enrol.already``, ``enrol.unreachable``, ``enrol.ca_mismatch``, ``enrol.refused``, ``enrol.response``, ``enrol.storage``.
+        AgentError: ``enrol.already``, ``enrol.unreachable``, ``enrol.ca_mismatch``, ``enrol.refused``,
+        ``enrol.response``, ``enrol.storage``.
     """
     folder = state_dir / "identity"
     if (folder / "fleet.json").exists():
-        raise AgentError("enrol.already", f"{state_dir} holds an identity already; remove its folder identity to enrol anew")
+        raise AgentError(
+            "enrol.already", f"{state_dir} holds an identity already; remove its folder identity to enrol anew"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         ca_pem = _fetch_ca(server, token, timeout_seconds)
@@ -152,7 +160,9 @@ def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
     except ValueError as error:
         raise AgentError("enrol.ca_mismatch", "the server's CA cannot be read") from error
     if hashlib.sha256(der).hexdigest() != token.ca_sha256:
-        raise AgentError("enrol.ca_mismatch", "the server's CA is not the one that the token names; is it the right server?")
+        raise AgentError(
+            "enrol.ca_mismatch", "the server's CA is not the one that the token names; is it the right server?"
+        )
     # Only the certificate that was checked, whatever else the answer held.
     return x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
 
@@ -193,8 +203,8 @@ def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateK
 
 def _check(answer: _Answer, token: Token, ca_pem: bytes, key: ec.EllipticCurvePrivateKey) -> None:
     """Check that the certificate is ours and the CA's, and that the root is a root."""
-    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415  # heavy
-    from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
+    from tuf.api.exceptions import RepositoryError  # heavy
+    from tuf.api.metadata import Metadata, Root
 
     try:
         certificate = x509.load_pem_x509_certificate(answer.certificate.encode())

@@ -1,6 +1,7 @@
 """The journal: where the device stands, in one small file that is replaced atomically.
 
-Invariants: what :meth:`Journal.write` returned from is on the disk; an unreadable journal is reported, never guessed at: the agent
+Invariants: what :meth:`Journal.write` returned from is on the disk; an unreadable journal is reported, never guessed
+at: the agent
 then keeps the model that is active and starts with an empty one, whose counter the fleet's next assignment rises above.
 """
 

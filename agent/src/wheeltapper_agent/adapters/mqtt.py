@@ -1,6 +1,8 @@
-"""The connection to the broker: MQTT over mutual TLS 1.2 or later, MQTT 5 first, 3.1.1 where the broker does not speak it.
+"""The connection to the broker: MQTT over mutual TLS 1.2 or later, MQTT 5 first, 3.1.1 where the broker does not
+speak it.
 
-Invariants: publishes only below the device's own ``up/``; subscribes to its own ``down/+`` at QoS 0 with a clean session; the will says
+Invariants: publishes only below the device's own ``up/``; subscribes to its own ``down/+`` at QoS 0 with a clean
+session; the will says
 that the device is offline; a lost or refused connection is tried again for ever, with capped backoff and jitter.
 
 Not done here: what the payloads mean; what must be sent again (:mod:`delivery`).

@@ -19,8 +19,10 @@ class OnnxModel:
         AgentError: ``runtime.load``.
     """
 
-    def __init__(self, content: bytes, providers: tuple[str, ...] = ("CPUExecutionProvider",), threads: int = 1) -> None:
-        import onnxruntime  # noqa: PLC0415  # 20 MB that `status` and `enroll` do without
+    def __init__(
+        self, content: bytes, providers: tuple[str, ...] = ("CPUExecutionProvider",), threads: int = 1
+    ) -> None:
+        import onnxruntime  # 20 MB that `status` and `enroll` do without
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -35,7 +37,9 @@ class OnnxModel:
         except Exception as error:  # onnxruntime raises classes of its own that it does not export
             raise AgentError("runtime.load", f"the network cannot be loaded: {str(error)[:300]}") from error
         if inputs != ["input"] or outputs != ["output"]:
-            raise AgentError("runtime.load", f"the network has inputs {inputs} and outputs {outputs}; need input, output")
+            raise AgentError(
+                "runtime.load", f"the network has inputs {inputs} and outputs {outputs}; need input, output"
+            )
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's output.

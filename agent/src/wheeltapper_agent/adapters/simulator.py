@@ -1,12 +1,16 @@
 """A simulated machine: a rolling bearing on a shaft, with an accelerometer on two axes.
 
-What is modelled: shaft harmonics (unbalance, misalignment) whose strength follows the load; slow changes of speed and load; broadband
-noise; a structural resonance that is rung by an impact each time that a rolling element passes a defect, at BPFO, BPFI or twice BSF
-computed from the bearing's geometry, with slip (jitter of the interval); the impact's strength grows from onset to failure.
+What is modelled: shaft harmonics (unbalance, misalignment) whose strength follows the load; slow changes of speed and
+load; broadband
+noise; a structural resonance that is rung by an impact each time that a rolling element passes a defect, at BPFO,
+BPFI or twice BSF
+computed from the bearing's geometry, with slip (jitter of the interval); the impact's strength grows from onset to
+failure.
 Inner-race impacts are modulated by the shaft, ball impacts by the cage. Formulas: Randall & Antoni, "Rolling element bearing
 diagnostics—A tutorial", MSSP 25 (2011), eqs. 1-4.
 
-Invariants: window ``i`` of machine time is the same for the same seed, whenever it is asked for; machine time runs on while the agent is
+Invariants: window ``i`` of machine time is the same for the same seed, whenever it is asked for; machine time runs on
+while the agent is
 down, so a restart neither heals the bearing nor repeats a moment.
 """
 
@@ -98,7 +102,9 @@ class Machine:
 
     def load(self, t_s: float) -> float:
         """Relative load: around 1, within 25 %."""
-        return 1 + 0.18 * math.sin(2 * math.pi * t_s / 8100 + 2 * self._phase) + 0.06 * math.sin(2 * math.pi * t_s / 2040)
+        return (
+            1 + 0.18 * math.sin(2 * math.pi * t_s / 8100 + 2 * self._phase) + 0.06 * math.sin(2 * math.pi * t_s / 2040)
+        )
 
     def strike_hz(self, shaft_hz: float) -> float:
         """How often the configured fault strikes."""
@@ -161,9 +167,7 @@ class SimulatorSource:
         self._started_at = config.started_at if config.started_at is not None else _remembered(memory, clock)
         self._closed = threading.Event()
         self.state = "running"
-        self.spec = SourceSpec(
-            config.sample_rate_hz, config.window_samples, ("horizontal", "vertical"), ("g", "g")
-        )
+        self.spec = SourceSpec(config.sample_rate_hz, config.window_samples, ("horizontal", "vertical"), ("g", "g"))
 
     def model_ready(self) -> None:
         """A machine does not wait for a model."""

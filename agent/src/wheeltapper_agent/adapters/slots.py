@@ -1,7 +1,9 @@
 """Slots: verified bundles on the disk, and which of them each pipeline runs.
 
-``releases/<model>-<n>-<sha8>/`` holds a bundle; ``pipelines/<pipeline>/active`` and ``previous`` are symbolic links to one. A release folder
-appears by one rename, after everything in it is on the disk; a link changes by one rename. So after a kill at any moment ``active`` is
+``releases/<model>-<n>-<sha8>/`` holds a bundle; ``pipelines/<pipeline>/active`` and ``previous`` are symbolic links
+to one. A release folder
+appears by one rename, after everything in it is on the disk; a link changes by one rename. So after a kill at any
+moment ``active`` is
 the old or the new bundle, never neither.
 
 Not done here: deciding that a bundle is good.

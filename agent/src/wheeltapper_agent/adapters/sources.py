@@ -28,7 +28,9 @@ class ReplaySource:
         try:
             self._recording = read_recording(config.path)
         except OSError as error:
-            raise AgentError("source.unreadable", f"the recording {config.path.name} cannot be read: {error}") from error
+            raise AgentError(
+                "source.unreadable", f"the recording {config.path.name} cannot be read: {error}"
+            ) from error
         if not 0 < config.rate_hz <= 1e6:
             raise AgentError("config.invalid", "rate_hz of a replay must be above 0")
         recording = self._recording

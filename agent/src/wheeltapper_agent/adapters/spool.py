@@ -1,14 +1,19 @@
 """The spool: records that the fleet does not have yet, in SQLite.
 
 Invariants:
-    * ``epoch`` is drawn once for the life of the database; ``seq`` is 1, 2, 3, … without gaps over all kinds of record, and a seq
+    * ``epoch`` is drawn once for the life of the database; ``seq`` is 1, 2, 3, … without gaps over all kinds of
+    record, and a seq
       never names two records.
-    * A record is forgotten only after :meth:`Spool.ack`, or, when the caps are exceeded, from the oldest on; that is counted.
-    * A window's record and the pipeline's next window index are one transaction: a kill neither repeats nor skips an index.
+    * A record is forgotten only after :meth:`Spool.ack`, or, when the caps are exceeded, from the oldest on; that is
+    counted.
+    * A window's record and the pipeline's next window index are one transaction: a kill neither repeats nor skips an
+    index.
     * A repeated command is answered once: the id is kept in the transaction of its answer.
 
-WAL with ``synchronous=FULL``: after a power cut with NORMAL the newest transactions may be gone although their records were sent, and
-the next records would get the same seq, so the fleet would take them for duplicates. One fsync a window is what that costs.
+WAL with ``synchronous=FULL``: after a power cut with NORMAL the newest transactions may be gone although their
+records were sent, and
+the next records would get the same seq, so the fleet would take them for duplicates. One fsync a window is what that
+costs.
 
 The hot path uses the plain connection; sqlite-utils makes the schema. Not done here: batching, sending, time-outs.
 """

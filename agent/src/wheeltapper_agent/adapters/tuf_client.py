@@ -1,6 +1,8 @@
-"""TUF metadata of the fleet's repository, through python-tuf's client; assignments checked against the director's delegation.
+"""TUF metadata of the fleet's repository, through python-tuf's client; assignments checked against the director's
+delegation.
 
-Invariants: the root that came with the enrolment is the anchor; whatever fails, the cached metadata stays as it was, and a later try is possible;
+Invariants: the root that came with the enrolment is the anchor; whatever fails, the cached metadata stays as it was,
+and a later try is possible;
 metadata are judged at a time that never runs back past the newest time verified.
 
 Not done here: the rules for an assignment (:mod:`wheeltapper_agent.core.trust`), blobs.
@@ -111,7 +113,9 @@ class VerifiedMetadata:
         if info is None:
             raise AgentError("update.not_published", f"{target.path} is not signed by the team of {target.model}")
         if info.length != target.length or info.hashes.get("sha256") != target.sha256:
-            raise AgentError("update.disagree", f"assignment and targets metadata name different bytes for {target.path}")
+            raise AgentError(
+                "update.disagree", f"assignment and targets metadata name different bytes for {target.path}"
+            )
 
 
 class TufClient:
@@ -146,7 +150,8 @@ class TufClient:
             )
             trusted = updater._trusted_set
             floor = datetime.datetime.fromtimestamp(not_before_seconds, datetime.UTC)
-            # python-tuf has no public way to give the time; without this a clock set back would revive expired metadata.
+            # python-tuf has no public way to give the time; without this a clock set back would revive expired
+            # metadata.
             trusted.reference_time = max(trusted.reference_time, floor)
             updater.refresh()
         except (exceptions.RepositoryError, exceptions.DownloadError, OSError, ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """What to do after a restart, as one pure function of what the journal says.
 
-Invariants: a terminal state or none asks for nothing; a state that this version does not know is rolled back; an execution that was
+Invariants: a terminal state or none asks for nothing; a state that this version does not know is rolled back; an
+execution that was
 resumed more than :data:`MAX_RESUMES` times is given up, so that a model that kills the process cannot keep it flapping.
 """
 
@@ -29,9 +30,11 @@ class Plan:
 
 
 def resume(state: str | None, resumes: int) -> Plan | None:
-    """The plan for an execution that the journal says is in ``state`` and that has been resumed ``resumes`` times before.
+    """The plan for an execution that the journal says is in ``state`` and that has been resumed ``resumes`` times
+    before.
 
-    Every effect is written so that doing it twice is the same as doing it once; so resuming is entering the state again.
+    Every effect is written so that doing it twice is the same as doing it once; so resuming is entering the state
+    again.
     """
     if state is None:
         return None

@@ -93,10 +93,12 @@ def read_envelope(raw: bytes) -> Envelope:
         RefusedError: ``assignment.malformed``.
     """
     if len(raw) > MAX_ENVELOPE_BYTES:
-        raise RefusedError("assignment.malformed", f"the envelope has {len(raw)} bytes; the cap is {MAX_ENVELOPE_BYTES}")
+        raise RefusedError(
+            "assignment.malformed", f"the envelope has {len(raw)} bytes; the cap is {MAX_ENVELOPE_BYTES}"
+        )
     try:
         return Envelope.from_dict(msgspec.to_builtins(_ENVELOPE.decode(raw)))
-    except Exception as error:  # noqa: BLE001  # foreign bytes through foreign decoders: any failure is a refusal
+    except Exception as error:  # foreign bytes through foreign decoders: any failure is a refusal
         raise RefusedError("assignment.malformed", f"not a DSSE envelope: {str(error)[:200]}") from error
 
 

@@ -2,9 +2,11 @@
 
 Invariants:
     * Every change of state is a row of :data:`TABLE`; a pair that is not there raises.
-    * Before activation an execution can end as FAILED, REJECTED, SUPERSEDED or CANCELLED without touching the active model;
+    * Before activation an execution can end as FAILED, REJECTED, SUPERSEDED or CANCELLED without touching the active
+    model;
       from ACTIVATING on it ends as COMMITTED, or goes back through ROLLING_BACK.
-    * WAITING (window, battery, network) and SHADOW (score beside the active model) are states that exist and are passed.
+    * WAITING (window, battery, network) and SHADOW (score beside the active model) are states that exist and are
+    passed.
 
 What this module does not do: the effects, the journal, time. See :mod:`resume` for what follows a restart.
 """
