@@ -209,7 +209,7 @@ def _target(connection: Connection, spec: CampaignSpec) -> PipelineTarget:
 
 
 def _pipelines(spec: CampaignSpec, status: Any) -> list[str]:
-    if spec.pipelines != [ALL_PIPELINES]:
+    if spec.pipelines != (ALL_PIPELINES,):
         return list(spec.pipelines)
     return sorted((status or {}).get("pipelines") or {})
 
