@@ -1,7 +1,7 @@
 """The assignment: which release each pipeline of one device shall run. Signed as a DSSE envelope by the ``director``.
 
 Here is only the payload. Signing and verifying is securesystemslib's (``securesystemslib.dsse.Envelope``), over the
-bytes received and before they are parsed; see the agent's ``core/trust.py`` for the rules that an accepted assignment meets.
+bytes received and before they are parsed. What an accepted assignment must meet is in the agent's ``core/trust.py``.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class _Fetcher(FetcherInterface):
     def _fetch(self, url: str) -> Iterator[bytes]:
         response = self._pool.request("GET", url, preload_content=False, retries=False, timeout=10)
         if response.status >= 400:
-            response.release_conn()
+            response.close()  # not back to the pool: its body has not been read
             raise DownloadHTTPError(f"status {response.status}", response.status)
         return _chunks(response)
 

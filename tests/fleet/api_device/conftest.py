@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wheeltapper_fleet.api.device import DeviceApi, device_app
-from wheeltapper_fleet.api.tls_server import device_server, listening_socket
 
 from tests.fleet.api_device.client import Listener
 from tests.fleet.trust.world import World
+from wheeltapper_fleet.api.device import DeviceApi, device_app
+from wheeltapper_fleet.api.tls_server import device_server, listening_socket
 
 
 @pytest.fixture

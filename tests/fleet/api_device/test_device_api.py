@@ -11,13 +11,13 @@ import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tuf.api.exceptions import DownloadHTTPError
-from wheeltapper_fleet.trust.ca import FleetCA
-from wheeltapper_protocols.ids import manifest_path
-from wheeltapper_protocols.manifest import check_file, decode_manifest
 
 from tests.fleet.api_device.client import Client, Listener
 from tests.fleet.services.test_captures import ask, recording_bytes
 from tests.fleet.trust.world import MODEL, World, make_csr, sha256
+from wheeltapper_fleet.trust.ca import FleetCA
+from wheeltapper_protocols.ids import manifest_path
+from wheeltapper_protocols.manifest import check_file, decode_manifest
 
 
 def enrol(client: Client, token: str, csr: bytes) -> tuple[int, dict[str, str]]:

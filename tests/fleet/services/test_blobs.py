@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wheeltapper_fleet.errors import FleetError
-from wheeltapper_fleet.services.blobs import Blob, BlobStore, chunks_of
 
 from tests.fleet.trust.world import Killed, killed_at, sha256
+from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.services.blobs import Blob, BlobStore, chunks_of
 
 
 def test_put_and_find(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import msgspec
 import numpy as np
 import pytest
 from sqlalchemy import insert, select
+
+from tests.fleet.trust.world import Killed, World, killed_at, sha256
 from wheeltapper_fleet.db.tables import captures, commands
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.services.captures import Capture
 from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command
 from wheeltapper_protocols.recording import Recording, read_recording, write_recording
-
-from tests.fleet.trust.world import Killed, World, killed_at, sha256
 
 
 def recording_bytes(snapshots: int = 3, samples: int = 64) -> bytes:

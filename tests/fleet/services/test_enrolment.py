@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 from sqlalchemy import select
+
+from tests.fleet.trust.world import World, make_csr
 from wheeltapper_fleet.db.tables import devices, enrolment_tokens
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.services.enrolment import Enrolled
 from wheeltapper_fleet.trust.ca import certificate_sha256
 from wheeltapper_protocols.errors import WireError
-
-from tests.fleet.trust.world import World, make_csr
 
 
 def code_of(world: World, token: str, csr: bytes) -> str:

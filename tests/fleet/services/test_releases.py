@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pytest
+
+from tests.fleet.trust.bundles import write_bundle
+from tests.fleet.trust.world import FAILED, MODEL, PASSED, Killed, World, killed_at, sha256
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.services.releases import Releases, prepare_release
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.manifest import decode_manifest
-
-from tests.fleet.trust.bundles import write_bundle
-from tests.fleet.trust.world import FAILED, MODEL, PASSED, Killed, World, killed_at, sha256
 
 
 def code_of_publishing(world: World, number: int, manifest: bytes, metadata: bytes) -> str:

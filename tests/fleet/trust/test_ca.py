@@ -7,10 +7,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from wheeltapper_fleet.errors import FleetError
-from wheeltapper_fleet.trust.ca import FleetCA
 
 from tests.fleet.trust.world import World, make_csr
+from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.trust.ca import FleetCA
 
 
 def test_device_certificate_ignores_what_the_csr_asks_for(world: World) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
-from wheeltapper_fleet.errors import FleetError
-from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 
 from tests.fleet.trust.world import MODEL, World
+from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 
 
 def test_keys_are_private_and_in_their_places(world: World) -> None:

@@ -8,14 +8,14 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
+
+from tests.fleet.trust.world import MODEL, Clock, Killed, World, killed_at
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import sign_for_team, verified_target
 from wheeltapper_protocols.assignment import Assignment, PipelineTarget, decode_assignment
 from wheeltapper_protocols.ids import manifest_path
-
-from tests.fleet.trust.world import MODEL, Clock, Killed, World, killed_at
 
 ONE = manifest_path(MODEL, 1)
 TWO = manifest_path(MODEL, 2)

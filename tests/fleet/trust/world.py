@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sqlalchemy import Engine, create_engine
+
+from tests.fleet.trust.bundles import write_bundle
 from wheeltapper_fleet.db.tables import metadata
 from wheeltapper_fleet.services.blobs import BlobStore
 from wheeltapper_fleet.services.captures import Captures
@@ -26,8 +28,6 @@ from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import Repository, sign_for_team
 from wheeltapper_protocols.ids import manifest_path
 from wheeltapper_protocols.manifest import Gate
-
-from tests.fleet.trust.bundles import write_bundle
 
 MODEL = "bearing-anomaly"
 PASSED = Gate(name="separation", value=3.0, limit=2.0, passed=True)
@@ -52,8 +52,7 @@ class World:
         self.clock = clock
         self.keys_dir = folder / "offline"
         self.data_dir = folder / "data"
-        self.engine: Engine = create_engine(f"sqlite:///{self.data_dir / 'fleet.db'}")
-        metadata.create_all(self.engine)
+        self.engine: Engine = open_database(f"sqlite:///{self.data_dir / 'fleet.db'}")
         self.ca = FleetCA(self.data_dir / "ca", clock)
         self.repository = Repository.open(self.data_dir, clock)
         self.blobs = BlobStore(self.data_dir / "blobs")

@@ -25,9 +25,9 @@ from sqlalchemy import Engine, select
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from wheeltapper_protocols.errors import ProtocolError
 
 from wheeltapper_fleet.api.tls_server import SCOPE_CN, SCOPE_SHA256
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.services.blobs import BlobStore
@@ -35,6 +35,7 @@ from wheeltapper_fleet.services.captures import Captures, Upload
 from wheeltapper_fleet.services.enrolment import Enrolment
 from wheeltapper_fleet.trust.ca import MAX_CSR_BYTES, FleetCA
 from wheeltapper_fleet.trust.repository import Repository
+from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["DeviceApi", "device_app"]
 
@@ -112,7 +113,7 @@ def _authenticated(engine: Engine, request: Request) -> str:
     name = request.scope.get(SCOPE_CN)
     if name is None:
         raise FleetError("api.unauthorized", "show the client certificate that you got at your enrolment")
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         query = select(devices.c.revoked, devices.c.certificate_sha256).where(devices.c.id == name)
         row = connection.execute(query).first()
     if row is None:

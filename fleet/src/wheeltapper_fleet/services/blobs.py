@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from wheeltapper_protocols.ids import SHA256_PATTERN
-from wheeltapper_protocols.manifest import MAX_FILE_BYTES
-
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust import files
+from wheeltapper_protocols.ids import SHA256_PATTERN
+from wheeltapper_protocols.manifest import MAX_FILE_BYTES
 
 __all__ = ["Blob", "BlobStore", "chunks_of"]
 

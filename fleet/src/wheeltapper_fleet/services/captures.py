@@ -25,15 +25,16 @@ from typing import Any, BinaryIO, Final
 import msgspec
 from sqlalchemy import Engine, Row, insert, select
 from sqlalchemy.exc import IntegrityError
-from wheeltapper_protocols.errors import RecordingError
-from wheeltapper_protocols.ids import SHA256_PATTERN
-from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command
-from wheeltapper_protocols.recording import read_recording
 
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import captures as table
 from wheeltapper_fleet.db.tables import commands
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust import files
+from wheeltapper_protocols.errors import RecordingError
+from wheeltapper_protocols.ids import SHA256_PATTERN
+from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command
+from wheeltapper_protocols.recording import read_recording
 
 __all__ = ["MAX_CAPTURE_BYTES", "Capture", "Captures", "Upload"]
 
@@ -116,7 +117,7 @@ class Captures:
         """
         row = None
         if _COMMAND.match(command):
-            with self._engine.connect() as connection:
+            with reading(self._engine) as connection:
                 row = connection.execute(select(commands).where(commands.c.id == command)).first()
         if row is None:
             raise FleetError("capture.command_unknown", f"there is no command {command[:80]!r}")
@@ -166,7 +167,7 @@ class Captures:
 
     def list(self) -> list[Capture]:
         """Every capture, the oldest first."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [_capture(row) for row in connection.execute(select(table).order_by(table.c.received_at))]
 
     def path(self, sha256: str) -> Path:
@@ -176,7 +177,7 @@ class Captures:
         return self._folder / f"{sha256}.npz"
 
     def _find(self, command: str) -> Capture | None:
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(select(table).where(table.c.command == command)).first()
         return _capture(row) if row is not None else None
 

@@ -22,11 +22,12 @@ from typing import Final
 
 from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from wheeltapper_protocols.ids import device_id
 
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices, enrolment_tokens
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust.ca import DeviceCertificate, FleetCA
+from wheeltapper_protocols.ids import device_id
 
 __all__ = ["DEFAULT_TTL_SECONDS", "Endpoints", "Enrolled", "Enrolment"]
 
@@ -113,7 +114,7 @@ class Enrolment:
                 ``enrol.cn_mismatch``, ``enrol.device_exists``.
         """
         device, secret_sha256 = _parse(token)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             query = select(enrolment_tokens).where(enrolment_tokens.c.secret_sha256 == secret_sha256)
             row = connection.execute(query).first()
         if row is None or row.device != device:

@@ -21,15 +21,16 @@ import msgspec
 from sqlalchemy import Engine, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 from tuf.api.metadata import TargetFile
-from wheeltapper_protocols.ids import manifest_path
-from wheeltapper_protocols.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, check_file
-from wheeltapper_protocols.manifest import decode_manifest as decode
-from wheeltapper_protocols.manifest import encode_manifest as encode
 
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import releases as table
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.services.blobs import BlobStore
 from wheeltapper_fleet.trust.repository import Repository, verified_target
+from wheeltapper_protocols.ids import manifest_path
+from wheeltapper_protocols.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, check_file
+from wheeltapper_protocols.manifest import decode_manifest as decode
+from wheeltapper_protocols.manifest import encode_manifest as encode
 
 __all__ = ["Release", "Releases", "prepare_release"]
 
@@ -157,7 +158,7 @@ class Releases:
         query = select(table).order_by(table.c.model, table.c.release)
         if model is not None:
             query = query.where(table.c.model == model)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [_release(row) for row in connection.execute(query)]
 
     def manifest(self, model: str, release: int) -> Manifest:

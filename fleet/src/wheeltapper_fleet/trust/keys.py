@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.exceptions import Error as SecuresystemslibError
 from securesystemslib.signer import CryptoSigner, Key, Signer
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
-from wheeltapper_protocols.ids import name as valid_name
 
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust import files
 from wheeltapper_fleet.trust.ca import FleetCA
+from wheeltapper_protocols.ids import name as valid_name
 
 __all__ = [
     "DIRECTOR",

@@ -29,12 +29,12 @@ from tuf.api.exceptions import DownloadHTTPError, RepositoryError
 from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
-from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.ids import parse_manifest_path
 
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust import files
 from wheeltapper_fleet.trust.keys import DIRECTOR, Lifetimes, expiry, load_signer, meta_file, online_key, tuf_folder
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.ids import parse_manifest_path
 
 __all__ = ["MAX_METADATA_BYTES", "Repository", "sign_for_team", "verified_target"]
 

@@ -1,0 +1,51 @@
+# One verb a task. `make demo` and `make test` do all the set-up they need.
+VENV   := .venv
+PYTHON ?= python3.11
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+ARGS   ?=
+
+.PHONY: setup demo test test-all check bench format clean
+.DEFAULT_GOAL := help
+
+help:            ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort
+
+setup: $(STAMP)  ## virtual environment from constraints.txt, editable installs
+
+$(STAMP): constraints.txt pyproject.toml protocols/pyproject.toml agent/pyproject.toml fleet/pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Wheeltapper and what it needs into $(VENV) (a minute or two) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
+		-e ./protocols -e ./agent -e './fleet[train]' -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)   ## the whole loop on this machine; ARGS="--headless --seconds 90 --json" ends by itself
+	@$(BIN)/wheeltapper demo $(ARGS)
+
+test: $(STAMP)   ## every test that CI runs
+	@sh packaging/debian_packages.sh mosquitto chromium
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP)  ## also the slow ones
+	@sh packaging/debian_packages.sh mosquitto chromium
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## ruff, mypy --strict, import walls
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_walls.py
+
+bench: $(STAMP)  ## measure, each as a ratio against a named baseline
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+format: $(STAMP) ## let ruff mend what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:           ## remove what setup and the tests made
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,113 @@
+"""HTTPS to the fleet service: mutual TLS, streamed answers, no redirects, no trust in Content-Length."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+import urllib3
+
+from wheeltapper_agent.errors import AgentError
+
+__all__ = ["CHUNK_BYTES", "HttpsClient", "HttpsError"]
+
+CHUNK_BYTES: Final = 64 * 1024
+_MAX_ERROR_BYTES: Final = 4096
+
+
+class HttpsError(AgentError):
+    """``fetch.unreachable`` (no answer; ``status`` 0) or ``fetch.status`` (an answer that is not 2xx)."""
+
+    def __init__(self, code: str, message: str, status: int = 0, remote_code: str = "") -> None:
+        super().__init__(code, message)
+        self.status = status
+        self.remote_code = remote_code
+
+
+class HttpsClient:
+    """Requests to one server.
+
+    Args:
+        base_url: ``https://host:port``.
+        context: TLS context: whom to trust, which certificate to present.
+        timeout_seconds: for connecting, and between two pieces of an answer.
+    """
+
+    def __init__(self, base_url: str, context: ssl.SSLContext, timeout_seconds: float = 20.0) -> None:
+        if not base_url.startswith("https://"):
+            raise AgentError("fetch.url", f"the server's address must begin with https://, not {base_url[:80]!r}")
+        self.base_url = base_url.rstrip("/")
+        # Read in pieces no larger than the caps: an answer is never taken into memory whole.
+        self._pool = urllib3.PoolManager(
+            ssl_context=context,
+            retries=False,
+            timeout=urllib3.Timeout(connect=min(timeout_seconds, 10.0), read=timeout_seconds),
+            maxsize=4,
+        )
+
+    @contextlib.contextmanager
+    def _open(
+        self, method: str, url: str, body: bytes | None, headers: dict[str, str] | None
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        try:
+            response = self._pool.request(
+                method, url, body=body, headers=headers, preload_content=False, redirect=False, decode_content=False
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise HttpsError("fetch.unreachable", f"{method} {url}: {str(error)[:300]}") from error
+        try:
+            if not 200 <= response.status < 300:
+                raise _refused(method, url, response)
+            yield response
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise HttpsError("fetch.unreachable", f"{method} {url} broke off: {str(error)[:300]}") from error
+        finally:
+            response.close()
+
+    def stream(self, url: str) -> Iterator[bytes]:
+        """The pieces of the answer to GET ``url`` (absolute, or a path of the server); the reader counts them.
+
+        Raises:
+            HttpsError: also while iterating.
+        """
+        full = url if url.startswith("https://") else self.base_url + url
+        with self._open("GET", full, None, {"Accept-Encoding": "identity"}) as response:
+            while piece := response.read(CHUNK_BYTES):
+                yield piece
+
+    def request(
+        self, method: str, path: str, max_bytes: int, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> bytes:
+        """The whole answer, at most ``max_bytes`` long.
+
+        Raises:
+            HttpsError: as above, and ``fetch.too_long``.
+        """
+        pieces, total = [], 0
+        with self._open(method, self.base_url + path, body, headers) as response:
+            while piece := response.read(CHUNK_BYTES):
+                total += len(piece)
+                if total > max_bytes:
+                    raise HttpsError("fetch.too_long", f"{method} {path}: the answer exceeds {max_bytes} bytes")
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.clear()
+
+
+def _refused(method: str, url: str, response: urllib3.BaseHTTPResponse) -> HttpsError:
+    """The error for an answer that is not 2xx, with the server's own code where there is one."""
+    code, message = "", ""
+    try:
+        body = json.loads(response.read(_MAX_ERROR_BYTES))
+        if isinstance(body, dict):
+            code, message = str(body.get("code", ""))[:80], str(body.get("message", ""))[:300]
+    except (ValueError, RecursionError, urllib3.exceptions.HTTPError, OSError):
+        message = ""
+    text = f"{method} {url}: HTTP {response.status} {code} {message}".rstrip()
+    return HttpsError("fetch.status", text, response.status, code)

@@ -1,0 +1,68 @@
+"""The journal: where the device stands, in one small file that is replaced atomically.
+
+Invariants: what :meth:`Journal.write` returned from is on the disk; an unreadable journal is reported, never guessed at: the agent
+then keeps the model that is active and starts with an empty one, whose counter the fleet's next assignment rises above.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from wheeltapper_protocols.assignment import PipelineTarget
+
+from wheeltapper_agent.adapters.files import write_atomic
+
+__all__ = ["Entry", "Execution", "Journal"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Execution(Struct, frozen=True, kw_only=True):
+    """One execution. ``state`` is text, since an older or newer version may have written it."""
+
+    id: str
+    campaign: str = ""
+    state: str
+    code: str = ""
+    detail: str = ""
+    resumes: int = 0
+    reported: bool = True
+    """False between journalling a terminal state and appending its report."""
+    targets: dict[str, PipelineTarget] = {}
+    before: dict[str, str | None] = {}
+    """The slot that was active for each pipeline before activation; what a rollback returns to."""
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """Everything journalled."""
+
+    format: int = 1
+    counter: int = 0
+    payload_sha256: str = ""
+    newest_time_seconds: float = 0.0
+    execution: Execution | None = None
+
+
+class Journal:
+    """Reads and writes :class:`Entry` at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> Entry:
+        """The entry last written; an empty one if there is none or it cannot be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Entry)
+        except FileNotFoundError:
+            return Entry()
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+            _LOG.error("journal.unreadable: %s; kept as %s.bad", error, self._path.name)
+            self._path.replace(self._path.with_name(f"{self._path.name}.bad"))
+            return Entry()
+
+    def write(self, entry: Entry) -> None:
+        """Replace the entry; durable on return."""
+        write_atomic(self._path, msgspec.json.encode(entry))

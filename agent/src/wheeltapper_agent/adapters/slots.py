@@ -1,0 +1,152 @@
+"""Slots: verified bundles on the disk, and which of them each pipeline runs.
+
+``releases/<model>-<n>-<sha8>/`` holds a bundle; ``pipelines/<pipeline>/active`` and ``previous`` are symbolic links to one. A release folder
+appears by one rename, after everything in it is on the disk; a link changes by one rename. So after a kill at any moment ``active`` is
+the old or the new bundle, never neither.
+
+Not done here: deciding that a bundle is good.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.manifest import MANIFEST_FILE
+
+from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_once
+from wheeltapper_agent.errors import AgentError
+
+__all__ = ["ACTIVE", "PREVIOUS", "Slots", "slot_name"]
+
+ACTIVE: Final = "active"
+PREVIOUS: Final = "previous"
+
+
+def slot_name(target: PipelineTarget) -> str:
+    """The folder's name of a release."""
+    return f"{target.model}-{target.release}-{target.sha256[:8]}"
+
+
+class Slots:
+    """The slots in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._releases = folder / "releases"
+        self._pipelines = folder / "pipelines"
+        for path in (self._releases, self._pipelines):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """The folder of the release called ``name`` (see :func:`slot_name`)."""
+        return self._releases / name
+
+    def stage(self, name: str, manifest: bytes, blobs: Mapping[str, Path]) -> Path:
+        """Put a verified bundle in place; doing it again replaces what is there unless it is in use.
+
+        Args:
+            name: of the slot.
+            manifest: its bytes.
+            blobs: verified files by name.
+
+        Raises:
+            AgentError: ``slot.storage``.
+        """
+        target = self.path(name)
+        temporary = self._releases / f".{name}.tmp"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for file, blob in blobs.items():
+                try:
+                    os.link(blob, temporary / file)
+                except OSError:
+                    shutil.copyfile(blob, temporary / file)
+                _fsync_file(temporary / file)
+            write_once(temporary / MANIFEST_FILE, manifest)
+            fsync_folder(temporary)
+            if target.exists():
+                if name in self._referenced():
+                    shutil.rmtree(temporary)
+                    return target
+                shutil.rmtree(target)
+            os.rename(temporary, target)
+            fsync_folder(self._releases)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise AgentError("slot.storage", f"the bundle cannot be stored: {error}") from error
+        return target
+
+    def active(self, pipeline: str) -> str | None:
+        """The name of the release that ``pipeline`` runs."""
+        return self._read(pipeline, ACTIVE)
+
+    def previous(self, pipeline: str) -> str | None:
+        """The name of the release that ``pipeline`` ran before."""
+        return self._read(pipeline, PREVIOUS)
+
+    def activate(self, pipeline: str, name: str) -> None:
+        """Make ``name`` active and what was active previous. Done twice, it is as done once.
+
+        Raises:
+            AgentError: ``slot.missing``, ``slot.storage``.
+        """
+        if not self.path(name).is_dir():
+            raise AgentError("slot.missing", f"{name} is not staged")
+        current = self.active(pipeline)
+        if current == name:
+            return
+        if current is not None:
+            self._link(pipeline, PREVIOUS, current)
+        self._link(pipeline, ACTIVE, name)
+
+    def restore(self, pipeline: str, name: str | None) -> None:
+        """Go back to ``name`` (None: to no release at all). Done twice, it is as done once."""
+        if name is not None and self.path(name).is_dir():
+            self._link(pipeline, ACTIVE, name)
+        else:
+            folder = self._pipelines / pipeline
+            (folder / ACTIVE).unlink(missing_ok=True)
+            if folder.is_dir():
+                fsync_folder(folder)
+
+    def collect_garbage(self, keep: set[str]) -> None:
+        """Remove releases that no link and not ``keep`` name, and what a kill left."""
+        keep = keep | self._referenced()
+        for path in self._releases.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _referenced(self) -> set[str]:
+        links = (self._read(folder.name, which) for folder in self._pipelines.iterdir() for which in (ACTIVE, PREVIOUS))
+        return {name for name in links if name is not None}
+
+    def _read(self, pipeline: str, which: str) -> str | None:
+        try:
+            name = Path(os.readlink(self._pipelines / pipeline / which)).name
+        except OSError:
+            return None
+        return name if self.path(name).is_dir() else None
+
+    def _link(self, pipeline: str, which: str, name: str) -> None:
+        folder = self._pipelines / pipeline
+        try:
+            if not folder.is_dir():
+                folder.mkdir()
+                fsync_folder(self._pipelines)
+            replace_link(folder / which, f"../../releases/{name}")
+        except OSError as error:
+            raise AgentError("slot.storage", f"{which} of {pipeline} cannot be switched: {error}") from error
+
+
+def _fsync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

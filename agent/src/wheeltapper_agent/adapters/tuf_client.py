@@ -1,0 +1,154 @@
+"""TUF metadata of the fleet's repository, through python-tuf's client; assignments checked against the director's delegation.
+
+Invariants: the root that came with the enrolment is the anchor; whatever fails, the cached metadata stays as it was, and a later try is possible;
+metadata are judged at a time that never runs back past the newest time verified.
+
+Not done here: the rules for an assignment (:mod:`wheeltapper_agent.core.trust`), blobs.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tuf.api import exceptions
+from tuf.api.metadata import Targets
+from tuf.ngclient import Updater, UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from wheeltapper_protocols.assignment import PipelineTarget
+
+from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
+from wheeltapper_agent.errors import AgentError
+
+__all__ = ["DIRECTOR", "TufClient", "VerifiedMetadata"]
+
+DIRECTOR: Final = "director"
+_TUF_PREFIX: Final = "/v1/tuf/"
+_CONFIG: Final = UpdaterConfig(
+    max_root_rotations=64,
+    root_max_length=128 * 1024,
+    timestamp_max_length=16 * 1024,
+    snapshot_max_length=1024 * 1024,
+    targets_max_length=4 * 1024 * 1024,
+    prefix_targets_with_hash=False,
+    app_user_agent="wheeltapper-agent",
+)
+
+
+class _Fetcher(FetcherInterface):
+    """python-tuf's downloads through our client; its ``download_file`` caps the length while it reads."""
+
+    def __init__(self, client: HttpsClient) -> None:
+        self._client = client
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        # A generator would raise only when read, outside of python-tuf's own wrapping: take the first piece here.
+        pieces = self._client.stream(url)
+        try:
+            first = next(pieces, b"")
+        except HttpsError as error:
+            if error.status:
+                raise exceptions.DownloadHTTPError(error.message, error.status) from error
+            raise exceptions.DownloadError(error.message) from error
+        return self._rest(first, pieces)
+
+    @staticmethod
+    def _rest(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        yield first
+        try:
+            yield from pieces
+        except HttpsError as error:
+            raise exceptions.DownloadError(error.message) from error
+
+
+def _translated(error: Exception) -> AgentError:
+    """Our code for an error of python-tuf."""
+    codes: tuple[tuple[type[Exception], str], ...] = (
+        (exceptions.ExpiredMetadataError, "trust.expired"),
+        (exceptions.BadVersionNumberError, "trust.version"),
+        (exceptions.UnsignedMetadataError, "trust.signature"),
+        (exceptions.LengthOrHashMismatchError, "trust.hash"),
+        (exceptions.DownloadLengthMismatchError, "trust.too_long"),
+        (exceptions.DownloadError, "fetch.unreachable"),
+        (exceptions.RepositoryError, "trust.metadata"),
+        (OSError, "trust.storage"),
+    )
+    code = next((code for kind, code in codes if isinstance(error, kind)), "trust.metadata")
+    return AgentError(code, f"the repository's metadata: {str(error)[:300] or type(error).__name__}")
+
+
+@dataclass(frozen=True)
+class VerifiedMetadata:
+    """One refresh's view of the repository: all questions are answered from the same consistent state."""
+
+    updater: Updater
+    targets: Targets
+
+    def verify_director(self, payload: bytes, signatures: dict[str, Any]) -> None:
+        """Check the signatures over ``payload`` against the director's keys and threshold.
+
+        Raises:
+            ValueError: they do not meet it, or nothing is delegated to a director.
+        """
+        try:
+            self.targets.verify_delegate(DIRECTOR, payload, signatures)
+        except exceptions.UnsignedMetadataError as error:
+            raise ValueError(str(error)) from error
+
+    def check_target(self, target: PipelineTarget) -> None:
+        """Check that the model team's metadata name the same manifest as the assignment.
+
+        Raises:
+            AgentError: ``update.not_published``, ``update.disagree``, and those of :meth:`TufClient.refresh`.
+        """
+        try:
+            info = self.updater.get_targetinfo(target.path)
+        except (exceptions.RepositoryError, exceptions.DownloadError, OSError, ValueError) as error:
+            raise _translated(error) from error
+        if info is None:
+            raise AgentError("update.not_published", f"{target.path} is not signed by the team of {target.model}")
+        if info.length != target.length or info.hashes.get("sha256") != target.sha256:
+            raise AgentError("update.disagree", f"assignment and targets metadata name different bytes for {target.path}")
+
+
+class TufClient:
+    """The device's view of the repository, cached in ``folder``.
+
+    Args:
+        root: bytes of the trusted root that came with the enrolment.
+    """
+
+    def __init__(self, folder: Path, root: bytes, client: HttpsClient) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._root = root
+        self._client = client
+
+    def refresh(self, not_before_seconds: float) -> VerifiedMetadata:
+        """Fetch and verify root, timestamp, snapshot and targets.
+
+        Args:
+            not_before_seconds: Unix time; expiry is judged at the clock's time, but not before this.
+
+        Raises:
+            AgentError: ``trust.*`` where something does not verify, ``fetch.unreachable`` where it cannot be had.
+        """
+        try:
+            updater = Updater(
+                str(self._folder),
+                self._client.base_url + _TUF_PREFIX,
+                fetcher=_Fetcher(self._client),
+                config=_CONFIG,
+                bootstrap=self._root,
+            )
+            trusted = updater._trusted_set
+            floor = datetime.datetime.fromtimestamp(not_before_seconds, datetime.UTC)
+            # python-tuf has no public way to give the time; without this a clock set back would revive expired metadata.
+            trusted.reference_time = max(trusted.reference_time, floor)
+            updater.refresh()
+        except (exceptions.RepositoryError, exceptions.DownloadError, OSError, ValueError, RecursionError) as error:
+            raise _translated(error) from error
+        return VerifiedMetadata(updater, trusted.targets)

@@ -1,0 +1,217 @@
+"""A bundle, loaded: verified bytes turned into features, network, scorer; and the self-test of it on this board.
+
+Invariant: every file is checked against the manifest at each load, and what runs is made of the very bytes that were checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.features import FeatureSet
+from wheeltapper_protocols.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MAX_FILE_BYTES,
+    MAX_MANIFEST_BYTES,
+    MODEL_FILE,
+    Manifest,
+    check_file,
+    decode_manifest,
+)
+from wheeltapper_protocols.scoring import Scorer, Scores
+
+from wheeltapper_agent.adapters.runtime_onnx import OnnxModel
+from wheeltapper_agent.config import Profile
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ports import Model, SourceSpec
+
+__all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "self_test"]
+
+_LATENCY_RUNS: Final = 40
+_WARM_UP_RUNS: Final = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Some windows through a bundle; the first axis of everything is the window."""
+
+    features: NDArray[np.float32]
+    model_input: NDArray[np.float32]
+    model_output: NDArray[np.float32]
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A release that can score windows."""
+
+    manifest: Manifest
+    sha256: str
+    features: FeatureSet
+    scorer: Scorer
+    model: Model
+    golden: bytes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features' names."""
+        return tuple(self.features.names)
+
+    def evaluate(self, samples: NDArray[np.float32]) -> Evaluation:
+        """Score ``samples`` [window, sample, channel] in the manifest's units.
+
+        Raises:
+            AgentError: ``runtime.run``.
+        """
+        features = np.asarray(self.features.compute(samples), dtype=np.float32)
+        model_input = self.scorer.model_input(features)
+        model_output = self.model.run(model_input)
+        return Evaluation(features, model_input, model_output, self.scorer.score(model_input, model_output))
+
+
+def _read(path: Path, limit_bytes: int) -> bytes:
+    try:
+        if path.stat().st_size > limit_bytes:
+            raise AgentError("bundle.too_large", f"{path.name} exceeds {limit_bytes} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise AgentError("bundle.missing", f"{path} cannot be read: {error.strerror}") from error
+
+
+def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None = None) -> Bundle:
+    """Load the bundle in ``folder``.
+
+    Args:
+        folder: with ``manifest.json`` and the files that it names.
+        profile: the board; None for one thread on the CPU.
+        sha256: what the manifest's hash must begin with.
+
+    Raises:
+        AgentError: ``bundle.missing``, ``bundle.too_large``, ``bundle.invalid``, ``runtime.load``.
+        ProtocolError: ``manifest.*``.
+    """
+    raw = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    digest = hashlib.sha256(raw).hexdigest()
+    if sha256 is not None and not digest.startswith(sha256):
+        raise AgentError("bundle.hash", f"the manifest in {folder.name} is not the one that was verified")
+    manifest = decode_manifest(raw)
+    contents: dict[str, bytes] = {}
+    for file in manifest.files:
+        content = _read(folder / file.name, MAX_FILE_BYTES)
+        check_file(file, content)
+        if file.name in (MODEL_FILE, GOLDEN_FILE):
+            contents[file.name] = content
+    shape = manifest.input
+    try:
+        features = FeatureSet(manifest.features, shape.sample_rate_hz, shape.window_samples, len(shape.channels))
+        scorer = Scorer(manifest.scoring, tuple(features.names))
+    except (ProtocolError, ValueError, IndexError, KeyError) as error:
+        raise AgentError("bundle.invalid", f"the manifest cannot be run: {error}") from error
+    providers = profile.providers if profile else ("CPUExecutionProvider",)
+    model = OnnxModel(contents[MODEL_FILE], providers, profile.threads if profile else 1)
+    return Bundle(manifest, digest, features, scorer, model, contents[GOLDEN_FILE])
+
+
+def check_input(manifest: Manifest, spec: SourceSpec) -> None:
+    """Check that the windows of a source are what the release takes.
+
+    Raises:
+        AgentError: ``update.input_mismatch``.
+    """
+    shape = manifest.input
+    pairs: tuple[tuple[str, Any, Any], ...] = (
+        ("sample rate [Hz]", shape.sample_rate_hz, spec.sample_rate_hz),
+        ("samples in a window", shape.window_samples, spec.window_samples),
+        ("channels", tuple(shape.channels), spec.channels),
+        ("units", tuple(shape.units), spec.units),
+    )
+    for what, needed, given in pairs:
+        same = math.isclose(needed, given, rel_tol=1e-6) if isinstance(needed, float) else needed == given
+        if not same:
+            raise AgentError("update.input_mismatch", f"{what}: the release takes {needed}, the source gives {given}")
+
+
+def _golden(content: bytes) -> dict[str, NDArray[Any]]:
+    names = ("samples", "model_input", "model_output", "score")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in names}
+    except Exception as error:  # numpy and zipfile raise many kinds on foreign bytes
+        raise AgentError("self_test.golden", f"the golden vectors cannot be read: {str(error)[:200]}") from error
+    if arrays["samples"].ndim != 3 or not len(arrays["samples"]):
+        raise AgentError("self_test.golden", "the golden vectors hold no windows")
+    return arrays
+
+
+def _rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+
+
+def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, float]:
+    """Run the golden vectors from raw samples to scores on this board, then measure latency and memory.
+
+    Args:
+        bundle: loaded.
+        rss_before_mb: peak memory before it was loaded; None: the growth of this test alone counts.
+
+    Returns:
+        ``output_error``, ``score_error``, ``latency_p95_ms``, ``rss_growth_mb``.
+
+    Raises:
+        AgentError: ``self_test.golden``, ``self_test.features``, ``self_test.output``, ``self_test.score``, ``self_test.latency``,
+            ``self_test.memory``, ``runtime.run``.
+    """
+    before_mb = _rss_mb() if rss_before_mb is None else rss_before_mb
+    golden = _golden(bundle.golden)
+    samples = np.asarray(golden["samples"], dtype=np.float32)
+    try:
+        found = bundle.evaluate(samples)
+    except (ProtocolError, ValueError, IndexError) as error:
+        raise AgentError("self_test.golden", f"the golden windows cannot be scored: {error}") from error
+    metrics = _compare(bundle, golden, found)
+    times_ms = []
+    for run in range(_WARM_UP_RUNS + _LATENCY_RUNS):
+        one = samples[run % len(samples)][None]
+        begin = time.perf_counter()
+        bundle.evaluate(one)
+        if run >= _WARM_UP_RUNS:
+            times_ms.append((time.perf_counter() - begin) * 1e3)
+    metrics["latency_p95_ms"] = float(np.percentile(times_ms, 95))
+    metrics["rss_growth_mb"] = max(0.0, _rss_mb() - before_mb)
+    budget = bundle.manifest.budget
+    if metrics["latency_p95_ms"] > budget.latency_p95_ms:
+        text = f"p95 {metrics['latency_p95_ms']:.2f} ms exceeds the budget of {budget.latency_p95_ms} ms"
+        raise AgentError("self_test.latency", text)
+    if metrics["rss_growth_mb"] > budget.rss_growth_mb:
+        text = f"memory grew by {metrics['rss_growth_mb']:.1f} MB, the budget is {budget.rss_growth_mb} MB"
+        raise AgentError("self_test.memory", text)
+    return metrics
+
+
+def _compare(bundle: Bundle, golden: dict[str, NDArray[Any]], found: Evaluation) -> dict[str, float]:
+    tolerance = bundle.manifest.golden
+    checks = (
+        ("features", golden["model_input"], found.model_input, tolerance.feature_rtol, tolerance.feature_rtol),
+        ("output", golden["model_output"], found.model_output, tolerance.output_atol, 0.0),
+        ("score", golden["score"], found.scores.score, 1e-9, tolerance.score_rtol),
+    )
+    metrics: dict[str, float] = {}
+    for what, expected, got, atol, rtol in checks:
+        if expected.shape != got.shape:
+            raise AgentError(f"self_test.{what}", f"golden {what} have the shape {expected.shape}, this board gives {got.shape}")
+        error = np.abs(np.asarray(got, dtype=np.float64) - expected)
+        worst = float(np.max(error))
+        if not np.all(error <= atol + rtol * np.abs(expected)):  # also refuses NaN
+            raise AgentError(f"self_test.{what}", f"golden {what} differ by up to {worst:.4g} on this board")
+        metrics[f"{what}_error"] = worst
+    return metrics

@@ -1,0 +1,246 @@
+"""The agent's configuration: frozen dataclasses, one loader, an unknown key is an error.
+
+A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]`` and ``[[pipelines]]``. The profile of the board comes from
+``firmware_configs/profiles/<name>.toml``. No globals, no environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.ids import name as check_name
+
+from wheeltapper_agent.errors import AgentError
+
+__all__ = [
+    "AgentConfig",
+    "DeliveryConfig",
+    "DeviceConfig",
+    "PipelineConfig",
+    "Profile",
+    "ReplayConfig",
+    "SimulatorConfig",
+    "UpdateConfig",
+    "firmware_configs",
+    "load_config",
+    "load_profile",
+]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceConfig:
+    """Where the device keeps its state, and on which board it runs."""
+
+    state_dir: Path
+    profile: str = "x86-gateway"
+    status_seconds: float = 30.0
+    """How often the retained status is repeated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryConfig:
+    """How records are sent."""
+
+    batch_seconds: float = 1.0
+    resend_seconds: float = 5.0
+    max_in_flight: int = 2000
+    reconnect_max_seconds: float = 10.0
+    flush_seconds: float = 5.0
+    """How long a clean end waits for the fleet's ack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateConfig:
+    """How releases are taken."""
+
+    fetch_attempts: int = 5
+    fetch_retry_seconds: float = 1.0
+    metadata_retry_seconds: float = 2.0
+    http_timeout_seconds: float = 20.0
+    probation_windows: int = 3
+    probation_timeout_seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorConfig:
+    """A simulated bearing; see :mod:`wheeltapper_agent.adapters.simulator`. Times are of the machine, in seconds."""
+
+    kind: Literal["simulator"] = "simulator"
+    seed: int = 1
+    sample_rate_hz: float = 12800.0
+    window_samples: int = 4096
+    interval_seconds: float = 60.0
+    """Machine time between the starts of two windows."""
+    time_scale: float = 60.0
+    """Machine seconds a second of the wall clock."""
+    started_at: float | None = None
+    """Unix time of machine time 0; None: the first start, remembered in the state folder."""
+    shaft_hz: float = 29.17
+    fault: Literal["none", "outer", "inner", "ball"] = "none"
+    onset_seconds: float = 0.0
+    failure_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayConfig:
+    """A recording played once."""
+
+    kind: Literal["replay"] = "replay"
+    path: Path
+    rate_hz: float = 1.0
+    """Windows a second of the wall clock."""
+    hold_until_model: bool = False
+    """Wait for the first active model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """One sensor stream."""
+
+    name: str
+    source: SimulatorConfig | ReplayConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a board offers; the keys of ``firmware_configs/profile.schema.json``."""
+
+    name: str
+    description: str = ""
+    runtime: str = "onnx"
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: int = 1
+    memory_cap_mb: int = 512
+    spool_max_records: int = 1_000_000
+    batch_records: int = 200
+    capture_max_mb: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Everything."""
+
+    device: DeviceConfig
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+    pipelines: tuple[PipelineConfig, ...] = ()
+
+
+def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
+    """``value`` as ``hint``, or an error that names ``where``."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        if value in options:
+            return value
+    elif hint is Path:
+        if isinstance(value, str) and value:
+            return base / value
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif hint in (str, bool, int):
+        if type(value) is hint:
+            return value
+    elif type(None) in options:
+        return _value(options[0], value, where, base)
+    elif typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_value(options[0], entry, where, base) for entry in value)
+    raise AgentError("config.invalid", f"{where} cannot be {value!r}; expected {hint}")
+
+
+def _build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> _T:
+    """An instance of the dataclass ``kind`` from a TOML table."""
+    if not isinstance(table, dict):
+        raise AgentError("config.invalid", f"{where} must be a table")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(table) - set(hints))
+    if unknown:
+        raise AgentError("config.unknown_key", f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(hints))}")
+    values = {key: _value(hints[key], value, f"{where}.{key}", base) for key, value in table.items() if key not in ready}
+    try:
+        return kind(**values, **ready)
+    except TypeError as error:
+        required = [entry.name for entry in dataclasses.fields(kind) if entry.default is dataclasses.MISSING]  # type: ignore[arg-type]  # kind is a dataclass
+        raise AgentError("config.missing_key", f"{where} needs {', '.join(required)}") from error
+
+
+def _pipeline(table: Any, index: int, base: Path) -> PipelineConfig:
+    where = f"pipelines[{index}]"
+    source = table.get("source") if isinstance(table, dict) else None
+    kinds: dict[Any, type[SimulatorConfig] | type[ReplayConfig]] = {"simulator": SimulatorConfig, "replay": ReplayConfig}
+    kind = kinds.get(source.get("kind")) if isinstance(source, dict) else None
+    if kind is None:
+        raise AgentError("config.invalid", f"{where}.source.kind must be one of {', '.join(kinds)}")
+    pipeline = _build(PipelineConfig, table, where, base, source=_build(kind, source, f"{where}.source", base))
+    try:
+        check_name(pipeline.name, "pipeline name")
+    except WireError as error:
+        raise AgentError("config.invalid", f"{where}.name: {error.message}") from error
+    return pipeline
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AgentError("config.unreadable", f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise AgentError("config.malformed", f"{path} is not TOML: {error}") from error
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read a configuration; relative paths in it are relative to its folder.
+
+    Raises:
+        AgentError: ``config.unreadable``, ``config.malformed``, ``config.unknown_key``, ``config.missing_key``, ``config.invalid``.
+    """
+    table = _read(path)
+    base = path.resolve().parent
+    pipelines = table.get("pipelines", [])
+    if not isinstance(pipelines, list):
+        raise AgentError("config.invalid", "pipelines must be an array of tables: [[pipelines]]")
+    ready = {
+        "device": _build(DeviceConfig, table.get("device", {}), "device", base),
+        "delivery": _build(DeliveryConfig, table.get("delivery", {}), "delivery", base),
+        "update": _build(UpdateConfig, table.get("update", {}), "update", base),
+        "pipelines": tuple(_pipeline(entry, index, base) for index, entry in enumerate(pipelines)),
+    }
+    names = [entry.name for entry in ready["pipelines"]]  # type: ignore[attr-defined]  # a tuple of PipelineConfig
+    if len(set(names)) != len(names):
+        raise AgentError("config.invalid", "two pipelines have the same name")
+    return _build(AgentConfig, table, "the configuration", base, **ready)
+
+
+def firmware_configs() -> Path:
+    """The folder of schema and profiles: inside the package when installed, else at the root of the repository.
+
+    Raises:
+        AgentError: ``config.profile``.
+    """
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "firmware_configs", here.parents[3] / "firmware_configs"):
+        if folder.is_dir():
+            return folder
+    raise AgentError("config.profile", "firmware_configs is not installed; reinstall wheeltapper-agent")
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of a board.
+
+    Raises:
+        AgentError: ``config.profile`` (there is none of that name), ``config.unknown_key``, ``config.invalid``.
+    """
+    folder = firmware_configs() / "profiles"
+    path = folder / f"{name}.toml"
+    known = sorted(entry.stem for entry in folder.glob("*.toml"))
+    if name not in known:
+        raise AgentError("config.profile", f"there is no profile {name[:80]!r}; known are {', '.join(known)}")
+    return _build(Profile, _read(path), f"profile {name}", folder)

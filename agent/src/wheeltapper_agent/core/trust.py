@@ -1,0 +1,149 @@
+"""The rules that an assignment must meet, in their order: signature over the bytes received, then everything else.
+
+Invariants:
+    * Nothing of the payload is read before its signature held.
+    * The counter must rise; the same payload again is :data:`IGNORED`, which is neither accepted nor refused.
+    * Time never runs backwards past the newest time seen in something verified (:attr:`Standing.newest_time_seconds`).
+    * Whatever the bytes are, only :class:`RefusedError` leaves this module.
+
+What this module does not do: fetch or check TUF metadata; ``verify`` is handed in and knows the director's keys.
+Order and attacks: Uptane Standard 2.0, 5.4.4 (full verification).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+from securesystemslib.dsse import Envelope
+from wheeltapper_protocols.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, decode_assignment
+from wheeltapper_protocols.errors import WireError
+
+__all__ = ["IGNORED", "Accepted", "Ignored", "RefusedError", "Standing", "Verify", "check_assignment", "effective_now"]
+
+Verify = Callable[[bytes, dict[str, Any]], None]
+"""Raises ValueError when the signatures (by key id) over the bytes do not meet the director's threshold."""
+
+
+class RefusedError(Exception):
+    """An assignment that changes nothing. ``execution`` is known only where the signature held."""
+
+    def __init__(self, code: str, message: str, execution: str | None = None) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+        self.message = message
+        self.execution = execution
+
+
+class Ignored(Enum):
+    """The assignment is one that was accepted before."""
+
+    IGNORED = "ignored"
+
+
+IGNORED: Final = Ignored.IGNORED
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the device remembers of the assignments that it accepted."""
+
+    device: str
+    counter: int = 0
+    payload_sha256: str = ""
+    newest_time_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An assignment to act on, and what to remember from now on."""
+
+    assignment: Assignment
+    standing: Standing
+
+
+class _Signature(Struct):
+    keyid: Annotated[str, Meta(max_length=128)]
+    sig: Annotated[str, Meta(max_length=8192)]
+
+
+class _Envelope(Struct):
+    payload: Annotated[str, Meta(max_length=MAX_ENVELOPE_BYTES)]
+    payloadType: Annotated[str, Meta(max_length=200)]  # noqa: N815  # DSSE's spelling
+    signatures: Annotated[list[_Signature], Meta(min_length=1, max_length=16)]
+
+
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+
+
+def effective_now(clock_seconds: float, standing: Standing) -> float:
+    """The time to judge expiry by: the clock, but never before the newest time verified."""
+    return max(clock_seconds, standing.newest_time_seconds)
+
+
+def read_envelope(raw: bytes) -> Envelope:
+    """The DSSE envelope in ``raw``, nothing verified.
+
+    Raises:
+        RefusedError: ``assignment.malformed``.
+    """
+    if len(raw) > MAX_ENVELOPE_BYTES:
+        raise RefusedError("assignment.malformed", f"the envelope has {len(raw)} bytes; the cap is {MAX_ENVELOPE_BYTES}")
+    try:
+        return Envelope.from_dict(msgspec.to_builtins(_ENVELOPE.decode(raw)))
+    except Exception as error:  # noqa: BLE001  # foreign bytes through foreign decoders: any failure is a refusal
+        raise RefusedError("assignment.malformed", f"not a DSSE envelope: {str(error)[:200]}") from error
+
+
+def check_assignment(raw: bytes, standing: Standing, verify: Verify, clock_seconds: float) -> Accepted | Ignored:
+    """Judge the envelope in ``raw``.
+
+    Args:
+        raw: the bytes received.
+        standing: what was accepted before.
+        verify: checks signatures against the verified TUF metadata.
+        clock_seconds: Unix time by the device's clock.
+
+    Raises:
+        RefusedError: ``assignment.malformed``, ``assignment.signature``, ``assignment.device``, ``assignment.counter``,
+            ``assignment.expired``.
+    """
+    envelope = read_envelope(raw)
+    try:
+        verify(envelope.pae(), envelope.signatures)
+    except ValueError as error:
+        raise RefusedError("assignment.signature", f"not signed by the director: {str(error)[:200]}") from error
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise RefusedError("assignment.malformed", f"the payload is {envelope.payload_type[:80]!r}, not an assignment")
+    try:
+        assignment = decode_assignment(envelope.payload)
+    except WireError as error:
+        raise RefusedError("assignment.malformed", error.message[:400]) from error
+    return _judge(assignment, hashlib.sha256(envelope.payload).hexdigest(), standing, clock_seconds)
+
+
+def _judge(assignment: Assignment, digest: str, standing: Standing, clock_seconds: float) -> Accepted | Ignored:
+    execution = assignment.execution
+    if assignment.device != standing.device:
+        message = f"the assignment is for {assignment.device}, this device is {standing.device}"
+        raise RefusedError("assignment.device", message, execution)
+    if assignment.counter == standing.counter and digest == standing.payload_sha256:
+        return IGNORED
+    if assignment.counter <= standing.counter:
+        message = f"counter {assignment.counter} does not rise above {standing.counter}"
+        raise RefusedError("assignment.counter", message, execution)
+    if assignment.expires_at <= effective_now(clock_seconds, standing):
+        raise RefusedError("assignment.expired", f"the assignment expired at {assignment.expires_at:.0f}", execution)
+    remembered = replace(
+        standing,
+        counter=assignment.counter,
+        payload_sha256=digest,
+        # A director that lies about the time must not be able to push it past what it signs for itself.
+        newest_time_seconds=max(standing.newest_time_seconds, min(assignment.issued_at, assignment.expires_at)),
+    )
+    return Accepted(assignment, remembered)

@@ -1,0 +1,149 @@
+"""The update machine of one execution: one table, no I/O.
+
+Invariants:
+    * Every change of state is a row of :data:`TABLE`; a pair that is not there raises.
+    * Before activation an execution can end as FAILED, REJECTED, SUPERSEDED or CANCELLED without touching the active model;
+      from ACTIVATING on it ends as COMMITTED, or goes back through ROLLING_BACK.
+    * WAITING (window, battery, network) and SHADOW (score beside the active model) are states that exist and are passed.
+
+What this module does not do: the effects, the journal, time. See :mod:`resume` for what follows a restart.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from wheeltapper_protocols.messages import ExecutionState as S
+
+__all__ = ["ENTRY_EFFECTS", "TABLE", "Effect", "Event", "IllegalTransitionError", "Step", "step"]
+
+
+class Event(Enum):
+    """What can happen to an execution."""
+
+    ACCEPTED = auto()
+    ALREADY_ACTIVE = auto()
+    CONDITIONS_MET = auto()
+    FETCHED = auto()
+    FETCH_FAILED = auto()
+    VERIFIED = auto()
+    REFUSED = auto()
+    TEST_STARTED = auto()
+    TEST_PASSED = auto()
+    SHADOWED = auto()
+    ACTIVATED = auto()
+    HEALTHY = auto()
+    BROKE = auto()
+    RESTORED = auto()
+    SUPERSEDE = auto()
+    CANCEL = auto()
+    GIVE_UP = auto()
+
+
+class Effect(Enum):
+    """What the service must do on entering a state, after journalling it."""
+
+    ACCEPT = auto()
+    AWAIT_CONDITIONS = auto()
+    FETCH = auto()
+    VERIFY_AND_STAGE = auto()
+    BEGIN_SELF_TEST = auto()
+    SELF_TEST = auto()
+    SHADOW = auto()
+    ACTIVATE = auto()
+    OBSERVE = auto()
+    ROLL_BACK = auto()
+    FINISH = auto()
+
+
+class Step(NamedTuple):
+    """The state entered and its effect."""
+
+    state: S
+    effect: Effect
+
+
+class IllegalTransitionError(Exception):
+    """An event that cannot happen in this state: a fault in the program."""
+
+
+ENTRY_EFFECTS: Final[dict[S, Effect]] = {
+    S.ASSIGNED: Effect.ACCEPT,
+    S.WAITING: Effect.AWAIT_CONDITIONS,
+    S.FETCHING: Effect.FETCH,
+    S.VERIFYING: Effect.VERIFY_AND_STAGE,
+    S.STAGED: Effect.BEGIN_SELF_TEST,
+    S.SELF_TEST: Effect.SELF_TEST,
+    S.SHADOW: Effect.SHADOW,
+    S.ACTIVATING: Effect.ACTIVATE,
+    S.PROBATION: Effect.OBSERVE,
+    S.ROLLING_BACK: Effect.ROLL_BACK,
+    S.COMMITTED: Effect.FINISH,
+    S.FAILED: Effect.FINISH,
+    S.REJECTED: Effect.FINISH,
+    S.SUPERSEDED: Effect.FINISH,
+    S.CANCELLED: Effect.FINISH,
+    S.ROLLED_BACK: Effect.FINISH,
+}
+
+# fmt: off
+TABLE: Final[dict[tuple[S, Event], S]] = {
+    (S.ASSIGNED,     Event.ACCEPTED):       S.WAITING,
+    (S.ASSIGNED,     Event.ALREADY_ACTIVE): S.COMMITTED,
+    (S.ASSIGNED,     Event.REFUSED):        S.REJECTED,
+    (S.ASSIGNED,     Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.ASSIGNED,     Event.CANCEL):         S.CANCELLED,
+    (S.ASSIGNED,     Event.GIVE_UP):        S.FAILED,
+    (S.WAITING,      Event.CONDITIONS_MET): S.FETCHING,
+    (S.WAITING,      Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.WAITING,      Event.CANCEL):         S.CANCELLED,
+    (S.WAITING,      Event.GIVE_UP):        S.FAILED,
+    (S.FETCHING,     Event.FETCHED):        S.VERIFYING,
+    (S.FETCHING,     Event.FETCH_FAILED):   S.FAILED,
+    (S.FETCHING,     Event.REFUSED):        S.REJECTED,
+    (S.FETCHING,     Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.FETCHING,     Event.CANCEL):         S.CANCELLED,
+    (S.FETCHING,     Event.GIVE_UP):        S.FAILED,
+    (S.VERIFYING,    Event.VERIFIED):       S.STAGED,
+    (S.VERIFYING,    Event.REFUSED):        S.REJECTED,
+    (S.VERIFYING,    Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.VERIFYING,    Event.CANCEL):         S.CANCELLED,
+    (S.VERIFYING,    Event.GIVE_UP):        S.FAILED,
+    (S.STAGED,       Event.TEST_STARTED):   S.SELF_TEST,
+    (S.STAGED,       Event.REFUSED):        S.REJECTED,
+    (S.STAGED,       Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.STAGED,       Event.CANCEL):         S.CANCELLED,
+    (S.STAGED,       Event.GIVE_UP):        S.FAILED,
+    (S.SELF_TEST,    Event.TEST_PASSED):    S.SHADOW,
+    (S.SELF_TEST,    Event.REFUSED):        S.REJECTED,
+    (S.SELF_TEST,    Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.SELF_TEST,    Event.CANCEL):         S.CANCELLED,
+    (S.SELF_TEST,    Event.GIVE_UP):        S.FAILED,
+    (S.SHADOW,       Event.SHADOWED):       S.ACTIVATING,
+    (S.SHADOW,       Event.REFUSED):        S.REJECTED,
+    (S.SHADOW,       Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.SHADOW,       Event.CANCEL):         S.CANCELLED,
+    (S.SHADOW,       Event.GIVE_UP):        S.FAILED,
+    (S.ACTIVATING,   Event.ACTIVATED):      S.PROBATION,
+    (S.ACTIVATING,   Event.BROKE):          S.ROLLING_BACK,
+    (S.ACTIVATING,   Event.GIVE_UP):        S.ROLLING_BACK,
+    (S.PROBATION,    Event.HEALTHY):        S.COMMITTED,
+    (S.PROBATION,    Event.BROKE):          S.ROLLING_BACK,
+    (S.PROBATION,    Event.GIVE_UP):        S.ROLLING_BACK,
+    (S.ROLLING_BACK, Event.RESTORED):       S.ROLLED_BACK,
+    (S.ROLLING_BACK, Event.GIVE_UP):        S.FAILED,
+}
+# fmt: on
+
+
+def step(state: S, event: Event) -> Step:
+    """The state that follows and what to do on entering it.
+
+    Raises:
+        IllegalTransitionError: the pair is not in :data:`TABLE`.
+    """
+    following = TABLE.get((state, event))
+    if following is None:
+        raise IllegalTransitionError(f"{event.name} cannot happen in {state.value}")
+    return Step(following, ENTRY_EFFECTS[following])

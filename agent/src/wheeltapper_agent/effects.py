@@ -1,0 +1,243 @@
+"""What the states of an execution do: fetch, verify, stage, self-test, activate, observe, roll back.
+
+Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is followed only after the
+director's assignment and the team's targets metadata agreed on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.errors import ProtocolError, WireError
+from wheeltapper_protocols.manifest import Manifest, decode_manifest
+
+from wheeltapper_agent.adapters.blobs import BlobStore
+from wheeltapper_agent.adapters.journal import Execution
+from wheeltapper_agent.adapters.slots import Slots, slot_name
+from wheeltapper_agent.bundle import Bundle, check_input, load_bundle, self_test
+from wheeltapper_agent.config import Profile, UpdateConfig
+from wheeltapper_agent.core.update import Effect, Event
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Clock, MetadataClient
+
+__all__ = ["Effects", "Interrupted", "Outcome"]
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS: Final = 0.05
+_RETRY_CAP_SECONDS: Final = 30.0
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error: somebody asked
+    """A long effect stopped early, because the agent stops or something else was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The event that an effect led to, and why."""
+
+    event: Event
+    code: str = ""
+    detail: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Effects:
+    """The effects, on the device's own folders and pipelines."""
+
+    def __init__(
+        self,
+        pipelines: Mapping[str, Pipeline],
+        slots: Slots,
+        blobs: BlobStore,
+        metadata: MetadataClient,
+        config: UpdateConfig,
+        profile: Profile,
+        clock: Clock,
+    ) -> None:
+        self._pipelines = pipelines
+        self._slots = slots
+        self._blobs = blobs
+        self._metadata = metadata
+        self._config = config
+        self._profile = profile
+        self._clock = clock
+        self._tested: dict[str, Bundle] = {}
+        self.interrupted: Callable[[Execution], bool] = lambda _execution: False
+
+    def do(self, effect: Effect, execution: Execution, now_seconds: float) -> Outcome:
+        """Do ``effect`` for ``execution``.
+
+        Raises:
+            Interrupted: it stopped early.
+            AgentError, ProtocolError: it failed.
+        """
+        match effect:
+            case Effect.ACCEPT:
+                return self._accept(execution)
+            case Effect.AWAIT_CONDITIONS:
+                return Outcome(Event.CONDITIONS_MET)
+            case Effect.FETCH:
+                return self._fetch(execution, now_seconds)
+            case Effect.VERIFY_AND_STAGE:
+                return self._verify_and_stage(execution)
+            case Effect.BEGIN_SELF_TEST:
+                return Outcome(Event.TEST_STARTED)
+            case Effect.SELF_TEST:
+                return self._self_test(execution)
+            case Effect.SHADOW:
+                return Outcome(Event.SHADOWED)
+            case Effect.ACTIVATE:
+                return self._activate(execution)
+            case Effect.OBSERVE:
+                return self._observe(execution)
+            case Effect.ROLL_BACK:
+                return self._roll_back(execution)
+            case Effect.FINISH:
+                raise AgentError("update.internal", "FINISH leads to no event")
+
+    def active(self, pipelines: Mapping[str, PipelineTarget]) -> dict[str, str | None]:
+        """The slots that ``pipelines`` run now."""
+        return {name: self._slots.active(name) for name in pipelines}
+
+    def load_active(self, name: str) -> None:
+        """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one."""
+        for slot in (self._slots.active(name), self._slots.previous(name)):
+            if slot is None:
+                continue
+            try:
+                self._pipelines[name].swap(self._load(slot))
+            except (AgentError, ProtocolError) as error:
+                _LOG.error("pipeline %s: %s cannot be run: %s", name, slot, error)
+            else:
+                _LOG.info("pipeline %s: runs %s", name, slot)
+                return
+
+    def finish(self) -> None:
+        """Forget what no slot needs."""
+        self._tested.clear()
+        try:
+            self._slots.collect_garbage(set())
+            self._blobs.collect_garbage(set())
+        except OSError as error:
+            _LOG.warning("slot.storage: cleaning up: %s", error)
+
+    def _load(self, slot: str) -> Bundle:
+        return load_bundle(self._slots.path(slot), self._profile, slot.rpartition("-")[2])
+
+    def _accept(self, execution: Execution) -> Outcome:
+        for name in execution.targets:
+            if name not in self._pipelines:
+                return Outcome(Event.REFUSED, "update.unknown_pipeline", f"this device has no pipeline {name}")
+        if all(self._slots.active(name) == slot_name(target) for name, target in execution.targets.items()):
+            return Outcome(Event.ALREADY_ACTIVE)
+        return Outcome(Event.ACCEPTED)
+
+    def _wait(self, execution: Execution, seconds: float) -> None:
+        deadline = self._clock.monotonic() + seconds
+        while (left := deadline - self._clock.monotonic()) > 0:
+            if self.interrupted(execution):
+                raise Interrupted
+            threading.Event().wait(min(left, _POLL_SECONDS))
+
+    def _fetch(self, execution: Execution, now_seconds: float) -> Outcome:
+        attempt = 0
+        while True:
+            if self.interrupted(execution):
+                raise Interrupted
+            try:
+                self._fetch_once(execution, now_seconds)
+                return Outcome(Event.FETCHED)
+            except WireError as error:
+                return Outcome(Event.REFUSED, error.code, error.message)
+            except AgentError as error:
+                if error.code.startswith("update."):
+                    return Outcome(Event.REFUSED, error.code, error.message)
+                attempt += 1
+                _LOG.info("execution %s: attempt %d to fetch: %s", execution.id, attempt, error)
+                if attempt >= self._config.fetch_attempts:
+                    return Outcome(Event.FETCH_FAILED, error.code, error.message)
+            self._wait(execution, min(self._config.fetch_retry_seconds * 2 ** (attempt - 1), _RETRY_CAP_SECONDS))
+
+    def _fetch_once(self, execution: Execution, now_seconds: float) -> None:
+        verified = self._metadata.refresh(now_seconds)
+        for target in execution.targets.values():
+            verified.check_target(target)
+            manifest = decode_manifest(self._blobs.fetch(target.sha256, target.length).read_bytes())
+            for file in manifest.files:
+                if self.interrupted(execution):
+                    raise Interrupted
+                self._blobs.fetch(file.sha256, file.length)
+
+    def _manifest(self, target: PipelineTarget) -> tuple[bytes, Manifest]:
+        """The manifest of ``target``; the store checks length and hash again."""
+        raw = self._blobs.fetch(target.sha256, target.length).read_bytes()
+        manifest = decode_manifest(raw)
+        if (manifest.model, manifest.release) != (target.model, target.release):
+            text = f"{target.path} holds the manifest of {manifest.model} {manifest.release}"
+            raise AgentError("update.wrong_release", text)
+        return raw, manifest
+
+    def _verify_and_stage(self, execution: Execution) -> Outcome:
+        for name, target in execution.targets.items():
+            raw, manifest = self._manifest(target)
+            check_input(manifest, self._pipelines[name].spec)
+            files: dict[str, Path] = {file.name: self._blobs.fetch(file.sha256, file.length) for file in manifest.files}
+            self._slots.stage(slot_name(target), raw, files)
+        return Outcome(Event.VERIFIED)
+
+    def _self_test(self, execution: Execution) -> Outcome:
+        metrics: dict[str, float] = {}
+        for target in execution.targets.values():
+            slot = slot_name(target)
+            if slot not in self._tested:
+                bundle = self._load(slot)
+                metrics |= self_test(bundle)
+                self._tested[slot] = bundle
+        return Outcome(Event.TEST_PASSED, metrics=metrics)
+
+    def _activate(self, execution: Execution) -> Outcome:
+        bundles = {name: self._bundle(slot_name(target)) for name, target in execution.targets.items()}
+        for name, target in execution.targets.items():
+            self._slots.activate(name, slot_name(target))
+            self._pipelines[name].swap(bundles[name])
+        return Outcome(Event.ACTIVATED)
+
+    def _bundle(self, slot: str) -> Bundle:
+        return self._tested.get(slot) or self._load(slot)
+
+    def _observe(self, execution: Execution) -> Outcome:
+        """Wait until every pipeline scored enough windows with the new model, or one of them failed."""
+        deadline = self._clock.monotonic() + self._config.probation_timeout_seconds
+        pipelines = [self._pipelines[name] for name in execution.targets]
+        while True:
+            health = [pipeline.health() for pipeline in pipelines]
+            errors = [state.error for state in health if state.error]
+            if errors:
+                return Outcome(Event.BROKE, errors[0], "the new model could not score a live window")
+            waiting = [
+                pipeline
+                for pipeline, state in zip(pipelines, health, strict=True)
+                if state.windows < self._config.probation_windows and pipeline.source_state == "running"
+            ]
+            if not waiting:
+                return Outcome(Event.HEALTHY, metrics={"windows": float(min(state.windows for state in health))})
+            if self._clock.monotonic() > deadline:
+                text = f"{waiting[0].name} did not score {self._config.probation_windows} windows in time"
+                return Outcome(Event.BROKE, "probation.timeout", text)
+            self._wait(execution, _POLL_SECONDS)
+
+    def _roll_back(self, execution: Execution) -> Outcome:
+        for name, slot in execution.before.items():
+            if name not in self._pipelines:
+                continue
+            self._slots.restore(name, slot)
+            self._pipelines[name].swap(None)
+            self.load_active(name)
+        return Outcome(Event.RESTORED, execution.code, execution.detail)

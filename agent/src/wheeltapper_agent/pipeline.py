@@ -1,0 +1,248 @@
+"""One sensor stream: source → features → network → score → decision → records.
+
+Invariants:
+    * Each window that the source gives becomes exactly one telemetry record, scored or not; indices have no gaps.
+    * A model is swapped between two windows; none is lost and none is scored twice.
+    * Nothing that a model does ends the stream: a window that cannot be scored is recorded without a score.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from wheeltapper_protocols.decision import DecisionState, Verdict, decide
+from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
+
+from wheeltapper_agent.bundle import Bundle
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ports import Clock, Records, Source, SourceSpec, Window
+
+__all__ = ["NO_EPOCH", "Captured", "Health", "Pipeline"]
+
+_LOG = logging.getLogger(__name__)
+NO_EPOCH = "0" * 16
+"""Stands in a message until the spool gives its own."""
+_RECORD_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the present model did since it was put in: windows scored, and the code of the first error."""
+
+    windows: int = 0
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Captured:
+    """A capture under way. ``done`` is called in the pipeline's thread with the windows when ``wanted`` are there, or with fewer at the
+    end of the source."""
+
+    wanted: int
+    done: Callable[[list[Window]], None]
+    windows: list[Window] = field(default_factory=list)
+
+
+class Pipeline:
+    """Runs a source in a thread of its own."""
+
+    def __init__(self, name: str, source: Source, records: Records, clock: Clock) -> None:
+        self.name = name
+        self._source = source
+        self._records = records
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._bundle: Bundle | None = None
+        self._next: tuple[Bundle | None] | None = None
+        self._state = DecisionState()
+        self._health = Health()
+        self._captures: list[Captured] = []
+        self._windows = 0
+        self._error = ""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
+
+    @property
+    def spec(self) -> SourceSpec:
+        """What the windows look like."""
+        return self._source.spec
+
+    def start(self) -> None:
+        """Begin to take windows."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """End the stream after the window under way."""
+        self._stopping.set()
+        self._source.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def swap(self, bundle: Bundle | None) -> None:
+        """Run ``bundle`` from the next window on; its health starts anew."""
+        with self._lock:
+            self._next = (bundle,)
+            self._health = Health()
+        if bundle is not None:
+            self._source.model_ready()
+
+    def health(self) -> Health:
+        """How the model last swapped in is doing."""
+        with self._lock:
+            return self._health
+
+    def capture(self, captured: Captured) -> None:
+        """Collect the next windows."""
+        with self._lock:
+            self._captures.append(captured)
+        if self._source.state == "ended":
+            self._end_captures()
+
+    def status(self) -> PipelineStatus:
+        """What runs now."""
+        with self._lock:
+            bundle = self._next[0] if self._next is not None else self._bundle
+            manifest = bundle.manifest if bundle else None
+            return PipelineStatus(
+                model=manifest.model if manifest else None,
+                release=manifest.release if manifest else None,
+                windows=self._windows,
+                source=self._error or self._source.state,
+            )
+
+    @property
+    def source_state(self) -> str:
+        """``waiting``, ``running``, ``ended`` or an error code."""
+        return self._source.state
+
+    def _run(self) -> None:
+        try:
+            index = self._records.next_window(self.name)
+            for window in self._source.windows(index):
+                self._take(index, window)
+                index += 1
+                if self._stopping.is_set():
+                    return
+        except Exception:
+            _LOG.exception("pipeline %s: source.failed: the stream ended", self.name)
+            self._error = "source.failed"
+        self._end_captures()
+
+    def _take(self, index: int, window: Window) -> None:
+        with self._lock:
+            if self._next is not None:
+                (self._bundle,), self._next = self._next, None
+                self._state = DecisionState()
+            bundle = self._bundle
+        items = self._scored(index, window, bundle) if bundle else (self._plain(index, window, None),)
+        self._keep(items)
+        self._windows += 1
+        self._feed_captures(window)
+
+    def _keep(self, items: tuple[TelemetryRecord | Alert, ...]) -> None:
+        """Append, and where the disk refuses wait for it: a window is not dropped silently."""
+        while True:
+            try:
+                self._records.append(*items)
+            except OSError as error:
+                _LOG.error("pipeline %s: spool.storage: %s", self.name, error)
+            except Exception:
+                _LOG.exception("pipeline %s: spool.storage", self.name)
+            else:
+                return
+            self._error = "spool.storage"
+            if self._stopping.wait(_RECORD_RETRY_SECONDS):
+                return
+
+    def _plain(self, index: int, window: Window, bundle: Bundle | None) -> TelemetryRecord:
+        return TelemetryRecord(
+            seq=1,
+            pipeline=self.name,
+            window=index,
+            t_s=max(0.0, window.t_s),
+            model=bundle.manifest.model if bundle else None,
+            release=bundle.manifest.release if bundle else None,
+        )
+
+    def _scored(self, index: int, window: Window, bundle: Bundle) -> tuple[TelemetryRecord | Alert, ...]:
+        began = self._clock.monotonic()
+        try:
+            found = bundle.evaluate(window.samples[None])
+            state, verdict = decide(
+                bundle.manifest.decision,
+                self._state,
+                float(found.scores.score[0]),
+                found.scores.shares[0],
+                found.features[0],
+                bundle.names,
+                bundle.scorer.usual,
+            )
+        except Exception as error:  # noqa: BLE001  # whatever a model does, the stream goes on and probation hears of it
+            self._failed(bundle, error)
+            return (self._plain(index, window, bundle),)
+        latency_ms = (self._clock.monotonic() - began) * 1e3
+        self._state = state
+        raw = float(found.scores.score[0])
+        if not verdict.valid:
+            self._failed(bundle, AgentError("probation.not_finite", "the score is not a number"))
+            return (self._plain(index, window, bundle),)
+        with self._lock:
+            if self._next is None:
+                self._health = Health(self._health.windows + 1, self._health.error)
+        self._error = ""
+        record = TelemetryRecord(
+            seq=1,
+            pipeline=self.name,
+            window=index,
+            t_s=max(0.0, window.t_s),
+            model=bundle.manifest.model,
+            release=bundle.manifest.release,
+            score=raw,
+            severity=verdict.severity,
+            latency_ms=latency_ms,
+        )
+        return (record, self._alert(record, verdict)) if verdict.changed else (record,)
+
+    def _alert(self, record: TelemetryRecord, verdict: Verdict) -> Alert:
+        return Alert(
+            epoch=NO_EPOCH,
+            oldest=1,
+            seq=1,
+            pipeline=self.name,
+            window=record.window,
+            t_s=record.t_s,
+            at=self._clock.now(),
+            model=record.model or "",
+            release=record.release or 1,
+            score=float(verdict.score),
+            severity=verdict.severity,
+            raised=verdict.alert,
+            reasons=list(verdict.reasons[:16]),
+        )
+
+    def _failed(self, bundle: Bundle, error: Exception) -> None:
+        code = getattr(error, "code", "runtime.run")
+        if self._error != code:
+            _LOG.error("pipeline %s: %s cannot score: %s", self.name, bundle.manifest.release, error)
+        with self._lock:
+            if self._next is None and not self._health.error:
+                self._health = Health(self._health.windows, code)
+        self._error = code
+
+    def _feed_captures(self, window: Window) -> None:
+        with self._lock:
+            for captured in self._captures:
+                captured.windows.append(window)
+            full = [captured for captured in self._captures if len(captured.windows) >= captured.wanted]
+            self._captures = [captured for captured in self._captures if len(captured.windows) < captured.wanted]
+        for captured in full:
+            captured.done(captured.windows)
+
+    def _end_captures(self) -> None:
+        with self._lock:
+            ended, self._captures = self._captures, []
+        for captured in ended:
+            captured.done(captured.windows)

@@ -1,0 +1,86 @@
+"""What the agent's services need of the world, as small Protocols; the adapters and the tests' fakes implement them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
+
+__all__ = ["Clock", "MetadataClient", "Model", "Records", "Source", "SourceSpec", "Verified", "Window"]
+
+
+class Clock(Protocol):
+    """Time: :meth:`now` may jump, :meth:`monotonic` never does. Both in seconds."""
+
+    def now(self) -> float: ...
+
+    def monotonic(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """What the windows of a source look like."""
+
+    sample_rate_hz: float
+    window_samples: int
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window: ``samples`` [sample, channel] float32 in the spec's units, starting at ``t_s`` of the machine's clock."""
+
+    samples: NDArray[np.float32]
+    t_s: float
+
+
+class Source(Protocol):
+    """Where windows come from. ``state`` is ``waiting``, ``running``, ``ended`` or an error code."""
+
+    @property
+    def spec(self) -> SourceSpec: ...
+
+    @property
+    def state(self) -> str: ...
+
+    def windows(self, first: int) -> Iterator[Window]:
+        """Windows ``first``, ``first + 1``, … paced by the wall clock; ends when closed or over."""
+
+    def model_ready(self) -> None:
+        """A model is active: a source that holds until then begins."""
+
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """A loaded network: float32 [n, feature] in, float32 [n, feature] out."""
+
+    def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+class Records(Protocol):
+    """The spool, as its writers see it."""
+
+    def append(self, *items: TelemetryRecord | Alert | Report) -> None: ...
+
+    def next_window(self, pipeline: str) -> int: ...
+
+
+class Verified(Protocol):
+    """One consistent, verified view of the repository."""
+
+    def verify_director(self, payload: bytes, signatures: dict[str, Any]) -> None: ...
+
+    def check_target(self, target: PipelineTarget) -> None: ...
+
+
+class MetadataClient(Protocol):
+    """Where verified views come from; see :class:`wheeltapper_agent.adapters.tuf_client.TufClient`."""
+
+    def refresh(self, not_before_seconds: float) -> Verified: ...

@@ -1,0 +1,325 @@
+"""The service of the update machine: hears assignments, walks :data:`core.update.TABLE`, journals, reports, does the effects.
+
+Invariants:
+    * A state is journalled before its effect is begun and before it is reported; a terminal state that was journalled but perhaps not
+      reported is reported again after a restart.
+    * Every effect may be done twice. Every execution reaches a terminal state.
+    * A refused assignment changes nothing and is reported once per distinct envelope and reason.
+
+What this module does not do: rules (:mod:`core.trust`), what follows a restart (:mod:`core.resume`), bytes over the network (adapters).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report
+
+from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
+from wheeltapper_agent.core.resume import resume
+from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, effective_now
+from wheeltapper_agent.core.update import TABLE, Effect, Event, step
+from wheeltapper_agent.effects import Effects, Interrupted, Outcome
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.pipeline import NO_EPOCH
+from wheeltapper_agent.ports import Clock, MetadataClient, Records
+
+__all__ = ["Updater"]
+
+_LOG = logging.getLogger(__name__)
+_RETRY_CAP_SECONDS: Final = 60.0
+_MAX_REMEMBERED_REFUSALS: Final = 256
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What came in and was not looked at yet; guarded by ``changed``."""
+
+    envelope: bytes | None = None
+    cancel: set[str] = field(default_factory=set)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+
+class Updater:
+    """Runs in a thread of its own; :meth:`assign` and :meth:`cancel` may be called from any.
+
+    Args:
+        device: id of this device.
+        journal: where the execution is remembered.
+        metadata: the verified view of the repository.
+        effects: what the states do.
+        records: where reports go.
+        clock: time.
+        retry_seconds: before metadata that could not be had are asked for again; doubles up to a minute.
+        on_change: called after each change of state.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        journal: Journal,
+        metadata: MetadataClient,
+        effects: Effects,
+        records: Records,
+        clock: Clock,
+        retry_seconds: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._device = device
+        self._journal = journal
+        self._metadata = metadata
+        self._effects = effects
+        self._records = records
+        self._clock = clock
+        self._retry_seconds = retry_seconds
+        self._on_change = on_change
+        self._entry = journal.read()
+        self._inbox = _Inbox()
+        self._refused: set[tuple[str, str]] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
+        effects.interrupted = self._interrupted
+
+    @property
+    def entry(self) -> Entry:
+        """The journal as it stands."""
+        return self._entry
+
+    def start(self) -> None:
+        """Resume what was under way, then wait for assignments."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """End after the effect under way; what is unfinished is resumed at the next start."""
+        self._stopping.set()
+        with self._inbox.changed:
+            self._inbox.changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def assign(self, envelope: bytes) -> None:
+        """An assignment came in; only the newest one counts."""
+        with self._inbox.changed:
+            self._inbox.envelope = envelope
+            self._inbox.changed.notify_all()
+
+    def cancel(self, execution: str) -> None:
+        """End ``execution`` if it is not active yet."""
+        with self._inbox.changed:
+            if len(self._inbox.cancel) < _MAX_REMEMBERED_REFUSALS:
+                self._inbox.cancel.add(execution)
+            self._inbox.changed.notify_all()
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        wait_seconds = 0.0
+        try:
+            self._resume()
+        except Exception:
+            _LOG.exception("updater: resuming failed")
+        while not self._stopping.is_set():
+            with self._inbox.changed:
+                if self._inbox.envelope is None or wait_seconds > 0:
+                    self._inbox.changed.wait(wait_seconds or None)
+                envelope, self._inbox.envelope = self._inbox.envelope, None
+            if self._stopping.is_set() or envelope is None:
+                continue
+            try:
+                retry = self._consider(envelope)
+            except Exception:
+                _LOG.exception("updater: an assignment could not be handled")
+                retry = True
+            wait_seconds = min(max(self._retry_seconds, wait_seconds * 2), _RETRY_CAP_SECONDS) if retry else 0.0
+            with self._inbox.changed:
+                if retry and self._inbox.envelope is None:
+                    self._inbox.envelope = envelope
+                elif self._inbox.envelope is not None:
+                    wait_seconds = 0.0
+
+    def _standing(self) -> Standing:
+        entry = self._entry
+        return Standing(self._device, entry.counter, entry.payload_sha256, entry.newest_time_seconds)
+
+    def _consider(self, envelope: bytes) -> bool:
+        """Judge an envelope and, where accepted, carry it out; True if it shall be tried again later."""
+        accepted = self._judge(envelope)
+        if isinstance(accepted, bool):
+            return accepted
+        self._accept(accepted)
+        return False
+
+    def _judge(self, envelope: bytes) -> Accepted | bool:
+        """The accepted assignment; or whether a later try may do better."""
+        digest = hashlib.sha256(envelope).hexdigest()
+        standing = self._standing()
+        now = self._clock.now()
+        try:
+            verified = self._metadata.refresh(effective_now(now, standing))
+            found = check_assignment(envelope, standing, verified.verify_director, now)
+        except RefusedError as error:
+            self._refuse(digest, error.code, error.message, error.execution)
+            return False
+        except AgentError as error:
+            if error.code.startswith("trust."):
+                self._refuse(digest, error.code, error.message, None)
+            else:
+                _LOG.info("updater: metadata: %s", error)
+            return True
+        if found is IGNORED or not isinstance(found, Accepted):
+            return False
+        return found
+
+    def _refuse(self, digest: str, code: str, message: str, execution: str | None) -> None:
+        if (digest, code) in self._refused:
+            return
+        if len(self._refused) >= _MAX_REMEMBERED_REFUSALS:
+            self._refused.clear()
+        self._refused.add((digest, code))
+        _LOG.warning("assignment refused: %s [%s]", message, code)
+        self._report(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
+
+    def _report(self, body: AssignmentRefused | ExecutionReport) -> None:
+        self._records.append(Report(epoch=NO_EPOCH, oldest=1, seq=1, at=self._clock.now(), body=body))
+
+    def _accept(self, accepted: Accepted) -> None:
+        assignment, standing = accepted.assignment, accepted.standing
+        _LOG.info("execution %s: assigned (counter %d)", assignment.execution, assignment.counter)
+        self._entry = Entry(
+            counter=standing.counter,
+            payload_sha256=standing.payload_sha256,
+            newest_time_seconds=standing.newest_time_seconds,
+            execution=Execution(
+                id=assignment.execution,
+                campaign=assignment.campaign,
+                state=ExecutionState.ASSIGNED.value,
+                targets=dict(assignment.pipelines),
+            ),
+        )
+        self._enter(ExecutionState.ASSIGNED, Outcome(Event.ACCEPTED))
+        self._walk(ExecutionState.ASSIGNED, Effect.ACCEPT)
+
+    # --- the walk through the table -----------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        execution = self._entry.execution
+        if execution is None:
+            return
+        plan = resume(execution.state, execution.resumes)
+        if plan is None:
+            if not execution.reported:
+                self._enter(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
+            return
+        _LOG.info("execution %s: resumed in %s", execution.id, plan.state.value)
+        self._change(resumes=execution.resumes + 1)
+        if plan.event is not None:
+            self._advance(plan.state, Outcome(plan.event, plan.reason, "resumed too often"))
+            return
+        if plan.reason:
+            self._enter(plan.state, Outcome(Event.BROKE, plan.reason, f"the journal said {execution.state[:80]!r}"))
+        if plan.effect is not None:
+            self._walk(plan.state, plan.effect)
+
+    def _walk(self, state: ExecutionState, effect: Effect) -> None:
+        """Do ``effect`` and what follows from it, until the execution is over or the agent stops."""
+        while effect is not Effect.FINISH and not self._stopping.is_set():
+            execution = self._entry.execution
+            if execution is None:
+                return
+            outcome = self._asked_to_end(state, execution) or self._do(effect, execution)
+            if outcome is None:
+                return
+            state, effect = self._transition(state, outcome)
+        if effect is Effect.FINISH:
+            self._effects.finish()
+
+    def _advance(self, state: ExecutionState, outcome: Outcome) -> None:
+        following, effect = self._transition(state, outcome)
+        self._walk(following, effect)
+
+    def _transition(self, state: ExecutionState, outcome: Outcome) -> tuple[ExecutionState, Effect]:
+        following = step(state, outcome.event)
+        if following.state is ExecutionState.ACTIVATING:
+            execution = self._entry.execution
+            if execution is not None and not execution.before:
+                before: Mapping[str, str | None] = self._effects.active(execution.targets)
+                self._entry = msgspec.structs.replace(
+                    self._entry, execution=msgspec.structs.replace(execution, before=dict(before))
+                )
+        self._enter(following.state, outcome)
+        return following.state, following.effect
+
+    def _enter(self, state: ExecutionState, outcome: Outcome) -> None:
+        """Journal ``state``, then report it."""
+        execution = self._change(
+            state=state.value, code=outcome.code[:80], detail=outcome.detail[:1000], reported=not state.terminal
+        )
+        log = _LOG.warning if outcome.code else _LOG.info
+        log("execution %s: %s %s %s", execution.id, state.value, outcome.code, outcome.detail)
+        self._report(
+            ExecutionReport(
+                execution=execution.id,
+                state=state,
+                code=outcome.code[:80],
+                detail=outcome.detail[:1000],
+                metrics=outcome.metrics,
+            )
+        )
+        if state.terminal:
+            self._change(reported=True)
+        self._on_change()
+
+    def _change(self, **changes: object) -> Execution:
+        assert self._entry.execution is not None
+        execution = msgspec.structs.replace(self._entry.execution, **changes)
+        self._entry = msgspec.structs.replace(self._entry, execution=execution)
+        self._journal.write(self._entry)
+        return execution
+
+    def _do(self, effect: Effect, execution: Execution) -> Outcome | None:
+        """The event that ``effect`` leads to; None if the agent is stopping."""
+        try:
+            return self._effects.do(effect, execution, effective_now(self._clock.now(), self._standing()))
+        except Interrupted:
+            return None if self._stopping.is_set() else self._asked_to_end(ExecutionState(execution.state), execution)
+        except Exception as error:
+            _LOG.exception("execution %s: %s failed", execution.id, effect.name)
+            state = ExecutionState(execution.state)
+            code = error.code if isinstance(error, AgentError | ProtocolError) else "update.internal"
+            for event in (Event.REFUSED, Event.BROKE, Event.GIVE_UP):
+                if (state, event) in TABLE:
+                    return Outcome(event, code, str(error)[:1000])
+            raise
+
+    def _asked_to_end(self, state: ExecutionState, execution: Execution) -> Outcome | None:
+        """SUPERSEDE or CANCEL, if somebody asked for it and the state still allows it."""
+        with self._inbox.changed:
+            cancelled = execution.id in self._inbox.cancel
+            envelope = self._inbox.envelope
+        if cancelled and (state, Event.CANCEL) in TABLE:
+            with self._inbox.changed:
+                self._inbox.cancel.discard(execution.id)
+            return Outcome(Event.CANCEL, "update.cancelled", "cancelled by the fleet")
+        if envelope is None or (state, Event.SUPERSEDE) not in TABLE:
+            return None
+        judged = self._judge(envelope)
+        if isinstance(judged, Accepted):
+            # The envelope stays in the inbox: it is judged again, and carried out, when this execution has ended.
+            return Outcome(Event.SUPERSEDE, "update.superseded", f"by {judged.assignment.execution}")
+        with self._inbox.changed:
+            if not judged and self._inbox.envelope is envelope:
+                self._inbox.envelope = None
+        return None
+
+    def _interrupted(self, execution: Execution) -> bool:
+        """Whether a long effect shall stop early."""
+        with self._inbox.changed:
+            waiting = execution.id in self._inbox.cancel or self._inbox.envelope is not None
+        return self._stopping.is_set() or (waiting and (ExecutionState(execution.state), Event.CANCEL) in TABLE)

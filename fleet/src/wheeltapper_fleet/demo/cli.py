@@ -1,0 +1,124 @@
+"""``wheeltapper demo``: the whole loop on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console, RenderableType
+
+from wheeltapper_fleet.demo.stage import Stage
+from wheeltapper_fleet.demo.story import Story
+from wheeltapper_fleet.demo.view import LiveView, render
+from wheeltapper_fleet.errors import FleetError
+
+__all__ = ["demo", "main"]
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _recordings(folder: Path | None, into: Path) -> list[Path]:
+    """The recordings of a folder: ``.npz`` recordings as they are, FEMTO runs converted.
+
+    Raises:
+        FleetError: ``demo.no_recordings``.
+    """
+    if folder is None:
+        return []
+    from wheeltapper_fleet.training.importers import import_femto
+    from wheeltapper_protocols.errors import RecordingError
+    from wheeltapper_protocols.recording import read_recording, write_recording
+
+    found = []
+    for file in sorted(folder.glob("*.npz")):
+        try:
+            read_recording(file)
+            found.append(file)
+        except RecordingError:
+            target = into / f"{file.stem}.npz"
+            into.mkdir(parents=True, exist_ok=True)
+            write_recording(import_femto(file), target)
+            found.append(target)
+    if not found:
+        raise FleetError("demo.no_recordings", f"{folder} holds no .npz recording", 400)
+    return found
+
+
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="No live view; progress on standard error.")] = False,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="End by itself after this long.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
+    replay: Annotated[Path | None, typer.Option("--replay", help="Play the recordings of this folder.")] = None,
+    devices: Annotated[int, typer.Option("--devices", min=3, max=50, help="How many simulated machines.")] = 5,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Keep everything here afterwards.")] = None,
+) -> None:
+    """A bearing wears out, the fleet sees it, a signed model goes out: the whole loop, on loopback only."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(stderr=True)
+    home = folder or Path(tempfile.mkdtemp(prefix="wheeltapper-demo-"))
+    stage = Stage(home)
+    code = 0
+    try:
+        story = Story(stage, devices=devices, replay=_recordings(replay, home / "recordings"))
+        if headless:
+            story.say = lambda text: console.print(f"[green]✓[/green] {text}")
+        code = _play(story, console, seconds, headless=headless, as_json=as_json)
+    except FleetError as error:
+        console.print(f"[red]{error.message}[/red] ({error.code}); logs are in {home / 'logs'}", markup=True)
+        code = 1
+    except KeyboardInterrupt:
+        console.print("ending …")
+    finally:
+        stage.close()
+        if folder is None and code == 0:
+            shutil.rmtree(home, ignore_errors=True)
+    raise typer.Exit(code)
+
+
+def _picture(story: Story) -> RenderableType:
+    client = story.stage.client
+    token_file = str(story.stage.data_dir / "api-token")
+    return render(client.summary(), client.devices(), story.steps, story.stage.url, token_file)
+
+
+def _play(story: Story, console: Console, seconds: float | None, *, headless: bool, as_json: bool) -> int:
+    stage = story.stage
+    deadline = None if seconds is None else story.started + seconds
+
+    def stay() -> None:
+        """Go on until the time is over; a replay and an interrupted demo end earlier."""
+        while (deadline is None and not headless) or (deadline is not None and time.monotonic() < deadline):
+            stage.check_alive()
+            time.sleep(0.2)
+
+    try:
+        if headless:
+            story.play()
+            stay()
+        else:
+            with LiveView(console, lambda: _picture(story)):
+                story.play()
+                stay()
+    except KeyboardInterrupt:
+        if not as_json:
+            raise
+    result = story.finish()
+    if as_json:
+        typer.echo(json.dumps(result, sort_keys=True))
+    return 0
+
+
+def main(arguments: list[str]) -> None:
+    """``wheeltapper demo`` with ``arguments``."""
+    app = typer.Typer(add_completion=False)
+    app.command()(demo)
+    app(arguments, prog_name="wheeltapper demo")

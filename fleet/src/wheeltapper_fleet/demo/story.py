@@ -1,0 +1,305 @@
+"""What happens in the demo: enrol, capture, train, roll out, refuse a broken release, see a bearing wear out.
+
+Each step waits for what the fleet service itself says, so that the story is the same on a slow machine, only longer.
+With ``replay`` the machines are recordings instead of simulations, and the model is trained on their healthy
+beginnings.
+
+What this module does not do: start processes (:mod:`stage`), draw (:mod:`view`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wheeltapper_fleet.demo.stage import AgentStatus, Stage, wait_for
+from wheeltapper_fleet.errors import FleetError
+from wheeltapper_protocols.messages import ExecutionState
+
+__all__ = ["PIPELINE", "Story"]
+
+PIPELINE = "main"
+MACHINE_SECONDS_A_WINDOW = 10.0
+WINDOWS_A_SECOND = 5.0
+TIME_SCALE = MACHINE_SECONDS_A_WINDOW * WINDOWS_A_SECOND
+HEALTHY_SNAPSHOTS = 60
+FAULT_WALL_SECONDS = 40.0
+REPLAY_WINDOWS_A_SECOND = 50.0
+HEALTHY_FRACTION = 0.1
+TERMINAL = [state.value for state in ExecutionState if state.terminal]
+
+
+def _say_nothing(text: str) -> None:
+    """Progress that nobody wants to hear."""
+
+
+@dataclass
+class Story:
+    """The demo's story on a :class:`Stage`.
+
+    Args:
+        stage: where it plays.
+        devices: how many devices.
+        replay: recordings to play instead of simulated machines, one a device.
+        say: hears each step as it happens.
+    """
+
+    stage: Stage
+    devices: int = 5
+    replay: Sequence[Path] = ()
+    seed: int = 7
+    say: Callable[[str], None] = _say_nothing
+    steps: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    fault: dict[str, Any] = field(default_factory=dict)
+    """Device, onset and failure (machine seconds) of the bearing that wears out."""
+
+    @property
+    def device_ids(self) -> list[str]:
+        return [f"press-{index}" for index in range(1, (len(self.replay) or self.devices) + 1)]
+
+    def _step(self, text: str) -> None:
+        self.steps.append(text)
+        self.say(text)
+
+    # The machines
+
+    def _simulator(self, index: int, **fault: Any) -> dict[str, Any]:
+        return {
+            "kind": "simulator",
+            "seed": self.seed + index,
+            "interval_seconds": MACHINE_SECONDS_A_WINDOW,
+            "time_scale": TIME_SCALE,
+            **fault,
+        }
+
+    def config(self, index: int, **fault: Any) -> dict[str, Any]:
+        """The configuration of the agent beside machine ``index``."""
+        if self.replay:
+            source: dict[str, Any] = {
+                "kind": "replay",
+                "path": str(self.replay[index]),
+                "rate_hz": REPLAY_WINDOWS_A_SECOND,
+                "hold_until_model": True,
+            }
+        else:
+            source = self._simulator(index, **fault)
+        return {
+            "device": {"state_dir": "state", "profile": "x86-gateway", "status_seconds": 2.0},
+            "delivery": {"batch_seconds": 0.3, "resend_seconds": 2.0, "reconnect_max_seconds": 1.0},
+            "update": {"fetch_retry_seconds": 0.5, "metadata_retry_seconds": 0.5},
+            "pipelines": [{"name": PIPELINE, "source": source}],
+        }
+
+    # Steps
+
+    def enrol(self) -> None:
+        """Start the fleet service; every device enrols with a one-time token and starts."""
+        self.stage.start_fleet()
+        for index, device in enumerate(self.device_ids):
+            self.stage.enrol(device, self.config(index), tags={"line": "a" if index % 2 else "b"})
+            self.stage.start_agent(device)
+        wait_for(
+            "every device to be online",
+            lambda: sum(device["online"] for device in self.stage.client.devices()) == len(self.device_ids),
+            checks=[self.stage.check_alive],
+        )
+        self._step(f"{len(self.device_ids)} devices enrolled, each with a key of its own")
+
+    def capture(self, snapshots: int = HEALTHY_SNAPSHOTS) -> list[Path]:
+        """Ask every device for a recording of its healthy machine and fetch what they uploaded."""
+        client = self.stage.client
+        commands = {client.request_capture(device, PIPELINE, snapshots): device for device in self.device_ids}
+
+        def received() -> bool:
+            return {row["command"] for row in client.captures() if row["sha256"]} >= set(commands)
+
+        wait_for("the captures", received, 60 + snapshots, checks=[self.stage.check_alive])
+        folder = self.stage.folder / "recordings"
+        folder.mkdir(exist_ok=True)
+        files = []
+        for command, device in commands.items():
+            file = folder / f"{device}.npz"
+            client.fetch_capture(command, file)
+            files.append(file)
+        self._step(f"{len(files)} healthy recordings captured and uploaded")
+        return files
+
+    def train(self, recordings: Sequence[Path], name: str, healthy_fraction: float, seed: int = 0) -> Path:
+        """Run ``wheeltapper train anomaly``; its gates decide whether there is a bundle."""
+        bundle = self.stage.folder / "bundles" / name
+        bundle.parent.mkdir(exist_ok=True)
+        arguments = [item for file in recordings for item in ("--recording", str(file))]
+        self.stage.run(
+            "wheeltapper_fleet", "train", "anomaly", *arguments, "--healthy-fraction", str(healthy_fraction),
+            "--model", self.stage.model, "--seed", str(seed), "--out", str(bundle), "--json",
+        )  # fmt: skip
+        self._step(f"{name} trained on {len(recordings)} recordings, quantized to int8, gates passed")
+        return bundle
+
+    def publish(self, bundle: Path) -> int:
+        """Sign the bundle with the team's key and publish it; gives the release's number."""
+        arguments = ["--bundle", str(bundle), "--key", str(self.stage.team_key)]
+        where = ["--data-dir", str(self.stage.data_dir), "--json"]
+        info = json.loads(self.stage.run("wheeltapper_fleet", "release", "publish", *arguments, *where))
+        self._step(f"release {info['release']} signed and published")
+        return int(info["release"])
+
+    def campaign(self, release: int) -> str:
+        """Create and start a campaign in two waves; pauses itself when a quarter of what was executed fails."""
+        spec = {
+            "model": self.stage.model,
+            "release": release,
+            "pipelines": [PIPELINE],
+            "waves": [{"count": 2}, {"percent": 100}],
+            "success": {"percent": 100},
+            "soak_seconds": 1.0,
+            "abort": [{"states": ["FAILED", "REJECTED", "ROLLED_BACK"], "percent": 25, "minimum_executed": 1}],
+            "on_abort": "PAUSE",
+            "execution_deadline_seconds": 120.0,
+        }
+        client = self.stage.client
+        created = client.create_campaign(spec)
+        client.act(created["id"], "start", created["version"])
+        self._step(f"campaign {created['id']} started: release {release} in two waves")
+        return str(created["id"])
+
+    def await_campaign(self, campaign: str, state: str, seconds: float = 180.0) -> dict[str, Any]:
+        """Wait until the campaign is in ``state``; any other end of it is an error."""
+
+        def there() -> dict[str, Any] | None:
+            found = self.stage.client.campaign(campaign)
+            if found["state"] in {"COMPLETED", "ABORTED", "ROLLED_BACK", "PAUSED"} and found["state"] != state:
+                raise FleetError("demo.campaign", f"campaign {campaign} is {found['state']}: {found['reason']}", 500)
+            return found if found["state"] == state else None
+
+        found = wait_for(f"campaign {campaign} to be {state}", there, seconds)
+        self._step(f"campaign {campaign} is {state}")
+        return found
+
+    def break_release(self, bundle: Path) -> Path:
+        """A bundle that is well-formed and signed, but whose model does not do what its golden vectors say."""
+        from wheeltapper_fleet.training.golden import break_golden
+
+        broken = bundle.with_name("broken")
+        shutil.copytree(bundle, broken)
+        break_golden(broken)
+        return broken
+
+    def wear_out(self, index: int = 2, wall_seconds: float = FAULT_WALL_SECONDS) -> None:
+        """From now on the outer race of one bearing wears; it fails ``wall_seconds`` from now."""
+        device = self.device_ids[index]
+        records = self.stage.client.device(device)["scores"]
+        now = records[-1]["t_s"] if records else 0.0
+        onset, failure = now + 2 * TIME_SCALE, now + wall_seconds * TIME_SCALE
+        self.fault = {"device": device, "onset_s": onset, "failure_s": failure}
+        self.stage.end(device)
+        self.stage.reconfigure(device, self.config(index, fault="outer", onset_seconds=onset, failure_seconds=failure))
+        self.stage.start_agent(device)
+        self._step(f"the outer race of {device}'s bearing begins to wear")
+
+    def await_alert(self, seconds: float = 90.0) -> dict[str, Any]:
+        """Wait for the alert of the worn bearing."""
+
+        def there() -> dict[str, Any] | None:
+            raised = [alert for alert in self.stage.client.alerts() if alert["raised"]]
+            return next((alert for alert in raised if alert["device"] == self.fault["device"]), None)
+
+        alert = wait_for("the alert", there, seconds, checks=[self.stage.check_alive])
+        left = (self.fault["failure_s"] - alert["t_s"]) / 60
+        moved = ", ".join(reason["feature"] for reason in alert["reasons"][:3])
+        self._step(f"alert from {alert['device']}, {left:.0f} machine minutes before its failure: {moved}")
+        return alert
+
+    # The whole
+
+    def play(self) -> None:
+        """Every step, in order."""
+        self.enrol()
+        if self.replay:
+            self._play_replay()
+            return
+        recordings = self.capture()
+        first = self.train(recordings, "first", 1.0)
+        self.await_campaign(self.campaign(self.publish(first)), "COMPLETED")
+        self.await_campaign(self.campaign(self.publish(self.break_release(first))), "PAUSED")
+        third = self.train(recordings, "third", 1.0, seed=3)
+        self.await_campaign(self.campaign(self.publish(third)), "COMPLETED")
+        self.wear_out()
+        self.await_alert()
+
+    def _play_replay(self) -> None:
+        bundle = self.train(self.replay, "first", HEALTHY_FRACTION)
+        self.await_campaign(self.campaign(self.publish(bundle)), "COMPLETED", 300.0)
+
+        def ended() -> bool:
+            devices = self.stage.client.devices()
+            return all(pipeline["source"] == "ended" for device in devices for pipeline in device["pipelines"])
+
+        wait_for("the recordings to end", ended, 600.0, checks=[self.stage.check_alive])
+        self._step("every recording has been played to its end")
+
+    # The end
+
+    def finish(self) -> dict[str, Any]:
+        """End the agents, count what they sent against what is stored, and say how it went."""
+        for device in self.device_ids:
+            self.stage.terminate(device)
+        for device in self.device_ids:
+            self.stage.end(device)
+        statuses = [self.stage.agent_status(device) for device in self.device_ids if self.stage.is_enrolled(device)]
+        time.sleep(0.5)
+        result = self.result(statuses)
+        self.stage.close()
+        return result
+
+    def result(self, statuses: Sequence[AgentStatus]) -> dict[str, Any]:
+        """The figures of the story, from the fleet service's API and the agents' spools."""
+        summary = self.stage.client.summary()
+        stored = {device: totals["stored"] for device, totals in summary["records"].items()}
+        sent = sum(status.seq for status in statuses)
+        kept = sum(stored.get(status.device, 0) for status in statuses)
+        campaigns = []
+        for campaign in summary["campaigns"]:
+            states: Counter[str] = Counter()
+            for wave in campaign["executions"].values():
+                states.update(wave)
+            ended = {state: count for state, count in states.items() if state in TERMINAL}
+            campaigns.append(
+                {
+                    "id": campaign["id"],
+                    "state": campaign["state"],
+                    "release": campaign["spec"]["release"],
+                    "executions": ended,
+                    "not_executed": sum(states.values()) - sum(ended.values()),
+                }
+            )
+        return {
+            "devices_enrolled": summary["devices_enrolled"],
+            "windows": summary["windows"],
+            "records_sent": sent,
+            "records_stored": kept,
+            "records_missing": sent - kept,
+            "releases": [release["release"] for release in summary["releases"]],
+            "campaigns": campaigns,
+            "alerts": [
+                {
+                    "device": alert["device"],
+                    "time": alert["at"],
+                    "t_s": alert["t_s"],
+                    "severity": alert["severity"],
+                    "raised": alert["raised"],
+                    "reasons": alert["reasons"],
+                }
+                for alert in sorted(summary["alerts"], key=lambda alert: alert["id"])
+            ],
+            "fault": self.fault or None,
+            "steps": self.steps,
+            "seconds": round(time.monotonic() - self.started, 1),
+        }

@@ -1,0 +1,41 @@
+"""What the end-to-end tests read straight from the fleet's database, beside what its API says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from wheeltapper_fleet.db import tables
+from wheeltapper_fleet.demo.stage import Stage
+
+__all__ = ["assignments", "rows", "windows_by_device"]
+
+
+def rows(stage: Stage, query: sa.Select[tuple[object, ...]]) -> list[sa.Row[tuple[object, ...]]]:
+    """Run a query on the fleet's database, read-only in effect."""
+    engine = sa.create_engine(f"sqlite:///{Path(stage.data_dir) / 'fleet.db'}")
+    try:
+        with engine.connect() as connection:
+            return list(connection.execute(query))
+    finally:
+        engine.dispose()
+
+
+def windows_by_device(stage: Stage) -> dict[str, list[tuple[int, int | None]]]:
+    """Per device the stored windows as (index, release), sorted, duplicates and all."""
+    records = tables.records
+    found: dict[str, list[tuple[int, int | None]]] = {}
+    query = sa.select(records.c.device, records.c.window, records.c.release).where(records.c.kind == "telemetry")
+    for device, window, release in rows(stage, query):
+        found.setdefault(str(device), []).append((int(str(window)), None if release is None else int(str(release))))
+    return {device: sorted(windows, key=lambda pair: pair[0]) for device, windows in found.items()}
+
+
+def assignments(stage: Stage, campaign: str) -> set[str]:
+    """The devices of a campaign that ever got an assignment."""
+    executions = tables.executions
+    query = sa.select(executions.c.device).where(
+        executions.c.campaign == campaign, executions.c.assigned_at.is_not(None)
+    )
+    return {str(device) for (device,) in rows(stage, query)}

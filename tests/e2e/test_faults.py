@@ -1,0 +1,84 @@
+"""Broker, fleet service and agent, killed with SIGKILL at random moments: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from tests.e2e.facts import rows, windows_by_device
+from wheeltapper_fleet.db import tables
+from wheeltapper_fleet.demo.stage import Stage, wait_for
+from wheeltapper_fleet.demo.story import TERMINAL, Story
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+KILLS = 3
+
+
+def broker(stage: Stage) -> psutil.Process:
+    """The broker, which is a child of the fleet service."""
+
+    def child() -> psutil.Process | None:
+        children = psutil.Process(int(stage.serve_info()["pid"])).children()
+        return next((process for process in children if "nats-server" in process.name()), None)
+
+    return wait_for("the broker to run", child, 30.0)
+
+
+def kill_fleet(stage: Stage, story: Story, chance: random.Random) -> None:
+    stage.kill("fleet")
+    time.sleep(chance.uniform(0.0, 1.5))
+    stage.start_fleet()
+
+
+def kill_broker(stage: Stage, story: Story, chance: random.Random) -> None:
+    old = broker(stage)
+    old.kill()
+    wait_for("the broker to come back", lambda: broker(stage).pid != old.pid, 30.0)
+
+
+def kill_agent(stage: Stage, story: Story, chance: random.Random) -> None:
+    device = chance.choice(story.device_ids)
+    stage.kill(device)
+    time.sleep(chance.uniform(0.0, 1.0))
+    stage.start_agent(device)
+
+
+@pytest.mark.parametrize(
+    ("kill", "seed"),
+    [(kill_broker, 11), (kill_fleet, 22), (kill_agent, 33)],
+    ids=["broker", "fleet", "agent"],
+)
+def test_killed_at_random_moments(stage: Stage, kill: Callable[[Stage, Story, random.Random], None], seed: int) -> None:
+    chance = random.Random(seed)
+    story = Story(stage)
+    story.enrol()
+    recordings = story.capture(20)
+    bundle = story.train(recordings, "first", 1.0)
+    story.publish(bundle)
+    campaign = story.campaign(1)
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0.2, 2.0))
+        kill(stage, story, chance)
+    story.await_campaign(campaign, "COMPLETED")
+
+    kill(stage, story, chance)
+    wait_for(
+        "every device to be back",
+        lambda: sum(device["online"] for device in stage.client.devices()) == len(story.device_ids),
+        60.0,
+    )
+    result = story.finish()
+
+    assert result["records_missing"] == 0
+    executions = rows(stage, sa.select(tables.executions.c.state))
+    assert len(executions) == len(story.device_ids)
+    assert {state for (state,) in executions} <= set(TERMINAL)
+    for device, windows in windows_by_device(stage).items():
+        indices = [index for index, _ in windows]
+        assert len(indices) == len(set(indices)), f"{device}: a window is stored twice"

@@ -1,0 +1,126 @@
+"""The wire: golden vectors, and whatever else may arrive."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vectors.make_vectors import EPOCH, RECORD, VALID, read
+from wheeltapper_protocols import messages as m
+from wheeltapper_protocols import topics
+from wheeltapper_protocols.assignment import decode_assignment, encode_assignment
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.ids import device_id, manifest_path, parse_manifest_path
+from wheeltapper_protocols.topics import Up
+
+VECTORS = Path(__file__).resolve().parents[2] / "vectors"
+
+
+def vectors(name: str) -> list[dict[str, str]]:
+    loaded: list[dict[str, str]] = json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+    assert loaded
+    return loaded
+
+
+@pytest.mark.parametrize("vector", vectors("messages_valid"), ids=lambda vector: vector["name"])
+def test_valid_vectors_keep_their_bytes_and_their_meaning(vector: dict[str, str]) -> None:
+    payload = base64.b64decode(vector["payload"])
+    topic, message = VALID[vector["name"]]
+    assert topic == vector["topic"]
+    assert read(topic, payload) == message
+    assert m.encode(message) == payload
+
+
+def test_every_message_has_a_vector() -> None:
+    assert {vector["name"] for vector in vectors("messages_valid")} == set(VALID)
+
+
+@pytest.mark.parametrize("vector", vectors("messages_invalid"), ids=lambda vector: vector["name"])
+def test_invalid_vectors_keep_their_code(vector: dict[str, str]) -> None:
+    with pytest.raises(WireError) as caught:
+        read(vector["topic"], base64.b64decode(vector["payload"]))
+    assert caught.value.code == vector["code"]
+
+
+def test_the_assignment_keeps_its_bytes() -> None:
+    payload = base64.b64decode(vectors("assignment")[0]["payload"])
+    assignment = decode_assignment(payload)
+    assert (assignment.device, assignment.counter, assignment.pipelines["main"].release) == ("press-1", 5, 3)
+    assert encode_assignment(assignment) == payload
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"{}", b"[" * 100_000, b'{"format":2}', b"\xff", b'{"format":1,"device":"A"}'],
+)
+def test_an_assignment_that_cannot_be_read_is_refused(payload: bytes) -> None:
+    with pytest.raises(WireError) as caught:
+        decode_assignment(payload)
+    assert caught.value.code == "assignment.malformed"
+
+
+def test_an_assignment_cannot_point_at_another_models_release() -> None:
+    payload = base64.b64decode(vectors("assignment")[0]["payload"])
+    with pytest.raises(WireError) as caught:
+        decode_assignment(payload.replace(b"releases/bearing-anomaly/3", b"releases/bearing-anomaly/2"))
+    assert caught.value.code == "assignment.malformed"
+
+
+@given(st.sampled_from(list(Up)), st.binary(max_size=300))
+def test_garbage_is_refused_and_nothing_else_escapes(kind: Up, payload: bytes) -> None:
+    with contextlib.suppress(WireError):
+        m.decode(kind, payload)
+
+
+@pytest.mark.parametrize("kind", list(Up))
+def test_too_much_is_refused_before_it_is_read(kind: Up) -> None:
+    with pytest.raises(WireError) as caught:
+        m.decode(kind, b"1" * (10 * 1024 * 1024))
+    assert caught.value.code == ("wire.topic" if kind is Up.CAPTURE else "wire.too_large")
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert m.decode(Up.STATUS, b'{"online":true,"from_the_future":{"x":[1]}}') == m.Status(online=True)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_a_number_never_leaves(score: float) -> None:
+    with pytest.raises(ValueError, match="score must be a finite number"):
+        m.TelemetryRecord(seq=1, pipeline="main", window=0, t_s=0.0, score=score)
+
+
+def test_large_batches_are_compressed_and_come_back() -> None:
+    batch = m.Telemetry(epoch=EPOCH, oldest=1, records=[RECORD] * 1000)
+    payload = m.encode(batch)
+    assert payload[:4] == b"\x28\xb5\x2f\xfd"
+    assert m.decode(Up.TELEMETRY, payload) == batch
+
+
+@pytest.mark.parametrize("text", ["", "A", "a/b", "a+", "#", "../x", "a" * 64, "-a", "a\n", "é"])
+def test_names_that_are_none(text: str) -> None:
+    with pytest.raises(WireError) as caught:
+        device_id(text)
+    assert caught.value.code == "id.invalid"
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["", "wt/v1/a/up", "wt/v1/a/up/x/y", "wt/v2/a/up/status", "wt/v1/A/up/status", "wt/v1/a/down/ack", "wt/v1/a/up/x"],
+)
+def test_topics_that_are_none(topic: str) -> None:
+    with pytest.raises(WireError) as caught:
+        topics.parse_up_topic(topic)
+    assert caught.value.code == "wire.topic"
+
+
+def test_topics_and_paths_go_both_ways() -> None:
+    for kind in Up:
+        assert topics.parse_up_topic(topics.up_topic("press-1", kind)) == ("press-1", kind)
+    assert parse_manifest_path(manifest_path("bearing-anomaly", 12)) == ("bearing-anomaly", 12)
