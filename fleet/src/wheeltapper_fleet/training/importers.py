@@ -4,7 +4,8 @@
 * CWRU bearing data: one accelerometer; files named ``12k_*`` are at 12 kHz, ``48k_*`` and ``normal*`` at 48 kHz.
 * UCI fan: three axes of a MEMS accelerometer at 50 Hz.
 
-Raises everywhere: TrainingError ``import.malformed`` for a file that is not of the set, ``import.unknown`` for a name that it does not hold.
+Raises everywhere: TrainingError ``import.malformed`` for a file that is not of the set, ``import.unknown`` for a name
+that it does not hold.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from wheeltapper_protocols.recording import Recording
 
 from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_protocols.recording import Recording
 
 __all__ = ["IMPORTERS", "import_cwru", "import_femto", "import_uci_fan"]
 
@@ -79,3 +80,26 @@ def import_cwru(folder: Path, name: str, window_samples: int = 4096) -> Recordin
         units=("g",),
         meta={"source": "cwru", "machine": name, "rpm": rpm},
     )
+
+
+def import_uci_fan(path: Path, configuration: int, speed_percent: int, window_samples: int = 100) -> Recording:
+    """One block (60 s) of the fan at a configuration (1 to 3) and speed, cut into windows side by side."""
+    with _load(path) as archive:
+        counts, config, speed = (_array(archive, key, path.name) for key in ("xyz_milli_g", "config", "speed_pct"))
+    block = counts[(config == configuration) & (speed == speed_percent)]
+    windows = len(block) // window_samples
+    if windows == 0:
+        raise TrainingError("import.unknown", f"no block of configuration {configuration} at {speed_percent} %")
+    return Recording(
+        samples=block[: windows * window_samples].reshape(windows, window_samples, 3).astype(np.int16),
+        scale=np.full(3, 1e-3),
+        sample_rate_hz=_FAN_RATE_HZ,
+        t_s=np.arange(windows) * (window_samples / _FAN_RATE_HZ),
+        channels=("x", "y", "z"),
+        units=("g", "g", "g"),
+        meta={"source": "uci-fan", "machine": f"fan-{configuration}", "speed_percent": speed_percent},
+    )
+
+
+IMPORTERS: Final = {"femto": import_femto}
+"""Importers of one file to one recording, by the name that ``--import`` takes."""

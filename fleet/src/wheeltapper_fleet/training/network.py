@@ -1,7 +1,8 @@
-"""The default network: an autoencoder of standardised features, fitted by scikit-learn, exported to ONNX, quantised to int8.
+"""The default network: an autoencoder of standardised features, fitted by scikit-learn, exported to ONNX, quantised to
+int8.
 
-Invariants: deterministic for a seed on one machine; the graph clips its input at :data:`CLIP`, so the float and the int8 net
-agree however far a window is out; input ``input`` and output ``output``, float32 [n, feature].
+Invariants: deterministic for a seed on one machine; the graph clips its input at :data:`CLIP`, so the float and the
+int8 net agree however far a window is out; input ``input`` and output ``output``, float32 [n, feature].
 
 What this module does not do: standardise, score, judge.
 """

@@ -1,8 +1,9 @@
 """The default recipe's arithmetic: how healthy features become a scoring, and how the warning threshold is found.
 
-The threshold is meant to hold for machines that nobody has seen wear out, from as little as a quarter of an hour of healthy data.
-It is therefore the greater of a fixed level (in units of healthy standard deviations, raised when there are few windows) and a
-margin above the smoothed scores of healthy windows that the net was *not* fitted to (cross-validation over blocks of time).
+The threshold is meant to hold for machines that nobody has seen wear out, from as little as a quarter of an hour of
+healthy data. It is therefore the greater of a fixed level (in units of healthy standard deviations, raised when there
+are few windows) and a margin above the smoothed scores of healthy windows that the net was *not* fitted to
+(cross-validation over blocks of time).
 
 Invariants: pure; no window is scored by a net that saw its block of time.
 """
@@ -15,11 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-
-from wheeltapper_fleet.training import network
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.features import FeatureSpec
 from wheeltapper_protocols.scoring import Scorer, ScoringSpec, transformed
+
+from wheeltapper_fleet.training import network
 
 __all__ = ["DECISION", "Calibration", "calibrate", "fit_scoring"]
 
