@@ -15,10 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from tests.fleet.trust.bundles import write_bundle
-from wheeltapper_fleet.db.tables import metadata
+from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.services.blobs import BlobStore
 from wheeltapper_fleet.services.captures import Captures
 from wheeltapper_fleet.services.enrolment import Endpoints, Enrolment

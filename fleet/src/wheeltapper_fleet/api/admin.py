@@ -18,6 +18,9 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.ids import device_id, name
+from wheeltapper_protocols.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api import schemas
@@ -30,9 +33,6 @@ from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_fleet.ui.pages import page_router
-from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.ids import device_id, name
-from wheeltapper_protocols.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 
 __all__ = ["AdminServices", "admin_app"]
 
@@ -269,14 +269,7 @@ def admin_app(context: AdminContext) -> FastAPI:
         yield
         await services.hub.close()
 
-    app = FastAPI(
-        title="Wheeltapper fleet",
-        version=__version__,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = FastAPI(title="Wheeltapper fleet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.include_router(router)
     app.include_router(page_router)
