@@ -3,8 +3,8 @@
 nats-server asks on ``$SYS.REQ.USER.AUTH`` for every MQTT connection; the answer is a JWT (NATS auth callout).
 
 Invariants:
-    * Only a certificate that the broker has verified counts. A device's must be its current one and the device not revoked;
-      the client id must be the device id, so nobody takes over another's session.
+    * Only a certificate that the broker has verified counts. A device's must be its current one and the device not
+      revoked; the client id must be the device id, so nobody takes over another's session.
     * A device may publish below its own ``up/`` and subscribe below its own ``down/``, nothing else.
     * Whatever goes wrong here, the answer is no.
 
@@ -41,11 +41,13 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.errors import FleetError
 
-__all__ = ["FLEET_CLIENT", "AuthService", "Grant", "decide", "new_seed", "public_key"]
+__all__ = ["FLEET_CLIENT", "FLEET_CLIENT_ID", "AuthService", "Grant", "decide", "new_seed", "public_key"]
 
 _LOG: Final = logging.getLogger(__name__)
 FLEET_CLIENT: Final = "fleet.ingest"
-"""CN and client id of the fleet's own connection; the dot keeps it apart from every device id."""
+"""CN of the fleet's own certificate; the dot keeps it apart from every device id."""
+FLEET_CLIENT_ID: Final = "fleet_ingest"
+"""Its MQTT client id: nats-server takes no dot there, and no device id has an underscore."""
 _PREFIX_ACCOUNT: Final = 0
 _PREFIX_USER: Final = 20 << 3
 
@@ -70,7 +72,7 @@ def decide(
     Raises:
         FleetError: ``device.unknown``, ``device.client_id``.
     """
-    if client_id != common_name:
+    if client_id != (FLEET_CLIENT_ID if common_name == FLEET_CLIENT else common_name):
         raise FleetError("device.client_id", "the MQTT client id must be the certificate's common name", 403)
     if common_name == FLEET_CLIENT:
         if fingerprint != fleet_fingerprint:
@@ -184,7 +186,7 @@ class AuthService:
             self.refusals += 1
             _LOG.info("a connection was refused: %s", error)
             answer = {"error": error.code}
-        except Exception:  # fail closed, and keep answering the others
+        except Exception:  # noqa: BLE001  # fail closed, and keep answering the others
             self.refusals += 1
             _LOG.exception("a connection was refused: the request could not be judged")
             answer = {"error": "broker.auth_error"}

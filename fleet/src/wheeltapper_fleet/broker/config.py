@@ -1,7 +1,7 @@
 """The configuration of the embedded nats-server, generated at every start.
 
-Invariants: devices reach only the MQTT listener, which demands a certificate of the fleet's CA; the plain client port is on
-loopback and accepts only the auth service's key; the file holds no secret.
+Invariants: devices reach only the MQTT listener, which demands a certificate of the fleet's CA; the plain client port
+is on loopback and accepts only the auth service's key; the file holds no secret.
 """
 
 from __future__ import annotations

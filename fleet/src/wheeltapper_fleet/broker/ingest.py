@@ -3,8 +3,8 @@
 Invariants:
     * An ack is said only after the commit that it covers.
     * The queue is bounded; when it is full, messages are dropped and counted: devices send again what is not acknowledged.
-    * No payload stops the service: what cannot be read or stored is counted in ``refused`` with its code. A database that does
-      not answer is tried again with the same batch.
+    * No payload stops the service: what cannot be read or stored is counted in ``refused`` with its code. A database that
+      does not answer is tried again with the same batch.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Ingest:
         self.counts.messages += len(batch)
         try:
             self._commit(heard, refusals)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the service goes on, whatever came
             _LOG.warning("a batch of %d could not be stored at once: %s", len(batch), type(error).__name__)
             self._commit_singly(heard, refusals)
 
@@ -124,7 +124,7 @@ class Ingest:
         for each in heard:
             try:
                 self._commit([each], [])
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # the service goes on, whatever came
                 _LOG.exception("a message of %s could not be stored", each.device)
                 found.append(Refusal(each.device, "ingest.unstorable", type(error).__name__))
         self._commit([], found)
@@ -166,5 +166,5 @@ class Ingest:
                     break
             try:
                 self.process(batch)
-            except Exception:
+            except Exception:  # noqa: BLE001  # the service goes on, whatever came
                 _LOG.exception("a batch was lost; devices will send it again")

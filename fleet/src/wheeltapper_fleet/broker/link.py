@@ -1,10 +1,10 @@
 """The fleet's own MQTT connection: says things to devices, hears what they say.
 
-Invariants: :meth:`FleetLink.publish` never blocks and may be called from any thread; the link comes back by itself after
-the broker does; what arrives is handed on as bytes, unread.
+Invariants: :meth:`FleetLink.publish` never blocks and may be called from any thread; the link comes back by itself
+after the broker does; what arrives is handed on as bytes, unread.
 
-What this module does not do: remember what could not be sent. Assignments, commands and acks are all said again by their
-owners when a device says where it stands.
+What this module does not do: remember what could not be sent. Assignments, commands and acks are all said again by
+their owners when a device says where it stands.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from wheeltapper_protocols.topics import ALL_UP
 
-from wheeltapper_fleet.broker.auth import FLEET_CLIENT
+from wheeltapper_fleet.broker.auth import FLEET_CLIENT_ID
 from wheeltapper_fleet.errors import FleetError
 
 __all__ = ["FleetLink"]
@@ -33,7 +33,7 @@ class FleetLink:
     """One mutually authenticated MQTT connection.
 
     Args:
-        certificate, key: PEM files of the fleet's client certificate (CN :data:`FLEET_CLIENT`). ca: PEM of the fleet's CA.
+        certificate, key: PEM files of the fleet's client certificate (CN ``fleet.ingest``). ca: PEM of the fleet's CA.
     """
 
     def __init__(self, *, host: str, port: int, ca: Path, certificate: Path, key: Path) -> None:
@@ -44,7 +44,7 @@ class FleetLink:
         self.on_connected: list[Callable[[], None]] = []
         context = ssl.create_default_context(cafile=str(ca))
         context.load_cert_chain(str(certificate), str(key))
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=FLEET_CLIENT, protocol=mqtt.MQTTv311)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=FLEET_CLIENT_ID, protocol=mqtt.MQTTv311)
         client.tls_set_context(context)
         client.reconnect_delay_set(min_delay=1, max_delay=2)
         client.max_queued_messages_set(20_000)
@@ -95,7 +95,7 @@ class FleetLink:
         for callback in self.on_connected:
             try:
                 callback()
-            except Exception:
+            except Exception:  # noqa: BLE001  # the network thread must live
                 _LOG.exception("a callback on connection failed")
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
@@ -105,5 +105,5 @@ class FleetLink:
     def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
         try:
             self.on_message(message.topic, message.payload)
-        except Exception:
+        except Exception:  # noqa: BLE001  # the network thread must live
             _LOG.exception("a message could not be handed on")

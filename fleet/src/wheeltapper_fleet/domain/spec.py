@@ -71,12 +71,12 @@ class Success(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Broken when, of at least ``minimum_executed`` ended executions, ``percent`` or ``count`` of them ended in ``states``.
+    """Broken when, of at least ``minimum_executed`` ended executions, ``percent`` or ``count`` ended in ``states``.
 
     ``percent`` is of what was executed (assigned and ended), never of the whole wave.
     """
 
-    states: Annotated[list[str], Meta(min_length=1)] = ["FAILED", "REJECTED", "ROLLED_BACK"]
+    states: Annotated[tuple[str, ...], Meta(min_length=1)] = ("FAILED", "REJECTED", "ROLLED_BACK")
     percent: Percent | None = None
     count: Positive | None = None
     minimum_executed: Positive = 1
@@ -84,16 +84,16 @@ class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Audience × release × waves × gates. ``pipelines`` may be ``["*"]``: every pipeline that a device has said it has."""
+    """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device has said it has."""
 
     model: Name
     release: Release
-    pipelines: Annotated[list[str], Meta(min_length=1, max_length=64)] = ["main"]
+    pipelines: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)] = ("main",)
     audience: Audience = Audience()
-    waves: Annotated[list[WaveSpec], Meta(min_length=1, max_length=100)] = [WaveSpec()]
+    waves: Annotated[tuple[WaveSpec, ...], Meta(min_length=1, max_length=100)] = (WaveSpec(),)
     success: Success = Success()
     soak_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
-    abort: Annotated[list[AbortRule], Meta(max_length=32)] = []
+    abort: Annotated[tuple[AbortRule, ...], Meta(max_length=32)] = ()
     on_abort: AbortAction = AbortAction.PAUSE
     execution_deadline_seconds: Annotated[float, Meta(gt=0, le=1e8)] = 3600.0
     needs_approval: bool = False

@@ -112,7 +112,7 @@ class Engine:
                     for each in said + self.tick(time.time()):
                         publish(each.topic, each.payload, each.retain)
                     again = False
-                except Exception:
+                except Exception:  # noqa: BLE001  # the service goes on, whatever came
                     _LOG.exception("a tick failed; it will be tried again")
                 self._stopping.wait(interval_seconds)
 
@@ -209,7 +209,7 @@ def _target(connection: Connection, spec: CampaignSpec) -> PipelineTarget:
 
 
 def _pipelines(spec: CampaignSpec, status: Any) -> list[str]:
-    if spec.pipelines != [ALL_PIPELINES]:
+    if spec.pipelines != (ALL_PIPELINES,):
         return list(spec.pipelines)
     return sorted((status or {}).get("pipelines") or {})
 
