@@ -383,6 +383,7 @@ def _act(action: str, help_text: str) -> None:
 
 
 _act("start", "Start a campaign.")
+_act("approve", "Agree to a campaign that needs approval.")
 _act("pause", "Pause a campaign: no further device gets an assignment.")
 _act("resume", "Go on with a paused campaign.")
 _act("abort", "End a campaign for good.")

@@ -206,9 +206,9 @@ def act_on_campaign(
     body: schemas.CampaignAction | None = None,
     if_match: Annotated[str | None, Header()] = None,
 ) -> Any:
-    """``start``, ``pause``, ``resume`` or ``abort``; a conflict is answered with the current state."""
-    if action not in ("start", "pause", "resume", "abort"):
-        raise FleetError("api.not_found", "use start, pause, resume or abort", 404)
+    """``start``, ``approve``, ``pause``, ``resume`` or ``abort``; a conflict is answered with the current state."""
+    if action not in ("start", "approve", "pause", "resume", "abort"):
+        raise FleetError("api.not_found", "use start, approve, pause, resume or abort", 404)
     expected = _expected_version(body, if_match)
     try:
         services.queries.campaign(campaign)

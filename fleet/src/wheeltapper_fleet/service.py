@@ -1,0 +1,333 @@
+"""``wheeltapper serve``: every part of the fleet service, wired and run in one process (the broker is its child).
+
+Invariants:
+    * One service per data folder: a lock that dies with the process keeps a second one out.
+    * ``serve.json`` is there only while the service is ready; one that a killed service left behind is removed at the start.
+    * SIGTERM and SIGINT end every part, in the reverse order of their start; the broker dies with this process in any case.
+    * The offline keys are never read.
+
+What this module does not do: rules. It is the only place that knows all parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from cryptography import x509
+from sqlalchemy import Engine as Database
+
+from wheeltapper_fleet.api.admin import admin_app
+from wheeltapper_fleet.api.auth import ensure_api_token
+from wheeltapper_fleet.api.device import DeviceApi, device_app
+from wheeltapper_fleet.api.ports import AdminContext
+from wheeltapper_fleet.api.tls_server import device_server, listening_socket
+from wheeltapper_fleet.broker.auth import AuthService
+from wheeltapper_fleet.broker.config import BrokerConfig
+from wheeltapper_fleet.broker.ingest import Ingest
+from wheeltapper_fleet.broker.link import FleetLink
+from wheeltapper_fleet.broker.server import BrokerServer, free_port
+from wheeltapper_fleet.config import FleetConfig
+from wheeltapper_fleet.db.engine import open_database
+from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.services import campaigns, commands
+from wheeltapper_fleet.services.blobs import BlobStore
+from wheeltapper_fleet.services.captures import Captures
+from wheeltapper_fleet.services.engine import Engine
+from wheeltapper_fleet.services.enrolment import Endpoints, Enrolment
+from wheeltapper_fleet.services.releases import Releases
+from wheeltapper_fleet.trust import files
+from wheeltapper_fleet.trust.ca import FleetCA, certificate_sha256
+from wheeltapper_fleet.trust.director import Director
+from wheeltapper_fleet.trust.repository import Repository
+
+__all__ = ["serve"]
+
+_LOG: Final = logging.getLogger(__name__)
+_REFRESH_SECONDS: Final = 60.0
+_SERVED: Final = "serve.json"
+_ANY_ADDRESS: Final = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound
+
+
+class _Campaigns:
+    """The campaign services as the admin API's port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, spec: Mapping[str, Any], who: str) -> str:
+        made = campaigns.create_campaign(self._database, spec, who=who, now=time.time())
+        return str(made["id"])
+
+    def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
+        act: Callable[..., object] = {
+            "start": campaigns.start_campaign,
+            "pause": campaigns.pause_campaign,
+            "resume": campaigns.resume_campaign,
+            "abort": campaigns.abort_campaign,
+            "approve": campaigns.approve_campaign,
+        }[action]
+        act(self._database, campaign, version=expected_version, who=who, now=time.time())
+
+
+class _CaptureRequests:
+    """The command service as the admin API's port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def request(self, device: str, pipeline: str, snapshots: int) -> str:
+        return commands.create_capture(
+            self._database, device=device, pipeline=pipeline, snapshots=snapshots, now=time.time()
+        )
+
+
+@dataclass(frozen=True)
+class _Messaging:
+    """Broker, its auth service, the fleet's own link, the ingest."""
+
+    broker: BrokerServer
+    auth: AuthService
+    link: FleetLink
+    ingest: Ingest
+
+    def failing(self) -> list[str]:
+        """What does not work now."""
+        parts = {"broker": self.broker.pid is not None, "link": self.link.connected}
+        return [name for name, works in parts.items() if not works]
+
+    def revoked(self, device: str) -> None:
+        """End the connection of a device that was revoked. It could not come back; now it is gone at once."""
+        try:
+            self.auth.disconnect(device)
+        except Exception:  # noqa: BLE001  # it is revoked all the same; the broker may be down just now
+            _LOG.warning("the connection of %s could not be ended at once", device)
+
+
+class _QuietServer(uvicorn.Server):
+    """A server that leaves the signals to :func:`serve`."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(config: FleetConfig) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        FleetError: ``serve.running``, ``serve.port``, ``keys.missing``, ``ca.missing``, ``broker.*``.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "nats", "alembic", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(_locked(config.data_dir))
+        (config.data_dir / _SERVED).unlink(missing_ok=True)
+        asyncio.run(_run(config, stack))
+
+
+async def _run(config: FleetConfig, stack: ExitStack) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    admin_socket = stack.enter_context(contextlib.closing(_bind(config.admin_host, config.admin_port)))
+    device_socket = stack.enter_context(contextlib.closing(_bind(config.device_host, config.device_port)))
+    mqtt_port = config.mqtt_port or free_port(_reachable(config.mqtt_host))
+    ports = {"admin": admin_socket.getsockname()[1], "device": device_socket.getsockname()[1], "mqtt": mqtt_port}
+    admin, device, repository = await asyncio.to_thread(_build, config, ports, stack)
+    tasks = [
+        asyncio.create_task(admin.serve(sockets=[admin_socket])),
+        asyncio.create_task(device.serve(sockets=[device_socket])),
+        asyncio.create_task(_refresh(repository)),
+    ]
+    try:
+        while not (admin.started and device.started) and not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        _say_ready(config, ports)
+        stack.callback((config.data_dir / _SERVED).unlink, missing_ok=True)
+        await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        _LOG.info("stopping")
+        admin.should_exit = device.should_exit = True
+        hub = admin.config.app.state.services.hub  # type: ignore[union-attr]  # our own app
+        await hub.close()
+        tasks[2].cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in ended[:2]:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _build(
+    config: FleetConfig, ports: Mapping[str, int], stack: ExitStack
+) -> tuple[uvicorn.Server, uvicorn.Server, Repository]:
+    """Every part but the HTTP servers is started here; those are made."""
+    data_dir, clock = config.data_dir, time.time
+    ca = FleetCA(data_dir / "ca", clock)
+    repository = Repository.open(data_dir, clock)
+    director = Director.open(data_dir)
+    database = open_database(config.effective_database_url)
+    stack.callback(database.dispose)
+    ensure_api_token(database, data_dir / "api-token", clock())
+    repository.refresh_timestamp()
+    blobs = BlobStore(data_dir / "blobs")
+    releases = Releases(database, repository, blobs, clock)
+    releases.reconcile()
+    messaging = _start_messaging(config, ports["mqtt"], ca, database, stack)
+    engine = Engine(database, director.sign)
+
+    def say_again() -> None:
+        for each in engine.republish():
+            messaging.link.publish(each.topic, each.payload, each.retain)
+
+    messaging.link.on_connected.append(say_again)
+    engine.start(messaging.link.publish)
+    stack.callback(engine.stop)
+    public = config.public_hosts[0]
+    endpoints = Endpoints(public, ports["mqtt"], f"https://{_in_url(public)}:{ports['device']}")
+    enrolment = Enrolment(database, ca, repository.trusted_root(), endpoints, clock)
+    captures = Captures(database, data_dir / "captures", clock)
+    context = AdminContext(
+        engine=database,
+        enrolment=enrolment,
+        releases=releases,
+        repository=repository,
+        blobs=blobs,
+        campaigns=_Campaigns(database),
+        captures=_CaptureRequests(database),
+        captures_dir=data_dir / "captures",
+        clock=clock,
+        hosts=tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", config.admin_host, *config.public_hosts))),
+        secure_cookie=config.admin_tls_certificate is not None,
+        healthy=messaging.failing,
+        on_revoked=messaging.revoked,
+    )
+    device = device_server(
+        device_app(DeviceApi(database, ca, enrolment, repository, blobs, captures)),
+        config.device_host,
+        ports["device"],
+        ca.server_files(config.public_hosts),
+    )
+    device.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the signals are ours
+    return _admin_server(config, context), device, repository
+
+
+def _admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
+    options: dict[str, Any] = {}
+    if config.admin_tls_certificate is not None:
+        options = {"ssl_certfile": str(config.admin_tls_certificate), "ssl_keyfile": str(config.admin_tls_key)}
+    return _QuietServer(
+        uvicorn.Config(
+            admin_app(context),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=3,
+            h11_max_incomplete_event_size=32 * 1024,
+            http="h11",
+            **options,
+        )
+    )
+
+
+def _start_messaging(
+    config: FleetConfig, mqtt_port: int, ca: FleetCA, database: Database, stack: ExitStack
+) -> _Messaging:
+    server, own = ca.server_files(config.public_hosts), ca.ingest_files()
+    fingerprint = certificate_sha256(x509.load_pem_x509_certificate(own.certificate.read_bytes()))
+    auth = AuthService(database, fleet_certificate_sha256=fingerprint)
+    broker_config = BrokerConfig(
+        folder=(config.data_dir / "broker").resolve(),
+        certificate=server.certificate.resolve(),
+        key=server.key.resolve(),
+        ca=server.ca.resolve(),
+        mqtt_host=config.mqtt_host,
+        mqtt_port=mqtt_port,
+        client_port=0,
+    )
+    broker = BrokerServer(broker_config, auth_user=auth.user, auth_issuer=auth.issuer)
+    stack.callback(broker.stop)
+    broker.start()
+    stack.callback(auth.stop)
+    auth.start(broker.client_url)
+    link = FleetLink(
+        host=_reachable(config.mqtt_host), port=mqtt_port, ca=own.ca, certificate=own.certificate, key=own.key
+    )
+    ingest = Ingest(database, link.publish)
+    ingest.start()
+    stack.callback(ingest.stop)
+    link.on_message = ingest.offer
+    stack.callback(link.stop)
+    link.start()
+    return _Messaging(broker, auth, link, ingest)
+
+
+async def _refresh(repository: Repository) -> None:
+    """Keep the timestamp role fresh."""
+    while True:
+        await asyncio.sleep(_REFRESH_SECONDS)
+        try:
+            await asyncio.to_thread(repository.refresh_timestamp)
+        except (FleetError, OSError):
+            _LOG.exception("the timestamp could not be renewed; trying again")
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel lets go of it when the process ends, however."""
+    with (data_dir / "serve.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FleetError("serve.running", f"a fleet service runs on {data_dir} already", 409) from error
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        return listening_socket(host, port)
+    except OSError as error:
+        raise FleetError(
+            "serve.port", f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0", 409
+        ) from error
+
+
+def _say_ready(config: FleetConfig, ports: Mapping[str, int]) -> None:
+    scheme = "https" if config.admin_tls_certificate is not None else "http"
+    served = {
+        "pid": os.getpid(),
+        "admin_url": f"{scheme}://{_in_url(_reachable(config.admin_host))}:{ports['admin']}",
+        "device_url": f"https://{_in_url(config.public_hosts[0])}:{ports['device']}",
+        "admin_port": ports["admin"],
+        "device_port": ports["device"],
+        "mqtt_port": ports["mqtt"],
+    }
+    files.write_atomic(config.data_dir / _SERVED, (json.dumps(served, indent=1) + "\n").encode())
+    _LOG.info("ready: admin and page %s, devices %s, mqtt port %d", *list(served.values())[1:3], ports["mqtt"])
+
+
+def _reachable(host: str) -> str:
+    """An address by which this process reaches what listens on ``host``."""
+    return "127.0.0.1" if host in _ANY_ADDRESS else host
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

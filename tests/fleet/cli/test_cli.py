@@ -1,0 +1,141 @@
+"""The command line as a process of its own, against a real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[3]
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if not key.startswith("WHEELTAPPER")},
+    "PYTHONPATH": os.pathsep.join(str(ROOT / part / "src") for part in ("protocols", "agent", "fleet")),
+    "NO_COLOR": "1",
+}
+COMMAND = (sys.executable, "-m", "wheeltapper_fleet")
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def start(data_dir: Path) -> subprocess.Popen[bytes]:
+    options = ["--data-dir", str(data_dir), "--admin-port", "0", "--device-port", "0", "--mqtt-port", "0"]
+    process = subprocess.Popen([*COMMAND, "serve", *options], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 40
+    while not (data_dir / "serve.json").exists() or served(data_dir)["pid"] != process.pid:
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(process.communicate()[1].decode())
+        time.sleep(0.05)
+    return process
+
+
+def served(data_dir: Path) -> dict[str, object]:
+    value: dict[str, object] = json.loads((data_dir / "serve.json").read_text())
+    return value
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("fleet")
+    made = run("keys", "init", "--keys-dir", str(base / "keys"), "--data-dir", str(base / "data"), "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["models"] == ["bearing-anomaly"]
+    return base / "keys", base / "data"
+
+
+@pytest.fixture(scope="module")
+def data_dir(folders: tuple[Path, Path]) -> Iterator[Path]:
+    process = start(folders[1])
+    yield folders[1]
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert not (folders[1] / "serve.json").exists()
+
+
+def test_commands_without_a_service(tmp_path: Path) -> None:
+    found = run("device", "list", "--data-dir", str(tmp_path))
+    assert found.returncode == 1
+    assert found.stdout == ""
+    assert "client.not_running" in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+    down = run("device", "list", WHEELTAPPER_URL="http://127.0.0.1:1", WHEELTAPPER_API_TOKEN="x")
+    assert (down.returncode, "client.unreachable" in down.stderr) == (1, True)
+    assert run("device", "list", "--nonsense").returncode == 2
+    assert run("serve", "--data-dir", str(tmp_path / "x"), "--admin-host", "0.0.0.0").returncode == 2
+    assert "keys init" in run("serve", "--data-dir", str(tmp_path / "y")).stderr
+
+
+def test_help_is_quick() -> None:
+    run("version")
+    began = time.monotonic()
+    assert run("--help").returncode == 0
+    assert time.monotonic() - began < 2.0  # 0.3 s on an idle machine
+    text = "import sys, wheeltapper_fleet.cli; print([m for m in ('fastapi', 'sqlalchemy', 'numpy', 'httpx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", text], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_day_of_an_operator(data_dir: Path, tmp_path: Path) -> None:
+    here = ("--data-dir", str(data_dir))
+    made = run("device", "token", "press-1", "--tag", "site=hall", *here, "--json")
+    assert json.loads(made.stdout)["token"].startswith("wt1.press-1.")
+    plain = run("device", "token", "press-2", *here)
+    assert plain.stdout.startswith("wt1.press-2.")
+    assert run("device", "token", "Press", *here).returncode == 2
+    assert run("device", "token", "press-3", "--tag", "x", *here).returncode == 2
+    for group in (("device",), ("release",), ("campaign",), ("device", "capture")):
+        listed = run(*group, "list", *here, "--json")
+        assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
+        assert run(*group, "list", *here).returncode == 0
+    unknown = run("device", "show", "nobody", *here)
+    assert (unknown.returncode, "[device.not_found]" in unknown.stderr) == (1, True)
+    (tmp_path / "spec.json").write_text('{"model": "bearing-anomaly", "release": 1}')
+    refused = run("campaign", "create", "--spec", str(tmp_path / "spec.json"), *here)
+    assert (refused.returncode, "[release.not_found]" in refused.stderr) == (1, True)
+    (tmp_path / "spec.json").write_text("[" * 100_000)
+    assert run("campaign", "create", "--spec", str(tmp_path / "spec.json"), *here).returncode == 2
+    again = run("serve", *here, "--admin-port", "0", "--device-port", "0", "--mqtt-port", "0")
+    assert (again.returncode, "[serve.running]" in again.stderr) == (1, True)
+    health = httpx.get(f"{served(data_dir)['admin_url']}/healthz", trust_env=False)
+    assert health.json() == {"ok": True, "failing": []}
+
+
+def test_comes_back_after_kill(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tmp_path / "data"
+    assert run("keys", "init", "--keys-dir", str(tmp_path / "keys"), "--data-dir", str(other)).returncode == 0
+    process = start(other)
+    children = psutil.Process(process.pid).children(recursive=True)
+    token = (other / "api-token").read_text()
+    assert children
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    psutil.wait_procs(children, timeout=10)
+    assert not any(child.is_running() for child in children)
+    process = start(other)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert (other / "api-token").read_text() == token
+    assert run("device", "list", "--data-dir", str(other)).returncode == 0
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    psutil.wait_procs(children, timeout=5)
+    assert not any(child.is_running() for child in children)
