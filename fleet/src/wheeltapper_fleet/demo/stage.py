@@ -122,8 +122,7 @@ class Stage:
 
     @property
     def url(self) -> str:
-        info = self.serve_info()
-        return f"http://{info['admin_host']}:{info['admin_port']}"
+        return str(self.serve_info()["admin_url"])
 
     # Processes
 

@@ -157,7 +157,7 @@ class Story:
             "model": self.stage.model,
             "release": release,
             "pipelines": [PIPELINE],
-            "waves": [{"count": 2}, {"percent": 100}],
+            "waves": [{"count": 2}, {}],
             "success": {"percent": 100},
             "soak_seconds": 1.0,
             "abort": [{"states": ["FAILED", "REJECTED", "ROLLED_BACK"], "percent": 25, "minimum_executed": 1}],
