@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import func, select
 from wheeltapper_fleet.db.engine import reading
@@ -206,3 +209,22 @@ def test_the_broker_goes_when_it_is_stopped(tmp_path: Path) -> None:
     rig.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from tests.fleet.broker.rig import Rig
+print(Rig(Path(sys.argv[1])).server.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_broker_dies_with_a_killed_fleet(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", _PARENT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        broker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    until(lambda: not broker.is_running() or broker.status() == psutil.STATUS_ZOMBIE, 5)

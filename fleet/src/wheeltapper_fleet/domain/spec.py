@@ -84,7 +84,7 @@ class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device has said it has."""
+    """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device said it has."""
 
     model: Name
     release: Release
