@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import ipaddress
 import ssl
 import threading
 import time
@@ -21,7 +22,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import Engine
-
 from wheeltapper_fleet.broker.auth import FLEET_CLIENT, AuthService
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.ingest import Ingest
@@ -75,8 +75,6 @@ class Ca:
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         )
         if not ca:
-            import ipaddress
-
             names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())
@@ -95,7 +93,9 @@ class Device:
     def __enter__(self) -> Device:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.client.disconnect()
         self.client.loop_stop()
 
@@ -116,7 +116,9 @@ class Rig:
         self.server.start()
         self.auth.start(self.server.client_url)
         self.port = self.server.config.mqtt_port
-        self.link = FleetLink(host="127.0.0.1", port=self.port, ca=self.ca.path, certificate=fleet_certificate, key=fleet_key)
+        self.link = FleetLink(
+            host="127.0.0.1", port=self.port, ca=self.ca.path, certificate=fleet_certificate, key=fleet_key
+        )
         self.ingest = Ingest(self.database, self.link.publish)
         self.link.on_message = self.ingest.offer
         self.link.start()
@@ -176,7 +178,7 @@ class Rig:
         client.on_connect = on_connect
         client.on_subscribe = on_subscribe
         client.on_disconnect = on_disconnect
-        client.on_message = lambda _c, _d, message: known.heard.append((message.topic, message.payload))
+        client.on_message = lambda _c, _d, message: known.heard.append((message.topic, bytes(message.payload)))
         client.connect_async("127.0.0.1", self.port, keepalive=20)
         client.loop_start()
         if wait:

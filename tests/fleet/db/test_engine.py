@@ -10,7 +10,6 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
-
 from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
 from wheeltapper_fleet.db.tables import metadata, refused, spools
 
@@ -43,7 +42,9 @@ def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
 
 def test_migrating_again_changes_nothing(engine: Engine) -> None:
     with engine.begin() as connection:
-        insert_ignore(connection, spools, [{"device": "d", "epoch": "e", "contiguous": 1, "dropped": 0, "first_seen_at": 0.0}])
+        insert_ignore(
+            connection, spools, [{"device": "d", "epoch": "e", "contiguous": 1, "dropped": 0, "first_seen_at": 0.0}]
+        )
     migrate(engine)
     with reading(engine) as connection:
         assert connection.execute(select(spools.c.contiguous)).scalars().all() == [1]

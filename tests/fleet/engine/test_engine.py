@@ -1,4 +1,4 @@
-"""Campaigns over a real database: engine, services and ingest together, on SQLite and PostgreSQL, with simulated devices."""
+"""Campaigns over a real database: engine, services and ingest on SQLite and PostgreSQL, devices simulated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine as Database
 from sqlalchemy import func, select
-
 from wheeltapper_fleet.broker.ingest import Ingest
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.db.tables import alerts, assignments, devices, metadata, records, refused, releases, spools
@@ -36,7 +35,12 @@ from wheeltapper_protocols.messages import (
 from wheeltapper_protocols.topics import Down, Up, down_topic, up_topic
 
 EPOCH = "00000000000000aa"
-SPEC: dict[str, Any] = {"model": "bearing", "release": 1, "waves": [{"count": 2}, {}], "execution_deadline_seconds": 60.0}
+SPEC: dict[str, Any] = {
+    "model": "bearing",
+    "release": 1,
+    "waves": [{"count": 2}, {}],
+    "execution_deadline_seconds": 60.0,
+}
 
 
 class World:
@@ -209,7 +213,9 @@ def test_the_counter_rises_past_what_the_device_has_seen(world: World) -> None:
     world.tick()
     assert world.assigned["dev-0"].counter == 42
     with reading(world.database) as connection:
-        assert connection.execute(select(assignments.c.counter).where(assignments.c.device == "dev-0")).scalar_one() == 42
+        assert (
+            connection.execute(select(assignments.c.counter).where(assignments.c.device == "dev-0")).scalar_one() == 42
+        )
 
 
 def test_a_conflict_is_answered_with_the_state(world: World) -> None:
@@ -235,7 +241,10 @@ def test_a_conflict_is_answered_with_the_state(world: World) -> None:
 def test_audiences_by_tag_and_what_is_refused(world: World) -> None:
     campaign = create(world, audience={"tags": {"site": "b"}}, waves=[{}])
     assert sorted(world.states(campaign)) == ["dev-2", "dev-3", "dev-4"]
-    cases = [({"release": 9}, "release.not_found"), ({"audience": {"devices": ["nobody"]}}, "device.not_found")]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"release": 9}, "release.not_found"),
+        ({"audience": {"devices": ["nobody"]}}, "device.not_found"),
+    ]
     cases.append(({"audience": {"tags": {"site": "z"}}}, "campaign.audience_empty"))
     for fields, code in cases:
         with pytest.raises(FleetError) as caught:

@@ -2,9 +2,10 @@
 
 Invariants:
     * An ack is said only after the commit that it covers.
-    * The queue is bounded; when it is full, messages are dropped and counted: devices send again what is not acknowledged.
-    * No payload stops the service: what cannot be read or stored is counted in ``refused`` with its code. A database that
-      does not answer is tried again with the same batch.
+    * The queue is bounded; when it is full, messages are dropped and counted: devices send again what is not
+      acknowledged.
+    * No payload stops the service: what cannot be read or stored is counted in ``refused`` with its code. A database
+      that does not answer is tried again with the same batch.
 """
 
 from __future__ import annotations

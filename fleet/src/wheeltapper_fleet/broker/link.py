@@ -104,6 +104,6 @@ class FleetLink:
 
     def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
         try:
-            self.on_message(message.topic, message.payload)
+            self.on_message(message.topic, bytes(message.payload))
         except Exception:  # noqa: BLE001  # the network thread must live
             _LOG.exception("a message could not be handed on")

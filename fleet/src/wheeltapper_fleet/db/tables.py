@@ -1,7 +1,7 @@
 """The tables of the fleet's database, for SQLite and PostgreSQL alike.
 
-Times are Unix seconds (float). JSON columns hold what msgspec or pydantic encoded. Migrations in ``migrations/`` make the
-same tables; a test compares the two.
+Times are Unix seconds (float). JSON columns hold what msgspec or pydantic encoded. Migrations in ``migrations/`` make
+the same tables; a test compares the two.
 """
 
 from __future__ import annotations

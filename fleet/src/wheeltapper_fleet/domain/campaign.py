@@ -2,13 +2,15 @@
 
 Invariants:
     * Only executions of the one wave that is RUNNING or SOAKING, or of waves before it, are ever assigned.
-    * A wave passes only with enough successes, after its soak time, with no abort rule broken. A wave that can no longer
-      get there is FAILED and the campaign pauses; resuming it is refused, since that would go past a failed wave.
-    * Every execution comes to exactly one terminal state, which never changes: by report, refusal, deadline or cancellation.
+    * A wave passes only with enough successes, after its soak time, with no abort rule broken. A wave that can no
+      longer get there is FAILED and the campaign pauses; resuming it is refused, since that would go past a failed
+      wave.
+    * Every execution comes to exactly one terminal state, which never changes: by report, refusal, deadline or
+      cancellation.
     * Deadlines count in every state, so a paused or aborted campaign ends its executions too.
 
-A device has one assignment at a time: a newer campaign's supersedes the unfinished execution of an older one (the engine
-does this when it assigns). A paused campaign therefore never blocks its successor.
+A device has one assignment at a time: a newer campaign's supersedes the unfinished execution of an older one (the
+engine does this when it assigns). A paused campaign therefore never blocks its successor.
 
 What this module does not do: ROLLED_BACK is a state that nothing leads to yet (rolling a campaign back comes later).
 """

@@ -1,7 +1,7 @@
 """What a campaign shall do: the spec, read strictly and refused where it is created.
 
-Invariants: a spec that :func:`read_spec` and :func:`plan_waves` accept has rules that can be reached and waves that cover the
-audience exactly once. What cannot be understood is refused, never guessed.
+Invariants: a spec that :func:`read_spec` and :func:`plan_waves` accept has rules that can be reached and waves that
+cover the audience exactly once. What cannot be understood is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class AbortAction(StrEnum):
 
 
 class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Devices named, or those that carry all ``tags``; both empty means all. Taken once, when the campaign is created."""
+    """Devices named, and carrying all ``tags``; both empty means all. Taken once, when the campaign is created."""
 
     devices: list[Name] = []
     tags: dict[str, str] = {}
 
 
 class WaveSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A share of the audience: ``percent`` of all of it, a ``count``, or ``devices`` by name. None of them: all the rest."""
+    """A share of the audience: ``percent`` of all of it, a ``count``, or ``devices`` by name. None: all the rest."""
 
     percent: Percent | None = None
     count: Positive | None = None
@@ -84,7 +84,7 @@ class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device has said it has."""
+    """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device said it has."""
 
     model: Name
     release: Release

@@ -1,7 +1,7 @@
 """Campaigns as people handle them: create, look at, start, approve, pause, resume, abort.
 
-Invariants: every action carries the version that the person saw; if the campaign has moved on, nothing changes and the answer
-says where it stands. Every action is logged with who did it.
+Invariants: every action carries the version that the person saw; if the campaign has moved on, nothing changes and
+the answer says where it stands. Every action is logged with who did it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def pause_campaign(
     """Assign nothing more for now.
 
     Raises:
-        FleetError: ``campaign.not_found``, ``campaign.conflict`` (it is not at ``version`` any more), ``campaign.illegal``.
+        FleetError: ``campaign.not_found``, ``campaign.conflict`` (it is not at ``version`` any more),
+        ``campaign.illegal``.
     """
     return _act(engine, campaign, Pause(reason[:_REASON_CHARACTERS] or f"paused by {who}"), version, who, now)
 

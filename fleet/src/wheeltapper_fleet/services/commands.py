@@ -81,7 +81,7 @@ def pending_payloads(connection: Connection, now: float) -> list[tuple[str, str,
 
 
 def _body(raw: dict[str, Any]) -> CaptureCommand | CancelCommand:
-    body: CaptureCommand | CancelCommand = msgspec.convert(raw, CaptureCommand | CancelCommand)  # type: ignore[arg-type]  # a union is not a type to mypy
+    body: CaptureCommand | CancelCommand = msgspec.convert(raw, CaptureCommand | CancelCommand)
     return body
 
 

@@ -1,9 +1,9 @@
 """The engine: moves campaigns along, signs assignments, says what to publish.
 
 Invariants:
-    * One tick is one transaction: a campaign's new state and the assignments that follow from it are stored together, and
-      published only afterwards. What was stored but not published is published at the next start, or when the device says
-      that its counter is older (see the ingest).
+    * One tick is one transaction: a campaign's new state and the assignments that follow from it are stored together,
+      and published only afterwards. What was stored but not published is published at the next start, or when the
+      device says that its counter is older (see the ingest).
     * A device's counter always rises, also past what the device itself has said.
     * A new assignment supersedes every unfinished execution of the device in other campaigns.
 
