@@ -2,7 +2,7 @@
 
 Invariants:
     * With ``--json`` the only thing on stdout is JSON. Progress goes to stderr.
-    * Exit codes: 0 done, 1 the operation failed, 2 usage or bad input. A failure is one line with its code, no traceback.
+    * Exit codes: 0 done, 1 the operation failed, 2 usage or bad input. A failure is one line with its code.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wheeltapper_fleet.cli_support import fail, failures, print_json
+from wheeltapper_fleet.cli_support import BAD_INPUT, fail, failures, print_json
 
 if TYPE_CHECKING:
     from wheeltapper_protocols.recording import Recording

@@ -25,7 +25,7 @@ class CampaignActions(Protocol):
         ...
 
     def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
-        """``start``, ``approve``, ``pause``, ``resume``, ``abort``. FleetError ``campaign.conflict`` (409), ``campaign.not_found``."""
+        """``start``, ``approve``, ``pause``, ``resume``, ``abort``; FleetError ``campaign.conflict`` has status 409."""
         ...
 
 
