@@ -1,4 +1,4 @@
-"""A real, headless Chromium, driven over its own debugging protocol: enough to load a page with a cookie and look at it."""
+"""A real, headless Chromium over its own debugging protocol: enough to load a page with a cookie and look at it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What the commands share: the connection, the output, and how a failure looks.
 
 Invariants:
-    * With ``--json`` the only thing on stdout is JSON. Everything for people about the course of things goes to stderr.
-    * Exit codes: 0 done, 1 the operation failed, 2 usage or bad input. A failure is one line with its code, no traceback.
+    * With ``--json`` the only thing on stdout is JSON. Progress goes to stderr.
+    * Exit codes: 0 done, 1 the operation failed, 2 usage or bad input. A failure is one line with its code.
 """
 
 from __future__ import annotations
@@ -99,9 +99,8 @@ def fail(code: str, message: str, status: int = FAILED) -> NoReturn:
 @contextmanager
 def failures() -> Iterator[None]:
     """Turn our errors into one line and an exit code."""
-    from wheeltapper_protocols.errors import ProtocolError
-
     from wheeltapper_fleet.errors import FleetError
+    from wheeltapper_protocols.errors import ProtocolError
 
     try:
         yield

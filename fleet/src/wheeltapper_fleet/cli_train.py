@@ -5,13 +5,16 @@ The form of ``train anomaly --recording … --healthy-fraction … --out …`` i
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
-from wheeltapper_fleet.cli_support import fail, failures, print_json
+from wheeltapper_fleet.cli_support import BAD_INPUT, fail, failures, print_json
+
+if TYPE_CHECKING:
+    from wheeltapper_protocols.recording import Recording
 
 __all__ = ["train_app"]
 
@@ -37,18 +40,15 @@ def anomaly(
 ) -> None:
     """Train an autoencoder on healthy data; quantize it; run the gates; write the bundle."""
     with failures():
-        from rich.console import Console
-
         try:
+            from rich.console import Console
+
             from wheeltapper_fleet.training.anomaly import train_anomaly
-            from wheeltapper_fleet.training.sets import load_sources
         except ModuleNotFoundError as error:
             fail("train.missing", f"{error.name} is not installed; install wheeltapper-fleet[train]")
-        console = Console(stderr=True)
-        with console.status("reading recordings") as status:
-            recordings = load_sources(recording, source)
-            result = train_anomaly(
-                recordings,
+        with Console(stderr=True).status("reading recordings") as status:
+            made = train_anomaly(
+                list(recording) if source is None else [found for _, found in _imported(source, recording)],
                 out=out,
                 healthy_fraction=healthy_fraction,
                 model=model,
@@ -56,11 +56,13 @@ def anomaly(
                 progress=status.update,
             )
     if as_json:
-        print_json(msgspec.to_builtins(result))
-    else:
-        for gate in result.gates:
-            typer.echo(f"passed  {gate.name}: {gate.value:.4g} (limit {gate.limit:.4g}) {gate.detail}".rstrip())
-        typer.echo(f"bundle: {out}")
+        import msgspec
+
+        print_json({"bundle": str(out), "model": made.model, "gates": msgspec.to_builtins(made.gates)})
+        return
+    for gate in made.gates:
+        typer.echo(f"passed  {gate.name}: {gate.value:.4g} (limit {gate.limit:.4g}) {gate.detail}".rstrip())
+    typer.echo(f"bundle: {out}")
 
 
 @train_app.command("import")
@@ -75,14 +77,24 @@ def import_set(
     with failures():
         from wheeltapper_protocols.recording import write_recording
 
-        from wheeltapper_fleet.training.sets import recordings_of
-
         out.mkdir(parents=True, exist_ok=True)
-        for folder in source:
-            for name, found in recordings_of(kind, folder):
-                target = out / f"{name}.npz"
-                write_recording(found, target)
-                written.append({"path": str(target), "snapshots": int(found.samples.shape[0])})
-                typer.echo(f"{target}: {found.samples.shape[0]} snapshots", err=True)
+        for name, found in _imported(kind, source):
+            target = out / f"{name}.npz"
+            if target.exists():
+                fail("train.exists", f"{target} is there already; choose another folder", BAD_INPUT)
+            write_recording(found, target)
+            written.append({"path": str(target), "snapshots": int(found.samples.shape[0])})
+            typer.echo(f"{target}: {found.samples.shape[0]} snapshots", err=True)
     if as_json:
         print_json({"recordings": written})
+
+
+def _imported(kind: str, sources: Sequence[Path]) -> Iterator[tuple[str, Recording]]:
+    """The recordings of ``sources`` (files, or folders of them), one after the other, with names for them."""
+    from wheeltapper_fleet.training.importers import IMPORTERS
+
+    if kind not in IMPORTERS:
+        fail("train.import", f"{kind!r} is not known; choose of {', '.join(sorted(IMPORTERS))}", BAD_INPUT)
+    for source in sources:
+        for path in sorted(source.glob("*.npz")) if source.is_dir() else [source]:
+            yield path.stem, IMPORTERS[kind](path)

@@ -157,12 +157,11 @@ class FleetClient:
         Raises:
             FleetError: ``release.*``, ``keys.*``, ``tuf.*``.
         """
-        from wheeltapper_protocols.ids import manifest_path
-        from wheeltapper_protocols.manifest import decode_manifest
-
         from wheeltapper_fleet.services.releases import prepare_release
         from wheeltapper_fleet.trust.keys import load_signer
         from wheeltapper_fleet.trust.repository import sign_for_team
+        from wheeltapper_protocols.ids import manifest_path
+        from wheeltapper_protocols.manifest import decode_manifest
 
         model = decode_manifest(prepare_release(bundle_dir, 1)).model
         current, number = self.role_metadata(model)

@@ -2,8 +2,8 @@
 
 Invariants:
     * An unknown key is an error, so that a misspelt setting never silently falls back to its default.
-    * The admin API leaves loopback only with TLS configured (``config.admin_insecure``): its bearer token would otherwise
-      cross the network in clear text.
+    * The admin API leaves loopback only with TLS configured (``config.admin_insecure``): its bearer token would
+      otherwise cross the network in clear text.
 
 What this module does not do: open anything. A port of 0 stays 0 here; ``serve`` picks a free one and says which.
 """
@@ -61,7 +61,8 @@ class FleetConfig:
         if not is_loopback(self.admin_host) and self.admin_tls_certificate is None:
             raise FleetError(
                 "config.admin_insecure",
-                f"admin_host {self.admin_host!r} is not loopback: set admin_tls_certificate and admin_tls_key, or keep 127.0.0.1",
+                f"admin_host {self.admin_host!r} is not loopback: set admin_tls_certificate "
+                "and admin_tls_key, or keep 127.0.0.1",
                 400,
             )
 
@@ -100,7 +101,8 @@ def load_config(source: Path | None, overrides: Mapping[str, Any] | None = None)
         raise FleetError(
             "config.unknown_key", f"unknown setting {unknown[0]!r}; known are: {', '.join(sorted(known))}", 400
         )
-    return FleetConfig(**{key: _typed(key, value) for key, value in values.items()})
+    typed: dict[str, Any] = {key: _typed(key, value) for key, value in values.items()}
+    return FleetConfig(**typed)
 
 
 def _typed(key: str, value: object) -> object:

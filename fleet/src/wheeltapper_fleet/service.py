@@ -2,8 +2,8 @@
 
 Invariants:
     * One service per data folder: a lock that dies with the process keeps a second one out.
-    * ``serve.json`` is there only while the service is ready; one that a killed service left behind is removed at the start.
-    * SIGTERM and SIGINT end every part, in the reverse order of their start; the broker dies with this process in any case.
+    * ``serve.json`` is there only while the service is ready; one left behind by a killed service is removed first.
+    * SIGTERM and SIGINT end every part, in the reverse order of their start; the broker dies with this process anyhow.
     * The offline keys are never read.
 
 What this module does not do: rules. It is the only place that knows all parts.

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.fleet.api_admin.harness import AdminServer
 
 
-@pytest.fixture()
+@pytest.fixture
 def server(tmp_path: Path) -> Iterator[AdminServer]:
     with AdminServer(tmp_path / "data") as running:
         yield running

@@ -1,7 +1,7 @@
 """The admin server as a real uvicorn in a thread, and rows as the ingest writes them.
 
-``TableCampaigns`` and ``TableCaptures`` implement the ports over the real tables with the least of rules: what is tested here
-is the API, not the campaign machine.
+``TableCampaigns`` and ``TableCaptures`` implement the ports over the real tables with the least of rules: what is
+tested here is the API, not the campaign machine.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import stat
 
 import httpx
 import pytest
-from tests.fleet.api_admin.harness import MODEL, AdminServer
 
+from tests.fleet.api_admin.harness import MODEL, AdminServer
 from wheeltapper_fleet.api.auth import COOKIE
 from wheeltapper_fleet.client import FleetClient
 from wheeltapper_fleet.db import tables
@@ -26,7 +26,7 @@ def raw(server: AdminServer, request: bytes) -> bytes:
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic abc", "Bearer " + "x" * 5000, "Bearer é"])
 def test_no_or_wrong_token(server: AdminServer, header: str | None) -> None:
-    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
     for method, path in (("GET", "/devices"), ("GET", "/summary"), ("POST", "/tokens"), ("PUT", "/blobs/" + "0" * 64)):
         answer = httpx.request(method, f"{server.url}/api/v1{path}", headers=headers, trust_env=False)
         assert (answer.status_code, answer.json()["code"]) == (401, "api.unauthorized")
@@ -126,7 +126,7 @@ def test_tokens_devices_captures(server: AdminServer) -> None:
         assert [point["score"] for point in found["scores"]] == [0.2, 0.4, 0.3]
         command = client.request_capture("press-1", "bearing", 5)
         assert client.captures("press-1")[0] | {"state": "waiting", "snapshots": 5} == client.captures()[0]
-        with pytest.raises(FleetError, match="capture.not_found"):
+        with pytest.raises(FleetError, match=r"\[capture\.not_found\]"):
             client.fetch_capture(command, server.data_dir / "x.npz")
         content = b"recording"
         sha256 = hashlib.sha256(content).hexdigest()
@@ -136,9 +136,9 @@ def test_tokens_devices_captures(server: AdminServer) -> None:
         assert client.fetch_capture(command, server.data_dir / "x.npz") == 9
         assert (server.data_dir / "x.npz").read_bytes() == content
         assert client.revoke("press-1")["revoked"] is True
-        with pytest.raises(FleetError, match="device.revoked"):
+        with pytest.raises(FleetError, match=r"\[device\.revoked\]"):
             client.request_capture("press-1", "bearing", 5)
-        with pytest.raises(FleetError, match="device.not_found"):
+        with pytest.raises(FleetError, match=r"\[device\.not_found\]"):
             client.device("nobody")
         summary = client.summary()
         assert summary["devices_enrolled"] == 1
@@ -150,7 +150,7 @@ def test_blobs(server: AdminServer) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     with FleetClient(server.url, server.token) as client:
         assert not client.has_blob(sha256)
-        with pytest.raises(FleetError, match="blob.hash"):
+        with pytest.raises(FleetError, match=r"\[blob\.hash\]"):
             client.put_blob(sha256, content[:-1])
         assert not client.has_blob(sha256)
         client.put_blob(sha256, content)
@@ -158,7 +158,7 @@ def test_blobs(server: AdminServer) -> None:
         assert client.has_blob(sha256)
         _, number = client.role_metadata(MODEL)
         assert number == 1
-        with pytest.raises(FleetError, match="manifest.malformed"):
+        with pytest.raises(FleetError, match=r"\[manifest\.malformed\]"):
             client.publish(MODEL, b"{}", b"{}")
     assert not [path for path in (server.data_dir / "blobs").iterdir() if path.name.startswith(".")]
 
@@ -175,7 +175,7 @@ def test_campaign_conflict(server: AdminServer) -> None:
         assert http.post(f"{path}/pause", headers={"If-Match": http.get(path).headers["ETag"]}).status_code == 200
         assert http.post(f"{path}/explode", headers={"If-Match": "3"}).status_code == 404
         assert http.post(f"{path}/pause", headers={"If-Match": "x"}).status_code == 428
-        with pytest.raises(FleetError, match="campaign.not_found"):
+        with pytest.raises(FleetError, match=r"\[campaign\.not_found\]"):
             client.act("nothing", "start", 1)
 
 

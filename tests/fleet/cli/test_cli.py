@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+
+from wheeltapper_protocols.recording import Recording, write_recording
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {
@@ -89,7 +92,8 @@ def test_help_is_quick() -> None:
     began = time.monotonic()
     assert run("--help").returncode == 0
     assert time.monotonic() - began < 2.0  # 0.3 s on an idle machine
-    text = "import sys, wheeltapper_fleet.cli; print([m for m in ('fastapi', 'sqlalchemy', 'numpy', 'httpx') if m in sys.modules])"
+    text = "import sys, wheeltapper_fleet.cli\n"
+    text += "print([m for m in ('fastapi', 'sqlalchemy', 'numpy', 'httpx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", text], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -139,3 +143,36 @@ def test_comes_back_after_kill(folders: tuple[Path, Path], tmp_path: Path) -> No
     assert process.returncode == 0
     psutil.wait_procs(children, timeout=5)
     assert not any(child.is_running() for child in children)
+
+
+def test_from_recording_to_published_release(folders: tuple[Path, Path], data_dir: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    recording = Recording(
+        samples=rng.normal(0, 1, (400, 1024, 1)).astype(np.float32),
+        scale=np.ones(1),
+        sample_rate_hz=2048.0,
+        t_s=np.arange(400.0),
+        channels=("vibration",),
+        units=("g",),
+        meta={},
+    )
+    write_recording(recording, tmp_path / "healthy.npz")
+    bundle, here = tmp_path / "bundle", ("--data-dir", str(data_dir))
+    source = ("--recording", str(tmp_path / "healthy.npz"))
+    made = run("train", "anomaly", *source, "--healthy-fraction", "1", "--out", str(bundle), "--json")
+    assert made.returncode == 0, made.stderr
+    assert all(gate["passed"] for gate in json.loads(made.stdout)["gates"])
+    missing = run("train", "anomaly", "--recording", str(tmp_path / "no.npz"), "--out", str(tmp_path / "b2"))
+    assert missing.returncode in (1, 2)
+    assert "Traceback" not in missing.stderr
+    key = str(folders[0] / "team-bearing-anomaly.pem")
+    for number in (1, 2):
+        published = run("release", "publish", "--bundle", str(bundle), "--key", key, *here, "--json")
+        assert published.returncode == 0, published.stderr
+        assert json.loads(published.stdout)["release"] == number
+    foreign = run("release", "publish", "--bundle", str(bundle), "--key", str(folders[0] / "root-1.pem"), *here)
+    assert foreign.returncode != 0
+    assert "Traceback" not in foreign.stderr
+    assert run("release", "verify", "bearing-anomaly", "2", *here).returncode == 0
+    assert "[release.not_found]" in run("release", "verify", "bearing-anomaly", "3", *here).stderr
+    assert len(json.loads(run("release", "list", *here, "--json").stdout)) == 2

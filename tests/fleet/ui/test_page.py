@@ -9,15 +9,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.browser import open_page, screenshot
 from tests.fleet.api_admin.harness import MODEL, AdminServer
-
 from wheeltapper_fleet.db import tables
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"&"
 
 
-@pytest.fixture()
+@pytest.fixture
 def server(tmp_path: Path) -> Iterator[AdminServer]:
     with AdminServer(tmp_path / "data") as running:
         yield running

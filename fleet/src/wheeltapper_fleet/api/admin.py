@@ -4,7 +4,8 @@ Invariants:
     * Every route below ``/api/v1`` needs the bearer token; the page's cookie is enough for reading only.
     * Every refusal is JSON ``{code, message}`` with a stable dotted code.
 
-What this module does not do: rules. It reads by :mod:`queries` and changes through the services in :class:`AdminContext`.
+What this module does not do: rules. It reads by :mod:`queries` and changes through the services in
+:class:`AdminContext`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
-from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.ids import device_id, name
-from wheeltapper_protocols.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api import schemas
@@ -33,6 +31,9 @@ from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_fleet.ui.pages import page_router
+from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.ids import device_id, name
+from wheeltapper_protocols.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 
 __all__ = ["AdminServices", "admin_app"]
 

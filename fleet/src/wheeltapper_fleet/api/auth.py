@@ -40,7 +40,7 @@ def _digest(token: str) -> str:
 
 
 def ensure_api_token(engine: Engine, path: Path, now: float) -> None:
-    """Make the first token if there is none, into ``path`` (0600); enter the one in ``path`` if the database lacks it."""
+    """Make the first token into ``path`` (0600) if there is none; enter it into the database if that lacks it."""
     try:
         token = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:

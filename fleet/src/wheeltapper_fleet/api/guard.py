@@ -84,9 +84,9 @@ class Guard:
                 raise
             refused.append(error)
         if refused and not started:
-            error = refused.pop()
+            refusal = refused[0]
             refused.clear()
-            await _answer(send_with_headers, error)
+            await _answer(send_with_headers, refusal)
 
     def _check(self, scope: Scope, receive: Receive, refused: list[FleetError]) -> Receive:
         hosts = [value for name, value in scope["headers"] if name == b"host"]

@@ -1,4 +1,4 @@
-"""What the admin API needs of the services that change something. Reading goes straight to the tables (:mod:`queries`)."""
+"""What the admin API needs of the services that change something. Reading is :mod:`queries`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CampaignActions(Protocol):
         ...
 
     def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
-        """``start``, ``pause``, ``resume`` or ``abort``. FleetError ``campaign.conflict`` (409), ``campaign.not_found``."""
+        """``start``, ``approve``, ``pause``, ``resume``, ``abort``; FleetError ``campaign.conflict`` has status 409."""
         ...
 
 

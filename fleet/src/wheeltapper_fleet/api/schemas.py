@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
 from wheeltapper_protocols.ids import NAME_PATTERN
 
 __all__ = [

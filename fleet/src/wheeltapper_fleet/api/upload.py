@@ -25,7 +25,7 @@ async def receive_blob(store: BlobStore, sha256: str, stream: AsyncIterator[byte
     Raises:
         FleetError: ``blob.*``.
     """
-    chunks: queue.Queue[bytes | None | _Aborted] = queue.Queue(_CHUNKS_AHEAD)
+    chunks: queue.Queue[bytes | _Aborted | None] = queue.Queue(_CHUNKS_AHEAD)
     done = threading.Event()
 
     def pieces() -> Iterator[bytes]:
@@ -40,7 +40,7 @@ async def receive_blob(store: BlobStore, sha256: str, stream: AsyncIterator[byte
         finally:
             done.set()
 
-    async def feed(item: bytes | None | _Aborted) -> None:
+    async def feed(item: bytes | _Aborted | None) -> None:
         while not done.is_set():
             try:
                 chunks.put_nowait(item)
