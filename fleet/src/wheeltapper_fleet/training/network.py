@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 __all__ = ["CLIP", "Layer", "fit", "open_session", "quantised", "run", "to_onnx"]
 
-CLIP: Final = 4.0
+CLIP: Final = 2.5
 _OPSET: Final = 17
 _ROWS_MIN: Final = 512
 _ROWS_MAX: Final = 4096

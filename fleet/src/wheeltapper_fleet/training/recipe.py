@@ -28,10 +28,15 @@ DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=5, clear_windows=
 FOLDS: Final = 3
 _SCALE_FLOOR: Final = 0.1
 """Least healthy standard deviation: 10 % of the value on a log scale. A quiet machine is not a sensitive one."""
+_SCALE_CAP: Final = 0.25
+"""Greatest: with more, and with machines of very different levels, not even ten times the vibration would count."""
+_ENERGY_KINDS: Final = frozenset({"rms", "peak", "band_rms"})
+_SHAPE_WEIGHT: Final = 0.5
+"""Features of shape vary more by themselves than they tell; the energies carry the wear."""
 _DOWN: Final = 0.5
 _LEVEL: Final = 4.5
 _LEVEL_WINDOWS: Final = 5.0
-_MARGIN: Final = 1.4
+_MARGIN: Final = 1.25
 _LINEAR_KINDS: Final = frozenset({"skewness"})
 
 Values = npt.NDArray[Any]
@@ -54,12 +59,13 @@ def fit_scoring(specs: Sequence[FeatureSpec], groups: Sequence[Values], threshol
     center = np.median([np.median(group, axis=0) for group in values], axis=0)
     variance = np.mean([np.mean((group - center) ** 2, axis=0) for group in values], axis=0)
     windows = sum(len(group) for group in groups)
-    scale = np.maximum(np.sqrt(variance * windows / max(1, windows - 1)), _SCALE_FLOOR)
+    deviation = np.sqrt(variance * windows / max(1, windows - 1))
+    scale = np.clip(deviation, _SCALE_FLOOR, np.where(log, _SCALE_CAP, np.inf))
     return ScoringSpec(
         transform=["log" if is_log else "affine" for is_log in log],
         center=center.tolist(),
         scale=scale.tolist(),
-        weight=[1.0] * len(specs),
+        weight=[1.0 if spec.kind in _ENERGY_KINDS else _SHAPE_WEIGHT for spec in specs],
         down=[1.0 if spec.kind in _LINEAR_KINDS else _DOWN for spec in specs],
         threshold=threshold,
     )
