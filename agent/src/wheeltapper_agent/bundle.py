@@ -17,6 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wheeltapper_agent.adapters.runtime_onnx import OnnxModel
+from wheeltapper_agent.config import Profile
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ports import Model, SourceSpec
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.features import FeatureSet
 from wheeltapper_protocols.manifest import (
@@ -30,11 +35,6 @@ from wheeltapper_protocols.manifest import (
     decode_manifest,
 )
 from wheeltapper_protocols.scoring import Scorer, Scores
-
-from wheeltapper_agent.adapters.runtime_onnx import OnnxModel
-from wheeltapper_agent.config import Profile
-from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import Model, SourceSpec
 
 __all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "self_test"]
 

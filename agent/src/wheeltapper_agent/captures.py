@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
-from wheeltapper_protocols.errors import RecordingError
-from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command, Report
-from wheeltapper_protocols.recording import Recording, recording_bytes
 
 from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.pipeline import NO_EPOCH, Captured, Pipeline
 from wheeltapper_agent.ports import Clock, Records, SourceSpec, Window
+from wheeltapper_protocols.errors import RecordingError
+from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command, Report
+from wheeltapper_protocols.recording import Recording, recording_bytes
 
 __all__ = ["Captures", "make_recording"]
 
@@ -123,7 +123,7 @@ class Captures:
                 self._finish(job)
             except (AgentError, RecordingError) as error:
                 self._answer(job.command, job.body, code=error.code, detail=error.message)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # logged; the agent must outlive it
                 _LOG.exception("capture %s failed", job.command.id)
                 self._answer(job.command, job.body, code="capture.failed", detail=str(error)[:300])
 

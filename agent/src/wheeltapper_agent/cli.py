@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from wheeltapper_protocols.errors import ProtocolError
 
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["app", "main"]
 
@@ -148,10 +148,9 @@ def replay(
             if json_output:
                 print(json.dumps(row))
             else:
-                score = "  -  " if row["score"] is None else f"{row['score']:8.3f}"
-                print(
-                    f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{' ALERT' if row['alert'] else ''}"
-                )
+                score = "       -" if row["score"] is None else f"{row['score']:8.3f}"
+                alert = " ALERT" if row["alert"] else ""
+                print(f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{alert}")
     except (AgentError, ProtocolError) as error:
         _fail(error)
     except BrokenPipeError:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import name as check_name
-
-from wheeltapper_agent.errors import AgentError
 
 __all__ = [
     "AgentConfig",
@@ -173,8 +172,8 @@ def _build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> 
     try:
         return kind(**values, **ready)
     except TypeError as error:
-        required = [entry.name for entry in dataclasses.fields(kind) if entry.default is dataclasses.MISSING]  # type:
-        ignore[arg - type]  # kind is a dataclass
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # kind is a dataclass
+        required = [entry.name for entry in fields if entry.default is dataclasses.MISSING]
         raise AgentError("config.missing_key", f"{where} needs {', '.join(required)}") from error
 
 

@@ -14,10 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_protocols.assignment import PipelineTarget
-from wheeltapper_protocols.errors import ProtocolError, WireError
-from wheeltapper_protocols.manifest import Manifest, decode_manifest
-
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.journal import Execution
 from wheeltapper_agent.adapters.slots import Slots, slot_name
@@ -27,6 +23,9 @@ from wheeltapper_agent.core.update import Effect, Event
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Clock, MetadataClient
+from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.errors import ProtocolError, WireError
+from wheeltapper_protocols.manifest import Manifest, decode_manifest
 
 __all__ = ["Effects", "Interrupted", "Outcome"]
 

@@ -13,12 +13,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from wheeltapper_protocols.decision import DecisionState, Verdict, decide
-from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
-
 from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Clock, Records, Source, SourceSpec, Window
+from wheeltapper_protocols.decision import DecisionState, Verdict, decide
+from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
 
 __all__ = ["NO_EPOCH", "Captured", "Health", "Pipeline"]
 
@@ -127,7 +126,7 @@ class Pipeline:
                 index += 1
                 if self._stopping.is_set():
                     return
-        except Exception:
+        except Exception:  # noqa: BLE001  # logged; the agent must outlive it
             _LOG.exception("pipeline %s: source.failed: the stream ended", self.name)
             self._error = "source.failed"
         self._end_captures()
@@ -150,7 +149,7 @@ class Pipeline:
                 self._records.append(*items)
             except OSError as error:
                 _LOG.error("pipeline %s: spool.storage: %s", self.name, error)
-            except Exception:
+            except Exception:  # noqa: BLE001  # logged; the agent must outlive it
                 _LOG.exception("pipeline %s: spool.storage", self.name)
             else:
                 return
@@ -181,8 +180,7 @@ class Pipeline:
                 bundle.names,
                 bundle.scorer.usual,
             )
-        except Exception as error:  # noqa: BLE001  # whatever a model does, the stream goes on and probation hears of
-        it
+        except Exception as error:  # noqa: BLE001  # the stream goes on and probation hears of it
             self._failed(bundle, error)
             return (self._plain(index, window, bundle),)
         latency_ms = (self._clock.monotonic() - began) * 1e3

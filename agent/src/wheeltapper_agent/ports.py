@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
 
@@ -34,7 +35,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window: ``samples`` [sample, channel] float32 in the spec's units, starting at ``t_s`` of the machine's clock."""
+    """One window: ``samples`` [sample, channel] float32 in the spec's units, begun at ``t_s`` of its clock."""
 
     samples: NDArray[np.float32]
     t_s: float

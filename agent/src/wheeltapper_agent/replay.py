@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wheeltapper_protocols.decision import DecisionState, decide
-from wheeltapper_protocols.recording import read_recording
-
 from wheeltapper_agent.bundle import check_input, load_bundle
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import SourceSpec
+from wheeltapper_protocols.decision import DecisionState, decide
+from wheeltapper_protocols.recording import read_recording
 
 __all__ = ["replay"]
 

@@ -13,18 +13,6 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.messages import (
-    Ack,
-    CancelCommand,
-    CaptureCommand,
-    ExecutionState,
-    Status,
-    decode_down,
-    encode,
-)
-from wheeltapper_protocols.topics import Down, Up
-
 from wheeltapper_agent import __version__
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
@@ -43,6 +31,17 @@ from wheeltapper_agent.config import AgentConfig, Profile
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.updater import Updater
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.messages import (
+    Ack,
+    CancelCommand,
+    CaptureCommand,
+    ExecutionState,
+    Status,
+    decode_down,
+    encode,
+)
+from wheeltapper_protocols.topics import Down, Up
 
 __all__ = ["SPOOL_FILE", "STATUS_FILE", "Agent"]
 

@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
-from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report
 
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
 from wheeltapper_agent.core.resume import resume
@@ -33,6 +31,8 @@ from wheeltapper_agent.effects import Effects, Interrupted, Outcome
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.pipeline import NO_EPOCH
 from wheeltapper_agent.ports import Clock, MetadataClient, Records
+from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report
 
 __all__ = ["Updater"]
 
@@ -128,7 +128,7 @@ class Updater:
         wait_seconds = 0.0
         try:
             self._resume()
-        except Exception:
+        except Exception:  # noqa: BLE001  # the agent must outlive a fault here
             _LOG.exception("updater: resuming failed")
         while not self._stopping.is_set():
             with self._inbox.changed:
@@ -141,15 +141,14 @@ class Updater:
                 continue
             try:
                 retry = self._consider(envelope)
-            except Exception:
+            except Exception:  # noqa: BLE001  # as above
                 _LOG.exception("updater: an assignment could not be handled")
                 retry = True
             wait_seconds = min(max(self._retry_seconds, wait_seconds * 2), _RETRY_CAP_SECONDS) if retry else 0.0
             with self._inbox.changed:
-                if retry and self._inbox.envelope is None:
-                    self._inbox.envelope = envelope
-                elif self._inbox.envelope is not None:
-                    wait_seconds = 0.0
+                newer = self._inbox.envelope
+                self._inbox.envelope = newer if newer is not None or not retry else envelope
+                wait_seconds = wait_seconds if newer is None else 0.0
 
     def _standing(self) -> Standing:
         entry = self._entry
@@ -301,7 +300,7 @@ class Updater:
                     if asked is not None:
                         return asked
             return None
-        except Exception as error:
+        except Exception as error:  # every execution must end
             _LOG.exception("execution %s: %s failed", execution.id, effect.name)
             state = ExecutionState(execution.state)
             code = error.code if isinstance(error, AgentError | ProtocolError) else "update.internal"

@@ -16,13 +16,13 @@ import threading
 from typing import Final, Protocol
 
 import msgspec
-from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.messages import Ack, Alert, Report, Telemetry, TelemetryRecord, encode
-from wheeltapper_protocols.topics import Up
 
 from wheeltapper_agent.adapters.spool import Held, Spool
 from wheeltapper_agent.config import DeliveryConfig
 from wheeltapper_agent.ports import Clock
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.messages import Ack, Alert, Report, Telemetry, TelemetryRecord, encode
+from wheeltapper_protocols.topics import Up
 
 __all__ = ["Delivery", "Publisher"]
 

@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from msgspec import Meta, Struct
-from wheeltapper_protocols.ids import NAME_PATTERN
 
 from wheeltapper_agent.adapters.files import write_atomic, write_once
 from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_protocols.ids import NAME_PATTERN
 
 __all__ = ["Fleet", "Identity", "Token", "enroll", "load_identity", "parse_token"]
 

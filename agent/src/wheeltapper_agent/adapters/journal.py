@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from wheeltapper_protocols.assignment import PipelineTarget
 
 from wheeltapper_agent.adapters.files import write_atomic
+from wheeltapper_protocols.assignment import PipelineTarget
 
 __all__ = ["Entry", "Execution", "Journal"]
 

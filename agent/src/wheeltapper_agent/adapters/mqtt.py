@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
 from wheeltapper_protocols.messages import Status, encode
 from wheeltapper_protocols.topics import Down, Up, down_filter, down_topic, up_topic
 
@@ -165,7 +166,7 @@ class Link:
             return
         try:
             self._on_message(kind, bytes(message.payload))
-        except Exception:  # the connection must outlive whatever a payload does
+        except Exception:  # noqa: BLE001  # the connection must outlive whatever a payload does
             _LOG.exception("mqtt: a %s could not be handled", kind.value)
 
     def _attempt(self) -> bool:
@@ -201,7 +202,7 @@ class Link:
             version = self._version
             try:
                 accepted = self._attempt()
-            except Exception:  # whatever the network does, the next attempt must come
+            except Exception:  # noqa: BLE001  # whatever the network does, the next attempt must come
                 _LOG.exception("mqtt: the attempt to connect failed")
                 accepted = False
             failures = 0 if accepted else failures + 1

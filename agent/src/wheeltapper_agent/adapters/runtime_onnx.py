@@ -1,4 +1,4 @@
-"""ONNX Runtime: one thread, no spinning (an idle agent is quiet). Loads from bytes, so that what runs is what was verified."""
+"""ONNX Runtime: one thread, no spinning (an idle agent is quiet). Loads from bytes: what runs is what was verified."""
 
 from __future__ import annotations
 

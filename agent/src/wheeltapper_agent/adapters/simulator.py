@@ -6,8 +6,8 @@ noise; a structural resonance that is rung by an impact each time that a rolling
 BPFI or twice BSF
 computed from the bearing's geometry, with slip (jitter of the interval); the impact's strength grows from onset to
 failure.
-Inner-race impacts are modulated by the shaft, ball impacts by the cage. Formulas: Randall & Antoni, "Rolling element bearing
-diagnostics—A tutorial", MSSP 25 (2011), eqs. 1-4.
+Inner-race impacts are modulated by the shaft, ball impacts by the cage. Formulas: Randall & Antoni,
+"Rolling element bearing diagnostics—A tutorial", MSSP 25 (2011), eqs. 1-4.
 
 Invariants: window ``i`` of machine time is the same for the same seed, whenever it is asked for; machine time runs on
 while the agent is

@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_once
+from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.manifest import MANIFEST_FILE, decode_manifest
-
-from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_once
-from wheeltapper_agent.errors import AgentError
 
 __all__ = ["ACTIVE", "PREVIOUS", "Slots", "slot_name"]
 

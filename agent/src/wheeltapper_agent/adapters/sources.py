@@ -6,12 +6,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from wheeltapper_protocols.recording import read_recording
-
 from wheeltapper_agent.adapters.simulator import SimulatorSource
 from wheeltapper_agent.config import PipelineConfig, ReplayConfig, SimulatorConfig
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Clock, Source, SourceSpec, Window
+from wheeltapper_protocols.recording import read_recording
 
 __all__ = ["ReplaySource", "make_source"]
 

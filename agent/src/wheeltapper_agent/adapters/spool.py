@@ -31,6 +31,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 import sqlite_utils
+
 from wheeltapper_protocols.messages import Alert, CaptureReport, Report, TelemetryRecord
 
 __all__ = ["Held", "Item", "Spool", "SpoolFigures", "read_figures"]
@@ -182,7 +183,7 @@ class Spool:
         return [Held(seq, msgspec.msgpack.decode(payload, type=_TYPES[kind])) for seq, kind, payload in rows]
 
     def ack(self, epoch: str, seq: int) -> bool:
-        """Forget every record up to ``seq``. Another epoch's or an old ack changes nothing; returns whether something changed."""
+        """Forget every record up to ``seq``. Another epoch's or an old ack does nothing; True if it did."""
         with self._lock:
             seq = min(seq, self._seq)
             if epoch != self.epoch or seq <= self._acked:

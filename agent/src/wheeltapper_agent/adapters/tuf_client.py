@@ -20,10 +20,10 @@ from tuf.api import exceptions
 from tuf.api.metadata import Targets
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
-from wheeltapper_protocols.assignment import PipelineTarget
 
 from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_protocols.assignment import PipelineTarget
 
 __all__ = ["DIRECTOR", "TufClient", "VerifiedMetadata"]
 

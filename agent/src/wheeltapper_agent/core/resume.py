@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from wheeltapper_protocols.messages import ExecutionState as S
-
 from wheeltapper_agent.core.update import ENTRY_EFFECTS, Effect, Event
+from wheeltapper_protocols.messages import ExecutionState as S
 
 __all__ = ["MAX_RESUMES", "Plan", "resume"]
 

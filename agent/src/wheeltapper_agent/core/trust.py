@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 from securesystemslib.dsse import Envelope
+
 from wheeltapper_protocols.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, decode_assignment
 from wheeltapper_protocols.errors import WireError
 

@@ -1,0 +1,231 @@
+"""Real servers for the tests: a CA, an HTTPS server that speaks the device API, a Mosquitto with mutual TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from wheeltapper_agent.adapters.identity import Fleet, Identity
+
+from tests.agent.repository import Repository
+
+_PEM = serialization.Encoding.PEM
+
+
+class Authority:
+    """A CA whose certificates lie in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = self._issue("Test CA", self._key.public_key(), ca=True)
+        self.pem = self.certificate.public_bytes(_PEM)
+        self.sha256 = hashlib.sha256(self.certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+        self.path = folder / "ca.pem"
+        self.path.write_bytes(self.pem)
+
+    def _issue(self, name: str, key: Any, ca: bool = False) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
+        now = datetime.datetime.now(datetime.UTC)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        )
+        return builder.sign(self._key, hashes.SHA256())
+
+    def sign_csr(self, pem: str, name: str | None = None) -> str:
+        """The certificate that the CSR asks for, perhaps for another name."""
+        csr = x509.load_pem_x509_csr(pem.encode())
+        asked = str(csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+        return self._issue(name or asked, csr.public_key()).public_bytes(_PEM).decode()
+
+    def pair(self, name: str) -> tuple[Path, Path]:
+        """Certificate and key files for ``name``."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate, path = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        certificate.write_bytes(self._issue(name, key.public_key()).public_bytes(_PEM))
+        path.write_bytes(
+            key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+        return certificate, path
+
+
+class DeviceServer:
+    """The device API over real TLS. ``planted`` replaces the answer to a path; ``requests`` lists what was asked."""
+
+    def __init__(self, authority: Authority, repository: Repository, mqtt_port: int = 1) -> None:
+        self.authority, self.repository, self.mqtt_port = authority, repository, mqtt_port
+        self.planted: dict[str, tuple[int, bytes]] = {}
+        self.requests: list[str] = []
+        self.captures: dict[str, bytes] = {}
+        self.enrol_name: str | None = None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_args: Any) -> None:
+                """Quiet."""
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                outer.requests.append(self.path)
+                self._answer(*outer.get(self.path))
+
+            def _body(self) -> bytes:
+                return self.rfile.read(int(self.headers["Content-Length"]))
+
+            def do_POST(self) -> None:
+                self._answer(*outer.enrol(json.loads(self._body())))
+
+            def do_PUT(self) -> None:
+                body = self._body()
+                assert hashlib.sha256(body).hexdigest() == self.headers["X-Content-SHA256"]
+                outer.captures[self.path.rpartition("/")[2]] = body
+                self._answer(200, b"{}")
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate, key = authority.pair("localhost")
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(authority.path)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"https://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body."""
+        if path in self.planted:
+            return self.planted[path]
+        kind, _, name = path.removeprefix("/v1/").partition("/")
+        found = {"tuf": self.repository.metadata, "blobs": self.repository.blobs}.get(kind, {}).get(name)
+        if path == "/v1/enrol/ca":
+            found = self.authority.pem
+        return (200, found) if found is not None else (404, b'{"code":"api.not_found","message":"no"}')
+
+    def enrol(self, body: dict[str, str]) -> tuple[int, bytes]:
+        """Sign the CSR of a request whose token has the right secret."""
+        device, secret = body["token"].split(".")[1:3]
+        if secret != "s" * 43:
+            return 403, b'{"code":"enrol.token_unknown","message":"the token is not known"}'
+        answer = {
+            "device": device,
+            "certificate": self.authority.sign_csr(body["csr"], self.enrol_name),
+            "ca": self.authority.pem.decode(),
+            "root": self.repository.root.decode(),
+            "mqtt_host": "localhost",
+            "mqtt_port": self.mqtt_port,
+            "https_url": self.url,
+        }
+        return 200, json.dumps(answer).encode()
+
+    def identity(self, folder: Path) -> Identity:
+        """An enrolled ``device-1``, without enrolling."""
+        folder.mkdir(parents=True, exist_ok=True)
+        certificate, key = self.authority.pair("device-1")
+        root = folder / "root.json"
+        root.write_bytes(self.repository.root)
+        fleet = Fleet(device="device-1", https_url=self.url, mqtt_host="localhost", mqtt_port=self.mqtt_port)
+        return Identity(fleet, key, certificate, self.authority.path, root)
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mosquitto:
+    """A broker with mutual TLS whose user name is the certificate's CN."""
+
+    def __init__(self, authority: Authority, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        certificate, key = authority.pair("broker")
+        acl = folder / "acl"
+        acl.write_text(
+            "pattern write wt/v1/%u/up/+\npattern read wt/v1/%u/down/+\nuser fleet.ingest\ntopic readwrite wt/v1/#\n"
+        )
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\ncafile {authority.path}\ncertfile {certificate}\nkeyfile {key}\n"
+            f"require_certificate true\nuse_identity_as_username true\nallow_anonymous false\nacl_file {acl}\n"
+            "user root\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        self._process = subprocess.Popen(
+            ["/usr/sbin/mosquitto", "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
+                return
+            time.sleep(0.05)
+        raise AssertionError("mosquitto did not start")
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+def until(condition: Any, seconds: float = 15.0, what: str = "the condition") -> None:
+    """Wait until ``condition()`` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come within {seconds} s")
+        time.sleep(0.03)
+
+
+@contextlib.contextmanager
+def closing_all(*closers: Any) -> Iterator[None]:
+    """Call every closer at the end."""
+    try:
+        yield
+    finally:
+        for closer in closers:
+            closer()
