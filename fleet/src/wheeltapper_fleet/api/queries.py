@@ -124,9 +124,12 @@ class Queries:
         with reading(self._engine) as connection:
             states = connection.execute(select(devices.c.id, devices.c.online)).all()
             records = _record_totals(connection, [row.id for row in states])
+            telemetry = select(func.count()).select_from(tables.records).where(tables.records.c.kind == "telemetry")
+            windows = connection.execute(telemetry).scalar_one()
         return schemas.Summary(
             devices_enrolled=len(states),
             devices_online=sum(bool(row.online) for row in states),
+            windows=windows,
             records=records,
             releases=self.releases(),
             campaigns=self.campaigns(),

@@ -239,6 +239,7 @@ class Summary(BaseModel):
 
     devices_enrolled: int
     devices_online: int
+    windows: int
     records: dict[str, SpoolTotals]
     releases: list[ReleaseView]
     campaigns: list[CampaignView]

@@ -266,7 +266,7 @@ class Story:
         sent = sum(status.seq for status in statuses)
         kept = sum(stored.get(status.device, 0) for status in statuses)
         campaigns = []
-        for campaign in summary["campaigns"]:
+        for campaign in sorted(summary["campaigns"], key=lambda campaign: campaign["created_at"]):
             states: Counter[str] = Counter()
             for wave in campaign["executions"].values():
                 states.update(wave)
