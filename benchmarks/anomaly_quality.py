@@ -135,7 +135,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    print(f"{'case':16}{'recording':28}{'n':>5}{'first':>7}{'life':>7}{'min left':>9}{'early':>6}{'thr':>6}{'peak':>6}{'6-sigma first/early':>21}")
+    print(
+        f"{'case':16}{'recording':28}{'n':>5}{'first':>7}{'life':>7}{'min left':>9}{'early':>6}{'thr':>6}{'peak':>6}{'6-sigma first/early':>21}"
+    )
     for row in rows:
         base = f"{row.baseline_first}/{row.baseline_early}"
         print(
