@@ -24,7 +24,7 @@ from wheeltapper_fleet.training import network
 
 __all__ = ["DECISION", "Calibration", "calibrate", "fit_scoring"]
 
-DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=5, clear_windows=10, critical_level=2.0, clear_level=0.8)
+DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=6, clear_windows=10, critical_level=2.0, clear_level=0.8)
 FOLDS: Final = 3
 _SCALE_FLOOR: Final = 0.1
 """Least healthy standard deviation: 10 % of the value on a log scale. A quiet machine is not a sensitive one."""
@@ -34,10 +34,12 @@ _ENERGY_KINDS: Final = frozenset({"rms", "peak", "band_rms"})
 _SHAPE_WEIGHT: Final = 0.1
 """Features of shape vary more by themselves than they tell; the energies carry the wear."""
 _DOWN: Final = 0.2
-_LEVEL: Final = 4.4
+_LEVEL: Final = 4.35
+_LEVEL_RECORDINGS: Final = 0.2
+"""Raised by this over the number of recordings: one machine's healthy start says little of how healthy machines drift."""
 _LEVEL_WINDOWS: Final = 5.0
 _MARGIN: Final = 1.25
-_LEVEL_MOST: Final = 1.1
+_LEVEL_MOST: Final = 1.08
 """Running-in makes the first block look strange to a net that did not see it: that must not make the rest of life deaf."""
 _LINEAR_KINDS: Final = frozenset({"skewness"})
 
@@ -88,7 +90,8 @@ def calibrate(specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: int)
             rows = scorer.model_input(group[span])
             residual[span] = scorer.score(rows, network.run(layers, rows)).score
     worst = max(float(_smoothed(residual).max()) for residual in held_out)
-    level = _LEVEL * (1 + _LEVEL_WINDOWS / sum(len(group) for group in groups))
+    windows = sum(len(group) for group in groups)
+    level = _LEVEL * (1 + _LEVEL_WINDOWS / windows) * (1 + _LEVEL_RECORDINGS / len(groups))
     threshold = min(max(level, _MARGIN * worst), _LEVEL_MOST * level)
     return Calibration(threshold=threshold, held_out=tuple(held_out))
 
