@@ -36,11 +36,11 @@ _SHAPE_WEIGHT: Final = 0.1
 _DOWN: Final = 0.2
 _LEVEL: Final = 4.35
 _LEVEL_RECORDINGS: Final = 0.2
-"""Raised by this over the number of recordings: one machine's healthy start says little of how healthy machines drift."""
+"""Raised by this over the number of recordings: one machine's start says little of how machines drift."""
 _LEVEL_WINDOWS: Final = 5.0
 _MARGIN: Final = 1.25
 _LEVEL_MOST: Final = 1.08
-"""Running-in makes the first block look strange to a net that did not see it: that must not make the rest of life deaf."""
+"""Running-in makes the first block strange to a net that did not see it: the rest of life must not go deaf for that."""
 _LINEAR_KINDS: Final = frozenset({"skewness"})
 
 Values = npt.NDArray[Any]
