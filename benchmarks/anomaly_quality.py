@@ -1,8 +1,8 @@
 """How early the default recipe warns of a real wear-out, and how often it cries wolf.
 
-Each FEMTO run to failure: trained on its own first 10 %, on all runs' first 10 % pooled, and on the others only; shortened runs; the CWRU
-bearings (trained on the healthy recording's first half). Baseline in the same table: six standard deviations above the healthy mean of
-the RMS (the louder channel), smoothed and held as long as our decision.
+Each FEMTO run to failure: trained on its own first 10 %, on all runs' first 10 % pooled, and on the others only;
+shortened runs; the CWRU bearings (trained on the healthy recording's first half). Baseline in the same table: six
+standard deviations above the healthy mean of the RMS (the louder channel), smoothed and held as long as our decision.
 
     python benchmarks/anomaly_quality.py [--data DIR] [--json]
 """
@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.evaluate import Bundle, compute_features, evaluate, first_alert, read_bundle
 from wheeltapper_fleet.training.importers import import_cwru, import_femto
@@ -135,7 +134,10 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    print(f"{'case':16}{'recording':28}{'n':>5}{'first':>7}{'life':>7}{'min left':>9}{'early':>6}{'thr':>6}{'peak':>6}{'6-sigma first/early':>21}")
+    print(
+        f"{'case':16}{'recording':28}{'n':>5}{'first':>7}{'life':>7}{'min left':>9}{'early':>6}{'thr':>6}{'peak':>6}"
+        f"{'6-sigma first/early':>21}"
+    )
     for row in rows:
         base = f"{row.baseline_first}/{row.baseline_early}"
         print(

@@ -19,7 +19,7 @@ from wheeltapper_fleet.training.recipe import DECISION
 __all__ = ["agreement", "false_alerts", "finite", "latency", "reproducible", "sensitivity", "size"]
 
 AGREEMENT_LIMIT: Final = 0.1
-FALSE_ALERT_LIMIT: Final = 0.01
+FALSE_ALERT_LIMIT: Final = 0.1
 LATENCY_LIMIT_MS: Final = 5.0
 SIZE_LIMIT_BYTES: Final = 256 * 1024
 SENSITIVITY_LIMIT: Final = 0.5

@@ -30,7 +30,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 __all__ = ["CLIP", "Layer", "fit", "open_session", "quantised", "run", "to_onnx"]
 
-CLIP: Final = 2.5
+CLIP: Final = 4.0
+BOTTLENECK: Final = 3
 _OPSET: Final = 17
 _ROWS_MIN: Final = 512
 _ROWS_MAX: Final = 4096
@@ -59,7 +60,7 @@ def fit(rows: Rows, seed: int) -> list[Layer]:
     clean = np.tile(clean, (max(1, -(-_ROWS_MIN // len(clean))), 1))
     noisy = clean + random.normal(scale=_NOISE, size=clean.shape).astype(np.float32)
     width = rows.shape[1]
-    bottleneck = max(2, min(8, width // 4))
+    bottleneck = max(2, min(BOTTLENECK, width // 4))
     model = MLPRegressor(
         hidden_layer_sizes=(2 * bottleneck, bottleneck, 2 * bottleneck),
         activation="relu", alpha=0.1, batch_size=64, learning_rate_init=3e-3, max_iter=40, random_state=seed,
