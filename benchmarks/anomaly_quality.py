@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.evaluate import Bundle, compute_features, evaluate, first_alert, read_bundle
 from wheeltapper_fleet.training.importers import import_cwru, import_femto

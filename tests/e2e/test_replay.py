@@ -33,6 +33,8 @@ def test_real_bearings(stage: Stage, data_dir: Path) -> None:
         t_s = read_recording(file).t_s
         life = float(t_s[-1] - t_s[0])
         times = [(alert["t_s"] - float(t_s[0])) / life for alert in raised if alert["device"] == device]
-        assert all(time >= 0.25 for time in times), f"{device} ({file.stem}): false alert at {min(times):.2f} of its life"
+        assert all(time >= 0.25 for time in times), (
+            f"{device} ({file.stem}): false alert at {min(times):.2f} of its life"
+        )
         warned += any(time < 1.0 for time in times)
     assert warned >= 3

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wheeltapper_protocols.decision import DecisionSpec, DecisionState, Verdict, decide
 from wheeltapper_protocols.messages import Severity
 

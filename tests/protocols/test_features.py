@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import scipy.stats
+
 from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
 
 RATE = 25_600.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from wheeltapper_protocols import recording as module
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.recording import Recording, read_recording, recording_bytes, write_recording

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import Engine
+
 from wheeltapper_fleet.broker.auth import FLEET_CLIENT, AuthService
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.ingest import Ingest

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 from sqlalchemy import func, select
+
+from tests.fleet.broker.rig import Ca, Rig, until
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices, records, refused, spools
 from wheeltapper_protocols.messages import Status, Telemetry, TelemetryRecord, decode_down, encode
 from wheeltapper_protocols.topics import Down, Up, down_topic, up_topic
-
-from tests.fleet.broker.rig import Ca, Rig, until
 
 EPOCH = "0123456789abcdef"
 

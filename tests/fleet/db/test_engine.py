@@ -10,6 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
+
 from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
 from wheeltapper_fleet.db.tables import metadata, refused, spools
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
 from wheeltapper_fleet.domain import campaign as machine
 from wheeltapper_fleet.domain.campaign import (
     Abort,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine as Database
 from sqlalchemy import func, select
+
 from wheeltapper_fleet.broker.ingest import Ingest
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.db.tables import alerts, assignments, devices, metadata, records, refused, releases, spools

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from wheeltapper_fleet.training import anomaly, gates
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.bundles import break_golden

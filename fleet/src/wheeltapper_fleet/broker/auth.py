@@ -33,13 +33,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
-from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.ids import device_id
 
 from wheeltapper_fleet.broker.config import FLEET_ACCOUNT
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.ids import device_id
 
 __all__ = ["FLEET_CLIENT", "FLEET_CLIENT_ID", "AuthService", "Grant", "decide", "new_seed", "public_key"]
 

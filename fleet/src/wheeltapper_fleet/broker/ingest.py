@@ -20,12 +20,12 @@ from typing import Final
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
+
+from wheeltapper_fleet.broker.store import Heard, Outcome, Refusal, store
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import device_id
 from wheeltapper_protocols.messages import Ack, Command, decode
 from wheeltapper_protocols.topics import parse_up_topic
-
-from wheeltapper_fleet.broker.store import Heard, Outcome, Refusal, store
 
 __all__ = ["Ingest", "Publish", "read"]
 

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-from wheeltapper_protocols.topics import ALL_UP
 
 from wheeltapper_fleet.broker.auth import FLEET_CLIENT_ID
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_protocols.topics import ALL_UP
 
 __all__ = ["FleetLink"]
 

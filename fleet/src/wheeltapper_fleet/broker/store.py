@@ -18,6 +18,10 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Table, func, select
+
+from wheeltapper_fleet.db.engine import insert_ignore, upsert_statement
+from wheeltapper_fleet.db.tables import alerts, assignments, commands, devices, executions, records, refused, spools
+from wheeltapper_fleet.domain.execution import advance, is_terminal, refuse
 from wheeltapper_protocols.messages import (
     Ack,
     Alert,
@@ -30,10 +34,6 @@ from wheeltapper_protocols.messages import (
     encode,
 )
 from wheeltapper_protocols.topics import Down, down_topic
-
-from wheeltapper_fleet.db.engine import insert_ignore, upsert_statement
-from wheeltapper_fleet.db.tables import alerts, assignments, commands, devices, executions, records, refused, spools
-from wheeltapper_fleet.domain.execution import advance, is_terminal, refuse
 
 __all__ = ["Heard", "Outcome", "Refusal", "store"]
 

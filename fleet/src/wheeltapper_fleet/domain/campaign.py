@@ -22,12 +22,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from wheeltapper_protocols.messages import ExecutionState
-
 from wheeltapper_fleet.domain.execution import PENDING, advance, refuse
 from wheeltapper_fleet.domain.spec import AbortAction, CampaignSpec
 from wheeltapper_fleet.domain.waves import Execution, Wave, WaveState, broken_rule, tally
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_protocols.messages import ExecutionState
 
 __all__ = [
     "Abort",

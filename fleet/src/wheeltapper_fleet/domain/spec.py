@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-from wheeltapper_protocols.messages import Name, Release
 
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_protocols.messages import Name, Release
 
 __all__ = [
     "ALL_PIPELINES",

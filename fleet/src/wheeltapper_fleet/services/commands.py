@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine, select
-from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command, encode
 
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import commands, devices
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command, encode
 
 __all__ = ["create_cancel", "create_capture", "get_command", "list_commands", "pending_payloads"]
 

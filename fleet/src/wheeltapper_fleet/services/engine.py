@@ -21,9 +21,6 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, or_, select
 from sqlalchemy import Engine as Database
-from wheeltapper_protocols.assignment import Assignment, PipelineTarget
-from wheeltapper_protocols.messages import ExecutionState
-from wheeltapper_protocols.topics import Down, down_topic
 
 from wheeltapper_fleet.db.campaign_store import load_campaign, log_campaign, save_campaign
 from wheeltapper_fleet.db.engine import reading, upsert_statement
@@ -32,6 +29,9 @@ from wheeltapper_fleet.domain.campaign import Assign, Campaign, CampaignState, E
 from wheeltapper_fleet.domain.spec import ALL_PIPELINES, CampaignSpec
 from wheeltapper_fleet.services.campaigns import record_effects
 from wheeltapper_fleet.services.commands import pending_payloads
+from wheeltapper_protocols.assignment import Assignment, PipelineTarget
+from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.topics import Down, down_topic
 
 __all__ = ["Engine", "Publication", "Sign"]
 

@@ -19,6 +19,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from wheeltapper_fleet.training import gates, network
+from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
+from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.evaluate import compute_features
+from wheeltapper_fleet.training.recipe import DECISION, Calibration, calibrate, fit_scoring
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.manifest import (
     GOLDEN_FILE,
@@ -33,12 +39,6 @@ from wheeltapper_protocols.manifest import (
 )  # fmt: skip
 from wheeltapper_protocols.recording import Recording, read_recording
 from wheeltapper_protocols.scoring import Scorer
-
-from wheeltapper_fleet.training import gates, network
-from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
-from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_fleet.training.evaluate import compute_features
-from wheeltapper_fleet.training.recipe import DECISION, Calibration, calibrate, fit_scoring
 
 __all__ = ["train_anomaly"]
 

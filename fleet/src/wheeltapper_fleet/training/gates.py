@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from wheeltapper_protocols.manifest import Gate
-from wheeltapper_protocols.scoring import Scorer
 
 from wheeltapper_fleet.training.evaluate import verdicts
 from wheeltapper_fleet.training.recipe import DECISION
+from wheeltapper_protocols.manifest import Gate
+from wheeltapper_protocols.scoring import Scorer
 
 __all__ = ["agreement", "false_alerts", "finite", "latency", "reproducible", "sensitivity", "size"]
 

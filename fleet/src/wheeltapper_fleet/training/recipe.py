@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from wheeltapper_fleet.training import network
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.features import FeatureSpec
 from wheeltapper_protocols.scoring import Scorer, ScoringSpec, transformed
-
-from wheeltapper_fleet.training import network
 
 __all__ = ["DECISION", "Calibration", "calibrate", "fit_scoring"]
 

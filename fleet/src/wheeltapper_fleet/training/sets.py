@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from wheeltapper_protocols.recording import Recording
 
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
+from wheeltapper_protocols.recording import Recording
 
 __all__ = ["SETS", "load_sources", "recordings_of"]
 
