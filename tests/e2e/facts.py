@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -12,7 +13,7 @@ from wheeltapper_fleet.demo.stage import Stage
 __all__ = ["assignments", "rows", "windows_by_device"]
 
 
-def rows(stage: Stage, query: sa.Select[tuple[object, ...]]) -> list[sa.Row[tuple[object, ...]]]:
+def rows(stage: Stage, query: sa.Select[Any]) -> list[sa.Row[Any]]:
     """Run a query on the fleet's database, read-only in effect."""
     engine = sa.create_engine(f"sqlite:///{Path(stage.data_dir) / 'fleet.db'}")
     try:
@@ -28,7 +29,7 @@ def windows_by_device(stage: Stage) -> dict[str, list[tuple[int, int | None]]]:
     found: dict[str, list[tuple[int, int | None]]] = {}
     query = sa.select(records.c.device, records.c.window, records.c.release).where(records.c.kind == "telemetry")
     for device, window, release in rows(stage, query):
-        found.setdefault(str(device), []).append((int(str(window)), None if release is None else int(str(release))))
+        found.setdefault(device, []).append((window, release))
     return {device: sorted(windows, key=lambda pair: pair[0]) for device, windows in found.items()}
 
 
@@ -38,4 +39,4 @@ def assignments(stage: Stage, campaign: str) -> set[str]:
     query = sa.select(executions.c.device).where(
         executions.c.campaign == campaign, executions.c.assigned_at.is_not(None)
     )
-    return {str(device) for (device,) in rows(stage, query)}
+    return {device for (device,) in rows(stage, query)}
