@@ -28,9 +28,9 @@ def windows_by_device(stage: Stage) -> dict[str, list[tuple[int, int | None]]]:
     records = tables.records
     found: dict[str, list[tuple[int, int | None]]] = {}
     query = sa.select(records.c.device, records.c.window, records.c.release).where(records.c.kind == "telemetry")
-    for device, window, release in rows(stage, query):
-        found.setdefault(device, []).append((window, release))
-    return {device: sorted(windows, key=lambda pair: pair[0]) for device, windows in found.items()}
+    for row in rows(stage, query.order_by(records.c.device, records.c.window)):
+        found.setdefault(row.device, []).append((row.window, row.release))
+    return found
 
 
 def assignments(stage: Stage, campaign: str) -> set[str]:
@@ -39,4 +39,4 @@ def assignments(stage: Stage, campaign: str) -> set[str]:
     query = sa.select(executions.c.device).where(
         executions.c.campaign == campaign, executions.c.assigned_at.is_not(None)
     )
-    return {device for (device,) in rows(stage, query)}
+    return {row.device for row in rows(stage, query)}

@@ -21,9 +21,9 @@ def check_identities(stage: Stage, story: Story) -> None:
     keys = set()
     for device in story.device_ids:
         folder = stage.agent_folder(device) / "state" / "identity"
-        key_file = folder / "key.pem"
+        key_file = folder / "device.key"
         assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
-        certificate = x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes())
+        certificate = x509.load_pem_x509_certificate((folder / "device.crt").read_bytes())
         certificate.verify_directly_issued_by(ca)
         name = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         assert [attribute.value for attribute in name] == [device]
