@@ -35,9 +35,9 @@ _SHAPE_WEIGHT: Final = 0.1
 """Features of shape vary more by themselves than they tell; the energies carry the wear."""
 _DOWN: Final = 0.2
 _LEVEL: Final = 4.35
-_LEVEL_RECORDINGS: Final = 0.2
+_LEVEL_RECORDINGS: Final = 0.15
 """Raised by this over the number of recordings: one machine's start says little of how machines drift."""
-_LEVEL_WINDOWS: Final = 5.0
+_LEVEL_WINDOWS: Final = 3.0
 _MARGIN: Final = 1.25
 _LEVEL_MOST: Final = 1.08
 """Running-in makes the first block strange to a net that did not see it: the rest of life must not go deaf for that."""
