@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+
 from wheeltapper_agent.adapters.simulator import Machine
 from wheeltapper_agent.config import SimulatorConfig
 from wheeltapper_protocols.decision import DecisionSpec

@@ -21,6 +21,7 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+
 from wheeltapper_protocols.assignment import PAYLOAD_TYPE, Assignment, PipelineTarget, encode_assignment
 from wheeltapper_protocols.ids import manifest_path
 

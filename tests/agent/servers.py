@@ -21,9 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from wheeltapper_agent.adapters.identity import Fleet, Identity
 
 from tests.agent.repository import Repository
+from wheeltapper_agent.adapters.identity import Fleet, Identity
 
 _PEM = serialization.Encoding.PEM
 
@@ -70,9 +70,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, path = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         certificate.write_bytes(self._issue(name, key.public_key()).public_bytes(_PEM))
-        path.write_bytes(
-            key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        path.write_bytes(key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         return certificate, path
 
 

@@ -14,6 +14,10 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.agent.bundles import make_bundle
+from tests.agent.repository import Repository
+from tests.agent.servers import Authority, DeviceServer, Mosquitto, until
 from wheeltapper_agent.adapters.mqtt import tls_context
 from wheeltapper_protocols.messages import (
     Ack,
@@ -29,10 +33,6 @@ from wheeltapper_protocols.messages import (
     encode,
 )
 from wheeltapper_protocols.topics import ALL_UP, Down, Up, down_topic, parse_up_topic
-
-from tests.agent.bundles import make_bundle
-from tests.agent.repository import Repository
-from tests.agent.servers import Authority, DeviceServer, Mosquitto, until
 
 DEVICE = "device-1"
 
@@ -105,7 +105,9 @@ class World:
 
     def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "wheeltapper_agent", *arguments]
-        return subprocess.run(line, text=True, capture_output=True, timeout=60, check=False, env=self._environment(), **options)
+        return subprocess.run(
+            line, text=True, capture_output=True, timeout=60, check=False, env=self._environment(), **options
+        )
 
     def _environment(self) -> dict[str, str]:
         token = f"wt1.{DEVICE}.{'s' * 43}.{self.authority.sha256}"

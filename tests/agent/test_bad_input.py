@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
+
+from tests.agent.bundles import SMALL, make_bundle
+from tests.agent.repository import Repository
+from tests.agent.servers import Authority, DeviceServer, until
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.http import HttpsClient
@@ -25,10 +29,6 @@ from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, TelemetryRecord
-
-from tests.agent.bundles import SMALL, make_bundle
-from tests.agent.repository import Repository
-from tests.agent.servers import Authority, DeviceServer, until
 
 
 class Device:

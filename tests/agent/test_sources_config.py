@@ -12,6 +12,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.simulator import Machine, SimulatorSource
 from wheeltapper_agent.adapters.sources import ReplaySource

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from wheeltapper_agent.adapters import files
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
 from wheeltapper_agent.adapters.slots import Slots

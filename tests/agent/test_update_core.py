@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tests.agent.repository import Repository
 from wheeltapper_agent.core.resume import MAX_RESUMES, resume
 from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment
 from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, IllegalTransitionError, step
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.messages import ExecutionState as S
-
-from tests.agent.repository import Repository
 
 _ENDS = {S.FAILED, S.REJECTED, S.SUPERSEDED, S.CANCELLED, S.ROLLED_BACK, S.COMMITTED}
 
@@ -164,7 +164,16 @@ def test_time_does_not_run_back_past_what_was_verified(repository: Repository) -
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\x00\xff", b"{}", b"[]", b"x" * 10_000_000, b"[" * 60_000, b'{"payload":' * 5000, b'{"payload":"%","payloadType":"a","signatures":[]}'],
+    [
+        b"",
+        b"\x00\xff",
+        b"{}",
+        b"[]",
+        b"x" * 10_000_000,
+        b"[" * 60_000,
+        b'{"payload":' * 5000,
+        b'{"payload":"%","payloadType":"a","signatures":[]}',
+    ],
 )
 def test_garbage_is_refused_with_a_code(repository: Repository, raw: bytes) -> None:
     with pytest.raises(RefusedError) as refused:
