@@ -1,4 +1,4 @@
-"""Bad input: a clear code, nothing changed, the old model still running. Against a real HTTPS server with real TUF metadata."""
+"""Bad input: a clear code, nothing changed, the old model still running. With real HTTPS and real TUF metadata."""
 
 from __future__ import annotations
 
@@ -278,6 +278,7 @@ def test_resumed_after_a_kill_in_any_state(tmp_path: Path, server: DeviceServer,
     device.close()
     journal = Journal(tmp_path / "device/journal.json")
     entry = journal.read()
+    assert entry.execution is not None
     journal.write(
         msgspec.structs.replace(entry, execution=msgspec.structs.replace(entry.execution, state=state, id="e9"))
     )

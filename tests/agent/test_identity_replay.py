@@ -82,7 +82,7 @@ def _replay(bundle: Path, recording: Path) -> subprocess.CompletedProcess[str]:
 def _recording(path: Path, rate_hz: float = 12800.0) -> Path:
     machine = Machine(SMALL)
     samples = np.stack([machine.window(index, index * 10.0) for index in range(6)])
-    times = np.arange(6) * 10.0
+    times = np.arange(6, dtype=np.float64) * np.float64(10.0)
     write_recording(Recording(samples, np.ones(2), rate_hz, times, ("horizontal", "vertical"), ("g", "g"), {}), path)
     return path
 
@@ -122,8 +122,8 @@ def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path) -> None:
     config = tmp_path / "nats.conf"
     config.write_text(
         f'server_name: t\nlisten: "127.0.0.1:{free_port()}"\njetstream {{ store_dir: "{tmp_path}/js" }}\n'
-        f'mqtt {{ listen: "127.0.0.1:{port}"\n tls {{ cert_file: "{certificate}" key_file: "{key}"'
-        f' ca_file: "{authority.path}" verify: true }} }}\n'
+        f'mqtt {{ listen: "127.0.0.1:{port}"\n tls {{ cert_file: "{certificate}", key_file: "{key}",'
+        f' ca_file: "{authority.path}", verify: true }} }}\n'
     )
     broker = subprocess.Popen([str(binary), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     own, own_key = authority.pair("device-1")
