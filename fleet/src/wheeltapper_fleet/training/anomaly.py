@@ -156,7 +156,7 @@ def _healthy(recording: Recording, fraction: float) -> _Healthy:
     # A decimal fraction of a whole number: 0.1 of 230 is 23, whatever binary arithmetic says.
     stop = max(1, math.floor(recording.snapshots * fraction + 1e-9))
     digest = hashlib.sha256(np.float64(recording.sample_rate_hz).tobytes() + recording.scale.tobytes())
-    digest.update(np.ascontiguousarray(recording.samples[:stop]))
+    digest.update(np.ascontiguousarray(recording.samples[:stop]).data)
     picked = np.unique(np.linspace(0, stop - 1, _SAMPLE_WINDOWS).astype(int))
     samples = np.concatenate([recording.physical(slice(i, i + 1)) for i in picked])
     return _Healthy(form, compute_features(_features(form), recording, stop), samples, digest.hexdigest())
@@ -193,7 +193,7 @@ def _judge(candidate: _Candidate, healthy: list[_Healthy], seed: int) -> tuple[b
         return rows, output, scorer.score(rows, output).score, float_score
 
     samples = np.concatenate([part.samples for part in healthy])
-    gross = score(candidate.features.compute(_damaged(samples, 6.0, seed)))
+    gross = score(candidate.features.compute(_damaged(samples, 10.0, seed)))
     usual = score(np.concatenate([part.features for part in healthy]))
     some = samples[np.linspace(0, len(samples) - 1, 4).astype(int)]
     windows = np.concatenate([some, *(_damaged(some[i : i + 1], 1.0 + i, seed + i) for i in range(4))])

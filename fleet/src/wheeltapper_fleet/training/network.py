@@ -9,6 +9,8 @@ What this module does not do: standardise, score, judge.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,11 +26,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 __all__ = ["CLIP", "Layer", "fit", "open_session", "quantised", "run", "to_onnx"]
 
 CLIP: Final = 4.0
+BOTTLENECK: Final = 3
 _OPSET: Final = 17
 _ROWS_MIN: Final = 512
 _ROWS_MAX: Final = 4096
@@ -57,7 +60,7 @@ def fit(rows: Rows, seed: int) -> list[Layer]:
     clean = np.tile(clean, (max(1, -(-_ROWS_MIN // len(clean))), 1))
     noisy = clean + random.normal(scale=_NOISE, size=clean.shape).astype(np.float32)
     width = rows.shape[1]
-    bottleneck = max(2, min(8, width // 4))
+    bottleneck = max(2, min(BOTTLENECK, width // 4))
     model = MLPRegressor(
         hidden_layer_sizes=(2 * bottleneck, bottleneck, 2 * bottleneck),
         activation="relu", alpha=0.1, batch_size=64, learning_rate_init=3e-3, max_iter=40, random_state=seed,
@@ -112,10 +115,20 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no 
         return next(self._batches, None)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without onnxruntime's advice, on the root logger, to optimise a graph that has nothing to optimise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def quantised(model: bytes, healthy: Rows) -> bytes:
     """The model in int8 (static, QDQ, weights and activations signed), ranges from healthy rows."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
         quantize_static(

@@ -24,14 +24,23 @@ from wheeltapper_fleet.training import network
 
 __all__ = ["DECISION", "Calibration", "calibrate", "fit_scoring"]
 
-DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=5, clear_windows=10, critical_level=2.0, clear_level=0.8)
+DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=6, clear_windows=10, critical_level=2.0, clear_level=0.8)
 FOLDS: Final = 3
 _SCALE_FLOOR: Final = 0.1
 """Least healthy standard deviation: 10 % of the value on a log scale. A quiet machine is not a sensitive one."""
-_DOWN: Final = 0.5
-_LEVEL: Final = 4.5
-_LEVEL_WINDOWS: Final = 5.0
-_MARGIN: Final = 1.4
+_SCALE_CAP: Final = 0.2
+"""Greatest: with more, and with machines of very different levels, not even ten times the vibration would count."""
+_ENERGY_KINDS: Final = frozenset({"rms", "peak", "band_rms"})
+_SHAPE_WEIGHT: Final = 0.1
+"""Features of shape vary more by themselves than they tell; the energies carry the wear."""
+_DOWN: Final = 0.2
+_LEVEL: Final = 4.35
+_LEVEL_RECORDINGS: Final = 0.15
+"""Raised by this over the number of recordings: one machine's start says little of how machines drift."""
+_LEVEL_WINDOWS: Final = 3.0
+_MARGIN: Final = 1.25
+_LEVEL_MOST: Final = 1.08
+"""Running-in makes the first block strange to a net that did not see it: the rest of life must not go deaf for that."""
 _LINEAR_KINDS: Final = frozenset({"skewness"})
 
 Values = npt.NDArray[Any]
@@ -52,14 +61,16 @@ def fit_scoring(specs: Sequence[FeatureSpec], groups: Sequence[Values], threshol
     values = [transformed(group, log) for group in groups]
     # Recordings count alike, however long they are.
     center = np.median([np.median(group, axis=0) for group in values], axis=0)
-    variance = np.mean([np.mean((group - center) ** 2, axis=0) for group in values], axis=0)
+    # Within recordings: what tells machines apart is for the net to learn, and must not hide wear.
+    variance = np.mean([np.mean((group - np.median(group, axis=0)) ** 2, axis=0) for group in values], axis=0)
     windows = sum(len(group) for group in groups)
-    scale = np.maximum(np.sqrt(variance * windows / max(1, windows - 1)), _SCALE_FLOOR)
+    deviation = np.sqrt(variance * windows / max(1, windows - 1))
+    scale = np.clip(deviation, _SCALE_FLOOR, np.where(log, _SCALE_CAP, np.inf))
     return ScoringSpec(
         transform=["log" if is_log else "affine" for is_log in log],
         center=center.tolist(),
         scale=scale.tolist(),
-        weight=[1.0] * len(specs),
+        weight=[1.0 if spec.kind in _ENERGY_KINDS else _SHAPE_WEIGHT for spec in specs],
         down=[1.0 if spec.kind in _LINEAR_KINDS else _DOWN for spec in specs],
         threshold=threshold,
     )
@@ -79,8 +90,10 @@ def calibrate(specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: int)
             rows = scorer.model_input(group[span])
             residual[span] = scorer.score(rows, network.run(layers, rows)).score
     worst = max(float(_smoothed(residual).max()) for residual in held_out)
-    level = _LEVEL * (1 + _LEVEL_WINDOWS / sum(len(group) for group in groups))
-    return Calibration(threshold=max(level, _MARGIN * worst), held_out=tuple(held_out))
+    windows = sum(len(group) for group in groups)
+    level = _LEVEL * (1 + _LEVEL_WINDOWS / windows) * (1 + _LEVEL_RECORDINGS / len(groups))
+    threshold = min(max(level, _MARGIN * worst), _LEVEL_MOST * level)
+    return Calibration(threshold=threshold, held_out=tuple(held_out))
 
 
 def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

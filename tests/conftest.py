@@ -1,0 +1,18 @@
+"""Fixtures for every room."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The shared data sets: ``WHEELTAPPER_DATA``, else ``shared/data`` beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("WHEELTAPPER_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data folder at {folder}: set WHEELTAPPER_DATA")
+    return folder

@@ -1,0 +1,147 @@
+"""Training end to end: the bundle, its gates, its refusals, and its quality on real wear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wheeltapper_fleet.training import anomaly, gates
+from wheeltapper_fleet.training.anomaly import train_anomaly
+from wheeltapper_fleet.training.bundles import break_golden
+from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
+from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
+from wheeltapper_fleet.training.network import open_session
+from wheeltapper_protocols.features import FeatureSet
+from wheeltapper_protocols.manifest import GOLDEN_FILE, MODEL_FILE
+from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.scoring import Scorer
+
+
+def machine(snapshots: int = 60, seed: int = 0, rate_hz: float = 12_000.0, fault_from: int | None = None) -> Recording:
+    random = np.random.default_rng(seed)
+    t = np.arange(1024) / rate_hz
+    samples = random.normal(scale=0.3, size=(snapshots, 1024, 1)) + np.sin(2 * np.pi * 30 * t)[None, :, None]
+    if fault_from is not None:
+        samples[fault_from:, ::97] += 6.0
+        samples[fault_from:] *= 2.5
+    return Recording(
+        samples.astype(np.float32), np.ones(1), rate_hz, np.arange(float(snapshots)), ("de",), ("g",), {"machine": "m"}
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    train_anomaly([machine(seed=1), machine(seed=2)], healthy_fraction=0.5, out=out)
+    return out
+
+
+def test_the_bundle_is_whole_and_golden_is_reproducible(bundle: Path) -> None:
+    found = read_bundle(bundle)
+    manifest = found.manifest
+    assert manifest.release is None
+    assert all(gate.passed for gate in manifest.gates)
+    assert {gate.name for gate in manifest.gates} >= {"int8_agreement", "false_alert_rate", "finite", "latency_p95_ms"}
+    golden = np.load(bundle / GOLDEN_FILE, allow_pickle=False)
+    features = FeatureSet(manifest.features, manifest.input.sample_rate_hz, manifest.input.window_samples, 1)
+    scorer = Scorer(manifest.scoring, features.names)
+    rows = scorer.model_input(features.compute(golden["samples"]))
+    np.testing.assert_allclose(rows, golden["model_input"], rtol=1e-4, atol=1e-3)
+    output = open_session(found.model).run(["output"], {"input": rows})[0]
+    np.testing.assert_allclose(output, golden["model_output"], atol=manifest.golden.output_atol)
+    score = scorer.score(rows, output).score
+    np.testing.assert_allclose(score, golden["score"], rtol=manifest.golden.score_rtol)
+    assert len(score) == 8
+
+
+def test_a_fault_alerts_and_a_healthy_machine_does_not(bundle: Path) -> None:
+    found = read_bundle(bundle)
+    assert not evaluate(machine(200, seed=3), found).alert.any()
+    faulty = evaluate(machine(100, seed=4, fault_from=60), found)
+    assert faulty.first_alert is not None
+    assert 60 <= faulty.first_alert <= 72
+    assert faulty.verdicts[faulty.first_alert].reasons
+
+
+def test_it_is_deterministic(bundle: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "1.npz", tmp_path / "2.npz"]
+    for seed, path in enumerate(paths, start=1):
+        write_recording(machine(seed=seed), path)
+    train_anomaly(paths, healthy_fraction=0.5, out=tmp_path / "again")
+    for name in (MODEL_FILE, GOLDEN_FILE):
+        assert (tmp_path / "again" / name).read_bytes() == (bundle / name).read_bytes()
+
+
+def test_a_broken_bundle_is_well_formed_and_wrong(bundle: Path, tmp_path: Path) -> None:
+    train_anomaly([machine(seed=1)], healthy_fraction=0.5, out=tmp_path / "b")
+    break_golden(tmp_path / "b")
+    found = read_bundle(tmp_path / "b")
+    golden = np.load(tmp_path / "b" / GOLDEN_FILE, allow_pickle=False)
+    output = open_session(found.model).run(["output"], {"input": golden["model_input"]})[0]
+    assert np.abs(output - golden["model_output"]).min() > found.manifest.golden.output_atol
+
+
+@pytest.mark.parametrize(
+    ("code", "recordings", "fraction"),
+    [
+        ("training.mixed_input", [machine(), machine(rate_hz=25_600.0)], 0.5),
+        ("training.too_little", [machine(20)], 0.1),
+        ("training.too_little", [], 0.1),
+        ("training.fraction", [machine()], 0.0),
+        ("training.fraction", [machine()], float("nan")),
+    ],
+)
+def test_refusals_leave_nothing(code: str, recordings: list[Recording], fraction: float, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        train_anomaly(recordings, healthy_fraction=fraction, out=tmp_path / "out")
+    assert caught.value.code == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_gate_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "SIZE_LIMIT_BYTES", 10)
+    with pytest.raises(TrainingError) as caught:
+        train_anomaly([machine()], healthy_fraction=0.5, out=tmp_path / "out")
+    assert caught.value.code == "training.gate_failed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(TrainingError) as caught:
+        train_anomaly([machine()], healthy_fraction=0.5, out=tmp_path)
+    assert caught.value.code == "training.out_exists"
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_few_windows_work(tmp_path: Path) -> None:
+    manifest = train_anomaly([machine(230)], healthy_fraction=0.1, out=tmp_path / "b")
+    assert anomaly.MIN_WINDOWS <= 23
+    assert not evaluate(machine(230), read_bundle(tmp_path / "b")).alert.any()
+    assert manifest.scoring.threshold > 4
+
+
+@pytest.mark.data
+def test_real_wear_alerts_late_enough_and_before_the_end(data_dir: Path, tmp_path: Path) -> None:
+    runs = [import_femto(data_dir / "femto" / f"Learning_set__Bearing{name}.npz") for name in ("2_2", "3_1", "2_1")]
+    for number, run in enumerate(runs):
+        train_anomaly([run], healthy_fraction=0.1, out=tmp_path / str(number))
+        first = evaluate(run, read_bundle(tmp_path / str(number))).first_alert
+        assert first is not None
+        assert first >= run.snapshots // 4
+
+
+@pytest.mark.data
+def test_importers(data_dir: Path) -> None:
+    normal = import_cwru(data_dir / "cwru", "normal_0_97", 2048)
+    assert normal.sample_rate_hz == 48_000.0
+    fan = import_uci_fan(data_dir / "uci_fan" / "uci_fan_mems_50hz.npz", 1, 50)
+    assert fan.samples.shape == (30, 100, 3)
+    run = import_femto(data_dir / "femto" / "Learning_set__Bearing3_1.npz")
+    assert run.samples.shape == (515, 2560, 2)
+    assert np.abs(run.physical(slice(0, 1))).max() < 50
+    with pytest.raises(TrainingError) as caught:
+        import_cwru(data_dir / "cwru", "nothing")
+    assert caught.value.code == "import.unknown"

@@ -1,0 +1,103 @@
+"""Features against scipy, and the edges of their input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.signal
+import scipy.stats
+from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
+
+RATE = 25_600.0
+SAMPLES = 2560
+
+
+@pytest.fixture(scope="module")
+def windows() -> np.ndarray:
+    random = np.random.default_rng(1)
+    t = np.arange(SAMPLES) / RATE
+    tone = (1 + 0.5 * np.sin(2 * np.pi * 100 * t)) * np.sin(2 * np.pi * 5000 * t)
+    return (random.normal(size=(5, SAMPLES, 2)) + tone[None, :, None] + 3).astype(np.float32)
+
+
+def column(features: FeatureSet, values: np.ndarray, name: str) -> np.ndarray:
+    return values[:, features.names.index(name)]
+
+
+def test_moments_agree_with_scipy(windows: np.ndarray) -> None:
+    features = FeatureSet(default_specs(RATE, ["a", "b"]), RATE, SAMPLES, 2)
+    values = features.compute(windows)
+    x = windows[:, :, 1].astype(np.float64)
+    x -= x.mean(axis=1, keepdims=True)
+    expected = {
+        "rms": x.std(axis=1),
+        "peak": np.abs(x).max(axis=1),
+        "crest": np.abs(x).max(axis=1) / x.std(axis=1),
+        "kurtosis": scipy.stats.kurtosis(x, axis=1, fisher=False),
+        "skewness": scipy.stats.skew(x, axis=1),
+    }
+    for kind, value in expected.items():
+        np.testing.assert_allclose(column(features, values, f"b.{kind}"), value, rtol=2e-4, atol=2e-5)
+
+
+def test_spectral_features_agree_with_scipy(windows: np.ndarray) -> None:
+    carrier = {"carrier_low_hz": 3000.0, "carrier_high_hz": 7000.0}
+    specs = [
+        FeatureSpec(name="band", kind="band_rms", channel=0, params={"low_hz": 1000.0, "high_hz": 3000.0}),
+        FeatureSpec(name="centroid", kind="centroid", channel=0),
+        FeatureSpec(name="env", kind="envelope_rms", channel=0, params={"low_hz": 50.0, "high_hz": 300.0, **carrier}),
+    ]
+    values = FeatureSet(specs, RATE, SAMPLES, 2).compute(windows)
+    x = windows[:, :, 0].astype(np.float64)
+    x -= x.mean(axis=1, keepdims=True)
+    spectrum = np.fft.rfft(x)
+    hz = np.fft.rfftfreq(SAMPLES, 1 / RATE)
+
+    def only(low: float, high: float) -> np.ndarray:
+        return np.fft.irfft(np.where((hz >= low) & (hz < high), spectrum, 0), n=SAMPLES)
+
+    np.testing.assert_allclose(values[:, 0], only(1000, 3000).std(axis=1), rtol=1e-4)
+    power = np.abs(spectrum) ** 2
+    np.testing.assert_allclose(values[:, 1], (power * hz).sum(axis=1) / power.sum(axis=1), rtol=1e-3)
+    squared = np.abs(scipy.signal.hilbert(only(3000, 7000), axis=1)) ** 2
+    lines = np.fft.rfft(squared)
+    wanted = np.sqrt(2 * (np.abs(lines[:, (hz >= 50) & (hz < 300)]) ** 2).sum(axis=1)) / lines[:, 0].real
+    np.testing.assert_allclose(values[:, 2], wanted, rtol=1e-3)
+
+
+def test_windows_are_independent_and_constant_ones_are_zero(windows: np.ndarray) -> None:
+    features = FeatureSet(default_specs(RATE, ["a", "b"], SAMPLES), RATE, SAMPLES, 2)
+    together = features.compute(windows)
+    alone = np.concatenate([features.compute(windows[i : i + 1]) for i in range(len(windows))])
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    assert not features.compute(np.full((2, SAMPLES, 2), 5, dtype=np.float32)).any()
+
+
+@pytest.mark.parametrize(
+    ("rate", "samples"), [(50.0, 100), (12_000.0, 1024), (48_000.0, 2048), (1000.0, 16), (7.0, 33)]
+)
+def test_default_features_work_for_any_window(rate: float, samples: int) -> None:
+    features = FeatureSet(default_specs(rate, ["x"], samples), rate, samples, 1)
+    values = features.compute(np.random.default_rng(0).normal(size=(3, samples, 1)))
+    assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        FeatureSpec(name="x", kind="nonsense", channel=0),
+        FeatureSpec(name="x", kind="rms", channel=7),
+        FeatureSpec(name="x", kind="rms", channel=0, params={"low_hz": 1.0}),
+        FeatureSpec(name="x", kind="band_rms", channel=0),
+        FeatureSpec(name="x", kind="band_rms", channel=0, params={"low_hz": 5e6, "high_hz": 6e6}),
+    ],
+)
+def test_bad_specs_are_refused(spec: FeatureSpec) -> None:
+    with pytest.raises(ValueError):
+        FeatureSet([spec], RATE, SAMPLES, 1)
+
+
+def test_windows_of_another_form_are_refused(windows: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="windows must be"):
+        FeatureSet(default_specs(RATE, ["a"]), RATE, SAMPLES, 1).compute(windows)
