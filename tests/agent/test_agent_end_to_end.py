@@ -56,7 +56,7 @@ class FakeFleet:
 
     def _message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         _, kind = parse_up_topic(message.topic)
-        body = decode(kind, message.payload)
+        body = decode(kind, bytes(message.payload))
         if isinstance(body, Status):
             self.statuses.append(body)
             return
@@ -159,7 +159,12 @@ def test_the_way_of_an_agent(world: World) -> None:
     world.start()
     body = CaptureCommand(pipeline="main", snapshots=5)
     command = encode(Command(id="capture-1", expires_at=1e11, body=body))
-    until(lambda: fleet.down(Down.COMMAND, command) or world.server.captures, 20, "the capture")
+
+    def captured() -> bool:
+        fleet.down(Down.COMMAND, command)
+        return bool(world.server.captures)
+
+    until(captured, 20, "the capture")
     world.broker.kill()
     third = world.repository.publish(3, make_bundle(3, gain=0.6))
     world.broker.start()

@@ -17,7 +17,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wheeltapper_agent.adapters import files
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.spool import Spool, read_figures
@@ -188,7 +187,7 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new(
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, function, planted)
+        patch.setattr(os, function, planted)
         try:
             _stage(slots, tmp_path, "a-2-00000000")
             slots.activate("main", "a-2-00000000")

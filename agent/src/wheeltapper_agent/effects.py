@@ -157,12 +157,12 @@ class Effects:
             except WireError as error:
                 return Outcome(Event.REFUSED, error.code, error.message)
             except AgentError as error:
-                if error.code.startswith("update."):
-                    return Outcome(Event.REFUSED, error.code, error.message)
                 attempt += 1
                 _LOG.info("execution %s: attempt %d to fetch: %s", execution.id, attempt, error)
                 if attempt >= self._config.fetch_attempts:
-                    return Outcome(Event.FETCH_FAILED, error.code, error.message)
+                    # Also a disagreement is asked again first: metadata may come through a cache that is behind.
+                    event = Event.REFUSED if error.code.startswith("update.") else Event.FETCH_FAILED
+                    return Outcome(event, error.code, error.message)
             self._wait(execution, min(self._config.fetch_retry_seconds * 2 ** (attempt - 1), _RETRY_CAP_SECONDS))
 
     def _fetch_once(self, execution: Execution, now_seconds: float) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import ssl
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -152,7 +153,9 @@ def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        pem = HttpsClient(server, context, timeout_seconds).request("GET", "/v1/enrol/ca", _MAX_ANSWER_BYTES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # urllib3's, about exactly what is intended here
+            pem = HttpsClient(server, context, timeout_seconds).request("GET", "/v1/enrol/ca", _MAX_ANSWER_BYTES)
     except HttpsError as error:
         raise AgentError("enrol.unreachable", error.message) from error
     try:

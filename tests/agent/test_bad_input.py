@@ -1,0 +1,293 @@
+"""Bad input: a clear code, nothing changed, the old model still running. With real HTTPS and real TUF metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from tests.agent.bundles import SMALL, make_bundle
+from tests.agent.repository import Repository
+from tests.agent.servers import Authority, DeviceServer, until
+from wheeltapper_agent.adapters.blobs import BlobStore
+from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.http import HttpsClient
+from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.mqtt import tls_context
+from wheeltapper_agent.adapters.simulator import SimulatorSource
+from wheeltapper_agent.adapters.slots import Slots
+from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.adapters.tuf_client import TufClient
+from wheeltapper_agent.config import Profile, SimulatorConfig, UpdateConfig
+from wheeltapper_agent.effects import Effects
+from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.updater import Updater
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, TelemetryRecord
+
+
+class Device:
+    """The agent's inside without its broker; reports are read from the spool."""
+
+    def __init__(self, folder: Path, server: DeviceServer, source: SimulatorConfig = SMALL, root: bytes = b"") -> None:
+        identity = server.identity(folder / "identity")
+        context = tls_context(identity.ca, identity.certificate, identity.key)
+        client = HttpsClient(server.url, context, 5.0)
+        clock = SystemClock()
+        self.spool = Spool(folder / "spool.db")
+        self.pipeline = Pipeline("main", SimulatorSource(source, folder / "sim.json", clock), self.spool, clock)
+        metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client)
+        self.slots = Slots(folder / "slots")
+        config = UpdateConfig(fetch_attempts=2, fetch_retry_seconds=0.05, probation_windows=2)
+        pipelines = {"main": self.pipeline}
+        blobs = BlobStore(folder / "blobs", client)
+        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock)
+        journal = Journal(folder / "journal.json")
+        self.updater = Updater("device-1", journal, metadata, effects, self.spool, clock, 0.2, lambda: None)
+        effects.load_active("main")
+        self.pipeline.start()
+        self.updater.start()
+
+    def bodies(self) -> list[Any]:
+        return [held.item.body for held in self.spool.peek(0, 10_000, ("report",)) if isinstance(held.item, Report)]
+
+    def states(self, execution: str) -> list[str]:
+        found = [body for body in self.bodies() if isinstance(body, ExecutionReport) and body.execution == execution]
+        return [body.state.value for body in found]
+
+    def last(self) -> tuple[str, str]:
+        body = self.bodies()[-1]
+        return ("refused" if isinstance(body, AssignmentRefused) else body.state.value), body.code
+
+    def scores_with(self) -> int | None:
+        """The release that scored the newest window."""
+        held = self.spool.peek(0, 100_000, ("telemetry",))[-1].item
+        assert isinstance(held, TelemetryRecord)
+        return held.release if held.score is not None else None
+
+    def close(self) -> None:
+        self.updater.stop()
+        self.pipeline.stop()
+        self.spool.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[DeviceServer]:
+    made = DeviceServer(Authority(tmp_path / "ca"), Repository())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def device(tmp_path: Path, server: DeviceServer) -> Iterator[Device]:
+    made = Device(tmp_path / "device", server)
+    made.updater.assign(server.repository.assign(server.repository.publish(1, make_bundle(1)), 1))
+    until(lambda: "COMMITTED" in made.states("e1"), 10, "release 1")
+    yield made
+    made.close()
+
+
+def _nothing_changed(device: Device) -> None:
+    count = len(device.spool.peek(0, 100_000, ("telemetry",)))
+    until(lambda: len(device.spool.peek(0, 100_000, ("telemetry",))) > count + 1, 5, "windows")
+    assert device.slots.active("main") is not None
+    assert str(device.slots.active("main")).startswith("bearing-1-")
+    assert device.scores_with() == 1
+
+
+def _flip(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+Plant = Callable[[DeviceServer], bytes]
+
+
+def _assignment(**changes: Any) -> Plant:
+    def plant(server: DeviceServer) -> bytes:
+        target = server.repository.publish(2, make_bundle(2))
+        return server.repository.assign(target, changes.pop("counter", 2), **changes)
+
+    return plant
+
+
+def _blob(change: Callable[[bytes], bytes], name: str) -> Plant:
+    def plant(server: DeviceServer) -> bytes:
+        files = make_bundle(2, gain=0.7)
+        raw = server.repository.assign(server.repository.publish(2, files), 2)
+        path = "/v1/blobs/" + hashlib.sha256(files[name]).hexdigest()
+        server.planted[path] = (200, change(files[name]))
+        return raw
+
+    return plant
+
+
+def _unpublished(server: DeviceServer) -> bytes:
+    foreign = Repository()
+    return server.repository.assign(foreign.publish(2, make_bundle(2)), 2)
+
+
+def _wrong_window(server: DeviceServer) -> bytes:
+    config = SimulatorConfig(window_samples=2048)
+    return server.repository.assign(server.repository.publish(2, make_bundle(2, config)), 2)
+
+
+def _wrong_release(server: DeviceServer) -> bytes:
+    return server.repository.assign(server.repository.publish(2, make_bundle(7)), 2)
+
+
+def _broken_golden(server: DeviceServer) -> bytes:
+    return server.repository.assign(server.repository.publish(2, make_bundle(2, golden_error=0.5)), 2)
+
+
+def _expired_timestamp(server: DeviceServer) -> bytes:
+    server.repository.timestamp_expires = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
+    return server.repository.assign(server.repository.publish(2, make_bundle(2)), 2)
+
+
+def _rolled_back_metadata(server: DeviceServer) -> bytes:
+    server.repository.version = 0
+    return server.repository.assign(server.repository.publish(2, make_bundle(2)), 2)
+
+
+CASES: dict[str, tuple[Plant, str, str]] = {
+    "another key": (_assignment(key=CryptoSigner.generate_ed25519()), "refused", "assignment.signature"),
+    "another device": (_assignment(device="device-2"), "refused", "assignment.device"),
+    "an old counter": (_assignment(counter=1), "refused", "assignment.counter"),
+    "expired": (_assignment(expires_at=time.time() - 1), "refused", "assignment.expired"),
+    "manifest changed by a byte": (_blob(_flip, "manifest.json"), "FAILED", "fetch.hash"),
+    "blob truncated": (_blob(lambda content: content[:-5], "model.onnx"), "FAILED", "fetch.length"),
+    "blob too long": (_blob(lambda content: content + b"x" * 10**6, "model.onnx"), "FAILED", "fetch.too_long"),
+    "blob swapped": (_blob(_flip, "golden.npz"), "FAILED", "fetch.hash"),
+    "not published": (_unpublished, "REJECTED", "update.not_published"),
+    "another window": (_wrong_window, "REJECTED", "update.input_mismatch"),
+    "another release": (_wrong_release, "REJECTED", "update.wrong_release"),
+    "golden outputs differ": (_broken_golden, "REJECTED", "self_test.output"),
+    "expired timestamp": (_expired_timestamp, "refused", "trust.expired"),
+    "unknown pipeline": (
+        lambda server: server.repository.assign(
+            target := server.repository.publish(2, make_bundle(2)), 2, pipelines={"other": target}
+        ),
+        "REJECTED",
+        "update.unknown_pipeline",
+    ),
+    "garbage": (lambda _: b"\xff" * 100, "refused", "assignment.malformed"),
+    "10 MB": (lambda _: b"[" * 10_000_000, "refused", "assignment.malformed"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input(device: Device, server: DeviceServer, case: str) -> None:
+    plant, state, code = CASES[case]
+    raw = plant(server)
+    before = len(device.bodies())
+    device.updater.assign(raw)
+    until(lambda: len(device.bodies()) > before and device.last() == (state, code), 10, f"{state} {code}")
+    if state == "refused":
+        device.updater.assign(raw)
+        assert device.updater.entry.counter == 1
+        assert device.updater.entry.execution is not None
+        assert device.updater.entry.execution.id == "e1"
+    _nothing_changed(device)
+    if state == "refused":
+        refusals = [body for body in device.bodies() if isinstance(body, AssignmentRefused)]
+        assert len(refusals) == 1
+
+
+def test_metadata_rolled_back_are_not_used(device: Device, server: DeviceServer) -> None:
+    device.updater.assign(_rolled_back_metadata(server))
+    until(lambda: device.last() == ("refused", "trust.version"), 10, "the refusal")
+    _nothing_changed(device)
+    server.repository.version = 10
+    server.repository.sign()
+    until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2, once the metadata are right again")
+
+
+def test_the_root_of_another_repository(tmp_path: Path, server: DeviceServer) -> None:
+    device = Device(tmp_path / "device", server, root=Repository().root)
+    try:
+        device.updater.assign(server.repository.assign(server.repository.publish(1, make_bundle(1)), 1))
+        until(lambda: bool(device.bodies()), 10, "the refusal")
+        assert device.last() == ("refused", "trust.signature")
+        assert device.slots.active("main") is None
+    finally:
+        device.close()
+
+
+def test_the_same_release_again_is_committed_at_once(device: Device, server: DeviceServer) -> None:
+    target = server.repository.publish(1, make_bundle(1))
+    requests = len(server.requests)
+    device.updater.assign(server.repository.assign(target, 2))
+    until(lambda: "COMMITTED" in device.states("e2"), 10, "the end")
+    assert device.states("e2") == ["ASSIGNED", "COMMITTED"]
+    assert not [path for path in server.requests[requests:] if "blobs" in path]
+
+
+def test_cancelled_and_superseded_while_fetching(device: Device, server: DeviceServer) -> None:
+    files = make_bundle(2, gain=0.7)
+    path = "/v1/blobs/" + hashlib.sha256(files["model.onnx"]).hexdigest()
+    target = server.repository.publish(2, files)
+    server.planted[path] = (503, b"{}")
+    device.updater._effects._config = UpdateConfig(fetch_attempts=1000, fetch_retry_seconds=0.05, probation_windows=2)
+    device.updater.assign(server.repository.assign(target, 2))
+    until(lambda: device.states("e2")[-1:] == ["FETCHING"], 10, "fetching")
+    device.updater.cancel("e2")
+    until(lambda: device.states("e2")[-1:] == ["CANCELLED"], 10, "the cancellation")
+    device.updater.assign(server.repository.assign(target, 3))
+    until(lambda: device.states("e3")[-1:] == ["FETCHING"], 10, "fetching")
+    third = server.repository.publish(3, make_bundle(3, gain=0.8))
+    device.updater.assign(server.repository.assign(third, 4))
+    until(lambda: "COMMITTED" in device.states("e4"), 10, "release 3")
+    assert device.states("e3")[-1] == "SUPERSEDED"
+    assert device.scores_with() == 3
+
+
+def test_a_model_that_fails_on_live_windows_is_rolled_back(
+    device: Device, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Pipeline._scored
+
+    def planted(self: Pipeline, index: int, window: Any, bundle: Any) -> Any:
+        if bundle.manifest.release == 2:
+            self._failed(bundle, ValueError("planted"))
+            return (self._plain(index, window, bundle),)
+        return real(self, index, window, bundle)
+
+    monkeypatch.setattr(Pipeline, "_scored", planted)
+    device.updater.assign(server.repository.assign(server.repository.publish(2, make_bundle(2, gain=0.7)), 2))
+    until(lambda: "ROLLED_BACK" in device.states("e2"), 10, "the rollback")
+    assert device.states("e2")[-3:] == ["PROBATION", "ROLLING_BACK", "ROLLED_BACK"]
+    _nothing_changed(device)
+
+
+@pytest.mark.parametrize("state", ["FETCHING", "SELF_TEST", "ACTIVATING", "PROBATION", "ROLLING_BACK", "DANCING"])
+def test_resumed_after_a_kill_in_any_state(tmp_path: Path, server: DeviceServer, state: str) -> None:
+    import msgspec
+
+    device = Device(tmp_path / "device", server)
+    target = server.repository.publish(1, make_bundle(1))
+    device.updater.assign(server.repository.assign(target, 1))
+    until(lambda: "COMMITTED" in device.states("e1"), 10, "release 1")
+    second = server.repository.publish(2, make_bundle(2, gain=0.7))
+    device.updater.assign(server.repository.assign(second, 2))
+    until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
+    device.close()
+    journal = Journal(tmp_path / "device/journal.json")
+    entry = journal.read()
+    assert entry.execution is not None
+    journal.write(
+        msgspec.structs.replace(entry, execution=msgspec.structs.replace(entry.execution, state=state, id="e9"))
+    )
+    again = Device(tmp_path / "device", server)
+    try:
+        until(lambda: any(s in ("COMMITTED", "ROLLED_BACK") for s in again.states("e9")), 10, "an end")
+        back = state in ("ROLLING_BACK", "DANCING")
+        assert again.states("e9")[-1] == ("ROLLED_BACK" if back else "COMMITTED")
+        expected = 1 if back else 2
+        until(lambda: again.scores_with() == expected, 5, f"release {expected}")
+    finally:
+        again.close()
