@@ -29,7 +29,7 @@ from wheeltapper_fleet.errors import FleetError
 __all__ = ["AgentStatus", "Stage", "toml_text", "wait_for"]
 
 _T = TypeVar("_T")
-_END_SECONDS = 15.0
+_END_SECONDS = 30.0
 
 
 @dataclass(frozen=True)

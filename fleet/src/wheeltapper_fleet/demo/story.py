@@ -92,7 +92,12 @@ class Story:
             source = self._simulator(index, **fault)
         return {
             "device": {"state_dir": "state", "profile": "x86-gateway", "status_seconds": 2.0},
-            "delivery": {"batch_seconds": 0.3, "resend_seconds": 2.0, "reconnect_max_seconds": 1.0},
+            "delivery": {
+                "batch_seconds": 0.3,
+                "resend_seconds": 2.0,
+                "reconnect_max_seconds": 1.0,
+                "flush_seconds": 20.0,
+            },
             "update": {"fetch_retry_seconds": 0.5, "metadata_retry_seconds": 0.5},
             "pipelines": [{"name": PIPELINE, "source": source}],
         }
