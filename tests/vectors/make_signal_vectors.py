@@ -1,6 +1,6 @@
 """Make the golden vectors of recordings, features, decisions and manifests; nothing random in them.
 
-Run by hand: ``python -m tests.vectors.make_signal_vectors``. As with the wire's vectors, one that is there is never rewritten.
+Run by hand: ``python -m tests.vectors.make_signal_vectors``. One that is there is never rewritten, as with the wire's.
 """
 
 from __future__ import annotations
