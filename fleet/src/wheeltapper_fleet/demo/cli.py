@@ -55,7 +55,10 @@ def _recordings(folder: Path | None, into: Path) -> list[Path]:
 
 def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No live view; progress on standard error.")] = False,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="End by itself after this long.")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", min=1, help="End by itself after this long, but not before the story is told."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
     replay: Annotated[Path | None, typer.Option("--replay", help="Play the recordings of this folder.")] = None,
     devices: Annotated[int, typer.Option("--devices", min=3, max=50, help="How many simulated machines.")] = 5,
