@@ -21,6 +21,7 @@ from typing import Any
 from wheeltapper_fleet.demo.stage import AgentStatus, Stage, wait_for
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.recording import read_recording
 
 __all__ = ["PIPELINE", "Story"]
 
@@ -264,6 +265,15 @@ class Story:
         self.stage.close()
         return result
 
+    def _recordings(self, alerts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Per device of a replay: which recording it played, when that ends, and when the first alert came."""
+        played = {}
+        for device, file in zip(self.device_ids, self.replay, strict=bool(self.replay)):
+            times = [alert["t_s"] for alert in alerts if alert["device"] == device and alert["raised"]]
+            end = float(read_recording(file).t_s[-1])
+            played[device] = {"name": file.stem, "end_s": end, "first_alert_s": min(times, default=None)}
+        return played
+
     def result(self, statuses: Sequence[AgentStatus]) -> dict[str, Any]:
         """The figures of the story, from the fleet service's API and the agents' spools."""
         summary = self.stage.client.summary()
@@ -305,6 +315,7 @@ class Story:
                 for alert in sorted(summary["alerts"], key=lambda alert: alert["id"])
             ],
             "fault": self.fault or None,
+            "recordings": self._recordings(summary["alerts"]),
             "steps": self.steps,
             "seconds": round(time.monotonic() - self.started, 1),
         }
