@@ -129,7 +129,10 @@ def open_page() -> Iterator[Page]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            with connect(_tab(Path(profile), process), max_size=None, proxy=None) as connection:
+            # No pings and no limit of the queue: the test may look away for a while.
+            with connect(
+                _tab(Path(profile), process), max_size=None, max_queue=None, ping_interval=None, proxy=None
+            ) as connection:
                 page = Page(connection)
                 for domain in ("Page", "Runtime", "Network", "Log"):
                     page.call(f"{domain}.enable")

@@ -87,10 +87,10 @@ def demo(
     raise typer.Exit(code)
 
 
-def _picture(story: Story) -> RenderableType:
+def _picture(story: Story, console: Console) -> RenderableType:
     client = story.stage.client
     token_file = str(story.stage.data_dir / "api-token")
-    return render(client.summary(), client.devices(), story.steps, story.stage.url, token_file)
+    return render(client.summary(), client.devices(), story.steps, story.stage.url, token_file, console.size)
 
 
 def _play(story: Story, console: Console, seconds: float | None, *, headless: bool, as_json: bool) -> int:
@@ -108,7 +108,7 @@ def _play(story: Story, console: Console, seconds: float | None, *, headless: bo
             story.play()
             stay()
         else:
-            with LiveView(console, lambda: _picture(story)):
+            with LiveView(console, lambda: _picture(story, console)):
                 story.play()
                 stay()
     except KeyboardInterrupt:

@@ -19,18 +19,39 @@ __all__ = ["LiveView", "render"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLOURS = {"normal": "green", "warning": "yellow", "critical": "red"}
-_STATES = {"COMPLETED": "green", "RUNNING": "cyan", "PAUSED": "yellow", "ABORTED": "red"}
+_STATES = {
+    "COMPLETED": "green", "COMMITTED": "green", "RUNNING": "cyan", "PAUSED": "yellow", "ABORTED": "red",
+    "REJECTED": "red", "FAILED": "red", "ROLLED_BACK": "red",
+}  # fmt: skip
+_CRITICAL_SCORE = 2.0
+_BESIDE_BARS = 56
+_LOW_TERMINAL_ROWS = 34
 
 
-def _spark(scores: Sequence[float], width: int = 24) -> str:
-    """Scores as small bars; the tallest is at twice the warning threshold."""
-    return "".join(_BARS[min(7, max(0, int(score / 2.0 * 7)))] for score in scores[-width:])
+def _state(name: str) -> Text:
+    return Text(name.lower().replace("_", " "), _STATES.get(name, "white"))
 
 
-def _devices(devices: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="Devices", title_justify="left", expand=True, box=None)
-    for column in ("device", "", "release", "update", "score", "last scores (1 is the warning threshold)"):
-        table.add_column(column)
+def _spark(scores: Sequence[float], width: int) -> Text:
+    """Scores as small bars, each in the colour of its level; the tallest is at twice the warning threshold."""
+    bars = Text(no_wrap=True, overflow="crop")
+    for score in scores[-width:]:
+        colour = "green" if score < 1.0 else "yellow" if score < _CRITICAL_SCORE else "red"
+        bars.append(_BARS[min(7, max(0, int(score / _CRITICAL_SCORE * 7)))], colour)
+    return bars
+
+
+def _table(title: str, *columns: tuple[str, int | None]) -> Table:
+    """A table whose columns keep their widths, so that nothing jumps between two pictures."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", expand=True, box=None)
+    for name, width in columns:
+        table.add_column(name, width=width, ratio=None if width else 1)
+    return table
+
+
+def _devices(devices: Sequence[dict[str, Any]], width: int) -> Table:
+    last = ("last scores (1 is the warning threshold)", None)
+    table = _table("Devices", ("device", 12), ("", 7), ("release", 7), ("update", 12), ("score", 6), last)
     for device in devices:
         pipeline = device["pipelines"][0] if device["pipelines"] else {}
         colour = _COLOURS.get(device["severity"] or "", "white")
@@ -39,51 +60,53 @@ def _devices(devices: Sequence[dict[str, Any]]) -> Table:
             device["id"],
             Text("online", "green") if device["online"] else Text("offline", "red"),
             str(pipeline.get("release") or "–"),
-            device["execution_state"] or "–",
+            _state(device["execution_state"] or "–"),
             Text(score, colour),
-            Text(_spark([point["score"] for point in device["scores"]]), colour),
+            _spark([point["score"] for point in device["scores"]], width - _BESIDE_BARS),
         )
     return table
 
 
 def _campaigns(campaigns: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="Campaigns", title_justify="left", expand=True, box=None)
-    for column in ("campaign", "release", "state", "executions", "why"):
-        table.add_column(column)
-    for campaign in campaigns:
-        waves = [
-            f"wave {int(wave) + 1}: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-            for wave, states in sorted(campaign["executions"].items())
-        ]
-        state = Text(campaign["state"], _STATES.get(campaign["state"], "white"))
-        row = [campaign["id"][:12], str(campaign["spec"].get("release", "–"))]
-        table.add_row(*row, state, "\n".join(waves), campaign["reason"])
+    table = _table("Campaigns", ("campaign", 14), ("release", 7), ("state", 10), ("executions", None), ("why", None))
+    for campaign in campaigns[:4]:
+        waves = Text()
+        for wave, states in sorted(campaign["executions"].items()):
+            waves.append(f"{'  ' if waves else ''}wave {int(wave) + 1}:", "dim")
+            for name, count in sorted(states.items()):
+                waves.append(f" {count} ").append_text(_state(name))
+        row = [campaign["id"], str(campaign["spec"].get("release", "–"))]
+        table.add_row(*row, _state(campaign["state"]), waves, campaign["reason"])
     return table
 
 
 def _alerts(alerts: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="Alerts", title_justify="left", expand=True, box=None)
-    for column in ("device", "machine time", "severity", "score", "what moved"):
-        table.add_column(column)
-    for alert in sorted(alerts, key=lambda alert: -alert["id"])[:6]:
+    table = _table("Alerts", ("device", 12), ("machine time", 12), ("severity", 8), ("score", 6), ("what moved", None))
+    for alert in sorted(alerts, key=lambda alert: -alert["id"])[:4]:
         moved = ", ".join(f"{reason['feature']} {reason['share']:.0%}" for reason in alert["reasons"][:3])
         severity = Text(alert["severity"] if alert["raised"] else "over", _COLOURS.get(alert["severity"], "white"))
         table.add_row(alert["device"], f"{alert['t_s'] / 60:.0f} min", severity, f"{alert['score']:.2f}", moved)
+    if not alerts:
+        table.add_row("none", "", "", "", "")
     return table
 
 
 def render(
-    summary: dict[str, Any], devices: Sequence[dict[str, Any]], steps: Sequence[str], url: str, token_file: str
-) -> RenderableType:
-    """One picture of the fleet."""
+    summary: dict[str, Any], devices: Sequence[dict[str, Any]], steps: Sequence[str], url: str, token_file: str,
+    size: tuple[int, int] = (160, 45),
+) -> RenderableType:  # fmt: skip
+    """One picture of the fleet for a terminal of ``size`` (columns, rows)."""
+    width, rows = size
     records = sum(totals["stored"] for totals in summary["records"].values())
-    said = "\n".join(f"✓ {step}" for step in steps[-6:]) or "starting …"
+    shown = steps[-6:] if rows >= _LOW_TERMINAL_ROWS else steps[-2:]
+    said = Text("\n".join(f"✓ {step}" for step in shown) or "starting …", no_wrap=True, overflow="ellipsis")
     head = Text.assemble(
-        ("Wheeltapper", "bold"), f"   page: {url}   sign in with the token in {token_file}   records stored: {records}"
-    )
+        ("Wheeltapper", "bold"), "   page ", (url, "bold cyan"), f"   {records} records stored   Ctrl-C ends it\n",
+        ("sign in with the token from: ", "dim"), f"cat {token_file}",
+    )  # fmt: skip
     return Group(
-        head, Panel(said, title="The story so far", title_align="left"), _devices(devices),
-        _campaigns(summary["campaigns"]), _alerts(summary["alerts"]),
+        head, Panel(said, title="The story so far", title_align="left"), _devices(devices, width),
+        _alerts(summary["alerts"]), _campaigns(summary["campaigns"]),
     )  # fmt: skip
 
 

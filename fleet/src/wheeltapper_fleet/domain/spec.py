@@ -82,6 +82,11 @@ class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minimum_executed: Positive = 1
     scope: Literal["wave", "campaign"] = "campaign"
 
+    def __str__(self) -> str:
+        limits = [f"{self.percent:g} %"] if self.percent is not None else []
+        limits += [str(self.count)] if self.count is not None else []
+        return f"{' or '.join(limits)} or more of what this {self.scope} executed ended {', '.join(self.states)}"
+
 
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device said it has."""

@@ -91,6 +91,7 @@ def _environment() -> Environment:
     )
     environment.filters["clock"] = _clock
     environment.filters["number"] = _number
+    environment.filters["score"] = _score
     environment.globals["spark"] = spark
     environment.globals["waves"] = waves
     return environment
@@ -106,6 +107,12 @@ def _number(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def _score(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.2f}" if abs(value) < 100 else _number(value)
 
 
 def spark(device: DeviceView) -> Spark | None:
@@ -163,12 +170,16 @@ def _signed_in(request: Request) -> bool:
 def _view(request: Request) -> dict[str, Any]:
     queries = _services(request).queries
     devices = queries.devices()
+    campaigns = queries.campaigns()
     return {
         "devices": devices,
-        "campaigns": queries.campaigns(),
+        "campaigns": campaigns,
+        "running": sum(campaign.state == "RUNNING" for campaign in campaigns),
+        "paused": sum(campaign.state == "PAUSED" for campaign in campaigns),
         "alerts": _with_reasons(queries.alerts(_ALERTS_SHOWN)),
         "online": sum(device.online for device in devices),
         "alarmed": sum(device.severity not in (None, "normal") for device in devices),
+        "critical": sum(device.severity == "critical" for device in devices),
         "releases": len(queries.releases()),
     }
 
