@@ -19,6 +19,7 @@ from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.http import HttpsClient
 from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
 from wheeltapper_agent.adapters.mqtt import tls_context
 from wheeltapper_agent.adapters.simulator import SimulatorSource
 from wheeltapper_agent.adapters.slots import Slots
@@ -41,14 +42,15 @@ class Device:
         clock = SystemClock()
         self.spool = Spool(folder / "spool.db")
         self.pipeline = Pipeline("main", SimulatorSource(source, folder / "sim.json", clock), self.spool, clock)
-        metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client)
+        metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client, clock)
+        self.marks = MarkStore((folder / MARKS_FILE, folder / "slots" / MARKS_FILE))
         self.slots = Slots(folder / "slots")
         config = UpdateConfig(fetch_attempts=2, fetch_retry_seconds=0.05, probation_windows=2)
         pipelines = {"main": self.pipeline}
         blobs = BlobStore(folder / "blobs", client)
-        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock)
+        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.marks)
         journal = Journal(folder / "journal.json")
-        self.updater = Updater("device-1", journal, metadata, effects, self.spool, clock, 0.2, lambda: None)
+        self.updater = Updater("device-1", journal, metadata, effects, self.marks, self.spool, clock, 0.2, lambda: None)
         effects.load_active("main")
         self.pipeline.start()
         self.updater.start()

@@ -96,6 +96,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     format: Annotated[int, Meta(ge=1, le=1)] = 1
     model: Name
     release: Release | None = None
+    rollback_floor: Release | None = None
+    """A device that committed this release refuses every release of this model below it, for good."""
     task: Literal["anomaly"] = "anomaly"
     runtime: Literal["onnx"] = "onnx"
     created_at: Annotated[str, Meta(max_length=40)]
@@ -112,6 +114,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Where it came from: recordings by SHA-256, the recipe, versions of the libraries."""
 
     def __post_init__(self) -> None:
+        if self.rollback_floor is not None and self.release is not None and self.rollback_floor > self.release:
+            raise ValueError("rollback_floor is above the release itself")
         names = [file.name for file in self.files]
         if len(set(names)) != len(names):
             raise ValueError("two files have the same name")
