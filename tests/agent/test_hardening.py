@@ -330,12 +330,12 @@ def test_a_clock_in_the_future_refuses_and_recovers(tmp_path: Path, server: Devi
 
 def test_a_lying_director_does_not_lock_the_device_out(server: DeviceServer, device: Device) -> None:
     target = server.repository.publish(1, make_bundle(1))
-    far = {"issued_at": 9e11, "expires_at": 1e12}
-    device.updater.assign(server.repository.assign(target, 2, **far))
+    server.repository.timestamp_expires -= timedelta(hours=20)
+    server.repository.sign()
+    device.updater.assign(server.repository.assign(target, 2, issued_at=9e11, expires_at=1e12))
     until(lambda: "COMMITTED" in device.states("e2"), 10, "the assignment from the year 30000")
     assert device.marks.marks.newest_time_seconds == server.repository.timestamp_expires.timestamp()
-    server.repository.expires += timedelta(days=1)
-    server.repository.timestamp_expires += timedelta(days=1)
+    server.repository.timestamp_expires += timedelta(hours=1)
     server.repository.sign()
     later = time.time() + 3 * 86400
     device.updater.assign(server.repository.assign(target, 3, expires_at=later))
