@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,9 @@ def assignment_vector() -> dict[str, str]:
     return {"name": "assignment", "payload": base64.b64encode(encode_assignment(assignment)).decode("ascii")}
 
 
-def add_new(path: Path, vectors: list[dict[str, str]]) -> None:
+def add_new(path: Path, vectors: Sequence[Mapping[str, Any]]) -> None:
     """Append the vectors whose name is not in the file yet."""
-    kept: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    kept: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     names = {vector["name"] for vector in kept}
     kept += [vector for vector in vectors if vector["name"] not in names]
     path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

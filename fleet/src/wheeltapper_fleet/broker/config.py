@@ -65,7 +65,7 @@ def render(config: BrokerConfig, auth_user: str, auth_issuer: str) -> str:
         },
         "system_account": AUTH_ACCOUNT,
         "authorization": {
-            "timeout": 10,
+            "timeout": 4,
             "auth_callout": {"issuer": auth_issuer, "account": AUTH_ACCOUNT, "auth_users": [auth_user]},
         },
         "mqtt": {

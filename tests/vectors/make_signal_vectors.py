@@ -1,0 +1,194 @@
+"""Make the golden vectors of recordings, features, decisions and manifests; nothing random in them.
+
+Run by hand: ``python -m tests.vectors.make_signal_vectors``. One that is there is never rewritten, as with the wire's.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tests.vectors.make_vectors import FOLDER, add_new
+from wheeltapper_protocols.decision import DecisionSpec, DecisionState, decide
+from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
+from wheeltapper_protocols.manifest import (
+    Budget,
+    BundleFile,
+    Gate,
+    Golden,
+    Input,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+)
+from wheeltapper_protocols.recording import Recording, read_recording, recording_bytes
+from wheeltapper_protocols.scoring import ScoringSpec
+
+RATE_HZ = 12_800.0
+WINDOW_SAMPLES = 1024
+CHANNELS = ("horizontal", "vertical")
+SCORES = [0.1] * 8 + [3.0] + [0.2] * 8 + [1.5] * 12 + [2.5] * 12 + [0.9] * 6 + [0.1] * 20
+
+
+def signal() -> npt.NDArray[np.float32]:
+    """Two windows [2, 1024, 2]: harmonics of a shaft, an offset, and a resonance rung every 128 samples."""
+    at = np.arange(2 * WINDOW_SAMPLES) / RATE_HZ
+    shaft = np.sin(2 * np.pi * 25 * at) + 0.5 * np.sin(2 * np.pi * 50 * at + 0.3)
+    since = (np.arange(at.size) % 128) / RATE_HZ
+    rung = 0.8 * np.exp(-1500 * since) * np.sin(2 * np.pi * 3100 * since)
+    both = np.stack([0.4 + shaft + rung, 0.7 * shaft - 0.2], axis=1)
+    return both.reshape(2, WINDOW_SAMPLES, 2).astype(np.float32)
+
+
+def feature_set() -> FeatureSet:
+    return FeatureSet(default_specs(RATE_HZ, CHANNELS, WINDOW_SAMPLES), RATE_HZ, WINDOW_SAMPLES, len(CHANNELS))
+
+
+def feature_vectors() -> list[dict[str, Any]]:
+    specs = default_specs(RATE_HZ, CHANNELS, WINDOW_SAMPLES)
+    values = feature_set().compute(signal())
+    return [
+        {"name": spec.name, "spec": msgspec.to_builtins(spec), "values": [float(value) for value in values[:, column]]}
+        for column, spec in enumerate(specs)
+    ]
+
+
+def decisions(spec: DecisionSpec) -> list[list[Any]]:
+    """[severity, alert, changed] for each score of :data:`SCORES`."""
+    state, found = DecisionState(), []
+    one = np.ones(1)
+    for score in SCORES:
+        state, verdict = decide(spec, state, score, one, one, ("x.rms",), one)
+        found.append([verdict.severity.value, verdict.alert, verdict.changed])
+    return found
+
+
+def recording() -> Recording:
+    return Recording(
+        samples=(np.arange(24, dtype=np.int16) - 12).reshape(3, 4, 2),
+        scale=np.array([0.5, 0.25]),
+        sample_rate_hz=1000.0,
+        t_s=np.array([0.0, 10.0, 20.0]),
+        channels=("x", "y"),
+        units=("g", "g"),
+        meta={"machine": "press-1"},
+    )
+
+
+def changed(**arrays: Any) -> bytes:
+    """The recording's file with some of its arrays changed, or (None) left out."""
+    with np.load(io.BytesIO(recording_bytes(recording())), allow_pickle=False) as loaded:
+        content = {name: loaded[name] for name in loaded.files} | arrays
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, array in content.items():
+            if array is None:
+                continue
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asarray(array))
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    return target.getvalue()
+
+
+def bad_recordings() -> dict[str, bytes]:
+    good = recording_bytes(recording())
+    nan = np.ones((3, 4, 2), dtype=np.float32)
+    nan[1, 2, 0] = np.nan
+    return {
+        "empty_file": b"",
+        "not_a_zip": b"PK but not really",
+        "truncated": good[:-40],
+        "no_samples": changed(samples=None),
+        "no_snapshots": changed(samples=np.zeros((0, 4, 2), np.int16), t_s=np.zeros(0)),
+        "nan": changed(samples=nan),
+        "wrong_dtype": changed(samples=np.ones((3, 4, 2), np.float64)),
+        "wrong_shape": changed(samples=np.ones((3, 4), np.int16)),
+        "missing_rate": changed(sample_rate_hz=None),
+        "zero_rate": changed(sample_rate_hz=np.float64(0.0)),
+        "nan_rate": changed(sample_rate_hz=np.float64(np.nan)),
+        "times_backwards": changed(t_s=np.array([0.0, 20.0, 10.0])),
+        "scale_of_another_number": changed(scale=np.ones(3)),
+    }
+
+
+def manifest() -> Manifest:
+    names = ["x.rms"]
+    return Manifest(
+        model="bearing-anomaly",
+        release=3,
+        created_at="2026-01-02T03:04:05Z",
+        files=[
+            BundleFile(name="model.onnx", sha256="ab" * 32, length=1000),
+            BundleFile(name="golden.npz", sha256="cd" * 32, length=2000),
+        ],
+        input=Input(sample_rate_hz=RATE_HZ, window_samples=WINDOW_SAMPLES, channels=["x"], units=["g"]),
+        features=[FeatureSpec(name=names[0], kind="rms", channel=0)],
+        scoring=ScoringSpec(transform=["log"], center=[0.0], scale=[1.0], weight=[1.0], down=[1.0], threshold=1.0),
+        decision=DecisionSpec(),
+        golden=Golden(output_atol=0.05, score_rtol=0.02),
+        budget=Budget(latency_p95_ms=50.0, rss_growth_mb=96.0),
+        gates=[Gate(name="int8_against_float", value=0.01, limit=0.1, passed=True)],
+        lineage={"recipe": "anomaly"},
+    )
+
+
+def bad_manifests() -> dict[str, bytes]:
+    good = encode_manifest(manifest())
+    return {
+        "empty": b"",
+        "not_json": b"\xff",
+        "deep": b"[" * 100_000,
+        "too_large": b" " * (1024 * 1024 + 1),
+        "format_from_the_future": good.replace(b'"format": 1', b'"format": 2'),
+        "file_in_a_folder": good.replace(b'"model.onnx"', b'"../model.onnx"'),
+        "a_file_twice": good.replace(b'"golden.npz"', b'"model.onnx"'),
+        "golden_missing": good.replace(b'"golden.npz"', b'"silver.npz"'),
+        "hash_too_short": good.replace(b"ab" * 32, b"ab" * 31),
+        "release_zero": good.replace(b'"release": 3', b'"release": 0'),
+    }
+
+
+def code_of(read: Callable[[bytes], object], content: bytes) -> str:
+    """The code with which ``content`` is refused."""
+    try:
+        read(content)
+    except ProtocolError as error:
+        return error.code
+    raise SystemExit("accepted; it should not be")
+
+
+def read_bytes(content: bytes) -> Recording:
+    return read_recording(io.BytesIO(content))
+
+
+def packed(name: str, content: bytes, **more: str) -> dict[str, str]:
+    return {"name": name, "content": base64.b64encode(content).decode("ascii"), **more}
+
+
+def main() -> None:
+    add_new(FOLDER / "features.json", feature_vectors())
+    spec = DecisionSpec()
+    add_new(
+        FOLDER / "decision.json",
+        [{"name": "steps", "spec": msgspec.to_builtins(spec), "scores": SCORES, "verdicts": decisions(spec)}],
+    )
+    add_new(FOLDER / "recording_valid.json", [packed("int16", recording_bytes(recording()))])
+    bad = [packed(name, content, code=code_of(read_bytes, content)) for name, content in bad_recordings().items()]
+    add_new(FOLDER / "recording_invalid.json", bad)
+    add_new(FOLDER / "manifest_valid.json", [packed("manifest", encode_manifest(manifest()))])
+    # The oversized one is made anew by the test: a megabyte of spaces is no use to anybody in a repository.
+    worse = {name: content for name, content in bad_manifests().items() if len(content) < 200_000}
+    bad = [packed(name, content, code=code_of(decode_manifest, content)) for name, content in worse.items()]
+    add_new(FOLDER / "manifest_invalid.json", bad)
+
+
+if __name__ == "__main__":
+    main()
