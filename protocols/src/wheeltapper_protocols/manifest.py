@@ -144,7 +144,10 @@ _DECODER: Final = msgspec.json.Decoder(Manifest)
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest's bytes: JSON with sorted keys, so that equal manifests have equal hashes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+    fields = msgspec.to_builtins(manifest, order="deterministic")
+    if manifest.rollback_floor is None:
+        del fields["rollback_floor"]  # manifests from before there was a floor keep their bytes
+    return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 
 def decode_manifest(payload: bytes) -> Manifest:
