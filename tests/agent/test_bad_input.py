@@ -3,77 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from tests.agent.bundles import SMALL, make_bundle
+from tests.agent.bundles import make_bundle
+from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
-from wheeltapper_agent.adapters.blobs import BlobStore
-from wheeltapper_agent.adapters.clock import SystemClock
-from wheeltapper_agent.adapters.http import HttpsClient
 from wheeltapper_agent.adapters.journal import Journal
-from wheeltapper_agent.adapters.mqtt import tls_context
-from wheeltapper_agent.adapters.simulator import SimulatorSource
-from wheeltapper_agent.adapters.slots import Slots
-from wheeltapper_agent.adapters.spool import Spool
-from wheeltapper_agent.adapters.tuf_client import TufClient
-from wheeltapper_agent.config import Profile, SimulatorConfig, UpdateConfig
-from wheeltapper_agent.effects import Effects
+from wheeltapper_agent.config import SimulatorConfig, UpdateConfig
 from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.updater import Updater
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, TelemetryRecord
-
-
-class Device:
-    """The agent's inside without its broker; reports are read from the spool."""
-
-    def __init__(self, folder: Path, server: DeviceServer, source: SimulatorConfig = SMALL, root: bytes = b"") -> None:
-        identity = server.identity(folder / "identity")
-        context = tls_context(identity.ca, identity.certificate, identity.key)
-        client = HttpsClient(server.url, context, 5.0)
-        clock = SystemClock()
-        self.spool = Spool(folder / "spool.db")
-        self.pipeline = Pipeline("main", SimulatorSource(source, folder / "sim.json", clock), self.spool, clock)
-        metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client)
-        self.slots = Slots(folder / "slots")
-        config = UpdateConfig(fetch_attempts=2, fetch_retry_seconds=0.05, probation_windows=2)
-        pipelines = {"main": self.pipeline}
-        blobs = BlobStore(folder / "blobs", client)
-        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock)
-        journal = Journal(folder / "journal.json")
-        self.updater = Updater("device-1", journal, metadata, effects, self.spool, clock, 0.2, lambda: None)
-        effects.load_active("main")
-        self.pipeline.start()
-        self.updater.start()
-
-    def bodies(self) -> list[Any]:
-        return [held.item.body for held in self.spool.peek(0, 10_000, ("report",)) if isinstance(held.item, Report)]
-
-    def states(self, execution: str) -> list[str]:
-        found = [body for body in self.bodies() if isinstance(body, ExecutionReport) and body.execution == execution]
-        return [body.state.value for body in found]
-
-    def last(self) -> tuple[str, str]:
-        body = self.bodies()[-1]
-        return ("refused" if isinstance(body, AssignmentRefused) else body.state.value), body.code
-
-    def scores_with(self) -> int | None:
-        """The release that scored the newest window."""
-        held = self.spool.peek(0, 100_000, ("telemetry",))[-1].item
-        assert isinstance(held, TelemetryRecord)
-        return held.release if held.score is not None else None
-
-    def close(self) -> None:
-        self.updater.stop()
-        self.pipeline.stop()
-        self.spool.close()
+from wheeltapper_protocols.messages import AssignmentRefused
 
 
 @pytest.fixture
@@ -85,11 +34,42 @@ def server(tmp_path: Path) -> Iterator[DeviceServer]:
 
 @pytest.fixture
 def device(tmp_path: Path, server: DeviceServer) -> Iterator[Device]:
-    made = Device(tmp_path / "device", server)
-    made.updater.assign(server.repository.assign(server.repository.publish(1, make_bundle(1)), 1))
-    until(lambda: "COMMITTED" in made.states("e1"), 10, "release 1")
+    made = with_release_1(tmp_path / "device", server)
     yield made
     made.close()
+
+
+@dataclass
+class Bench:
+    """One device that refuses everything; ``number`` is the next counter and release."""
+
+    device: Device
+    server: DeviceServer
+    number: int = 1
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("bench")
+    server = DeviceServer(Authority(folder / "ca"), Repository())
+    device = with_release_1(folder / "device", server)
+    yield Bench(device, server)
+    device.close()
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def two_releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DeviceServer]]:
+    """The folder of a device that stopped with release 2 committed after release 1, to be copied."""
+    folder = tmp_path_factory.mktemp("two")
+    server = DeviceServer(Authority(folder / "ca"), Repository())
+    device = with_release_1(folder / "device", server)
+    second = server.repository.publish(2, make_bundle(2, gain=0.7))
+    device.updater.assign(server.repository.assign(second, 2))
+    until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
+    device.close()
+    yield folder / "device", server
+    server.close()
 
 
 def _nothing_changed(device: Device) -> None:
@@ -104,21 +84,22 @@ def _flip(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-Plant = Callable[[DeviceServer], bytes]
+Plant = Callable[[DeviceServer, int], bytes]
+"""Makes the envelope; the number is the counter and the release to use."""
 
 
 def _assignment(**changes: Any) -> Plant:
-    def plant(server: DeviceServer) -> bytes:
-        target = server.repository.publish(2, make_bundle(2))
-        return server.repository.assign(target, changes.pop("counter", 2), **changes)
+    def plant(server: DeviceServer, number: int) -> bytes:
+        target = server.repository.publish(number, make_bundle(number))
+        return server.repository.assign(target, **({"counter": number} | changes))
 
     return plant
 
 
 def _blob(change: Callable[[bytes], bytes], name: str) -> Plant:
-    def plant(server: DeviceServer) -> bytes:
-        files = make_bundle(2, gain=0.7)
-        raw = server.repository.assign(server.repository.publish(2, files), 2)
+    def plant(server: DeviceServer, number: int) -> bytes:
+        files = make_bundle(number, gain=0.7)
+        raw = server.repository.assign(server.repository.publish(number, files), number)
         path = "/v1/blobs/" + hashlib.sha256(files[name]).hexdigest()
         server.planted[path] = (200, change(files[name]))
         return raw
@@ -126,27 +107,27 @@ def _blob(change: Callable[[bytes], bytes], name: str) -> Plant:
     return plant
 
 
-def _unpublished(server: DeviceServer) -> bytes:
+def _unpublished(server: DeviceServer, number: int) -> bytes:
     foreign = Repository()
-    return server.repository.assign(foreign.publish(2, make_bundle(2)), 2)
+    return server.repository.assign(foreign.publish(number, make_bundle(number)), number)
 
 
-def _wrong_window(server: DeviceServer) -> bytes:
-    config = SimulatorConfig(window_samples=2048)
-    return server.repository.assign(server.repository.publish(2, make_bundle(2, config)), 2)
+def _bundle(manifest_release: int = 0, *rest: Any, **changes: Any) -> Plant:
+    def plant(server: DeviceServer, number: int) -> bytes:
+        files = make_bundle(manifest_release or number, *rest, **changes)
+        return server.repository.assign(server.repository.publish(number, files), number)
+
+    return plant
 
 
-def _wrong_release(server: DeviceServer) -> bytes:
-    return server.repository.assign(server.repository.publish(2, make_bundle(7)), 2)
+def _unknown_pipeline(server: DeviceServer, number: int) -> bytes:
+    target = server.repository.publish(number, make_bundle(number))
+    return server.repository.assign(target, number, pipelines={"other": target})
 
 
-def _broken_golden(server: DeviceServer) -> bytes:
-    return server.repository.assign(server.repository.publish(2, make_bundle(2, golden_error=0.5)), 2)
-
-
-def _expired_timestamp(server: DeviceServer) -> bytes:
+def _expired_timestamp(server: DeviceServer, number: int) -> bytes:
     server.repository.timestamp_expires = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
-    return server.repository.assign(server.repository.publish(2, make_bundle(2)), 2)
+    return _bundle()(server, number)
 
 
 def _rolled_back_metadata(server: DeviceServer) -> bytes:
@@ -164,38 +145,41 @@ CASES: dict[str, tuple[Plant, str, str]] = {
     "blob too long": (_blob(lambda content: content + b"x" * 10**6, "model.onnx"), "FAILED", "fetch.too_long"),
     "blob swapped": (_blob(_flip, "golden.npz"), "FAILED", "fetch.hash"),
     "not published": (_unpublished, "REJECTED", "update.not_published"),
-    "another window": (_wrong_window, "REJECTED", "update.input_mismatch"),
-    "another release": (_wrong_release, "REJECTED", "update.wrong_release"),
-    "golden outputs differ": (_broken_golden, "REJECTED", "self_test.output"),
+    "another window": (_bundle(0, SimulatorConfig(window_samples=2048)), "REJECTED", "update.input_mismatch"),
+    "another release": (_bundle(700), "REJECTED", "update.wrong_release"),
+    "golden outputs differ": (_bundle(golden_error=0.5), "REJECTED", "self_test.output"),
     "expired timestamp": (_expired_timestamp, "refused", "trust.expired"),
-    "unknown pipeline": (
-        lambda server: server.repository.assign(
-            target := server.repository.publish(2, make_bundle(2)), 2, pipelines={"other": target}
-        ),
-        "REJECTED",
-        "update.unknown_pipeline",
-    ),
-    "garbage": (lambda _: b"\xff" * 100, "refused", "assignment.malformed"),
-    "10 MB": (lambda _: b"[" * 10_000_000, "refused", "assignment.malformed"),
+    "unknown pipeline": (_unknown_pipeline, "REJECTED", "update.unknown_pipeline"),
+    "garbage": (lambda *_: b"\xff" * 100, "refused", "assignment.malformed"),
+    "10 MB": (lambda *_: b"[" * 10_000_000, "refused", "assignment.malformed"),
 }
+_OWN_DEVICE = {"expired timestamp"}
+"""Cases after which a device goes on to try."""
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input(device: Device, server: DeviceServer, case: str) -> None:
+def test_bad_input(request: pytest.FixtureRequest, case: str) -> None:
     plant, state, code = CASES[case]
-    raw = plant(server)
+    if case in _OWN_DEVICE:
+        bench = Bench(request.getfixturevalue("device"), request.getfixturevalue("server"))
+    else:
+        bench = request.getfixturevalue("bench")
+    device, server = bench.device, bench.server
+    bench.number += 1
+    counter, execution = device.updater.entry.counter, device.updater.entry.execution
+    raw = plant(server, bench.number)
     before = len(device.bodies())
     device.updater.assign(raw)
     until(lambda: len(device.bodies()) > before and device.last() == (state, code), 10, f"{state} {code}")
     if state == "refused":
         device.updater.assign(raw)
-        assert device.updater.entry.counter == 1
-        assert device.updater.entry.execution is not None
-        assert device.updater.entry.execution.id == "e1"
     _nothing_changed(device)
     if state == "refused":
-        refusals = [body for body in device.bodies() if isinstance(body, AssignmentRefused)]
-        assert len(refusals) == 1
+        assert device.updater.entry.counter == counter
+        assert device.updater.entry.execution == execution
+        assert execution is not None
+        assert len([body for body in device.bodies()[before:] if isinstance(body, AssignmentRefused)]) == 1
+    server.planted.clear()
 
 
 def test_metadata_rolled_back_are_not_used(device: Device, server: DeviceServer) -> None:
@@ -265,23 +249,14 @@ def test_a_model_that_fails_on_live_windows_is_rolled_back(
 
 
 @pytest.mark.parametrize("state", ["FETCHING", "SELF_TEST", "ACTIVATING", "PROBATION", "ROLLING_BACK", "DANCING"])
-def test_resumed_after_a_kill_in_any_state(tmp_path: Path, server: DeviceServer, state: str) -> None:
-    import msgspec
-
-    device = Device(tmp_path / "device", server)
-    target = server.repository.publish(1, make_bundle(1))
-    device.updater.assign(server.repository.assign(target, 1))
-    until(lambda: "COMMITTED" in device.states("e1"), 10, "release 1")
-    second = server.repository.publish(2, make_bundle(2, gain=0.7))
-    device.updater.assign(server.repository.assign(second, 2))
-    until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
-    device.close()
+def test_resumed_after_a_kill_in_any_state(tmp_path: Path, two_releases: tuple[Path, DeviceServer], state: str) -> None:
+    folder, server = two_releases
+    shutil.copytree(folder, tmp_path / "device", symlinks=True)
     journal = Journal(tmp_path / "device/journal.json")
     entry = journal.read()
     assert entry.execution is not None
-    journal.write(
-        msgspec.structs.replace(entry, execution=msgspec.structs.replace(entry.execution, state=state, id="e9"))
-    )
+    resumed = msgspec.structs.replace(entry.execution, state=state, id="e9")
+    journal.write(msgspec.structs.replace(entry, execution=resumed))
     again = Device(tmp_path / "device", server)
     try:
         until(lambda: any(s in ("COMMITTED", "ROLLED_BACK") for s in again.states("e9")), 10, "an end")

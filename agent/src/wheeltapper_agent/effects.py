@@ -2,7 +2,8 @@
 
 Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is
 followed only after the
-director's assignment and the team's targets metadata agreed on it.
+director's assignment and the team's targets metadata agreed on it; no release below its model's floor is begun or gone
+back to.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.journal import Execution
+from wheeltapper_agent.adapters.marks import Marks, MarkStore
 from wheeltapper_agent.adapters.slots import Slots, slot_name
 from wheeltapper_agent.bundle import Bundle, check_input, load_bundle, self_test
 from wheeltapper_agent.config import Profile, UpdateConfig
@@ -25,7 +27,7 @@ from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Clock, MetadataClient
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import ProtocolError, WireError
-from wheeltapper_protocols.manifest import Manifest, decode_manifest
+from wheeltapper_protocols.manifest import MANIFEST_FILE, Manifest, decode_manifest
 
 __all__ = ["Effects", "Interrupted", "Outcome"]
 
@@ -60,6 +62,7 @@ class Effects:
         config: UpdateConfig,
         profile: Profile,
         clock: Clock,
+        marks: MarkStore,
     ) -> None:
         self._pipelines = pipelines
         self._slots = slots
@@ -68,6 +71,7 @@ class Effects:
         self._config = config
         self._profile = profile
         self._clock = clock
+        self._marks = marks
         self._tested: dict[str, Bundle] = {}
         self.interrupted: Callable[[Execution], bool] = lambda _execution: False
 
@@ -108,8 +112,14 @@ class Effects:
 
     def load_active(self, name: str) -> None:
         """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one."""
-        for slot in (self._slots.active(name), self._slots.previous(name)):
+        self._load_first(name, (self._slots.active(name), self._slots.previous(name)))
+
+    def _load_first(self, name: str, slots: tuple[str | None, ...]) -> None:
+        for slot in slots:
             if slot is None:
+                continue
+            if slot != self._slots.active(name) and self._below_floor(slot):
+                _LOG.error("pipeline %s: %s is below the floor [update.below_floor]", name, slot)
                 continue
             try:
                 self._pipelines[name].swap(self._load(slot))
@@ -118,6 +128,21 @@ class Effects:
             else:
                 _LOG.info("pipeline %s: runs %s", name, slot)
                 return
+
+    def raise_floors(self, execution: Execution) -> None:
+        """Take over the floors of the releases that ``execution`` committed. Done twice, it is as done once."""
+        for target in execution.targets.values():
+            try:
+                manifest = decode_manifest((self._slots.path(slot_name(target)) / MANIFEST_FILE).read_bytes())
+            except (OSError, WireError) as error:
+                _LOG.error("floor of %s: its manifest cannot be read: %s", slot_name(target), error)
+                continue
+            if manifest.rollback_floor is not None:
+                self._marks.rise(Marks(floors={manifest.model: manifest.rollback_floor}))
+
+    def _below_floor(self, slot: str) -> bool:
+        model, release, _ = slot.rsplit("-", 2)
+        return int(release) < self._marks.marks.floors.get(model, 1)
 
     def finish(self) -> None:
         """Forget what no slot needs."""
@@ -135,6 +160,11 @@ class Effects:
         for name in execution.targets:
             if name not in self._pipelines:
                 return Outcome(Event.REFUSED, "update.unknown_pipeline", f"this device has no pipeline {name}")
+        for target in execution.targets.values():
+            if self._below_floor(slot_name(target)):
+                floor = self._marks.marks.floors[target.model]
+                text = f"{target.model} {target.release} is below the rollback floor {floor}; assign {floor} or later"
+                return Outcome(Event.REFUSED, "update.below_floor", text)
         if all(self._slots.active(name) == slot_name(target) for name, target in execution.targets.items()):
             return Outcome(Event.ALREADY_ACTIVE)
         return Outcome(Event.ACCEPTED)
@@ -234,10 +264,20 @@ class Effects:
             self._wait(execution, _POLL_SECONDS)
 
     def _roll_back(self, execution: Execution) -> Outcome:
+        failed: AgentError | None = None
         for name, slot in execution.before.items():
             if name not in self._pipelines:
                 continue
-            self._slots.restore(name, slot)
+            if slot is not None and self._below_floor(slot):
+                _LOG.error("pipeline %s: not back to %s, it is below the floor [update.below_floor]", name, slot)
+                continue
+            try:
+                self._slots.restore(name, slot)
+            except AgentError as error:
+                failed = error
             self._pipelines[name].swap(None)
-            self.load_active(name)
+            self._load_first(name, (slot, self._slots.previous(name)))
+        if failed is not None:
+            # What runs is the model of before, but a restart would take the other one.
+            raise failed
         return Outcome(Event.RESTORED, execution.code, execution.detail)

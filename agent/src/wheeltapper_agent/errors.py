@@ -1,13 +1,18 @@
 """The one error root of the agent. Every error carries a stable dotted code that programs may compare.
 
 Codes by family: ``config.*``, ``enrol.*``, ``trust.*`` (TUF metadata), ``assignment.*``, ``fetch.*``, ``slot.*``,
-``update.*``,
+``update.*``, ``storage.*`` (the disk refuses),
 ``self_test.*``, ``probation.*``, ``runtime.*``, ``source.*``, ``capture.*``, ``journal.*``.
 """
 
 from __future__ import annotations
 
-__all__ = ["AgentError"]
+import errno
+from typing import Final
+
+__all__ = ["AgentError", "storage_error"]
+
+_STORAGE_CODES: Final = {errno.ENOSPC: "storage.full", errno.EDQUOT: "storage.full", errno.EROFS: "storage.read_only"}
 
 
 class AgentError(Exception):
@@ -22,3 +27,9 @@ class AgentError(Exception):
         super().__init__(f"{message} [{code}]")
         self.code = code
         self.message = message
+
+
+def storage_error(error: OSError, what: str) -> AgentError:
+    """``storage.full``, ``storage.read_only`` or ``storage.failed`` for what the disk said when ``what`` happened."""
+    code = _STORAGE_CODES.get(error.errno or 0, "storage.failed")
+    return AgentError(code, f"{what}: {error.strerror or error}; free space on the device or mend its disk")

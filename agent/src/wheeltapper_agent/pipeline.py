@@ -2,6 +2,8 @@
 
 Invariants:
     * Each window that the source gives becomes exactly one telemetry record, scored or not; indices have no gaps.
+    * A disk that refuses does not stop the scoring: up to :data:`MAX_PENDING` windows wait for it, further ones are
+      counted as dropped and take no index; an alert of such a window is raised again by a later one.
     * A model is swapped between two windows; none is lost and none is scored twice.
     * Nothing that a model does ends the stream: a window that cannot be scored is recorded without a score.
 """
@@ -12,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.errors import AgentError
@@ -19,12 +22,14 @@ from wheeltapper_agent.ports import Clock, Records, Source, SourceSpec, Window
 from wheeltapper_protocols.decision import DecisionState, Verdict, decide
 from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
 
-__all__ = ["NO_EPOCH", "Captured", "Health", "Pipeline"]
+__all__ = ["MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
 
 _LOG = logging.getLogger(__name__)
 NO_EPOCH = "0" * 16
 """Stands in a message until the spool gives its own."""
-_RECORD_RETRY_SECONDS = 1.0
+_RETRY_SECONDS: Final = 1.0
+MAX_PENDING: Final = 600
+"""Windows whose records wait for the spool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,9 @@ class Pipeline:
         self._health = Health()
         self._captures: list[Captured] = []
         self._windows = 0
+        self._dropped = 0
+        self._pending: list[tuple[TelemetryRecord | Alert, ...]] = []
+        self._storage_failed = False
         self._error = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
@@ -110,7 +118,8 @@ class Pipeline:
                 model=manifest.model if manifest else None,
                 release=manifest.release if manifest else None,
                 windows=self._windows,
-                source=self._error or self._source.state,
+                dropped_windows=self._source.dropped + self._dropped,
+                source=("spool.storage" if self._storage_failed else "") or self._error or self._source.state,
             )
 
     @property
@@ -122,40 +131,63 @@ class Pipeline:
         try:
             index = self._records.next_window(self.name)
             for window in self._source.windows(index):
-                self._take(index, window)
-                index += 1
+                index += self._take(index, window)
                 if self._stopping.is_set():
                     return
         except Exception:  # noqa: BLE001  # logged; the agent must outlive it
             _LOG.exception("pipeline %s: source.failed: the stream ended", self.name)
             self._error = "source.failed"
+        finally:
+            self._flush()
         self._end_captures()
+        while self._pending and not self._stopping.wait(_RETRY_SECONDS):
+            self._flush()
 
-    def _take(self, index: int, window: Window) -> None:
+    def _take(self, index: int, window: Window) -> int:
+        """Score and record a window; returns how many indices it took."""
         with self._lock:
             if self._next is not None:
                 (self._bundle,), self._next = self._next, None
                 self._state = DecisionState()
             bundle = self._bundle
+        before = self._state
         items = self._scored(index, window, bundle) if bundle else (self._plain(index, window, None),)
-        self._keep(items)
+        kept = self._keep(items)
+        if not kept:
+            self._dropped += 1
+            if len(items) > 1:
+                self._state = before
         self._windows += 1
         self._feed_captures(window)
+        return int(kept)
 
-    def _keep(self, items: tuple[TelemetryRecord | Alert, ...]) -> None:
-        """Append, and where the disk refuses wait for it: a window is not dropped silently."""
-        while True:
-            try:
-                self._records.append(*items)
-            except OSError as error:
-                _LOG.error("pipeline %s: spool.storage: %s", self.name, error)
-            except Exception:  # noqa: BLE001  # logged; the agent must outlive it
-                _LOG.exception("pipeline %s: spool.storage", self.name)
-            else:
-                return
-            self._error = "spool.storage"
-            if self._stopping.wait(_RECORD_RETRY_SECONDS):
-                return
+    def _keep(self, items: tuple[TelemetryRecord | Alert, ...]) -> bool:
+        """Append, with what waited before; where the disk refuses, wait in memory if there is room."""
+        room = len(self._pending) < MAX_PENDING
+        if room:
+            self._pending.append(items)
+        flushed = self._flush()
+        if flushed and not room:
+            self._pending.append(items)
+            self._flush()
+        return room or flushed
+
+    def _flush(self) -> bool:
+        """Append what waits; False if the disk refuses."""
+        if not self._pending:
+            return True
+        try:
+            self._records.append(*(item for items in self._pending for item in items))
+        except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
+            if not self._storage_failed:
+                _LOG.error("pipeline %s: spool.storage: %s; records wait", self.name, error)
+            self._storage_failed = True
+            return False
+        if self._storage_failed:
+            _LOG.info("pipeline %s: the spool takes records again", self.name)
+        self._pending.clear()
+        self._storage_failed = False
+        return True
 
     def _plain(self, index: int, window: Window, bundle: Bundle | None) -> TelemetryRecord:
         return TelemetryRecord(

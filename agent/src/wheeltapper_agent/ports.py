@@ -50,6 +50,10 @@ class Source(Protocol):
     @property
     def state(self) -> str: ...
 
+    @property
+    def dropped(self) -> int:
+        """Windows that were skipped because the reader was late."""
+
     def windows(self, first: int) -> Iterator[Window]:
         """Windows ``first``, ``first + 1``, … paced by the wall clock; ends when closed or over."""
 
@@ -75,6 +79,9 @@ class Records(Protocol):
 
 class Verified(Protocol):
     """One consistent, verified view of the repository."""
+
+    @property
+    def expires_at_seconds(self) -> float: ...
 
     def verify_director(self, payload: bytes, signatures: dict[str, Any]) -> None: ...
 

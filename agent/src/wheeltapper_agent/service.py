@@ -21,6 +21,7 @@ from wheeltapper_agent.adapters.files import write_atomic
 from wheeltapper_agent.adapters.http import HttpsClient
 from wheeltapper_agent.adapters.identity import Identity
 from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_source
@@ -69,7 +70,8 @@ class Agent:
             entry.name: Pipeline(entry.name, make_source(entry, state, self._clock), self.spool, self._clock)
             for entry in config.pipelines
         }
-        metadata = TufClient(state / "tuf", identity.root.read_bytes(), client)
+        metadata = TufClient(state / "tuf", identity.root.read_bytes(), client, self._clock)
+        marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         self._effects = Effects(
             self.pipelines,
             Slots(state / "slots"),
@@ -78,12 +80,14 @@ class Agent:
             config.update,
             profile,
             self._clock,
+            marks,
         )
         self.updater = Updater(
             self._device,
             Journal(state / "journal.json"),
             metadata,
             self._effects,
+            marks,
             self.spool,
             self._clock,
             config.update.metadata_retry_seconds,
@@ -172,7 +176,13 @@ class Agent:
             "execution": status.execution,
             "execution_state": status.execution_state,
             "pipelines": {
-                name: {"model": entry.model, "release": entry.release, "windows": entry.windows, "source": entry.source}
+                name: {
+                    "model": entry.model,
+                    "release": entry.release,
+                    "windows": entry.windows,
+                    "dropped_windows": entry.dropped_windows,
+                    "source": entry.source,
+                }
                 for name, entry in status.pipelines.items()
             },
         }

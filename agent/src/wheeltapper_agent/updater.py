@@ -3,8 +3,9 @@ effects.
 
 Invariants:
     * A state is journalled before its effect is begun and before it is reported; a terminal state that was journalled
-    but perhaps not
-      reported is reported again after a restart.
+      but perhaps not reported is reported again after a restart. Where the disk refuses the journal, an execution that
+      did not touch the active model yet ends as FAILED; one that did goes on in memory, since a restart repeats it.
+    * The counter, the newest time and the floors outlive the journal (:mod:`adapters.marks`).
     * Every effect may be done twice. Every execution reaches a terminal state.
     * A refused assignment changes nothing and is reported once per distinct envelope and reason.
 
@@ -24,11 +25,12 @@ from typing import Final
 import msgspec
 
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
+from wheeltapper_agent.adapters.marks import Marks, MarkStore
 from wheeltapper_agent.core.resume import resume
 from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, effective_now
 from wheeltapper_agent.core.update import TABLE, Effect, Event, step
 from wheeltapper_agent.effects import Effects, Interrupted, Outcome
-from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_agent.pipeline import NO_EPOCH
 from wheeltapper_agent.ports import Clock, MetadataClient, Records
 from wheeltapper_protocols.errors import ProtocolError
@@ -39,6 +41,21 @@ __all__ = ["Updater"]
 _LOG = logging.getLogger(__name__)
 _RETRY_CAP_SECONDS: Final = 60.0
 _MAX_REMEMBERED_REFUSALS: Final = 256
+_MAX_UNSENT_REPORTS: Final = 256
+_UNSENT_SECONDS: Final = 2.0
+_JOURNAL_ATTEMPTS: Final = 3
+_GOES_ON_UNJOURNALLED: Final = frozenset({ExecutionState.PROBATION, ExecutionState.ROLLING_BACK})
+"""A restart that finds the state before does the same again; but ACTIVATING must know what to go back to."""
+_UNTOUCHED: Final = frozenset(state for (state, _), end in TABLE.items() if end is ExecutionState.FAILED) - {
+    ExecutionState.ROLLING_BACK
+}
+"""States that can end as FAILED because the active model was not touched yet."""
+
+
+def _marks(entry: Entry) -> Marks:
+    return Marks(
+        counter=entry.counter, payload_sha256=entry.payload_sha256, newest_time_seconds=entry.newest_time_seconds
+    )
 
 
 @dataclass(slots=True)
@@ -58,6 +75,7 @@ class Updater:
         journal: where the execution is remembered.
         metadata: the verified view of the repository.
         effects: what the states do.
+        marks: what outlives the journal.
         records: where reports go.
         clock: time.
         retry_seconds: before metadata that could not be had are asked for again; doubles up to a minute.
@@ -70,6 +88,7 @@ class Updater:
         journal: Journal,
         metadata: MetadataClient,
         effects: Effects,
+        marks: MarkStore,
         records: Records,
         clock: Clock,
         retry_seconds: float,
@@ -79,11 +98,13 @@ class Updater:
         self._journal = journal
         self._metadata = metadata
         self._effects = effects
+        self._marks = marks
         self._records = records
         self._clock = clock
         self._retry_seconds = retry_seconds
         self._on_change = on_change
-        self._entry = journal.read()
+        self._entry = self._raised(journal.read())
+        self._unsent: list[Report] = []
         self._inbox = _Inbox()
         self._refused: set[tuple[str, str]] = set()
         self._deferred: bytes | None = None
@@ -135,8 +156,9 @@ class Updater:
                 if self._inbox.envelope is None:
                     self._inbox.envelope, self._deferred = self._deferred, None
                 if self._inbox.envelope is None or wait_seconds > 0:
-                    self._inbox.changed.wait(wait_seconds or None)
+                    self._inbox.changed.wait(wait_seconds or (_UNSENT_SECONDS if self._unsent else None))
                 envelope, self._inbox.envelope = self._inbox.envelope, None
+            self._send()
             if self._stopping.is_set() or envelope is None:
                 continue
             try:
@@ -150,9 +172,21 @@ class Updater:
                 self._inbox.envelope = newer if newer is not None or not retry else envelope
                 wait_seconds = wait_seconds if newer is None else 0.0
 
+    def _raised(self, entry: Entry) -> Entry:
+        """``entry`` with the higher of its marks and those of the store, which then has them too."""
+        self._lost = entry.counter < self._marks.marks.counter
+        self._marks.rise(_marks(entry))
+        marks = self._marks.marks
+        return msgspec.structs.replace(
+            entry,
+            counter=marks.counter,
+            payload_sha256=marks.payload_sha256,
+            newest_time_seconds=marks.newest_time_seconds,
+        )
+
     def _standing(self) -> Standing:
         entry = self._entry
-        return Standing(self._device, entry.counter, entry.payload_sha256, entry.newest_time_seconds)
+        return Standing(self._device, entry.counter, entry.payload_sha256, entry.newest_time_seconds, lost=self._lost)
 
     def _consider(self, envelope: bytes) -> bool:
         """Judge an envelope and, where accepted, carry it out; True if it shall be tried again later."""
@@ -169,12 +203,12 @@ class Updater:
         now = self._clock.now()
         try:
             verified = self._metadata.refresh(effective_now(now, standing))
-            found = check_assignment(envelope, standing, verified.verify_director, now)
+            found = check_assignment(envelope, standing, verified.verify_director, now, verified.expires_at_seconds)
         except RefusedError as error:
             self._refuse(digest, error.code, error.message, error.execution)
             return False
         except AgentError as error:
-            if error.code.startswith("trust."):
+            if error.code.startswith(("trust.", "storage.")):
                 self._refuse(digest, error.code, error.message, None)
             else:
                 _LOG.info("updater: metadata: %s", error)
@@ -193,7 +227,20 @@ class Updater:
         self._report(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
 
     def _report(self, body: AssignmentRefused | ExecutionReport) -> None:
-        self._records.append(Report(epoch=NO_EPOCH, oldest=1, seq=1, at=self._clock.now(), body=body))
+        """Append; what the disk refuses is kept for the next try, up to a bound."""
+        self._unsent.append(Report(epoch=NO_EPOCH, oldest=1, seq=1, at=self._clock.now(), body=body))
+        del self._unsent[:-_MAX_UNSENT_REPORTS]
+        self._send()
+
+    def _send(self) -> None:
+        if not self._unsent:
+            return
+        try:
+            self._records.append(*self._unsent)
+        except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
+            _LOG.error("updater: %d reports wait for the spool: %s [spool.storage]", len(self._unsent), error)
+        else:
+            self._unsent.clear()
 
     def _accept(self, accepted: Accepted) -> None:
         assignment, standing = accepted.assignment, accepted.standing
@@ -209,7 +256,14 @@ class Updater:
                 targets=dict(assignment.pipelines),
             ),
         )
-        self._enter(ExecutionState.ASSIGNED, Outcome(Event.ACCEPTED))
+        self._lost = False
+        try:
+            self._enter(ExecutionState.ASSIGNED, Outcome(Event.ACCEPTED))
+        except AgentError as error:
+            self._advance(ExecutionState.ASSIGNED, Outcome(Event.GIVE_UP, error.code, error.message))
+            return
+        # After the journal: killed in between, the journal has the higher counter and the execution.
+        self._marks.rise(_marks(self._entry))
         self._walk(ExecutionState.ASSIGNED, Effect.ACCEPT)
 
     # --- the walk through the table -----------------------------------------------------------------------------------
@@ -220,11 +274,16 @@ class Updater:
             return
         plan = resume(execution.state, execution.resumes)
         if plan is None:
+            if execution.state == ExecutionState.COMMITTED.value:
+                self._effects.raise_floors(execution)
             if not execution.reported:
                 self._enter(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
             return
         _LOG.info("execution %s: resumed in %s", execution.id, plan.state.value)
-        self._change(resumes=execution.resumes + 1)
+        try:
+            self._change(resumes=execution.resumes + 1)
+        except AgentError as error:
+            _LOG.error("execution %s: %s", execution.id, error)
         if plan.event is not None:
             self._advance(plan.state, Outcome(plan.event, plan.reason, "resumed too often"))
             return
@@ -259,14 +318,30 @@ class Updater:
                 self._entry = msgspec.structs.replace(
                     self._entry, execution=msgspec.structs.replace(execution, before=dict(before))
                 )
-        self._enter(following.state, outcome)
+        try:
+            self._enter(following.state, outcome)
+        except AgentError as error:
+            given_up = Outcome(Event.GIVE_UP, error.code, error.message)
+            following = step(state, Event.GIVE_UP)
+            self._enter(following.state, given_up)
+        if following.state is ExecutionState.COMMITTED and self._entry.execution is not None:
+            self._effects.raise_floors(self._entry.execution)
         return following.state, following.effect
 
     def _enter(self, state: ExecutionState, outcome: Outcome) -> None:
-        """Journal ``state``, then report it."""
-        execution = self._change(
-            state=state.value, code=outcome.code[:80], detail=outcome.detail[:1000], reported=not state.terminal
-        )
+        """Journal ``state``, then report it.
+
+        Raises:
+            AgentError: ``storage.*``, where the state must not be begun without the journal; nothing changed.
+        """
+        changes = {"state": state.value, "code": outcome.code[:80], "detail": outcome.detail[:1000]}
+        try:
+            execution = self._change(**changes, reported=not state.terminal)
+        except AgentError as error:
+            if (state, Event.GIVE_UP) in TABLE and state not in _GOES_ON_UNJOURNALLED:
+                raise
+            _LOG.error("updater: %s goes on unjournalled: %s", state.value, error)
+            execution = self._remember(**changes)
         log = _LOG.warning if outcome.code else _LOG.info
         log("execution %s: %s %s %s", execution.id, state.value, outcome.code, outcome.detail)
         self._report(
@@ -278,15 +353,33 @@ class Updater:
                 metrics=outcome.metrics,
             )
         )
-        if state.terminal:
-            self._change(reported=True)
+        if state.terminal and not self._unsent:
+            try:
+                self._change(reported=True)
+            except AgentError as error:
+                _LOG.error("updater: %s will be reported again: %s", state.value, error)
         self._on_change()
 
     def _change(self, **changes: object) -> Execution:
+        """Change the execution on the disk, then here."""
+        before = self._entry
+        execution = self._remember(**changes)
+        for attempt in range(_JOURNAL_ATTEMPTS):
+            try:
+                self._journal.write(self._entry)
+            except AgentError:
+                if attempt == _JOURNAL_ATTEMPTS - 1:
+                    self._entry = before
+                    raise
+                self._stopping.wait(min(self._retry_seconds, 1.0) * 2**attempt)
+            else:
+                break
+        return execution
+
+    def _remember(self, **changes: object) -> Execution:
         assert self._entry.execution is not None
         execution = msgspec.structs.replace(self._entry.execution, **changes)
         self._entry = msgspec.structs.replace(self._entry, execution=execution)
-        self._journal.write(self._entry)
         return execution
 
     def _do(self, effect: Effect, execution: Execution) -> Outcome | None:
@@ -303,8 +396,12 @@ class Updater:
         except Exception as error:  # every execution must end
             _LOG.exception("execution %s: %s failed", execution.id, effect.name)
             state = ExecutionState(execution.state)
+            if isinstance(error, OSError):
+                error = storage_error(error, effect.name)
             code = error.code if isinstance(error, AgentError | ProtocolError) else "update.internal"
-            for event in (Event.REFUSED, Event.BROKE, Event.GIVE_UP):
+            order = (Event.REFUSED, Event.BROKE, Event.GIVE_UP)
+            # A full disk says nothing about the release.
+            for event in reversed(order) if code.startswith("storage.") and state in _UNTOUCHED else order:
                 if (state, event) in TABLE:
                     return Outcome(event, code, str(error)[:1000])
             raise

@@ -96,6 +96,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     format: Annotated[int, Meta(ge=1, le=1)] = 1
     model: Name
     release: Release | None = None
+    rollback_floor: Release | None = None
+    """A device that committed this release refuses every release of this model below it, for good."""
     task: Literal["anomaly"] = "anomaly"
     runtime: Literal["onnx"] = "onnx"
     created_at: Annotated[str, Meta(max_length=40)]
@@ -112,6 +114,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Where it came from: recordings by SHA-256, the recipe, versions of the libraries."""
 
     def __post_init__(self) -> None:
+        if self.rollback_floor is not None and self.release is not None and self.rollback_floor > self.release:
+            raise ValueError("rollback_floor is above the release itself")
         names = [file.name for file in self.files]
         if len(set(names)) != len(names):
             raise ValueError("two files have the same name")
@@ -140,7 +144,10 @@ _DECODER: Final = msgspec.json.Decoder(Manifest)
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest's bytes: JSON with sorted keys, so that equal manifests have equal hashes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+    fields = msgspec.to_builtins(manifest, order="deterministic")
+    if manifest.rollback_floor is None:
+        del fields["rollback_floor"]  # manifests from before there was a floor keep their bytes
+    return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 
 def decode_manifest(payload: bytes) -> Manifest:

@@ -7,6 +7,7 @@ and right is not fetched again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 
 from wheeltapper_agent.adapters.files import fsync_folder
 from wheeltapper_agent.adapters.http import HttpsClient
-from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.errors import AgentError, storage_error
 
 __all__ = ["BlobStore"]
 
@@ -39,7 +40,7 @@ class BlobStore:
 
         Raises:
             AgentError: ``fetch.too_long``, ``fetch.length`` (broke off early), ``fetch.hash``, ``fetch.unreachable``,
-            ``fetch.status``.
+            ``fetch.status``, ``storage.*``.
         """
         path = self._folder / sha256
         if path.is_file() and path.stat().st_size == length and _digest(path) == sha256:
@@ -49,8 +50,11 @@ class BlobStore:
             self._download(sha256, length, temporary)
             os.replace(temporary, path)
             fsync_folder(self._folder)
+        except OSError as error:
+            raise storage_error(error, f"blob {sha256[:12]} cannot be kept") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         return path
 
     def _download(self, sha256: str, length: int, target: Path) -> None:

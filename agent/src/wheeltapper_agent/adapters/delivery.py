@@ -31,6 +31,7 @@ _URGENT: Final = ("alert", "report")
 _BULK: Final = ("telemetry",)
 _URGENT_BATCH: Final = 50
 _RESEND_CAP_SECONDS: Final = 60.0
+_FAILED_SECONDS: Final = 2.0
 
 
 class Publisher(Protocol):
@@ -117,6 +118,9 @@ class Delivery:
                         wait_seconds = self._step()
                 except WireError as error:
                     _LOG.error("delivery: %s", error)
+                except Exception:  # noqa: BLE001  # logged; a disk that fails now may be right again
+                    _LOG.exception("delivery: spool.storage")
+                    self._stopping.wait(_FAILED_SECONDS)
             if wait_seconds > 0:
                 with self._spool.appended:
                     self._spool.appended.wait(wait_seconds)

@@ -1,12 +1,13 @@
 """The journal: where the device stands, in one small file that is replaced atomically.
 
 Invariants: what :meth:`Journal.write` returned from is on the disk; an unreadable journal is reported, never guessed
-at: the agent
-then keeps the model that is active and starts with an empty one, whose counter the fleet's next assignment rises above.
+at: the agent then keeps the model that is active and starts with an empty one. What must not be forgotten with it is in
+:mod:`wheeltapper_agent.adapters.marks`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from wheeltapper_agent.adapters.files import write_atomic
+from wheeltapper_agent.errors import storage_error
 from wheeltapper_protocols.assignment import PipelineTarget
 
 __all__ = ["Entry", "Execution", "Journal"]
@@ -59,11 +61,19 @@ class Journal:
             return msgspec.json.decode(self._path.read_bytes(), type=Entry)
         except FileNotFoundError:
             return Entry()
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
             _LOG.error("journal.unreadable: %s; kept as %s.bad", error, self._path.name)
-            self._path.replace(self._path.with_name(f"{self._path.name}.bad"))
+            with contextlib.suppress(OSError):
+                self._path.replace(self._path.with_name(f"{self._path.name}.bad"))
             return Entry()
 
     def write(self, entry: Entry) -> None:
-        """Replace the entry; durable on return."""
-        write_atomic(self._path, msgspec.json.encode(entry))
+        """Replace the entry; durable on return.
+
+        Raises:
+            AgentError: ``storage.*``; what was written before still stands.
+        """
+        try:
+            write_atomic(self._path, msgspec.json.encode(entry))
+        except OSError as error:
+            raise storage_error(error, "the journal cannot be written") from error

@@ -10,8 +10,8 @@ Inner-race impacts are modulated by the shaft, ball impacts by the cage. Formula
 "Rolling element bearing diagnostics—A tutorial", MSSP 25 (2011), eqs. 1-4.
 
 Invariants: window ``i`` of machine time is the same for the same seed, whenever it is asked for; machine time runs on
-while the agent is
-down, so a restart neither heals the bearing nor repeats a moment.
+while the agent is down, so a restart neither heals the bearing nor repeats a moment. The wall clock is asked once, at
+the start: that it jumps neither stops nor hurries the machine. Windows that a late reader missed are counted.
 """
 
 from __future__ import annotations
@@ -152,19 +152,21 @@ class Machine:
 
 
 class SimulatorSource:
-    """Windows of a :class:`Machine`, paced by the wall clock.
+    """Windows of a :class:`Machine`, paced by the monotonic clock from where the wall clock says that it is.
 
     Args:
         config: of the source.
         memory: the file that remembers when machine time 0 was, if the configuration does not say.
-        clock: the wall clock.
+        clock: the device's.
     """
 
     def __init__(self, config: SimulatorConfig, memory: Path, clock: Clock) -> None:
         self._config = config
         self._clock = clock
         self._machine = Machine(config)
-        self._started_at = config.started_at if config.started_at is not None else _remembered(memory, clock)
+        started_at = config.started_at if config.started_at is not None else _remembered(memory, clock)
+        self._offset_s = clock.now() - started_at - clock.monotonic()
+        self.dropped = 0
         self._closed = threading.Event()
         self.state = "running"
         self.spec = SourceSpec(config.sample_rate_hz, config.window_samples, ("horizontal", "vertical"), ("g", "g"))
@@ -176,18 +178,28 @@ class SimulatorSource:
         """End :meth:`windows` soon."""
         self._closed.set()
 
+    def _running_s(self) -> float:
+        """Wall seconds since machine time 0."""
+        return self._clock.monotonic() + self._offset_s
+
     def _now_index(self) -> int:
-        machine_s = (self._clock.now() - self._started_at) * self._config.time_scale
-        return max(0, math.floor(machine_s / self._config.interval_seconds))
+        return max(0, math.floor(self._running_s() * self._config.time_scale / self._config.interval_seconds))
 
     def windows(self, first: int) -> Iterator[Window]:
         """Windows from now on; ``first`` only says that some were taken before, in another life of the agent."""
+        # A clock that was set back to before machine time 0 must not silence the sensor until then.
+        seen_s = first * self._config.interval_seconds / self._config.time_scale
+        if self._running_s() < 0:
+            self._offset_s += seen_s - self._running_s()
         index = self._now_index() + (1 if first else 0)
         while not self._closed.is_set():
             # Late windows are made up for, but not without bound: a machine does not wait for its sensor.
-            index = max(index, self._now_index() - _CATCH_UP_WINDOWS)
+            skipped = self._now_index() - _CATCH_UP_WINDOWS - index
+            if skipped > 0:
+                index += skipped
+                self.dropped += skipped
             t_s = index * self._config.interval_seconds
-            due_in = self._started_at + t_s / self._config.time_scale - self._clock.now()
+            due_in = t_s / self._config.time_scale - self._running_s()
             if due_in > 0 and self._closed.wait(due_in):
                 break
             yield Window(self._machine.window(index, t_s), t_s)

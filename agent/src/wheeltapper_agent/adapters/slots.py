@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_once
-from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.manifest import MANIFEST_FILE, decode_manifest
@@ -57,7 +57,7 @@ class Slots:
             blobs: verified files by name.
 
         Raises:
-            AgentError: ``slot.storage``.
+            AgentError: ``storage.*``.
         """
         target = self.path(name)
         temporary = self._releases / f".{name}.tmp"
@@ -81,7 +81,7 @@ class Slots:
             fsync_folder(self._releases)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise AgentError("slot.storage", f"the bundle cannot be stored: {error}") from error
+            raise storage_error(error, "the bundle cannot be stored") from error
         return target
 
     def active(self, pipeline: str) -> str | None:
@@ -96,7 +96,7 @@ class Slots:
         """Make ``name`` active and what was active previous. Done twice, it is as done once.
 
         Raises:
-            AgentError: ``slot.missing``, ``slot.storage``.
+            AgentError: ``slot.missing``, ``storage.*``.
         """
         if not self.path(name).is_dir():
             raise AgentError("slot.missing", f"{name} is not staged")
@@ -113,9 +113,12 @@ class Slots:
             self._link(pipeline, ACTIVE, name)
         else:
             folder = self._pipelines / pipeline
-            (folder / ACTIVE).unlink(missing_ok=True)
-            if folder.is_dir():
-                fsync_folder(folder)
+            try:
+                (folder / ACTIVE).unlink(missing_ok=True)
+                if folder.is_dir():
+                    fsync_folder(folder)
+            except OSError as error:
+                raise storage_error(error, f"{pipeline} cannot be switched") from error
 
     def collect_garbage(self, keep: set[str]) -> None:
         """Remove releases that no link and not ``keep`` name, and what a kill left."""
@@ -154,7 +157,7 @@ class Slots:
                 fsync_folder(self._pipelines)
             replace_link(folder / which, f"../../releases/{name}")
         except OSError as error:
-            raise AgentError("slot.storage", f"{which} of {pipeline} cannot be switched: {error}") from error
+            raise storage_error(error, f"{which} of {pipeline} cannot be switched") from error
 
 
 def _fsync_file(path: Path) -> None:

@@ -39,6 +39,7 @@ class ReplaySource:
         self._begin = threading.Event()
         if not config.hold_until_model:
             self._begin.set()
+        self.dropped = 0
         self.state = "waiting" if config.hold_until_model else "running"
         self.spec = SourceSpec(
             float(recording.sample_rate_hz), int(recording.samples.shape[1]), recording.channels, recording.units

@@ -159,7 +159,10 @@ class Spool:
             self._seq = seq
             self._windows.update(windows)
             if seq % _TRIM_EVERY < len(rows):
-                self._trim()
+                try:
+                    self._trim()
+                except sqlite3.Error as error:  # the items are in: an error here would have them appended again
+                    _LOG.error("spool.storage: trimming: %s", error)
         with self.appended:
             self.appended.notify_all()
 

@@ -22,7 +22,8 @@ from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
-from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.errors import AgentError, storage_error
+from wheeltapper_agent.ports import Clock
 from wheeltapper_protocols.assignment import PipelineTarget
 
 __all__ = ["DIRECTOR", "TufClient", "VerifiedMetadata"]
@@ -76,8 +77,9 @@ def _translated(error: Exception) -> AgentError:
         (exceptions.DownloadLengthMismatchError, "trust.too_long"),
         (exceptions.DownloadError, "fetch.unreachable"),
         (exceptions.RepositoryError, "trust.metadata"),
-        (OSError, "trust.storage"),
     )
+    if isinstance(error, OSError):
+        return storage_error(error, "the repository's metadata cannot be kept")
     code = next((code for kind, code in codes if isinstance(error, kind)), "trust.metadata")
     return AgentError(code, f"the repository's metadata: {str(error)[:300] or type(error).__name__}")
 
@@ -88,6 +90,12 @@ class VerifiedMetadata:
 
     updater: Updater
     targets: Targets
+    timestamp_expires: datetime.datetime
+
+    @property
+    def expires_at_seconds(self) -> float:
+        """Unix time until which these metadata hold."""
+        return self.timestamp_expires.timestamp()
 
     def verify_director(self, payload: bytes, signatures: dict[str, Any]) -> None:
         """Check the signatures over ``payload`` against the director's keys and threshold.
@@ -123,13 +131,15 @@ class TufClient:
 
     Args:
         root: bytes of the trusted root that came with the enrolment.
+        clock: what expiry is judged by.
     """
 
-    def __init__(self, folder: Path, root: bytes, client: HttpsClient) -> None:
+    def __init__(self, folder: Path, root: bytes, client: HttpsClient, clock: Clock) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._root = root
         self._client = client
+        self._clock = clock
 
     def refresh(self, not_before_seconds: float) -> VerifiedMetadata:
         """Fetch and verify root, timestamp, snapshot and targets.
@@ -138,7 +148,8 @@ class TufClient:
             not_before_seconds: Unix time; expiry is judged at the clock's time, but not before this.
 
         Raises:
-            AgentError: ``trust.*`` where something does not verify, ``fetch.unreachable`` where it cannot be had.
+            AgentError: ``trust.*`` where something does not verify, ``fetch.unreachable`` where it cannot be had,
+            ``storage.*`` where the disk refuses.
         """
         try:
             updater = Updater(
@@ -149,11 +160,18 @@ class TufClient:
                 bootstrap=self._root,
             )
             trusted = updater._trusted_set
-            floor = datetime.datetime.fromtimestamp(not_before_seconds, datetime.UTC)
+            now_seconds = max(self._clock.now(), not_before_seconds)
             # python-tuf has no public way to give the time; without this a clock set back would revive expired
             # metadata.
-            trusted.reference_time = max(trusted.reference_time, floor)
+            trusted.reference_time = datetime.datetime.fromtimestamp(now_seconds, datetime.UTC)
             updater.refresh()
-        except (exceptions.RepositoryError, exceptions.DownloadError, OSError, ValueError, RecursionError) as error:
+        except (
+            exceptions.RepositoryError,
+            exceptions.DownloadError,
+            OSError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise _translated(error) from error
-        return VerifiedMetadata(updater, trusted.targets)
+        return VerifiedMetadata(updater, trusted.targets, trusted.timestamp.expires)

@@ -3,7 +3,8 @@
 Invariants:
     * Nothing of the payload is read before its signature held.
     * The counter must rise; the same payload again is :data:`IGNORED`, which is neither accepted nor refused.
-    * Time never runs backwards past the newest time seen in something verified (:attr:`Standing.newest_time_seconds`).
+    * Time never runs backwards past the newest time seen in something verified (:attr:`Standing.newest_time_seconds`);
+      and what an assignment says cannot push it past the expiry of the metadata that it was verified with.
     * Whatever the bytes are, only :class:`RefusedError` leaves this module.
 
 What this module does not do: fetch or check TUF metadata; ``verify`` is handed in and knows the director's keys.
@@ -13,6 +14,7 @@ Order and attacks: Uptane Standard 2.0, 5.4.4 (full verification).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -58,6 +60,8 @@ class Standing:
     counter: int = 0
     payload_sha256: str = ""
     newest_time_seconds: float = 0.0
+    lost: bool = False
+    """The execution of the newest assignment was forgotten: that very assignment may be carried out once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,9 @@ def read_envelope(raw: bytes) -> Envelope:
         raise RefusedError("assignment.malformed", f"not a DSSE envelope: {str(error)[:200]}") from error
 
 
-def check_assignment(raw: bytes, standing: Standing, verify: Verify, clock_seconds: float) -> Accepted | Ignored:
+def check_assignment(
+    raw: bytes, standing: Standing, verify: Verify, clock_seconds: float, latest_seconds: float = math.inf
+) -> Accepted | Ignored:
     """Judge the envelope in ``raw``.
 
     Args:
@@ -111,6 +117,7 @@ def check_assignment(raw: bytes, standing: Standing, verify: Verify, clock_secon
         standing: what was accepted before.
         verify: checks signatures against the verified TUF metadata.
         clock_seconds: Unix time by the device's clock.
+        latest_seconds: Unix time at which the metadata expire; the newest time is not remembered as later than this.
 
     Raises:
         RefusedError: ``assignment.malformed``, ``assignment.signature``, ``assignment.device``, ``assignment.counter``,
@@ -127,7 +134,13 @@ def check_assignment(raw: bytes, standing: Standing, verify: Verify, clock_secon
         assignment = decode_assignment(envelope.payload)
     except WireError as error:
         raise RefusedError("assignment.malformed", error.message[:400]) from error
-    return _judge(assignment, hashlib.sha256(envelope.payload).hexdigest(), standing, clock_seconds)
+    found = _judge(assignment, hashlib.sha256(envelope.payload).hexdigest(), standing, clock_seconds)
+    if not isinstance(found, Accepted):
+        return found
+    # A director that lies about the time would else lock the device out of every later metadata for good.
+    said = min(assignment.issued_at, assignment.expires_at, latest_seconds)
+    newest = max(standing.newest_time_seconds, said)
+    return Accepted(assignment, replace(found.standing, newest_time_seconds=newest))
 
 
 def _judge(assignment: Assignment, digest: str, standing: Standing, clock_seconds: float) -> Accepted | Ignored:
@@ -135,18 +148,12 @@ def _judge(assignment: Assignment, digest: str, standing: Standing, clock_second
     if assignment.device != standing.device:
         message = f"the assignment is for {assignment.device}, this device is {standing.device}"
         raise RefusedError("assignment.device", message, execution)
-    if assignment.counter == standing.counter and digest == standing.payload_sha256:
+    again = assignment.counter == standing.counter and digest == standing.payload_sha256
+    if again and not standing.lost:
         return IGNORED
-    if assignment.counter <= standing.counter:
+    if assignment.counter <= standing.counter and not again:
         message = f"counter {assignment.counter} does not rise above {standing.counter}"
         raise RefusedError("assignment.counter", message, execution)
     if assignment.expires_at <= effective_now(clock_seconds, standing):
         raise RefusedError("assignment.expired", f"the assignment expired at {assignment.expires_at:.0f}", execution)
-    remembered = replace(
-        standing,
-        counter=assignment.counter,
-        payload_sha256=digest,
-        # A director that lies about the time must not be able to push it past what it signs for itself.
-        newest_time_seconds=max(standing.newest_time_seconds, min(assignment.issued_at, assignment.expires_at)),
-    )
-    return Accepted(assignment, remembered)
+    return Accepted(assignment, replace(standing, counter=assignment.counter, payload_sha256=digest, lost=False))

@@ -1,0 +1,85 @@
+"""The agent's inside without its broker, against a real device API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.agent.bundles import SMALL, make_bundle
+from tests.agent.servers import DeviceServer, until
+from wheeltapper_agent.adapters.blobs import BlobStore
+from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.http import HttpsClient
+from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
+from wheeltapper_agent.adapters.mqtt import tls_context
+from wheeltapper_agent.adapters.simulator import SimulatorSource
+from wheeltapper_agent.adapters.slots import Slots
+from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.adapters.tuf_client import TufClient
+from wheeltapper_agent.config import Profile, SimulatorConfig, UpdateConfig
+from wheeltapper_agent.effects import Effects
+from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Clock
+from wheeltapper_agent.updater import Updater
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, TelemetryRecord
+
+
+class Device:
+    """The agent's inside without its broker; reports are read from the spool."""
+
+    def __init__(
+        self,
+        folder: Path,
+        server: DeviceServer,
+        source: SimulatorConfig = SMALL,
+        root: bytes = b"",
+        clock: Clock | None = None,
+    ) -> None:
+        identity = server.identity(folder / "identity")
+        context = tls_context(identity.ca, identity.certificate, identity.key)
+        client = HttpsClient(server.url, context, 5.0)
+        clock = clock or SystemClock()
+        self.spool = Spool(folder / "spool.db")
+        self.pipeline = Pipeline("main", SimulatorSource(source, folder / "sim.json", clock), self.spool, clock)
+        metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client, clock)
+        self.marks = MarkStore((folder / MARKS_FILE, folder / "slots" / MARKS_FILE))
+        self.slots = Slots(folder / "slots")
+        config = UpdateConfig(fetch_attempts=2, fetch_retry_seconds=0.05, probation_windows=2)
+        pipelines = {"main": self.pipeline}
+        blobs = BlobStore(folder / "blobs", client)
+        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.marks)
+        journal = Journal(folder / "journal.json")
+        self.updater = Updater("device-1", journal, metadata, effects, self.marks, self.spool, clock, 0.2, lambda: None)
+        effects.load_active("main")
+        self.pipeline.start()
+        self.updater.start()
+
+    def bodies(self) -> list[Any]:
+        return [held.item.body for held in self.spool.peek(0, 10_000, ("report",)) if isinstance(held.item, Report)]
+
+    def states(self, execution: str) -> list[str]:
+        found = [body for body in self.bodies() if isinstance(body, ExecutionReport) and body.execution == execution]
+        return [body.state.value for body in found]
+
+    def last(self) -> tuple[str, str]:
+        body = self.bodies()[-1]
+        return ("refused" if isinstance(body, AssignmentRefused) else body.state.value), body.code
+
+    def scores_with(self) -> int | None:
+        """The release that scored the newest window."""
+        held = self.spool.peek(0, 100_000, ("telemetry",))[-1].item
+        assert isinstance(held, TelemetryRecord)
+        return held.release if held.score is not None else None
+
+    def close(self) -> None:
+        self.updater.stop()
+        self.pipeline.stop()
+        self.spool.close()
+
+
+def with_release_1(folder: Path, server: DeviceServer) -> Device:
+    made = Device(folder, server)
+    made.updater.assign(server.repository.assign(server.repository.publish(1, make_bundle(1)), 1))
+    until(lambda: "COMMITTED" in made.states("e1"), 10, "release 1")
+    return made
