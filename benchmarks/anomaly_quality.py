@@ -1,7 +1,7 @@
 """How early the default recipe warns of a real wear-out, and how often it cries wolf.
 
 Each FEMTO run to failure: trained on its own first 10 %, on all runs' first 10 % pooled, and on the others only;
-shortened runs; the CWRU bearings (trained on the healthy recording's first half). Baseline in the same table: six
+shortened and thinned runs, one channel alone; the CWRU bearings (trained on the healthy recording's first half). Baseline in the same table: six
 standard deviations above the healthy mean of the RMS (the louder channel), smoothed and held as long as our decision.
 
     python benchmarks/anomaly_quality.py [--data DIR] [--json]
@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,13 @@ def _train(recordings: list[Recording], fraction: float = 0.1) -> Bundle:
         return read_bundle(Path(folder, "bundle"))
 
 
+def _channel(run: Recording, channel: int) -> Recording:
+    one = slice(channel, channel + 1)
+    return replace(
+        run, samples=run.samples[:, :, one], scale=run.scale[one], channels=run.channels[one], units=run.units[one]
+    )
+
+
 def femto(data: Path) -> list[Row]:
     """The run-to-failure cases."""
     runs = {path.stem[-3:]: import_femto(path) for path in sorted((data / "femto").glob("*.npz"))}
@@ -100,6 +107,13 @@ def femto(data: Path) -> list[Row]:
     for name, run in runs.items():
         thin = run.part(slice(0, None, max(1, run.snapshots // 230)))
         rows.append(judge("thinned", name, thin, _train([thin])))
+    for name, run in runs.items():
+        for channel, label in enumerate(run.channels):
+            alone = _channel(run, channel)
+            rows.append(judge(label, name, alone, _train([alone])))
+        fourth = run.part(slice(0, None, 4))
+        if fourth.snapshots >= 160:
+            rows.append(judge("every-fourth", name, fourth, _train([fourth])))
     for name, run in runs.items():
         tail = run.part(slice(run.snapshots // 4, None))
         rows.append(judge("from-quarter", name, tail, _train([tail])))

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,10 +17,11 @@ SPEC = DecisionSpec(smooth_windows=3, raise_windows=2, clear_windows=3)
 NAMES = ("a", "b")
 
 
-def play(scores: list[float]) -> list[Verdict]:
+def play(scores: list[float], spec: DecisionSpec = SPEC) -> list[Verdict]:
     state, found = DecisionState(), []
     for score in scores:
-        state, verdict = decide(SPEC, state, score, np.array([0.2, 0.8]), np.array([1.0, 9.0]), NAMES, np.array([1, 2]))
+        shares, features = np.array([0.2, 0.8]), np.array([1.0, 9.0])
+        state, verdict = decide(spec, state, score, shares, features, NAMES, np.array([1, 2]))
         found.append(verdict)
     return found
 
@@ -50,6 +52,42 @@ def test_nan_is_ignored_and_infinity_counts() -> None:
     assert not found[4].changed
     assert found[-1].severity is Severity.CRITICAL
     assert play([math.nan])[0].score == 0.0
+
+
+TWO_SPEED = DecisionSpec(
+    smooth_windows=1, raise_windows=3, clear_windows=4, critical_level=3.0, fast_level=1.5, fast_windows=2
+)
+
+
+def test_far_above_the_threshold_alerts_sooner() -> None:
+    slow = play([0.1, 1.2, 1.2, 1.2, 1.2], TWO_SPEED)
+    assert [verdict.alert for verdict in slow] == [False, False, False, True, True]
+    fast = play([0.1, 1.6, 1.6, 1.6], TWO_SPEED)
+    assert [verdict.alert for verdict in fast] == [False, False, True, True]
+    assert fast[2].severity is Severity.WARNING
+    assert fast[2].changed
+    assert fast[2].reasons
+
+
+def test_two_speeds_ignore_spikes_and_interruptions() -> None:
+    assert not any(verdict.alert for verdict in play([0.1, 900.0, 0.1, 900.0, 0.1, 1.2, 1.2, 0.1] * 4, TWO_SPEED))
+    assert not any(verdict.alert for verdict in play([0.1, 1.6, 1.4, 0.9, 1.6, 1.1, 0.9] * 4, TWO_SPEED))
+
+
+def test_a_fast_alert_is_not_cleared_sooner() -> None:
+    found = play([0.1, 1.6, 1.6, 0.1, 0.1, 0.1, 0.1, 0.1], TWO_SPEED)
+    assert [verdict.alert for verdict in found] == [False, False, True, True, True, True, False, False]
+
+
+def test_without_fast_windows_there_is_one_speed() -> None:
+    one_speed = DecisionSpec(smooth_windows=1, raise_windows=3)
+    assert not any(verdict.alert for verdict in play([0.1, 50.0, 50.0, 0.1, 0.1], one_speed))
+
+
+@pytest.mark.parametrize(("fast_windows", "fast_level", "text"), [(1, 2.0, "one spike"), (2, 0.9, "ask for more")])
+def test_a_fast_speed_that_is_none_is_refused(fast_windows: int, fast_level: float, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        DecisionSpec(fast_windows=fast_windows, fast_level=fast_level)
 
 
 @given(st.lists(st.floats(allow_nan=True), max_size=60))

@@ -1,13 +1,18 @@
 """From scores to a severity: smoothing, hysteresis, reasons.
 
-The score is smoothed by the median of the last ``smooth_windows`` windows, so a single spike never alerts. The alert
-is raised when the smoothed score stays at or above ``raise_level`` for ``raise_windows`` windows running, becomes
-critical when it stays at or above ``critical_level`` as long, and is cleared only after ``clear_windows`` windows
+The score is smoothed by the median of the last ``smooth_windows`` windows. The alert is raised at two speeds: when the
+smoothed score stays at or above ``raise_level`` for ``raise_windows`` windows running, or (with ``fast_windows`` above
+0) when the score itself stays at or above ``fast_level`` for ``fast_windows`` windows running: what is far above the
+threshold needs less proof, and an abrupt end leaves no time for more. It becomes critical when the smoothed score stays
+at or above ``critical_level`` for ``raise_windows`` windows running, and is cleared only after ``clear_windows`` windows
 running below ``clear_level``.
 
 Invariants:
     * Pure: the same state and score always give the same verdict; states are frozen.
-    * Until ``smooth_windows`` finite scores were seen, nothing is raised.
+    * A single spike never raises with the recipe's 3 ``raise_windows``; ``fast_windows`` is 0 or
+      at least 2.
+    * Until ``smooth_windows`` finite scores were seen, nothing is raised at the slow speed.
+    * An alert that was raised fast is not cleared sooner than any other.
     * A NaN score is ignored: the state is returned as it was, the verdict has ``valid`` False and repeats what holds.
       An infinite score counts as :data:`SCORE_LIMIT`. ``Verdict.score`` is always finite.
     * While the alert is on its severity only rises; it ends at normal.
@@ -45,11 +50,18 @@ class DecisionSpec(Struct, frozen=True, kw_only=True):
     clear_level: Level = 0.8
     raise_windows: Windows = 3
     clear_windows: Windows = 10
+    fast_level: Level = 2.0
+    fast_windows: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """0: there is no fast speed (so are manifests that do not name it)."""
     reasons: Annotated[int, Meta(ge=1, le=16)] = 5
 
     def __post_init__(self) -> None:
         if not self.clear_level <= self.raise_level <= self.critical_level:
             raise ValueError("the levels must rise: clear_level <= raise_level <= critical_level")
+        if self.fast_windows == 1:
+            raise ValueError("fast_windows must be 0 (no fast speed) or at least 2: one spike must never alert")
+        if self.fast_windows and self.fast_level < self.raise_level:
+            raise ValueError("the fast speed must ask for more: raise_level <= fast_level")
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class DecisionState:
     above: int = 0
     critical: int = 0
     below: int = 0
+    fast: int = 0
     severity: Severity = Severity.NORMAL
     smoothed: float = 0.0
 
@@ -123,6 +136,7 @@ def _counted(spec: DecisionSpec, state: DecisionState, score: float) -> Decision
         above=state.above + 1 if full and smoothed >= spec.raise_level else 0,
         critical=state.critical + 1 if full and smoothed >= spec.critical_level else 0,
         below=state.below + 1 if smoothed < spec.clear_level else 0,
+        fast=state.fast + 1 if score >= spec.fast_level else 0,
     )
 
 
@@ -131,7 +145,8 @@ def _severity(spec: DecisionSpec, state: DecisionState, before: Severity) -> Dec
         return replace(state, severity=Severity.NORMAL)
     if state.critical >= spec.raise_windows:
         return replace(state, severity=Severity.CRITICAL)
-    if before is Severity.NORMAL and state.above >= spec.raise_windows:
+    fast = spec.fast_windows > 0 and state.fast >= spec.fast_windows
+    if before is Severity.NORMAL and (fast or state.above >= spec.raise_windows):
         return replace(state, severity=Severity.WARNING)
     return state
 

@@ -15,7 +15,7 @@ from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
 from wheeltapper_fleet.training.network import open_session
 from wheeltapper_protocols.features import FeatureSet
-from wheeltapper_protocols.manifest import GOLDEN_FILE, MODEL_FILE
+from wheeltapper_protocols.manifest import GOLDEN_FILE, MODEL_FILE, Gate
 from wheeltapper_protocols.recording import Recording, write_recording
 from wheeltapper_protocols.scoring import Scorer
 
@@ -122,6 +122,45 @@ def test_few_windows_work(tmp_path: Path) -> None:
     assert anomaly.MIN_WINDOWS <= 23
     assert not evaluate(machine(230), read_bundle(tmp_path / "b")).alert.any()
     assert manifest.scoring.threshold > 4
+
+
+def test_the_limit_of_false_alerts_knows_how_few_windows_there_are(bundle: Path) -> None:
+    manifest = read_bundle(bundle).manifest
+    scorer = Scorer(manifest.scoring, tuple(spec.name for spec in manifest.features))
+
+    def gate(windows: int, loud: int) -> Gate:
+        residual = np.zeros(windows)
+        residual[windows - loud :] = 1.2
+        group = np.ones((windows, len(scorer.names)))
+        return gates.false_alerts((residual,), 1.0, [group], scorer)
+
+    assert gate(23, 8).passed
+    assert not gate(23, 20).passed
+    assert gate(300, 20).limit == gates.FALSE_ALERT_LIMIT
+    assert not gate(300, 40).passed
+
+
+def test_int8_scores_damage_as_the_float_net_does(bundle: Path) -> None:
+    agreement = next(gate for gate in read_bundle(bundle).manifest.gates if gate.name == "int8_agreement")
+    assert agreement.value < 0.06
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("run", ["2_1", "3_2"])
+def test_a_thinned_life_alerts_before_its_end(run: str, data_dir: Path, tmp_path: Path) -> None:
+    whole = import_femto(data_dir / "femto" / f"Learning_set__Bearing{run}.npz")
+    thin = whole.part(slice(0, None, whole.snapshots // 230))
+    train_anomaly([thin], healthy_fraction=0.1, out=tmp_path / "b")
+    first = evaluate(thin, read_bundle(tmp_path / "b")).first_alert
+    assert first is not None
+    assert thin.snapshots // 4 <= first < thin.snapshots - 1
+
+
+@pytest.mark.data
+def test_a_few_seconds_of_a_fan_make_a_bundle(data_dir: Path, tmp_path: Path) -> None:
+    fan = import_uci_fan(data_dir / "uci_fan" / "uci_fan_mems_50hz.npz", 1, 80)
+    train_anomaly([fan.part(slice(0, 20))], healthy_fraction=1.0, out=tmp_path / "b")
+    assert not evaluate(fan, read_bundle(tmp_path / "b")).alert.any()
 
 
 @pytest.mark.data

@@ -42,7 +42,7 @@ from wheeltapper_protocols.scoring import Scorer
 
 __all__ = ["train_anomaly"]
 
-MIN_WINDOWS: Final = 16
+MIN_WINDOWS: Final = 8
 MIN_WINDOWS_EACH: Final = 6
 _SAMPLE_WINDOWS: Final = 8
 _GOLDEN: Final = Golden(output_atol=0.05, score_rtol=0.02)
@@ -225,7 +225,7 @@ def _manifest(
     fraction: float,
 ) -> Manifest:
     lineage = {f"recording-{number}": part.sha256 for number, part in enumerate(healthy)}
-    lineage |= {"recipe": "anomaly-1", "seed": str(seed), "healthy_fraction": str(fraction)}
+    lineage |= {"recipe": "anomaly-2", "seed": str(seed), "healthy_fraction": str(fraction)}
     lineage |= {name: version(name) for name in ("numpy", "onnx", "onnxruntime", "scikit-learn")}
     return Manifest(
         model=model,

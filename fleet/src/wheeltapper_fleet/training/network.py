@@ -36,6 +36,7 @@ _OPSET: Final = 17
 _ROWS_MIN: Final = 512
 _ROWS_MAX: Final = 4096
 _NOISE: Final = 0.5
+_GROWN: Final = (0.0, CLIP / 2, 2 * CLIP)
 
 Rows = npt.NDArray[np.float32]
 
@@ -127,12 +128,17 @@ def _quiet() -> Iterator[None]:
 
 
 def quantised(model: bytes, healthy: Rows) -> bytes:
-    """The model in int8 (static, QDQ, weights and activations signed), ranges from healthy rows."""
+    """The model in int8 (static, QDQ, weights and activations signed).
+
+    Ranges come from healthy rows and from the same rows grown louder, up to where the graph clips: from healthy rows
+    alone the int8 net saturates early, and its score of a damaged machine was up to 21 % off the float net's.
+    """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
+        rows = np.concatenate([np.clip(healthy[:_ROWS_MAX] + grown, -CLIP, CLIP) for grown in _GROWN])
         quantize_static(
-            source, target, _Rows(np.clip(healthy[:_ROWS_MAX], -CLIP, CLIP)), quant_format=QuantFormat.QDQ,
+            source, target, _Rows(rows.astype(np.float32)), quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=False,
         )  # fmt: skip
         return target.read_bytes()
