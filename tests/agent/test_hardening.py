@@ -16,7 +16,7 @@ from tests.agent.bundles import SMALL, make_bundle
 from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
-from wheeltapper_agent.adapters import blobs, files, marks
+from wheeltapper_agent.adapters import files, marks
 from wheeltapper_agent.adapters.marks import Marks, MarkStore, merge
 from wheeltapper_agent.adapters.simulator import SimulatorSource
 from wheeltapper_agent.adapters.spool import Spool
@@ -210,23 +210,22 @@ def _read_only(*_args: Any, **_options: Any) -> None:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
-@pytest.mark.parametrize(("fault", "code"), [(_full, "storage.full"), (_read_only, "storage.read_only")])
 @pytest.mark.parametrize(
-    ("module", "port"),
+    ("port", "fault", "code"),
     [
-        (blobs, "fsync_folder"),
-        ("wheeltapper_agent.adapters.journal", "write_atomic"),
-        ("wheeltapper_agent.adapters.slots", "write_once"),
-        ("wheeltapper_agent.adapters.slots", "replace_link"),
+        ("blobs.fsync_folder", _full, "storage.full"),
+        ("journal.write_atomic", _full, "storage.full"),
+        ("journal.write_atomic", _read_only, "storage.read_only"),
+        ("slots.write_once", _full, "storage.full"),
+        ("slots.replace_link", _full, "storage.full"),
     ],
 )
 def test_a_disk_that_refuses_ends_the_execution_and_nothing_else(
-    server: DeviceServer, device: Device, monkeypatch: pytest.MonkeyPatch, module: Any, port: str, fault: Any, code: str
+    server: DeviceServer, device: Device, monkeypatch: pytest.MonkeyPatch, port: str, fault: Any, code: str
 ) -> None:
     target = server.repository.publish(2, make_bundle(2, gain=0.7))
     with monkeypatch.context() as patch:
-        where = f"{module}.{port}" if isinstance(module, str) else f"{module.__name__}.{port}"
-        patch.setattr(where, fault)
+        patch.setattr(f"wheeltapper_agent.adapters.{port}", fault)
         device.updater.assign(server.repository.assign(target, 2))
         until(lambda: device.last()[0] in ("FAILED", "ROLLED_BACK"), 10, "the end")
         assert device.last()[1] == code
