@@ -1,8 +1,9 @@
 """How early the default recipe warns of a real wear-out, and how often it cries wolf.
 
 Each FEMTO run to failure: trained on its own first 10 %, on all runs' first 10 % pooled, and on the others only;
-shortened and thinned runs, one channel alone; the CWRU bearings (trained on the healthy recording's first half). Baseline in the same table: six
-standard deviations above the healthy mean of the RMS (the louder channel), smoothed and held as long as our decision.
+shortened and thinned runs, one channel alone; the CWRU bearings (trained on the healthy recording's first half).
+Baseline in the same table: six standard deviations above the healthy mean of the RMS (the louder channel), smoothed
+and held as long as our decision.
 
     python benchmarks/anomaly_quality.py [--data DIR] [--json]
 """

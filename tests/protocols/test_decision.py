@@ -79,6 +79,12 @@ def test_a_fast_alert_is_not_cleared_sooner() -> None:
     assert [verdict.alert for verdict in found] == [False, False, True, True, True, True, False, False]
 
 
+def test_quiet_before_a_fast_alert_does_not_clear_it() -> None:
+    smoothed = DecisionSpec(smooth_windows=5, raise_windows=3, clear_windows=4, fast_windows=2)
+    found = play([0.1] * 20 + [9.0, 9.0, 0.1, 0.1, 0.1, 0.1, 0.1], smoothed)
+    assert [verdict.alert for verdict in found[20:]] == [False, True, True, True, True, False, False]
+
+
 def test_without_fast_windows_there_is_one_speed() -> None:
     one_speed = DecisionSpec(smooth_windows=1, raise_windows=3)
     assert not any(verdict.alert for verdict in play([0.1, 50.0, 50.0, 0.1, 0.1], one_speed))

@@ -3,14 +3,13 @@
 The score is smoothed by the median of the last ``smooth_windows`` windows. The alert is raised at two speeds: when the
 smoothed score stays at or above ``raise_level`` for ``raise_windows`` windows running, or (with ``fast_windows`` above
 0) when the score itself stays at or above ``fast_level`` for ``fast_windows`` windows running: what is far above the
-threshold needs less proof, and an abrupt end leaves no time for more. It becomes critical when the smoothed score stays
-at or above ``critical_level`` for ``raise_windows`` windows running, and is cleared only after ``clear_windows`` windows
-running below ``clear_level``.
+threshold needs less proof, and an abrupt end leaves no time for more. It becomes critical when the smoothed score
+stays at or above ``critical_level`` for ``raise_windows`` windows running, and is cleared only after ``clear_windows``
+windows running below ``clear_level``.
 
 Invariants:
     * Pure: the same state and score always give the same verdict; states are frozen.
-    * A single spike never raises with the recipe's 3 ``raise_windows``; ``fast_windows`` is 0 or
-      at least 2.
+    * A single spike never raises where ``raise_windows`` is above 1; ``fast_windows`` is 0 or at least 2.
     * Until ``smooth_windows`` finite scores were seen, nothing is raised at the slow speed.
     * An alert that was raised fast is not cleared sooner than any other.
     * A NaN score is ignored: the state is returned as it was, the verdict has ``valid`` False and repeats what holds.
@@ -147,7 +146,8 @@ def _severity(spec: DecisionSpec, state: DecisionState, before: Severity) -> Dec
         return replace(state, severity=Severity.CRITICAL)
     fast = spec.fast_windows > 0 and state.fast >= spec.fast_windows
     if before is Severity.NORMAL and (fast or state.above >= spec.raise_windows):
-        return replace(state, severity=Severity.WARNING)
+        # At the fast speed the smoothed score may still be low: what was counted before the alert does not clear it.
+        return replace(state, severity=Severity.WARNING, below=0)
     return state
 
 

@@ -41,8 +41,9 @@ _WEIGHTS: Final = {
 }  # fmt: skip
 """Features of shape vary more by themselves than they tell; the energies carry the wear."""
 _ENVELOPE_WEIGHT_ALONE: Final = 0.6
-"""Of one machine the modulation depth tells of local damage early (a simulated outer race: before 60 % of the way from
-onset to failure, with 0.1 at 65 %); between machines it differs, and a weight like this warned of a healthy one."""
+"""Of one machine the modulation depth tells of local damage early (simulated outer races: at 54 to 61 % of the way
+from onset to failure, with 0.1 at 63 to 65 %); between machines it differs, and a weight like this
+warned of a healthy one."""
 _DOWN: Final = 0.2
 _LEVEL: Final = 5.2
 _LEVEL_ALONE: Final = 5.0
