@@ -200,6 +200,19 @@ def device_revoke(
         typer.echo(f"{device} is revoked")
 
 
+@device_app.command("forget")
+def device_forget(
+    device: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Remove a device that lost its key, so that its id can be enrolled again. Its records stay."""
+    with failures(), Link(url, token_file, data_dir).open() as client:
+        client.forget(device)
+    if as_json:
+        print_json({"device": device, "forgotten": True})
+    else:
+        typer.echo(f"{device} is forgotten; it can be enrolled again")
+
+
 @capture_app.command("create")
 def capture_create(
     device: str,
@@ -261,6 +274,9 @@ def capture_fetch(
 def release_publish(
     bundle: Annotated[Path, typer.Option(help="Folder with manifest.json and its files.")],
     key: Annotated[str, typer.Option(help="The team's key: a PEM file or a securesystemslib URI. It stays here.")],
+    rollback_floor: Annotated[
+        int | None, typer.Option(min=1, help="Devices that commit it never go below this release again.")
+    ] = None,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
@@ -268,7 +284,7 @@ def release_publish(
 ) -> None:
     """Sign a bundle here as the next release of its model, and publish it."""
     with failures(), Link(url, token_file, data_dir).open() as client:
-        made = client.publish_bundle(bundle, key)
+        made = client.publish_bundle(bundle, key, rollback_floor)
     if as_json:
         print_json(made)
     else:

@@ -98,6 +98,10 @@ class FleetClient:
         """Refuse the device from now on."""
         return dict(self._post(f"/devices/{_part(device)}/revoke", None))
 
+    def forget(self, device: str) -> None:
+        """Remove the device, so that its id can be enrolled again."""
+        self._send("POST", f"{_PREFIX}/devices/{_part(device)}/forget")
+
     def request_capture(self, device: str, pipeline: str, snapshots: int) -> str:
         """Ask for a recording; returns the command's id."""
         answer = self._post(f"/devices/{_part(device)}/captures", {"pipeline": pipeline, "snapshots": snapshots})
@@ -151,8 +155,10 @@ class FleetClient:
         body = {"manifest": manifest.decode(), "metadata": metadata.decode()}
         return dict(self._post(f"/models/{_part(model)}/releases", body))
 
-    def publish_bundle(self, bundle_dir: Path, key: Path | str) -> dict[str, Any]:
+    def publish_bundle(self, bundle_dir: Path, key: Path | str, rollback_floor: int | None = None) -> dict[str, Any]:
         """All of publishing: number the bundle, sign it here with the team's ``key``, upload, publish.
+
+        Devices that commit it never go below ``rollback_floor`` again.
 
         Raises:
             FleetError: ``release.*``, ``keys.*``, ``tuf.*``.
@@ -165,7 +171,7 @@ class FleetClient:
 
         model = decode_manifest(prepare_release(bundle_dir, 1)).model
         current, number = self.role_metadata(model)
-        manifest = prepare_release(bundle_dir, number)
+        manifest = prepare_release(bundle_dir, number, rollback_floor)
         metadata = sign_for_team(current, manifest_path(model, number), manifest, load_signer(key), now=time.time())
         for file in decode_manifest(manifest).files:
             if not self.has_blob(file.sha256):

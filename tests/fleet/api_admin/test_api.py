@@ -143,6 +143,10 @@ def test_tokens_devices_captures(server: AdminServer) -> None:
         summary = client.summary()
         assert summary["devices_enrolled"] == 1
         assert summary["records"]["press-1"]["stored"] == 3
+        client.forget("press-1")
+        for again in (client.forget, client.device):
+            with pytest.raises(FleetError, match=r"\[device\.not_found\]"):
+                again("press-1")
 
 
 def test_blobs(server: AdminServer) -> None:

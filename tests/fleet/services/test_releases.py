@@ -134,6 +134,10 @@ def test_prepare_refuses_a_broken_bundle(world: World) -> None:
     write_bundle(bundle, MODEL, 1, (PASSED,))
     assert prepare_release(bundle, 7) == prepare_release(bundle, 7)
     assert decode_manifest(prepare_release(bundle, 7)).release == 7
+    assert decode_manifest(prepare_release(bundle, 7, rollback_floor=7)).rollback_floor == 7
+    for floor in (0, 8):
+        with pytest.raises(FleetError, match=r"\[release\.floor\]"):
+            prepare_release(bundle, 7, rollback_floor=floor)
     with pytest.raises(WireError):
         prepare_release(bundle, 0)
     (bundle / "golden.npz").write_bytes(b"gOlden")

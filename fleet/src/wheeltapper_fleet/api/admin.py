@@ -101,6 +101,14 @@ def revoke_device(device: str, services: Services, who: Who) -> schemas.DeviceVi
     return services.queries.device(device)
 
 
+@router.post("/devices/{device}/forget", status_code=204)
+def forget_device(device: str, services: Services, who: Who) -> None:
+    """Remove the device, so that its id can be enrolled again."""
+    services.context.enrolment.forget(device_id(device))
+    services.context.on_revoked(device)
+    _LOG.info("device %s forgotten by %s", device, who)
+
+
 @router.post("/devices/{device}/captures", status_code=202)
 def request_capture(device: str, body: schemas.CaptureRequest, services: Services) -> schemas.CommandView:
     """Ask the device for a recording."""

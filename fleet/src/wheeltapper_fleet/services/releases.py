@@ -48,11 +48,16 @@ class Release:
     published_by: str
 
 
-def prepare_release(bundle_dir: Path, number: int) -> bytes:
+def prepare_release(bundle_dir: Path, number: int, rollback_floor: int | None = None) -> bytes:
     """The manifest's bytes of a bundle as release ``number``, after every file was found to be what it names.
 
+    Args:
+        bundle_dir: the bundle.
+        number: its number.
+        rollback_floor: devices that commit it never go below this release again; at most ``number``.
+
     Raises:
-        FleetError: ``release.bundle``.
+        FleetError: ``release.bundle``, ``release.floor``.
         WireError: ``manifest.*``, ``id.invalid``.
     """
     try:
@@ -64,7 +69,9 @@ def prepare_release(bundle_dir: Path, number: int) -> bytes:
         message = f"{bundle_dir} is not a whole bundle ({error.strerror}: {error.filename}); train it again"
         raise FleetError("release.bundle", message) from error
     manifest_path(manifest.model, number)
-    return encode(msgspec.structs.replace(manifest, release=number))
+    if rollback_floor is not None and not 1 <= rollback_floor <= number:
+        raise FleetError("release.floor", f"the rollback floor must be 1 to {number}, the release itself")
+    return encode(msgspec.structs.replace(manifest, release=number, rollback_floor=rollback_floor))
 
 
 class Releases:
