@@ -18,7 +18,8 @@ import zstandard
 from wheeltapper_protocols import messages as m
 from wheeltapper_protocols.assignment import Assignment, PipelineTarget, encode_assignment
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.topics import Down, Up
+from wheeltapper_protocols.ids import device_id
+from wheeltapper_protocols.topics import Down, Up, parse_up_topic
 
 FOLDER = Path(__file__).parent
 EPOCH = "00112233445566aa"
@@ -167,6 +168,55 @@ def assignment_vector() -> dict[str, str]:
     return {"name": "assignment", "payload": base64.b64encode(encode_assignment(assignment)).decode("ascii")}
 
 
+GOOD_NAMES = ["a", "press-1", "0", "a" * 63]
+BAD_NAMES = ["", "A", "a/b", "a+", "#", "../x", "a" * 64, "-a", "a\n", "é", "a.b", "a_b", "a b"]
+    "a",
+    "press-1",
+    "0",
+    "a" * 63,
+    "",
+    "A",
+    "a/b",
+    "a+",
+    "#",
+    "../x",
+    "a" * 64,
+    "-a",
+    "a\n",
+    "é",
+    "a.b",
+    "a_b",
+    "a b",
+]
+TOPICS = [
+    *(f"wt/v1/press-1/up/{kind.value}" for kind in Up),
+    "",
+    "wt/v1/press-1/up",
+    "wt/v1/press-1/up/status/more",
+    "wt/v2/press-1/up/status",
+    "wt/v1/Press/up/status",
+    "wt/v1/press-1/down/ack",
+    "wt/v1/press-1/up/dance",
+    "/wt/v1/press-1/up/status",
+    "wt/v1/+/up/status",
+]
+
+
+def name_vectors() -> list[dict[str, str]]:
+    """Device ids and topics, each with ``ok`` or the code with which it is refused."""
+    vectors = []
+    for what, read_text, texts in (("device", device_id, GOOD_NAMES + BAD_NAMES), ("topic", parse_up_topic, TOPICS)):
+        for text in texts:
+            try:
+                read_text(text)
+            except WireError as error:
+                code = error.code
+            else:
+                code = "ok"
+            vectors.append({"name": f"{what} {text}", "what": what, "text": text, "code": code})
+    return vectors
+
+
 def add_new(path: Path, vectors: Sequence[Mapping[str, Any]]) -> None:
     """Append the vectors whose name is not in the file yet."""
     kept: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -193,6 +243,7 @@ def main() -> None:
     add_new(FOLDER / "messages_valid.json", good)
     add_new(FOLDER / "messages_invalid.json", bad)
     add_new(FOLDER / "assignment.json", [assignment_vector()])
+    add_new(FOLDER / "names.json", name_vectors())
 
 
 if __name__ == "__main__":
