@@ -25,20 +25,6 @@ from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_protocols.messages import AssignmentRefused
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[DeviceServer]:
-    made = DeviceServer(Authority(tmp_path / "ca"), Repository())
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def device(tmp_path: Path, server: DeviceServer) -> Iterator[Device]:
-    made = with_release_1(tmp_path / "device", server)
-    yield made
-    made.close()
-
-
 @dataclass
 class Bench:
     """One device that refuses everything; ``number`` is the next counter and release."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.agent.bundles import SMALL, make_bundle
-from tests.agent.inside import Device, with_release_1
+from tests.agent.inside import Device
 from tests.agent.repository import Repository
-from tests.agent.servers import Authority, DeviceServer, until
+from tests.agent.servers import DeviceServer, until
 from wheeltapper_agent.adapters import files, marks
 from wheeltapper_agent.adapters.marks import Marks, MarkStore, merge
 from wheeltapper_agent.adapters.simulator import SimulatorSource
@@ -35,20 +34,6 @@ class JumpingClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[DeviceServer]:
-    made = DeviceServer(Authority(tmp_path / "ca"), Repository())
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def device(tmp_path: Path, server: DeviceServer) -> Iterator[Device]:
-    made = with_release_1(tmp_path / "device", server)
-    yield made
-    made.close()
 
 
 def _windows(device: Device) -> int:
