@@ -18,7 +18,7 @@ $(STAMP): constraints.txt pyproject.toml protocols/pyproject.toml agent/pyprojec
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Wheeltapper and what it needs into $(VENV) (a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables setuptools wheel
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
 		-e ./protocols -e ./agent -e './fleet[train]' -e '.[dev]'
 	@touch $@
