@@ -18,6 +18,7 @@ from typing import Final
 
 from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.liveness import Pulse
 from wheeltapper_agent.ports import Clock, Records, Source, SourceSpec, Window
 from wheeltapper_protocols.decision import DecisionState, Verdict, decide
 from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
@@ -70,6 +71,7 @@ class Pipeline:
         self._pending: list[tuple[TelemetryRecord | Alert, ...]] = []
         self._storage_failed = False
         self._error = ""
+        self.pulse = Pulse(clock)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
@@ -77,6 +79,10 @@ class Pipeline:
     def spec(self) -> SourceSpec:
         """What the windows look like."""
         return self._source.spec
+
+    def alive(self) -> bool:
+        """Whether the thread runs, or ended as it should: with its source, or because it was stopped."""
+        return self._thread.is_alive() or self._stopping.is_set() or self._source.state == "ended"
 
     def start(self) -> None:
         """Begin to take windows."""
@@ -131,7 +137,8 @@ class Pipeline:
         try:
             index = self._records.next_window(self.name)
             for window in self._source.windows(index):
-                index += self._take(index, window)
+                with self.pulse.busy():
+                    index += self._take(index, window)
                 if self._stopping.is_set():
                     return
         except Exception:  # noqa: BLE001  # logged; the agent must outlive it
