@@ -43,6 +43,7 @@ _MODULES: Final = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
 }
+_KINDS: Final = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert", "tflite-runtime")}
 _EXTRAS: Final = {"onnxruntime": "onnx", "ai-edge-litert": "litert", "tflite-runtime": "tflite"}
 _PROBE: Final = (
     "import importlib, json, sys\n"
@@ -168,48 +169,51 @@ def _probe(runtime: str) -> tuple[list[str] | None, str]:
 
 
 def check_runtimes(profile: Profile) -> list[Finding]:
-    """Which runtimes of the profile can be imported, and which provider each would use."""
+    """For each kind of model: which runtime of the profile would run it, and with which provider."""
     findings = []
-    usable = 0
-    for runtime in profile.runtimes:
-        providers, why = _probe(runtime)
-        if providers is None:
-            advice = f"install it where its models are wanted: wheeltapper-agent[{_EXTRAS[runtime]}]"
-            findings.append(Finding(f"runtime.{runtime}", WARN, why, advice))
-            continue
-        usable += 1
-        findings.append(_provider(profile, runtime, providers))
-    if not usable:
-        text = f"none of {', '.join(profile.runtimes)} can be imported: no model can run"
-        advice = (
-            f"install one: wheeltapper-agent[{_EXTRAS[profile.runtimes[0]]}]"
-            if profile.runtimes
-            else "mend the profile"
-        )
-        findings.append(Finding("runtime", FAIL, text, advice))
+    for kind, known in _KINDS.items():
+        wished = [runtime for runtime in profile.runtimes if runtime in known]
+        if wished:
+            findings.append(_runtime(profile, kind, wished))
+    if not any(finding.verdict == OK or finding.found.startswith("uses ") for finding in findings):
+        text = f"none of {', '.join(profile.runtimes) or 'nothing'} can be imported: no model can run"
+        advice = f"install one: wheeltapper-agent[{_EXTRAS[profile.runtimes[0]]}]" if profile.runtimes else ""
+        findings.append(Finding("runtime", FAIL, text, advice or "mend the profile: it names no runtime"))
     return findings
 
 
-def _provider(profile: Profile, runtime: str, available: list[str]) -> Finding:
-    """The provider that would be used, and whether it is the wished one."""
+def _runtime(profile: Profile, kind: str, wished: list[str]) -> Finding:
+    """The first of ``wished`` that can be imported."""
+    failures = []
+    for runtime in wished:
+        providers, why = _probe(runtime)
+        if providers is None:
+            failures.append(f"{runtime}: {why}")
+            continue
+        verdict, found, advice = _provider(profile, runtime, providers)
+        if failures:
+            verdict, found = WARN, f"{found}; not {'; '.join(failures)}"
+            advice = advice or f"install what the profile prefers: wheeltapper-agent[{_EXTRAS[wished[0]]}]"
+        return Finding(f"runtime.{kind}", verdict, found, advice)
+    advice = f"needed only where such models are to run: wheeltapper-agent[{_EXTRAS[wished[0]]}]"
+    return Finding(f"runtime.{kind}", WARN, f"no {kind} model can run: {'; '.join(failures)}", advice)
+
+
+def _provider(profile: Profile, runtime: str, available: list[str]) -> tuple[str, str, str]:
+    """Verdict, the provider that would be used, and what to do where it is not the one that is wished most."""
     onnx = runtime == "onnxruntime"
     wished = [name for name in profile.providers if name.endswith("ExecutionProvider") == onnx]
     if not onnx:
         available = available + [name for name in wished if name.startswith("delegate:") and Path(name[9:]).is_file()]
     used = next((name for name in wished if name in available), None)
     if used is None:
-        default = "CPUExecutionProvider" if onnx else "XNNPACK"
-        return Finding(
-            f"runtime.{runtime}",
-            WARN,
-            f"none of {', '.join(wished) or 'nothing'}; it would use {default}",
-            "mend the profile's providers",
-        )
+        used = "CPUExecutionProvider" if onnx else "XNNPACK"
+        named = ", ".join(wished) or "no provider of it"
+        return WARN, f"uses {used} of {runtime}; the profile names {named}", "mend the profile's providers"
     if used != wished[0]:
-        text = f"uses {used}; {wished[0]} is not there"
-        advice = f"install the build of {runtime} that the board's maker offers" if onnx else f"install {wished[0][9:]}"
-        return Finding(f"runtime.{runtime}", WARN, text, advice)
-    return Finding(f"runtime.{runtime}", OK, f"uses {used}")
+        advice = f"install the build of {runtime} of the board's maker" if onnx else f"install {wished[0][9:]}"
+        return WARN, f"uses {used} of {runtime}; {wished[0]} is not there", advice
+    return OK, f"uses {used} of {runtime}", ""
 
 
 def kernel_synchronised() -> bool | None:

@@ -157,7 +157,7 @@ class LocalServer:
     def _accept(self) -> None:
         assert self._listener is not None
         with contextlib.suppress(OSError):  # BlockingIOError: all have been taken
-            while not self._stopping.is_set():
+            for _ in range(MAX_CLIENTS):  # then the others are served
                 self._take(self._listener.accept()[0])
 
     def _take(self, connection: socket.socket) -> None:
