@@ -4,7 +4,7 @@
 
 The package holds a virtual environment at a fixed place, ``/usr/lib/wheeltapper-agent``, made of wheels with the
 versions of ``constraints.txt``. It can be built for another processor than this one: wheels are only unpacked. For
-``armhf`` there are no wheels of numpy (Debian's is used) and of msgspec, zstandard and cffi (``--wheels`` names a folder
+``armhf`` there are no wheels of numpy (Debian's is used), msgspec, zstandard and cffi (``--wheels`` names a folder
 with ones built for it); the runtime is tflite-runtime there.
 
 Needs ``dpkg-deb``, and the development environment (``make setup``), whose metadata say what depends on what.
