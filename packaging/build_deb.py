@@ -4,8 +4,8 @@
 
 The package holds a virtual environment at a fixed place, ``/usr/lib/wheeltapper-agent``, made of wheels with the
 versions of ``constraints.txt``. It can be built for another processor than this one: wheels are only unpacked. For
-``armhf`` there are no wheels of numpy (Debian's is used), msgspec, zstandard and cffi (``--wheels`` names a folder
-with ones built for it); the runtime is tflite-runtime there.
+``armhf`` there are no wheels of numpy and zstandard (Debian's are used), nor of msgspec and cffi (``--wheels`` names a
+folder with ones built for it); the runtime is tflite-runtime there.
 
 Needs ``dpkg-deb``, and the development environment (``make setup``), whose metadata say what depends on what.
 """
@@ -66,7 +66,9 @@ _GLIBC = ("2_36", "2_35", "2_34", "2_31", "2_28", "2_27", "2_17")
 TARGETS = {
     "amd64": Target("x86_64", _tags("x86_64", *_GLIBC), ("onnx", "litert"), {}),
     "arm64": Target("aarch64", _tags("aarch64", *_GLIBC), ("onnx", "litert"), {}),
-    "armhf": Target("armv7l", _tags("armv7l", *_GLIBC), ("tflite",), {"numpy": "python3-numpy"}),
+    "armhf": Target(
+        "armv7l", _tags("armv7l", *_GLIBC), ("tflite",), {"numpy": "python3-numpy", "zstandard": "python3-zstandard"}
+    ),
 }
 
 
