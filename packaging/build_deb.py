@@ -207,7 +207,7 @@ def clamp_times(root: Path, epoch: int) -> None:
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def build(arch: str, out: Path, wheels: Path | None) -> Path:
+def build(arch: str, out: Path, wheels: Path | None, compression: str = "xz") -> Path:
     """Build the package for ``arch``; returns its file."""
     target = TARGETS[arch]
     work = ROOT / "build" / "deb" / arch
@@ -225,8 +225,7 @@ def build(arch: str, out: Path, wheels: Path | None) -> Path:
     run(
         "dpkg-deb",
         "--root-owner-group",
-        "-Zxz",
-        "-z1",
+        f"-Z{compression}",
         "--build",
         str(root),
         str(file),
@@ -248,8 +247,9 @@ def main() -> None:
     parser.add_argument("--arch", choices=sorted(TARGETS), default="amd64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--wheels", type=Path, help="more wheels, for what has none for this processor")
+    parser.add_argument("--compression", choices=("xz", "zstd", "none"), default="xz")
     arguments = parser.parse_args()
-    print(build(arguments.arch, arguments.out, arguments.wheels))
+    print(build(arguments.arch, arguments.out, arguments.wheels, arguments.compression))
 
 
 if __name__ == "__main__":
