@@ -22,6 +22,7 @@ from tests.agent.servers import Authority, DeviceServer, until
 from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.config import SimulatorConfig, UpdateConfig
 from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Observation
 from wheeltapper_protocols.messages import AssignmentRefused
 
 
@@ -224,7 +225,7 @@ def test_a_model_that_fails_on_live_windows_is_rolled_back(
     def planted(self: Pipeline, index: int, window: Any, bundle: Any) -> Any:
         if bundle.manifest.release == 2:
             self._failed(bundle, ValueError("planted"))
-            return (self._plain(index, window, bundle),)
+            return (self._plain(index, window, bundle),), Observation(self.name, index, window, bundle.manifest)
         return real(self, index, window, bundle)
 
     monkeypatch.setattr(Pipeline, "_scored", planted)

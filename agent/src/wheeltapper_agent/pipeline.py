@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
+
+import msgspec
 
 from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import Clock, Records, Source, SourceSpec, Window
-from wheeltapper_protocols.decision import DecisionState, Verdict, decide
-from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
+from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window
+from wheeltapper_protocols.decision import DecisionState, Verdict
+from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
 
 __all__ = ["MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
 
@@ -28,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 NO_EPOCH = "0" * 16
 """Stands in a message until the spool gives its own."""
 _RETRY_SECONDS: Final = 1.0
+Item: TypeAlias = TelemetryRecord | Alert | Report
 MAX_PENDING: Final = 600
 """Windows whose records wait for the spool."""
 
@@ -52,10 +55,21 @@ class Captured:
 
 
 class Pipeline:
-    """Runs a source in a thread of its own."""
+    """Runs a source in a thread of its own.
 
-    def __init__(self, name: str, source: Source, records: Records, clock: Clock) -> None:
+    Args:
+        name: of the pipeline.
+        source: of its windows.
+        records: where what is said of them goes.
+        clock: time.
+        observers: what else looks at each window, in this order.
+    """
+
+    def __init__(
+        self, name: str, source: Source, records: Records, clock: Clock, observers: Sequence[Observer] = ()
+    ) -> None:
         self.name = name
+        self._observers = list(observers)
         self._source = source
         self._records = records
         self._clock = clock
@@ -67,9 +81,10 @@ class Pipeline:
         self._captures: list[Captured] = []
         self._windows = 0
         self._dropped = 0
-        self._pending: list[tuple[TelemetryRecord | Alert, ...]] = []
+        self._pending: list[tuple[Item, ...]] = []
         self._storage_failed = False
         self._error = ""
+        self._broken: set[str] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
@@ -139,6 +154,8 @@ class Pipeline:
             self._error = "source.failed"
         finally:
             self._flush()
+            if said := self._observed(None):
+                self._keep(tuple(said))
         self._end_captures()
         while self._pending and not self._stopping.wait(_RETRY_SECONDS):
             self._flush()
@@ -151,17 +168,33 @@ class Pipeline:
                 self._state = DecisionState()
             bundle = self._bundle
         before = self._state
-        items = self._scored(index, window, bundle) if bundle else (self._plain(index, window, None),)
-        kept = self._keep(items)
+        if bundle is None:
+            items: tuple[Item, ...] = (self._plain(index, window, None),)
+            seen = Observation(self.name, index, window, None)
+        else:
+            items, seen = self._scored(index, window, bundle)
+        kept = self._keep((*items, *self._observed(seen)))
         if not kept:
             self._dropped += 1
-            if len(items) > 1:
+            if seen.verdict is not None and seen.verdict.changed:
                 self._state = before
         self._windows += 1
         self._feed_captures(window)
         return int(kept)
 
-    def _keep(self, items: tuple[TelemetryRecord | Alert, ...]) -> bool:
+    def _observed(self, seen: Observation | None) -> list[Item]:
+        """What the observers say of a window, or (None) at the end of the stream."""
+        said: list[Item] = []
+        for observer in self._observers:
+            try:
+                said += observer.end() if seen is None else observer.observe(seen)
+            except Exception:  # noqa: BLE001  # an observer must not end the stream
+                if type(observer).__name__ not in self._broken:
+                    self._broken.add(type(observer).__name__)
+                    _LOG.exception("pipeline %s: %s failed", self.name, type(observer).__name__)
+        return said
+
+    def _keep(self, items: tuple[Item, ...]) -> bool:
         """Append, with what waited before; where the disk refuses, wait in memory if there is room."""
         room = len(self._pending) < MAX_PENDING
         if room:
@@ -199,44 +232,30 @@ class Pipeline:
             release=bundle.manifest.release if bundle else None,
         )
 
-    def _scored(self, index: int, window: Window, bundle: Bundle) -> tuple[TelemetryRecord | Alert, ...]:
+    def _scored(self, index: int, window: Window, bundle: Bundle) -> tuple[tuple[Item, ...], Observation]:
+        """The records of a window and what the observers see of it."""
+        unscored = Observation(self.name, index, window, bundle.manifest)
         began = self._clock.monotonic()
         try:
             found = bundle.evaluate(window.samples[None])
-            state, verdict = decide(
-                bundle.manifest.decision,
-                self._state,
-                float(found.scores.score[0]),
-                found.scores.shares[0],
-                found.features[0],
-                bundle.names,
-                bundle.scorer.usual,
-            )
+            state, verdict = bundle.decide(self._state, found)
         except Exception as error:  # noqa: BLE001  # the stream goes on and probation hears of it
             self._failed(bundle, error)
-            return (self._plain(index, window, bundle),)
+            return (self._plain(index, window, bundle),), unscored
         latency_ms = (self._clock.monotonic() - began) * 1e3
         self._state = state
         raw = float(found.scores.score[0])
         if not verdict.valid:
             self._failed(bundle, AgentError("probation.not_finite", "the score is not a number"))
-            return (self._plain(index, window, bundle),)
+            return (self._plain(index, window, bundle),), unscored
         with self._lock:
             if self._next is None:
                 self._health = Health(self._health.windows + 1, self._health.error)
         self._error = ""
-        record = TelemetryRecord(
-            seq=1,
-            pipeline=self.name,
-            window=index,
-            t_s=max(0.0, window.t_s),
-            model=bundle.manifest.model,
-            release=bundle.manifest.release,
-            score=raw,
-            severity=verdict.severity,
-            latency_ms=latency_ms,
-        )
-        return (record, self._alert(record, verdict)) if verdict.changed else (record,)
+        plain = self._plain(index, window, bundle)
+        record = msgspec.structs.replace(plain, score=raw, severity=verdict.severity, latency_ms=latency_ms)
+        seen = Observation(self.name, index, window, bundle.manifest, found.features[0], raw, verdict, latency_ms)
+        return ((record, self._alert(record, verdict)) if verdict.changed else (record,)), seen
 
     def _alert(self, record: TelemetryRecord, verdict: Verdict) -> Alert:
         return Alert(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,9 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.decision import Verdict
+from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
 
-__all__ = ["Clock", "MetadataClient", "Model", "Records", "Source", "SourceSpec", "Verified", "Window"]
+__all__ = [
+    "Clock",
+    "MetadataClient",
+    "Model",
+    "Observation",
+    "Observer",
+    "Records",
+    "Source",
+    "SourceSpec",
+    "Verified",
+    "Window",
+]
 
 
 class Clock(Protocol):
@@ -31,14 +44,23 @@ class SourceSpec:
     window_samples: int
     channels: tuple[str, ...]
     units: tuple[str, ...]
+    full_scale: tuple[float, ...] = ()
+    """Largest absolute value that the sensor can give, a channel, in its unit; beyond it, it clips. Empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window: ``samples`` [sample, channel] float32 in the spec's units, begun at ``t_s`` of its clock."""
+    """One window: ``samples`` [sample, channel] float32 in the spec's units, begun at ``t_s`` of its clock.
+
+    A sample that is missing is NaN; nothing is interpolated.
+    """
 
     samples: NDArray[np.float32]
     t_s: float
+    gap_samples: int = 0
+    """Samples that the source lost between the window before and this one."""
+    late_seconds: float = 0.0
+    """How much later than due its last sample came."""
 
 
 class Source(Protocol):
@@ -67,6 +89,34 @@ class Model(Protocol):
     """A loaded network: float32 [n, feature] in, float32 [n, feature] out."""
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A window and what was made of it; without a model, or where it failed, everything from ``features`` on is
+    None."""
+
+    pipeline: str
+    index: int
+    window: Window
+    manifest: Manifest | None
+    features: NDArray[np.float32] | None = None
+    """[feature]; empty where the network reads raw samples."""
+    score: float | None = None
+    """Before smoothing; 1.0 is the warning threshold."""
+    verdict: Verdict | None = None
+    latency_ms: float | None = None
+
+
+class Observer(Protocol):
+    """Something that looks at each window after it was scored, in the pipeline's thread: drift, data quality, capture
+    rules, a shadow. It must be quick; what raises here is logged and never ends the stream."""
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        """Records to append with the window's own, in one transaction (``seq`` and ``epoch`` are the spool's)."""
+
+    def end(self) -> Sequence[Alert | Report]:
+        """The stream ended: what is still to be said."""
 
 
 class Records(Protocol):
