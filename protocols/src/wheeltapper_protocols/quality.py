@@ -113,7 +113,7 @@ def _missing(samples: npt.NDArray[np.floating[Any]]) -> int:
 def _clipped(samples: npt.NDArray[np.floating[Any]], full_scale: Sequence[float]) -> int:
     if samples.size == 0:
         return 0
-    least = min(full_scale)
+    least = samples.dtype.type(min(full_scale))
     # A comparison with NaN is false, so that a window with NaN takes the careful way.
     if samples.max() < least and samples.min() > -least:
         return 0
