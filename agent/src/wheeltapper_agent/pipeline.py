@@ -6,6 +6,8 @@ Invariants:
       counted as dropped and take no index; an alert of such a window is raised again by a later one.
     * A model is swapped between two windows; none is lost and none is scored twice.
     * Nothing that a model does ends the stream: a window that cannot be scored is recorded without a score.
+    * A window with a missing sample (NaN) is recorded without a score. That is the data's fault, not the model's: it
+      says nothing of its health, and the decision waits as it was.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window
 from wheeltapper_protocols.decision import DecisionState, Verdict
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
+from wheeltapper_protocols.quality import complete
 
 __all__ = ["MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
 
@@ -168,9 +171,9 @@ class Pipeline:
                 self._state = DecisionState()
             bundle = self._bundle
         before = self._state
-        if bundle is None:
-            items: tuple[Item, ...] = (self._plain(index, window, None),)
-            seen = Observation(self.name, index, window, None)
+        if bundle is None or not complete(window.samples):
+            items: tuple[Item, ...] = (self._plain(index, window, bundle),)
+            seen = Observation(self.name, index, window, bundle.manifest if bundle else None)
         else:
             items, seen = self._scored(index, window, bundle)
         kept = self._keep((*items, *self._observed(seen)))

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-__all__ = ["STUCK_SAMPLES", "DataQuality", "window_quality"]
+__all__ = ["STUCK_SAMPLES", "DataQuality", "complete", "window_quality"]
 
 _MAX_COUNT: Final = 2**53
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_COUNT)]
@@ -101,6 +101,11 @@ def window_quality(
         gap_samples=max(0, gap_samples),
         dropped=max(0, dropped),
     )
+
+
+def complete(samples: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether no value is missing: all are finite numbers."""
+    return _missing(samples) == 0
 
 
 def _missing(samples: npt.NDArray[np.floating[Any]]) -> int:

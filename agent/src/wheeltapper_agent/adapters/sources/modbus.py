@@ -33,7 +33,8 @@ _MAX_REQUEST_REGISTERS: Final = 125
 _MAX_HOLE_REGISTERS: Final = 8
 _PASSING_EXCEPTIONS: Final = frozenset({4, 5, 6})
 _FORMATS: Final = {
-    "int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "float32": "f", "int64": "q", "uint64": "Q", "float64": "d",
+    "int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q", "float32": "f",
+    "float64": "d",
 }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ class ModbusReader:
     def read(self, sink: Sink) -> None:
         """See :class:`~wheeltapper_agent.adapters.sources.stream.Reader`."""
         config = self._config
-        client = ModbusTcpClient(config.host, port=config.port, timeout=config.timeout_seconds, retries=0)
+        client: Any = ModbusTcpClient(config.host, port=config.port, timeout=config.timeout_seconds, retries=0)
         try:
             if not client.connect():
                 raise AgentError("source.unreachable", f"no connection to the Modbus server {self._where}")

@@ -18,6 +18,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ from wheeltapper_agent.adapters.sources.stream_config import StreamConfig
 from wheeltapper_agent.core.backoff import retry_delay_seconds
 from wheeltapper_agent.core.framing import Framer
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import Clock, Window
+from wheeltapper_agent.ports import Clock, SourceSpec, Window
 
 __all__ = ["Reader", "Sink", "StreamSource"]
 
@@ -57,6 +58,8 @@ class Sink:
         """Monotonic time of the last samples since the connection was made, or of the connection."""
         self.failures = 0
         self.malformed_payloads = 0
+        self.full_scale: tuple[float, ...] = config.full_scale
+        """What the configuration or else the device says."""
         self._framer = Framer(config.framing)
         self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
         self._offset = np.array(config.offset, dtype=np.float64) if config.offset else None
@@ -87,12 +90,14 @@ class Sink:
             return
         self._took(found, len(samples))
 
-    def push_times(self, samples: NDArray[Any], times_s: NDArray[np.float64]) -> None:
-        """Take samples that each have a time by the source's clock, [sample] in seconds."""
+    def push_physical(self, samples: NDArray[np.float64], times_s: NDArray[np.float64] | None = None) -> None:
+        """Take samples that the reader has scaled itself; with ``times_s`` [sample], each has its time in seconds."""
+        now, monotonic_s = self.clock.now(), self.clock.monotonic()
         try:
-            found = self._framer.push_times(
-                self._physical(samples), times_s, at_s=self.clock.now(), monotonic_s=self.clock.monotonic()
-            )
+            if times_s is None:
+                found = self._framer.push(samples, at_s=now, monotonic_s=monotonic_s)
+            else:
+                found = self._framer.push_times(samples, times_s, at_s=now, monotonic_s=monotonic_s)
         except ValueError as error:
             self.refuse(AgentError("source.payload", str(error)))
             return
@@ -147,7 +152,6 @@ class StreamSource:
         wait_when_full: bool = False,
         uniform: Callable[[], float] = random.random,
     ) -> None:
-        self.spec = config.spec
         self.dropped = 0
         self._reader, self._config, self._clock, self._name = reader, config, clock, name
         self._wait_when_full, self._uniform = wait_when_full, uniform
@@ -156,6 +160,11 @@ class StreamSource:
         self._over = False
         self._sink = Sink(config, clock, self._take, name)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
+
+    @property
+    def spec(self) -> SourceSpec:
+        """What the windows look like."""
+        return replace(self._config.spec, full_scale=self._sink.full_scale)
 
     @property
     def state(self) -> str:
