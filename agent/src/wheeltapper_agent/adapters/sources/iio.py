@@ -195,8 +195,10 @@ class IioReader:
 
 
 def _limit(channel: _Channel) -> float:
-    """The largest absolute physical value that both ends of the channel's bits reach."""
-    return min(abs((number + channel.offset) * channel.scale) for number in channel.element.limits)
+    """The largest absolute physical value: of both ends of the channel's bits the smaller, unless that end is near 0
+    (unsigned bits, a large offset)."""
+    smaller, larger = sorted(abs((number + channel.offset) * channel.scale) for number in channel.element.limits)
+    return smaller if smaller > larger / 2 else larger
 
 
 def _shared(folder: Path, name: str, what: str, default: float) -> float:
