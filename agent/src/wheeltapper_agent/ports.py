@@ -25,6 +25,7 @@ __all__ = [
     "SourceSpec",
     "Verified",
     "Window",
+    "pending_windows",
 ]
 
 
@@ -83,6 +84,14 @@ class Source(Protocol):
         """A model is active: a source that holds until then begins."""
 
     def close(self) -> None: ...
+
+
+def pending_windows(source: Source) -> int:
+    """How many windows ``source`` gives without waiting, beside the one that it gave last; 0 where it cannot say.
+
+    A reader may take so many at once and score them in one call. The number may rise at any time, and fall only by
+    taking."""
+    return int(getattr(source, "pending", 0))
 
 
 class Model(Protocol):
