@@ -6,6 +6,8 @@ Invariants:
       counted as dropped and take no index; an alert of such a window is raised again by a later one.
     * A model is swapped between two windows; none is lost and none is scored twice.
     * Nothing that a model does ends the stream: a window that cannot be scored is recorded without a score.
+    * A window with a missing sample (NaN) is recorded without a score. That is the data's fault, not the model's: it
+      says nothing of its health, and the decision waits as it was.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window, pending_windows
 from wheeltapper_protocols.decision import DecisionState, Verdict
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
+from wheeltapper_protocols.quality import complete
 
 __all__ = ["MAX_BATCH", "MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
 
@@ -189,8 +192,9 @@ class Pipeline:
             bundle = self._bundle
         before = self._state
         judged = [self._unscored(first + row, window, bundle) for row, window in enumerate(batch)]
-        if bundle is not None:
-            self._score(judged, bundle)
+        scorable = [each for each in judged if bundle is not None and complete(each.seen.window.samples)]
+        if bundle is not None and scorable:
+            self._score(scorable, bundle)
         kept = self._keep([(*each.items, *self._observed(each.seen)) for each in judged])
         if kept < len(batch):
             self._dropped += len(batch) - kept

@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from wheeltapper_agent import __version__
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
@@ -31,6 +33,7 @@ from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import (
@@ -38,6 +41,7 @@ from wheeltapper_protocols.messages import (
     CancelCommand,
     CaptureCommand,
     ExecutionState,
+    PipelineStatus,
     Status,
     decode_down,
     encode,
@@ -66,10 +70,12 @@ class Agent:
         self.spool = Spool(state / SPOOL_FILE, profile.spool_max_records)
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
-        self.pipelines = {
-            entry.name: Pipeline(entry.name, make_source(entry, state, self._clock), self.spool, self._clock)
-            for entry in config.pipelines
-        }
+        self.pipelines: dict[str, Pipeline] = {}
+        self._quality: dict[str, QualityObserver] = {}
+        for entry in config.pipelines:
+            source = make_source(entry, state, self._clock)
+            self._quality[entry.name] = quality = QualityObserver(source, entry.quality)
+            self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, [quality])
         metadata = TufClient(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         self._effects = Effects(
@@ -156,8 +162,14 @@ class Agent:
             counter=entry.counter,
             execution=execution.id if execution else None,
             execution_state=ExecutionState(execution.state) if execution and execution.state in known else None,
-            pipelines={name: pipeline.status() for name, pipeline in self.pipelines.items()},
+            pipelines={name: self._pipeline_status(name) for name in self.pipelines},
         )
+
+    def _pipeline_status(self, name: str) -> PipelineStatus:
+        """With the data quality of its windows."""
+        found = self.pipelines[name].status()
+        quality = msgspec.structs.replace(self._quality[name].total, dropped=found.dropped_windows)
+        return msgspec.structs.replace(found, quality=quality)
 
     def _publish_status(self) -> None:
         self.link.publish(Up.STATUS, encode(self._status()), retain=True)
@@ -182,6 +194,7 @@ class Agent:
                     "windows": entry.windows,
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
+                    "quality": msgspec.to_builtins(entry.quality),
                 }
                 for name, entry in status.pipelines.items()
             },

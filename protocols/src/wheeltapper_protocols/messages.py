@@ -26,6 +26,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import NAME_PATTERN, SHA256_PATTERN
+from wheeltapper_protocols.quality import DataQuality
 from wheeltapper_protocols.topics import Down, Up
 
 __all__ = [
@@ -132,6 +133,8 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     dropped_windows: Count = 0
     source: Code = "running"
     """``running``, ``ended``, ``waiting`` or an error code."""
+    quality: DataQuality | None = None
+    """Of the windows since the agent started."""
 
 
 class Status(_Message, frozen=True, kw_only=True):
