@@ -23,6 +23,7 @@ import numpy as np
 
 from wheeltapper_agent.bundle import Bundle, Evaluation
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.liveness import Pulse
 from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window, pending_windows
 from wheeltapper_protocols.decision import DecisionState, Verdict
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
@@ -100,6 +101,7 @@ class Pipeline:
         self._storage_failed = False
         self._error = ""
         self._broken: set[str] = set()
+        self.pulse = Pulse(clock)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
@@ -107,6 +109,10 @@ class Pipeline:
     def spec(self) -> SourceSpec:
         """What the windows look like."""
         return self._source.spec
+
+    def alive(self) -> bool:
+        """Whether the thread runs, or ended as it should: with its source, or because it was stopped."""
+        return self._thread.is_alive() or self._stopping.is_set() or self._source.state == "ended"
 
     def start(self) -> None:
         """Begin to take windows."""
@@ -162,7 +168,8 @@ class Pipeline:
             index = self._records.next_window(self.name)
             stream = self._source.windows(index)
             for window in stream:
-                index += self._take(index, self._ready(window, stream))
+                with self.pulse.busy():
+                    index += self._take(index, self._ready(window, stream))
                 if self._stopping.is_set():
                     return
         except Exception:  # noqa: BLE001  # logged; the agent must outlive it
