@@ -19,6 +19,7 @@ from wheeltapper_protocols import messages as m
 from wheeltapper_protocols.assignment import Assignment, PipelineTarget, encode_assignment
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import device_id
+from wheeltapper_protocols.quality import DataQuality
 from wheeltapper_protocols.topics import Down, Up, parse_up_topic
 
 FOLDER = Path(__file__).parent
@@ -40,6 +41,32 @@ VALID: dict[str, tuple[str, m.Message]] = {
             execution="c1-d1",
             execution_state=m.ExecutionState.PROBATION,
             pipelines={"main": m.PipelineStatus(model="bearing-anomaly", release=3, windows=17)},
+        ),
+    ),
+    "status_quality": (
+        "up/status",
+        m.Status(
+            online=True,
+            at=1.7e9,
+            pipelines={
+                "main": m.PipelineStatus(
+                    windows=17,
+                    dropped_windows=3,
+                    source="source.unreachable",
+                    quality=DataQuality(
+                        windows=17,
+                        values=139_264,
+                        missing=6,
+                        incomplete=1,
+                        stuck=64,
+                        clipped=9,
+                        late=2,
+                        gaps=1,
+                        gap_samples=4096,
+                        dropped=3,
+                    ),
+                )
+            },
         ),
     ),
     "telemetry": ("up/telemetry", m.Telemetry(epoch=EPOCH, oldest=7, records=[RECORD])),
@@ -117,6 +144,7 @@ def invalid() -> dict[str, tuple[str, bytes]]:
         "bad_name": ("up/status", b'{"online":true,"pipelines":{"../x":{}}}'),
         "huge_number": ("up/status", b'{"online":true,"seq":99999999999999999999}'),
         "nan_literal": ("up/status", b'{"online":true,"at":NaN}'),
+        "negative_quality": ("up/status", b'{"online":true,"pipelines":{"main":{"quality":{"missing":-1}}}}'),
         "deep": ("up/status", b'{"online":true,"x":' + b"[" * 5000 + b"]" * 5000 + b"}"),
         "telemetry_no_records": ("up/telemetry", packed(records=[])),
         "telemetry_nan_score": ("up/telemetry", packed(records=[record | {"score": float("nan")}])),

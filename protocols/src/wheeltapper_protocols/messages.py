@@ -26,6 +26,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import NAME_PATTERN, SHA256_PATTERN
+from wheeltapper_protocols.quality import DataQuality
 from wheeltapper_protocols.sketch import MAX_SKETCH_BYTES, decode_sketches
 from wheeltapper_protocols.topics import Down, Up
 
@@ -135,6 +136,8 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     dropped_windows: Count = 0
     source: Code = "running"
     """``running``, ``ended``, ``waiting`` or an error code."""
+    quality: DataQuality | None = None
+    """Of the windows since the agent started."""
 
 
 class Status(_Message, frozen=True, kw_only=True):
@@ -276,6 +279,8 @@ class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
     """Of the features, in the manifest's order: :func:`wheeltapper_protocols.sketch.encode_sketches`."""
     score: Annotated[bytes, Meta(max_length=1024)]
     """Of the score, likewise: one sketch."""
+    quality: DataQuality | None = None
+    """Of the period's windows, scored or not."""
     level: float = 0.0
     """The mean of the score (as ``score / (1 + score)``) since the last change."""
     stable_windows: Count = 0
