@@ -29,8 +29,10 @@ from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
+from wheeltapper_agent.drift import DriftObserver
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Observer
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import (
@@ -67,7 +69,9 @@ class Agent:
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
         self.pipelines = {
-            entry.name: Pipeline(entry.name, make_source(entry, state, self._clock), self.spool, self._clock)
+            entry.name: Pipeline(
+                entry.name, make_source(entry, state, self._clock), self.spool, self._clock, self._observers(entry.name)
+            )
             for entry in config.pipelines
         }
         metadata = TufClient(state / "tuf", identity.root.read_bytes(), client, self._clock)
@@ -100,6 +104,10 @@ class Agent:
         )
         self.link = Link(address, self._on_connected, self._on_message, config.delivery.reconnect_max_seconds)
         self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records)
+
+    def _observers(self, pipeline: str) -> list[Observer]:
+        """What looks at each window of a pipeline."""
+        return [DriftObserver(pipeline, self._clock)]
 
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""

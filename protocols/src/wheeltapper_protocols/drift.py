@@ -4,13 +4,13 @@ Training freezes a :class:`Reference` a feature (bins at quantiles, counts, mome
 sketches its windows over the same bins (:mod:`sketch`); whoever holds sketches, of a device or of a fleet, compares:
 
 * **PSI**, the population stability index: ``sum (q - p) ln(q / p)`` over the bins, with p and q the shares of the
-  reference and of now (Jeffreys' divergence, Proc. R. Soc. A 186 (1946) 453). Half a count is added to each bin, so that
-  an empty one is not infinitely strange. Without drift it is near ``chi2(bins - 1) (1/m + 1/n)`` for m and n windows
-  (Yurdakul, "Statistical Properties of Population Stability Index", 2018); :func:`psi_noise` gives that level.
-* **KS**, Kolmogorov and Smirnov's ``sup |F - G|``: exact at the edges. Between two edges F and G rise by the bin's shares
-  f and g, so the distance of the raw samples is at most ``ks_error = max min(f, g)`` greater, and never less.
-* **Wasserstein-1**, ``integral |F - G| dx``: as if each bin were filled evenly, and never less than the difference of the
-  means, which the sketch has exactly. A bin of width w is off by at most ``w (f + g) / 2``; the sum is
+  reference and of now (Jeffreys' divergence, Proc. R. Soc. A 186 (1946) 453). Half a count is added to each bin, so
+  that an empty one is not infinitely strange. Without drift it is near ``chi2(bins - 1) (1/m + 1/n)`` for m and n
+  windows (Yurdakul, "Statistical Properties of Population Stability Index", 2018); :func:`psi_noise` gives that level.
+* **KS**, Kolmogorov and Smirnov's ``sup |F - G|``: exact at the edges. Between two edges F and G rise by the bin's
+  shares f and g, so the distance of the raw samples is at most ``ks_error = max min(f, g)`` greater, and never less.
+* **Wasserstein-1**, ``integral |F - G| dx``: as if each bin were filled evenly, and never less than the difference of
+  the means, which the sketch has exactly. A bin of width w is off by at most ``w (f + g) / 2``; the sum is
   ``wasserstein_error``.
 
 Invariants:
@@ -108,7 +108,7 @@ class Distances:
     n: int
     psi: float = 0.0
     psi_noise: float = 0.0
-    """What one in a thousand windows' worth of chance exceeds."""
+    """What chance alone exceeds once in a thousand, were the windows independent."""
     ks: float = 0.0
     ks_error: float = 0.0
     """The raw samples' distance is between ``ks`` and ``ks + ks_error``."""

@@ -280,7 +280,7 @@ class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
     score: Annotated[bytes, Meta(max_length=1024)]
     """Of the score, likewise: one sketch."""
     quality: DataQuality | None = None
-    """Of the period's windows, scored or not."""
+    """Of the windows since the report before, scored or not."""
     level: float = 0.0
     """The mean of the score (as ``score / (1 + score)``) since the last change."""
     stable_windows: Count = 0

@@ -85,6 +85,13 @@ class Sketches:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def part(self, features: slice) -> Sketches:
+        """The sketches of some of the features."""
+        return Sketches(
+            self.counts[features], self.bins[features], self.missing[features], self.mean[features],
+            self.m2[features], self.low[features], self.high[features],
+        )  # fmt: skip
+
     def merged(self, other: Sketches) -> Sketches:
         """The sketches of both.
 
@@ -194,7 +201,8 @@ def encode_sketches(sketches: Sketches) -> bytes:
     Raises:
         ValueError: more features or greater counts than a reader accepts.
     """
-    if len(sketches) > MAX_SKETCHED or max(sketches.counts.max(initial=0), sketches.missing.max(initial=0)) > _MAX_COUNT:
+    greatest = max(sketches.counts.max(initial=0), sketches.missing.max(initial=0))
+    if len(sketches) > MAX_SKETCHED or greatest > _MAX_COUNT:
         raise ValueError("the sketches have too many features or too great counts")
     out = bytearray((_VERSION,))
     _put(out, len(sketches))
