@@ -22,7 +22,6 @@ from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import device_id
 from wheeltapper_protocols.quality import DataQuality
 from wheeltapper_protocols.sketch import Bins, encode_sketches
-from wheeltapper_protocols.quality import DataQuality
 from wheeltapper_protocols.topics import Down, Up, parse_up_topic
 
 FOLDER = Path(__file__).parent
