@@ -33,10 +33,12 @@ from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
+from wheeltapper_agent.drift import DriftObserver
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Liveness
 from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Observer
 from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.errors import WireError
@@ -82,8 +84,9 @@ class Agent:
         self._quality: dict[str, QualityObserver] = {}
         for entry in config.pipelines:
             source = make_source(entry, state, self._clock)
-            self._quality[entry.name] = quality = QualityObserver(source, entry.quality)
-            self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, [quality])
+            self._quality[entry.name] = QualityObserver(source, entry.quality)
+            observers = self._observers(entry.name)
+            self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, observers)
         metadata = TufClient(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         self._effects = Effects(
@@ -120,6 +123,11 @@ class Agent:
         for name, pipeline in self.pipelines.items():
             self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
         self._liveness.watch("updater", self.updater.alive)
+
+    def _observers(self, pipeline: str) -> list[Observer]:
+        """What looks at each window of a pipeline."""
+        quality = self._quality[pipeline]
+        return [quality, DriftObserver(pipeline, self._clock, lambda: quality.total)]
 
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""

@@ -124,7 +124,7 @@ class IioReader:
             available = _read(folder / f"{path.name}_available", "")
             raise AgentError(
                 "source.mismatch",
-                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it can do {available or 'no other rate'}",
+                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it can do {available or 'nothing else'}",
             )
 
     def _enable(self, folder: Path) -> tuple[list[_Channel], _Channel | None]:
