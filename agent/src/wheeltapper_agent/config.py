@@ -33,6 +33,7 @@ __all__ = [
     "firmware_configs",
     "load_config",
     "load_profile",
+    "profile_names",
 ]
 
 _T = TypeVar("_T")
@@ -155,13 +156,28 @@ class Profile:
 
     name: str
     description: str = ""
-    runtime: str = "onnx"
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    arch: tuple[str, ...] = ()
+    """Machine names of the system (``uname -m``) that the profile is for; empty: any."""
+    runtimes: tuple[str, ...] = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
+    """In order of preference."""
+    providers: tuple[str, ...] = ("CPUExecutionProvider", "XNNPACK")
+    """In order of preference, of all runtimes together; each takes those that it knows: an execution provider of ONNX
+    Runtime, ``XNNPACK``, or ``delegate:<path>`` of a TFLite delegate."""
     threads: int = 1
     memory_cap_mb: int = 512
+    cpu_quota_percent: int = 100
+    """100 is one core."""
     spool_max_records: int = 1_000_000
+    spool_max_mb: int = 512
+    spool_max_days: int = 30
     batch_records: int = 200
     capture_max_mb: int = 64
+    buses: tuple[str, ...] = ()
+    """Device nodes that the service may open for its sensors, and CAN interfaces (``can0``)."""
+    accelerator_devices: tuple[str, ...] = ()
+    """Device nodes of GPU or NPU that the providers open."""
+    watchdog_device: str = ""
+    """The hardware watchdog that systemd may feed; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +299,15 @@ def firmware_configs() -> Path:
     raise AgentError("config.profile", "firmware_configs is not installed; reinstall wheeltapper-agent")
 
 
+def profile_names() -> list[str]:
+    """The names of all profiles, sorted.
+
+    Raises:
+        AgentError: ``config.profile``.
+    """
+    return sorted(entry.stem for entry in (firmware_configs() / "profiles").glob("*.toml"))
+
+
 def load_profile(name: str) -> Profile:
     """The profile of a board.
 
@@ -291,7 +316,7 @@ def load_profile(name: str) -> Profile:
     """
     folder = firmware_configs() / "profiles"
     path = folder / f"{name}.toml"
-    known = sorted(entry.stem for entry in folder.glob("*.toml"))
+    known = profile_names()
     if name not in known:
         raise AgentError("config.profile", f"there is no profile {name[:80]!r}; known are {', '.join(known)}")
     return _build(Profile, _read(path), f"profile {name}", folder)
