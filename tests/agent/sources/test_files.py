@@ -15,7 +15,7 @@ from pyarrow import parquet
 from tests.agent.servers import until
 from tests.agent.sources.rig import Running, joined, open_source, running
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import Window
+from wheeltapper_agent.ports import Window, pending_windows
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.quality import window_quality
 from wheeltapper_protocols.recording import Recording, write_recording
@@ -188,6 +188,21 @@ def test_snapshots_can_be_cut(tmp_path: Path, t_s: NDArray[np.float64]) -> None:
     assert found[2].t_s == pytest.approx(t_s[1])
     across = _windows(tmp_path, "path = 'r.npz'\nwindow_samples = 10")
     assert len(across) == (6 if t_s[1] < 1 else 4)  # never across what was not measured
+
+
+def test_windows_that_are_due_can_be_taken_at_once(tmp_path: Path) -> None:
+    samples = np.arange(20 * 16, dtype=np.int16).reshape(20, 16, 1)
+    write_recording(Recording(samples, np.array([1.0]), 100.0, np.arange(20.0), ("x",), ("g",), {}), tmp_path / "r.npz")
+    source = open_source(tmp_path, f"{FAST}path = 'r.npz'")
+    assert pending_windows(source) == 0
+    stream = source.windows(5)
+    assert next(stream).t_s == 5
+    until(lambda: pending_windows(source) == 14, 5, "all due")
+    assert [next(stream).t_s for _ in range(14)] == list(range(6, 20))
+    assert pending_windows(source) == 0
+    slow = open_source(tmp_path, "kind = 'replay'\nrate_hz = 0.001\npath = 'r.npz'")
+    next(slow.windows(0))
+    assert pending_windows(slow) == 0
 
 
 @pytest.mark.parametrize(
