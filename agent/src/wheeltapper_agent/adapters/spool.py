@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -41,6 +40,7 @@ from wheeltapper_agent.adapters.spool_database import (
     KINDS,
     NO_EPOCH,
     STATE_EVERY,
+    Damaged,
     Item,
     State,
     checksum,
@@ -48,8 +48,11 @@ from wheeltapper_agent.adapters.spool_database import (
     encode_item,
     is_corrupt,
     is_full,
+    limit_growth,
     open_database,
     read_state,
+    release,
+    reserve,
     set_aside,
     write_state,
 )
@@ -64,8 +67,6 @@ _ACK_SECONDS: Final = 1.0
 _MAX_WAITING: Final = 2000
 _ANSWERED_KEPT: Final = 1000
 _AGE_CHECK_SECONDS: Final = 60.0
-_RESERVE_BYTES: Final = 512 * 1024
-_RESERVE_SUFFIX: Final = ".reserve"
 _ATTEMPTS: Final = 4
 
 
@@ -167,7 +168,7 @@ class Spool:
         self._saved = 0
         self._opened_at = self._age_checked_at = monotonic()
         self._age_base = 0.0
-        self._refused = False
+        self._refused = self._limited = False
         self._due = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -219,7 +220,7 @@ class Spool:
             state.windows.setdefault(pipeline, window)
         self._maybe, self._state, self._saved = connection, state, state.seq
         self._age_base, self._opened_at = state.age_seconds, self._monotonic()
-        self._reserve()
+        self._keep_reserve()
 
     def _renew(self, error: sqlite3.Error) -> None:
         """Set the damaged database aside and begin a new epoch; its first record tells what was lost."""
@@ -353,7 +354,7 @@ class Spool:
                 elif not (is_full(error) and self._make_room(drop=attempt > 0)):
                     raise
             else:
-                self._reserve()
+                self._keep_reserve()
                 return
 
     def _transaction(self, rows: Sequence[_Row]) -> None:
@@ -406,27 +407,22 @@ class Spool:
 
     # --- a full disk --------------------------------------------------------------------------------------------------
 
-    def _reserve(self) -> None:
-        """Keep a little of the disk: dropping records on a full one needs room for a moment."""
-        path = self._path.with_name(self._path.name + _RESERVE_SUFFIX)
-        if path.exists():
+    def _keep_reserve(self) -> None:
+        """Keep a little of the disk back: dropping records on a full one needs room for a moment. Without that reserve
+        the file grows no more than the disk lets it, so that its log can always be written back."""
+        if self._maybe is None:
             return
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-            try:
-                os.posix_fallocate(handle, 0, _RESERVE_BYTES)
-            except OSError:
-                path.unlink(missing_ok=True)
-            finally:
-                os.close(handle)
+        reserved = reserve(self._path)
+        if not reserved or self._limited:
+            limit_growth(self._maybe, None if reserved else self._path)
+        self._limited = not reserved
 
     def _make_room(self, drop: bool) -> bool:
         """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the oldest
         telemetry; False if it cannot be done."""
         connection, state = self._open(), self._state.copy()
         if drop:
-            with contextlib.suppress(OSError):
-                self._path.with_name(self._path.name + _RESERVE_SUFFIX).unlink(missing_ok=True)
+            release(self._path)
         try:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
@@ -442,6 +438,7 @@ class Spool:
                 connection.execute("ROLLBACK")
             return False
         self._state, self._saved, self._state_dirty = state, state.seq, False
+        self._keep_reserve()
         return gone > 0
 
     # --- reading and forgetting ---------------------------------------------------------------------------------------
@@ -473,7 +470,7 @@ class Spool:
         self._write([])
 
     def _peek(self, query: str, after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
-        while True:
+        for _ in range(_ATTEMPTS):
             rows = self._connection.execute(query, (after, *kinds, limit)).fetchall()
             held: list[Held] = []
             damaged: list[tuple[int, str]] = []
@@ -486,10 +483,13 @@ class Spool:
                 before = seq - 1 if previous == seq - 1 else self._below(seq)
                 held.append(Held(seq, item, before))
                 previous = seq
-            if damaged:
-                self._discard(damaged, "spool.unreadable")
-            if held or not damaged:
+            if not damaged:
                 return held
+            try:
+                self._discard(damaged, "spool.unreadable")
+            except sqlite3.OperationalError:  # a disk that refuses: the hole is not told yet
+                return held
+        raise Damaged("damaged records cannot be removed")
 
     def _below(self, seq: int) -> int:
         row = self._connection.execute("SELECT max(seq) FROM records WHERE seq < ?", (seq,)).fetchone()

@@ -11,6 +11,7 @@ Not done here: locks, limits, what to do about an error (:mod:`spool`).
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sqlite3
 import zlib
@@ -25,6 +26,7 @@ __all__ = [
     "KINDS",
     "NO_EPOCH",
     "STATE_EVERY",
+    "Damaged",
     "Item",
     "State",
     "checksum",
@@ -32,8 +34,11 @@ __all__ = [
     "encode_item",
     "is_corrupt",
     "is_full",
+    "limit_growth",
     "open_database",
     "read_state",
+    "release",
+    "reserve",
     "set_aside",
     "used_bytes",
     "write_state",
@@ -51,7 +56,11 @@ NO_EPOCH: Final = "0" * 16
 STATE_EVERY: Final = 256
 _LAYOUT: Final = 2
 _PAGE_BYTES: Final = 4096
-_WAL_KEEP_BYTES: Final = 4 * 1024 * 1024
+_LOG_PAGES: Final = 200
+"""Of the write-ahead log, before they are written back; what a full disk must still have room for."""
+_LOG_KEEP_BYTES: Final = 1024 * 1024
+_RESERVE_BYTES: Final = 1024 * 1024
+_MAX_PAGES: Final = 2**31 - 2
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _NO_SCHEMA: Final = ("no such table", "no such column", "malformed", "unsupported file format")
 _SHORT_READ: Final = sqlite3.SQLITE_IOERR_SHORT_READ
@@ -86,7 +95,7 @@ class State(msgspec.Struct, kw_only=True):
 def is_corrupt(error: sqlite3.Error) -> bool:
     """Whether the file is damaged, rather than the disk busy, full or read-only."""
     code = getattr(error, "sqlite_errorcode", 0)
-    if code & 0xFF in _CORRUPT or code == _SHORT_READ or isinstance(error, _Damaged):
+    if code & 0xFF in _CORRUPT or code == _SHORT_READ or isinstance(error, Damaged):
         return True
     return code == sqlite3.SQLITE_ERROR and str(error).startswith(_NO_SCHEMA)  # a damaged first page
 
@@ -96,7 +105,7 @@ def is_full(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
-class _Damaged(sqlite3.DatabaseError):
+class Damaged(sqlite3.DatabaseError):
     """What is in the file cannot be right, although SQLite reads it."""
 
 
@@ -124,6 +133,10 @@ def decode_item(epoch: str, seq: int, kind: str, crc: int | None, payload: bytes
     return msgspec.structs.replace(item, seq=seq, epoch=epoch)
 
 
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "replace")  # damaged text must reach us, so that its row can be dropped
+
+
 def open_database(path: Path) -> sqlite3.Connection:
     """The connection of the hot path; makes or renews the schema.
 
@@ -131,11 +144,13 @@ def open_database(path: Path) -> sqlite3.Connection:
         sqlite3.Error: see :func:`is_corrupt`.
     """
     connection = sqlite3.connect(path, check_same_thread=False, timeout=10, isolation_level=None)
+    connection.text_factory = _text
     try:
         connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA journal_size_limit={_WAL_KEEP_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit={_LOG_KEEP_BYTES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         connection.execute("PRAGMA cache_size=-1024")
         if connection.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
             _make_schema(connection)
@@ -210,10 +225,10 @@ def read_state(connection: sqlite3.Connection) -> State:
     try:
         text = str(row[0])
         if int(text[:8], 16) != zlib.crc32(text[8:].encode()):
-            raise _Damaged("the spool's state has a wrong checksum")
+            raise Damaged("the spool's state has a wrong checksum")
         state = msgspec.json.decode(text[8:], type=State)
     except (TypeError, ValueError) as error:
-        raise _Damaged(f"the spool's state cannot be read: {error}") from error
+        raise Damaged(f"the spool's state cannot be read: {error}") from error
     query = "SELECT seq, kind, crc, payload, age_seconds FROM records WHERE seq > ? ORDER BY seq"
     for seq, kind, crc, payload, age_seconds in connection.execute(query, (state.seq,)):
         state.seq = seq
@@ -229,6 +244,53 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     """Bytes of the file that hold something; pages that were freed are used again."""
     pages = connection.execute("PRAGMA page_count").fetchone()[0] - connection.execute("PRAGMA freelist_count").fetchone()[0]
     return int(pages) * int(connection.execute("PRAGMA page_size").fetchone()[0])
+
+
+def _reserve_of(path: Path) -> Path:
+    return path.with_name(path.name + ".reserve")
+
+
+def _free_bytes(path: Path) -> int:
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return 0
+    return disk.f_bavail * disk.f_frsize
+
+
+def reserve(path: Path) -> bool:
+    """Have a file beside ``path`` that keeps a little of the disk; False if the disk has not twice as much."""
+    file = _reserve_of(path)
+    if file.exists():
+        return True
+    if _free_bytes(path) < 2 * _RESERVE_BYTES:
+        return False
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(handle, 0, _RESERVE_BYTES)
+        finally:
+            os.close(handle)
+    except OSError:
+        release(path)
+        return False
+    return True
+
+
+def release(path: Path) -> None:
+    """Give the reserve up."""
+    with contextlib.suppress(OSError):
+        _reserve_of(path).unlink(missing_ok=True)
+
+
+def limit_growth(connection: sqlite3.Connection, path: Path | None) -> None:
+    """Let the file grow by a quarter of what its disk has free; None: without a bound."""
+    pages = _MAX_PAGES
+    if path is not None:
+        page_bytes = int(connection.execute("PRAGMA page_size").fetchone()[0])
+        # What is in the log alone has no place in the file yet, so not page_count.
+        pages = (path.stat().st_size + _free_bytes(path) // 4) // page_bytes
+    connection.execute(f"PRAGMA max_page_count={pages}")
 
 
 def set_aside(path: Path) -> None:
