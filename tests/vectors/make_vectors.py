@@ -130,7 +130,12 @@ VALID: dict[str, tuple[str, m.Message]] = {
             seq=13,
             at=1.7e9,
             body=m.CaptureReport(
-                pipeline="main", sha256="ab" * 32, length=4096, snapshots=8, reason="alert", upload="auto-0011223344556677"
+                pipeline="main",
+                sha256="ab" * 32,
+                length=4096,
+                snapshots=8,
+                reason="alert",
+                upload="auto-0011223344556677",
             ),
         ),
     ),

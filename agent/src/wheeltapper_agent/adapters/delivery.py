@@ -196,6 +196,8 @@ class Delivery:
         room = self._max_in_flight - sum(count for _, count in self._flight)
         if room <= 0:
             return _BUSY_SECONDS
+        if self._bucket.available(now) < 1:
+            return self._pause(now, self._batch_records)
         found = self._spool.peek(self._bulk, min(self._batch_records, room), _BULK)
         batch = _unbroken(found)
         if not batch:
@@ -227,9 +229,7 @@ class Delivery:
             first = batch[0]
             try:
                 return encode(
-                    Telemetry(
-                        epoch=self._epoch, oldest=min(oldest, first.seq), records=records, after=first.after
-                    )
+                    Telemetry(epoch=self._epoch, oldest=min(oldest, first.seq), records=records, after=first.after)
                 )
             except WireError as error:
                 if len(batch) == 1:

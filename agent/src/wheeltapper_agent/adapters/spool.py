@@ -247,9 +247,10 @@ class Spool:
     def _peep(self) -> None:
         """Where a spool that cannot be written stands, so that no window gets an index twice."""
         for mode in ("mode=ro", "immutable=1"):
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(
-                sqlite3.connect(f"file:{self._path}?{mode}", uri=True, timeout=5)
-            ) as connection:
+            with (
+                contextlib.suppress(sqlite3.Error),
+                contextlib.closing(sqlite3.connect(f"file:{self._path}?{mode}", uri=True, timeout=5)) as connection,
+            ):
                 self._state = State(windows=read_state(connection).windows)
                 return
 
@@ -641,8 +642,9 @@ def _holds(connection: sqlite3.Connection, seq: int) -> bool:
 def _salvaged(path: Path) -> State:
     """What can still be told of a damaged database; the empty state where nothing can."""
     for mode in ("mode=ro", "immutable=1"):
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(
-            sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)
-        ) as connection:
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
+        ):
             return read_state(connection)
     return State()

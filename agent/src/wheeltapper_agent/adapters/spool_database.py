@@ -242,7 +242,10 @@ def read_state(connection: sqlite3.Connection) -> State:
 
 def used_bytes(connection: sqlite3.Connection) -> int:
     """Bytes of the file that hold something; pages that were freed are used again."""
-    pages = connection.execute("PRAGMA page_count").fetchone()[0] - connection.execute("PRAGMA freelist_count").fetchone()[0]
+    pages = (
+        connection.execute("PRAGMA page_count").fetchone()[0]
+        - connection.execute("PRAGMA freelist_count").fetchone()[0]
+    )
     return int(pages) * int(connection.execute("PRAGMA page_size").fetchone()[0])
 
 
