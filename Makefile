@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: setup demo test test-all check bench format clean
+.PHONY: setup demo test test-all check bench bench-agent format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -41,7 +41,10 @@ check: $(STAMP)  ## ruff, mypy --strict, import walls
 	@$(BIN)/python -m pytest tests/test_walls.py
 
 bench: $(STAMP)  ## measure, each as a ratio against a named baseline
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-agent: $(STAMP)  ## the agent's figures; also in build/bench/agent.json
+	@$(BIN)/python benchmarks/agent.py $(ARGS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff format .

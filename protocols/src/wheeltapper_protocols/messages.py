@@ -27,6 +27,8 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import NAME_PATTERN, SHA256_PATTERN
+from wheeltapper_protocols.quality import DataQuality
+from wheeltapper_protocols.sketch import MAX_SKETCH_BYTES, decode_sketches
 from wheeltapper_protocols.topics import Down, Up
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "CaptureCommand",
     "CaptureReport",
     "Command",
+    "DriftEvent",
+    "DriftReport",
     "ExecutionReport",
     "ExecutionState",
     "LossReport",
@@ -134,6 +138,8 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     dropped_windows: Count = 0
     source: Code = "running"
     """``running``, ``ended``, ``waiting`` or an error code."""
+    quality: DataQuality | None = None
+    """Of the windows since the agent started."""
 
 
 class Status(_Message, frozen=True, kw_only=True):
@@ -266,6 +272,62 @@ class LossReport(_Message, frozen=True, kw_only=True, tag="loss"):
     detail: Text = ""
 
 
+class DriftEvent(_Message, frozen=True, kw_only=True):
+    """Something changed at ``window``."""
+
+    kind: Code
+    """``level`` or ``spread`` of the score (as ``score / (1 + score)``), or ``feature``."""
+    window: Count
+    before: float
+    """The mean before, of what ``kind`` says; of a feature: in training."""
+    after: float
+    feature: Annotated[str, Meta(max_length=120)] | None = None
+    psi: float | None = None
+    """Of a feature: its population stability index over the period."""
+
+
+class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
+    """Sketches of the windows ``first_window`` to ``last_window``, over the bins in the release's manifest.
+
+    Reports of one pipeline do not overlap, so that the sketches of any of them can be added up.
+    """
+
+    pipeline: Name
+    model: Name
+    release: Release
+    why: Code
+    """``period``, ``change`` (a detector fired), ``swap`` (another release runs now) or ``end`` (of the stream)."""
+    first_window: Count
+    last_window: Count
+    first_t_s: Seconds
+    last_t_s: Seconds
+    """By the machine's clock; it may have jumped between the two."""
+    windows: Count
+    """Scored ones, and thus in the sketches."""
+    unscored: Count = 0
+    sketches: Annotated[bytes, Meta(max_length=MAX_SKETCH_BYTES)]
+    """Of the features, in the manifest's order: :func:`wheeltapper_protocols.sketch.encode_sketches`."""
+    score: Annotated[bytes, Meta(max_length=1024)]
+    """Of the score, likewise: one sketch."""
+    quality: DataQuality | None = None
+    """Of the windows since the report before, scored or not."""
+    level: float = 0.0
+    """The mean of the score (as ``score / (1 + score)``) since the last change."""
+    stable_windows: Count = 0
+    """How long that is."""
+    events: Annotated[list[DriftEvent], Meta(max_length=16)] = []
+    more_events: Count = 0
+    """Events that found no room."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        decode_sketches(self.sketches)
+        if len(decode_sketches(self.score)) != 1:
+            raise ValueError("score must hold one sketch")
+        if self.last_window < self.first_window:
+            raise ValueError("last_window is below first_window")
+
+
 class Report(_Message, frozen=True, kw_only=True):
     """Something that the fleet must know and must not lose."""
 
@@ -273,7 +335,7 @@ class Report(_Message, frozen=True, kw_only=True):
     oldest: Seq
     seq: Seq
     at: Seconds
-    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport
+    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport
     after: Count | None = None
     """As in :class:`Telemetry`."""
 
