@@ -106,7 +106,7 @@ source = { kind = "simulator", seed = 3, time_scale = 10 }
         (GOOD + "\n[cheese]\n", "config.unknown_key"),
         (GOOD.replace("state_dir", "state"), "config.unknown_key"),
         (GOOD.replace('state_dir = "state"', ""), "config.missing_key"),
-        (GOOD.replace("simulator", "modbus"), "config.invalid"),
+        (GOOD.replace("simulator", "cheese"), "config.invalid"),
         (GOOD.replace("seed = 3", 'seed = "3"'), "config.invalid"),
         (GOOD.replace("main", "Main/.."), "config.invalid"),
         (GOOD + GOOD.split("[[")[1].join(["[[", ""]), "config.invalid"),

@@ -22,6 +22,7 @@ from wheeltapper_agent.adapters.runtime_onnx import OnnxModel
 from wheeltapper_agent.config import Profile
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Model, SourceSpec
+from wheeltapper_protocols.decision import DecisionState, Verdict, decide
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.features import FeatureSet
 from wheeltapper_protocols.manifest import (
@@ -29,7 +30,6 @@ from wheeltapper_protocols.manifest import (
     MANIFEST_FILE,
     MAX_FILE_BYTES,
     MAX_MANIFEST_BYTES,
-    MODEL_FILE,
     Manifest,
     check_file,
     decode_manifest,
@@ -79,6 +79,18 @@ class Bundle:
         model_output = self.model.run(model_input)
         return Evaluation(features, model_input, model_output, self.scorer.score(model_input, model_output))
 
+    def decide(self, state: DecisionState, found: Evaluation, row: int = 0) -> tuple[DecisionState, Verdict]:
+        """Take the window ``row`` of ``found`` into account; see :func:`wheeltapper_protocols.decision.decide`."""
+        return decide(
+            self.manifest.decision,
+            state,
+            float(found.scores.score[row]),
+            found.scores.shares[row],
+            found.features[row],
+            self.names,
+            self.scorer.usual,
+        )
+
 
 def _read(path: Path, limit_bytes: int) -> bytes:
     try:
@@ -110,7 +122,7 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
     for file in manifest.files:
         content = _read(folder / file.name, MAX_FILE_BYTES)
         check_file(file, content)
-        if file.name in (MODEL_FILE, GOLDEN_FILE):
+        if file.name in (manifest.model_file, GOLDEN_FILE):
             contents[file.name] = content
     shape = manifest.input
     try:
@@ -119,7 +131,9 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest cannot be run: {error}") from error
     providers = profile.providers if profile else ("CPUExecutionProvider",)
-    model = OnnxModel(contents[MODEL_FILE], providers, profile.threads if profile else 1)
+    if manifest.runtime != "onnx":
+        raise AgentError("runtime.unknown", f"this board has no runtime for {manifest.runtime}")
+    model = OnnxModel(contents[manifest.model_file], providers, profile.threads if profile else 1)
     return Bundle(manifest, digest, features, scorer, model, contents[GOLDEN_FILE])
 
 

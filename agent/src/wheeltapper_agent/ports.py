@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.decision import Verdict
+from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
 
-__all__ = ["Clock", "MetadataClient", "Model", "Records", "Source", "SourceSpec", "Verified", "Window"]
+__all__ = [
+    "Clock",
+    "MetadataClient",
+    "Model",
+    "Observation",
+    "Observer",
+    "Records",
+    "Source",
+    "SourceContext",
+    "SourceKind",
+    "SourceSpec",
+    "Verified",
+    "Window",
+    "pending_windows",
+]
 
 
 class Clock(Protocol):
@@ -31,18 +48,32 @@ class SourceSpec:
     window_samples: int
     channels: tuple[str, ...]
     units: tuple[str, ...]
+    full_scale: tuple[float, ...] = ()
+    """Largest absolute value that the sensor can give, a channel, in its unit; beyond it, it clips. Empty: unknown."""
+    hop_samples: int = 0
+    """From the start of a window to the start of the next; 0: as ``window_samples``, or not a continuous stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window: ``samples`` [sample, channel] float32 in the spec's units, begun at ``t_s`` of its clock."""
+    """One window: ``samples`` [sample, channel] float32 in the spec's units, begun at ``t_s`` of its clock.
+
+    A sample that is missing is NaN; nothing is interpolated.
+    """
 
     samples: NDArray[np.float32]
     t_s: float
+    gap_samples: int = 0
+    """Samples that the source lost between the window before and this one."""
+    late_seconds: float = 0.0
+    """How much later than due its last sample came."""
 
 
 class Source(Protocol):
-    """Where windows come from. ``state`` is ``waiting``, ``running``, ``ended`` or an error code."""
+    """Where windows come from. ``state`` is ``waiting``, ``running``, ``ended`` or an error code.
+
+    A source that can have several windows ready also has ``pending``: see :func:`pending_windows`.
+    """
 
     @property
     def spec(self) -> SourceSpec: ...
@@ -63,10 +94,75 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+def pending_windows(source: Source) -> int:
+    """How many windows ``source`` gives without waiting, beside the one that it gave last; 0 where it cannot say.
+
+    A reader may take so many at once and score them in one call. The number may rise at any time, and fall only by
+    taking."""
+    return int(getattr(source, "pending", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source may know of the agent around it."""
+
+    pipeline: str
+    """Name of its pipeline."""
+    state_dir: Path
+    """Where it may keep a file of its own, named after the pipeline."""
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKind:
+    """A kind of source: what an entry point of the group ``wheeltapper.sources`` names. Its name there is the kind.
+
+    Args:
+        config: a frozen dataclass with a field ``kind`` (``kind: Literal["x"] = "x"``) and fields of the types that a
+            configuration can hold: str, bool, int, float, Path, Literal, another such dataclass, a tuple of one of
+            these, or one of these or None. It may refuse what it is given by raising ``AgentError`` from
+            ``__post_init__``.
+        make: the source from such a configuration.
+        exclusive: whether only one pipeline of a device may have it.
+    """
+
+    config: type[Any]
+    make: Callable[[Any, SourceContext], Source]
+    exclusive: bool = False
+
+
 class Model(Protocol):
     """A loaded network: float32 [n, feature] in, float32 [n, feature] out."""
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A window and what was made of it; without a model, or where it failed, everything from ``features`` on is
+    None."""
+
+    pipeline: str
+    index: int
+    window: Window
+    manifest: Manifest | None
+    features: NDArray[np.float32] | None = None
+    """[feature]; empty where the network reads raw samples."""
+    score: float | None = None
+    """Before smoothing; 1.0 is the warning threshold."""
+    verdict: Verdict | None = None
+    latency_ms: float | None = None
+
+
+class Observer(Protocol):
+    """Something that looks at each window after it was scored, in the pipeline's thread: drift, data quality, capture
+    rules, a shadow. It must be quick; what raises here is logged and never ends the stream."""
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        """Records to append with the window's own, in one transaction (``seq`` and ``epoch`` are the spool's)."""
+
+    def end(self) -> Sequence[Alert | Report]:
+        """The stream ended: what is still to be said."""
 
 
 class Records(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from wheeltapper_agent.bundle import check_input, load_bundle
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import SourceSpec
-from wheeltapper_protocols.decision import DecisionState, decide
+from wheeltapper_protocols.decision import DecisionState
 from wheeltapper_protocols.recording import read_recording
 
 __all__ = ["replay"]
@@ -38,16 +38,7 @@ def replay(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
     state = DecisionState()
     for index in range(recording.samples.shape[0]):
         found = bundle.evaluate(recording.physical(slice(index, index + 1)))
-        score = float(found.scores.score[0])
-        state, verdict = decide(
-            bundle.manifest.decision,
-            state,
-            score,
-            found.scores.shares[0],
-            found.features[0],
-            bundle.names,
-            bundle.scorer.usual,
-        )
+        state, verdict = bundle.decide(state, found)
         yield {
             "snapshot": index,
             "t_s": float(recording.t_s[index]),

@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from wheeltapper_agent import __version__
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
@@ -27,14 +29,17 @@ from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
 from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_source
-from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
 from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
+from wheeltapper_agent.drift import DriftObserver
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Liveness
 from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Observer
+from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import (
@@ -42,6 +47,7 @@ from wheeltapper_protocols.messages import (
     CancelCommand,
     CaptureCommand,
     ExecutionState,
+    PipelineStatus,
     Status,
     decode_down,
     encode,
@@ -56,6 +62,15 @@ SPOOL_FILE: Final = "spool.sqlite"
 _TURN_SECONDS: Final = 1.0
 _HANG_SECONDS: Final = 60.0
 """Longer than any window may take to be scored and stored, where nobody set a watchdog."""
+_SECONDS_A_DAY: Final = 86_400.0
+
+
+def make_spool(path: Path, profile: Profile) -> Spool:
+    """The spool within the board's limits."""
+    limits = SpoolLimits(
+        profile.spool_max_records, profile.spool_max_mb * 1024 * 1024, profile.spool_max_days * _SECONDS_A_DAY
+    )
+    return Spool(path, limits=limits, commit_seconds=profile.spool_commit_seconds)
 
 
 class Agent:
@@ -71,13 +86,16 @@ class Agent:
         self._state = state
         self._changed = threading.Event()
         self._stopping = threading.Event()
-        self.spool = Spool(state / SPOOL_FILE, profile.spool_max_records)
+        self.spool = make_spool(state / SPOOL_FILE, profile)
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
-        self.pipelines = {
-            entry.name: Pipeline(entry.name, make_source(entry, state, self._clock), self.spool, self._clock)
-            for entry in config.pipelines
-        }
+        self.pipelines: dict[str, Pipeline] = {}
+        self._quality: dict[str, QualityObserver] = {}
+        for entry in config.pipelines:
+            source = make_source(entry, state, self._clock)
+            self._quality[entry.name] = QualityObserver(source, entry.quality)
+            observers = self._observers(entry.name)
+            self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, observers)
         metadata = TufClient(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         self._effects = Effects(
@@ -114,6 +132,11 @@ class Agent:
         for name, pipeline in self.pipelines.items():
             self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
         self._liveness.watch("updater", self.updater.alive)
+
+    def _observers(self, pipeline: str) -> list[Observer]:
+        """What looks at each window of a pipeline."""
+        quality = self._quality[pipeline]
+        return [quality, DriftObserver(pipeline, self._clock, lambda: quality.total)]
 
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""
@@ -192,8 +215,14 @@ class Agent:
             counter=entry.counter,
             execution=execution.id if execution else None,
             execution_state=ExecutionState(execution.state) if execution and execution.state in known else None,
-            pipelines={name: pipeline.status() for name, pipeline in self.pipelines.items()},
+            pipelines={name: self._pipeline_status(name) for name in self.pipelines},
         )
+
+    def _pipeline_status(self, name: str) -> PipelineStatus:
+        """With the data quality of its windows."""
+        found = self.pipelines[name].status()
+        quality = msgspec.structs.replace(self._quality[name].total, dropped=found.dropped_windows)
+        return msgspec.structs.replace(found, quality=quality)
 
     def _publish_status(self) -> None:
         self.link.publish(Up.STATUS, encode(self._status()), retain=True)
@@ -218,6 +247,7 @@ class Agent:
                     "windows": entry.windows,
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
+                    "quality": msgspec.to_builtins(entry.quality),
                 }
                 for name, entry in status.pipelines.items()
             },

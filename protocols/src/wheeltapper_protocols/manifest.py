@@ -2,18 +2,23 @@
 
 Invariants: file names are plain (no folder), each file is named by SHA-256 and length, sizes are capped, the golden
 vectors are one of the files. ``release`` is None in a bundle that has not been published; the number is given when it
-is signed.
+is signed. Sections that a manifest does not have are not written, so that manifests from before there were such
+sections keep their bytes.
+
+What the network reads is either the ``features`` (standardised by ``scoring``) or, where ``raw`` is there, the samples.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from wheeltapper_protocols.decision import DecisionSpec
+from wheeltapper_protocols.drift import DriftSpec
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.features import FeatureSpec
 from wheeltapper_protocols.ids import SHA256_PATTERN
@@ -26,12 +31,17 @@ __all__ = [
     "MAX_FILE_BYTES",
     "MAX_MANIFEST_BYTES",
     "MODEL_FILE",
+    "MODEL_FILES",
     "Budget",
     "BundleFile",
+    "Classification",
     "Gate",
     "Golden",
     "Input",
     "Manifest",
+    "RawInput",
+    "RemainingLife",
+    "TensorSpec",
     "check_file",
     "decode_manifest",
     "encode_manifest",
@@ -39,6 +49,8 @@ __all__ = [
 
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
+MODEL_FILES: Final = {"onnx": MODEL_FILE, "tflite": "model.tflite"}
+"""The network's file by the manifest's runtime."""
 GOLDEN_FILE: Final = "golden.npz"
 MAX_MANIFEST_BYTES: Final = 1024 * 1024
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
@@ -59,6 +71,56 @@ class Input(Struct, frozen=True, kw_only=True):
     window_samples: Annotated[int, Meta(ge=16, le=2**20)]
     channels: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(min_length=1, max_length=64)]
     units: Annotated[list[Annotated[str, Meta(max_length=32)]], Meta(min_length=1, max_length=64)]
+
+
+class RawInput(Struct, frozen=True, kw_only=True):
+    """The network reads samples: ``(sample - center) / scale`` of each of ``channels``, laid out as ``layout`` says."""
+
+    channels: Annotated[list[Annotated[int, Meta(ge=0, le=63)]], Meta(min_length=1, max_length=64)]
+    center: Annotated[list[float], Meta(min_length=1, max_length=64)]
+    scale: Annotated[list[float], Meta(min_length=1, max_length=64)]
+    layout: Literal["flat", "sample_channel", "channel_sample"] = "sample_channel"
+    """``flat``: sample by sample, channels together, as one row."""
+
+    def __post_init__(self) -> None:
+        if not len(self.channels) == len(self.center) == len(self.scale):
+            raise ValueError("channels, center and scale of the raw input differ in number")
+        if not all(math.isfinite(value) for value in (*self.center, *self.scale)) or min(self.scale) <= 0:
+            raise ValueError("center and scale of the raw input must be finite, scale above 0")
+
+
+class TensorSpec(Struct, frozen=True, kw_only=True):
+    """An input or output of the network where its file does not say enough.
+
+    A quantised tensor stands for ``(value - zero_point) * scale``.
+    """
+
+    name: Annotated[str, Meta(max_length=200)]
+    scale: Annotated[float, Meta(gt=0)]
+    zero_point: Annotated[int, Meta(ge=-128, le=255)] = 0
+
+
+class Classification(Struct, frozen=True, kw_only=True):
+    """The output is one value a class; the score is the probability of no ``normal`` class over ``threshold``."""
+
+    classes: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(min_length=2, max_length=256)]
+    normal: Annotated[list[str], Meta(min_length=1, max_length=255)]
+    output: Literal["logits", "probabilities"] = "probabilities"
+    threshold: Annotated[float, Meta(gt=0, le=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) != len(self.classes) or not set(self.normal) < set(self.classes):
+            raise ValueError("classes must differ, and normal must name some of them but not all")
+
+
+class RemainingLife(Struct, frozen=True, kw_only=True):
+    """The output times ``scale`` is the life that remains, in ``unit``; the score is ``warn_at`` over it."""
+
+    unit: Literal["seconds", "hours", "cycles"] = "hours"
+    scale: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
+    cap: Annotated[float, Meta(gt=0, le=1e9)]
+    """The longest life that the model was taught to tell from others."""
+    warn_at: Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class Golden(Struct, frozen=True, kw_only=True):
@@ -98,15 +160,21 @@ class Manifest(Struct, frozen=True, kw_only=True):
     release: Release | None = None
     rollback_floor: Release | None = None
     """A device that committed this release refuses every release of this model below it, for good."""
-    task: Literal["anomaly"] = "anomaly"
-    runtime: Literal["onnx"] = "onnx"
+    task: Literal["anomaly", "classification", "remaining_life"] = "anomaly"
+    runtime: Literal["onnx", "tflite"] = "onnx"
     created_at: Annotated[str, Meta(max_length=40)]
     """ISO 8601, UTC."""
     files: Annotated[list[BundleFile], Meta(min_length=1, max_length=64)]
     input: Input
-    features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=512)]
+    features: Annotated[list[FeatureSpec], Meta(max_length=512)]
+    raw: RawInput | None = None
     scoring: ScoringSpec
+    classification: Classification | None = None
+    remaining_life: RemainingLife | None = None
+    tensors: Annotated[list[TensorSpec], Meta(max_length=64)] | None = None
     decision: DecisionSpec
+    drift: DriftSpec | None = None
+    """What to compare features and scores with; None: nothing is compared."""
     golden: Golden
     budget: Budget
     gates: Annotated[list[Gate], Meta(max_length=64)] = []
@@ -119,13 +187,26 @@ class Manifest(Struct, frozen=True, kw_only=True):
         names = [file.name for file in self.files]
         if len(set(names)) != len(names):
             raise ValueError("two files have the same name")
-        for needed in (MODEL_FILE, GOLDEN_FILE):
+        for needed in (self.model_file, GOLDEN_FILE):
             if needed not in names:
                 raise ValueError(f"the file {needed} is missing")
         if MANIFEST_FILE in names:
             raise ValueError("the manifest cannot name itself")
         if len(self.input.channels) != len(self.input.units):
             raise ValueError("channels and units differ in number")
+        if not self.features and self.raw is None:
+            raise ValueError("the network needs features or raw samples")
+        if (self.task == "classification") != (self.classification is not None):
+            raise ValueError("a classification, and only that, has the section classification")
+        if (self.task == "remaining_life") != (self.remaining_life is not None):
+            raise ValueError("a remaining_life, and only that, has the section remaining_life")
+        if self.drift is not None and len(self.drift.features) != len(self.features):
+            raise ValueError("the section drift needs one reference a feature")
+
+    @property
+    def model_file(self) -> str:
+        """The name of the network's file."""
+        return MODEL_FILES[self.runtime]
 
     def file(self, name: str) -> BundleFile:
         """The file called ``name``.
@@ -140,13 +221,16 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 _DECODER: Final = msgspec.json.Decoder(Manifest)
+_OMITTED: Final = ("rollback_floor", "raw", "classification", "remaining_life", "tensors", "drift")
+"""Sections that are left out where they are None."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest's bytes: JSON with sorted keys, so that equal manifests have equal hashes."""
     fields = msgspec.to_builtins(manifest, order="deterministic")
-    if manifest.rollback_floor is None:
-        del fields["rollback_floor"]  # manifests from before there was a floor keep their bytes
+    for name in _OMITTED:
+        if fields[name] is None:
+            del fields[name]
     return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 
