@@ -137,6 +137,7 @@ def debian_root(arch: str, folder: Path, packages: tuple[str, ...]) -> Iterator[
         archive = _kept(arch, packages)
         folder.mkdir(parents=True)
         checked("tar", "-C", str(folder), "-xf", str(archive))
+        (folder / "etc/hosts").write_text("127.0.0.1 localhost\n")
         checked("mount", "-t", "proc", "proc", str(folder / "proc"))
         try:
             yield DebianRoot(folder)
