@@ -22,6 +22,7 @@ from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window
 from wheeltapper_protocols.decision import DecisionState, Verdict
+from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
 
 __all__ = ["MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
@@ -253,11 +254,20 @@ class Pipeline:
                 self._health = Health(self._health.windows + 1, self._health.error)
         self._error = ""
         plain = self._plain(index, window, bundle)
-        record = msgspec.structs.replace(plain, score=raw, severity=verdict.severity, latency_ms=latency_ms)
+        record = msgspec.structs.replace(
+            plain,
+            score=raw,
+            severity=verdict.severity,
+            latency_ms=latency_ms,
+            label=verdict.label,
+            value=verdict.value,
+            zone=verdict.zone,
+        )
         seen = Observation(self.name, index, window, bundle.manifest, found.features[0], raw, verdict, latency_ms)
-        return ((record, self._alert(record, verdict)) if verdict.changed else (record,)), seen
+        return ((record, self._alert(record, verdict, bundle.manifest)) if verdict.changed else (record,)), seen
 
-    def _alert(self, record: TelemetryRecord, verdict: Verdict) -> Alert:
+    def _alert(self, record: TelemetryRecord, verdict: Verdict, manifest: Manifest) -> Alert:
+        life = manifest.remaining_life
         return Alert(
             epoch=NO_EPOCH,
             oldest=1,
@@ -272,6 +282,10 @@ class Pipeline:
             severity=verdict.severity,
             raised=verdict.alert,
             reasons=list(verdict.reasons[:16]),
+            label=verdict.label,
+            value=verdict.value,
+            unit=life.unit if life is not None else None,
+            zone=verdict.zone,
         )
 
     def _failed(self, bundle: Bundle, error: Exception) -> None:
