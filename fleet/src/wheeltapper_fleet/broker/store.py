@@ -31,6 +31,7 @@ from wheeltapper_protocols.messages import (
     Report,
     Status,
     Telemetry,
+    TelemetryRecord,
     encode,
 )
 from wheeltapper_protocols.topics import Down, down_topic
@@ -76,14 +77,14 @@ def store(connection: Connection, heard: Sequence[Heard], refusals: Iterable[Ref
     """Store one batch; see the module for what holds."""
     outcome = Outcome()
     touched: dict[tuple[str, str], _Spool] = defaultdict(_Spool)
-    rows: dict[str, list[dict[str, Any]]] = {"telemetry": [], "other": [], "alert": []}
+    rows: dict[str, list[dict[str, Any]]] = {"telemetry": [], "said": [], "other": [], "alert": []}
     for each in heard:
         match each.message:
             case Telemetry() as telemetry:
                 seqs = [record.seq for record in telemetry.records]
-                rows["telemetry"] += [
-                    _telemetry_row(each.device, telemetry.epoch, one, now) for one in telemetry.records
-                ]
+                for one in telemetry.records:
+                    row = _telemetry_row(each.device, telemetry.epoch, one, now)
+                    rows["said" if "body" in row else "telemetry"].append(row)
                 _touch(touched, each.device, telemetry.epoch, telemetry.oldest, seqs)
             case Alert() as alert:
                 rows["other"].append(_alert_record(each.device, alert, now))
@@ -92,8 +93,9 @@ def store(connection: Connection, heard: Sequence[Heard], refusals: Iterable[Ref
             case Report() as report:
                 rows["other"].append(_report_record(each.device, report, now))
                 _touch(touched, each.device, report.epoch, report.oldest, [report.seq])
-    outcome.records = len(rows["telemetry"]) + len(rows["other"])
+    outcome.records = len(rows["telemetry"]) + len(rows["said"]) + len(rows["other"])
     insert_ignore(connection, records, rows["telemetry"])
+    insert_ignore(connection, records, rows["said"])
     insert_ignore(connection, records, rows["other"])
     insert_ignore(connection, alerts, rows["alert"])
     acks = {key: _advance(connection, *key, spool, now) for key, spool in touched.items()}
@@ -231,7 +233,10 @@ def _count_refusals(connection: Connection, refusals: Iterable[Refusal], now: fl
         connection.execute(statement.on_conflict_do_update(index_elements=["device", "code"], set_=changed))
 
 
-def _telemetry_row(device: str, epoch: str, record: Any, now: float) -> dict[str, Any]:
+def _telemetry_row(device: str, epoch: str, record: TelemetryRecord, now: float) -> dict[str, Any]:
+    """The columns of a record; ``body`` only where the model says more than a score."""
+    said = {"label": record.label, "value": record.value, "zone": record.zone}
+    said = {name: value for name, value in said.items() if value is not None}
     return {
         "device": device,
         "epoch": epoch,
@@ -246,6 +251,7 @@ def _telemetry_row(device: str, epoch: str, record: Any, now: float) -> dict[str
         "score": record.score,
         "severity": record.severity.value,
         "latency_ms": record.latency_ms,
+        **({"body": said} if said else {}),
     }
 
 
