@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -51,8 +52,7 @@ _LATENCY_RUNS: Final = 40
 _WARM_UP_RUNS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Struct, frozen=True):
     """Some windows through a bundle; the first axis of everything is the window."""
 
     samples: NDArray[np.float32]

@@ -101,19 +101,19 @@ class Scorer:
         self.spec = spec
         self.names = tuple(names)
         self._log = np.array([kind == "log" for kind in spec.transform])
+        self._any_log = bool(self._log.any())
         self._center = np.array(spec.center, dtype=np.float64)
         self._scale = np.array(spec.scale, dtype=np.float64)
         weight = np.array(spec.weight, dtype=np.float64)
         self._weight = weight / weight.sum()
-        self._down = np.array(spec.down, dtype=np.float64)
+        self._weight_down = self._weight * np.array(spec.down, dtype=np.float64) ** 2
         self.usual: npt.NDArray[np.float64] = np.where(
             self._log, np.exp(np.where(self._log, np.clip(self._center, -700, 700), 0.0)), self._center
         )
 
     def model_input(self, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """The standardised features, float32 [window, feature]."""
-        z = transformed(features, self._log)
-        z -= self._center
+        z = (transformed(features, self._log) if self._any_log else features) - self._center
         z /= self._scale
         np.maximum(z, -Z_LIMIT, out=z)
         np.minimum(z, Z_LIMIT, out=z)
@@ -126,10 +126,12 @@ class Scorer:
             model_input: [window, feature], from :meth:`model_input`.
             model_output: [window, feature], what the model made of it.
         """
-        residual = np.subtract(model_input, model_output, dtype=np.float64)
-        down = np.multiply(residual, self._down, out=np.array(residual), where=residual < 0)
-        parts = self._weight * down * down
-        return Scores(np.sqrt(parts.sum(axis=1)) / self.spec.threshold, parts)
+        residual = model_input.astype(np.float64)
+        residual -= model_output
+        parts = np.where(residual < 0, self._weight_down, self._weight)
+        parts *= residual
+        parts *= residual
+        return Scores(np.sqrt(np.add.reduce(parts, axis=1)) / self.spec.threshold, parts)
 
 
 def transformed(features: npt.NDArray[Any], log: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
