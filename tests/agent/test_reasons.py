@@ -37,7 +37,7 @@ def session_of(folder: Path) -> Any:
 @pytest.mark.parametrize("run", ["1_1", "3_1"])
 def test_undoing_the_first_reason_of_real_wear_lowers_the_score_most(run: str, data_dir: Path, tmp_path: Path) -> None:
     """Through the trained int8 network, worked out here a second time: feature by feature, with the definition of the
-    score. By shares of the residual instead, the first would be right in about 94 % of the windows."""
+    score. By shares of the residual instead, the first would be right in about 95 % of the windows."""
     recording = import_femto(data_dir / "femto" / f"Learning_set__Bearing{run}.npz")
     train_anomaly([recording], healthy_fraction=0.1, out=tmp_path / "b")
     bundle, session = load_bundle(tmp_path / "b"), session_of(tmp_path / "b")
