@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.bearing import BearingWatch
 from wheeltapper_protocols.decision import DecisionSpec
+from wheeltapper_protocols.drift import DriftSpec
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.features import FeatureSpec
 from wheeltapper_protocols.ids import SHA256_PATTERN
@@ -191,6 +192,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     bearing: BearingWatch | None = None
     """A bearing whose fault an alert shall name."""
     decision: DecisionSpec
+    drift: DriftSpec | None = None
+    """What to compare features and scores with; None: nothing is compared."""
     golden: Golden
     budget: Budget
     gates: Annotated[list[Gate], Meta(max_length=64)] = []
@@ -232,6 +235,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
             )
         if self.bands is not None and self.raw is None:
             raise ValueError("bands are the reasons of raw samples: features have their own")
+        if self.drift is not None and len(self.drift.features) != len(self.features):
+            raise ValueError("the section drift needs one reference a feature")
 
     def _check_channels(self) -> None:
         count, nyquist_hz = len(self.input.channels), self.input.sample_rate_hz / 2
@@ -274,6 +279,7 @@ _OMITTED: Final = (
     "bands",
     "iso20816",
     "bearing",
+    "drift",
 )
 """Sections that are left out where they are None."""
 
