@@ -14,6 +14,10 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from asyncua import Server, ua
+from asyncua.crypto.cert_gen import setup_self_signed_certificate
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.user_managers import UserManager
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from paho.mqtt.enums import CallbackAPIVersion
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -107,23 +111,47 @@ class ModbusServer:
         self._loop.close()
 
 
-class OpcuaServer:
-    """An asyncua server with the numbers ``a`` and ``b``, a list ``wave`` and a text."""
+class _Users(UserManager):  # type: ignore[misc]  # asyncua is not followed
+    def get_user(
+        self, iserver: Any, username: str | None = None, password: str | None = None, certificate: Any = None
+    ) -> User | None:
+        known = username is None or (username, password) == ("agent", "swordfish")
+        return User(role=UserRole.User) if known else None
 
-    def __init__(self) -> None:
+
+class OpcuaServer:
+    """An asyncua server with the numbers ``a`` and ``b``, a list ``wave`` and a text; with and without encryption;
+    for anybody, or for ``agent`` with the password ``swordfish``. Its certificate and one for the client are in
+    ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.url = f"opc.tcp://127.0.0.1:{self.port}"
         self._loop = Loop()
         self.nodes: dict[str, Any] = {}
-        self._server = Server()
+        self._server = Server(user_manager=_Users())
 
         async def make() -> None:
             await self._server.init()
             self._server.set_endpoint(self.url)
-            self._server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-            folder = self._server.nodes.objects
+            policies = [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+            self._server.set_security_policy(policies)
+            for name, uri in (("server", self._server.get_application_uri()), ("client", "urn:test:agent")):
+                usage = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+                await setup_self_signed_certificate(
+                    folder / f"{name}.pem",
+                    folder / f"{name}.der",
+                    uri,
+                    socket.gethostname(),
+                    usage,
+                    {"commonName": name},
+                )
+                (folder / f"{name}.pem").chmod(0o600)
+            await self._server.load_certificate(str(folder / "server.der"))
+            await self._server.load_private_key(str(folder / "server.pem"))
+            objects = self._server.nodes.objects
             for name, value in (("a", 1.0), ("b", 2.0), ("wave", [0.0, 0.0]), ("text", "cheese")):
-                self.nodes[name] = await folder.add_variable(ua.NodeId(name, 1), name, value)
+                self.nodes[name] = await objects.add_variable(ua.NodeId(name, 1), name, value)
 
         self._loop.do(make(), 60)
         self.start()
