@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.servers import until
-from tests.agent.sources.servers import PlainBroker
+from tests.agent.sources.broker import PlainBroker
 from tests.agent.test_agent_end_to_end import World
 from wheeltapper_protocols.messages import PipelineStatus
 

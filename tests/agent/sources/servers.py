@@ -1,64 +1,24 @@
-"""Real servers beside the machine: a broker, a Modbus server, an OPC UA server; each can die and come back."""
+"""Real servers beside the machine: a Modbus server, an OPC UA server; each can die and come back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as paho
 from asyncua import Server, ua
 from asyncua.crypto.cert_gen import setup_self_signed_certificate
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from paho.mqtt.enums import CallbackAPIVersion
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from tests.agent.servers import free_port
-
-
-class PlainBroker:
-    """A Mosquitto without TLS unless ``lines`` says otherwise."""
-
-    def __init__(self, folder: Path, *lines: str) -> None:
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        anonymous = "" if any("password_file" in line for line in lines) else "allow_anonymous true\n"
-        self._config.write_text(f"listener {self.port} 127.0.0.1\n{anonymous}user root\n" + "\n".join(lines) + "\n")
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            ["/usr/sbin/mosquitto", "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
-                return
-            time.sleep(0.05)
-        raise AssertionError("mosquitto did not start")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def client(self, username: str = "", password: str = "", ca: Path | None = None) -> paho.Client:
-        """A connected publisher."""
-        client = paho.Client(CallbackAPIVersion.VERSION2)
-        if username:
-            client.username_pw_set(username, password)
-        if ca:
-            client.tls_set(str(ca))
-        client.connect("127.0.0.1", self.port)
-        client.loop_start()
-        return client
 
 
 class Loop:
@@ -73,6 +33,14 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
 
     def close(self) -> None:
+        async def cancel() -> None:
+            mine = asyncio.current_task()
+            for task in asyncio.all_tasks():
+                if task is not mine:
+                    task.cancel()
+            await asyncio.sleep(0)
+
+        self.do(cancel())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
         self.loop.close()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.agent.servers import Authority, until
+from tests.agent.sources.broker import PlainBroker
 from tests.agent.sources.rig import open_source, quickly, running
-from tests.agent.sources.servers import PlainBroker
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.sources.mqtt import MqttConfig
 from wheeltapper_agent.adapters.sources.payload import PayloadReader
