@@ -58,6 +58,9 @@ class DeliveryConfig:
     batch_seconds: float = 1.0
     resend_seconds: float = 5.0
     max_in_flight: int = 2000
+    catch_up_records_per_second: float = 2000.0
+    """At most so many records a second, but for alerts and reports made while connected; must be more than the pipelines
+    make. 0: without a bound."""
     reconnect_max_seconds: float = 10.0
     flush_seconds: float = 5.0
     """How long a clean end waits for the fleet's ack."""
@@ -169,7 +172,9 @@ class Profile:
     """100 is one core."""
     spool_max_records: int = 1_000_000
     spool_max_mb: int = 512
-    spool_max_days: int = 30
+    spool_max_days: float = 30.0
+    spool_commit_seconds: float = 1.0
+    """How long telemetry waits in memory for the next commit, which spares flash; alerts and reports never wait."""
     batch_records: int = 200
     capture_max_mb: int = 64
     buses: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
 from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_source
-from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
 from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
@@ -62,6 +62,15 @@ SPOOL_FILE: Final = "spool.sqlite"
 _TURN_SECONDS: Final = 1.0
 _HANG_SECONDS: Final = 60.0
 """Longer than any window may take to be scored and stored, where nobody set a watchdog."""
+_SECONDS_A_DAY: Final = 86_400.0
+
+
+def make_spool(path: Path, profile: Profile) -> Spool:
+    """The spool within the board's limits."""
+    limits = SpoolLimits(
+        profile.spool_max_records, profile.spool_max_mb * 1024 * 1024, profile.spool_max_days * _SECONDS_A_DAY
+    )
+    return Spool(path, limits=limits, commit_seconds=profile.spool_commit_seconds)
 
 
 class Agent:
@@ -77,7 +86,7 @@ class Agent:
         self._state = state
         self._changed = threading.Event()
         self._stopping = threading.Event()
-        self.spool = Spool(state / SPOOL_FILE, profile.spool_max_records)
+        self.spool = make_spool(state / SPOOL_FILE, profile)
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
         self.pipelines: dict[str, Pipeline] = {}
