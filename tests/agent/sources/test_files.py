@@ -175,6 +175,7 @@ def test_windows_that_are_due_can_be_taken_at_once(tmp_path: Path) -> None:
         ("path = 'r.npz'\nchannels = ['y']", "source.mismatch"),
         ("path = 'r.npz'\nwindow_samples = 17", "config.invalid"),
         ("path = 'a.wav'", "config.invalid"),
+        ("path = 'a.csv'\nwindow_samples = 10\nsample_rate_hz = 1\ndelimiter = ''", "config.invalid"),
         ("path = 'a.wav'\nwindow_samples = 10\nscale = [1, 2]", "config.invalid"),
         ("path = 'a.wav'\nwindow_samples = 10\nsample_rate_hz = 44100", "source.mismatch"),
         ("path = 'a.csv'\nwindow_samples = 10", "config.invalid"),
