@@ -30,7 +30,10 @@ def piece(client: Client, name: str, content: bytes, offset: int, end: int, **he
         "X-Pipeline": "main",
     }
     return client.ask(
-        "PATCH", f"/v1/captures/{name}", content[offset:end], head | {k.replace("_", "-"): v for k, v in headers.items()}
+        "PATCH",
+        f"/v1/captures/{name}",
+        content[offset:end],
+        head | {k.replace("_", "-"): v for k, v in headers.items()},
     )
 
 

@@ -1,4 +1,5 @@
-"""The device's spool and delivery against the fleet's ingest: in one process under random faults, and over the broker."""
+"""The device's spool and delivery against the fleet's ingest: in one process under random faults, and over the
+broker."""
 
 from __future__ import annotations
 
@@ -183,8 +184,8 @@ def test_a_backlog_goes_out_at_a_bounded_rate_and_what_is_live_does_not_wait(tmp
             delivery._step()
         for kind, payload in network.sent:
             message = decode(kind, payload)
-            seqs = [each.seq for each in message.records] if kind is Up.TELEMETRY else [message.seq]  # type: ignore[union-attr]
-            order += [(kind.value, seq) for seq in seqs]
+            seqs = [each.seq for each in message.records] if kind is Up.TELEMETRY else [message.seq]  # type:
+            ignore[union-attr] order += [(kind.value, seq) for seq in seqs]
         if live_after == -1 and len(order) > 1000:
             spool.append(alert(5000))
             live_after = len(order)

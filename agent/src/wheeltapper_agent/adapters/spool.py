@@ -3,8 +3,8 @@
 Invariants:
     * ``epoch`` is drawn once for the life of the database; ``seq`` is 1, 2, 3, … without gaps over all kinds of
       record, and a seq never names two records.
-    * A record is forgotten only after :meth:`Spool.ack`, or when a limit is exceeded: the oldest telemetry first, alerts
-      and reports when no telemetry is left. What was dropped is counted by kind in the same transaction, and a
+    * A record is forgotten only after :meth:`Spool.ack`, or when a limit is exceeded: the oldest telemetry first,
+      alerts and reports when no telemetry is left. What was dropped is counted by kind in the same transaction, and a
       :class:`LossReport` tells the fleet.
     * What :meth:`Spool.peek` gives was committed: a seq is never sent before a power cut could not take it back.
     * A window's record and the pipeline's next window index are one transaction: a kill neither repeats nor skips an
@@ -135,7 +135,8 @@ class Spool:
     """The records of one device. Safe to use from several threads.
 
     Args:
-        path: the database; a damaged one is set aside and a new epoch begins; a disk that refuses is tried again at each
+        path: the database; a damaged one is set aside and a new epoch begins; a disk that refuses is tried again at
+        each
             use.
         max_records: as in :class:`SpoolLimits`, where only that one matters.
         limits: beyond them records are dropped and counted.
@@ -419,8 +420,8 @@ class Spool:
         self._limited = not reserved
 
     def _make_room(self, drop: bool) -> bool:
-        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the oldest
-        telemetry; False if it cannot be done."""
+        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the
+        oldest telemetry; False if it cannot be done."""
         connection, state = self._open(), self._state.copy()
         if drop:
             release(self._path)
@@ -528,8 +529,8 @@ class Spool:
     def ack(self, epoch: str, seq: int) -> bool:
         """Forget every record up to ``seq``. Another epoch's or an old ack does nothing; True if it did.
 
-        It is kept with the next commit, at the latest a second later: a kill before that only sends again what the fleet
-        has, and the fleet acknowledges it again.
+        It is kept with the next commit, at the latest a second later: a kill before that only sends again what the
+        fleet has, and the fleet acknowledges it again.
         """
         with self._lock:
             state = self._state
@@ -624,9 +625,9 @@ def _insert(connection: sqlite3.Connection, state: State, items: Sequence[_Row])
 
 def _keep_answers(connection: sqlite3.Connection, rows: Iterable[_Row]) -> bool:
     commands = [
-        (item.body.command,)
+        (item.body.command or item.body.upload,)
         for item, _ in rows
-        if isinstance(item, Report) and isinstance(item.body, CaptureReport) and item.body.command is not None
+        if isinstance(item, Report) and isinstance(item.body, CaptureReport)
     ]
     if commands:
         connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)

@@ -1,7 +1,7 @@
 """What a spool may hold, and what goes when it is more: the oldest telemetry first, alerts and reports last.
 
-Every function works within the caller's transaction and counts in the caller's :class:`State`. A dropped record leaves a
-hole in the numbering; whoever sends the next one above it says so (``after``, ``oldest``).
+Every function works within the caller's transaction and counts in the caller's :class:`State`. A dropped record leaves
+a hole in the numbering; whoever sends the next one above it says so (``after``, ``oldest``).
 """
 
 from __future__ import annotations

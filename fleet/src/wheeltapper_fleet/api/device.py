@@ -191,7 +191,6 @@ def _add_captures(app: FastAPI, api: DeviceApi, device: Callable[[Request], str]
             await _receive(request, upload)
             return asdict(await run_in_threadpool(api.captures.accept, sender, command, upload, sha256))
 
-
     _add_resumable_captures(app, api, device)
 
 

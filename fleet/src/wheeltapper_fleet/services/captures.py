@@ -1,8 +1,8 @@
 """Captures: raw recordings that a device sends because it was asked to, or because a rule of its own says so.
 
 Invariants:
-    * Only the answer to a capture command of that very device is taken, or a recording named ``auto-<16 hex digits>`` of
-      a device's rules; each only once: the same bytes again change nothing, other bytes are refused.
+    * Only the answer to a capture command of that very device is taken, or a recording named ``auto-<16 hex digits>``
+      of a device's rules; each only once: the same bytes again change nothing, other bytes are refused.
     * A device's rules bring at most :data:`MAX_AUTO_BYTES_A_DAY` within a day.
     * What is kept has the SHA-256 that the device named, is within the cap, and was read as a recording.
     * A row in the table means that the file is there (the file comes first).

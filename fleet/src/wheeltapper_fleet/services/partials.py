@@ -1,10 +1,10 @@
 """Uploads that are not whole yet: what came of each, until the rest comes or its time is over.
 
 Invariants:
-    * A piece is taken only where the one before it ended; of two senders of the same upload one goes on and the other is
-      refused at its next bytes.
-    * No upload is longer than it said at its beginning, no device has more than :data:`MAX_A_DEVICE` of them, all together
-      have at most ``total_bytes``, and one that got nothing for ``expire_seconds`` is gone.
+    * A piece is taken only where the one before it ended; of two senders of the same upload one goes on and the other
+      is refused at its next bytes.
+    * No upload is longer than it said at its beginning, no device has more than :data:`MAX_A_DEVICE` of them, all
+      together have at most ``total_bytes``, and one that got nothing for ``expire_seconds`` is gone.
     * A name is one device's own: another's upload of the same name is another upload.
 
 Not here: who may upload what, whether the bytes are right (:mod:`captures`).
