@@ -46,14 +46,15 @@ class FakePipeline:
 class Agent:
     """Captures with a spool, against one server."""
 
-    def __init__(self, folder: Path, client: HttpsClient, max_bytes: int = 10**7, clock: Any = None, **config: Any) ->
-    None:
+    def __init__(
+        self, folder: Path, client: HttpsClient, max_bytes: int = 10**7, clock: Any = None, **config: Any
+    ) -> None:
         self.spool = Spool(folder / "spool.db")
-        config = {"rules": (RULE,), "bytes_per_second": 0.0, "piece_kb": 64} | config
+        fields: dict[str, Any] = {"rules": (RULE,), "bytes_per_second": 0.0, "piece_kb": 64, **config}
         pipelines: Any = {"main": FakePipeline()}
         clock = clock or SystemClock()
         self.captures = Captures(
-            "dev-1", pipelines, self.spool, client, clock, max_bytes, folder / "captures", CaptureConfig(**config)
+            "dev-1", pipelines, self.spool, client, clock, max_bytes, folder / "captures", CaptureConfig(**fields)
         )
         rules = self.captures.rules("main", SPEC)
         assert rules is not None
@@ -212,8 +213,9 @@ def test_a_days_share_is_kept_over_restarts(client: HttpsClient, world: World, t
         for index in range(start, start + 4):
             agent.rules.observe(seen(index))
         until(lambda: agent.captures._jobs.empty())
-    until(lambda: bool(agent.waiting()) and not any(map(agent.captures._uplink.allowed,
-    agent.captures._folder.entries()))) sent = sum(kept.length for kept in world.captures.list())
+    uplink, folder = agent.captures._uplink, agent.captures._folder
+    until(lambda: bool(agent.waiting()) and not any(uplink.allowed(one) for one in folder.entries()))
+    sent = sum(kept.length for kept in world.captures.list())
     assert 0 < sent <= 4000
     waiting = len(agent.waiting())
     agent.close()
