@@ -134,6 +134,7 @@ def _stuck(samples: npt.NDArray[np.floating[Any]], stuck_samples: int) -> int:
     same = samples[1:] == samples[:-1]
     if np.count_nonzero(same) < length - 1:
         return 0
+    same &= np.isfinite(samples[1:])  # a missing value is not stuck
     stuck = 0
     for channel in range(samples.shape[1]):
         edges = np.flatnonzero(np.diff(same[:, channel], prepend=False, append=False))

@@ -4,7 +4,7 @@ ADWIN keeps a window of the newest values that is as long as their mean did not 
 means of every older and newer part; where they differ by more than chance allows, the older part is forgotten: all of
 it at the clearest cut, not value by value until no cut shows, so that one change is told once.
 Source: Bifet and Gavaldà, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007, section 3.1 (the cut
-with the variance, equation 3.1) and section 3.2 (ADWIN2: buckets of 1, 2, 4, … values, at most :data:`_SAME_SIZE` of a
+with the variance, equation 3.1) and section 3.2 (ADWIN2: buckets of sizes 1, 2, 4, …, at most :data:`_SAME_SIZE` of a
 size, so that n values take ``O(log n)`` memory).
 
 The bound needs values in 0 to 1. A score has no upper end, so what is watched is ``score / (1 + score)``: 0.5 is the
@@ -33,7 +33,9 @@ __all__ = ["Adwin", "Change", "ScoreWatch", "squashed"]
 
 _SAME_SIZE: Final = 5
 _SIZES: Final = 24
-"""Up to 5 * 2**24 values: a week at 138 windows a second."""
+"""Up to 5 * 2**24 of the smallest buckets: weeks at a hundred windows a second."""
+_LEAST_BUCKET: Final = 4
+"""Where looks are further apart, values need not be told apart so finely: a quarter of the work."""
 _LEAST_PART: Final = 5
 """Shorter parts of the window are not compared."""
 
@@ -47,16 +49,10 @@ class Change:
     after: float
 
 
-@dataclass(slots=True)
-class _Bucket:
-    """``2**size`` values: their sum, and the sum of squared deviations from their mean."""
-
-    total: float
-    m2: float
-
-
 class Adwin:
     """The adaptive window over values between 0 and 1.
+
+    Values wait for the next look and are then put into buckets together, :attr:`base` to the smallest.
 
     Args:
         delta: how probable a false alarm may be at one look.
@@ -65,12 +61,14 @@ class Adwin:
     """
 
     def __init__(self, delta: float, look_every: int = 32, warm_up: int = 10) -> None:
+        self.base = math.gcd(look_every, _LEAST_BUCKET)
         self._delta = delta
         self._look_every = look_every
         self._warm_up = warm_up
-        self._sizes: list[list[_Bucket]] = [[]]
-        """By size; in each the oldest bucket first."""
-        self._seen = 0
+        self._new: list[float] = []
+        self._sizes: list[list[tuple[float, float]]] = [[]]
+        """Buckets by size, in each the oldest first: the sum of ``base * 2**size`` values, and the sum of their squared
+        deviations from their mean."""
         self._width = 0
         self._total = 0.0
         self._m2 = 0.0
@@ -78,12 +76,12 @@ class Adwin:
     @property
     def width(self) -> int:
         """How many values the window holds."""
-        return self._width
+        return self._width + len(self._new)
 
     @property
     def mean(self) -> float:
         """The mean of the window; 0 while it is empty."""
-        return self._total / self._width if self._width else 0.0
+        return (self._total + sum(self._new)) / self.width if self.width else 0.0
 
     @property
     def buckets(self) -> int:
@@ -92,46 +90,47 @@ class Adwin:
 
     def add(self, value: float) -> tuple[float, float] | None:
         """Take a value; the means before and after the change, where a look found one."""
-        self._insert(value)
-        self._seen += 1
-        if self._seen % self._look_every or self._width <= self._warm_up:
+        self._new.append(value)
+        if len(self._new) < self._look_every:
             return None
+        for start in range(0, self._look_every, self.base):
+            self._insert(self._new[start : start + self.base])
+        self._new.clear()
         return self._look()
 
-    def _insert(self, value: float) -> None:
-        if self._width:
-            delta = value - self.mean
-            self._m2 += delta * delta * self._width / (self._width + 1)
-        self._width += 1
-        self._total += value
-        self._sizes[0].append(_Bucket(value, 0.0))
-        size = 0
-        while len(self._sizes[size]) > _SAME_SIZE:
+    def _insert(self, values: list[float]) -> None:
+        """Put ``base`` values into a bucket."""
+        n, total = len(values), sum(values)
+        mean = total / n
+        m2 = sum((value - mean) ** 2 for value in values)
+        self._m2 += m2 + _between(self._width, self._total, n, total)
+        self._width += n
+        self._total += total
+        self._sizes[0].append((total, m2))
+        for size, buckets in enumerate(self._sizes):
+            if len(buckets) <= _SAME_SIZE:
+                return
+            if size + 1 == _SIZES:
+                self._forget()
+                return
             if size + 1 == len(self._sizes):
-                if len(self._sizes) == _SIZES:
-                    self._forget()
-                    return
                 self._sizes.append([])
-            first, second = self._sizes[size][:2]
-            del self._sizes[size][:2]
-            n = float(2**size)
-            delta = (first.total - second.total) / n
-            m2 = first.m2 + second.m2 + delta * delta * n / 2
-            self._sizes[size + 1].append(_Bucket(first.total + second.total, m2))
-            size += 1
+            one, other = buckets[:2]
+            del buckets[:2]
+            held = n << size
+            joined_m2 = one[1] + other[1] + _between(held, one[0], held, other[0])
+            self._sizes[size + 1].append((one[0] + other[0], joined_m2))
 
-    def _forget(self) -> None:
-        """Drop the oldest bucket."""
-        bucket = self._sizes[-1].pop(0)
-        n = 2 ** (len(self._sizes) - 1)
+    def _forget(self) -> int:
+        """Drop the oldest bucket; how many values it held."""
+        total, m2 = self._sizes[-1].pop(0)
+        n = self.base << (len(self._sizes) - 1)
         while len(self._sizes) > 1 and not self._sizes[-1]:
             self._sizes.pop()
         self._width -= n
-        self._total -= bucket.total
-        if self._width:
-            delta = bucket.total / n - self.mean
-            self._m2 -= bucket.m2 + delta * delta * n * self._width / (n + self._width)
-        self._m2 = max(0.0, self._m2) if self._width else 0.0
+        self._total -= total
+        self._m2 = max(0.0, self._m2 - m2 - _between(self._width, self._total, n, total)) if self._width else 0.0
+        return n
 
     def _look(self) -> tuple[float, float] | None:
         """Forget what is older than the clearest cut, while there is one; the first cut's means."""
@@ -140,8 +139,7 @@ class Adwin:
             older, before, after = cut
             found = found or (before, after)
             while older > 0:
-                older -= 2 ** (len(self._sizes) - 1)
-                self._forget()
+                older -= self._forget()
         return found
 
     def _cut(self) -> tuple[int, float, float] | None:
@@ -152,9 +150,9 @@ class Adwin:
         clearest = 1.0
         older, total = 0, 0.0
         for size in range(len(self._sizes) - 1, -1, -1):
-            for bucket in self._sizes[size]:
-                older += 2**size
-                total += bucket.total
+            for bucket_total, _ in self._sizes[size]:
+                older += self.base << size
+                total += bucket_total
                 newer = self._width - older
                 if older < _LEAST_PART or newer < _LEAST_PART:
                     continue
@@ -165,6 +163,14 @@ class Adwin:
                     clearest = abs(before - after) / limit
                     best = older, before, after
         return best
+
+
+def _between(n: int, total: float, other_n: int, other_total: float) -> float:
+    """What joining two parts adds to their sums of squared deviations (Chan, Golub and LeVeque 1979)."""
+    if not n or not other_n:
+        return 0.0
+    delta = total / n - other_total / other_n
+    return delta * delta * n * other_n / (n + other_n)
 
 
 class ScoreWatch:

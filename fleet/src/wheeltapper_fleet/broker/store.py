@@ -31,6 +31,7 @@ from wheeltapper_protocols.messages import (
     Alert,
     AssignmentRefused,
     CaptureReport,
+    DriftReport,
     ExecutionReport,
     Report,
     Status,
@@ -318,4 +319,13 @@ def _alert_record(device: str, alert: Alert, now: float) -> dict[str, Any]:
 def _report_record(device: str, report: Report, now: float) -> dict[str, Any]:
     empty = dict.fromkeys(("pipeline", "window", "t_s", "model", "release", "score", "severity"))
     row = {"device": device, "epoch": report.epoch, "seq": report.seq, "kind": "report", "received_at": now}
-    return {**row, **empty, "body": msgspec.to_builtins(report)}
+    return {**row, **empty, **_drift_columns(report), "body": msgspec.to_builtins(report)}
+
+
+def _drift_columns(report: Report) -> dict[str, Any]:
+    """By what reports of drift are found again."""
+    body = report.body
+    if not isinstance(body, DriftReport):
+        return {}
+    keys = {"pipeline": body.pipeline, "model": body.model, "release": body.release}
+    return {**keys, "window": body.last_window, "t_s": body.last_t_s}

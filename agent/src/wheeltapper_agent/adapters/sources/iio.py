@@ -124,7 +124,7 @@ class IioReader:
             available = _read(folder / f"{path.name}_available", "")
             raise AgentError(
                 "source.mismatch",
-                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it can do {available or 'nothing else'}",
+                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it can {available or 'no other'}",
             )
 
     def _enable(self, folder: Path) -> tuple[list[_Channel], _Channel | None]:
@@ -195,8 +195,10 @@ class IioReader:
 
 
 def _limit(channel: _Channel) -> float:
-    """The largest absolute physical value that both ends of the channel's bits reach."""
-    return min(abs((number + channel.offset) * channel.scale) for number in channel.element.limits)
+    """The largest absolute physical value: of both ends of the channel's bits the smaller, unless that end is near 0
+    (unsigned bits, a large offset)."""
+    smaller, larger = sorted(abs((number + channel.offset) * channel.scale) for number in channel.element.limits)
+    return smaller if smaller > larger / 2 else larger
 
 
 def _shared(folder: Path, name: str, what: str, default: float) -> float:

@@ -57,6 +57,18 @@ class ReplaySource:
             self._begin.set()
         self.dropped = 0
         self.state = "waiting" if config.hold_until_model else "running"
+        self._next = 0
+        """Index of the next window."""
+        self._due_s: float | None = None
+        """When window 0 would have been due."""
+
+    @property
+    def pending(self) -> int:
+        """Windows that are due already, where it is known how many there are."""
+        if self._cut.count is None or self._due_s is None:
+            return 0
+        due = math.floor((self._clock.monotonic() - self._due_s) * self._config.rate_hz) + 1
+        return max(0, min(due, self._cut.count) - self._next)
 
     def model_ready(self) -> None:
         """Begin, if the source was holding."""
@@ -70,15 +82,16 @@ class ReplaySource:
     def windows(self, first: int) -> Iterator[Window]:
         """Windows ``first``, ``first + 1``, …; nothing is skipped when the reader is slow."""
         self._begin.wait()
-        started, given, failures = self._clock.monotonic(), 0, 0
+        failures, self._next = 0, first
+        self._due_s = self._clock.monotonic() - first / self._config.rate_hz
         while not self._closed.is_set():
             try:
-                for window in islice(self._cut.windows(), first + given, None):
-                    due_in = started + given / self._config.rate_hz - self._clock.monotonic()
+                for window in islice(self._cut.windows(), self._next, None):
+                    due_in = self._due_s + self._next / self._config.rate_hz - self._clock.monotonic()
                     if self._closed.is_set() or (due_in > 0 and self._closed.wait(due_in)):
                         return
                     self.state, failures = "running", 0
-                    given += 1
+                    self._next += 1
                     yield window
             except AgentError as error:
                 if self.state != error.code:
@@ -111,6 +124,8 @@ class Snapshots:
         rate_hz, snapshot = float(recording.sample_rate_hz), recording.window_samples
         window = config.window_samples or snapshot
         self._whole = window == snapshot and config.hop_samples in (0, window)
+        self.count = recording.snapshots if self._whole else None
+        """How many windows there are, if that is known."""
         self._framing = Framing(rate_hz, len(recording.channels), window, config.hop_samples)
         if window > snapshot and not _continuous(recording):
             raise AgentError("config.invalid", f"window_samples is longer than a snapshot of {snapshot} samples")
@@ -137,6 +152,9 @@ class Snapshots:
 
 class Continuous:
     """The windows of a WAV, CSV or Parquet file."""
+
+    count: int | None = None
+    """How many there are: known only when all were read."""
 
     def __init__(self, config: ReplayConfig) -> None:
         self._config = config
