@@ -4,8 +4,8 @@ Invariants:
     * A record ``(device, epoch, seq)`` is stored once, however often it comes.
     * What :func:`store` returns must be said only after the commit: acks cover what is then in the database.
     * A spool's ``contiguous`` only rises; every seq up to it is stored, or was dropped by the device (and is counted:
-      stored up to ``contiguous`` + ``dropped`` = ``contiguous``). A record that comes after all, because it was under way
-      when the device dropped it, is stored and no longer counted.
+      stored up to ``contiguous`` + ``dropped`` = ``contiguous``). A record that comes after all, because it was under
+      way when the device dropped it, is stored and no longer counted.
     * What a message says of holes (``oldest``, ``after``) is true for ever, so old and repeated messages do no harm. A
       hole further up than ``contiguous`` reaches is not remembered: the device repeats what is not acknowledged.
     * Messages may come twice and out of order; the outcome is the same.
