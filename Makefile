@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.ready
 ORACLES := .venv-oracles
 ARGS   ?=
 
-.PHONY: setup demo test test-all oracles check bench format clean
+.PHONY: setup demo test test-all oracles check bench bench-agent format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -50,7 +50,10 @@ check: $(STAMP)  ## ruff, mypy --strict, import walls
 	@$(BIN)/python -m pytest tests/test_walls.py
 
 bench: $(STAMP)  ## measure, each as a ratio against a named baseline
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-agent: $(STAMP)  ## the agent's figures; also in build/bench/agent.json
+	@$(BIN)/python benchmarks/agent.py $(ARGS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff format .

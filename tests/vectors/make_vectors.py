@@ -170,6 +170,55 @@ VALID: dict[str, tuple[str, m.Message]] = {
             ),
         ),
     ),
+    "telemetry_after_a_hole": (
+        "up/telemetry",
+        m.Telemetry(epoch=EPOCH, oldest=2, after=2, records=[RECORD]),
+    ),
+    "report_after_a_hole": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=2,
+            seq=12,
+            at=1.7e9,
+            after=7,
+            body=m.LossReport(why="spool.full,spool.age", counts={"telemetry": 40, "alert": 1}),
+        ),
+    ),
+    "report_lost_epoch": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=1,
+            seq=1,
+            at=1.7e9,
+            body=m.LossReport(
+                why="spool.corrupt",
+                counts={"telemetry": 3},
+                lost_epoch="ffeeddccbbaa9988",
+                first=5,
+                last=7,
+                detail="database disk image is malformed",
+            ),
+        ),
+    ),
+    "report_capture_by_rule": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=7,
+            seq=13,
+            at=1.7e9,
+            body=m.CaptureReport(
+                pipeline="main",
+                sha256="ab" * 32,
+                length=4096,
+                snapshots=8,
+                reason="alert",
+                upload="auto-0011223344556677",
+            ),
+        ),
+    ),
     "command_capture": (
         "down/command",
         m.Command(id="k1", expires_at=1.7e9, body=m.CaptureCommand(pipeline="main", snapshots=8)),
@@ -235,6 +284,16 @@ def invalid() -> dict[str, tuple[str, bytes]]:
         "drift_two_scores": drift(score=SKETCHES),
         "drift_windows_backwards": drift(last_window=95),
         "drift_too_many_events": drift(events=[{"kind": "level", "window": 1, "before": 0, "after": 1}] * 17),
+        "telemetry_negative_after": ("up/telemetry", packed(after=-1)),
+        "loss_without_why": (
+            "up/report",
+            b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,"body":{"type":"loss","counts":{"alert":1}}}',
+        ),
+        "loss_negative_count": (
+            "up/report",
+            b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,'
+            b'"body":{"type":"loss","why":"spool.full","counts":{"alert":-1}}}',
+        ),
         "capture_not_defined": ("up/capture", b"{}"),
         "command_expired_type": ("down/command", b'{"id":"k","expires_at":"soon","body":{"type":"cancel"}}'),
         "ack_negative": ("down/ack", b'{"epoch":"00112233445566aa","seq":-1}'),

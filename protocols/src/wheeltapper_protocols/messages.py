@@ -9,7 +9,8 @@ Invariants:
 
 Records (telemetry, alert, report) carry ``(epoch, seq)``: the id of the spool's life and 1, 2, 3, … without gaps across
 all three kinds. ``oldest`` is the lowest seq that the spool still holds: what is below it and not with the fleet was
-dropped on the device and will never come.
+dropped on the device and will never come. ``after`` says the same of a hole in the middle: what lies between it and the
+(first) seq of the message.
 
 What this module does not do: topics (:mod:`topics`), signatures (:mod:`assignment`), sending.
 """
@@ -44,6 +45,7 @@ __all__ = [
     "DriftReport",
     "ExecutionReport",
     "ExecutionState",
+    "LossReport",
     "PipelineStatus",
     "Reason",
     "Report",
@@ -182,6 +184,8 @@ class Telemetry(_Message, frozen=True, kw_only=True):
     epoch: Epoch
     oldest: Seq
     records: Annotated[list[TelemetryRecord], Meta(min_length=1, max_length=5000)]
+    after: Count | None = None
+    """The seq that the spool holds next below the first record; what lies between will never come. None: no hole."""
 
 
 class Reason(_Message, frozen=True, kw_only=True):
@@ -209,6 +213,8 @@ class Alert(_Message, frozen=True, kw_only=True):
     severity: Severity
     raised: bool = True
     reasons: Annotated[list[Reason], Meta(max_length=16)] = []
+    after: Count | None = None
+    """As in :class:`Telemetry`."""
 
 
 class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
@@ -231,14 +237,38 @@ class AssignmentRefused(_Message, frozen=True, kw_only=True, tag="assignment-ref
 
 
 class CaptureReport(_Message, frozen=True, kw_only=True, tag="capture"):
-    """The answer to a capture command: the uploaded recording by its ``sha256``, or the code that says why not."""
+    """The answer to a capture command, or (without one) what a rule of the device recorded: the uploaded recording by
+    its ``sha256``, or the code that says why not."""
 
-    command: Identifier
+    command: Identifier | None = None
     pipeline: Name
     sha256: Annotated[str, Meta(pattern=SHA256_PATTERN)] | None = None
     length: Count = 0
     snapshots: Count = 0
     code: Code = ""
+    detail: Text = ""
+    reason: Code = ""
+    """Which rule asked for it: ``alert``, ``drift``, ``random`` or another trigger's name."""
+    upload: Identifier | None = None
+    """Under which name a rule's recording was uploaded; a command's has the command's id."""
+
+
+class LossReport(_Message, frozen=True, kw_only=True, tag="loss"):
+    """Records that will never come: dropped from this spool, or lost with another that could not be read any more.
+
+    ``counts`` are by kind (``telemetry``, ``alert``, ``report``) since the epoch began, so a later report replaces an
+    earlier one. They count what the device gave up; a record whose ack was lost may be with the fleet all the same.
+    """
+
+    why: Code
+    """``spool.full``, ``spool.age``, ``spool.unreadable``, several joined by a comma, or ``spool.corrupt``."""
+    counts: Annotated[dict[Code, Count], Meta(max_length=16)] = {}
+    lost_epoch: Epoch | None = None
+    """The epoch that ended with ``spool.corrupt``, where it could still be told."""
+    first: Count = 0
+    """Of a lost epoch: the lowest seq that was not acknowledged; 0 where unknown."""
+    last: Count = 0
+    """Of a lost epoch: the newest seq."""
     detail: Text = ""
 
 
@@ -305,7 +335,9 @@ class Report(_Message, frozen=True, kw_only=True):
     oldest: Seq
     seq: Seq
     at: Seconds
-    body: ExecutionReport | AssignmentRefused | CaptureReport | DriftReport
+    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport
+    after: Count | None = None
+    """As in :class:`Telemetry`."""
 
 
 class CaptureCommand(_Message, frozen=True, kw_only=True, tag="capture"):

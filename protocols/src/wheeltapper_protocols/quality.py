@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-__all__ = ["STUCK_SAMPLES", "DataQuality", "window_quality"]
+__all__ = ["STUCK_SAMPLES", "DataQuality", "complete", "window_quality"]
 
 _MAX_COUNT: Final = 2**53
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_COUNT)]
@@ -103,6 +103,11 @@ def window_quality(
     )
 
 
+def complete(samples: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether no value is missing: all are finite numbers."""
+    return _missing(samples) == 0
+
+
 def _missing(samples: npt.NDArray[np.floating[Any]]) -> int:
     # The sum of finite numbers is finite, short of an overflow: then the careful count finds none missing.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -113,7 +118,7 @@ def _missing(samples: npt.NDArray[np.floating[Any]]) -> int:
 def _clipped(samples: npt.NDArray[np.floating[Any]], full_scale: Sequence[float]) -> int:
     if samples.size == 0:
         return 0
-    least = min(full_scale)
+    least = samples.dtype.type(min(full_scale))
     # A comparison with NaN is false, so that a window with NaN takes the careful way.
     if samples.max() < least and samples.min() > -least:
         return 0
@@ -129,6 +134,7 @@ def _stuck(samples: npt.NDArray[np.floating[Any]], stuck_samples: int) -> int:
     same = samples[1:] == samples[:-1]
     if np.count_nonzero(same) < length - 1:
         return 0
+    same &= np.isfinite(samples[1:])  # a missing value is not stuck
     stuck = 0
     for channel in range(samples.shape[1]):
         edges = np.flatnonzero(np.diff(same[:, channel], prepend=False, append=False))
