@@ -214,6 +214,17 @@ def test_an_hour_is_an_hour_of_the_clock_that_never_jumps() -> None:
     assert rig.reports[-1].last_t_s == 1e12
 
 
+def test_indices_that_are_given_again_after_a_full_disk_do_no_harm() -> None:
+    rig, seen = Rig(), manifest()
+    source = stream(seen)
+    for index in (*range(90, 100), *range(80, 90)):
+        rig.index = index
+        rig.feed(seen, *next(source))
+    rig.end()
+    (report,) = rig.reports
+    assert (report.first_window, report.last_window, report.windows) == (90, 99, 20)
+
+
 def test_a_hook_that_fails_costs_nothing() -> None:
     rig, seen = Rig(), manifest()
 
