@@ -35,6 +35,7 @@ class Device:
         source: SimulatorConfig = SMALL,
         root: bytes = b"",
         clock: Clock | None = None,
+        **update: Any,
     ) -> None:
         identity = server.identity(folder / "identity")
         context = tls_context(identity.ca, identity.certificate, identity.key)
@@ -45,9 +46,10 @@ class Device:
         metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client, clock)
         self.marks = MarkStore((folder / MARKS_FILE, folder / "slots" / MARKS_FILE))
         self.slots = Slots(folder / "slots")
-        config = UpdateConfig(fetch_attempts=2, fetch_retry_seconds=0.05, probation_windows=2)
+        fields: dict[str, Any] = {"fetch_attempts": 2, "fetch_retry_seconds": 0.05, "probation_windows": 2}
+        config = UpdateConfig(**(fields | {"condition_seconds": 0.05} | update))
         pipelines = {"main": self.pipeline}
-        blobs = BlobStore(folder / "blobs", client)
+        blobs = BlobStore(folder / "blobs", client, self.slots.find, config.fetch_bytes_per_second)
         effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.marks)
         journal = Journal(folder / "journal.json")
         self.updater = Updater("device-1", journal, metadata, effects, self.marks, self.spool, clock, 0.2, lambda: None)
