@@ -93,7 +93,7 @@ class UpdateConfig:
     shadow_timeout_seconds: float = 30.0
     shadow_min_agreement: float = 0.0
     """Least share of windows of which both decide the same; 0: it is only reported."""
-    shadow_max_load: float = 4.0
+    shadow_max_load: float = 8.0
     """Load average a core above which windows are left out."""
     probation_windows: int = 3
     probation_timeout_seconds: float = 120.0
