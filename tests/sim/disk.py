@@ -72,15 +72,11 @@ class Disk:
 
     def install(self) -> None:
         """Wrap the calls of this process."""
-        os.open = self._open
-        os.fsync = self._fsync
-        os.replace = os.rename = self._rename
-        os.unlink = os.remove = self._unlink  # type: ignore[assignment]  # os.remove has the same signature
-        os.link = self._link
-        os.symlink = self._symlink
-        os.mkdir = self._mkdir
-        os.rmdir = self._rmdir
-        io.open = builtins.open = self._file_open  # type: ignore[assignment]  # only modes that the agent uses
+        for name in ("open", "fsync", "rename", "unlink", "link", "symlink", "mkdir", "rmdir"):
+            setattr(os, name, getattr(self, f"_{name}"))
+        os.replace, os.remove = os.rename, os.unlink
+        for module in (io, builtins):
+            module.__dict__["open"] = self._file_open
 
     # --- counting and killing -----------------------------------------------------------------------------------------
 

@@ -57,16 +57,17 @@ class Waiting:
             Interrupted: somebody asked to stop.
         """
         said: tuple[str, ...] = ()
-        while missing := self._missing(need_bytes, fetching):
+        while missing := self._missing(need_bytes, fetching, explain=False):
             codes = tuple(each.code for each in missing)
             if codes != said:
                 said = codes
+                missing = self._missing(need_bytes, fetching, explain=True) or missing
                 say(execution, Unmet(codes[0], "; ".join(each.detail for each in missing)))
             self._patience.wait(execution, self._config.condition_seconds)
         if said:
             _LOG.info("execution %s: waited long enough", execution.id)
 
-    def _missing(self, need_bytes: int, fetching: bool) -> tuple[Unmet, ...]:
+    def _missing(self, need_bytes: int, fetching: bool, explain: bool) -> tuple[Unmet, ...]:
         seen = Surroundings(self._clock.now())
         if self._conditions.need_mains:
             seen = replace(seen, mains=on_mains(self._config.power_supply_dir))
@@ -74,4 +75,4 @@ class Waiting:
             free = free_bytes(self._folder)
             paid = metered(self._config.route_file, self._config.metered_interfaces)
             seen = replace(seen, metered=paid, free_bytes=free)
-        return unmet(self._conditions, seen, need_bytes)
+        return unmet(self._conditions, seen, need_bytes, explain)

@@ -31,7 +31,9 @@ __all__ = [
 
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MINUTES: Final = 24 * 60
-_LOOK_AHEAD_MINUTES: Final = 8 * _DAY_MINUTES
+_LOOK_AHEAD_DAYS: Final = 8
+_LOOK_AHEAD_QUARTERS: Final = _LOOK_AHEAD_DAYS * 96
+_QUARTER_SECONDS: Final = 900.0
 _FORM: Final = re.compile(r"(?:(?P<days>[A-Za-z,-]+)\s+)?(?P<from>\d\d?:\d\d)-(?P<to>\d\d?:\d\d)")
 
 
@@ -142,25 +144,37 @@ def is_open(windows: Sequence[MaintenanceWindow], zone: tzinfo | None, now_secon
 
 
 def next_opening(windows: Sequence[MaintenanceWindow], zone: tzinfo | None, now_seconds: float) -> float | None:
-    """Unix time of the next opening, to the minute, within the next eight days."""
-    minute_seconds = 60.0 * (now_seconds // 60.0)
-    for ahead in range(1, _LOOK_AHEAD_MINUTES):
-        if is_open(windows, zone, minute_seconds + ahead * 60.0):
-            return minute_seconds + ahead * 60.0
-    return None
+    """Unix time of the next opening after ``now_seconds``, to the minute, within the next eight days.
+
+    Looks at the beginnings of the windows, and at every quarter of an hour, since a change of the clocks may open one.
+    """
+    first = _QUARTER_SECONDS * (now_seconds // _QUARTER_SECONDS + 1)
+    moments = {first + step * _QUARTER_SECONDS for step in range(_LOOK_AHEAD_QUARTERS)}
+    midnight = _local(now_seconds, zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    for day in range(_LOOK_AHEAD_DAYS + 1):
+        for window in windows:
+            begins = midnight + timedelta(days=day, minutes=window.start_minute)
+            for fold in (0, 1):
+                local = begins.replace(tzinfo=zone, fold=fold) if zone else begins.replace(fold=fold).astimezone()
+                moments.add(local.timestamp())
+    later = sorted(moment for moment in moments if moment > now_seconds)
+    return next((moment for moment in later if is_open(windows, zone, moment)), None)
 
 
-def unmet(conditions: Conditions, surroundings: Surroundings, need_bytes: int = 0) -> tuple[Unmet, ...]:
+def unmet(
+    conditions: Conditions, surroundings: Surroundings, need_bytes: int = 0, explain: bool = True
+) -> tuple[Unmet, ...]:
     """What does not hold, in a fixed order: window, mains, network, disk.
 
     Args:
         conditions: what must hold.
         surroundings: what the device sees now.
         need_bytes: room that the release still takes.
+        explain: also say when the next window opens, which takes some milliseconds.
     """
     found: list[Unmet] = []
     if not is_open(conditions.windows, conditions.zone, surroundings.now_seconds):
-        opening = next_opening(conditions.windows, conditions.zone, surroundings.now_seconds)
+        opening = next_opening(conditions.windows, conditions.zone, surroundings.now_seconds) if explain else None
         when = "" if opening is None else f"; the next opens {_local(opening, conditions.zone):%a %Y-%m-%d %H:%M %Z}"
         found.append(Unmet("update.waiting_window", f"no maintenance window is open{when}"))
     if conditions.need_mains and surroundings.mains is False:
