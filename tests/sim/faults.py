@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.sim import sqlite_calls
-from wheeltapper_agent.adapters import blobs, files, journal, marks, slots
+from wheeltapper_agent.adapters import files, journal, marks, slots
 
 __all__ = ["FAULTS", "die_in_sqlite", "plant"]
 
@@ -37,8 +37,6 @@ FAULTS: dict[str, list[tuple[Any, str, Callable[..., None]]]] = {
     "stage": [
         (slots, "fsync_file", _no_fsync),
         (slots, "fsync_folder", _no_fsync),
-        (blobs, "fsync_folder", _no_fsync),
-        (files, "fsync_folder", _no_fsync),
     ],
 }
 """By name: a link switched in two steps, a journal written in place, a release active before it is durable."""

@@ -179,10 +179,10 @@ class Ground:
         shutil.copytree(self._template, folder, symlinks=True)
         return folder
 
-    def points(self, scenario: Scenario) -> tuple[list[Point], int]:
+    def points(self, scenario: Scenario, plant: str = "") -> tuple[list[Point], int]:
         """The calls of an undisturbed run, and the number of SQLite's writes."""
         folder = self._copy()
-        code = self._run(folder, scenario)
+        code = self._run(folder, scenario, Cut(plant=plant))
         assert code == 0, (folder / "log").read_text()
         broken = check(folder, scenario)
         assert not broken, broken

@@ -18,6 +18,7 @@ from tests.sim.disk import lose_power
 from tests.sim.sweep import Cut, Ground, Point, Result, Scenario
 
 _AFTER_ACTIVATION = ("ROLLING_BACK", "ROLLED_BACK")
+_ACTIVE = "slots/pipelines/main/active"
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +95,25 @@ def test_the_spool_cut_within_many_writes(ground: Ground) -> None:
     assert sum(result.hit is not None for result in results) >= (writes - 20) // 10
 
 
-@pytest.mark.parametrize("fault", ["link", "journal", "stage"])
-def test_the_sweep_notices_a_broken_order(ground: Ground, fault: str) -> None:
-    """Planted: a link that is switched in two steps; a journal written in place; names that are never fsynced."""
-    points, _ = ground.points(ground.update)
-    wanted = {
-        "link": [point for point in points if "pipelines" in point.role],
-        "journal": [point for point in points if "journal" in point.role and point.call == "open"],
-        "stage": [point for point in points if point.state in ("PROBATION", "COMMITTED")],
-    }[fault]
-    cuts = [Cut(number, power=True, plant=fault) for number in sorted({point.number for point in wanted})][:8]
+def test_the_sweep_notices_a_link_that_is_switched_in_two_steps(ground: Ground) -> None:
+    points, _ = ground.points(ground.update, "link")
+    cuts = [Cut(point.number, plant="link") for point in points if (point.call, point.role) == ("unlink", _ACTIVE)]
     results = ground.cut_all(ground.update, cuts)
-    assert any(result.broken for result in results), [result.hit for result in results]
+    assert [result.broken for result in results] == [["no release is active"]]
+
+
+def test_the_sweep_notices_a_release_that_is_active_before_it_is_durable(ground: Ground) -> None:
+    points, _ = ground.points(ground.update, "stage")
+    cuts = [Cut(point.number, power=True, plant="stage") for point in points if point.state == "PROBATION"][:2]
+    results = ground.cut_all(ground.update, cuts)
+    assert all("no release is active" in str(result.broken) or "damaged" in str(result.broken) for result in results)
+
+
+def test_the_sweep_notices_a_journal_that_is_written_in_place(ground: Ground) -> None:
+    points, _ = ground.points(ground.rollback, "journal")
+    late = [point for point in points if point.state == "ROLLING_BACK" and point.role == "journal.json"]
+    results = ground.cut_all(ground.rollback, [Cut(point.number, power=True, plant="journal") for point in late[:2]])
+    assert any("it should end ROLLED_BACK" in str(result.broken) for result in results), results
 
 
 # --- the tracking layer itself ----------------------------------------------------------------------------------------
