@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import pytest
 
 from tests.agent.bundles import make_bundle
 from tests.agent.inside import Device, with_release_1
-from tests.agent.servers import DeviceServer, until
+from tests.agent.repository import Repository
+from tests.agent.servers import Authority, DeviceServer, until
 from tests.agent.test_hardening import JumpingClock
 from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.bundle import load_bundle
@@ -25,6 +27,32 @@ from wheeltapper_agent.shadow import Shadow
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.manifest import Shadowing
 from wheeltapper_protocols.messages import ExecutionReport, Severity, ShadowReport
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceServer]:
+    made = DeviceServer(Authority(tmp_path_factory.mktemp("ca")), Repository())
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, server: DeviceServer) -> Path:
+    """The state of a device that runs release 1 and was ended cleanly."""
+    folder = tmp_path_factory.mktemp("template") / "device"
+    with_release_1(folder, server).close()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _release_1(tmp_path: Path, template: Path) -> None:
+    shutil.copytree(template, tmp_path / "device", symlinks=True)
+
+
+@pytest.fixture
+def device(tmp_path: Path, server: DeviceServer) -> Iterator[Device]:
+    with _restarted(tmp_path / "device", server) as made:
+        yield made
 
 
 @contextmanager
@@ -60,7 +88,6 @@ def _closed_window() -> str:
 
 
 def test_it_waits_for_its_window_whatever_the_clock_does_and_says_so_once(tmp_path: Path, server: DeviceServer) -> None:
-    with_release_1(tmp_path / "device", server).close()
     clock = JumpingClock()
     device = Device(tmp_path / "device", server, clock=clock, maintenance_windows=(_closed_window(),))
     try:
@@ -79,7 +106,6 @@ def test_it_waits_for_its_window_whatever_the_clock_does_and_says_so_once(tmp_pa
 
 
 def test_it_waits_for_mains_network_and_disk_and_each_change_is_told(tmp_path: Path, server: DeviceServer) -> None:
-    with_release_1(tmp_path / "device", server).close()
     supply, route = tmp_path / "supply", tmp_path / "route"
     (supply / "AC").mkdir(parents=True)
     (supply / "AC/type").write_text("Mains")
@@ -120,7 +146,6 @@ def test_the_room_that_a_release_takes_is_known_from_its_manifest(
 
 
 def test_the_deadline_ends_a_wait_also_over_a_restart(tmp_path: Path, server: DeviceServer) -> None:
-    with_release_1(tmp_path / "device", server).close()
     window = {"maintenance_windows": (_closed_window(),)}
     with _restarted(tmp_path / "device", server, **window) as device:
         device.updater.assign(_assign(server, 2, deadline=time.time() + 2.0))
@@ -137,7 +162,6 @@ def test_the_deadline_ends_a_wait_also_over_a_restart(tmp_path: Path, server: De
 
 
 def test_a_clock_that_is_set_back_does_not_put_the_deadline_off(tmp_path: Path, server: DeviceServer) -> None:
-    with_release_1(tmp_path / "device", server).close()
     clock = JumpingClock()
     device = Device(
         tmp_path / "device", server, clock=clock, deadline_seconds=1.0, maintenance_windows=(_closed_window(),)
@@ -167,7 +191,6 @@ def test_a_cancel_may_come_before_its_assignment_and_old_ones_do_not_fill_the_me
 
 
 def test_the_shadow_compares_both_on_the_same_windows(tmp_path: Path, server: DeviceServer) -> None:
-    with_release_1(tmp_path / "device", server).close()
     with _restarted(tmp_path / "device", server, shadow_windows=12) as device:
         device.updater.assign(_assign(server, 2))
         until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
@@ -186,7 +209,6 @@ def test_the_shadow_compares_both_on_the_same_windows(tmp_path: Path, server: De
 def test_a_release_that_disagrees_is_refused_where_its_manifest_asks_for_agreement(
     tmp_path: Path, server: DeviceServer, asked: Shadowing | None, end: str
 ) -> None:
-    with_release_1(tmp_path / "device", server).close()
     settings: dict[str, Any] = {"shadow_windows": 8, "probation_max_shift": 0.0, "probation_alert_alpha": 0.0}
     with _restarted(tmp_path / "device", server, **settings) as device:
         device.updater.assign(_assign(server, 2, make_bundle(2, gain=-9.0, shadow=asked)))
@@ -200,7 +222,6 @@ def test_a_release_that_disagrees_is_refused_where_its_manifest_asks_for_agreeme
 
 
 def test_a_busy_device_shadows_nothing_and_goes_on(tmp_path: Path, server: DeviceServer) -> None:
-    with_release_1(tmp_path / "device", server).close()
     busy: dict[str, Any] = {"shadow_max_load": 0.0, "shadow_timeout_seconds": 0.5}
     with _restarted(tmp_path / "device", server, **busy) as device:
         device.updater.assign(_assign(server, 2))
@@ -240,7 +261,6 @@ def load_window(bundle: Any) -> Any:
 
 
 def test_scores_that_went_wrong_go_back(tmp_path: Path, server: DeviceServer) -> None:
-    with_release_1(tmp_path / "device", server).close()
     with _restarted(tmp_path / "device", server, shadow_windows=30, probation_windows=5) as device:
         device.updater.assign(_assign(server, 2, make_bundle(2, gain=-9.0)))
         until(lambda: "ROLLED_BACK" in device.states("e2"), 15, "the rollback")
@@ -252,7 +272,6 @@ def test_scores_that_went_wrong_go_back(tmp_path: Path, server: DeviceServer) ->
 
 def test_a_process_that_dies_in_probation_goes_back(tmp_path: Path, server: DeviceServer) -> None:
     """As the journal of a process that was killed says; three times is too often, a clean end does not count."""
-    with_release_1(tmp_path / "device", server).close()
     with _restarted(tmp_path / "device", server) as device:
         device.updater.assign(_assign(server, 2))
         until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
@@ -273,7 +292,6 @@ def test_a_release_that_is_given_up_is_not_even_loaded(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that kills the process while it is loaded: the restart is counted before, and the last one loads none."""
-    with_release_1(tmp_path / "device", server).close()
     with _restarted(tmp_path / "device", server) as device:
         device.updater.assign(_assign(server, 2))
         until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
@@ -317,7 +335,6 @@ def test_the_way_back_needs_no_room_and_a_restart_stays_there(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk fills in probation: neither journal nor links can be written, but renames and unlinks can."""
-    with_release_1(tmp_path / "device", server).close()
     settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 20}
     with monkeypatch.context() as patch, _restarted(tmp_path / "device", server, **settings) as device:
         device.updater.assign(_bad(server, 2))
@@ -338,7 +355,6 @@ def test_a_read_only_disk_runs_what_was_committed(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Restarts cannot be counted, so a loop could not be noticed: what is in probation does not run at all."""
-    with_release_1(tmp_path / "device", server).close()
     with _restarted(tmp_path / "device", server) as device:
         device.updater.assign(_assign(server, 2))
         until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
@@ -363,7 +379,6 @@ def test_a_way_back_that_failed_is_finished_at_the_next_start(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the links are refused; the journal says FAILED, and active is still the bad one."""
-    with_release_1(tmp_path / "device", server).close()
     settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 20}
     with monkeypatch.context() as patch, _restarted(tmp_path / "device", server, **settings) as device:
         device.updater.assign(_bad(server, 2))
@@ -390,7 +405,6 @@ def _refusing_agent(*_args: Any) -> None:
 def test_an_assignment_after_activation_waits_for_the_end(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    with_release_1(tmp_path / "device", server).close()
     settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 20}
     bad = state == "ROLLING_BACK"
     with _restarted(tmp_path / "device", server, **settings) as device:
