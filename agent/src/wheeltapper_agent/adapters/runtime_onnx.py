@@ -30,8 +30,10 @@ class OnnxModel:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        available = set(onnxruntime.get_available_providers())
+        usable = [name for name in providers if name in available] or ["CPUExecutionProvider"]
         try:
-            self._session: Any = onnxruntime.InferenceSession(content, options, providers=list(providers))
+            self._session: Any = onnxruntime.InferenceSession(content, options, providers=usable)
             inputs = [entry.name for entry in self._session.get_inputs()]
             outputs = [entry.name for entry in self._session.get_outputs()]
         except Exception as error:  # onnxruntime raises classes of its own that it does not export
