@@ -1,8 +1,8 @@
-"""When an update may go on: windows over midnight and over a change of the clocks, power, network, disk; pacing."""
+"""When an update may go on: windows over midnight and over a change of the clocks, power, network, disk."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -20,7 +20,6 @@ from wheeltapper_agent.core.conditions import (
     parse_window,
     unmet,
 )
-from wheeltapper_agent.core.pacing import Bucket, take
 from wheeltapper_agent.errors import AgentError
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -191,17 +190,3 @@ def test_the_configuration_names_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(AgentError) as refused:
             load_config(path)
         assert refused.value.code == "config.invalid"
-
-
-@given(st.lists(st.tuples(st.integers(1, 65536), st.floats(0, 3)), max_size=40), st.floats(1, 1e7))
-def test_a_flow_keeps_below_its_rate(pieces: list[tuple[int, float]], rate: float) -> None:
-    burst = 65536.0
-    bucket, now_seconds, passed = Bucket(rate, burst, burst, 0.0), 0.0, 0
-    for count, idle_seconds in pieces:
-        now_seconds += idle_seconds
-        bucket, wait_seconds = take(bucket, count, now_seconds)
-        passed += count
-        now_seconds += wait_seconds
-        assert passed <= rate * now_seconds * (1 + 1e-9) + burst + 1
-    bucket, _ = take(bucket, 0, now_seconds + timedelta(days=1).total_seconds())
-    assert bucket.level_bytes <= burst

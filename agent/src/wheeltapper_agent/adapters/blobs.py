@@ -19,7 +19,7 @@ from typing import Final
 
 from wheeltapper_agent.adapters.files import fsync_file, fsync_folder
 from wheeltapper_agent.adapters.http import CHUNK_BYTES, HttpsClient, HttpsError
-from wheeltapper_agent.core.pacing import Bucket, take
+from wheeltapper_agent.core.rate import TokenBucket
 from wheeltapper_agent.errors import AgentError, storage_error
 
 __all__ = ["BlobStore", "Elsewhere", "Pause"]
@@ -61,11 +61,10 @@ class BlobStore:
         self._folder = folder
         self._client = client
         self._elsewhere = elsewhere
-        self._bucket: Bucket | None = None
         self._piece_bytes = CHUNK_BYTES
         if bytes_per_second > 0:
             self._piece_bytes = int(min(CHUNK_BYTES, max(_LEAST_PIECE_BYTES, bytes_per_second / _PIECES_A_SECOND)))
-            self._bucket = Bucket(bytes_per_second, self._piece_bytes, self._piece_bytes, time.monotonic())
+        self._bucket = TokenBucket(bytes_per_second, self._piece_bytes, time.monotonic())
         self.gained_bytes = 0
         """How much nearer all answers brought their files to being whole."""
 
@@ -151,10 +150,11 @@ class BlobStore:
             self.gained_bytes += max(0, total - offset)
 
     def _wait_seconds(self, count_bytes: int) -> float:
-        if self._bucket is None:
-            return 0.0
-        self._bucket, wait_seconds = take(self._bucket, count_bytes, time.monotonic())
-        return wait_seconds
+        """What came must be paid for before the next piece is read."""
+        now_seconds = time.monotonic()
+        self._bucket.available(now_seconds)
+        self._bucket.take(count_bytes)
+        return self._bucket.wait_seconds(0.0, now_seconds)
 
     @staticmethod
     def _check(sha256: str, length: int, partial: Path) -> None:
