@@ -192,30 +192,36 @@ class Ground:
         """Every cut, some at a time."""
         return list(self._pool.map(lambda cut: self.cut(scenario, cut), cuts))
 
-    def cut(self, scenario: Scenario, cut: Cut) -> Result:
-        """One life that is cut, one that follows, and what must hold then."""
+    def cut(self, scenario: Scenario, *cuts: Cut) -> Result:
+        """A life for each cut, one that is not cut, and what must hold then."""
         folder = self._copy()
-        code = self._run(folder, scenario, cut)
         hit: tuple[str, str, str] | None = None
         broken: list[str] = []
-        if code == -9:
-            points = _points(folder)
-            hit = points[-1].kind if points else ("START", "", "")
-            if cut.sqlite:
-                hit = (hit[0], "pwrite", "spool.db")
+        for cut in cuts:
+            code = self._run(folder, scenario, cut)
+            if code != -9:
+                break
+            hit = _hit(folder, cut)
             if cut.power:
                 lose_power(folder / "state", folder / "calls", cut.half)
             broken += _check_slot(folder, anything=True)
             (folder / "calls").unlink()
             shutil.rmtree(folder / "backups")
-            code = self._run(folder, scenario, Cut(plant=cut.plant))
+        else:
+            code = self._run(folder, scenario, Cut(plant=cuts[-1].plant))
         if code != 0:
             broken.append(f"the agent ended with {code}: {(folder / 'log').read_text()[-1500:]}")
         else:
             broken += check(folder, scenario)
         if not broken:
             shutil.rmtree(folder)
-        return Result(cut, hit, broken)
+        return Result(cuts[0], hit, broken)
+
+
+def _hit(folder: Path, cut: Cut) -> tuple[str, str, str]:
+    points = _points(folder)
+    state, call, role = points[-1].kind if points else ("START", "", "")
+    return (state, "pwrite", "spool.db") if cut.sqlite else (state, call, role)
 
 
 def _points(folder: Path) -> list[Point]:

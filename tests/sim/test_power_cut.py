@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,6 +19,8 @@ from tests.sim.disk import lose_power
 from tests.sim.sweep import Cut, Ground, Point, Result, Scenario
 
 _AFTER_ACTIVATION = ("ROLLING_BACK", "ROLLED_BACK")
+_RESTART_CALLS = 4
+"""By which a start counts itself: open, fsync, rename of the journal, fsync of its folder."""
 _ACTIVE = "slots/pipelines/main/active"
 
 
@@ -73,6 +76,17 @@ def test_the_spool_cut_within_its_writes(ground: Ground) -> None:
     assert sum(result.hit is not None for result in results) >= 8
 
 
+def test_a_process_that_dies_again_and_again_in_probation_goes_back(ground: Ground) -> None:
+    """Killed in probation, then twice right after the restart was counted: the next start takes the one before."""
+    points, _ = ground.points(ground.update)
+    last = [point for point in points if point.state == "PROBATION"][-1]
+    loop = replace(ground.update, end="ROLLED_BACK", release=1)
+    counted = Cut(_RESTART_CALLS)
+    result = ground.cut(loop, Cut(last.number), counted, counted)
+    assert (result.hit, result.broken) == (("START", "fsync", "."), [])
+    assert not ground.cut(ground.update, Cut(last.number), counted).broken  # once less is not a loop yet
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
@@ -114,6 +128,21 @@ def test_the_sweep_notices_a_journal_that_is_written_in_place(ground: Ground) ->
     late = [point for point in points if point.state == "ROLLING_BACK" and point.role == "journal.json"]
     results = ground.cut_all(ground.rollback, [Cut(point.number, power=True, plant="journal") for point in late[:2]])
     assert any("it should end ROLLED_BACK" in str(result.broken) for result in results), results
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_cut_in_one_life_after_the_other(ground: Ground) -> None:
+    """Three cuts at random calls, one after the other, each losing what was not durable."""
+    random = Random(7)
+    patient = [
+        replace(each, update=each.update | {"probation_max_deaths": 9}) for each in (ground.update, ground.rollback)
+    ]
+    for scenario in patient:
+        for _ in range(40):
+            cuts = [Cut(random.randrange(1, 100), power=True, half=random.random() < 0.5) for _ in range(3)]
+            result = ground.cut(scenario, *cuts)
+            assert not result.broken, (cuts, result)
 
 
 # --- the tracking layer itself ----------------------------------------------------------------------------------------
