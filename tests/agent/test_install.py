@@ -108,6 +108,14 @@ def test_a_configuration_is_never_changed_and_the_rest_is_mended(root: Path) -> 
 
 
 @as_root
+def test_the_profile_of_a_configuration_that_is_there_is_found(root: Path) -> None:
+    _install(root)
+    config = root / "etc/wheeltapper/agent.toml"
+    config.write_text(config.read_text().replace("raspberry-pi-4", "revpi-connect"))
+    assert _install(root, profile="auto")["profile"] == "revpi-connect"
+
+
+@as_root
 def test_uninstall_leaves_nothing(root: Path) -> None:
     before = _tree(root)
     _install(root, "--hardware-watchdog")
