@@ -38,7 +38,7 @@ oracles: $(ORACLES)/.ready  ## environment of its own for evidently, which some 
 $(ORACLES)/.ready: constraints-oracles.txt
 	@test -x $(ORACLES)/bin/python || $(PYTHON) -m venv $(ORACLES)
 	@echo "Installing what the oracle tests compare with into $(ORACLES) ..."
-	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oracles.txt evidently
+	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-oracles.txt
 	@touch $@
 
 test-all: $(STAMP) oracles  ## also the slow ones

@@ -1,19 +1,24 @@
 """The agent's configuration: frozen dataclasses, one loader, an unknown key is an error.
 
-A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]`` and ``[[pipelines]]``. The profile of the board
-comes from
+A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]``, ``[capture]`` and ``[[pipelines]]``. The profile
+of the board comes from
 ``firmware_configs/profiles/<name>.toml``. No globals, no environment.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import typing
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
+from zoneinfo import ZoneInfo
 
+from wheeltapper_agent.core.conditions import Conditions, parse_window
+from wheeltapper_agent.core.probation import Rules
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.plugins import known_kinds, source_kind
 from wheeltapper_protocols.errors import WireError
@@ -22,6 +27,8 @@ from wheeltapper_protocols.quality import STUCK_SAMPLES
 
 __all__ = [
     "AgentConfig",
+    "CaptureConfig",
+    "CaptureRule",
     "DeliveryConfig",
     "DeviceConfig",
     "PipelineConfig",
@@ -59,8 +66,8 @@ class DeliveryConfig:
     resend_seconds: float = 5.0
     max_in_flight: int = 2000
     catch_up_records_per_second: float = 2000.0
-    """At most so many records a second, but for alerts and reports made while connected; must be more than the pipelines
-    make. 0: without a bound."""
+    """At most so many records a second, but for alerts and reports made while connected; must be more than the
+    pipelines make. 0: without a bound."""
     reconnect_max_seconds: float = 10.0
     flush_seconds: float = 5.0
     """How long a clean end waits for the fleet's ack."""
@@ -68,14 +75,84 @@ class DeliveryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateConfig:
-    """How releases are taken."""
+    """How releases are taken: when, how fast, and what a new one must show."""
 
+    maintenance_windows: tuple[str, ...] = ()
+    """E.g. ``Mon-Fri 22:00-05:00``; none: at any time."""
+    timezone: str = "UTC"
+    """Of the windows, as in the IANA data base; ``local``: what the system is set to."""
+    require_mains: bool = False
+    power_supply_dir: Path = Path("/sys/class/power_supply")
+    metered_interfaces: tuple[str, ...] = ()
+    """Interfaces over which nothing is fetched, e.g. ``wwan*``."""
+    route_file: Path = Path("/proc/net/route")
+    disk_reserve_mb: float = 16.0
+    """What must stay free."""
+    condition_seconds: float = 5.0
+    """How often the conditions are looked at."""
+    deadline_seconds: float = 7 * 86400.0
+    """From the assignment to the activation; 0: no limit."""
     fetch_attempts: int = 5
+    """In a row without a byte of progress."""
     fetch_retry_seconds: float = 1.0
+    fetch_bytes_per_second: float = 0.0
+    """0: as fast as it goes."""
     metadata_retry_seconds: float = 2.0
     http_timeout_seconds: float = 20.0
+    shadow_windows: int = 3
+    """Windows that a new release scores beside the active one; 0: no shadow run."""
+    shadow_timeout_seconds: float = 30.0
+    shadow_min_agreement: float = 0.0
+    """Least share of windows of which both decide the same; 0: it is only reported."""
+    shadow_max_load: float = 8.0
+    """Load average a core above which windows are left out."""
     probation_windows: int = 3
     probation_timeout_seconds: float = 120.0
+    probation_max_deaths: int = 3
+    """Times that the process may end uncleanly in probation."""
+    probation_max_shift: float = 8.0
+    """Of the median score, in robust standard deviations of the old release's; 0: not judged."""
+    probation_alert_alpha: float = 0.001
+    """How seldom chance alone may look like more alerts; 0: not judged."""
+    probation_latency_ratio: float = 5.0
+    """p95 against the old release's, from 20 windows on; 0: not judged."""
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
+                raise AgentError("config.invalid", f"update.{entry.name} cannot be {value!r}; 0 or more is meant")
+        self.conditions()
+
+    def conditions(self) -> Conditions:
+        """When an update may go on.
+
+        Raises:
+            AgentError: ``config.invalid``: a window or the time zone cannot be read.
+        """
+        try:
+            windows = tuple(parse_window(text) for text in self.maintenance_windows)
+        except ValueError as error:
+            raise AgentError("config.invalid", f"update.maintenance_windows: {error}") from error
+        reserve_bytes = int(self.disk_reserve_mb * 1024 * 1024)
+        return Conditions(windows, self._zone(), self.require_mains, bool(self.metered_interfaces), reserve_bytes)
+
+    def rules(self) -> Rules:
+        """What probation asks."""
+        return Rules(
+            max_shift=self.probation_max_shift,
+            alert_alpha=self.probation_alert_alpha,
+            latency_ratio=self.probation_latency_ratio,
+        )
+
+    def _zone(self) -> tzinfo | None:
+        if self.timezone in ("UTC", "local"):  # neither needs the data base, which small systems lack
+            return UTC if self.timezone == "UTC" else None
+        try:
+            return ZoneInfo(self.timezone)
+        except (OSError, ValueError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
+            text = f"there is no time zone {self.timezone[:80]!r} here; install tzdata, or use UTC or local"
+            raise AgentError("config.invalid", f"update.timezone: {text}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +231,50 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureRule:
+    """What is recorded of a pipeline without being asked for."""
+
+    pipeline: str
+    """Its name, or ``*`` for those that no other rule names."""
+    on_alert: bool = False
+    on_drift: bool = False
+    before_windows: int = 8
+    after_windows: int = 8
+    """Around the window of the alert or the drift."""
+    pause_seconds: float = 600.0
+    """After a recording; triggers until then are ignored."""
+    random_share: float = 0.0
+    """Of all windows, 0 to 1."""
+    random_windows: int = 8
+    """So many random windows make one recording."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("before_windows", "after_windows", "pause_seconds"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise AgentError("config.invalid", f"capture.rules: {name} must be 0 to 1000000")
+        if not 0 <= self.random_share <= 1 or not 1 <= self.random_windows <= 10_000:
+            raise AgentError("config.invalid", "capture.rules: random_share is 0 to 1, random_windows 1 to 10000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureConfig:
+    """Recordings by rule, and how much of the uplink all recordings may take."""
+
+    bytes_per_second: float = 262_144.0
+    """0: without a bound."""
+    max_mb_per_day: float = 256.0
+    """Of recordings by rule; 0: without a bound."""
+    piece_kb: int = 256
+    rules: tuple[CaptureRule, ...] = ()
+
+    def rule_for(self, pipeline: str) -> CaptureRule | None:
+        """The rule of ``pipeline``."""
+        by_name = {rule.pipeline: rule for rule in self.rules}
+        return by_name.get(pipeline) or by_name.get("*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """What a board offers; the keys of ``firmware_configs/profile.schema.json``."""
 
@@ -192,6 +313,7 @@ class AgentConfig:
     device: DeviceConfig
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
     pipelines: tuple[PipelineConfig, ...] = ()
 
 
@@ -254,6 +376,16 @@ def _pipeline(table: Any, index: int, base: Path) -> PipelineConfig:
     return pipeline
 
 
+def _capture(table: Any, base: Path) -> CaptureConfig:
+    rules = table.get("rules", []) if isinstance(table, dict) else []
+    if not isinstance(rules, list):
+        raise AgentError("config.invalid", "capture.rules must be an array of tables: [[capture.rules]]")
+    made = tuple(_build(CaptureRule, rule, f"capture.rules[{index}]", base) for index, rule in enumerate(rules))
+    if len({rule.pipeline for rule in made}) != len(made):
+        raise AgentError("config.invalid", "two capture.rules are for the same pipeline")
+    return _build(CaptureConfig, table, "capture", base, rules=made)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -279,6 +411,7 @@ def load_config(path: Path) -> AgentConfig:
         "device": _build(DeviceConfig, table.get("device", {}), "device", base),
         "delivery": _build(DeliveryConfig, table.get("delivery", {}), "delivery", base),
         "update": _build(UpdateConfig, table.get("update", {}), "update", base),
+        "capture": _capture(table.get("capture", {}), base),
         "pipelines": tuple(_pipeline(entry, index, base) for index, entry in enumerate(pipelines)),
     }
     names = [entry.name for entry in ready["pipelines"]]  # type: ignore[attr-defined]  # a tuple of PipelineConfig

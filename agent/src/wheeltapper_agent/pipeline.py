@@ -26,6 +26,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Pulse
 from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window, pending_windows
 from wheeltapper_protocols.decision import DecisionState, Verdict
+from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
 from wheeltapper_protocols.quality import complete
 
@@ -138,6 +139,16 @@ class Pipeline:
         with self._lock:
             return self._health
 
+    def add_observer(self, observer: Observer) -> None:
+        """Let ``observer`` look at the windows from the next one on."""
+        with self._lock:
+            self._observers = [*self._observers, observer]
+
+    def remove_observer(self, observer: Observer) -> None:
+        """End that; a window under way may still be shown to it."""
+        with self._lock:
+            self._observers = [one for one in self._observers if one is not observer]
+
     def capture(self, captured: Captured) -> None:
         """Collect the next windows."""
         with self._lock:
@@ -157,6 +168,13 @@ class Pipeline:
                 dropped_windows=self._source.dropped + self._dropped,
                 source=("spool.storage" if self._storage_failed else "") or self._error or self._source.state,
             )
+
+    @property
+    def budget_p95_ms(self) -> float | None:
+        """What the manifest of the present model allows it; None without a model."""
+        with self._lock:
+            bundle = self._next[0] if self._next is not None else self._bundle
+        return bundle.manifest.budget.latency_p95_ms if bundle is not None else None
 
     @property
     def source_state(self) -> str:
@@ -215,7 +233,9 @@ class Pipeline:
     def _observed(self, seen: Observation | None) -> list[Item]:
         """What the observers say of a window, or (None) at the end of the stream."""
         said: list[Item] = []
-        for observer in self._observers:
+        with self._lock:
+            observers = self._observers
+        for observer in observers:
             try:
                 said += observer.end() if seen is None else observer.observe(seen)
             except Exception:  # noqa: BLE001  # an observer must not end the stream
@@ -297,11 +317,20 @@ class Pipeline:
         self._error = ""
         seen, raw = judged.seen, float(found.scores.score[row])
         plain = self._plain(seen.index, seen.window, bundle)
-        record = msgspec.structs.replace(plain, score=raw, severity=verdict.severity, latency_ms=latency_ms)
-        judged.items = (record, self._alert(record, verdict)) if verdict.changed else (record,)
+        record = msgspec.structs.replace(
+            plain,
+            score=raw,
+            severity=verdict.severity,
+            latency_ms=latency_ms,
+            label=verdict.label,
+            value=verdict.value,
+            zone=verdict.zone,
+        )
+        judged.items = (record, self._alert(record, verdict, bundle.manifest)) if verdict.changed else (record,)
         judged.seen = replace(seen, features=found.features[row], score=raw, verdict=verdict, latency_ms=latency_ms)
 
-    def _alert(self, record: TelemetryRecord, verdict: Verdict) -> Alert:
+    def _alert(self, record: TelemetryRecord, verdict: Verdict, manifest: Manifest) -> Alert:
+        life = manifest.remaining_life
         return Alert(
             epoch=NO_EPOCH,
             oldest=1,
@@ -316,6 +345,10 @@ class Pipeline:
             severity=verdict.severity,
             raised=verdict.alert,
             reasons=list(verdict.reasons[:16]),
+            label=verdict.label,
+            value=verdict.value,
+            unit=life.unit if life is not None else None,
+            zone=verdict.zone,
         )
 
     def _failed(self, bundle: Bundle, error: Exception) -> None:

@@ -132,7 +132,7 @@ class SourceKind:
 
 
 class Model(Protocol):
-    """A loaded network: float32 [n, feature] in, float32 [n, feature] out."""
+    """A loaded network: float32 [n, …] in, float32 [n, …] out; the task's reader checks the output's form."""
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]: ...
 

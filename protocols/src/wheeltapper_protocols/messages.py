@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 import zstandard
@@ -50,9 +50,11 @@ __all__ = [
     "Reason",
     "Report",
     "Severity",
+    "ShadowReport",
     "Status",
     "Telemetry",
     "TelemetryRecord",
+    "Zone",
     "decode",
     "decode_down",
     "encode",
@@ -71,6 +73,8 @@ Release: TypeAlias = Annotated[int, Meta(ge=1, le=999_999_999)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
 Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
 Code: TypeAlias = Annotated[str, Meta(max_length=80)]
+Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Zone: TypeAlias = Literal["A", "B", "C", "D"]
 Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", max_length=64)]
 
 
@@ -176,6 +180,12 @@ class TelemetryRecord(_Message, frozen=True, kw_only=True):
     """1.0 is the warning threshold."""
     severity: Severity = Severity.NORMAL
     latency_ms: float | None = None
+    label: Label | None = None
+    """The class, of a classification."""
+    value: float | None = None
+    """What remains, of a remaining life, in the manifest's unit."""
+    zone: Zone | None = None
+    """Vibration severity zone of ISO 20816, where the release asks for it."""
 
 
 class Telemetry(_Message, frozen=True, kw_only=True):
@@ -213,6 +223,12 @@ class Alert(_Message, frozen=True, kw_only=True):
     severity: Severity
     raised: bool = True
     reasons: Annotated[list[Reason], Meta(max_length=16)] = []
+    label: Label | None = None
+    """The class, of a classification."""
+    value: float | None = None
+    """What remains, of a remaining life, in ``unit``."""
+    unit: Label | None = None
+    zone: Zone | None = None
     after: Count | None = None
     """As in :class:`Telemetry`."""
 
@@ -328,6 +344,42 @@ class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
             raise ValueError("last_window is below first_window")
 
 
+class ShadowReport(_Message, frozen=True, kw_only=True, tag="shadow"):
+    """A release scored live windows beside the active one; nobody acted on its output. All statistics are paired.
+
+    Scores: 1.0 is the warning threshold. What is not defined (no variance, too few windows) is left out.
+    """
+
+    execution: Identifier | None = None
+    pipeline: Name | None = None
+    model: Name | None = None
+    release: Release | None = None
+    active_model: Name | None = None
+    active_release: Release | None = None
+    windows: Count = 0
+    """Scored by both."""
+    skipped: Count = 0
+    """Left out for want of spare CPU."""
+    failed: Count = 0
+    """That the new release could not score."""
+    mean_difference: float | None = None
+    """New minus active."""
+    sd_difference: float | None = None
+    correlation: float | None = None
+    active_quantiles: Annotated[list[float], Meta(max_length=16)] = []
+    """Of the active release's scores at 5, 25, 50, 75 and 95 %."""
+    quantiles: Annotated[list[float], Meta(max_length=16)] = []
+    """Of the new release's, likewise."""
+    agreement: float | None = None
+    """Share of windows of which both decided the same severity."""
+    kappa: float | None = None
+    """Cohen's, of these decisions."""
+    active_latency_p95_ms: float | None = None
+    latency_p95_ms: float | None = None
+    code: Code = ""
+    """Why it ended, where that is not plain: ``shadow.disagrees``, ``shadow.too_few``, ``shadow.timeout``."""
+
+
 class Report(_Message, frozen=True, kw_only=True):
     """Something that the fleet must know and must not lose."""
 
@@ -335,7 +387,7 @@ class Report(_Message, frozen=True, kw_only=True):
     oldest: Seq
     seq: Seq
     at: Seconds
-    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport
+    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport
     after: Count | None = None
     """As in :class:`Telemetry`."""
 

@@ -13,7 +13,8 @@ __all__ = ["OnnxModel"]
 
 
 class OnnxModel:
-    """A network with the input ``input`` and the output ``output``, both float32 [n, feature].
+    """A network with the input ``input`` and the output ``output``, both float32 [n, …]. What the output must look like
+    depends on the task: its reader checks it.
 
     Raises:
         AgentError: ``runtime.load``.
@@ -53,6 +54,4 @@ class OnnxModel:
             output: NDArray[np.float32] = self._session.run(["output"], {"input": model_input})[0]
         except Exception as error:  # as above
             raise AgentError("runtime.run", f"the network failed: {str(error)[:300]}") from error
-        if output.shape != model_input.shape:
-            raise AgentError("runtime.run", f"the network answers {output.shape} to {model_input.shape}")
         return output
