@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wheeltapper_agent.adapters.runtime_onnx import OnnxModel
+from wheeltapper_agent.adapters.runtimes import open_network
 from wheeltapper_agent.config import Profile
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Model, SourceSpec
@@ -72,11 +72,13 @@ class Bundle:
         """Score ``samples`` [window, sample, channel] in the manifest's units.
 
         Raises:
-            AgentError: ``runtime.run``.
+            AgentError: ``runtime.run``, ``runtime.shape``.
         """
         features = np.asarray(self.features.compute(samples), dtype=np.float32)
         model_input = self.scorer.model_input(features)
         model_output = self.model.run(model_input)
+        if model_output.shape != model_input.shape:
+            raise AgentError("runtime.shape", f"the network answers {model_output.shape} to {model_input.shape}")
         return Evaluation(features, model_input, model_output, self.scorer.score(model_input, model_output))
 
     def decide(self, state: DecisionState, found: Evaluation, row: int = 0) -> tuple[DecisionState, Verdict]:
@@ -110,7 +112,7 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         sha256: what the manifest's hash must begin with.
 
     Raises:
-        AgentError: ``bundle.missing``, ``bundle.too_large``, ``bundle.invalid``, ``runtime.load``.
+        AgentError: ``bundle.missing``, ``bundle.too_large``, ``bundle.invalid``, ``runtime.*``.
         ProtocolError: ``manifest.*``.
     """
     raw = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
@@ -130,10 +132,7 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         scorer = Scorer(manifest.scoring, tuple(features.names))
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest cannot be run: {error}") from error
-    providers = profile.providers if profile else ("CPUExecutionProvider",)
-    if manifest.runtime != "onnx":
-        raise AgentError("runtime.unknown", f"this board has no runtime for {manifest.runtime}")
-    model = OnnxModel(contents[manifest.model_file], providers, profile.threads if profile else 1)
+    model = open_network(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)
     return Bundle(manifest, digest, features, scorer, model, contents[GOLDEN_FILE])
 
 

@@ -116,6 +116,8 @@ class Profile:
     name: str
     description: str = ""
     runtime: str = "onnx"
+    runtimes: tuple[str, ...] = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
+    """What may run networks, in the order of preference."""
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: int = 1
     memory_cap_mb: int = 512
