@@ -2,10 +2,11 @@
 VENV   := .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
+LEGACY := .venv-legacy
 STAMP  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: setup demo test test-all check bench format clean
+.PHONY: setup demo test test-legacy test-all check bench format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -30,6 +31,22 @@ test: $(STAMP)   ## every test that CI runs
 	@sh packaging/debian_packages.sh mosquitto chromium
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+$(LEGACY)/.ready: constraints-legacy.txt protocols/pyproject.toml agent/pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
+	@test -x $(LEGACY)/bin/python || $(PYTHON) -m venv $(LEGACY)
+	@echo "Installing the agent with numpy 1.26 and tflite-runtime into $(LEGACY) ..."
+	@$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-legacy.txt \
+		hatchling editables setuptools wheel
+	@$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-c constraints-legacy.txt -e ./protocols -e './agent[tflite,modbus,opcua,parquet]' \
+		flatbuffers hypothesis jsonschema psutil pytest pytest-timeout scipy
+	@touch $@
+
+test-legacy: $(LEGACY)/.ready  ## the agent's tests with numpy 1.26 and tflite-runtime only
+	@sh packaging/debian_packages.sh mosquitto
+	@WHEELTAPPER_TEST_RUNTIME=tflite $(LEGACY)/bin/python -m pytest -m "not slow" tests/agent tests/protocols $(ARGS)
+
 test-all: $(STAMP)  ## also the slow ones
 	@sh packaging/debian_packages.sh mosquitto chromium
 	@$(BIN)/python -m pytest $(ARGS)
@@ -48,4 +65,4 @@ format: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 
 clean:           ## remove what setup and the tests made
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LEGACY) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

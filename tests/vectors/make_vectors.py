@@ -42,6 +42,16 @@ VALID: dict[str, tuple[str, m.Message]] = {
             pipelines={"main": m.PipelineStatus(model="bearing-anomaly", release=3, windows=17)},
         ),
     ),
+    "status_runtime": (
+        "up/status",
+        m.Status(
+            online=True,
+            at=1.7e9,
+            pipelines={
+                "main": m.PipelineStatus(model="bearing-anomaly", release=3, runtime="ai-edge-litert/XNNPACK"),
+            },
+        ),
+    ),
     "telemetry": ("up/telemetry", m.Telemetry(epoch=EPOCH, oldest=7, records=[RECORD])),
     "telemetry_unscored": (
         "up/telemetry",

@@ -182,6 +182,7 @@ class Agent:
                     "windows": entry.windows,
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
+                    "runtime": entry.runtime,
                 }
                 for name, entry in status.pipelines.items()
             },

@@ -132,6 +132,8 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     dropped_windows: Count = 0
     source: Code = "running"
     """``running``, ``ended``, ``waiting`` or an error code."""
+    runtime: Code = ""
+    """What computes the network: ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``, …"""
 
 
 class Status(_Message, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ An interpreter is used by one thread at a time.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import threading
@@ -165,6 +166,7 @@ def _interpreter(library: Any, content: bytes, package: str, providers: Sequence
     """An interpreter with its tensors allocated, and the name of the delegate that it uses, or nothing."""
     for name in (name for name in providers if name.endswith(".so")):
         try:
+            ctypes.CDLL(name)  # load_delegate leaves a broken object behind where this fails
             delegates = [library.load_delegate(name)]
             made = library.Interpreter(model_content=content, num_threads=threads, experimental_delegates=delegates)
             made.allocate_tensors()

@@ -104,8 +104,8 @@ def encode(tensor: Tensor, values: NDArray[np.float32]) -> NDArray[Any]:
     if tensor.dtype in _QUANTISED:
         _require_scale(tensor)
         limits = np.iinfo(tensor.dtype)
-        scaled = np.rint(np.asarray(values, dtype=np.float32) / np.float32(tensor.scale))
-        shifted = np.nan_to_num(scaled + np.float32(tensor.zero_point), nan=tensor.zero_point)
+        scaled = np.rint(np.divide(values, tensor.scale, dtype=np.float64))
+        shifted = np.nan_to_num(scaled + tensor.zero_point, nan=tensor.zero_point)
         held: NDArray[Any] = np.clip(shifted, limits.min, limits.max).astype(tensor.dtype)
         return held
     return np.nan_to_num(np.asarray(values, dtype=np.float64)).astype(tensor.dtype)
