@@ -5,7 +5,7 @@ Field numbers, enums and the file identifier are those of TensorFlow Lite's ``sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 FULLY_CONNECTED: Final = 9
 ADD: Final = 0
 CUSTOM: Final = 32
+IF: Final = 118
 VAR_HANDLE: Final = 142
 READ_VARIABLE: Final = 143
 ASSIGN_VARIABLE: Final = 144
 RESOURCE: Final = 13
 _TYPES: Final = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9}
-_OPTIONS: Final = {ADD: 11, FULLY_CONNECTED: 8, VAR_HANDLE: 111, READ_VARIABLE: 112, ASSIGN_VARIABLE: 113}
+_OPTIONS: Final = {ADD: 11, FULLY_CONNECTED: 8, IF: 92, VAR_HANDLE: 111, READ_VARIABLE: 112, ASSIGN_VARIABLE: 113}
 """Which member of the union BuiltinOptions an operator has."""
 
 
@@ -227,4 +228,11 @@ def custom_net(width: int) -> bytes:
     return write(Net(tensors, [Operator(CUSTOM, (0,), (1,), custom="Wheeltap")], inputs=(0,), outputs=(1,)))
 
 
-MakeNet = Callable[[int], bytes]
+def bottomless_net(width: int) -> bytes:
+    """A net whose branch is itself: well-formed, and the end of the stack of any process that loads it."""
+    tensors = [
+        TensorEntry("input", (1, width)),
+        TensorEntry("output", (1, width)),
+        TensorEntry("always", (1,), "bool", np.array([True])),
+    ]
+    return write(Net(tensors, [Operator(IF, (2, 0), (1,))], inputs=(0,), outputs=(1,)))

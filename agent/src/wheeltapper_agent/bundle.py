@@ -36,7 +36,7 @@ from wheeltapper_protocols.manifest import (
 )
 from wheeltapper_protocols.scoring import Scorer, Scores
 
-__all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "self_test"]
+__all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "process_mb", "self_test"]
 
 _LATENCY_RUNS: Final = 40
 _WARM_UP_RUNS: Final = 5
@@ -167,16 +167,25 @@ def _golden(content: bytes) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+def process_mb(figure: str) -> float:
+    """A figure of this process's memory from ``/proc/self/status``; ``VmHWM`` is its peak.
+
+    Not getrusage's peak: that begins with the one of the process that forked this one.
+    """
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return float(text.partition(f"{figure}:")[2].split()[0]) / 1024.0
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 
-def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, float]:
+def self_test(bundle: Bundle, rss_before_mb: float | None = None, latency_factor: float = 1.0) -> dict[str, float]:
     """Run the golden vectors from raw samples to scores on this board, then measure latency and memory.
 
     Args:
         bundle: loaded.
         rss_before_mb: peak memory before it was loaded; None: the growth of this test alone counts.
+        latency_factor: how many times its budget a window may take, where this process yields to others.
 
     Returns:
         ``output_error``, ``score_error``, ``latency_p95_ms``, ``rss_growth_mb``.
@@ -186,7 +195,7 @@ def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, f
         ``self_test.latency``,
             ``self_test.memory``, ``runtime.run``.
     """
-    before_mb = _rss_mb() if rss_before_mb is None else rss_before_mb
+    before_mb = process_mb("VmHWM") if rss_before_mb is None else rss_before_mb
     golden = _golden(bundle.golden)
     samples = np.asarray(golden["samples"], dtype=np.float32)
     try:
@@ -202,9 +211,9 @@ def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, f
         if run >= _WARM_UP_RUNS:
             times_ms.append((time.perf_counter() - begin) * 1e3)
     metrics["latency_p95_ms"] = float(np.percentile(times_ms, 95))
-    metrics["rss_growth_mb"] = max(0.0, _rss_mb() - before_mb)
+    metrics["rss_growth_mb"] = max(0.0, process_mb("VmHWM") - before_mb)
     budget = bundle.manifest.budget
-    if metrics["latency_p95_ms"] > budget.latency_p95_ms:
+    if metrics["latency_p95_ms"] > budget.latency_p95_ms * latency_factor:
         text = f"p95 {metrics['latency_p95_ms']:.2f} ms exceeds the budget of {budget.latency_p95_ms} ms"
         raise AgentError("self_test.latency", text)
     if metrics["rss_growth_mb"] > budget.rss_growth_mb:

@@ -65,6 +65,8 @@ class UpdateConfig:
     fetch_retry_seconds: float = 1.0
     metadata_retry_seconds: float = 2.0
     http_timeout_seconds: float = 20.0
+    self_test_timeout_seconds: float = 120.0
+    """For a release's first load and self-test, which happen in a child process."""
     probation_windows: int = 3
     probation_timeout_seconds: float = 120.0
 

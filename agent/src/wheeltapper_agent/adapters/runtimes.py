@@ -15,7 +15,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Network
 from wheeltapper_protocols.manifest import TensorSpec
 
-__all__ = ["EXTRAS", "open_network"]
+__all__ = ["EXTRAS", "open_network", "preload"]
 
 EXTRAS: Final = {"onnxruntime": "onnx", "ai-edge-litert": "litert", "tflite-runtime": "tflite"}
 """The extra of wheeltapper-agent that brings a runtime."""
@@ -56,6 +56,13 @@ def open_network(
             return network
     text = f"no runtime for {runtime} is installed; install wheeltapper-agent[{EXTRAS[order[0]]}]"
     raise AgentError("runtime.missing", text)
+
+
+def preload(board: Profile) -> None:
+    """Import every runtime of ``board`` that is installed: what a network takes can then be told from what they do."""
+    for name in board.runtimes:
+        if name in _MODULES:
+            _usable(name)
 
 
 def _usable(name: str) -> bool:
