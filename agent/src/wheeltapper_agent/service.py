@@ -21,12 +21,12 @@ from wheeltapper_agent.adapters.files import write_atomic
 from wheeltapper_agent.adapters.http import HttpsClient
 from wheeltapper_agent.adapters.identity import Identity
 from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.late_metadata import LateMetadata
 from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_source
 from wheeltapper_agent.adapters.spool import Spool
-from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
 from wheeltapper_agent.effects import Effects
@@ -70,7 +70,7 @@ class Agent:
             entry.name: Pipeline(entry.name, make_source(entry, state, self._clock), self.spool, self._clock)
             for entry in config.pipelines
         }
-        metadata = TufClient(state / "tuf", identity.root.read_bytes(), client, self._clock)
+        metadata = LateMetadata(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         self._effects = Effects(
             self.pipelines,

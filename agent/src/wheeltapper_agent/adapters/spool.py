@@ -20,6 +20,7 @@ The hot path uses the plain connection; sqlite-utils makes the schema. Not done 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import sqlite3
@@ -30,7 +31,6 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
-import sqlite_utils
 
 from wheeltapper_protocols.messages import Alert, CaptureReport, Report, TelemetryRecord
 
@@ -41,6 +41,7 @@ Item: TypeAlias = TelemetryRecord | Alert | Report
 _KINDS: Final[dict[type[Item], str]] = {TelemetryRecord: "telemetry", Alert: "alert", Report: "report"}
 _TYPES: Final[dict[str, type[Item]]] = {kind: struct for struct, kind in _KINDS.items()}
 _TRIM_EVERY: Final = 64
+_TABLES: Final = {"records", "meta", "windows", "answered"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,20 @@ class SpoolFigures:
     dropped: int
 
 
+def _has_schema(path: Path) -> bool:
+    """Whether the database is there and whole; a corrupt one raises."""
+    if not path.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return tables >= _TABLES and {"epoch", "seq", "acked", "dropped"} <= _meta(connection).keys()
+
+
 def _schema(path: Path) -> None:
+    if _has_schema(path):
+        return
+    import sqlite_utils  # 5 MB that only a new spool needs
+
     database = sqlite_utils.Database(path)
     try:
         database.conn.execute("PRAGMA journal_mode=WAL")
