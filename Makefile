@@ -4,9 +4,10 @@ PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 LEGACY := .venv-legacy
 STAMP  := $(VENV)/.ready
+ORACLES := .venv-oracles
 ARGS   ?=
 
-.PHONY: setup demo test test-legacy test-all check bench format clean
+.PHONY: setup demo test test-legacy test-all oracles check bench bench-agent format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -47,7 +48,15 @@ test-legacy: $(LEGACY)/.ready  ## the agent's tests with numpy 1.26 and tflite-r
 	@sh packaging/debian_packages.sh mosquitto
 	@WHEELTAPPER_TEST_RUNTIME=tflite $(LEGACY)/bin/python -m pytest -m "not slow" tests/agent tests/protocols $(ARGS)
 
-test-all: $(STAMP)  ## also the slow ones
+oracles: $(ORACLES)/.ready  ## environment of its own for evidently, which some slow tests compare with
+
+$(ORACLES)/.ready: constraints-oracles.txt
+	@test -x $(ORACLES)/bin/python || $(PYTHON) -m venv $(ORACLES)
+	@echo "Installing what the oracle tests compare with into $(ORACLES) ..."
+	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oracles.txt evidently
+	@touch $@
+
+test-all: $(STAMP) oracles  ## also the slow ones
 	@sh packaging/debian_packages.sh mosquitto chromium
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -58,11 +67,14 @@ check: $(STAMP)  ## ruff, mypy --strict, import walls
 	@$(BIN)/python -m pytest tests/test_walls.py
 
 bench: $(STAMP)  ## measure, each as a ratio against a named baseline
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-agent: $(STAMP)  ## the agent's figures; also in build/bench/agent.json
+	@$(BIN)/python benchmarks/agent.py $(ARGS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 clean:           ## remove what setup and the tests made
-	rm -rf $(VENV) $(LEGACY) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LEGACY) $(ORACLES) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

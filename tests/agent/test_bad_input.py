@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,8 @@ from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.config import SimulatorConfig, UpdateConfig
-from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Observation
 from wheeltapper_protocols.messages import AssignmentRefused
 
 
@@ -220,15 +220,14 @@ def test_cancelled_and_superseded_while_fetching(device: Device, server: DeviceS
 def test_a_model_that_fails_on_live_windows_is_rolled_back(
     device: Device, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Pipeline._scored
+    real = Bundle.evaluate
 
-    def planted(self: Pipeline, index: int, window: Any, bundle: Any) -> Any:
-        if bundle.manifest.release == 2:
-            self._failed(bundle, ValueError("planted"))
-            return (self._plain(index, window, bundle),), Observation(self.name, index, window, bundle.manifest)
-        return real(self, index, window, bundle)
+    def planted(self: Bundle, samples: Any) -> Any:
+        if self.manifest.release == 2 and threading.current_thread().name == "pipeline-main":
+            raise ValueError("planted")
+        return real(self, samples)
 
-    monkeypatch.setattr(Pipeline, "_scored", planted)
+    monkeypatch.setattr(Bundle, "evaluate", planted)
     device.updater.assign(server.repository.assign(server.repository.publish(2, make_bundle(2, gain=0.7)), 2))
     until(lambda: "ROLLED_BACK" in device.states("e2"), 10, "the rollback")
     assert device.states("e2")[-3:] == ["PROBATION", "ROLLING_BACK", "ROLLED_BACK"]

@@ -280,10 +280,10 @@ def test_onnx_falls_back_to_the_cpu_and_says_so(said: pytest.LogCaptureFixture) 
 
 
 def test_tflite_falls_back_from_a_delegate_and_says_so(said: pytest.LogCaptureFixture) -> None:
-    board = replace(BOARD, providers=("libno_such_delegate.so",))
+    board = replace(BOARD, providers=("delegate:/usr/lib/libno_such_delegate.so",))
     found = open_network(tflite.gain_net(2), "tflite", board)
     assert found.provider == f"{TFLITE}/XNNPACK"
-    assert said.text.count("cannot use libno_such_delegate.so") == 1
+    assert said.text.count("cannot use /usr/lib/libno_such_delegate.so") == 1
 
 
 # --- bundles ----------------------------------------------------------------------------------------------------------

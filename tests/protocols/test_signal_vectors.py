@@ -57,9 +57,19 @@ def test_a_bad_recording_keeps_its_code(vector: dict[str, str]) -> None:
     assert caught.value.code == vector["code"]
 
 
-def test_a_manifest_keeps_its_bytes() -> None:
-    content = base64.b64decode(vectors("manifest_valid")[0]["content"])
+@pytest.mark.parametrize("vector", vectors("manifest_valid"), ids=lambda vector: vector["name"])
+def test_a_manifest_keeps_its_bytes(vector: dict[str, str]) -> None:
+    content = base64.b64decode(vector["content"])
     assert encode_manifest(decode_manifest(content)) == content
+
+
+def test_the_reference_of_drift_keeps_its_meaning() -> None:
+    content = {vector["name"]: base64.b64decode(vector["content"]) for vector in vectors("manifest_valid")}
+    assert decode_manifest(content["manifest"]).drift is None
+    drift = decode_manifest(content["manifest_drift"]).drift
+    assert drift == made.drift()
+    assert drift is not None
+    assert (drift.features[0].counts, drift.period_windows) == ([0, 5, 5, 0], 360)
 
 
 @pytest.mark.parametrize("vector", vectors("manifest_invalid"), ids=lambda vector: vector["name"])

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tests.vectors.make_vectors import FOLDER, add_new
 from wheeltapper_protocols.decision import DecisionSpec, DecisionState, decide
+from wheeltapper_protocols.drift import DriftSpec, freeze
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
 from wheeltapper_protocols.manifest import (
@@ -140,8 +141,20 @@ def manifest() -> Manifest:
     )
 
 
+def drift() -> DriftSpec:
+    """Ten windows of one feature and their scores."""
+    steps = np.arange(10, dtype=np.float64)
+    return freeze(steps[:, None] / 4, steps / 16, period_windows=360)
+
+
 def bad_manifests() -> dict[str, bytes]:
     good = encode_manifest(manifest())
+    watched = msgspec.to_builtins(msgspec.structs.replace(manifest(), drift=drift()))
+    reference = watched["drift"]["score"]
+
+    def with_drift(**changes: Any) -> bytes:
+        return msgspec.json.encode(watched | {"drift": watched["drift"] | changes})
+
     return {
         "empty": b"",
         "not_json": b"\xff",
@@ -152,6 +165,15 @@ def bad_manifests() -> dict[str, bytes]:
         "a_file_twice": good.replace(b'"golden.npz"', b'"model.onnx"'),
         "golden_missing": good.replace(b'"golden.npz"', b'"silver.npz"'),
         "hash_too_short": good.replace(b"ab" * 32, b"ab" * 31),
+        "drift_no_reference": with_drift(features=[]),
+        "drift_edges_fall": with_drift(score=reference | {"edges": reference["edges"][::-1]}),
+        "drift_edges_equal_as_float32": with_drift(
+            score={"edges": [1.0, 1.00000000001], "counts": [0, 1, 0], "mean": 1.0, "deviation": 0.0}
+        ),
+        "drift_counts_too_few": with_drift(score=reference | {"counts": reference["counts"][1:]}),
+        "drift_counts_outside": with_drift(score=reference | {"counts": [1, *reference["counts"][1:]]}),
+        "drift_counts_nothing": with_drift(score=reference | {"counts": [0] * len(reference["counts"])}),
+        "drift_period_zero": with_drift(period_windows=0),
         "release_zero": good.replace(b'"release": 3', b'"release": 0'),
     }
 
@@ -184,6 +206,8 @@ def main() -> None:
     bad = [packed(name, content, code=code_of(read_bytes, content)) for name, content in bad_recordings().items()]
     add_new(FOLDER / "recording_invalid.json", bad)
     add_new(FOLDER / "manifest_valid.json", [packed("manifest", encode_manifest(manifest()))])
+    watched = msgspec.structs.replace(manifest(), drift=drift())
+    add_new(FOLDER / "manifest_valid.json", [packed("manifest_drift", encode_manifest(watched))])
     # The oversized one is made anew by the test: a megabyte of spaces is no use to anybody in a repository.
     worse = {name: content for name, content in bad_manifests().items() if len(content) < 200_000}
     bad = [packed(name, content, code=code_of(decode_manifest, content)) for name, content in worse.items()]

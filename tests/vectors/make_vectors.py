@@ -13,18 +13,48 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import zstandard
 
 from wheeltapper_protocols import messages as m
 from wheeltapper_protocols.assignment import Assignment, PipelineTarget, encode_assignment
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import device_id
+from wheeltapper_protocols.quality import DataQuality
+from wheeltapper_protocols.sketch import Bins, encode_sketches
 from wheeltapper_protocols.topics import Down, Up, parse_up_topic
 
 FOLDER = Path(__file__).parent
 EPOCH = "00112233445566aa"
 RECORD = m.TelemetryRecord(
     seq=7, pipeline="main", window=6, t_s=60.0, model="bearing-anomaly", release=1, score=0.25, latency_ms=1.5
+)
+VALUES = np.array([[0.0, -2.0], [0.5, 1.0], [1.5, 7.0], [2.5, np.nan]], dtype=np.float32)
+SKETCHES = encode_sketches(Bins([[0.25, 1.0, 2.0], [0.0, 4.0]]).sketch(VALUES))
+SCORE = encode_sketches(Bins([[0.5, 1.0]]).sketch(np.array([[0.25], [0.25], [0.75], [1.5]])))
+SKETCHES_M2 = 3.6875
+"""The first feature's m2 in :data:`SKETCHES`."""
+DRIFT = m.DriftReport(
+    pipeline="main",
+    model="bearing-anomaly",
+    release=3,
+    why="change",
+    first_window=96,
+    last_window=100,
+    first_t_s=960.0,
+    last_t_s=1000.0,
+    windows=4,
+    unscored=1,
+    sketches=SKETCHES,
+    score=SCORE,
+    quality=DataQuality(windows=5, values=20, missing=1, incomplete=1),
+    level=0.25,
+    stable_windows=64,
+    events=[
+        m.DriftEvent(kind="level", window=100, before=0.25, after=0.5),
+        m.DriftEvent(kind="feature", window=100, before=0.5, after=1.0, feature="x.rms", psi=0.75),
+    ],
+    more_events=2,
 )
 VALID: dict[str, tuple[str, m.Message]] = {
     "status": (
@@ -49,6 +79,32 @@ VALID: dict[str, tuple[str, m.Message]] = {
             at=1.7e9,
             pipelines={
                 "main": m.PipelineStatus(model="bearing-anomaly", release=3, runtime="ai-edge-litert/XNNPACK"),
+            },
+        ),
+    ),
+    "status_quality": (
+        "up/status",
+        m.Status(
+            online=True,
+            at=1.7e9,
+            pipelines={
+                "main": m.PipelineStatus(
+                    windows=17,
+                    dropped_windows=3,
+                    source="source.unreachable",
+                    quality=DataQuality(
+                        windows=17,
+                        values=139_264,
+                        missing=6,
+                        incomplete=1,
+                        stuck=64,
+                        clipped=9,
+                        late=2,
+                        gaps=1,
+                        gap_samples=4096,
+                        dropped=3,
+                    ),
+                )
             },
         ),
     ),
@@ -100,6 +156,79 @@ VALID: dict[str, tuple[str, m.Message]] = {
             body=m.CaptureReport(command="k1", pipeline="main", sha256="ab" * 32, length=4096, snapshots=8),
         ),
     ),
+    "report_drift": ("up/report", m.Report(epoch=EPOCH, oldest=7, seq=12, at=1.7e9, body=DRIFT)),
+    "report_drift_nothing_seen": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=7,
+            seq=13,
+            at=1.7e9,
+            body=m.DriftReport(
+                pipeline="main",
+                model="bearing-anomaly",
+                release=3,
+                why="end",
+                first_window=101,
+                last_window=101,
+                first_t_s=1010.0,
+                last_t_s=1010.0,
+                windows=0,
+                unscored=1,
+                sketches=encode_sketches(Bins([]).empty()),
+                score=encode_sketches(Bins([[0.5, 1.0]]).empty()),
+            ),
+        ),
+    ),
+    "telemetry_after_a_hole": (
+        "up/telemetry",
+        m.Telemetry(epoch=EPOCH, oldest=2, after=2, records=[RECORD]),
+    ),
+    "report_after_a_hole": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=2,
+            seq=12,
+            at=1.7e9,
+            after=7,
+            body=m.LossReport(why="spool.full,spool.age", counts={"telemetry": 40, "alert": 1}),
+        ),
+    ),
+    "report_lost_epoch": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=1,
+            seq=1,
+            at=1.7e9,
+            body=m.LossReport(
+                why="spool.corrupt",
+                counts={"telemetry": 3},
+                lost_epoch="ffeeddccbbaa9988",
+                first=5,
+                last=7,
+                detail="database disk image is malformed",
+            ),
+        ),
+    ),
+    "report_capture_by_rule": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=7,
+            seq=13,
+            at=1.7e9,
+            body=m.CaptureReport(
+                pipeline="main",
+                sha256="ab" * 32,
+                length=4096,
+                snapshots=8,
+                reason="alert",
+                upload="auto-0011223344556677",
+            ),
+        ),
+    ),
     "command_capture": (
         "down/command",
         m.Command(id="k1", expires_at=1.7e9, body=m.CaptureCommand(pipeline="main", snapshots=8)),
@@ -117,6 +246,12 @@ def invalid() -> dict[str, tuple[str, bytes]]:
     def packed(**changes: Any) -> bytes:
         return msgspec.msgpack.encode(telemetry | changes)
 
+    report = msgspec.to_builtins(VALID["report_drift"][1])
+
+    def drift(**changes: Any) -> tuple[str, bytes]:
+        return "up/report", msgspec.json.encode(report | {"body": report["body"] | changes})
+
+    negative = SKETCHES.replace(np.float64(SKETCHES_M2).tobytes(), np.float64(-1.0).tobytes())
     bomb = zstandard.ZstdCompressor().compress(bytes(m.MAX_DECOMPRESSED_BYTES + 1))
     return {
         "empty": ("up/status", b""),
@@ -127,6 +262,7 @@ def invalid() -> dict[str, tuple[str, bytes]]:
         "bad_name": ("up/status", b'{"online":true,"pipelines":{"../x":{}}}'),
         "huge_number": ("up/status", b'{"online":true,"seq":99999999999999999999}'),
         "nan_literal": ("up/status", b'{"online":true,"at":NaN}'),
+        "negative_quality": ("up/status", b'{"online":true,"pipelines":{"main":{"quality":{"missing":-1}}}}'),
         "deep": ("up/status", b'{"online":true,"x":' + b"[" * 5000 + b"]" * 5000 + b"}"),
         "telemetry_no_records": ("up/telemetry", packed(records=[])),
         "telemetry_nan_score": ("up/telemetry", packed(records=[record | {"score": float("nan")}])),
@@ -145,6 +281,28 @@ def invalid() -> dict[str, tuple[str, bytes]]:
             "up/report",
             b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,'
             b'"body":{"type":"execution","execution":"e","state":"DONE"}}',
+        ),
+        "drift_sketches_cut_short": drift(sketches=SKETCHES[:-1]),
+        "drift_sketches_too_long": drift(sketches=SKETCHES + b"\0"),
+        "drift_sketches_version": drift(sketches=b"\2" + SKETCHES[1:]),
+        "drift_sketches_empty": drift(sketches=b""),
+        "drift_sketches_no_base64": drift(sketches="*"),
+        "drift_sketches_too_many": drift(sketches=b"\1\xff\xff\xff\xff\x0f"),
+        "drift_count_too_great": drift(score=b"\1\1\2\0\xff\xff\xff\xff\x7f\0"),
+        "drift_moments_negative": drift(sketches=negative),
+        "drift_moments_nan": drift(score=SCORE[:-24] + b"\xff" * 24),
+        "drift_two_scores": drift(score=SKETCHES),
+        "drift_windows_backwards": drift(last_window=95),
+        "drift_too_many_events": drift(events=[{"kind": "level", "window": 1, "before": 0, "after": 1}] * 17),
+        "telemetry_negative_after": ("up/telemetry", packed(after=-1)),
+        "loss_without_why": (
+            "up/report",
+            b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,"body":{"type":"loss","counts":{"alert":1}}}',
+        ),
+        "loss_negative_count": (
+            "up/report",
+            b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,'
+            b'"body":{"type":"loss","why":"spool.full","counts":{"alert":-1}}}',
         ),
         "capture_not_defined": ("up/capture", b"{}"),
         "command_expired_type": ("down/command", b'{"id":"k","expires_at":"soon","body":{"type":"cancel"}}'),

@@ -1,6 +1,8 @@
-"""``wheeltapper-agent``: enroll, run, status, replay. Thin; heavy modules are imported by the command that needs them.
+"""``wheeltapper-agent``: enroll, run, replay, and what :mod:`cli_device` adds. Thin; heavy modules are imported by the
+command that needs them.
 
-Exit codes: 0 done; 1 an error inside; 2 wrong usage, configuration, input or a refusal (its code is on stderr).
+Exit codes: 0 done; 1 an error inside; 2 wrong usage, configuration, input or a refusal (its code is on stderr);
+3 ``doctor`` found something that does not work.
 """
 
 from __future__ import annotations
@@ -9,25 +11,21 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
+from wheeltapper_agent import cli_device
+from wheeltapper_agent.cli_support import ConfigOption, JsonOption, fail
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-ConfigOption = Annotated[Path, typer.Option("--config", help="The agent's configuration (TOML).")]
+cli_device.register(app)
 _MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072", "OPENBLAS_NUM_THREADS": "1"}
 """glibc else gives each of a dozen quiet threads a heap of its own, and OpenBLAS a buffer."""
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _fail(error: AgentError | ProtocolError) -> NoReturn:
-    print(f"error: {error.message} [{error.code}]", file=sys.stderr)
-    raise typer.Exit(2)
 
 
 @app.command()
@@ -62,7 +60,7 @@ def enroll(
             raise AgentError("config.missing_key", "say where the identity is kept: --config or --state-dir")
         identity = do_enroll(server, parse_token(token), folder)
     except (AgentError, ProtocolError) as error:
-        _fail(error)
+        fail(error)
     fleet = identity.fleet
     if json_output:
         print(
@@ -83,37 +81,6 @@ def run(config: ConfigOption, verbose: Annotated[bool, typer.Option("--verbose",
 
 
 @app.command()
-def status(config: ConfigOption, json_output: JsonOption = False) -> None:
-    """Where the agent stands: what it last wrote, and the spool as it is."""
-    from wheeltapper_agent.adapters.spool import read_figures
-    from wheeltapper_agent.config import load_config
-    from wheeltapper_agent.service import SPOOL_FILE, STATUS_FILE
-
-    try:
-        folder = load_config(config).device.state_dir
-        try:
-            body: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())
-        except (OSError, ValueError) as error:
-            raise AgentError("status.missing", f"the agent did not run yet in {folder}") from error
-    except AgentError as error:
-        _fail(error)
-    figures = read_figures(folder / SPOOL_FILE)
-    if figures is not None:
-        body |= {
-            "epoch": figures.epoch,
-            "seq": figures.seq,
-            "acked": figures.acked,
-            "held": figures.held,
-            "dropped": figures.dropped,
-        }
-    if json_output:
-        print(json.dumps(body))
-        return
-    for key, value in body.items():
-        print(f"{key}: {value}")
-
-
-@app.command()
 def replay(
     bundle: Annotated[Path, typer.Option("--bundle", help="A folder with manifest.json.")],
     recording: Annotated[Path, typer.Option("--recording", help="A recording (.npz).")],
@@ -131,7 +98,7 @@ def replay(
                 alert = " ALERT" if row["alert"] else ""
                 print(f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{alert}")
     except (AgentError, ProtocolError) as error:
-        _fail(error)
+        fail(error)
     except BrokenPipeError:
         # The reader went away (head): not an error; keep the interpreter from flushing into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,11 +12,13 @@ import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.plugins import known_kinds, source_kind
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import name as check_name
+from wheeltapper_protocols.quality import STUCK_SAMPLES
 
 __all__ = [
     "AgentConfig",
@@ -24,15 +26,19 @@ __all__ = [
     "DeviceConfig",
     "PipelineConfig",
     "Profile",
+    "QualityConfig",
     "ReplayConfig",
     "SimulatorConfig",
     "UpdateConfig",
     "firmware_configs",
     "load_config",
     "load_profile",
+    "profile_names",
 ]
 
 _T = TypeVar("_T")
+_MAX_NUMBER: Final = 1e300
+"""Beyond it a number of a configuration is a slip; so are ``inf`` and ``nan``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,9 @@ class DeliveryConfig:
     batch_seconds: float = 1.0
     resend_seconds: float = 5.0
     max_in_flight: int = 2000
+    catch_up_records_per_second: float = 2000.0
+    """At most so many records a second, but for alerts and reports made while connected; must be more than the pipelines
+    make. 0: without a bound."""
     reconnect_max_seconds: float = 10.0
     flush_seconds: float = 5.0
     """How long a clean end waits for the fleet's ack."""
@@ -93,22 +102,57 @@ class SimulatorConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayConfig:
-    """A recording played once."""
+    """A recording played once: see :mod:`wheeltapper_agent.adapters.sources.replay`.
+
+    What a file says of itself (all of it in ``.npz``; rate and channels in ``.wav``; channels in tables) need not be
+    said here; where both do, they must agree.
+    """
 
     kind: Literal["replay"] = "replay"
     path: Path
+    format: Literal["auto", "npz", "wav", "csv", "parquet"] = "auto"
+    """``auto``: by the ending of the name."""
     rate_hz: float = 1.0
     """Windows a second of the wall clock."""
     hold_until_model: bool = False
     """Wait for the first active model."""
+    window_samples: int = 0
+    """0: a snapshot of an ``.npz`` is a window; the other formats need it."""
+    hop_samples: int = 0
+    """From window to window; 0: as ``window_samples``."""
+    sample_rate_hz: float = 0.0
+    channels: tuple[str, ...] = ()
+    """Of a table: its columns, in this order. Of a ``.wav``: names for its channels."""
+    units: tuple[str, ...] = ()
+    scale: tuple[float, ...] = ()
+    """Physical value = number in the file * scale, a channel. A ``.wav``'s numbers are from -1 to 1."""
+    full_scale: tuple[float, ...] = ()
+    """Largest absolute physical value that the sensor can give, a channel."""
+    time_column: str = ""
+    """Of a table: the column with the time of each row, in seconds (in Parquet also a time stamp)."""
+    tolerance_seconds: float = 0.0
+    """How far such a time may be off before samples count as missing; 0: half a sample."""
+    delimiter: str = ","
+    """Of a ``.csv``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityConfig:
+    """What counts as bad data."""
+
+    stuck_samples: int = STUCK_SAMPLES
+    """Length from which a run of equal values is a stuck sensor; 0: never."""
+    late_seconds: float = 5.0
+    """How much later than the quickest a window may come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """One sensor stream."""
+    """One sensor stream. ``source`` is the configuration of its kind: see :mod:`wheeltapper_agent.plugins`."""
 
     name: str
-    source: SimulatorConfig | ReplayConfig
+    source: Any
+    quality: QualityConfig = field(default_factory=QualityConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +161,30 @@ class Profile:
 
     name: str
     description: str = ""
-    runtime: str = "onnx"
+    arch: tuple[str, ...] = ()
+    """Machine names of the system (``uname -m``) that the profile is for; empty: any."""
     runtimes: tuple[str, ...] = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
-    """What may run networks, in the order of preference."""
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """In order of preference."""
+    providers: tuple[str, ...] = ("CPUExecutionProvider", "XNNPACK")
+    """In order of preference, of all runtimes together; each takes those that it knows: an execution provider of ONNX
+    Runtime, ``XNNPACK``, or ``delegate:<path>`` of a TFLite delegate."""
     threads: int = 1
     memory_cap_mb: int = 512
+    cpu_quota_percent: int = 100
+    """100 is one core."""
     spool_max_records: int = 1_000_000
+    spool_max_mb: int = 512
+    spool_max_days: float = 30.0
+    spool_commit_seconds: float = 1.0
+    """How long telemetry waits in memory for the next commit, which spares flash; alerts and reports never wait."""
     batch_records: int = 200
     capture_max_mb: int = 64
+    buses: tuple[str, ...] = ()
+    """Device nodes that the service may open for its sensors, and CAN interfaces (``can0``)."""
+    accelerator_devices: tuple[str, ...] = ()
+    """Device nodes of GPU or NPU that the providers open."""
+    watchdog_device: str = ""
+    """The hardware watchdog that systemd may feed; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,15 +207,17 @@ def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
         if isinstance(value, str) and value:
             return base / value
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER:
             return float(value)
     elif hint in (str, bool, int):
         if type(value) is hint:
             return value
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, where, base)
     elif type(None) in options:
         return _value(options[0], value, where, base)
     elif typing.get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(_value(options[0], entry, where, base) for entry in value)
+        return tuple(_value(options[0], entry, f"{where}[{index}]", base) for index, entry in enumerate(value))
     raise AgentError("config.invalid", f"{where} cannot be {value!r}; expected {hint}")
 
 
@@ -177,21 +238,17 @@ def _build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> 
         return kind(**values, **ready)
     except TypeError as error:
         fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # kind is a dataclass
-        required = [entry.name for entry in fields if entry.default is dataclasses.MISSING]
+        required = [entry.name for entry in fields if entry.default is entry.default_factory is dataclasses.MISSING]
         raise AgentError("config.missing_key", f"{where} needs {', '.join(required)}") from error
 
 
 def _pipeline(table: Any, index: int, base: Path) -> PipelineConfig:
     where = f"pipelines[{index}]"
     source = table.get("source") if isinstance(table, dict) else None
-    kinds: dict[Any, type[SimulatorConfig] | type[ReplayConfig]] = {
-        "simulator": SimulatorConfig,
-        "replay": ReplayConfig,
-    }
-    kind = kinds.get(source.get("kind")) if isinstance(source, dict) else None
-    if kind is None:
-        raise AgentError("config.invalid", f"{where}.source.kind must be one of {', '.join(kinds)}")
-    pipeline = _build(PipelineConfig, table, where, base, source=_build(kind, source, f"{where}.source", base))
+    if not isinstance(source, dict) or "kind" not in source:
+        raise AgentError("config.invalid", f"{where}.source.kind must be one of {', '.join(known_kinds())}")
+    config = source_kind(source["kind"]).config
+    pipeline = _build(PipelineConfig, table, where, base, source=_build(config, source, f"{where}.source", base))
     try:
         check_name(pipeline.name, "pipeline name")
     except WireError as error:
@@ -229,6 +286,10 @@ def load_config(path: Path) -> AgentConfig:
     names = [entry.name for entry in ready["pipelines"]]  # type: ignore[attr-defined]  # a tuple of PipelineConfig
     if len(set(names)) != len(names):
         raise AgentError("config.invalid", "two pipelines have the same name")
+    kinds = [entry.source.kind for entry in ready["pipelines"]]  # type: ignore[attr-defined]  # as above
+    for kind in sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+        if source_kind(kind).exclusive:
+            raise AgentError("config.invalid", f"only one pipeline of a device can have a source of kind {kind!r}")
     return _build(AgentConfig, table, "the configuration", base, **ready)
 
 
@@ -245,6 +306,15 @@ def firmware_configs() -> Path:
     raise AgentError("config.profile", "firmware_configs is not installed; reinstall wheeltapper-agent")
 
 
+def profile_names() -> list[str]:
+    """The names of all profiles, sorted.
+
+    Raises:
+        AgentError: ``config.profile``.
+    """
+    return sorted(entry.stem for entry in (firmware_configs() / "profiles").glob("*.toml"))
+
+
 def load_profile(name: str) -> Profile:
     """The profile of a board.
 
@@ -253,7 +323,7 @@ def load_profile(name: str) -> Profile:
     """
     folder = firmware_configs() / "profiles"
     path = folder / f"{name}.toml"
-    known = sorted(entry.stem for entry in folder.glob("*.toml"))
+    known = profile_names()
     if name not in known:
         raise AgentError("config.profile", f"there is no profile {name[:80]!r}; known are {', '.join(known)}")
     return _build(Profile, _read(path), f"profile {name}", folder)

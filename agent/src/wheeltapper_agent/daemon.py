@@ -7,11 +7,13 @@ line's: 0 done; 2 wrong configuration or a refusal.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
 from wheeltapper_agent.adapters.identity import load_identity
+from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.config import load_config, load_profile
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.service import Agent
@@ -33,7 +35,8 @@ def main(arguments: list[str]) -> int:
     try:
         loaded = load_config(config)
         loaded.device.state_dir.mkdir(parents=True, exist_ok=True)
-        agent = Agent(loaded, load_profile(loaded.device.profile), load_identity(loaded.device.state_dir))
+        identity = load_identity(loaded.device.state_dir)
+        agent = Agent(loaded, load_profile(loaded.device.profile), identity, Notifier.from_environment(os.environ))
     except (AgentError, ProtocolError) as error:
         print(f"error: {error.message} [{error.code}]", file=sys.stderr)
         return 2

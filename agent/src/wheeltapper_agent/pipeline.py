@@ -6,31 +6,38 @@ Invariants:
       counted as dropped and take no index; an alert of such a window is raised again by a later one.
     * A model is swapped between two windows; none is lost and none is scored twice.
     * Nothing that a model does ends the stream: a window that cannot be scored is recorded without a score.
+    * A window with a missing sample (NaN) is recorded without a score. That is the data's fault, not the model's: it
+      says nothing of its health, and the decision waits as it was.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import msgspec
+import numpy as np
 
-from wheeltapper_agent.bundle import Bundle
+from wheeltapper_agent.bundle import Bundle, Evaluation
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window
+from wheeltapper_agent.liveness import Pulse
+from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window, pending_windows
 from wheeltapper_protocols.decision import DecisionState, Verdict
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
+from wheeltapper_protocols.quality import complete
 
-__all__ = ["MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
+__all__ = ["MAX_BATCH", "MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
 
 _LOG = logging.getLogger(__name__)
 NO_EPOCH = "0" * 16
 """Stands in a message until the spool gives its own."""
 _RETRY_SECONDS: Final = 1.0
 Item: TypeAlias = TelemetryRecord | Alert | Report
+MAX_BATCH: Final = 32
+"""Windows that are scored in one call."""
 MAX_PENDING: Final = 600
 """Windows whose records wait for the spool."""
 
@@ -52,6 +59,15 @@ class Captured:
     wanted: int
     done: Callable[[list[Window]], None]
     windows: list[Window] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Judged:
+    """A window on its way through :meth:`Pipeline._take`: its records, what observers see, the decision after it."""
+
+    items: tuple[Item, ...]
+    seen: Observation
+    state: DecisionState | None = None
 
 
 class Pipeline:
@@ -85,6 +101,7 @@ class Pipeline:
         self._storage_failed = False
         self._error = ""
         self._broken: set[str] = set()
+        self.pulse = Pulse(clock)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
@@ -92,6 +109,10 @@ class Pipeline:
     def spec(self) -> SourceSpec:
         """What the windows look like."""
         return self._source.spec
+
+    def alive(self) -> bool:
+        """Whether the thread runs, or ended as it should: with its source, or because it was stopped."""
+        return self._thread.is_alive() or self._stopping.is_set() or self._source.state == "ended"
 
     def start(self) -> None:
         """Begin to take windows."""
@@ -146,42 +167,51 @@ class Pipeline:
     def _run(self) -> None:
         try:
             index = self._records.next_window(self.name)
-            for window in self._source.windows(index):
-                index += self._take(index, window)
+            stream = self._source.windows(index)
+            for window in stream:
+                with self.pulse.busy():
+                    index += self._take(index, self._ready(window, stream))
                 if self._stopping.is_set():
                     return
         except Exception:  # noqa: BLE001  # logged; the agent must outlive it
             _LOG.exception("pipeline %s: source.failed: the stream ended", self.name)
             self._error = "source.failed"
         finally:
-            self._flush()
-            if said := self._observed(None):
-                self._keep(tuple(said))
+            self._keep([tuple(said)] if (said := self._observed(None)) else [])
         self._end_captures()
         while self._pending and not self._stopping.wait(_RETRY_SECONDS):
             self._flush()
 
-    def _take(self, index: int, window: Window) -> int:
-        """Score and record a window; returns how many indices it took."""
+    def _ready(self, window: Window, stream: Iterator[Window]) -> list[Window]:
+        """``window`` and those after it that the source has already: they are scored in one call."""
+        batch = [window]
+        while (
+            len(batch) < MAX_BATCH and pending_windows(self._source) and (following := next(stream, None)) is not None
+        ):
+            batch.append(following)
+        return batch
+
+    def _take(self, first: int, batch: list[Window]) -> int:
+        """Score and record windows that follow each other; returns how many indices they took."""
         with self._lock:
             if self._next is not None:
                 (self._bundle,), self._next = self._next, None
                 self._state = DecisionState()
             bundle = self._bundle
         before = self._state
-        if bundle is None:
-            items: tuple[Item, ...] = (self._plain(index, window, None),)
-            seen = Observation(self.name, index, window, None)
-        else:
-            items, seen = self._scored(index, window, bundle)
-        kept = self._keep((*items, *self._observed(seen)))
-        if not kept:
-            self._dropped += 1
-            if seen.verdict is not None and seen.verdict.changed:
-                self._state = before
-        self._windows += 1
-        self._feed_captures(window)
-        return int(kept)
+        judged = [self._unscored(first + row, window, bundle) for row, window in enumerate(batch)]
+        scorable = [each for each in judged if bundle is not None and complete(each.seen.window.samples)]
+        if bundle is not None and scorable:
+            self._score(scorable, bundle)
+        kept = self._keep([(*each.items, *self._observed(each.seen)) for each in judged])
+        if kept < len(batch):
+            self._dropped += len(batch) - kept
+            # An alert that was dropped is raised again by a later window.
+            self._state = next((each.state for each in reversed(judged[:kept]) if each.state is not None), before)
+        self._windows += len(batch)
+        for window in batch:
+            self._feed_captures(window)
+        return kept
 
     def _observed(self, seen: Observation | None) -> list[Item]:
         """What the observers say of a window, or (None) at the end of the stream."""
@@ -195,16 +225,16 @@ class Pipeline:
                     _LOG.exception("pipeline %s: %s failed", self.name, type(observer).__name__)
         return said
 
-    def _keep(self, items: tuple[Item, ...]) -> bool:
-        """Append, with what waited before; where the disk refuses, wait in memory if there is room."""
-        room = len(self._pending) < MAX_PENDING
-        if room:
-            self._pending.append(items)
-        flushed = self._flush()
-        if flushed and not room:
-            self._pending.append(items)
-            self._flush()
-        return room or flushed
+    def _keep(self, items: Sequence[tuple[Item, ...]]) -> int:
+        """Append, with what waited before; where the disk refuses, what fits waits in memory. Returns how many of
+        ``items`` were kept, the first ones."""
+        self._pending += items
+        if self._flush():
+            return len(items)
+        beyond = max(0, len(self._pending) - MAX_PENDING)
+        if beyond:
+            del self._pending[-beyond:]
+        return max(0, len(items) - beyond)
 
     def _flush(self) -> bool:
         """Append what waits; False if the disk refuses."""
@@ -233,30 +263,44 @@ class Pipeline:
             release=bundle.manifest.release if bundle else None,
         )
 
-    def _scored(self, index: int, window: Window, bundle: Bundle) -> tuple[tuple[Item, ...], Observation]:
-        """The records of a window and what the observers see of it."""
-        unscored = Observation(self.name, index, window, bundle.manifest)
+    def _unscored(self, index: int, window: Window, bundle: Bundle | None) -> _Judged:
+        manifest = bundle.manifest if bundle else None
+        return _Judged((self._plain(index, window, bundle),), Observation(self.name, index, window, manifest))
+
+    def _score(self, judged: Sequence[_Judged], bundle: Bundle) -> None:
+        """Put into ``judged`` what the model and the decision make of its windows."""
         began = self._clock.monotonic()
         try:
-            found = bundle.evaluate(window.samples[None])
-            state, verdict = bundle.decide(self._state, found)
+            found = bundle.evaluate(np.stack([each.seen.window.samples for each in judged]))
         except Exception as error:  # noqa: BLE001  # the stream goes on and probation hears of it
-            self._failed(bundle, error)
-            return (self._plain(index, window, bundle),), unscored
-        latency_ms = (self._clock.monotonic() - began) * 1e3
-        self._state = state
-        raw = float(found.scores.score[0])
+            if len(judged) == 1:
+                self._failed(bundle, error)
+            else:  # one of them spoils the call for all
+                for each in judged:
+                    self._score((each,), bundle)
+            return
+        latency_ms = (self._clock.monotonic() - began) * 1e3 / len(judged)
+        for row, each in enumerate(judged):
+            try:
+                self._decide(each, bundle, found, row, latency_ms)
+            except Exception as error:  # noqa: BLE001  # as above
+                self._failed(bundle, error)
+
+    def _decide(self, judged: _Judged, bundle: Bundle, found: Evaluation, row: int, latency_ms: float) -> None:
+        state, verdict = bundle.decide(self._state, found, row)
+        self._state = judged.state = state
         if not verdict.valid:
             self._failed(bundle, AgentError("probation.not_finite", "the score is not a number"))
-            return (self._plain(index, window, bundle),), unscored
+            return
         with self._lock:
             if self._next is None:
                 self._health = Health(self._health.windows + 1, self._health.error)
         self._error = ""
-        plain = self._plain(index, window, bundle)
+        seen, raw = judged.seen, float(found.scores.score[row])
+        plain = self._plain(seen.index, seen.window, bundle)
         record = msgspec.structs.replace(plain, score=raw, severity=verdict.severity, latency_ms=latency_ms)
-        seen = Observation(self.name, index, window, bundle.manifest, found.features[0], raw, verdict, latency_ms)
-        return ((record, self._alert(record, verdict)) if verdict.changed else (record,)), seen
+        judged.items = (record, self._alert(record, verdict)) if verdict.changed else (record,)
+        judged.seen = replace(seen, features=found.features[row], score=raw, verdict=verdict, latency_ms=latency_ms)
 
     def _alert(self, record: TelemetryRecord, verdict: Verdict) -> Alert:
         return Alert(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +25,12 @@ __all__ = [
     "Observer",
     "Records",
     "Source",
+    "SourceContext",
+    "SourceKind",
     "SourceSpec",
     "Verified",
     "Window",
+    "pending_windows",
 ]
 
 
@@ -48,6 +52,8 @@ class SourceSpec:
     units: tuple[str, ...]
     full_scale: tuple[float, ...] = ()
     """Largest absolute value that the sensor can give, a channel, in its unit; beyond it, it clips. Empty: unknown."""
+    hop_samples: int = 0
+    """From the start of a window to the start of the next; 0: as ``window_samples``, or not a continuous stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,10 @@ class Window:
 
 
 class Source(Protocol):
-    """Where windows come from. ``state`` is ``waiting``, ``running``, ``ended`` or an error code."""
+    """Where windows come from. ``state`` is ``waiting``, ``running``, ``ended`` or an error code.
+
+    A source that can have several windows ready also has ``pending``: see :func:`pending_windows`.
+    """
 
     @property
     def spec(self) -> SourceSpec: ...
@@ -85,6 +94,43 @@ class Source(Protocol):
         """A model is active: a source that holds until then begins."""
 
     def close(self) -> None: ...
+
+
+def pending_windows(source: Source) -> int:
+    """How many windows ``source`` gives without waiting, beside the one that it gave last; 0 where it cannot say.
+
+    A reader may take so many at once and score them in one call. The number may rise at any time, and fall only by
+    taking."""
+    return int(getattr(source, "pending", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source may know of the agent around it."""
+
+    pipeline: str
+    """Name of its pipeline."""
+    state_dir: Path
+    """Where it may keep a file of its own, named after the pipeline."""
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKind:
+    """A kind of source: what an entry point of the group ``wheeltapper.sources`` names. Its name there is the kind.
+
+    Args:
+        config: a frozen dataclass with a field ``kind`` (``kind: Literal["x"] = "x"``) and fields of the types that a
+            configuration can hold: str, bool, int, float, Path, Literal, another such dataclass, a tuple of one of
+            these, or one of these or None. It may refuse what it is given by raising ``AgentError`` from
+            ``__post_init__``.
+        make: the source from such a configuration.
+        exclusive: whether only one pipeline of a device may have it.
+    """
+
+    config: type[Any]
+    make: Callable[[Any, SourceContext], Source]
+    exclusive: bool = False
 
 
 class Model(Protocol):

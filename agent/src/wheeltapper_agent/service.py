@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from wheeltapper_agent import __version__
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
@@ -22,15 +24,22 @@ from wheeltapper_agent.adapters.http import HttpsClient
 from wheeltapper_agent.adapters.identity import Identity
 from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.adapters.late_metadata import LateMetadata
+from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, LocalServer
 from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
+from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_source
-from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
+from wheeltapper_agent.drift import DriftObserver
 from wheeltapper_agent.effects import Effects
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.liveness import Liveness
 from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Observer
+from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import (
@@ -38,6 +47,7 @@ from wheeltapper_protocols.messages import (
     CancelCommand,
     CaptureCommand,
     ExecutionState,
+    PipelineStatus,
     Status,
     decode_down,
     encode,
@@ -49,13 +59,26 @@ __all__ = ["SPOOL_FILE", "STATUS_FILE", "Agent"]
 _LOG = logging.getLogger(__name__)
 STATUS_FILE: Final = "status.json"
 SPOOL_FILE: Final = "spool.sqlite"
-_LOCAL_STATUS_SECONDS: Final = 1.0
+_TURN_SECONDS: Final = 1.0
+_HANG_SECONDS: Final = 60.0
+"""Longer than any window may take to be scored and stored, where nobody set a watchdog."""
+_SECONDS_A_DAY: Final = 86_400.0
+
+
+def make_spool(path: Path, profile: Profile) -> Spool:
+    """The spool within the board's limits."""
+    limits = SpoolLimits(
+        profile.spool_max_records, profile.spool_max_mb * 1024 * 1024, profile.spool_max_days * _SECONDS_A_DAY
+    )
+    return Spool(path, limits=limits, commit_seconds=profile.spool_commit_seconds)
 
 
 class Agent:
     """One device's agent."""
 
-    def __init__(self, config: AgentConfig, profile: Profile, identity: Identity) -> None:
+    def __init__(
+        self, config: AgentConfig, profile: Profile, identity: Identity, notifier: Notifier | None = None
+    ) -> None:
         state = config.device.state_dir
         fleet = identity.fleet
         self._config, self._profile, self._device = config, profile, fleet.device
@@ -63,13 +86,16 @@ class Agent:
         self._state = state
         self._changed = threading.Event()
         self._stopping = threading.Event()
-        self.spool = Spool(state / SPOOL_FILE, profile.spool_max_records)
+        self.spool = make_spool(state / SPOOL_FILE, profile)
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
-        self.pipelines = {
-            entry.name: Pipeline(entry.name, make_source(entry, state, self._clock), self.spool, self._clock)
-            for entry in config.pipelines
-        }
+        self.pipelines: dict[str, Pipeline] = {}
+        self._quality: dict[str, QualityObserver] = {}
+        for entry in config.pipelines:
+            source = make_source(entry, state, self._clock)
+            self._quality[entry.name] = QualityObserver(source, entry.quality)
+            observers = self._observers(entry.name)
+            self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, observers)
         metadata = LateMetadata(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         self._effects = Effects(
@@ -100,6 +126,17 @@ class Agent:
         )
         self.link = Link(address, self._on_connected, self._on_message, config.delivery.reconnect_max_seconds)
         self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records)
+        self._notifier = notifier or Notifier()
+        self._local = LocalServer(state / SOCKET_FILE, self._answer_local)
+        self._liveness = Liveness(self._notifier.watchdog_seconds or _HANG_SECONDS)
+        for name, pipeline in self.pipelines.items():
+            self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
+        self._liveness.watch("updater", self.updater.alive)
+
+    def _observers(self, pipeline: str) -> list[Observer]:
+        """What looks at each window of a pipeline."""
+        quality = self._quality[pipeline]
+        return [quality, DriftObserver(pipeline, self._clock, lambda: quality.total)]
 
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""
@@ -111,13 +148,20 @@ class Agent:
         self._captures.start()
         self._delivery.start()
         self.link.start()
+        try:
+            self._local.start()
+        except AgentError as error:
+            _LOG.warning("agent: %s", error)
+        self._notifier.ready()
         _LOG.info("agent %s: %s runs on profile %s", __version__, self._device, self._profile.name)
         published_at = self._clock.monotonic()
+        self._feed_watchdog()
         while not self._stopping.is_set():
-            changed = self._changed.wait(_LOCAL_STATUS_SECONDS)
+            changed = self._changed.wait(_TURN_SECONDS)
             self._changed.clear()
-            self._write_status()
+            self._feed_watchdog()
             if changed or self._clock.monotonic() - published_at >= self._config.device.status_seconds:
+                self._write_status()
                 self._publish_status()
                 published_at = self._clock.monotonic()
         self._end()
@@ -127,8 +171,23 @@ class Agent:
         self._stopping.set()
         self._changed.set()
 
+    def _feed_watchdog(self) -> None:
+        """Tell the service manager how the threads are; one that hangs makes it end this process."""
+        troubles = self._liveness.troubles()
+        if troubles:
+            _LOG.error("agent: the watchdog is not fed: %s", "; ".join(troubles))
+        else:
+            self._notifier.watchdog()
+        runs = ", ".join(
+            f"{name}: {status.model or 'no model'} {status.release or ''}".strip()
+            for name, status in ((name, pipeline.status()) for name, pipeline in self.pipelines.items())
+        )
+        self._notifier.status("; ".join(troubles) or ("connected" if self.link.connected else "offline") + f"; {runs}")
+
     def _end(self) -> None:
         _LOG.info("agent: ending")
+        self._notifier.stopping()
+        self._local.stop()
         for pipeline in self.pipelines.values():
             pipeline.stop()
         self.updater.stop()
@@ -156,16 +215,22 @@ class Agent:
             counter=entry.counter,
             execution=execution.id if execution else None,
             execution_state=ExecutionState(execution.state) if execution and execution.state in known else None,
-            pipelines={name: pipeline.status() for name, pipeline in self.pipelines.items()},
+            pipelines={name: self._pipeline_status(name) for name in self.pipelines},
         )
+
+    def _pipeline_status(self, name: str) -> PipelineStatus:
+        """With the data quality of its windows."""
+        found = self.pipelines[name].status()
+        quality = msgspec.structs.replace(self._quality[name].total, dropped=found.dropped_windows)
+        return msgspec.structs.replace(found, quality=quality)
 
     def _publish_status(self) -> None:
         self.link.publish(Up.STATUS, encode(self._status()), retain=True)
 
-    def _write_status(self) -> None:
-        """Keep ``status.json`` for ``wheeltapper-agent status``."""
+    def _body(self) -> dict[str, Any]:
+        """What ``wheeltapper-agent status`` shows."""
         status = self._status()
-        body: dict[str, Any] = {
+        return {
             "device": self._device,
             "at": status.at,
             "connected": self.link.connected,
@@ -183,12 +248,34 @@ class Agent:
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
                     "runtime": entry.runtime,
+                    "quality": msgspec.to_builtins(entry.quality),
                 }
                 for name, entry in status.pipelines.items()
             },
         }
+
+    def _answer_local(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a question that came through the local socket.
+
+        Raises:
+            AgentError: ``local.unknown``.
+        """
+        if request.get("ask") != "status":
+            raise AgentError("local.unknown", 'the agent answers {"ask": "status"}')
+        figures = self.spool.figures()
+        return self._body() | {
+            "epoch": figures.epoch,
+            "seq": figures.seq,
+            "acked": figures.acked,
+            "held": figures.held,
+            "dropped": figures.dropped,
+            "troubles": self._liveness.troubles(),
+        }
+
+    def _write_status(self) -> None:
+        """Keep ``status.json`` for ``wheeltapper-agent status`` while the agent does not run."""
         try:
-            write_atomic(Path(self._state / STATUS_FILE), json.dumps(body).encode(), 0o644)
+            write_atomic(Path(self._state / STATUS_FILE), json.dumps(self._body()).encode(), 0o644)
         except OSError as error:
             _LOG.warning("status.json cannot be written: %s", error)
 

@@ -126,6 +126,10 @@ class Updater:
         """The journal as it stands."""
         return self._entry
 
+    def alive(self) -> bool:
+        """Whether the thread runs, or was stopped."""
+        return self._thread.is_alive() or self._stopping.is_set()
+
     def start(self) -> None:
         """Resume what was under way, then wait for assignments."""
         self._thread.start()

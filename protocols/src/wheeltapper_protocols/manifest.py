@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wheeltapper_protocols.decision import DecisionSpec
+from wheeltapper_protocols.drift import DriftSpec
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.features import FeatureSpec
 from wheeltapper_protocols.ids import SHA256_PATTERN
@@ -172,6 +173,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     remaining_life: RemainingLife | None = None
     tensors: Annotated[list[TensorSpec], Meta(max_length=64)] | None = None
     decision: DecisionSpec
+    drift: DriftSpec | None = None
+    """What to compare features and scores with; None: nothing is compared."""
     golden: Golden
     budget: Budget
     gates: Annotated[list[Gate], Meta(max_length=64)] = []
@@ -197,6 +200,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("a classification, and only that, has the section classification")
         if (self.task == "remaining_life") != (self.remaining_life is not None):
             raise ValueError("a remaining_life, and only that, has the section remaining_life")
+        if self.drift is not None and len(self.drift.features) != len(self.features):
+            raise ValueError("the section drift needs one reference a feature")
 
     @property
     def model_file(self) -> str:
@@ -216,7 +221,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 _DECODER: Final = msgspec.json.Decoder(Manifest)
-_OMITTED: Final = ("rollback_floor", "raw", "classification", "remaining_life", "tensors")
+_OMITTED: Final = ("rollback_floor", "raw", "classification", "remaining_life", "tensors", "drift")
 """Sections that are left out where they are None."""
 
 

@@ -9,7 +9,8 @@ Invariants:
 
 Records (telemetry, alert, report) carry ``(epoch, seq)``: the id of the spool's life and 1, 2, 3, … without gaps across
 all three kinds. ``oldest`` is the lowest seq that the spool still holds: what is below it and not with the fleet was
-dropped on the device and will never come.
+dropped on the device and will never come. ``after`` says the same of a hole in the middle: what lies between it and the
+(first) seq of the message.
 
 What this module does not do: topics (:mod:`topics`), signatures (:mod:`assignment`), sending.
 """
@@ -26,6 +27,8 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import NAME_PATTERN, SHA256_PATTERN
+from wheeltapper_protocols.quality import DataQuality
+from wheeltapper_protocols.sketch import MAX_SKETCH_BYTES, decode_sketches
 from wheeltapper_protocols.topics import Down, Up
 
 __all__ = [
@@ -38,8 +41,11 @@ __all__ = [
     "CaptureCommand",
     "CaptureReport",
     "Command",
+    "DriftEvent",
+    "DriftReport",
     "ExecutionReport",
     "ExecutionState",
+    "LossReport",
     "PipelineStatus",
     "Reason",
     "Report",
@@ -132,6 +138,8 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     dropped_windows: Count = 0
     source: Code = "running"
     """``running``, ``ended``, ``waiting`` or an error code."""
+    quality: DataQuality | None = None
+    """Of the windows since the agent started."""
     runtime: Code = ""
     """What computes the network: ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``, …"""
 
@@ -178,6 +186,8 @@ class Telemetry(_Message, frozen=True, kw_only=True):
     epoch: Epoch
     oldest: Seq
     records: Annotated[list[TelemetryRecord], Meta(min_length=1, max_length=5000)]
+    after: Count | None = None
+    """The seq that the spool holds next below the first record; what lies between will never come. None: no hole."""
 
 
 class Reason(_Message, frozen=True, kw_only=True):
@@ -205,6 +215,8 @@ class Alert(_Message, frozen=True, kw_only=True):
     severity: Severity
     raised: bool = True
     reasons: Annotated[list[Reason], Meta(max_length=16)] = []
+    after: Count | None = None
+    """As in :class:`Telemetry`."""
 
 
 class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
@@ -227,15 +239,95 @@ class AssignmentRefused(_Message, frozen=True, kw_only=True, tag="assignment-ref
 
 
 class CaptureReport(_Message, frozen=True, kw_only=True, tag="capture"):
-    """The answer to a capture command: the uploaded recording by its ``sha256``, or the code that says why not."""
+    """The answer to a capture command, or (without one) what a rule of the device recorded: the uploaded recording by
+    its ``sha256``, or the code that says why not."""
 
-    command: Identifier
+    command: Identifier | None = None
     pipeline: Name
     sha256: Annotated[str, Meta(pattern=SHA256_PATTERN)] | None = None
     length: Count = 0
     snapshots: Count = 0
     code: Code = ""
     detail: Text = ""
+    reason: Code = ""
+    """Which rule asked for it: ``alert``, ``drift``, ``random`` or another trigger's name."""
+    upload: Identifier | None = None
+    """Under which name a rule's recording was uploaded; a command's has the command's id."""
+
+
+class LossReport(_Message, frozen=True, kw_only=True, tag="loss"):
+    """Records that will never come: dropped from this spool, or lost with another that could not be read any more.
+
+    ``counts`` are by kind (``telemetry``, ``alert``, ``report``) since the epoch began, so a later report replaces an
+    earlier one. They count what the device gave up; a record whose ack was lost may be with the fleet all the same.
+    """
+
+    why: Code
+    """``spool.full``, ``spool.age``, ``spool.unreadable``, several joined by a comma, or ``spool.corrupt``."""
+    counts: Annotated[dict[Code, Count], Meta(max_length=16)] = {}
+    lost_epoch: Epoch | None = None
+    """The epoch that ended with ``spool.corrupt``, where it could still be told."""
+    first: Count = 0
+    """Of a lost epoch: the lowest seq that was not acknowledged; 0 where unknown."""
+    last: Count = 0
+    """Of a lost epoch: the newest seq."""
+    detail: Text = ""
+
+
+class DriftEvent(_Message, frozen=True, kw_only=True):
+    """Something changed at ``window``."""
+
+    kind: Code
+    """``level`` or ``spread`` of the score (as ``score / (1 + score)``), or ``feature``."""
+    window: Count
+    before: float
+    """The mean before, of what ``kind`` says; of a feature: in training."""
+    after: float
+    feature: Annotated[str, Meta(max_length=120)] | None = None
+    psi: float | None = None
+    """Of a feature: its population stability index over the period."""
+
+
+class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
+    """Sketches of the windows ``first_window`` to ``last_window``, over the bins in the release's manifest.
+
+    Reports of one pipeline do not overlap, so that the sketches of any of them can be added up.
+    """
+
+    pipeline: Name
+    model: Name
+    release: Release
+    why: Code
+    """``period``, ``change`` (a detector fired), ``swap`` (another release runs now) or ``end`` (of the stream)."""
+    first_window: Count
+    last_window: Count
+    first_t_s: Seconds
+    last_t_s: Seconds
+    """By the machine's clock; it may have jumped between the two."""
+    windows: Count
+    """Scored ones, and thus in the sketches."""
+    unscored: Count = 0
+    sketches: Annotated[bytes, Meta(max_length=MAX_SKETCH_BYTES)]
+    """Of the features, in the manifest's order: :func:`wheeltapper_protocols.sketch.encode_sketches`."""
+    score: Annotated[bytes, Meta(max_length=1024)]
+    """Of the score, likewise: one sketch."""
+    quality: DataQuality | None = None
+    """Of the windows since the report before, scored or not."""
+    level: float = 0.0
+    """The mean of the score (as ``score / (1 + score)``) since the last change."""
+    stable_windows: Count = 0
+    """How long that is."""
+    events: Annotated[list[DriftEvent], Meta(max_length=16)] = []
+    more_events: Count = 0
+    """Events that found no room."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        decode_sketches(self.sketches)
+        if len(decode_sketches(self.score)) != 1:
+            raise ValueError("score must hold one sketch")
+        if self.last_window < self.first_window:
+            raise ValueError("last_window is below first_window")
 
 
 class Report(_Message, frozen=True, kw_only=True):
@@ -245,7 +337,9 @@ class Report(_Message, frozen=True, kw_only=True):
     oldest: Seq
     seq: Seq
     at: Seconds
-    body: ExecutionReport | AssignmentRefused | CaptureReport
+    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport
+    after: Count | None = None
+    """As in :class:`Telemetry`."""
 
 
 class CaptureCommand(_Message, frozen=True, kw_only=True, tag="capture"):

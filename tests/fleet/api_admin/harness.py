@@ -88,7 +88,7 @@ class AdminServer:
         ensure_api_token(self.engine, data_dir / "api-token", 1e9)
         self.token = (data_dir / "api-token").read_text().strip()
         repository = Repository.open(data_dir, time.time)
-        blobs = BlobStore(data_dir / "blobs")
+        self.blobs = blobs = BlobStore(data_dir / "blobs")
         endpoints = Endpoints("127.0.0.1", 1, "https://127.0.0.1:2")
         (data_dir / "captures").mkdir()
         context = AdminContext(

@@ -1,10 +1,12 @@
 """From the spool to the fleet: batches, repeats, and the fleet's acks.
 
 Invariants: nothing is taken from the spool but by an ack; what is not acked within the resend time is sent again from
-the oldest on, and
-at once after a reconnection; at most ``max_in_flight`` telemetry records are unacked at a time; alerts and reports
-never wait
-behind telemetry.
+the oldest on, and at once after a reconnection; at most ``max_in_flight`` telemetry records are unacked at a time.
+
+Order: alerts and reports made since the connection came up go first and at once. Then those that waited for it, then
+telemetry, each in rising seq and together at most ``catch_up_records_per_second`` (a token bucket of one batch): a week
+that was missed neither floods the fleet nor starves what happens now. A hole that dropped records left in the numbering
+is told by the message above it (``after``).
 
 Not done here: the connection (:mod:`mqtt`), the store (:mod:`spool`).
 """
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from typing import Final, Protocol
 
 import msgspec
 
 from wheeltapper_agent.adapters.spool import Held, Spool
 from wheeltapper_agent.config import DeliveryConfig
+from wheeltapper_agent.core.rate import TokenBucket
 from wheeltapper_agent.ports import Clock
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import Ack, Alert, Report, Telemetry, TelemetryRecord, encode
@@ -32,6 +36,7 @@ _BULK: Final = ("telemetry",)
 _URGENT_BATCH: Final = 50
 _RESEND_CAP_SECONDS: Final = 60.0
 _FAILED_SECONDS: Final = 2.0
+_BUSY_SECONDS: Final = 0.2
 
 
 class Publisher(Protocol):
@@ -55,17 +60,23 @@ class Delivery:
         self._clock = clock
         self._batch_records = batch_records
         self._max_in_flight = max(config.max_in_flight, batch_records)
+        rate = config.catch_up_records_per_second
+        self._bucket = TokenBucket(rate, max(batch_records, _URGENT_BATCH), clock.monotonic())
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
-        self._restart(self._acked())
+        self._restart()
 
-    def _acked(self) -> int:
-        return self._spool.oldest() - 1
+    def _restart(self) -> None:
+        """Begin from the oldest record; what is in the spool now is what waited."""
+        self._epoch = self._spool.epoch
+        self._live_from = self._spool.figures().seq
+        self._rewind(self._spool.oldest())
 
-    def _restart(self, acked: int) -> None:
-        self._urgent = self._bulk = acked
-        self._in_flight = 0
+    def _rewind(self, oldest: int) -> None:
+        self._urgent = self._bulk = oldest - 1
+        self._live = max(self._live_from, oldest - 1)
+        self._flight: deque[tuple[int, int]] = deque()
         self._progress_at = self._clock.monotonic()
         self._resend_seconds = self._config.resend_seconds
         self._batch_began_at: float | None = None
@@ -77,7 +88,7 @@ class Delivery:
     def on_connected(self) -> None:
         """A new connection: what was under way may be lost, so send it again."""
         with self._lock:
-            self._restart(self._acked())
+            self._restart()
 
     def on_ack(self, ack: Ack) -> None:
         """The fleet has everything up to ``ack.seq``."""
@@ -85,6 +96,9 @@ class Delivery:
             return
         with self._lock:
             self._urgent, self._bulk = max(self._urgent, ack.seq), max(self._bulk, ack.seq)
+            self._live = max(self._live, ack.seq)
+            while self._flight and self._flight[0][0] <= ack.seq:
+                self._flight.popleft()
             self._progress_at = self._clock.monotonic()
             self._resend_seconds = self._config.resend_seconds
         with self._spool.appended:
@@ -128,44 +142,106 @@ class Delivery:
     def _step(self, flush: bool = False) -> float:
         """Send what is due; returns how long nothing will be due unless a record or an ack comes."""
         now = self._clock.monotonic()
+        if self._spool.epoch != self._epoch:  # the spool was lost and began anew
+            self._restart()
         oldest = self._spool.oldest()
-        unacked = max(self._urgent, self._bulk) >= oldest
+        unacked = max(self._urgent, self._bulk) >= oldest or self._live > max(self._live_from, oldest - 1)
         if not unacked:
             self._progress_at = now
         elif now - self._progress_at >= self._resend_seconds:
-            self._urgent = self._bulk = oldest - 1
-            self._resend_seconds = min(self._resend_seconds * 2, _RESEND_CAP_SECONDS)
-            self._progress_at = now
-        for held in self._spool.peek(self._urgent, _URGENT_BATCH, _URGENT):
+            resend_seconds = min(self._resend_seconds * 2, _RESEND_CAP_SECONDS)
+            self._rewind(oldest)
+            self._progress_at, self._resend_seconds = now, resend_seconds
+        for held in self._spool.peek(self._live, _URGENT_BATCH, _URGENT):
             if not self._send_urgent(held, oldest):
-                return 0.2
+                return _BUSY_SECONDS
+            self._live = held.seq
+        waited = self._send_waiting(now, oldest)
+        return waited if waited is not None else self._send_bulk(now, oldest, flush)
+
+    def _send_waiting(self, now: float, oldest: int) -> float | None:
+        """Alerts and reports of the time without a connection; None when telemetry may go."""
+        allowed = int(min(_URGENT_BATCH, self._bucket.available(now)))
+        for held in self._spool.peek(self._urgent, max(1, allowed), _URGENT):
+            if held.seq > self._live_from:
+                self._urgent = max(self._urgent, self._live)
+                break
+            if allowed < 1:
+                return self._pause(now, 1)
+            if not self._send_urgent(held, oldest):
+                return _BUSY_SECONDS
+            self._bucket.take(1)
             self._urgent = held.seq
-        return self._send_bulk(now, oldest, flush)
+        return None
+
+    def _pause(self, now: float, records: int) -> float:
+        """How long until the bucket holds ``records``."""
+        return max(0.01, min(0.5, self._bucket.wait_seconds(records, now)))
 
     def _send_urgent(self, held: Held, oldest: int) -> bool:
         item = held.item
         if not isinstance(item, Alert | Report):
             return True
         kind = Up.ALERT if isinstance(item, Alert) else Up.REPORT
-        return self._publisher.publish(kind, encode(msgspec.structs.replace(item, oldest=min(oldest, item.seq))))
+        message = msgspec.structs.replace(item, oldest=min(oldest, item.seq), after=held.after)
+        try:
+            payload = encode(message)
+        except WireError as error:
+            _LOG.error("delivery: a %s can never be sent: %s", kind.value, error)
+            self._spool.discard(held.seq, error.code)
+            return True
+        return self._publisher.publish(kind, payload)
 
     def _send_bulk(self, now: float, oldest: int, flush: bool) -> float:
-        room = self._max_in_flight - (self._bulk - oldest + 1)
+        room = self._max_in_flight - sum(count for _, count in self._flight)
         if room <= 0:
-            return 0.2
-        batch = self._spool.peek(self._bulk, min(self._batch_records, room), _BULK)
+            return _BUSY_SECONDS
+        if self._bucket.available(now) < 1:
+            return self._pause(now, self._batch_records)
+        found = self._spool.peek(self._bulk, min(self._batch_records, room), _BULK)
+        batch = _unbroken(found)
         if not batch:
             self._batch_began_at = None
             return 0.5
         if self._batch_began_at is None:
             self._batch_began_at = now
         age = now - self._batch_began_at
-        if len(batch) < self._batch_records and age < self._config.batch_seconds and not flush:
+        more = flush or len(batch) == self._batch_records or len(batch) < len(found)
+        if not more and age < self._config.batch_seconds:
             return max(0.01, min(0.5, self._config.batch_seconds - age))
-        records = [held.item for held in batch if isinstance(held.item, TelemetryRecord)]
-        message = Telemetry(epoch=self._spool.epoch, oldest=min(oldest, records[0].seq), records=records)
-        if not self._publisher.publish(Up.TELEMETRY, encode(message)):
-            return 0.2
+        if self._bucket.available(now) < len(batch):
+            return self._pause(now, len(batch))
+        payload = self._encoded(batch, oldest)
+        if payload is None:
+            return 0.0
+        if not self._publisher.publish(Up.TELEMETRY, payload):
+            return _BUSY_SECONDS
+        self._bucket.take(len(batch))
         self._bulk = batch[-1].seq
+        self._flight.append((self._bulk, len(batch)))
         self._batch_began_at = None
         return 0.0 if len(batch) == self._batch_records else 0.05
+
+    def _encoded(self, batch: list[Held], oldest: int) -> bytes | None:
+        """The message of ``batch``, which is cut in place to what fits; None if even its first record does not."""
+        while True:
+            records = [held.item for held in batch if isinstance(held.item, TelemetryRecord)]
+            first = batch[0]
+            try:
+                return encode(
+                    Telemetry(epoch=self._epoch, oldest=min(oldest, first.seq), records=records, after=first.after)
+                )
+            except WireError as error:
+                if len(batch) == 1:
+                    _LOG.error("delivery: a telemetry record can never be sent: %s", error)
+                    self._spool.discard(first.seq, error.code)
+                    return None
+                del batch[len(batch) // 2 :]
+
+
+def _unbroken(batch: list[Held]) -> list[Held]:
+    """``batch`` up to the first hole within it: a message can tell of one below its first record only."""
+    for index, held in enumerate(batch[1:], start=1):
+        if held.after is not None:
+            return batch[:index]
+    return batch

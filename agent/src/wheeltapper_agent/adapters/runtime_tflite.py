@@ -30,6 +30,7 @@ __all__ = ["PACKAGES", "TfliteNetwork"]
 
 PACKAGES: Final = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 """Packages by distribution."""
+_DELEGATE: Final = "delegate:"
 _IDENTIFIER: Final = b"TFL3"
 _VARIABLE_OPS: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"})
 _STEP_OPS: Final = frozenset({"SVDF", "RNN", "LSTM"})
@@ -51,7 +52,7 @@ class TfliteNetwork(BaseNetwork):
     Args:
         content: a TFLite file.
         package: a key of :data:`PACKAGES`.
-        providers: those that end in ``.so`` are delegates to try first; XNNPACK and the built-in kernels come after.
+        providers: ``delegate:<path>`` are tried first; XNNPACK and the built-in kernels come after.
         threads: within an operator.
         specs: quantisation of inputs and outputs where the file does not say it.
 
@@ -164,7 +165,8 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 
 def _interpreter(library: Any, content: bytes, package: str, providers: Sequence[str], threads: int) -> tuple[Any, str]:
     """An interpreter with its tensors allocated, and the name of the delegate that it uses, or nothing."""
-    for name in (name for name in providers if name.endswith(".so")):
+    paths = [name.removeprefix(_DELEGATE) for name in providers if name.startswith(_DELEGATE)]
+    for name in paths:
         try:
             ctypes.CDLL(name)  # load_delegate leaves a broken object behind where this fails
             delegates = [library.load_delegate(name)]

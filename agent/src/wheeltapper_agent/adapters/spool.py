@@ -2,46 +2,72 @@
 
 Invariants:
     * ``epoch`` is drawn once for the life of the database; ``seq`` is 1, 2, 3, … without gaps over all kinds of
-    record, and a seq
-      never names two records.
-    * A record is forgotten only after :meth:`Spool.ack`, or, when the caps are exceeded, from the oldest on; that is
-    counted.
+      record, and a seq never names two records.
+    * A record is forgotten only after :meth:`Spool.ack`, or when a limit is exceeded: the oldest telemetry first, alerts
+      and reports when no telemetry is left. What was dropped is counted by kind in the same transaction, and a
+      :class:`LossReport` tells the fleet.
+    * What :meth:`Spool.peek` gives was committed: a seq is never sent before a power cut could not take it back.
     * A window's record and the pipeline's next window index are one transaction: a kill neither repeats nor skips an
-    index.
+      index.
     * A repeated command is answered once: the id is kept in the transaction of its answer.
+    * A damaged database is set aside at any moment, a new epoch begins and its first record tells what was lost. A disk
+      that is full or read-only loses nothing that was committed; :meth:`Spool.append` says so to its caller.
 
-WAL with ``synchronous=FULL``: after a power cut with NORMAL the newest transactions may be gone although their
-records were sent, and
-the next records would get the same seq, so the fleet would take them for duplicates. One fsync a window is what that
-costs.
+Commits are shared: threads that append at the same time wait for one transaction, and with ``commit_seconds`` telemetry
+waits that long for company, in memory; an alert or a report takes it along at once. Until the commit such a record is
+not in the spool: it has no seq and is not sent. Acks are kept with the next commit; one that a kill loses costs a
+repetition.
 
-The hot path uses the plain connection; sqlite-utils makes the schema. Not done here: batching, sending, time-outs.
+WAL with ``synchronous=FULL``: after a power cut with NORMAL the newest transactions may be gone although their records
+were sent, and the next records would get the same seq, so the fleet would take them for duplicates.
+
+Not done here: the file (:mod:`spool_database`), what is dropped (:mod:`spool_limits`), batching, sending, time-outs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import sqlite3
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import msgspec
+from wheeltapper_agent.adapters.spool_database import (
+    KINDS,
+    NO_EPOCH,
+    STATE_EVERY,
+    Damaged,
+    Item,
+    State,
+    checksum,
+    decode_item,
+    encode_item,
+    is_corrupt,
+    is_full,
+    limit_growth,
+    open_database,
+    read_state,
+    release,
+    reserve,
+    set_aside,
+    write_state,
+)
+from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
+from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, TelemetryRecord
 
-from wheeltapper_protocols.messages import Alert, CaptureReport, Report, TelemetryRecord
-
-__all__ = ["Held", "Item", "Spool", "SpoolFigures", "read_figures"]
+__all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]
 
 _LOG = logging.getLogger(__name__)
-Item: TypeAlias = TelemetryRecord | Alert | Report
-_KINDS: Final[dict[type[Item], str]] = {TelemetryRecord: "telemetry", Alert: "alert", Report: "report"}
-_TYPES: Final[dict[str, type[Item]]] = {kind: struct for struct, kind in _KINDS.items()}
-_TRIM_EVERY: Final = 64
-_TABLES: Final = {"records", "meta", "windows", "answered"}
+_RETRY_SECONDS: Final = 1.0
+_ACK_SECONDS: Final = 1.0
+_MAX_WAITING: Final = 2000
+_ANSWERED_KEPT: Final = 1000
+_AGE_CHECK_SECONDS: Final = 60.0
+_ATTEMPTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +76,13 @@ class Held:
 
     seq: int
     item: Item
+    before: int = 0
+    """The seq held next below (or acknowledged): what lies between the two will never come."""
+
+    @property
+    def after(self) -> int | None:
+        """What the message says of a hole below it, if there is one."""
+        return None if self.before == self.seq - 1 else self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,179 +95,556 @@ class SpoolFigures:
     oldest: int
     held: int
     dropped: int
+    dropped_by_kind: dict[str, int] = field(default_factory=dict)
 
 
-def _has_schema(path: Path) -> bool:
-    """Whether the database is there and whole; a corrupt one raises."""
-    if not path.exists():
-        return False
-    with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        return tables >= _TABLES and {"epoch", "seq", "acked", "dropped"} <= _meta(connection).keys()
-
-
-def _schema(path: Path) -> None:
-    if _has_schema(path):
-        return
-    import sqlite_utils  # 5 MB that only a new spool needs
-
-    database = sqlite_utils.Database(path)
-    try:
-        database.conn.execute("PRAGMA journal_mode=WAL")
-        database["records"].create({"seq": int, "kind": str, "payload": bytes}, pk="seq", if_not_exists=True)
-        database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
-        database["windows"].create({"pipeline": str, "next": int}, pk="pipeline", if_not_exists=True)
-        database["answered"].create({"command": str}, pk="command", if_not_exists=True)
-        with database.conn:
-            for key, value in (("epoch", secrets.token_hex(8)), ("seq", "0"), ("acked", "0"), ("dropped", "0")):
-                database.conn.execute("INSERT OR IGNORE INTO meta(key, value) VALUES (?, ?)", (key, value))
-    finally:
-        database.close()
-
-
-def _meta(connection: sqlite3.Connection) -> dict[str, str]:
-    return dict(connection.execute("SELECT key, value FROM meta"))
+def _figures(connection: sqlite3.Connection, state: State) -> SpoolFigures:
+    row = connection.execute("SELECT min(seq) FROM records WHERE seq > ?", (state.acked,)).fetchone()
+    held, dropped = sum(state.held.values()), sum(state.dropped.values())
+    return SpoolFigures(
+        state.epoch, state.seq, state.acked, row[0] or state.seq + 1, held, dropped, dict(state.dropped)
+    )
 
 
 def read_figures(path: Path) -> SpoolFigures | None:
     """Where the spool at ``path`` stands, without opening it for writing; None if there is none."""
     if not path.exists():
         return None
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
     try:
-        meta = _meta(connection)
-        held, oldest = connection.execute("SELECT count(*), min(seq) FROM records").fetchone()
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+            return _figures(connection, read_state(connection))
     except sqlite3.Error as error:
         _LOG.warning("spool.unreadable: %s", error)
         return None
-    finally:
-        connection.close()
-    seq = int(meta["seq"])
-    return SpoolFigures(meta["epoch"], seq, int(meta["acked"]), oldest or seq + 1, held, int(meta["dropped"]))
+
+
+_Row: TypeAlias = tuple[Item, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """Items on their way into a transaction, with their bytes."""
+
+    rows: list[_Row]
+    waits: bool
+    done: bool = False
+    error: Exception | None = None
 
 
 class Spool:
     """The records of one device. Safe to use from several threads.
 
     Args:
-        path: the database; one that cannot be opened is put aside and a new epoch begins.
-        max_records: beyond this the oldest are dropped and counted.
+        path: the database; a damaged one is set aside and a new epoch begins; a disk that refuses is tried again at each
+            use.
+        max_records: as in :class:`SpoolLimits`, where only that one matters.
+        limits: beyond them records are dropped and counted.
+        commit_seconds: how long telemetry waits in memory for the next commit; 0: each append commits.
+        monotonic: seconds that never jump.
+        now: Unix seconds, for the loss report.
     """
 
-    def __init__(self, path: Path, max_records: int = 1_000_000) -> None:
-        self._max_records = max_records
-        self._lock = threading.Lock()
-        try:
-            self._connection = self._open(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            _LOG.error("spool.corrupt: %s; put aside as %s.bad, a new epoch begins", error, path.name)
-            for suffix in ("", "-wal", "-shm"):
-                old = path.with_name(path.name + suffix)
-                if old.exists():
-                    old.replace(path.with_name(f"{path.name}.bad{suffix}"))
-            self._connection = self._open(path)
-        meta = _meta(self._connection)
-        self.epoch = meta["epoch"]
-        self._seq, self._acked, self._dropped = int(meta["seq"]), int(meta["acked"]), int(meta["dropped"])
-        self._windows: dict[str, int] = dict(self._connection.execute("SELECT pipeline, next FROM windows"))
+    def __init__(
+        self,
+        path: Path,
+        max_records: int = 1_000_000,
+        *,
+        limits: SpoolLimits | None = None,
+        commit_seconds: float = 0.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = path
+        self._limits = limits or SpoolLimits(max_records)
+        self._commit_seconds = commit_seconds
+        self._monotonic, self._now = monotonic, now
+        self._lock = threading.RLock()
+        self._queue_lock = threading.Lock()
+        self._queue: list[_Ticket] = []
+        self._waiting = 0
+        self._state = State()
+        self._state_dirty = False
+        self._losses: list[LossReport] = []
+        self._saved = 0
+        self._opened_at = self._age_checked_at = monotonic()
+        self._age_base = 0.0
+        self._refused = self._limited = False
+        self._due = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
         self.appended = threading.Condition()
+        self._maybe: sqlite3.Connection | None = None
+        try:
+            with self._lock:
+                self._open()
+                if self._losses:
+                    self._write([])
+        except (sqlite3.Error, OSError) as error:
+            _LOG.error("spool.storage: %s; records wait in memory until the disk takes them", error)
+            self._peep()
 
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        _schema(path)
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=10)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._open()
+
+    @property
+    def epoch(self) -> str:
+        """The id of this spool's life; zeros while it could not be opened yet."""
+        return self._state.epoch
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection; opened again where the disk refused before. The lock is held.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses.
+        """
+        if self._maybe is not None:
+            return self._maybe
+        try:
+            self._take(open_database(self._path))
+        except sqlite3.Error as error:
+            if not is_corrupt(error):
+                raise
+            self._renew(error)
+        return self._connection
+
+    def _take(self, connection: sqlite3.Connection) -> None:
+        try:
+            state = read_state(connection)
+        except BaseException:
+            connection.close()
+            raise
+        for pipeline, window in self._state.windows.items():  # of a spool that was lost meanwhile
+            state.windows.setdefault(pipeline, window)
+        self._maybe, self._state, self._saved = connection, state, state.seq
+        self._age_base, self._opened_at = state.age_seconds, self._monotonic()
+        self._keep_reserve()
+
+    def _renew(self, error: sqlite3.Error) -> None:
+        """Set the damaged database aside and begin a new epoch; its first record tells what was lost."""
+        lost = self._state if self._state.epoch != NO_EPOCH else _salvaged(self._path)
+        _LOG.error("spool.corrupt: %s; set aside as %s.bad, a new epoch begins", error, self._path.name)
+        if self._maybe is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._maybe.close()
+            self._maybe = None
+        set_aside(self._path)
+        self._losses.append(
+            LossReport(
+                why="spool.corrupt",
+                counts=dict(lost.held),
+                lost_epoch=None if lost.epoch == NO_EPOCH else lost.epoch,
+                first=lost.acked + 1 if lost.seq > lost.acked else 0,
+                last=lost.seq,
+                detail=str(error)[:500],
+            )
+        )
+        self._state = State(windows=dict(lost.windows))
+        self._take(open_database(self._path))
+
+    def _peep(self) -> None:
+        """Where a spool that cannot be written stands, so that no window gets an index twice."""
+        for mode in ("mode=ro", "immutable=1"):
+            with (
+                contextlib.suppress(sqlite3.Error),
+                contextlib.closing(sqlite3.connect(f"file:{self._path}?{mode}", uri=True, timeout=5)) as connection,
+            ):
+                self._state = State(windows=read_state(connection).windows)
+                return
+
+    # --- appending ----------------------------------------------------------------------------------------------------
 
     def append(self, *items: Item) -> None:
-        """Give each item its seq (and epoch) and keep it; durable on return."""
+        """Give each item its seq (and epoch) and keep it; durable on return, but for telemetry alone with
+        ``commit_seconds``: that is durable, and sent, after so long.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses; none of the items was taken.
+        """
+        if not items:
+            return
+        waits = self._commit_seconds > 0 and all(type(item) is TelemetryRecord for item in items)
+        waits = waits and not self._refused and self._waiting + len(items) <= _MAX_WAITING
+        ticket = _Ticket([(item, encode_item(item)) for item in items], waits)
+        with self._queue_lock:
+            self._queue.append(ticket)
+            self._waiting += len(items)
+        if waits:
+            self._commit_later()
+            return
         with self._lock:
-            seq, windows = self._seq, {}
-            rows: list[tuple[int, str, bytes]] = []
-            answered: list[tuple[str]] = []
-            for item in items:
-                seq += 1
-                if isinstance(item, TelemetryRecord):
-                    windows[item.pipeline] = item.window + 1
-                    numbered: Item = msgspec.structs.replace(item, seq=seq)
-                else:
-                    numbered = msgspec.structs.replace(item, seq=seq, epoch=self.epoch)
-                    if isinstance(item, Report) and isinstance(item.body, CaptureReport):
-                        answered.append((item.body.command,))
-                rows.append((seq, _KINDS[type(item)], msgspec.msgpack.encode(numbered)))
-            with self._connection as connection:
-                connection.executemany("INSERT INTO records(seq, kind, payload) VALUES (?, ?, ?)", rows)
-                connection.execute("UPDATE meta SET value = ? WHERE key = 'seq'", (str(seq),))
-                connection.executemany("INSERT OR REPLACE INTO windows(pipeline, next) VALUES (?, ?)", windows.items())
-                connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", answered)
-            self._seq = seq
-            self._windows.update(windows)
-            if seq % _TRIM_EVERY < len(rows):
-                try:
-                    self._trim()
-                except sqlite3.Error as error:  # the items are in: an error here would have them appended again
-                    _LOG.error("spool.storage: trimming: %s", error)
+            if not ticket.done:
+                self._commit()
+        if ticket.error is not None:
+            raise ticket.error
+        self._tell()
+
+    def flush(self) -> None:
+        """Commit what waits.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses; it waits on.
+        """
+        with self._lock:
+            error = self._commit()
+        if error is not None:
+            raise error
+        self._tell()
+
+    def _tell(self) -> None:
         with self.appended:
             self.appended.notify_all()
 
-    def _trim(self) -> None:
-        low = self._seq - self._max_records
-        if low <= self._acked:
+    def _commit(self) -> Exception | None:
+        """One transaction for every ticket; the lock is held. Where it fails, what may wait goes on waiting."""
+        with self._queue_lock:
+            tickets, self._queue, self._waiting = self._queue, [], 0
+        failed: Exception | None = None
+        try:
+            self._write([row for ticket in tickets for row in ticket.rows])
+        except (sqlite3.Error, OSError) as error:
+            failed = error
+        self._refused = failed is not None
+        with self._queue_lock:
+            if failed is not None:
+                again = [ticket for ticket in tickets if ticket.waits]
+                self._queue[:0] = again
+                self._waiting += sum(len(ticket.rows) for ticket in again)
+        for ticket in tickets:
+            if failed is None or not ticket.waits:
+                ticket.done, ticket.error = True, failed
+        return failed
+
+    def _commit_later(self) -> None:
+        self._due.set()
+        if self._thread is None:
+            with self._queue_lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        """Commits what waits, ``commit_seconds`` after the first of it."""
+        while True:
+            self._due.wait()
+            if self._closing.wait(self._commit_seconds or _ACK_SECONDS):
+                return
+            self._due.clear()
+            refused = self._refused
+            try:
+                self.flush()
+            except Exception as error:  # noqa: BLE001  # logged; a disk that fails now may be right again
+                if not refused:
+                    _LOG.error("spool.storage: %s; records wait", error)
+                if self._closing.wait(_RETRY_SECONDS):
+                    return
+                self._due.set()
+
+    def _write(self, rows: Sequence[_Row]) -> None:
+        """Commit ``rows``, whatever has to be done for it: set a damaged file aside, make room on a full disk."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._transaction(rows)
+            except sqlite3.Error as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                if is_corrupt(error):
+                    self._renew(error)
+                elif not (is_full(error) and self._make_room(drop=attempt > 0)):
+                    raise
+            else:
+                self._keep_reserve()
+                return
+
+    def _transaction(self, rows: Sequence[_Row]) -> None:
+        connection = self._open()
+        state, losses = self._state.copy(), list(self._losses)
+        state.age_seconds = self._age_base + max(0.0, self._monotonic() - self._opened_at)
+        dirty = self._state_dirty or bool(losses)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            drop_acked(connection, state)
+            _insert(connection, state, [self._report(loss) for loss in losses])
+            _insert(connection, state, rows)
+            dirty |= _keep_answers(connection, rows)
+            if drop_beyond(connection, state, self._limits, self._age_due()):
+                dirty = True
+            dirty |= self._report_drops(connection, state)
+            if dirty or state.seq - self._saved >= STATE_EVERY:
+                write_state(connection, state)
+                self._saved, dirty = state.seq, False
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            self._saved = min(self._saved, self._state.seq)
+            raise
+        self._state, self._state_dirty = state, dirty
+        del self._losses[: len(losses)]
+
+    def _report(self, body: LossReport) -> _Row:
+        report = Report(epoch=NO_EPOCH, oldest=1, seq=1, at=max(0.0, self._now()), body=body)
+        return report, encode_item(report)
+
+    def _report_drops(self, connection: sqlite3.Connection, state: State) -> bool:
+        """Tell of what was dropped, unless the report before still waits: then once that is gone."""
+        dropped = sum(state.dropped.values())
+        if dropped == state.reported or (state.report_seq > state.acked and _holds(connection, state.report_seq)):
+            return False
+        _LOG.warning("%s: dropped so far, by kind: %s", ",".join(state.why), state.dropped)
+        body = LossReport(why=",".join(sorted(state.why))[:80], counts=dict(state.dropped))
+        _insert(connection, state, [self._report(body)])
+        state.reported, state.report_seq = dropped, state.seq
+        return True
+
+    def _age_due(self) -> bool:
+        now = self._monotonic()
+        if now - self._age_checked_at < _AGE_CHECK_SECONDS:
+            return False
+        self._age_checked_at = now
+        return True
+
+    # --- a full disk --------------------------------------------------------------------------------------------------
+
+    def _keep_reserve(self) -> None:
+        """Keep a little of the disk back: dropping records on a full one needs room for a moment. Without that reserve
+        the file grows no more than the disk lets it, so that its log can always be written back."""
+        if self._maybe is None:
             return
-        with self._connection as connection:
-            gone = connection.execute("DELETE FROM records WHERE seq <= ?", (low,)).rowcount
-            if gone:
-                self._dropped += gone
-                connection.execute("UPDATE meta SET value = ? WHERE key = 'dropped'", (str(self._dropped),))
-                _LOG.warning("spool.full: %d oldest records dropped", gone)
+        reserved = reserve(self._path)
+        if not reserved or self._limited:
+            limit_growth(self._maybe, None if reserved else self._path)
+        self._limited = not reserved
+
+    def _make_room(self, drop: bool) -> bool:
+        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the oldest
+        telemetry; False if it cannot be done."""
+        connection, state = self._open(), self._state.copy()
+        if drop:
+            release(self._path)
+        try:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            if not drop:
+                return True
+            connection.execute("BEGIN IMMEDIATE")
+            drop_acked(connection, state)
+            gone = drop_share(connection, state)
+            write_state(connection, state)
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            return False
+        self._state, self._saved, self._state_dirty = state, state.seq, False
+        self._keep_reserve()
+        return gone > 0
+
+    # --- reading and forgetting ---------------------------------------------------------------------------------------
 
     def peek(self, after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
-        """Up to ``limit`` records of ``kinds`` with a seq above ``after``, in rising seq."""
+        """Up to ``limit`` records of ``kinds`` with a seq above ``after``, in rising seq.
+
+        A record whose bytes are damaged is dropped and counted, not given.
+
+        Raises:
+            sqlite3.Error: the disk refuses.
+        """
         marks = ",".join("?" * len(kinds))
-        query = f"SELECT seq, kind, payload FROM records WHERE seq > ? AND kind IN ({marks}) ORDER BY seq LIMIT ?"  # noqa: S608  # only question marks are put in
+        urgent = "" if "telemetry" in kinds else "AND kind != 'telemetry'"  # so that the partial index is used
+        query = f"SELECT seq, kind, crc, payload FROM records WHERE seq > ? AND kind IN ({marks}) {urgent} ORDER BY seq LIMIT ?"  # noqa: S608, E501  # only question marks and a constant are put in
         with self._lock:
+            if self._maybe is None:
+                return []
+            try:
+                return self._peek(query, max(after, self._state.acked), limit, kinds)
+            except sqlite3.Error as error:
+                if not is_corrupt(error):
+                    raise
+                self._write_renewed(error)
+                return []
+
+    def _write_renewed(self, error: sqlite3.Error) -> None:
+        self._renew(error)
+        self._write([])
+
+    def _peek(self, query: str, after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
+        for _ in range(_ATTEMPTS):
             rows = self._connection.execute(query, (after, *kinds, limit)).fetchall()
-        return [Held(seq, msgspec.msgpack.decode(payload, type=_TYPES[kind])) for seq, kind, payload in rows]
+            held: list[Held] = []
+            damaged: list[tuple[int, str]] = []
+            previous = 0
+            for seq, kind, crc, payload in rows:
+                item = decode_item(self._state.epoch, seq, kind, crc, payload)
+                if item is None:
+                    damaged.append((seq, kind))
+                    continue
+                before = seq - 1 if previous == seq - 1 else self._below(seq)
+                held.append(Held(seq, item, before))
+                previous = seq
+            if not damaged:
+                return held
+            try:
+                self._discard(damaged, "spool.unreadable")
+            except sqlite3.OperationalError:  # a disk that refuses: the hole is not told yet
+                return held
+        raise Damaged("damaged records cannot be removed")
+
+    def _below(self, seq: int) -> int:
+        row = self._connection.execute("SELECT max(seq) FROM records WHERE seq < ?", (seq,)).fetchone()
+        return max(int(row[0] or 0), self._state.acked)
+
+    def discard(self, seq: int, why: str) -> None:
+        """Drop one record that can never be sent; it is counted.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses.
+        """
+        with self._lock:
+            row = self._connection.execute("SELECT kind FROM records WHERE seq = ?", (seq,)).fetchone()
+            if row is not None:
+                self._discard([(seq, row[0])], why)
+
+    def _discard(self, rows: Iterable[tuple[int, str]], why: str) -> None:
+        connection, state = self._connection, self._state.copy()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for seq, kind in rows:
+                connection.execute("DELETE FROM records WHERE seq = ?", (seq,))
+                state.held[kind] = max(0, state.held.get(kind, 0) - 1)
+                state.dropped[kind] = state.dropped.get(kind, 0) + 1
+            state.why = sorted({*state.why, why})
+            self._report_drops(connection, state)
+            write_state(connection, state)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        self._state, self._saved = state, state.seq
 
     def ack(self, epoch: str, seq: int) -> bool:
-        """Forget every record up to ``seq``. Another epoch's or an old ack does nothing; True if it did."""
+        """Forget every record up to ``seq``. Another epoch's or an old ack does nothing; True if it did.
+
+        It is kept with the next commit, at the latest a second later: a kill before that only sends again what the fleet
+        has, and the fleet acknowledges it again.
+        """
         with self._lock:
-            seq = min(seq, self._seq)
-            if epoch != self.epoch or seq <= self._acked:
+            state = self._state
+            if self._maybe is None or epoch != state.epoch or seq <= state.acked:
                 return False
-            with self._connection as connection:
-                connection.execute("DELETE FROM records WHERE seq <= ?", (seq,))
-                connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(seq),))
-            self._acked = seq
-            return True
+            if seq > state.seq:
+                self._went_back(seq)
+                return True
+            query = "SELECT kind, count(*) FROM records WHERE seq > ? AND seq <= ? GROUP BY kind"
+            try:
+                for kind, count in self._maybe.execute(query, (state.acked, seq)).fetchall():
+                    state.held[kind] = max(0, state.held.get(kind, 0) - count)
+            except sqlite3.Error as error:
+                if is_corrupt(error):
+                    self._write_renewed(error)
+                return False
+            if seq == state.seq:
+                state.held = {}
+            state.acked, self._state_dirty = seq, True
+        self._commit_later()
+        return True
+
+    def _went_back(self, seq: int) -> None:
+        """The fleet has more than was ever given here: the file lost its newest records, and some seqs were given
+        twice."""
+        self._write_renewed(sqlite3.DatabaseError(f"the fleet has seq {seq}, this spool gave {self._state.seq}"))
 
     def figures(self) -> SpoolFigures:
         """Where the spool stands."""
         with self._lock:
-            held, oldest = self._connection.execute("SELECT count(*), min(seq) FROM records").fetchone()
-            return SpoolFigures(self.epoch, self._seq, self._acked, oldest or self._seq + 1, held, self._dropped)
+            if self._maybe is None:
+                return SpoolFigures(self._state.epoch, 0, 0, 1, 0, 0)
+            return _figures(self._maybe, self._state)
 
     def oldest(self) -> int:
         """The lowest seq held; the next one to be given if none is."""
         with self._lock:
-            row = self._connection.execute("SELECT min(seq) FROM records").fetchone()
-            return int(row[0] or self._seq + 1)
+            if self._maybe is None:
+                return 1
+            query = "SELECT min(seq) FROM records WHERE seq > ?"
+            try:
+                row = self._maybe.execute(query, (self._state.acked,)).fetchone()
+            except sqlite3.Error as error:
+                if not is_corrupt(error):
+                    raise
+                self._write_renewed(error)
+                return 1
+            return int(row[0] or self._state.seq + 1)
 
     def next_window(self, pipeline: str) -> int:
-        """The index of the next window of ``pipeline``."""
+        """The index of the next window of ``pipeline``, committed ones only."""
         with self._lock:
-            return self._windows.get(pipeline, 0)
+            return self._state.windows.get(pipeline, 0)
 
     def answered(self, command: str) -> bool:
         """Whether an answer to ``command`` was appended."""
         with self._lock:
-            row = self._connection.execute("SELECT 1 FROM answered WHERE command = ?", (command,)).fetchone()
+            if self._maybe is None:
+                return False
+            row = self._maybe.execute("SELECT 1 FROM answered WHERE command = ?", (command,)).fetchone()
             return row is not None
 
     def close(self) -> None:
-        """Close the database; what was appended stays."""
+        """Commit what waits and close the database; what was appended stays."""
+        self._closing.set()
+        self._due.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
         with self._lock:
-            self._connection.close()
+            if self._maybe is not None and (self._queue or self._state_dirty):
+                failed = self._commit()
+                if failed is not None:
+                    _LOG.error("spool.storage: %s; the newest records are lost", failed)
+            if self._maybe is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._maybe.close()
+
+
+def _insert(connection: sqlite3.Connection, state: State, items: Sequence[_Row]) -> None:
+    rows = []
+    seq, epoch, age, held, windows = state.seq, state.epoch, round(state.age_seconds, 1), state.held, state.windows
+    for item, payload in items:
+        seq += 1
+        kind = KINDS[type(item)]
+        rows.append((seq, kind, payload, age, checksum(epoch, seq, payload)))
+        held[kind] = held.get(kind, 0) + 1
+        if type(item) is TelemetryRecord:
+            windows[item.pipeline] = item.window + 1
+    connection.executemany("INSERT INTO records(seq, kind, payload, age_seconds, crc) VALUES (?, ?, ?, ?, ?)", rows)
+    state.seq = seq
+
+
+def _keep_answers(connection: sqlite3.Connection, rows: Iterable[_Row]) -> bool:
+    commands = [
+        (item.body.command,)
+        for item, _ in rows
+        if isinstance(item, Report) and isinstance(item.body, CaptureReport) and item.body.command is not None
+    ]
+    if commands:
+        connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)
+        low = "DELETE FROM answered WHERE rowid <= (SELECT max(rowid) FROM answered) - ?"
+        connection.execute(low, (_ANSWERED_KEPT,))
+    return bool(commands)
+
+
+def _holds(connection: sqlite3.Connection, seq: int) -> bool:
+    return connection.execute("SELECT 1 FROM records WHERE seq = ?", (seq,)).fetchone() is not None
+
+
+def _salvaged(path: Path) -> State:
+    """What can still be told of a damaged database; the empty state where nothing can."""
+    for mode in ("mode=ro", "immutable=1"):
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
+        ):
+            return read_state(connection)
+    return State()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
@@ -29,6 +30,7 @@ from wheeltapper_fleet.api.ports import AdminContext
 from wheeltapper_fleet.api.queries import Queries
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.services.drift import release_drift
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_fleet.ui.pages import page_router
 from wheeltapper_protocols.errors import ProtocolError
@@ -40,6 +42,7 @@ __all__ = ["AdminServices", "admin_app"]
 _LOG = logging.getLogger(__name__)
 _BODY_BYTES: Final = 256 * 1024
 _PREFIX: Final = "/api/v1"
+_DAY_SECONDS: Final = 86_400.0
 
 
 class AdminServices:
@@ -184,6 +187,24 @@ def verify(model: str, release: int, services: Services) -> schemas.VerifyView:
     manifest = services.context.releases.verify(name(model, "model name"), release)
     length = sum(file.length for file in manifest.files)
     return schemas.VerifyView(model=model, release=release, verified=True, files=len(manifest.files), length=length)
+
+
+@router.get("/releases/{model}/{release}/drift")
+def get_drift(
+    model: str,
+    release: int,
+    services: Services,
+    since: Annotated[float | None, Query(ge=0, le=1e12)] = None,
+    until: Annotated[float | None, Query(ge=0, le=1e12)] = None,
+    device: str | None = None,
+) -> schemas.DriftView:
+    """Features and scores of the devices that run a release, against its training; by default of the last day."""
+    manifest = services.context.releases.manifest(name(model, "model name"), release)
+    end = services.context.clock() if until is None else until
+    begin = end - _DAY_SECONDS if since is None else since
+    only = device_id(device) if device is not None else None
+    found = release_drift(services.context.engine, manifest, begin, end, only)
+    return schemas.DriftView.model_validate(asdict(found))
 
 
 @router.post("/campaigns", status_code=201)

@@ -21,7 +21,9 @@ __all__ = [
     "CaptureView",
     "CommandView",
     "DeviceView",
+    "DriftView",
     "ExecutionView",
+    "FeatureDriftView",
     "LogEntry",
     "PipelineView",
     "ReleaseRequest",
@@ -118,6 +120,41 @@ class DeviceView(BaseModel):
     severity: str | None
     score: float | None
     scores: list[ScorePoint]
+
+
+class FeatureDriftView(BaseModel):
+    """One feature now against training: see ``services.drift.FeatureDrift``."""
+
+    name: str
+    n: int
+    missing: int
+    mean: float
+    usual: float
+    unseen: int
+    psi: float
+    psi_noise: float
+    moved: bool
+    ks: float
+    ks_error: float
+    wasserstein: float
+    wasserstein_error: float
+
+
+class DriftView(BaseModel):
+    """A release over some devices and some time: see ``services.drift.ReleaseDrift``."""
+
+    model: str
+    release: int
+    since: float
+    until: float
+    devices: list[str]
+    reports: int
+    left_out: int
+    windows: int
+    unscored: int
+    changes: int
+    score: FeatureDriftView
+    features: list[FeatureDriftView]
 
 
 class CommandView(BaseModel):

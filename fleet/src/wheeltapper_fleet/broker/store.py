@@ -3,7 +3,11 @@
 Invariants:
     * A record ``(device, epoch, seq)`` is stored once, however often it comes.
     * What :func:`store` returns must be said only after the commit: acks cover what is then in the database.
-    * A spool's ``contiguous`` only rises; every seq up to it is stored, or was dropped by the device (and is counted).
+    * A spool's ``contiguous`` only rises; every seq up to it is stored, or was dropped by the device (and is counted:
+      stored up to ``contiguous`` + ``dropped`` = ``contiguous``). A record that comes after all, because it was under way
+      when the device dropped it, is stored and no longer counted.
+    * What a message says of holes (``oldest``, ``after``) is true for ever, so old and repeated messages do no harm. A
+      hole further up than ``contiguous`` reaches is not remembered: the device repeats what is not acknowledged.
     * Messages may come twice and out of order; the outcome is the same.
 
 What this module does not do: read payloads (:mod:`ingest`), publish.
@@ -27,6 +31,7 @@ from wheeltapper_protocols.messages import (
     Alert,
     AssignmentRefused,
     CaptureReport,
+    DriftReport,
     ExecutionReport,
     Report,
     Status,
@@ -38,6 +43,8 @@ from wheeltapper_protocols.topics import Down, down_topic
 __all__ = ["Heard", "Outcome", "Refusal", "store"]
 
 _CHUNK: Final = 5000
+_FIRST_CHUNK: Final = 16
+_IN_CHUNK: Final = 500
 _DETAIL_CHARACTERS: Final = 500
 
 
@@ -70,6 +77,8 @@ class Outcome:
 class _Spool:
     seqs: set[int] = field(default_factory=set)
     oldest: int = 1
+    holes: dict[int, int] = field(default_factory=dict)
+    """By the seq above it: the seq below it. Nothing between the two will ever come."""
 
 
 def store(connection: Connection, heard: Sequence[Heard], refusals: Iterable[Refusal], now: float) -> Outcome:
@@ -84,19 +93,20 @@ def store(connection: Connection, heard: Sequence[Heard], refusals: Iterable[Ref
                 rows["telemetry"] += [
                     _telemetry_row(each.device, telemetry.epoch, one, now) for one in telemetry.records
                 ]
-                _touch(touched, each.device, telemetry.epoch, telemetry.oldest, seqs)
+                _touch(touched, each.device, telemetry, seqs)
             case Alert() as alert:
                 rows["other"].append(_alert_record(each.device, alert, now))
                 rows["alert"].append(_alert_row(each.device, alert))
-                _touch(touched, each.device, alert.epoch, alert.oldest, [alert.seq])
+                _touch(touched, each.device, alert, [alert.seq])
             case Report() as report:
                 rows["other"].append(_report_record(each.device, report, now))
-                _touch(touched, each.device, report.epoch, report.oldest, [report.seq])
+                _touch(touched, each.device, report, [report.seq])
+    late = {key: _late(connection, *key, spool) for key, spool in touched.items()}
     outcome.records = len(rows["telemetry"]) + len(rows["other"])
     insert_ignore(connection, records, rows["telemetry"])
     insert_ignore(connection, records, rows["other"])
     insert_ignore(connection, alerts, rows["alert"])
-    acks = {key: _advance(connection, *key, spool, now) for key, spool in touched.items()}
+    acks = {key: _advance(connection, *key, spool, late[key], now) for key, spool in touched.items()}
     for each in heard:
         if isinstance(each.message, Report):
             _apply_report(connection, each.device, each.message, now)
@@ -108,13 +118,32 @@ def store(connection: Connection, heard: Sequence[Heard], refusals: Iterable[Ref
     return outcome
 
 
-def _touch(touched: dict[tuple[str, str], _Spool], device: str, epoch: str, oldest: int, seqs: list[int]) -> None:
-    spool = touched[device, epoch]
+def _touch(
+    touched: dict[tuple[str, str], _Spool], device: str, message: Telemetry | Alert | Report, seqs: list[int]
+) -> None:
+    spool, first = touched[device, message.epoch], min(seqs)
     spool.seqs.update(seqs)
-    spool.oldest = max(spool.oldest, min(oldest, min(seqs)))
+    spool.oldest = max(spool.oldest, min(message.oldest, first))
+    if message.after is not None and message.after < first - 1:
+        spool.holes[first] = min(message.after, spool.holes.get(first, first))
 
 
-def _advance(connection: Connection, device: str, epoch: str, spool: _Spool, now: float) -> int:
+def _late(connection: Connection, device: str, epoch: str, spool: _Spool) -> int:
+    """How many of the seqs that came were counted as dropped before. To be asked before they are stored."""
+    where = (spools.c.device == device, spools.c.epoch == epoch)
+    row = connection.execute(select(spools.c.contiguous, spools.c.dropped).where(*where)).one_or_none()
+    if row is None or not row.dropped:
+        return 0
+    below = sorted(seq for seq in spool.seqs if seq <= row.contiguous)
+    there = 0
+    for start in range(0, len(below), _IN_CHUNK):
+        chosen = records.c.seq.in_(below[start : start + _IN_CHUNK])
+        query = select(func.count()).where(records.c.device == device, records.c.epoch == epoch, chosen)
+        there += connection.execute(query).scalar_one()
+    return len(below) - there
+
+
+def _advance(connection: Connection, device: str, epoch: str, spool: _Spool, late: int, now: float) -> int:
     """Move ``contiguous`` as far as it goes; returns it."""
     where = (spools.c.device == device, spools.c.epoch == epoch)
     row = connection.execute(select(spools.c.contiguous, spools.c.dropped).where(*where)).one_or_none()
@@ -123,27 +152,42 @@ def _advance(connection: Connection, device: str, epoch: str, spool: _Spool, now
         insert_ignore(connection, spools, [first])
     contiguous, dropped = (0, 0) if row is None else (row.contiguous, row.dropped)
     before = contiguous, dropped
+    dropped -= late
+    for low, high in sorted([(0, spool.oldest), *((low, high) for high, low in spool.holes.items())]):
+        contiguous = _reach(connection, device, epoch, spool, contiguous)
+        if low <= contiguous < high - 1:
+            dropped += _missing(connection, device, epoch, contiguous, high)
+            contiguous = high - 1
+    contiguous = _reach(connection, device, epoch, spool, contiguous)
+    if (contiguous, dropped) != before:
+        connection.execute(spools.update().where(*where).values(contiguous=contiguous, dropped=dropped))
+    return int(contiguous)
+
+
+def _missing(connection: Connection, device: str, epoch: str, low: int, high: int) -> int:
+    """How many seqs between ``low`` and ``high`` (both exclusive) are not stored."""
     mine = (records.c.device == device, records.c.epoch == epoch)
-    if spool.oldest > contiguous + 1:
-        between = (records.c.seq > contiguous, records.c.seq < spool.oldest)
-        there = connection.execute(select(func.count()).select_from(records).where(*mine, *between)).scalar_one()
-        dropped += spool.oldest - 1 - contiguous - there
-        contiguous = spool.oldest - 1
+    query = select(func.count()).select_from(records).where(*mine, records.c.seq > low, records.c.seq < high)
+    return high - 1 - low - int(connection.execute(query).scalar_one())
+
+
+def _reach(connection: Connection, device: str, epoch: str, spool: _Spool, contiguous: int) -> int:
+    """The end of the unbroken run of stored seqs that begins above ``contiguous``."""
     while contiguous + 1 in spool.seqs:
         contiguous += 1
+    mine = (records.c.device == device, records.c.epoch == epoch)
+    limit = _FIRST_CHUNK
     while True:  # what came out of order before
-        query = select(records.c.seq).where(*mine, records.c.seq > contiguous).order_by(records.c.seq).limit(_CHUNK)
+        query = select(records.c.seq).where(*mine, records.c.seq > contiguous).order_by(records.c.seq).limit(limit)
         beyond = connection.execute(query).scalars().all()
         start = contiguous
         for seq in beyond:
             if seq != contiguous + 1:
                 break
             contiguous = seq
-        if contiguous - start < _CHUNK:
-            break
-    if (contiguous, dropped) != before:
-        connection.execute(spools.update().where(*where).values(contiguous=contiguous, dropped=dropped))
-    return int(contiguous)
+        if contiguous - start < limit:
+            return contiguous
+        limit = _CHUNK
 
 
 def _apply_status(
@@ -191,7 +235,7 @@ def _apply_report(connection: Connection, device: str, report: Report, now: floa
                 _answer_cancel(connection, device, body, now)
         case AssignmentRefused(execution=str(execution)) as refusal:
             _move(connection, device, execution, refuse, refusal.code, refusal.detail, now)
-        case CaptureReport() as answer:
+        case CaptureReport(command=str()) as answer:
             connection.execute(
                 commands.update()
                 .where(commands.c.id == answer.command, commands.c.device == device, commands.c.answered_at.is_(None))
@@ -275,4 +319,13 @@ def _alert_record(device: str, alert: Alert, now: float) -> dict[str, Any]:
 def _report_record(device: str, report: Report, now: float) -> dict[str, Any]:
     empty = dict.fromkeys(("pipeline", "window", "t_s", "model", "release", "score", "severity"))
     row = {"device": device, "epoch": report.epoch, "seq": report.seq, "kind": "report", "received_at": now}
-    return {**row, **empty, "body": msgspec.to_builtins(report)}
+    return {**row, **empty, **_drift_columns(report), "body": msgspec.to_builtins(report)}
+
+
+def _drift_columns(report: Report) -> dict[str, Any]:
+    """By what reports of drift are found again."""
+    body = report.body
+    if not isinstance(body, DriftReport):
+        return {}
+    keys = {"pipeline": body.pipeline, "model": body.model, "release": body.release}
+    return {**keys, "window": body.last_window, "t_s": body.last_t_s}

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData(
@@ -95,6 +96,14 @@ records = Table(
     Column("body", JSON),
     PrimaryKeyConstraint("device", "epoch", "seq"),
     Index(None, "device", "received_at"),
+    Index(
+        "ix_records_drift",
+        "model",
+        "release",
+        "received_at",
+        sqlite_where=text("kind = 'report'"),
+        postgresql_where=text("kind = 'report'"),
+    ),
 )
 
 alerts = Table(

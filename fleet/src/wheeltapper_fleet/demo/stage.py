@@ -254,8 +254,8 @@ class Stage:
         """Whether the agent has a configuration, and so may have sent something."""
         return self.agent_config(device).exists()
 
-    def start_agent(self, device: str) -> None:
-        self.start(device, "wheeltapper_agent", "run", "--config", str(self.agent_config(device)))
+    def start_agent(self, device: str) -> subprocess.Popen[bytes]:
+        return self.start(device, "wheeltapper_agent", "run", "--config", str(self.agent_config(device)))
 
     def agent_status(self, device: str) -> AgentStatus:
         """What the agent's spool says, running or not."""

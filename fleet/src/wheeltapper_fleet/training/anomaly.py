@@ -25,6 +25,7 @@ from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_by
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.recipe import DECISION, Calibration, calibrate, fit_scoring
+from wheeltapper_protocols.drift import DriftSpec, freeze
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.manifest import (
     GOLDEN_FILE,
@@ -59,6 +60,8 @@ class _Healthy:
     features: npt.NDArray[np.float32]
     samples: npt.NDArray[np.float32]
     """A few windows, physical, for golden vectors."""
+    step_seconds: float
+    """From one window to the next."""
     sha256: str
 
 
@@ -159,7 +162,10 @@ def _healthy(recording: Recording, fraction: float) -> _Healthy:
     digest.update(np.ascontiguousarray(recording.samples[:stop]).data)
     picked = np.unique(np.linspace(0, stop - 1, _SAMPLE_WINDOWS).astype(int))
     samples = np.concatenate([recording.physical(slice(i, i + 1)) for i in picked])
-    return _Healthy(form, compute_features(_features(form), recording, stop), samples, digest.hexdigest())
+    step = np.median(np.diff(recording.t_s)) if recording.snapshots > 1 else 0.0
+    step_seconds = float(step) or recording.window_samples / recording.sample_rate_hz
+    features = compute_features(_features(form), recording, stop)
+    return _Healthy(form, features, samples, step_seconds, digest.hexdigest())
 
 
 def _fit(healthy: list[_Healthy], seed: int) -> _Candidate:
@@ -170,6 +176,14 @@ def _fit(healthy: list[_Healthy], seed: int) -> _Candidate:
     rows = np.concatenate([scorer.model_input(group) for group in groups])
     layers = network.fit(rows, seed)
     return _Candidate(features, scorer, calibration, layers, network.quantised(network.to_onnx(layers), rows))
+
+
+def _drift(candidate: _Candidate, healthy: list[_Healthy]) -> DriftSpec:
+    """What devices compare with: all healthy features, the scores of nets that had not seen the window, an hour."""
+    calibration = candidate.calibration
+    scores = np.concatenate(calibration.held_out) / calibration.threshold
+    windows_an_hour = 3600.0 / float(np.median([part.step_seconds for part in healthy]))
+    return freeze(np.concatenate([part.features for part in healthy]), scores, round(min(1e6, windows_an_hour)))
 
 
 def _damaged(samples: npt.NDArray[np.float32], gain: float, seed: int) -> npt.NDArray[np.float32]:
@@ -235,6 +249,7 @@ def _manifest(
         features=list(candidate.features.specs),
         scoring=candidate.scorer.spec,
         decision=DECISION,
+        drift=_drift(candidate, healthy),
         golden=_GOLDEN,
         budget=_BUDGET,
         gates=measured,

@@ -1,0 +1,258 @@
+"""A source that is read in a thread of its own: retried when it breaks, dropping whole windows when nobody takes them.
+
+What is different from kind to kind is a :class:`Reader`: it connects, and pushes what comes into a :class:`Sink`.
+
+Invariants:
+    * At most ``queue_windows`` windows wait. A further one pushes out the oldest, which is counted in ``dropped``; a
+      source that can wait (a pipe) waits instead.
+    * A reader that breaks is started again after a growing, jittered delay, without end; ``state`` is the code of what
+      broke it until samples come again. Only the reader's own end ends the stream.
+    * A payload that cannot be read is counted, logged (once until a good one comes) and shown in ``state``; it never
+      ends the connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wheeltapper_agent.adapters.sources.stream_config import StreamConfig
+from wheeltapper_agent.core.backoff import retry_delay_seconds
+from wheeltapper_agent.core.framing import Framer
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ports import Clock, SourceSpec, Window
+
+__all__ = ["Reader", "Sink", "StreamSource"]
+
+_LOG = logging.getLogger(__name__)
+_JOIN_SECONDS: Final = 5.0
+
+
+class Reader(Protocol):
+    """One kind of source, seen from the thread that reads it."""
+
+    def read(self, sink: Sink) -> None:
+        """Connect and push until the stream is over (then return) or broken, looking at ``sink.closed`` every second.
+
+        Raises:
+            AgentError: ``source.*``; it is called again later.
+        """
+
+
+class Sink:
+    """Where a reader puts samples: scales them, cuts windows, keeps the state."""
+
+    def __init__(self, config: StreamConfig, clock: Clock, take: Callable[[list[Window]], None], name: str) -> None:
+        self.clock = clock
+        self.closed = threading.Event()
+        self.state = "waiting"
+        self.heard_at_s: float | None = None
+        """Monotonic time of the last samples since the connection was made, or of the connection."""
+        self.failures = 0
+        self.malformed_payloads = 0
+        self.full_scale: tuple[float, ...] = config.full_scale
+        """What the configuration or else the device says."""
+        self._framer = Framer(config.framing)
+        self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
+        self._offset = np.array(config.offset, dtype=np.float64) if config.offset else None
+        self._take = take
+        self._name = name
+
+    def connected(self) -> None:
+        """The connection stands; samples may follow."""
+        self.heard_at_s = self.clock.monotonic()
+        if self.state != "running":
+            self.state = "waiting"
+        _LOG.info("pipeline %s: the source is connected", self._name)
+
+    def push(self, samples: NDArray[Any], t_s: float | None = None, at_s: float | None = None) -> None:
+        """Take samples, [sample, channel] of any real type, as the sensor gives them; NaN where one is missing.
+
+        Args:
+            samples: as said.
+            t_s: time of the first one by the source's clock.
+            at_s: Unix time when they came; None: now.
+        """
+        at_s = self.clock.now() if at_s is None else at_s
+        physical = self._physical(samples)
+        try:
+            found = self._framer.push(physical, at_s=at_s, monotonic_s=self.clock.monotonic(), t_s=t_s)
+        except ValueError as error:
+            self.refuse(AgentError("source.payload", str(error)))
+            return
+        self._took(found, len(samples))
+
+    def push_physical(self, samples: NDArray[np.float64], times_s: NDArray[np.float64] | None = None) -> None:
+        """Take samples that the reader has scaled itself; with ``times_s`` [sample], each has its time in seconds."""
+        now, monotonic_s = self.clock.now(), self.clock.monotonic()
+        try:
+            if times_s is None:
+                found = self._framer.push(samples, at_s=now, monotonic_s=monotonic_s)
+            else:
+                found = self._framer.push_times(samples, times_s, at_s=now, monotonic_s=monotonic_s)
+        except ValueError as error:
+            self.refuse(AgentError("source.payload", str(error)))
+            return
+        self._took(found, len(samples))
+
+    def refuse(self, error: AgentError) -> None:
+        """A payload cannot be read: what it held is lost, and so is the tie to what follows without a time stamp."""
+        self.malformed_payloads += 1
+        if self.state != error.code:
+            _LOG.warning("pipeline %s: %s", self._name, error)
+        self.state = error.code
+        self.broke()
+
+    def broke(self) -> None:
+        """Samples may be lost from here on."""
+        self._framer.restart()
+
+    def _physical(self, samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        if self._scale is None and self._offset is None:
+            return samples if samples.dtype.kind == "f" else samples.astype(np.float64)
+        moved = samples if self._offset is None else samples + self._offset
+        return np.asarray(moved if self._scale is None else moved * self._scale)
+
+    def _took(self, found: list[Window], count: int) -> None:
+        if count:
+            self.heard_at_s = self.clock.monotonic()
+            self.failures = 0
+            self.state = "running"
+        if found:
+            self._take(found)
+
+
+class StreamSource:
+    """Windows of a :class:`Reader`.
+
+    Args:
+        reader: of this kind.
+        config: of the signal.
+        clock: the device's.
+        name: of the pipeline, for the log.
+        wait_when_full: make the reader wait instead of dropping windows.
+        uniform: random numbers from 0 to 1, for the jitter.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        config: StreamConfig,
+        clock: Clock,
+        name: str,
+        *,
+        wait_when_full: bool = False,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self.dropped = 0
+        self._reader, self._config, self._clock, self._name = reader, config, clock, name
+        self._wait_when_full, self._uniform = wait_when_full, uniform
+        self._ready: deque[Window] = deque()
+        self._changed = threading.Condition()
+        self._over = False
+        self._sink = Sink(config, clock, self._take, name)
+        self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
+
+    @property
+    def spec(self) -> SourceSpec:
+        """What the windows look like."""
+        return replace(self._config.spec, full_scale=self._sink.full_scale)
+
+    @property
+    def state(self) -> str:
+        """``waiting``, ``running``, ``ended`` or an error code."""
+        sink, limit_s = self._sink, self._config.silent_seconds
+        heard_at_s = sink.heard_at_s
+        silent = limit_s and heard_at_s is not None and self._clock.monotonic() - heard_at_s > limit_s
+        return "source.silent" if silent and sink.state in ("running", "waiting") else sink.state
+
+    @property
+    def pending(self) -> int:
+        """Windows that are ready."""
+        return len(self._ready)
+
+    @property
+    def malformed_payloads(self) -> int:
+        """Payloads that could not be read."""
+        return self._sink.malformed_payloads
+
+    def model_ready(self) -> None:
+        """A sensor does not wait for a model."""
+
+    def close(self) -> None:
+        """End :meth:`windows` soon."""
+        self._sink.closed.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def windows(self, first: int) -> Iterator[Window]:
+        """Windows from now on; ``first`` only says that some were taken before, in another life of the agent."""
+        self._thread.start()
+        try:
+            while (window := self._next()) is not None:
+                yield window
+        finally:
+            self.close()
+            self._thread.join(_JOIN_SECONDS)
+
+    def _next(self) -> Window | None:
+        with self._changed:
+            while not self._ready and not self._over and not self._sink.closed.is_set():
+                self._changed.wait()
+            if self._sink.closed.is_set() or not self._ready:
+                return None
+            window = self._ready.popleft()
+            self._changed.notify_all()
+            return window
+
+    def _take(self, found: list[Window]) -> None:
+        with self._changed:
+            for window in found:
+                while len(self._ready) >= self._config.queue_windows:
+                    if not self._wait_when_full:
+                        self._ready.popleft()
+                        self.dropped += 1
+                    elif self._sink.closed.is_set():
+                        return
+                    else:
+                        self._changed.wait()
+                self._ready.append(window)
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        sink, config = self._sink, self._config
+        while not sink.closed.is_set():
+            try:
+                self._reader.read(sink)
+                break
+            except AgentError as error:
+                self._failed(error)
+            except Exception as error:  # noqa: BLE001  # a library's surprise must not end the stream
+                _LOG.debug("pipeline %s: the reader failed", self._name, exc_info=True)
+                self._failed(AgentError("source.failed", f"{type(error).__name__}: {error}"))
+            sink.closed.wait(
+                retry_delay_seconds(
+                    sink.failures, self._uniform(), config.retry_first_seconds, config.retry_max_seconds
+                )
+            )
+        with self._changed:
+            sink.state = "ended"
+            sink.heard_at_s = None
+            self._over = True
+            self._changed.notify_all()
+
+    def _failed(self, error: AgentError) -> None:
+        sink = self._sink
+        if sink.state != error.code and not sink.closed.is_set():
+            _LOG.warning("pipeline %s: %s; trying again", self._name, error)
+        sink.state, sink.heard_at_s = error.code, None
+        sink.failures += 1
+        sink.broke()

@@ -1,0 +1,215 @@
+"""The commands of ``wheeltapper-agent`` that look after the device: profiles, install, uninstall, doctor, status."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from wheeltapper_agent.cli_support import ConfigOption, JsonOption, fail
+from wheeltapper_agent.errors import AgentError
+
+__all__ = ["register"]
+
+_EXIT_DOCTOR: Final = 3
+RootOption = Annotated[Path, typer.Option("--root", help="The system's root: / or where an image is mounted.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    for command in (status, doctor, profiles, install, uninstall):
+        app.command()(command)
+
+
+def status(config: ConfigOption, json_output: JsonOption = False) -> None:
+    """Where the agent stands: asked of the agent, or what it last wrote where it does not run."""
+    from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, ask
+    from wheeltapper_agent.config import load_config
+
+    try:
+        folder = load_config(config).device.state_dir
+        try:
+            body = {"running": True} | ask(folder / SOCKET_FILE, {"ask": "status"})
+        except AgentError as error:
+            if error.code == "local.denied":
+                raise
+            body = {"running": False} | _last_status(folder)
+            print(f"the agent does not answer; this is what it last wrote [{error.code}]", file=sys.stderr)
+    except AgentError as error:
+        fail(error)
+    if json_output:
+        print(json.dumps(body))
+        return
+    for key, value in body.items():
+        print(f"{key}: {value}")
+
+
+def _last_status(folder: Path) -> dict[str, Any]:
+    """The status file, and the spool as it is."""
+    from wheeltapper_agent.adapters.spool import read_figures
+    from wheeltapper_agent.service import SPOOL_FILE, STATUS_FILE
+
+    try:
+        body: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise AgentError(
+            "status.missing", f"the agent did not run yet in {folder}, or the folder is closed to you"
+        ) from error
+    figures = read_figures(folder / SPOOL_FILE)
+    if figures is not None:
+        names = ("epoch", "seq", "acked", "held", "dropped")
+        body |= {name: getattr(figures, name) for name in names}
+    return body
+
+
+def doctor(config: ConfigOption, json_output: JsonOption = False) -> None:
+    """Check runtime, clock, disk, network, certificate and profile, and say what to do about each.
+
+    Exit code 0 when nothing is wrong (warnings are allowed), 3 when a check failed.
+    """
+    from wheeltapper_agent.doctor import FAIL, examine
+
+    findings = examine(config)
+    failed = any(finding.verdict == FAIL for finding in findings)
+    if json_output:
+        print(json.dumps({"healthy": not failed, "checks": [dataclasses.asdict(finding) for finding in findings]}))
+    else:
+        for finding in findings:
+            print(f"{finding.verdict:5} {finding.check}: {finding.found}")
+            if finding.advice:
+                print(f"      -> {finding.advice}")
+    if failed:
+        raise typer.Exit(_EXIT_DOCTOR)
+
+
+def profiles(json_output: JsonOption = False) -> None:
+    """The boards that there are profiles for."""
+    from wheeltapper_agent.config import load_profile, profile_names
+
+    try:
+        found = [load_profile(name) for name in profile_names()]
+    except AgentError as error:
+        fail(error)
+    if json_output:
+        print(json.dumps([dataclasses.asdict(profile) for profile in found]))
+        return
+    for profile in found:
+        print(f"{profile.name:18} {'/'.join(profile.arch):8} {profile.memory_cap_mb:5} MB  {profile.description}")
+
+
+def _must_be_root() -> None:
+    if os.geteuid() != 0:
+        raise AgentError(
+            "install.not_root", "only root can do this: sudo wheeltapper-agent …; --dry-run shows what it does"
+        )
+
+
+def _token(token_file: Path | None, server: str | None, root: Path) -> str:
+    """The enrolment token, checked before anything is done; empty where the device is not to be enrolled now."""
+    from wheeltapper_agent.adapters.identity import parse_token
+
+    if server is None:
+        return ""
+    if os.path.realpath(root) != "/":
+        raise AgentError(
+            "install.enrol", "an image cannot be enrolled: each device makes its own key; enrol on the device"
+        )
+    try:
+        text = token_file.read_text(encoding="utf-8") if token_file else os.environ.get("WHEELTAPPER_TOKEN", "")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AgentError("enrol.token", f"{token_file} cannot be read: {error}") from error
+    return parse_token(text).text
+
+
+def install(
+    profile: Annotated[str, typer.Option("--profile", help="The board; auto: find out.")],
+    root: RootOption = Path("/"),
+    program: Annotated[str | None, typer.Option("--program", help="What the service starts.")] = None,
+    hardware_watchdog: Annotated[
+        bool, typer.Option("--hardware-watchdog", help="Have systemd feed the board's watchdog.")
+    ] = False,
+    server: Annotated[str | None, typer.Option("--server", help="Enrol with this fleet: https://host:port")] = None,
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="A file that holds the token.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Install the service on this device or into an image: user, folders, configuration, systemd unit."""
+    from wheeltapper_agent import install as steps
+    from wheeltapper_agent.config import load_config
+    from wheeltapper_agent.uninstall import EscapeError, Layout
+    from wheeltapper_agent.unit import CONFIG_FILE
+
+    try:
+        if not dry_run:
+            _must_be_root()
+        token = _token(token_file, server, root)
+        board = steps.choose_profile(profile, root)
+        start = steps.program_path(root, program)
+        layout = Layout(root)
+        planned = steps.plan(layout, board, start, hardware_watchdog)
+        done = [{"path": str(step.path), "outcome": steps.apply(layout, step, dry_run)} for step in planned]
+        enrolled = layout.state_dir / "identity" / "fleet.json"
+        if server is not None and not dry_run and not enrolled.exists():
+            steps.enrol_as_service_user(start, server, token)
+        started = not dry_run and steps.finish(layout)
+        kept = load_config(layout.inside(CONFIG_FILE)).device.profile if layout.inside(CONFIG_FILE).is_file() else ""
+    except EscapeError as error:
+        fail(AgentError("install.escapes", str(error)))
+    except AgentError as error:
+        fail(error)
+    if json_output:
+        body = {
+            "profile": board.name,
+            "dry_run": dry_run,
+            "started": started,
+            "enrolled": enrolled.exists(),
+            "steps": done,
+        }
+        print(json.dumps(body))
+        return
+    for step, line in zip(planned, done, strict=True):
+        print(f"{'would be ' if dry_run else ''}{line['outcome']}: {line['path']}")
+        if dry_run and step.kind == "file" and line["outcome"] != "kept":
+            print("".join(f"    {text}\n" for text in step.content.splitlines()), end="")
+    if kept not in ("", board.name):
+        print(
+            f"note: the configuration that was there names the profile {kept}, the unit has the limits of {board.name}"
+        )
+    if not enrolled.exists() and not dry_run:
+        print(f"next: runuser -u wheeltapper -- wheeltapper-agent enroll --server https://… --config {CONFIG_FILE}")
+    elif started:
+        print("the service runs; see wheeltapper-agent doctor")
+
+
+def uninstall(
+    root: RootOption = Path("/"),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    keep_state: Annotated[bool, typer.Option("--keep-state", help="Leave identity, releases and spool.")] = False,
+    keep_config: Annotated[bool, typer.Option("--keep-config", help="Leave the configuration.")] = False,
+) -> None:
+    """Remove service, configuration, state and user: nothing is left, and the device must be enrolled anew."""
+    from wheeltapper_agent.uninstall import EscapeError, Layout, remove
+
+    try:
+        _must_be_root()
+        if not yes:
+            if not sys.stdin.isatty():
+                raise AgentError("uninstall.unconfirmed", "this removes the device's identity and data; say --yes")
+            what = (
+                "service" + ("" if keep_config else ", configuration") + ("" if keep_state else ", identity and data")
+            )
+            typer.confirm(f"Remove {what} of the agent in {root}?", abort=True)
+        for line in remove(Layout(root), keep_state, keep_config) or ["there was nothing to remove"]:
+            print(line)
+    except EscapeError as error:
+        fail(AgentError("install.escapes", str(error)))
+    except (OSError, subprocess.SubprocessError) as error:
+        fail(AgentError("uninstall.failed", f"not everything could be removed: {error}; try again"))
+    except AgentError as error:
+        fail(error)

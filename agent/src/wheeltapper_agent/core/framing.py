@@ -1,0 +1,292 @@
+"""A continuous stream of samples, cut into windows. Pure: times are handed in.
+
+Invariants:
+    * A sample is copied once, into the block that its windows are views of; where windows overlap, the shared tail is
+      copied once more a block. Windows that do not overlap own their block.
+    * Every sample is in the windows that its place in the stream gives it, in order, however the stream was chopped
+      into chunks.
+    * Nothing is interpolated or held. Where the time stamps say that samples are missing, they are NaN in the window
+      (a short gap), or the window begun is given up and the next one begins after the gap and says how many samples
+      were lost (``gap_samples``). Samples that come when their place has passed are left out, and the window under way
+      says how late they were.
+    * A clock that was set back starts the stream anew; it never stops it.
+
+What this module does not do: wait, retry, drop windows that nobody takes (see ``adapters/sources/stream.py``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wheeltapper_agent.ports import Window
+
+__all__ = ["MAX_T_S", "Framer", "Framing"]
+
+MAX_T_S: Final = 1e12
+"""Largest time of a window that the wire takes, in seconds."""
+_MAX_GAP_SAMPLES: Final = 2**53
+_OVERLAP_BLOCK_WINDOWS: Final = 4
+_JITTER_SECONDS: Final = 0.01
+_JITTER_SHARE: Final = 0.01
+_DELAY_LEAK: Final = 1e-3
+"""How fast the least delay is forgotten, in seconds a second: above the drift of any two clocks."""
+_SLEW_SHARE: Final = 0.01
+_SLEW_LIMIT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a stream is cut.
+
+    Args:
+        sample_rate_hz: nominal.
+        channels: how many.
+        window_samples: length of a window.
+        hop_samples: from the start of a window to the start of the next; below ``window_samples`` they overlap, above
+            it samples between them are left out; 0: as ``window_samples``.
+        tolerance_seconds: how far a time stamp may be off before samples count as missing or late. 0: half a sample
+            where each sample has its time; for a chunk with one time the greatest of that, 10 ms and 1 % of the chunk
+            before.
+    """
+
+    sample_rate_hz: float
+    channels: int
+    window_samples: int
+    hop_samples: int = 0
+    tolerance_seconds: float = 0.0
+
+    @property
+    def hop(self) -> int:
+        """Samples from window to window."""
+        return self.hop_samples or self.window_samples
+
+
+class Framer:
+    """Cuts one stream; see the module."""
+
+    def __init__(self, framing: Framing) -> None:
+        self._framing = framing
+        window, hop = framing.window_samples, framing.hop
+        self._block_samples = window if hop >= window else window + (_OVERLAP_BLOCK_WINDOWS - 1) * hop
+        self._overlaps = hop < window
+        self._next_t_s: float | None = None
+        """When the next sample is due, by the stream's own clock."""
+        self._timed = False
+        self._last_chunk = 0
+        self._count = 0
+        """Samples since the stream began (anew), for the lateness of streams without time stamps."""
+        self._least_delay_s: float | None = None
+        self._least_delay_at_s = 0.0
+        self._resume = False
+        self._gap = 0
+        self._late_s = 0.0
+        self.late_samples = 0
+        """Samples left out because they came when their place had passed."""
+        self._open()
+
+    def push(
+        self, samples: NDArray[np.floating[Any]], *, at_s: float, monotonic_s: float, t_s: float | None = None
+    ) -> list[Window]:
+        """Take the next samples; returns the windows that they complete, perhaps none.
+
+        Args:
+            samples: [sample, channel] in physical units; NaN where one is missing.
+            at_s: Unix time when they came; gives the stream its times where ``t_s`` is None.
+            monotonic_s: the same moment by a clock that never jumps; for ``late_seconds``.
+            t_s: time of the first sample by the source's clock, if it says.
+
+        Raises:
+            ValueError: not [sample, channel] of this stream, or ``t_s`` is not within 0 to :data:`MAX_T_S`.
+        """
+        self._check(samples, t_s)
+        if len(samples) == 0:
+            return []
+        tolerance = self._framing.tolerance_seconds or max(
+            _JITTER_SECONDS, _JITTER_SHARE * self._last_chunk / self._framing.sample_rate_hz
+        )
+        return self._push(samples, at_s, monotonic_s, t_s, tolerance)
+
+    def push_times(
+        self,
+        samples: NDArray[np.floating[Any]],
+        times_s: NDArray[np.float64],
+        *,
+        at_s: float,
+        monotonic_s: float,
+    ) -> list[Window]:
+        """Take samples that each have a time, [sample] in seconds; else as :meth:`push`.
+
+        Raises:
+            ValueError: as :meth:`push`, or a time is not within 0 to :data:`MAX_T_S`.
+        """
+        self._check(samples, None)
+        if times_s.shape != (len(samples),) or not bool(np.all((times_s >= 0) & (times_s <= MAX_T_S))):
+            raise ValueError(f"each sample must have a time from 0 to {MAX_T_S:g} s")
+        if len(samples) == 0:
+            return []
+        period_s = 1 / self._framing.sample_rate_hz
+        tolerance = self._framing.tolerance_seconds
+        breaks = np.flatnonzero(np.abs(np.diff(times_s) - period_s) > max(0.5 * period_s, tolerance)) + 1
+        edges = [0, *breaks.tolist(), len(samples)]
+        found: list[Window] = []
+        for first, end in itertools.pairwise(edges):
+            began_s, ended_s = float(times_s[first]), float(times_s[end - 1]) + period_s
+            spread = tolerance or 0.5 * period_s
+            found += self._push(samples[first:end], at_s, monotonic_s, began_s, spread, ended_s)
+        return found
+
+    def restart(self) -> None:
+        """The stream broke off. With time stamps nothing is lost by that alone: they will say. Without, the next
+        sample's arrival says how long the break was."""
+        self._resume = True
+        self._least_delay_s = None
+
+    def _check(self, samples: NDArray[np.floating[Any]], t_s: float | None) -> None:
+        if samples.ndim != 2 or samples.shape[1] != self._framing.channels:
+            raise ValueError(f"samples must be [sample, {self._framing.channels}], not {samples.shape}")
+        if t_s is not None and not 0 <= t_s <= MAX_T_S:
+            raise ValueError(f"the time of a sample must be within 0 to {MAX_T_S:g} s, not {t_s}")
+
+    def _push(
+        self,
+        samples: NDArray[np.floating[Any]],
+        at_s: float,
+        monotonic_s: float,
+        t_s: float | None,
+        tolerance_s: float,
+        ended_s: float | None = None,
+    ) -> list[Window]:
+        rate_hz = self._framing.sample_rate_hz
+        found: list[Window] = []
+        if t_s is not None and self._next_t_s is not None and self._timed:
+            off = (t_s - self._next_t_s) * rate_hz
+            if abs(off) > max(0.5, tolerance_s * rate_hz):
+                samples, t_s, found = self._out_of_place(samples, t_s, off)
+                if len(samples) == 0:
+                    return found
+        elif t_s is None:
+            self._untimed(len(samples), at_s)
+        else:
+            self._timed = True
+        if t_s is not None:
+            self._next_t_s = t_s
+        self._resume = False
+        self._last_chunk = len(samples)
+        self._note_lateness(len(samples), monotonic_s)
+        found += self._write(samples)
+        if ended_s is not None:
+            self._next_t_s = ended_s
+        return found
+
+    def _untimed(self, count: int, at_s: float) -> None:
+        """Where a chunk without time stamp stands, by its arrival; only a break makes that a gap."""
+        began_s = max(0.0, at_s - count / self._framing.sample_rate_hz)
+        if self._next_t_s is None:
+            self._next_t_s = began_s
+            return
+        off_s = began_s - self._next_t_s
+        if self._resume:
+            self._give_up(min(_MAX_GAP_SAMPLES, max(0, round(off_s * self._framing.sample_rate_hz))))
+            self._next_t_s = began_s
+        elif abs(off_s) > _SLEW_LIMIT_SECONDS:
+            self._next_t_s = began_s  # the wall clock was set
+        else:
+            self._next_t_s += _SLEW_SHARE * off_s
+
+    def _out_of_place(
+        self, samples: NDArray[np.floating[Any]], t_s: float, off: float
+    ) -> tuple[NDArray[np.floating[Any]], float, list[Window]]:
+        """What of ``samples`` still counts, from when, and the windows that a short gap completes."""
+        rate_hz = self._framing.sample_rate_hz
+        if off > 0:
+            missing = min(_MAX_GAP_SAMPLES, max(1, round(min(off, _MAX_GAP_SAMPLES))))
+            if missing <= self._framing.window_samples:
+                return samples, t_s, self._write(np.full((missing, samples.shape[1]), np.nan, np.float32))
+            self._give_up(missing)
+            return samples, t_s, []
+        old = round(min(-off, _MAX_GAP_SAMPLES))
+        if old > self._framing.window_samples + len(samples):
+            self._give_up(0)  # so old that it is the clock which was set back
+            self._least_delay_s = None
+            return samples, t_s, []
+        old = min(old, len(samples))
+        self.late_samples += old
+        self._late_s = max(self._late_s, -off / rate_hz)
+        return samples[old:], t_s + old / rate_hz, []
+
+    def _note_lateness(self, count: int, monotonic_s: float) -> None:
+        """How much later than the quickest the last of ``count`` samples came."""
+        self._count += count
+        rate_hz = self._framing.sample_rate_hz
+        due_s = (self._next_t_s or 0.0) + count / rate_hz if self._timed else self._count / rate_hz
+        delay_s = monotonic_s - due_s
+        if self._least_delay_s is None:
+            least_s = delay_s
+        else:
+            least_s = min(delay_s, self._least_delay_s + _DELAY_LEAK * (monotonic_s - self._least_delay_at_s))
+        self._least_delay_s, self._least_delay_at_s = least_s, monotonic_s
+        self._late_s = max(self._late_s, delay_s - least_s)
+
+    def _open(self) -> None:
+        self._block: NDArray[np.float32] = np.empty((self._block_samples, self._framing.channels), np.float32)
+        self._filled = 0
+        self._start = 0
+        self._fresh = 0
+        """Samples in the block that no window has given yet."""
+        self._skip = 0
+
+    def _give_up(self, missing: int) -> None:
+        """Drop the window begun; the next one says what was lost before it."""
+        self._gap = min(_MAX_GAP_SAMPLES, self._gap + missing + self._fresh)
+        self._open()
+
+    def _write(self, samples: NDArray[np.floating[Any]]) -> list[Window]:
+        """Append samples that follow on from the last ones."""
+        window, hop, rate_hz = self._framing.window_samples, self._framing.hop, self._framing.sample_rate_hz
+        t_s = self._next_t_s or 0.0
+        at, found = 0, []
+        while at < len(samples):
+            if self._skip:
+                passed = min(self._skip, len(samples) - at)
+                self._skip -= passed
+                at += passed
+                continue
+            end = self._start + window
+            count = min(end - self._filled, len(samples) - at)
+            self._block[self._filled : self._filled + count] = samples[at : at + count]
+            self._filled += count
+            self._fresh += count
+            at += count
+            if self._filled == end:
+                began_s = t_s + (at - window) / rate_hz
+                found.append(self._take(self._block[self._start : end], began_s))
+                self._advance(window, hop)
+        self._next_t_s = t_s + len(samples) / rate_hz
+        return found
+
+    def _take(self, view: NDArray[np.float32], t_s: float) -> Window:
+        if self._overlaps:
+            view.flags.writeable = False
+        late_s = self._late_s if math.isfinite(self._late_s) else 0.0
+        made = Window(view, max(0.0, t_s), self._gap, late_s)
+        self._gap, self._late_s, self._fresh = 0, 0.0, 0
+        return made
+
+    def _advance(self, window: int, hop: int) -> None:
+        """Go to the next window; a full block is left to its windows."""
+        if hop >= window:
+            self._open()
+            self._skip = hop - window
+            return
+        self._start += hop
+        if self._start + window > self._block_samples:
+            tail = self._block[self._start : self._filled]
+            self._open()
+            self._block[: len(tail)] = tail
+            self._filled = len(tail)

@@ -1,0 +1,102 @@
+"""How Linux's IIO lays out a scan in a buffer, and how its numbers are read. Pure.
+
+Source: the kernel's Documentation/ABI/testing/sysfs-bus-iio (``scan_elements/*_type``) and ``iio_compute_scan_bytes``:
+elements follow in the order of their index, each aligned to its own storage size, and the scan is padded to a whole
+number of its largest element.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Element", "ScanLayout", "parse_type"]
+
+_TYPE: Final = re.compile(r"^(le|be):([su])(\d+)/(\d+)(?:X(\d+))?(?:>>(\d+))?$")
+_STORAGE_BITS: Final = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """What ``_type`` says: ``le:s12/16>>4`` is 12 signed bits, shifted left by 4, in 16 little-endian bits."""
+
+    little: bool
+    signed: bool
+    bits: int
+    storage_bits: int
+    shift: int = 0
+    repeat: int = 1
+
+    @property
+    def storage_bytes(self) -> int:
+        """With all repetitions."""
+        return self.storage_bits // 8 * self.repeat
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Least and greatest number that the bits can hold."""
+        half = 1 << (self.bits - 1)
+        return (-half, half - 1) if self.signed else (0, 2 * half - 1)
+
+
+def parse_type(text: str) -> Element:
+    """Read ``[be|le]:[s|u]bits/storagebits[Xrepeat][>>shift]``.
+
+    Raises:
+        ValueError: it is not of that form, or its bits do not fit their storage.
+    """
+    match = _TYPE.match(text.strip())
+    if match is None:
+        raise ValueError(f"{text.strip()[:80]!r} is not a scan element's type")
+    order, sign, bits, storage, repeat, shift = match.groups()
+    found = Element(order == "le", sign == "s", int(bits), int(storage), int(shift or 0), int(repeat or 1))
+    fits = found.bits > 0 and found.bits + found.shift <= found.storage_bits and 0 < found.repeat <= 16
+    if found.storage_bits not in _STORAGE_BITS or not fits:
+        raise ValueError(f"{text.strip()!r}: the bits do not fit their storage")
+    return found
+
+
+class ScanLayout:
+    """Where each element is in a scan.
+
+    Args:
+        elements: those that are enabled, in the order of their index.
+    """
+
+    def __init__(self, elements: Sequence[Element]) -> None:
+        self.elements = tuple(elements)
+        self.offsets: list[int] = []
+        at = largest = 0
+        for element in self.elements:
+            size = element.storage_bytes
+            at = -(-at // size) * size
+            self.offsets.append(at)
+            at += size
+            largest = max(largest, size)
+        self.scan_bytes = -(-at // largest) * largest if largest else 0
+
+    def decode(self, content: bytes) -> list[NDArray[Any]]:
+        """The numbers of each element, [scan] int64 (uint64 where 64 unsigned bits need it); of a repeated element its
+        first. ``content`` holds whole scans."""
+        scans = len(content) // self.scan_bytes
+        table = np.frombuffer(content, np.uint8, scans * self.scan_bytes).reshape(scans, self.scan_bytes)
+        return [_numbers(table, offset, element) for offset, element in zip(self.offsets, self.elements, strict=True)]
+
+
+def _numbers(table: NDArray[np.uint8], offset: int, element: Element) -> NDArray[Any]:
+    size = element.storage_bits // 8
+    stored = np.ascontiguousarray(table[:, offset : offset + size]).reshape(-1)
+    raw = stored.view(f"{'<' if element.little else '>'}u{size}").astype(np.uint64)
+    above = np.uint64(64 - element.bits - element.shift)
+    # Bring the highest bit of the number to the top, then back: that drops what is beside it, and extends the sign.
+    top = raw << above
+    back = np.uint64(64 - element.bits)
+    if element.signed:
+        return top.view(np.int64) >> back.astype(np.int64)
+    found = top >> back
+    return found if element.bits == 64 else found.astype(np.int64)

@@ -1,0 +1,44 @@
+"""A token bucket: how much may go out now.
+
+Invariant: over any span of time no more than ``burst`` plus ``rate`` times its seconds is granted. A clock that stands
+still or runs backwards grants nothing.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TokenBucket"]
+
+
+class TokenBucket:
+    """Fills at ``rate`` units a second up to ``burst``; begins full.
+
+    Args:
+        rate: units a second; 0 or less: without a bound.
+        burst: units that may go out at once.
+        now: seconds of a clock that never jumps.
+    """
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def available(self, now: float) -> float:
+        """Units that may go out at ``now``."""
+        if self._rate <= 0:
+            return float("inf")
+        if now > self._at:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+            self._at = now
+        return self._tokens
+
+    def take(self, units: float) -> None:
+        """Count ``units`` as gone; may be asked after :meth:`available` only."""
+        if self._rate > 0:
+            self._tokens -= units
+
+    def wait_seconds(self, units: float, now: float) -> float:
+        """How long until ``units`` (at most the burst) may go out."""
+        lacking = min(units, self._burst) - self.available(now)
+        return lacking / self._rate if lacking > 0 else 0.0

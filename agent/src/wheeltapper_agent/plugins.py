@@ -1,0 +1,90 @@
+"""Kinds of sources: the agent's own, and those that other distributions bring.
+
+A distribution brings one by an entry point of the group ``wheeltapper.sources``: its name is the kind in a
+configuration, its value a :class:`~wheeltapper_agent.ports.SourceKind`.
+
+Invariants:
+    * Only the kinds that a configuration names are imported.
+    * The agent's own kinds work wherever the code does, installed or not, and no other distribution can take their
+      place. They are declared as entry points too, and a test compares the two lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ports import SourceKind
+
+__all__ = ["BUILT_IN", "SOURCES_GROUP", "known_kinds", "source_kind"]
+
+SOURCES_GROUP: Final = "wheeltapper.sources"
+_HERE: Final = "wheeltapper_agent.adapters.sources"
+BUILT_IN: Final = {
+    kind: f"{_HERE}.{kind}:KIND" for kind in ("iio", "modbus", "mqtt", "opcua", "replay", "simulator", "stdin")
+}
+_EXTRAS: Final = {"modbus": "modbus", "opcua": "opcua"}
+
+
+def known_kinds() -> list[str]:
+    """The names of all kinds that are installed, sorted; nothing is imported."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=SOURCES_GROUP))})
+
+
+def source_kind(kind: object) -> SourceKind:
+    """The kind of source named ``kind``.
+
+    Raises:
+        AgentError: ``config.invalid`` (there is none, or two distributions bring it), ``source.extra`` (a library
+            that it needs is missing), ``source.plugin`` (what the entry point names is not a kind of source).
+    """
+    if isinstance(kind, str) and kind in BUILT_IN:
+        module, _, name = BUILT_IN[kind].partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get(kind, kind)
+            raise AgentError(
+                "source.extra",
+                f"sources of kind {kind!r} need {error.name}: pip install 'wheeltapper-agent[{extra}]'",
+            ) from error
+        return _checked(kind, found)
+    points = {point.value: point for point in entry_points(group=SOURCES_GROUP) if point.name == kind}
+    if not points:
+        raise AgentError("config.invalid", f"there is no source of kind {kind!r}; known are {', '.join(known_kinds())}")
+    if len(points) > 1:
+        names = ", ".join(map(_distribution, points.values()))
+        raise AgentError("config.invalid", f"source kind {kind!r} is brought by {names}: uninstall all but one")
+    point = next(iter(points.values()))
+    try:
+        found = point.load()
+    except ImportError as error:
+        raise AgentError(
+            "source.extra",
+            f"sources of kind {kind!r} cannot be loaded from {_distribution(point)}: {error}; install what it needs",
+        ) from error
+    except Exception as error:
+        raise AgentError(
+            "source.plugin", f"sources of kind {kind!r} cannot be loaded from {_distribution(point)}: {error}"
+        ) from error
+    return _checked(str(kind), found)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _checked(kind: str, found: object) -> SourceKind:
+    if not isinstance(found, SourceKind):
+        raise AgentError("source.plugin", f"source kind {kind!r} is a {type(found).__name__}, not a SourceKind")
+    config = found.config
+    parameters = getattr(config, "__dataclass_params__", None)
+    if not dataclasses.is_dataclass(config) or parameters is None or not parameters.frozen:
+        raise AgentError("source.plugin", f"the configuration of source kind {kind!r} must be a frozen dataclass")
+    if "kind" not in typing.get_type_hints(config):
+        raise AgentError("source.plugin", f"the configuration of source kind {kind!r} lacks the field 'kind'")
+    return found

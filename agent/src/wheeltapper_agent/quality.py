@@ -1,0 +1,49 @@
+"""Data quality of one pipeline since the agent started, for its status.
+
+Counts are kept for every window that the source gave, scored or not. See :mod:`wheeltapper_protocols.quality`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wheeltapper_agent.config import QualityConfig
+from wheeltapper_agent.ports import Observation, Source
+from wheeltapper_protocols.messages import Alert, Report
+from wheeltapper_protocols.quality import DataQuality, window_quality
+
+__all__ = ["QualityObserver"]
+
+
+class QualityObserver:
+    """Adds up what was wrong with each window; see :class:`~wheeltapper_agent.ports.Observer`.
+
+    Args:
+        source: of the windows; asked for its full scale, which some devices only tell when they are there.
+        config: what counts as bad.
+    """
+
+    def __init__(self, source: Source, config: QualityConfig) -> None:
+        self._source = source
+        self._config = config
+        self._full_scale = source.spec.full_scale
+        self.total = DataQuality()
+        """Without ``dropped``, which the pipeline counts. Replaced, never changed: any thread may read it."""
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        """Count; nothing is to be said of a single window."""
+        if not self._full_scale:
+            self._full_scale = self._source.spec.full_scale
+        window = seen.window
+        self.total += window_quality(
+            window.samples,
+            full_scale=self._full_scale,
+            stuck_samples=self._config.stuck_samples,
+            gap_samples=window.gap_samples,
+            late=window.late_seconds > self._config.late_seconds,
+        )
+        return ()
+
+    def end(self) -> Sequence[Alert | Report]:
+        """Nothing more."""
+        return ()

@@ -1,0 +1,67 @@
+"""The agent as a process beside a real fleet: CPU when idle at one window a second, time from start to the first score.
+
+Both in the agent's own process (enrolled, connected by MQTT over TLS, a trained release, windows of 4,096 samples from
+the simulated machine, whose own cost is in the figure).
+
+    python benchmarks/agent_process.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rig import Row, agent_beside, cpu_seconds, newest_seq, row, run, trained_bundle
+
+from wheeltapper_agent.config import SimulatorConfig
+
+_IDLE_SECONDS = 30.0
+_STARTS = 5
+
+
+def _source(interval_seconds: float) -> dict[str, object]:
+    return {"kind": "simulator", "window_samples": 4096, "interval_seconds": interval_seconds, "time_scale": 1.0}
+
+
+def rows() -> list[Row]:
+    """The figures."""
+    with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as name:
+        bundle = trained_bundle(Path(name, "bundle"), SimulatorConfig(window_samples=4096))
+        with agent_beside(bundle, _source(1.0)) as agent:
+            time.sleep(5.0)
+            cpu, began = cpu_seconds(agent.pid), time.monotonic()
+            time.sleep(_IDLE_SECONDS)
+            idle = (cpu_seconds(agent.pid) - cpu) / (time.monotonic() - began) * 100
+            agent.stage.end(agent.device)
+            pipelines = [{"name": "main", "source": _source(0.02)}]
+            agent.stage.reconfigure(agent.device, {"device": {"state_dir": "state"}, "pipelines": pipelines})
+            config = agent.stage.agent_config(agent.device)
+            starts = sorted(_start_seconds(config, agent.state) for _ in range(_STARTS))
+    return [
+        row("CPU when idle at one window a second (% of a core)", idle, at_most=0.5),
+        row("start to first scored window, warm disk, median of 5 (s)", starts[_STARTS // 2], at_most=1.5),
+    ]
+
+
+def _start_seconds(config: Path, state: Path) -> float:
+    """From exec to the first telemetry record with a score in the spool."""
+    before = newest_seq(state)
+    began = time.monotonic()
+    command = [sys.executable, "-m", "wheeltapper_agent", "run", "--config", str(config)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while time.monotonic() - began < 30:
+            if newest_seq(state) > before:
+                return time.monotonic() - began
+            time.sleep(0.01)
+        raise SystemExit("the agent did not score within 30 s")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+if __name__ == "__main__":
+    run(rows, "The agent as a process")

@@ -1,0 +1,177 @@
+"""What the benchmarks of the agent share: a trained release, a running fleet with one agent, rows and their table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from wheeltapper_agent.adapters.simulator import Machine
+from wheeltapper_agent.captures import make_recording
+from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_agent.ports import SourceSpec, Window
+from wheeltapper_fleet.demo.stage import Stage, wait_for
+from wheeltapper_fleet.training.anomaly import train_anomaly
+from wheeltapper_protocols.recording import Recording
+
+__all__ = [
+    "Row",
+    "RunningAgent",
+    "agent_beside",
+    "cpu_seconds",
+    "median_ratio",
+    "newest_seq",
+    "process_time",
+    "row",
+    "run",
+    "simulated",
+    "trained_bundle",
+    "wait_for_windows",
+]
+
+_CHANNELS, _UNITS = ("horizontal", "vertical"), ("g", "g")
+_TICKS_HZ = os.sysconf("SC_CLK_TCK")
+
+
+class Row(TypedDict):
+    """One figure. ``holds`` says whether it reaches its target; None where there is none."""
+
+    name: str
+    value: float
+    target: str
+    holds: bool | None
+
+
+def row(name: str, value: float, at_most: float | None = None, at_least: float | None = None) -> Row:
+    """A figure and its bound."""
+    if at_most is not None:
+        return Row(name=name, value=value, target=f"<= {at_most:g}", holds=value <= at_most)
+    if at_least is not None:
+        return Row(name=name, value=value, target=f">= {at_least:g}", holds=value >= at_least)
+    return Row(name=name, value=value, target="", holds=None)
+
+
+def run(rows: Callable[[], list[Row]], title: str) -> list[Row]:
+    """Measure, print the table, return it."""
+    found = rows()
+    table = Table(title=title, title_justify="left")
+    for heading, justify in (("what", "left"), ("value", "right"), ("to reach", "left"), ("holds", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # a Literal in rich
+    for each in found:
+        holds = {True: "yes", False: "NO", None: ""}[each["holds"]]
+        table.add_row(each["name"], f"{each['value']:.4g}", each["target"], holds)
+    Console(width=120).print(table)
+    return found
+
+
+def simulated(config: SimulatorConfig, windows: int) -> Recording:
+    """A healthy simulated machine, one window every ten machine seconds."""
+    machine = Machine(config)
+    taken = [Window(machine.window(index, index * 10.0), index * 10.0) for index in range(windows)]
+    return make_recording(taken, SourceSpec(config.sample_rate_hz, config.window_samples, _CHANNELS, _UNITS), {})
+
+
+def trained_bundle(folder: Path, config: SimulatorConfig, windows: int = 240) -> Path:
+    """The default recipe's bundle for a simulated machine."""
+    train_anomaly([simulated(config, windows)], healthy_fraction=1.0, out=folder)
+    return folder
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_HZ
+
+
+@dataclass(frozen=True)
+class RunningAgent:
+    """An agent that runs a release and is connected."""
+
+    stage: Stage
+    device: str
+    pid: int
+
+    @property
+    def state(self) -> Path:
+        """Its state folder."""
+        return self.stage.agent_folder(self.device) / "state"
+
+    def windows(self) -> int:
+        """How many windows it took since it began, by its spool."""
+        return newest_seq(self.state)
+
+
+def newest_seq(state: Path) -> int:
+    """The newest seq in the spool of a state folder."""
+    with contextlib.closing(sqlite3.connect(f"file:{state / 'spool.sqlite'}?mode=ro", uri=True, timeout=5)) as database:
+        return int(database.execute("SELECT value FROM meta WHERE key = 'seq'").fetchone()[0])
+
+
+def wait_for_windows(agent: RunningAgent, count: int, seconds: float = 120.0) -> None:
+    """Wait until the agent took ``count`` windows."""
+    wait_for(f"{count} windows", lambda: agent.windows() >= count, seconds, checks=[agent.stage.check_alive])
+
+
+@contextlib.contextmanager
+def agent_beside(bundle: Path, source: dict[str, object]) -> Iterator[RunningAgent]:
+    """A fleet service, and one agent beside ``source`` that runs ``bundle`` as its release and is connected."""
+    device = "bench-1"
+    with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as name:
+        stage = Stage(Path(name))
+        try:
+            stage.start_fleet()
+            stage.enrol(device, {"device": {"state_dir": "state"}, "pipelines": [{"name": "main", "source": source}]})
+            stage.run(
+                "wheeltapper_fleet", "release", "publish", "--bundle", str(bundle), "--key", str(stage.team_key),
+                "--data-dir", str(stage.data_dir),
+            )  # fmt: skip
+            spec = stage.folder / "campaign.json"
+            spec.write_text(json.dumps({"model": stage.model, "release": 1, "waves": [{}]}), encoding="utf-8")
+            process = stage.start_agent(device)
+            stage.run(
+                "wheeltapper_fleet", "campaign", "create", "--spec", str(spec), "--start",
+                "--data-dir", str(stage.data_dir),
+            )  # fmt: skip
+            wait_for(
+                "the release to be committed", lambda: _committed(stage, device), 120.0, checks=[stage.check_alive]
+            )
+            yield RunningAgent(stage, device, process.pid)
+        finally:
+            stage.close()
+
+
+def _committed(stage: Stage, device: str) -> bool:
+    try:
+        status = json.loads((stage.agent_folder(device) / "state" / "status.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(status.get("execution_state") == "COMMITTED")
+
+
+def median_ratio(ours: Callable[[], float], baseline: Callable[[], float], rounds: int = 5) -> tuple[float, float]:
+    """The median over ``rounds`` of ours over the baseline, taken alternately; and the median of ours."""
+    pairs = [(ours(), baseline()) for _ in range(rounds)]
+    return float(np.median([a / b for a, b in pairs])), float(np.median([a for a, _ in pairs]))
+
+
+def process_time(work: Callable[[], None]) -> float:
+    """CPU seconds of this process, all threads, that ``work`` takes."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+if __name__ == "__main__":
+    sys.exit("this file holds what the benchmarks share; run one of them")

@@ -1,0 +1,191 @@
+"""The topic of a real broker: each form of payload, bad ones, a broker that dies, passwords and TLS."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.agent.servers import Authority, until
+from tests.agent.sources.rig import open_source, quickly, running
+from tests.agent.sources.servers import PlainBroker
+from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.sources.mqtt import MqttConfig
+from wheeltapper_agent.adapters.sources.payload import PayloadReader
+from wheeltapper_agent.adapters.sources.stream import Sink
+from wheeltapper_agent.errors import AgentError
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[PlainBroker]:
+    made = PlainBroker(tmp_path)
+    yield made
+    made.kill()
+
+
+def _source(broker: PlainBroker, more: str = "", rate_hz: float = 100) -> str:
+    return (
+        f"kind = 'mqtt'\nport = {broker.port}\ntopic = 'machine/x'\nsample_rate_hz = {rate_hz}\n"
+        f"window_samples = 10\nretry_first_seconds = 0.05\nretry_max_seconds = 0.2\n{more}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "payload"),
+    [
+        ("", b'{"samples": [[1, -1], [2, -2], [null, -3]]}'),
+        ("samples_key = ''", b"[1, -1, 2.0, -2, null, -3]"),
+        ("samples_key = 'data.v'", b'{"data": {"v": {"b": [-1, -2, -3], "a": [1, 2, null], "c": 5}}}'),
+        ("payload = 'msgpack'", msgspec.msgpack.encode({"samples": [1, -1, 2.0, -2, None, -3]})),
+        ("payload = 'float32'", np.array([1, -1, 2, -2, np.nan, -3], "<f4").tobytes()),
+        ("payload = 'float32'\nbyte_order = 'big'", np.array([1, -1, 2, -2, np.nan, -3], ">f4").tobytes()),
+        ("protocol = '5'\nqos = 1", b'{"samples": [1, -1, 2, -2, null, -3]}'),
+    ],
+)
+def test_every_form(tmp_path: Path, broker: PlainBroker, more: str, payload: bytes) -> None:
+    client = broker.client()
+    source = _source(broker, f"channels = ['a', 'b']\nscale = [2, 1]\n{more}").replace("samples = 10", "samples = 3")
+    with running(tmp_path, source) as taken:
+        quickly(lambda: client.publish("machine/x", payload), taken)
+        np.testing.assert_array_equal(taken.windows[0].samples, [[2, -1], [4, -2], [np.nan, -3]])
+        assert taken.source.state == "running"
+    client.loop_stop()
+
+
+def test_int16_and_time_stamps_over_a_broker_that_dies(tmp_path: Path, broker: PlainBroker) -> None:
+    client = broker.client()
+    times = itertools.count()
+
+    def publish(first: int | None = None) -> None:
+        at = next(times) * 10 if first is None else first
+        body = {"t": 1_700_000_000_000 + at * 10, "samples": list(range(at, at + 10))}
+        client.publish("machine/x", json.dumps(body))
+
+    with running(tmp_path, _source(broker, "time_key = 't'\ntime_unit = 'ms'")) as taken:
+        quickly(publish, taken)
+        begun = taken.windows[0]
+        assert begun.t_s == pytest.approx(1_700_000_000 + begun.samples[0, 0] / 100)
+        broker.kill()
+        taken.until_state("source.unreachable")
+        broker.start()
+        taken.until_state("waiting")
+        until(client.is_connected, 10, "the publisher")
+        count = len(taken.windows)
+        publish(50_000)
+        taken.until(count + 1)
+        again = taken.windows[count]
+        np.testing.assert_array_equal(again.samples[:, 0], np.arange(50_000, 50_010))
+        last = taken.windows[count - 1].samples[-1, 0]
+        assert again.gap_samples == 50_000 - last - 1
+        assert taken.source.state == "running"
+    client.loop_stop()
+
+
+BAD = [
+    b"", b"{", b'{"samples": "cheese"}', b'{"samples": [1, true]}', b'{"samples": ["1"]}', b'{"samples": [[1], [2]]}',
+    b'{"samples": [1, 2, 3]}', b'{"samples": {"a": [1]}}', b'{"samples": {"a": [1], "b": []}}', b'{"x": [1, 2]}',
+    b'{"samples": [NaN, 1]}', b'{"samples": [1e999, 1]}', b"[" * 100_000, b'{"samples": [1' + b"0" * 400 + b", 1]}",
+    b'{"samples": [1, 2], "t": "now"}', b'{"samples": [[1, 2], 3]}', b'{"samples": [1, 2]}', b"\xff", b"null",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", BAD)
+def test_bad_payloads_are_refused(payload: bytes) -> None:
+    config = MqttConfig(topic="x", channels=("a", "b"), sample_rate_hz=100, window_samples=1, time_key="t")
+    timed = payload if b"[1, 2]}" in payload else payload.replace(b'{"', b'{"t": 1, "', 1)
+    with pytest.raises(AgentError) as refused:
+        PayloadReader(config).read(timed)
+    assert refused.value.code == "source.payload"
+
+
+@pytest.mark.parametrize("t_s", [-5, 1e13, 1.7e18])
+def test_impossible_times_are_refused(t_s: float) -> None:
+    config = MqttConfig(topic="x", sample_rate_hz=100, window_samples=1)
+    sink = Sink(config, SystemClock(), lambda windows: pytest.fail("a window"), "main")
+    sink.push(np.ones((1, 1)), t_s)
+    assert sink.state == "source.payload"
+
+
+def test_a_bad_payload_does_not_end_the_connection(tmp_path: Path, broker: PlainBroker) -> None:
+    client = broker.client()
+    with running(tmp_path, _source(broker)) as taken:
+        quickly(lambda: client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'), taken)
+        client.publish("machine/x", b"cheese")
+        taken.until_state("source.payload")
+        client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}')
+        taken.until_state("running")
+    client.loop_stop()
+
+
+def test_a_flood_drops_whole_windows(tmp_path: Path, broker: PlainBroker) -> None:
+    client = broker.client()
+    blocks = [np.arange(10 * k, 10 * k + 10, dtype="<i2").tobytes() for k in range(1000)]
+    with running(tmp_path, _source(broker, "payload = 'int16'\nqueue_windows = 5\nqos = 1", 1e6)) as taken:
+        quickly(lambda: client.publish("machine/x", blocks[0], qos=1), taken)
+        before = len(taken.windows)
+        taken.gate.clear()
+        for block in blocks[1:]:
+            client.publish("machine/x", block, qos=1).wait_for_publish(10)
+        until(lambda: taken.source.dropped >= 990, 10, "the drops")
+        taken.gate.set()
+        until(lambda: len(taken.windows) + taken.source.dropped >= before + 999, 10, "the rest")
+        for window in taken.windows:
+            assert (np.diff(window.samples[:, 0]) == 1).all()  # whole windows, none spliced
+    client.loop_stop()
+
+
+def test_password_from_a_private_file(tmp_path: Path) -> None:
+    hashed, secret = tmp_path / "hashed", tmp_path / "secret"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", str(hashed), "agent", "swordfish"], check=True, capture_output=True)
+    broker = PlainBroker(tmp_path, "allow_anonymous false", f"password_file {hashed}")
+    secret.write_text("wrong\n")
+    secret.chmod(0o600)
+    client = broker.client("agent", "swordfish")
+    try:
+        with running(tmp_path, _source(broker, "username = 'agent'\npassword_file = 'secret'")) as taken:
+            taken.until_state("source.refused")
+            secret.chmod(0o644)
+            taken.until_state("source.secret")
+            secret.write_text("swordfish\n")
+            secret.chmod(0o600)
+            quickly(lambda: client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'), taken)
+    finally:
+        client.loop_stop()
+        broker.kill()
+
+
+def test_tls_checks_the_broker(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    certificate, key = authority.pair("localhost")
+    lines = (f"cafile {authority.path}", f"certfile {certificate}", f"keyfile {key}", "require_certificate true")
+    broker = PlainBroker(tmp_path, *lines)
+    mine, mine_key = authority.pair("agent")
+    mine_key.chmod(0o600)
+    pair = f"certificate_file = '{mine}'\nkey_file = '{mine_key}'\ntls = true\n"
+    try:
+        with running(tmp_path, _source(broker, f"{pair}ca_file = '{authority.path}'")) as taken:
+            taken.until_state("waiting", "running")
+            until(lambda: taken.source._sink.heard_at_s is not None, 10, "the connection")  # type: ignore[attr-defined]  # the inside
+        with running(tmp_path, _source(broker, f"{pair}ca_file = '{other.path}'")) as taken:
+            taken.until_state("source.unreachable")
+        mine_key.chmod(0o640)
+        with running(tmp_path, _source(broker, f"{pair}ca_file = '{authority.path}'")) as taken:
+            taken.until_state("source.secret")
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize(
+    "more", ["topic = 'a/#'", "qos = 2", "port = 0", "ca_file = 'x'", "tls = true\nkey_file = 'x'", "password = 'x'"]
+)
+def test_impossible_configurations(tmp_path: Path, more: str) -> None:
+    text = f"kind = 'mqtt'\nsample_rate_hz = 1\nwindow_samples = 1\n{more}"
+    with pytest.raises(AgentError) as refused:
+        open_source(tmp_path, text if "topic" in more else f"topic = 'x'\n{text}")
+    assert refused.value.code == ("config.unknown_key" if "password =" in more else "config.invalid")

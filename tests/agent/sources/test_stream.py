@@ -1,0 +1,206 @@
+"""What all streaming sources share: retry with backoff, dropping whole windows, silence, bad payloads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.agent.servers import until
+from tests.agent.sources.rig import Running, joined
+from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.sources.stream import Sink, StreamSource
+from wheeltapper_agent.adapters.sources.stream_config import StreamConfig
+from wheeltapper_agent.core.backoff import retry_delay_seconds
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ports import pending_windows
+
+QUICK = StreamConfig(
+    sample_rate_hz=100, window_samples=10, queue_windows=4, retry_first_seconds=0.02, retry_max_seconds=0.08
+)
+
+
+class Script:
+    """A reader that does what the test says; one step a call."""
+
+    def __init__(self, *steps: Callable[[Sink], None]) -> None:
+        self._steps = list(steps)
+        self.calls = 0
+
+    def read(self, sink: Sink) -> None:
+        self.calls += 1
+        step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+        step(sink)
+
+
+def _push(sink: Sink, first: int, count: int) -> None:
+    sink.connected()
+    sink.push(np.arange(first, first + count, dtype=np.float64)[:, None], t_s=first / 100)
+
+
+def _gone(_sink: Sink) -> None:
+    raise AgentError("source.unreachable", "nobody there")
+
+
+def _source(reader: Script, config: StreamConfig = QUICK, wait: bool = False) -> Running:
+    return Running(StreamSource(reader, config, SystemClock(), "main", wait_when_full=wait))
+
+
+def test_it_comes_back_by_itself_and_the_time_stamps_say_what_was_lost() -> None:
+    def surprise(_sink: Sink) -> None:
+        raise RuntimeError("a library's surprise")
+
+    def break_off(sink: Sink) -> None:
+        _push(sink, 0, 20)
+        raise AgentError("source.unreachable", "pulled out")
+
+    release = threading.Event()
+
+    def hold(sink: Sink) -> None:
+        release.wait(10)
+        _push(sink, 23, 7)
+
+    with _source(Script(_gone, surprise, break_off, _gone, hold)) as source:
+        source.until(2)
+        source.until_state("source.unreachable")
+        release.set()
+        found = joined(source.until(3))[:, 0]
+        np.testing.assert_array_equal(found[:20], np.arange(20))
+        assert np.isnan(found[20:23]).all()
+        np.testing.assert_array_equal(found[23:], np.arange(23, 30))
+        assert source.ended.wait(5)
+        assert source.source.state == "ended"
+
+
+def test_a_slow_pipeline_loses_whole_windows_and_they_are_counted() -> None:
+    done = threading.Event()
+
+    def flood(sink: Sink) -> None:
+        for k in range(100):
+            _push(sink, 10 * k, 10)
+        done.set()
+        sink.closed.wait()
+
+    reader = Script(flood)
+    source = StreamSource(reader, QUICK, SystemClock(), "main")
+    with Running(source) as taken:
+        taken.gate.clear()
+        assert done.wait(10)
+        assert pending_windows(source) == 4
+        taken.gate.set()
+        until(lambda: len(taken.windows) + source.dropped == 100, 10, "all")
+        assert source.dropped >= 90
+        np.testing.assert_array_equal(joined(taken.windows[-4:])[:, 0], np.arange(960, 1000))
+
+
+def test_a_pipe_waits_instead() -> None:
+    def flood(sink: Sink) -> None:
+        for k in range(100):
+            _push(sink, 10 * k, 10)
+
+    with _source(Script(flood), wait=True) as taken:
+        assert taken.ended.wait(10)
+        assert (len(taken.windows), taken.source.dropped) == (100, 0)
+
+
+def test_closing_ends_a_reader_that_waits_for_room() -> None:
+    def flood(sink: Sink) -> None:
+        for k in range(100):
+            _push(sink, 10 * k, 10)
+
+    source = StreamSource(Script(flood), QUICK, SystemClock(), "main", wait_when_full=True)
+    taken = Running(source)
+    taken.gate.clear()
+    until(lambda: source.pending == 4, 5, "a full queue")
+    taken.close()
+
+
+def test_silence_shows_and_ends() -> None:
+    config = StreamConfig(sample_rate_hz=100, window_samples=10, silent_seconds=0.2)
+    speak = threading.Event()
+
+    def quiet(sink: Sink) -> None:
+        sink.connected()
+        speak.wait(10)
+        _push(sink, 0, 10)
+        sink.closed.wait()
+
+    with _source(Script(quiet), config) as source:
+        source.until_state("source.silent")
+        speak.set()
+        source.until_state("running")
+
+
+def test_bad_payloads_show_until_a_good_one() -> None:
+    heal = threading.Event()
+
+    def read(sink: Sink) -> None:
+        _push(sink, 0, 5)
+        sink.push(np.zeros((3, 2)))  # another number of channels
+        sink.push(np.zeros((3, 1)), t_s=float("nan"))
+        heal.wait(10)
+        _push(sink, 5, 5)
+        sink.closed.wait()
+
+    with _source(Script(read)) as source:
+        source.until_state("source.payload")
+        heal.set()
+        source.until_state("running")
+        np.testing.assert_array_equal(joined(source.until(1))[:, 0], np.arange(10))
+        assert isinstance(source.source, StreamSource)
+        assert source.source.malformed_payloads == 2
+
+
+def test_scale_and_offset() -> None:
+    config = StreamConfig(
+        sample_rate_hz=100, window_samples=3, channels=("a", "b"), scale=(0.5, 2.0), offset=(1.0, 0.0)
+    )
+
+    def read(sink: Sink) -> None:
+        sink.push(np.array([[1, 1], [2, 2], [32767, -32768]], dtype=np.int16))
+
+    with _source(Script(read), config) as source:
+        np.testing.assert_array_equal(source.until(1)[0].samples, [[1, 2], [1.5, 4], [16384, -65536]])
+
+
+def test_backoff_grows_within_its_bounds() -> None:
+    delays = [retry_delay_seconds(n, 0.5, 1.0, 60.0) for n in range(1, 12)]
+    assert delays[:4] == [1, 2, 4, 8]
+    assert delays[-1] == 60
+    assert retry_delay_seconds(10**9, 0.0, 1.0, 60.0) == 30
+    assert retry_delay_seconds(0, 1.0, 1.0, 60.0) == 1.5
+
+
+def test_a_reader_that_is_refused_for_long_is_not_asked_in_a_loop() -> None:
+    reader = Script(_gone)
+    with _source(reader) as source:
+        until(lambda: reader.calls >= 5, 10, "a few tries")
+        assert source.source.state == "source.unreachable"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sample_rate_hz": 0.0},
+        {"window_samples": 0},
+        {"window_samples": 2**25},
+        {"hop_samples": -1},
+        {"channels": ()},
+        {"channels": ("x", "x")},
+        {"channels": tuple(map(str, range(65)))},
+        {"units": ("g", "g")},
+        {"scale": (0.0,)},
+        {"full_scale": (-1.0,)},
+        {"queue_windows": 0},
+        {"queue_windows": 2**25},
+        {"retry_first_seconds": 0.0},
+        {"silent_seconds": -1.0},
+    ],
+)
+def test_impossible_streams_are_refused(wrong: dict[str, object]) -> None:
+    good: dict[str, object] = {"sample_rate_hz": 100.0, "window_samples": 10}
+    with pytest.raises(AgentError) as refused:
+        StreamConfig(**(good | wrong))  # type: ignore[arg-type]  # of the parameters above
+    assert refused.value.code == "config.invalid"

@@ -1,0 +1,69 @@
+"""What the tests of spool and delivery share: records, a clock that stands still, a network that forgets nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_protocols.messages import Alert, LossReport, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.topics import Up
+
+ALL = ("telemetry", "alert", "report")
+
+
+def record(window: int, pipeline: str = "main") -> TelemetryRecord:
+    return TelemetryRecord(seq=1, pipeline=pipeline, window=window, t_s=float(window), model="m", release=1, score=0.5)
+
+
+def alert(window: int, **changes: object) -> Alert:
+    fields: dict[str, object] = {"epoch": "0" * 16, "oldest": 1, "seq": 1, "pipeline": "main", "window": window}
+    fields |= {"t_s": float(window), "at": 1.0, "model": "m", "release": 1, "score": 2.0}
+    return Alert(severity=Severity.WARNING, **(fields | changes))  # type: ignore[arg-type]  # by name, checked by msgspec
+
+
+def losses(spool: Spool) -> list[LossReport]:
+    """The loss reports that the spool holds."""
+    found = [held.item.body for held in spool.peek(0, 10_000, ("report",)) if isinstance(held.item, Report)]
+    return [body for body in found if isinstance(body, LossReport)]
+
+
+class Clock:
+    """Seconds that pass only when told to; both clocks of the port."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        return 1.7e9 + self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Network:
+    """A publisher that keeps what was sent, in order; nothing arrives by itself."""
+
+    connected: bool = True
+    sent: list[tuple[Up, bytes]] = field(default_factory=list)
+
+    def publish(self, kind: Up, payload: bytes, retain: bool = False) -> bool:
+        if self.connected:
+            self.sent.append((kind, payload))
+        return self.connected
+
+
+def kill(spool: Spool) -> None:
+    """What a kill -9 leaves: the file, without what was not committed."""
+    spool._closing.set()
+    spool._due.set()
+    with spool._lock:
+        if spool._maybe is not None:
+            spool._maybe.close()
+            spool._maybe = None
+    spool._open = _dead  # type: ignore[method-assign]  # nobody writes any more
+
+
+def _dead() -> NoReturn:
+    raise OSError("killed")

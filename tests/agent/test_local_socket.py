@@ -1,0 +1,198 @@
+"""The agent's door on this machine: real sockets, slow and hostile clients, what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agent.servers import until
+from wheeltapper_agent.adapters import local_socket
+from wheeltapper_agent.adapters.local_socket import MAX_CLIENTS, MAX_REQUEST_BYTES, LocalServer, ask
+from wheeltapper_agent.errors import AgentError
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if request.get("ask") == "refuse":
+        raise AgentError("local.unknown", "no")
+    if request.get("ask") == "crash":
+        raise ZeroDivisionError
+    if request.get("ask") == "much":
+        return {"much": "x" * local_socket.MAX_ANSWER_BYTES}
+    return {"you": request.get("ask")}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent.sock"
+
+
+@pytest.fixture
+def server(path: Path) -> Iterator[LocalServer]:
+    made = LocalServer(path, _answer)
+    made.start()
+    yield made
+    made.stop()
+
+
+def _connect(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.connect(str(path))
+    made.settimeout(10)
+    return made
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except (ConnectionError, BrokenPipeError):
+        return True
+
+
+def test_a_question_and_its_answer(server: LocalServer, path: Path) -> None:
+    assert ask(path, {"ask": "who"}) == {"you": "who"}
+    mode = path.stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o660
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("question", "code"), [("refuse", "local.unknown"), ("crash", "local.internal"), ("much", "local.too_long")]
+)
+def test_a_refusal_has_a_code(server: LocalServer, path: Path, question: str, code: str) -> None:
+    with pytest.raises(AgentError) as refused:
+        ask(path, {"ask": question})
+    assert refused.value.code == code
+    assert ask(path, {"ask": "still"}) == {"you": "still"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"not json\n",
+        b"[1]\n",
+        b"\n",
+        b"\xff\xfe\n",
+        b"[" * 4000 + b"\n",
+        b"x" * MAX_REQUEST_BYTES,
+        b'{"ask": "' + b"y" * (8 * MAX_REQUEST_BYTES) + b'"}\n',
+    ],
+)
+def test_a_bad_request_is_answered_once_and_hung_up(server: LocalServer, path: Path, sent: bytes) -> None:
+    with _connect(path) as connection:
+        try:
+            connection.sendall(sent)
+            received = connection.makefile("rb").readline()
+        except (ConnectionError, BrokenPipeError):
+            received = b""
+        if received:  # where the kernel did not throw it away with the rest of an endless request
+            assert json.loads(received)["error"] == "local.request"
+    assert ask(path, {"ask": "still"}) == {"you": "still"}
+
+
+def test_a_request_in_pieces_and_one_without_newline(server: LocalServer, path: Path) -> None:
+    with _connect(path) as connection:
+        for byte in b'{"ask": "slow"}\n':
+            connection.sendall(bytes([byte]))
+        assert json.loads(connection.makefile("rb").readline()) == {"you": "slow"}
+    with _connect(path) as connection:
+        connection.sendall(b'{"ask": "end"}')
+        connection.shutdown(socket.SHUT_WR)
+        assert json.loads(connection.makefile("rb").readline()) == {"you": "end"}
+
+
+def test_slow_clients_cost_a_bounded_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More silent clients than there are places: others are served at once, the silent ones are hung up on."""
+    monkeypatch.setattr(local_socket, "CLIENT_SECONDS", 0.3)
+    server = LocalServer(path, _answer)
+    server.start()
+    silent = [_connect(path) for _ in range(MAX_CLIENTS + 3)]
+    try:
+        assert ask(path, {"ask": "quick"}) == {"you": "quick"}
+        assert all(_hung_up(connection) for connection in silent)
+        until(lambda: not server._clients, 5, "the end of all connections")
+    finally:
+        for connection in silent:
+            connection.close()
+        server.stop()
+
+
+def test_a_client_that_does_not_read_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_socket, "CLIENT_SECONDS", 0.3)
+    server = LocalServer(path, lambda _: {"much": "x" * (local_socket.MAX_ANSWER_BYTES - 100)})
+    server.start()
+    with _connect(path) as connection:
+        connection.sendall(b"{}\n")  # the answer is larger than the buffer of the socket
+        until(lambda: len(server._clients) == 1, 5, "the connection")
+        until(lambda: not server._clients, 5, "its end")
+        assert len(ask(path, {})["much"]) > 1e6
+    server.stop()
+
+
+def test_what_a_killed_agent_left_is_replaced(path: Path) -> None:
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    left.bind(str(path))
+    left.close()
+    with pytest.raises(AgentError) as refused:
+        ask(path, {})
+    assert refused.value.code == "local.no_agent"
+    server = LocalServer(path, _answer)
+    server.start()
+    assert ask(path, {"ask": "a"}) == {"you": "a"}
+    server.stop()
+    assert not path.exists()
+
+
+def test_the_socket_of_a_living_agent_is_not_taken(server: LocalServer, path: Path) -> None:
+    second = LocalServer(path, lambda _: {"you": "second"})
+    with pytest.raises(AgentError) as refused:
+        second.start()
+    assert refused.value.code == "local.in_use"
+    second.stop()
+    assert ask(path, {"ask": "first"}) == {"you": "first"}
+
+
+def test_a_path_longer_than_an_address(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 100) / ("e" * 100)
+    folder.mkdir(parents=True)
+    server = LocalServer(folder / "agent.sock", _answer)
+    server.start()
+    assert ask(folder / "agent.sock", {"ask": "far"}) == {"you": "far"}
+    server.stop()
+    assert list(folder.iterdir()) == []
+
+
+def test_an_agent_that_hangs_does_not_hang_who_asks(path: Path) -> None:
+    release = threading.Event()
+    server = LocalServer(path, lambda _: {"late": release.wait(30)})
+    server.start()
+    with pytest.raises(AgentError) as refused:
+        ask(path, {}, timeout_seconds=0.2)
+    assert refused.value.code == "local.answer"
+    release.set()
+    server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_others_on_the_machine_may_not_ask(server: LocalServer, path: Path) -> None:
+    for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
+        folder.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            ask(path, {"ask": "nobody"})
+        except AgentError as error:
+            os._exit(7 if error.code == "local.denied" else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -1,0 +1,166 @@
+"""The pipeline alone: windows that are ready together, one that spoils the call, a disk that refuses, observers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.agent.bundles import SMALL, make_bundle, write_bundle
+from tests.agent.servers import until
+from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.simulator import Machine
+from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.bundle import Bundle, load_bundle
+from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.pipeline import MAX_BATCH, MAX_PENDING, Pipeline
+from wheeltapper_agent.ports import Observation, SourceSpec, Window
+from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
+
+MACHINE = Machine(SMALL)
+
+
+class Burst:
+    """A source that has all its windows at once."""
+
+    def __init__(self, count: int, spoilt: Sequence[int] = ()) -> None:
+        self.spec = SourceSpec(SMALL.sample_rate_hz, SMALL.window_samples, ("horizontal", "vertical"), ("g", "g"))
+        self.count, self.spoilt, self.taken = count, spoilt, 0
+        self.state, self.dropped = "running", 0
+
+    @property
+    def pending(self) -> int:
+        return self.count - self.taken
+
+    def windows(self, first: int) -> Iterator[Window]:
+        while self.taken < self.count:
+            index, self.taken = self.taken, self.taken + 1
+            samples = MACHINE.window(index, index * 10.0)
+            if index in self.spoilt:
+                samples = samples[:-1]
+            yield Window(samples, float(index))
+        self.state = "ended"
+
+    def model_ready(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load_bundle(write_bundle(tmp_path_factory.mktemp("bundle"), make_bundle()))
+
+
+def run(pipeline: Pipeline, bundle: Bundle | None) -> None:
+    pipeline.swap(bundle)
+    pipeline.start()
+    until(lambda: not pipeline._thread.is_alive(), 20, "the end of the stream")
+
+
+def telemetry(spool: Spool) -> list[TelemetryRecord]:
+    return [held.item for held in spool.peek(0, 10_000, ("telemetry",)) if isinstance(held.item, TelemetryRecord)]
+
+
+def test_windows_that_are_ready_are_scored_together_and_alike(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    real = Bundle.evaluate
+
+    def counted(self: Bundle, samples: Any) -> Any:
+        calls.append(len(samples))
+        return real(self, samples)
+
+    monkeypatch.setattr(Bundle, "evaluate", counted)
+    spool = Spool(tmp_path / "spool.db")
+    run(Pipeline("main", Burst(70), spool, SystemClock()), bundle)
+    assert calls == [MAX_BATCH, MAX_BATCH, 70 - 2 * MAX_BATCH]
+    found = telemetry(spool)
+    assert [record.window for record in found] == list(range(70))
+    alone = [float(real(bundle, MACHINE.window(i, i * 10.0)[None]).scores.score[0]) for i in range(70)]
+    np.testing.assert_allclose(np.array([record.score for record in found], np.float64), np.array(alone), rtol=1e-5)
+    spool.close()
+
+
+def test_a_window_that_spoils_the_call_is_alone_unscored(tmp_path: Path, bundle: Bundle) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    pipeline = Pipeline("main", Burst(20, spoilt=(3, 11)), spool, SystemClock())
+    run(pipeline, bundle)
+    found = telemetry(spool)
+    assert [record.window for record in found] == list(range(20))
+    assert [record.window for record in found if record.score is None] == [3, 11]
+    assert pipeline.health().windows == 18
+    spool.close()
+
+
+class Refusing:
+    """A disk that is full until it is told otherwise."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool, self.full = spool, True
+
+    def append(self, *items: TelemetryRecord | Alert | Report) -> None:
+        if self.full:
+            raise AgentError("storage.full", "planted")
+        self.spool.append(*items)
+
+    def next_window(self, pipeline: str) -> int:
+        return self.spool.next_window(pipeline)
+
+
+def test_a_full_disk_keeps_the_first_windows_and_counts_the_others(tmp_path: Path, bundle: Bundle) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    records = Refusing(spool)
+    pipeline = Pipeline("main", Burst(MAX_PENDING + 50), records, SystemClock())
+    pipeline.swap(bundle)
+    pipeline.start()
+    until(lambda: pipeline.status().windows == MAX_PENDING + 50, 30, "all windows")
+    status = pipeline.status()
+    assert (status.source, status.dropped_windows) == ("spool.storage", 50)
+    records.full = False
+    until(lambda: not pipeline._thread.is_alive(), 10, "the end")
+    assert [record.window for record in telemetry(spool)] == list(range(MAX_PENDING))
+    spool.close()
+
+
+class Faulty:
+    """An observer that fails at every window."""
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        raise ValueError("planted")
+
+    def end(self) -> Sequence[Alert | Report]:
+        raise ValueError("planted")
+
+
+class Counting:
+    """An observer that remembers what it saw, and where."""
+
+    def __init__(self) -> None:
+        self.seen: list[Observation] = []
+        self.threads: set[str] = set()
+        self.ended = 0
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        self.seen.append(seen)
+        self.threads.add(threading.current_thread().name)
+        return ()
+
+    def end(self) -> Sequence[Alert | Report]:
+        self.ended += 1
+        return ()
+
+
+def test_an_observer_sees_every_window_and_one_that_fails_harms_nothing(tmp_path: Path, bundle: Bundle) -> None:
+    spool, counting = Spool(tmp_path / "spool.db"), Counting()
+    run(Pipeline("main", Burst(10, spoilt=(4,)), spool, SystemClock(), [Faulty(), counting]), bundle)
+    assert [seen.index for seen in counting.seen] == list(range(10))
+    assert [seen.index for seen in counting.seen if seen.score is None] == [4]
+    assert counting.ended == 1
+    assert counting.threads == {"pipeline-main"}
+    assert len(telemetry(spool)) == 10
+    spool.close()

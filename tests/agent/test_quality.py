@@ -1,0 +1,109 @@
+"""Data quality in a pipeline: windows with holes are recorded, counted, not scored, not held against the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.agent.bundles import SMALL, make_bundle
+from tests.agent.servers import until
+from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.simulator import Machine
+from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.bundle import load_bundle
+from wheeltapper_agent.config import QualityConfig
+from wheeltapper_agent.pipeline import Captured, Pipeline
+from wheeltapper_agent.ports import SourceSpec, Window
+from wheeltapper_agent.quality import QualityObserver
+from wheeltapper_protocols.messages import TelemetryRecord
+from wheeltapper_protocols.quality import DataQuality
+
+
+class Given:
+    """A source of given windows."""
+
+    def __init__(self, windows: list[Window], full_scale: tuple[float, ...] = ()) -> None:
+        self._windows = windows
+        self.spec = SourceSpec(
+            SMALL.sample_rate_hz, SMALL.window_samples, ("horizontal", "vertical"), ("g", "g"), full_scale
+        )
+        self.state = "running"
+        self.dropped = 0
+
+    def windows(self, first: int) -> Iterator[Window]:
+        yield from self._windows[first:]
+        self.state = "ended"
+
+    def model_ready(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    made = Spool(tmp_path / "spool.db")
+    yield made
+    made.close()
+
+
+def _windows() -> list[Window]:
+    machine = Machine(SMALL)
+    samples = [machine.window(index, index * 10.0) for index in range(12)]
+    samples[2][100, 0] = math.nan
+    samples[5][:, 1] = math.inf
+    samples[7][10:200, 1] = 0.125
+    samples[8][3, 0] = -4.0
+    gaps, late = {4: 77}, {9: 6.0, 10: 4.0}
+    return [Window(each, 10.0 * k, gaps.get(k, 0), late.get(k, 0.0)) for k, each in enumerate(samples)]
+
+
+def _run(folder: Path, spool: Spool, source: Given) -> tuple[Pipeline, QualityObserver, list[TelemetryRecord]]:
+    for name, content in make_bundle(1).items():
+        (folder / name).write_bytes(content)
+    quality = QualityObserver(source, QualityConfig())
+    pipeline = Pipeline("main", source, spool, SystemClock(), [quality])
+    pipeline.swap(load_bundle(folder))
+    pipeline.start()
+    until(lambda: pipeline.status().windows == len(_windows()), 20, "all windows")
+    pipeline.stop()
+    held = spool.peek(0, 1000, ("telemetry",))
+    return pipeline, quality, [entry.item for entry in held if isinstance(entry.item, TelemetryRecord)]
+
+
+def test_windows_with_holes_are_recorded_and_not_scored(tmp_path: Path, spool: Spool) -> None:
+    pipeline, quality, records = _run(tmp_path, spool, Given(_windows(), (4.0, 16.0)))
+    assert [record.window for record in records] == list(range(12))
+    assert [record.window for record in records if record.score is None] == [2, 5]
+    assert pipeline.health().error == ""
+    assert pipeline.health().windows == 10
+    assert pipeline.status().source == "ended"
+    size = SMALL.window_samples
+    assert quality.total == DataQuality(
+        windows=12, values=12 * size * 2, missing=1 + size, incomplete=2, stuck=190, clipped=1, late=1, gaps=1,
+        gap_samples=77,
+    )  # fmt: skip
+
+
+def test_a_hole_does_not_disturb_the_decisions_after_it(tmp_path: Path, spool: Spool) -> None:
+    _, _, records = _run(tmp_path, spool, Given(_windows()))
+    whole = [Window(np.nan_to_num(window.samples, nan=0.5, posinf=0.5), window.t_s) for window in _windows()]
+    (tmp_path / "other").mkdir()
+    other = Spool(tmp_path / "other.db")
+    _, _, expected = _run(tmp_path / "other", other, Given(whole))
+    other.close()
+    for mine, theirs in zip(records, expected, strict=True):
+        assert mine.score in (None, theirs.score)
+
+
+def test_a_capture_of_windows_with_holes_is_answered(tmp_path: Path, spool: Spool) -> None:
+    taken: list[Window] = []
+    pipeline = Pipeline("main", Given(_windows()), spool, SystemClock())
+    pipeline.capture(Captured(3, taken.extend))
+    pipeline.start()
+    until(lambda: len(taken) == 3, 10, "the capture")
+    pipeline.stop()
+    assert np.isnan(taken[2].samples[100, 0])
