@@ -49,7 +49,7 @@ def network(gain: float = 0.5) -> bytes:
 
 
 def make_bundle(
-    release: int = 1,
+    release: int | None = 1,
     config: SimulatorConfig = SMALL,
     gain: float = 0.5,
     golden_error: float = 0.0,

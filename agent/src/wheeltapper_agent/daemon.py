@@ -12,12 +12,16 @@ import signal
 import sys
 from pathlib import Path
 
-from wheeltapper_agent.adapters.identity import load_identity
-from wheeltapper_agent.adapters.notify import Notifier
-from wheeltapper_agent.config import load_config, load_profile
-from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.service import Agent
-from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_agent.lean import keep_small, late_import
+
+late_import("urllib.request")  # 3 MB that paho imports and uses for WebSockets only
+
+from wheeltapper_agent.adapters.identity import load_identity  # noqa: E402  # after the above
+from wheeltapper_agent.adapters.notify import Notifier  # noqa: E402
+from wheeltapper_agent.config import load_config, load_profile  # noqa: E402
+from wheeltapper_agent.errors import AgentError  # noqa: E402
+from wheeltapper_agent.service import Agent  # noqa: E402
+from wheeltapper_protocols.errors import ProtocolError  # noqa: E402
 
 __all__ = ["main"]
 
@@ -42,6 +46,7 @@ def main(arguments: list[str]) -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: agent.stop())
+    keep_small()
     agent.run()
     return 0
 
