@@ -6,8 +6,14 @@ LEGACY := .venv-legacy
 STAMP  := $(VENV)/.ready
 ORACLES := .venv-oracles
 ARGS   ?=
+ARCH   ?= amd64
+WHEELS ?=
 
+<<<<<<< HEAD
 .PHONY: setup demo test test-legacy test-all oracles check bench bench-agent format clean
+=======
+.PHONY: setup demo test test-all oracles deb check bench bench-agent format clean
+>>>>>>> main
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -29,7 +35,7 @@ demo: $(STAMP)   ## the whole loop on this machine; ARGS="--headless --seconds 9
 	@$(BIN)/wheeltapper demo $(ARGS)
 
 test: $(STAMP)   ## every test that CI runs
-	@sh packaging/debian_packages.sh mosquitto chromium
+	@sh packaging/debian_packages.sh mosquitto chromium systemd
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 $(LEGACY)/.ready: constraints-legacy.txt protocols/pyproject.toml agent/pyproject.toml
@@ -53,12 +59,15 @@ oracles: $(ORACLES)/.ready  ## environment of its own for evidently, which some 
 $(ORACLES)/.ready: constraints-oracles.txt
 	@test -x $(ORACLES)/bin/python || $(PYTHON) -m venv $(ORACLES)
 	@echo "Installing what the oracle tests compare with into $(ORACLES) ..."
-	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oracles.txt evidently
+	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-oracles.txt
 	@touch $@
 
 test-all: $(STAMP) oracles  ## also the slow ones
-	@sh packaging/debian_packages.sh mosquitto chromium
+	@sh packaging/debian_packages.sh mosquitto chromium systemd debootstrap qemu-user-static
 	@$(BIN)/python -m pytest $(ARGS)
+
+deb: $(STAMP)    ## Debian package of the agent in dist/; ARCH=amd64, arm64, armhf
+	@$(BIN)/python packaging/build_deb.py --arch $(ARCH) $(if $(WHEELS),--wheels $(WHEELS))
 
 check: $(STAMP)  ## ruff, mypy --strict, import walls
 	@$(BIN)/ruff format --check --quiet .

@@ -37,6 +37,7 @@ def loop(bundle: Path, recording_file: Path) -> None:
     manifest = decode_manifest((bundle / "manifest.json").read_bytes())
     shape = manifest.input
     features = FeatureSet(manifest.features, shape.sample_rate_hz, shape.window_samples, len(shape.channels))
+    assert manifest.scoring is not None
     center = np.array(manifest.scoring.center, dtype=np.float32)
     scale = np.array(manifest.scoring.scale, dtype=np.float32)
     options = onnxruntime.SessionOptions()

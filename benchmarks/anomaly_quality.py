@@ -76,7 +76,7 @@ def judge(case: str, name: str, recording: Recording, bundle: Bundle, fraction: 
         life=None if first is None else round(first / recording.snapshots, 3),
         minutes_before_end=None if first is None else round((end - recording.t_s[first]) / 60, 1),
         early_alerts=int(result.alert[:quarter].sum()),
-        threshold=round(bundle.manifest.scoring.threshold, 1),
+        threshold=round(bundle.manifest.scoring.threshold, 1) if bundle.manifest.scoring else 0.0,
         early_peak=round(max(verdict.score for verdict in result.verdicts[:quarter]), 2),
         baseline_first=base.index(True) if any(base) else None,
         baseline_early=sum(base[:quarter]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wheeltapper_agent.adapters.simulator import Machine
+from wheeltapper_agent.adapters.spool import read_figures
 from wheeltapper_agent.captures import make_recording
 from wheeltapper_agent.config import SimulatorConfig
 from wheeltapper_agent.ports import SourceSpec, Window
@@ -115,8 +115,8 @@ class RunningAgent:
 
 def newest_seq(state: Path) -> int:
     """The newest seq in the spool of a state folder."""
-    with contextlib.closing(sqlite3.connect(f"file:{state / 'spool.sqlite'}?mode=ro", uri=True, timeout=5)) as database:
-        return int(database.execute("SELECT value FROM meta WHERE key = 'seq'").fetchone()[0])
+    figures = read_figures(state / "spool.sqlite")
+    return 0 if figures is None else figures.seq
 
 
 def wait_for_windows(agent: RunningAgent, count: int, seconds: float = 120.0) -> None:

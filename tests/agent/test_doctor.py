@@ -144,6 +144,7 @@ def test_a_device_that_is_not_enrolled(tmp_path: Path) -> None:
     assert verdicts["certificate"].verdict == FAIL
     assert "enroll" in verdicts["certificate"].advice
     assert verdicts["configuration"].verdict == WARN  # no pipeline
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.toml"]  # doctor leaves nothing of its own
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,14 @@ def test_a_configuration_is_never_changed_and_the_rest_is_mended(root: Path) -> 
 
 
 @as_root
+def test_the_profile_of_a_configuration_that_is_there_is_found(root: Path) -> None:
+    _install(root)
+    config = root / "etc/wheeltapper/agent.toml"
+    config.write_text(config.read_text().replace("raspberry-pi-4", "revpi-connect"))
+    assert _install(root, profile="auto")["profile"] == "revpi-connect"
+
+
+@as_root
 def test_uninstall_leaves_nothing(root: Path) -> None:
     before = _tree(root)
     _install(root, "--hardware-watchdog")
@@ -196,10 +204,11 @@ def test_what_cannot_be_done_is_refused_first(root: Path, monkeypatch: pytest.Mo
     assert "install.unknown_board" in refused("--profile", "auto", *there)
     assert "install.program" in refused("--profile", "raspberry-pi-4", *there, "--program", "/nowhere/agent")
     assert "install.enrol" in refused("--profile", "raspberry-pi-4", *there, "--server", "https://fleet:8443")
-    (root / "home/me").mkdir(parents=True)
-    (root / "home/me/agent").write_text("")
+    program = "/" + "home/me/agent"
+    (root / program[1:]).parent.mkdir(parents=True)
+    (root / program[1:]).write_text("")
     before = _tree(root)
-    assert "home folder" in refused("--profile", "raspberry-pi-4", *there, "--program", "/home/me/agent")
+    assert "home folder" in refused("--profile", "raspberry-pi-4", *there, "--program", program)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "install.not_root" in refused("--profile", "raspberry-pi-4", *there)
     assert "install.not_root" in _run("uninstall", *there, "--yes", code=2)

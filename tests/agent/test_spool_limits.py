@@ -108,22 +108,25 @@ def test_age_counts_the_time_that_the_agent_ran(tmp_path: Path) -> None:
 def test_telemetry_waits_for_company_and_an_alert_takes_it_along(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s.db", commit_seconds=30.0)
     spool.append(record(0))
+    assert spool.figures().seq == 1  # nothing was committed just before
     spool.append(record(1))
-    assert spool.figures().seq == 0
-    assert spool.peek(0, 9, ALL) == []
-    spool.append(alert(1))
-    assert [held.seq for held in spool.peek(0, 9, ALL)] == [1, 2, 3]
     spool.append(record(2))
-    kill(spool)
-    spool = Spool(tmp_path / "s.db", commit_seconds=0.05)
-    assert (spool.next_window("main"), spool.figures().seq) == (2, 3)
-    spool.append(record(2))
-    until(lambda: spool.figures().seq == 4, 5, "the commit after the window")
+    assert spool.figures().seq == 1
+    assert [held.seq for held in spool.peek(0, 9, ALL)] == [1]
+    spool.append(alert(2))
+    assert [held.seq for held in spool.peek(0, 9, ALL)] == [1, 2, 3, 4]
     spool.append(record(3))
+    kill(spool)
+    spool = Spool(tmp_path / "s.db", commit_seconds=0.3)
+    assert (spool.next_window("main"), spool.figures().seq) == (3, 4)
+    spool.append(record(3))
+    spool.append(record(4))
+    until(lambda: spool.figures().seq == 6, 5, "the commit after the window")
+    spool.append(record(5))
     spool.close()
     figures = read_figures(tmp_path / "s.db")
     assert figures is not None
-    assert figures.seq == 5
+    assert figures.seq == 7
 
 
 def test_threads_share_commits_and_each_seq_is_given_once(tmp_path: Path) -> None:
@@ -234,16 +237,17 @@ def test_a_read_only_disk_at_the_start_and_later(small_disk: Path) -> None:
 
 
 def test_what_waited_survives_a_disk_that_refuses_for_a_while(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "s.db", commit_seconds=0.02)
-    spool._connection.execute("PRAGMA query_only=1")
+    spool = Spool(tmp_path / "s.db", commit_seconds=0.5)
     spool.append(record(0))
+    spool._connection.execute("PRAGMA query_only=1")
+    spool.append(record(1))
     until(lambda: spool._refused, 5, "the refusal")
     with pytest.raises(sqlite3.OperationalError):
-        spool.append(record(1))  # while the disk refuses, the caller hears of it
+        spool.append(record(2))  # while the disk refuses, the caller hears of it
     spool._connection.execute("PRAGMA query_only=0")
-    until(lambda: spool.figures().seq == 1, 5, "what waited")
-    spool.append(record(1))
-    until(lambda: windows(spool, "telemetry") == [0, 1], 5, "the next")
+    until(lambda: spool.figures().seq == 2, 5, "what waited")
+    spool.append(record(2))
+    until(lambda: windows(spool, "telemetry") == [0, 1, 2], 5, "the next")
     spool.close()
 
 

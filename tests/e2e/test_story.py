@@ -53,6 +53,16 @@ def check_windows(stage: Stage, story: Story) -> None:
         assert releases.index(scored[0]) + len(scored) == len(releases), f"{device} had windows without a model"
 
 
+def check_drift(stage: Stage, story: Story) -> None:
+    """Release 1 is gone from all devices: each told of every window that it scored, once, and the sketches add up."""
+    found = stage.client.drift(stage.model, 1)
+    assert set(found["devices"]) == set(story.device_ids)
+    scored = sum(release == 1 for windows in windows_by_device(stage).values() for _, release in windows)
+    assert found["windows"] + found["unscored"] == scored
+    assert all(feature["n"] == found["windows"] for feature in (found["score"], *found["features"]))
+    assert found["left_out"] == 0
+
+
 def test_the_whole_story(stage: Stage) -> None:
     story = Story(stage)
 
@@ -93,6 +103,7 @@ def test_the_whole_story(stage: Stage) -> None:
     assert alert["reasons"]
     assert sum(reason["share"] for reason in alert["reasons"]) <= 1.0 + 1e-6
     assert all(reason["value"] != reason["usual"] for reason in alert["reasons"])
+    check_drift(stage, story)
 
     result = story.finish()
     assert {entry["device"] for entry in result["alerts"]} == {worn["device"]}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import scipy.signal
 import scipy.stats
 
+from wheeltapper_protocols.envelope import EnvelopeSpectrum
 from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
 
 RATE = 25_600.0
@@ -102,3 +105,52 @@ def test_bad_specs_are_refused(spec: FeatureSpec) -> None:
 def test_windows_of_another_form_are_refused(windows: np.ndarray) -> None:
     with pytest.raises(ValueError, match="windows must be"):
         FeatureSet(default_specs(RATE, ["a"]), RATE, SAMPLES, 1).compute(windows)
+
+
+@pytest.mark.parametrize("samples", [1024, 2560, 4096, 8192, 2047])
+def test_both_ways_to_the_envelope_agree(samples: int, windows: np.ndarray) -> None:
+    x = np.random.default_rng(3).normal(size=samples).astype(np.float32)
+    spectrum = np.fft.rfft(x).astype(np.complex64)
+    exact = np.fft.rfft(np.abs(np.fft.ifft(spectrum[samples // 16 :].astype(complex), n=2 * samples)) ** 2)
+    wanted = np.abs(exact / exact[0]) ** 2
+    for lines in (1, 3, samples // 32, samples):
+        envelope = EnvelopeSpectrum(slice(samples // 16, samples // 2 + 1), lines)
+        for by_product in (False, True):
+            envelope._by_product = by_product
+            power = envelope.power(spectrum)
+            assert power is not None
+            assert power.shape == (2 * lines,)
+            found = power[::2] + power[1::2]
+            np.testing.assert_allclose(found, np.r_[wanted, np.zeros(samples)][:lines], rtol=1e-3, atol=1e-8)
+            assert found[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-7, 1.0, 1e7, 1e30])
+@pytest.mark.filterwarnings("error")
+def test_any_finite_amplitude_has_finite_features(windows: np.ndarray, scale: float) -> None:
+    features = FeatureSet(default_specs(RATE, ["a", "b"], SAMPLES), RATE, SAMPLES, 2)
+    plain = features.compute(windows)
+    scaled = features.compute((windows.astype(np.float64) * scale).astype(np.float32))
+    linear = np.array([spec.kind in ("rms", "peak", "band_rms") for spec in features.specs])
+    np.testing.assert_allclose(scaled / np.where(linear, scale, 1.0), plain, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_sample_that_is_not_finite_spoils_its_channel_only(windows: np.ndarray) -> None:
+    features = FeatureSet(default_specs(RATE, ["a", "b"], SAMPLES), RATE, SAMPLES, 2)
+    for value in (np.nan, np.inf, -np.inf):
+        bad = windows.copy()
+        bad[1, 77, 0] = value
+        values = features.compute(bad)
+        first = np.array([spec.channel == 0 for spec in features.specs])
+        assert np.isnan(values[1, first]).all()
+        np.testing.assert_array_equal(values[1, ~first], features.compute(windows)[1, ~first])
+        assert np.isfinite(values[[0, 2, 3, 4]]).all()
+
+
+def test_threads_may_share_a_feature_set(windows: np.ndarray) -> None:
+    features = FeatureSet(default_specs(RATE, ["a", "b"], SAMPLES), RATE, SAMPLES, 2)
+    wanted = [features.compute(windows[i : i + 1]) for i in range(5)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: features.compute(windows[i % 5 : i % 5 + 1]), range(200)))
+    assert all(np.array_equal(values, wanted[i % 5]) for i, values in enumerate(found))

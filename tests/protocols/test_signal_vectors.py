@@ -34,8 +34,8 @@ def test_features_keep_their_values() -> None:
     np.testing.assert_allclose(features.compute(made.signal()), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_decisions_keep_their_steps() -> None:
-    vector = vectors("decision")[0]
+@pytest.mark.parametrize("vector", vectors("decision"), ids=lambda vector: vector["name"])
+def test_decisions_keep_their_steps(vector: dict[str, Any]) -> None:
     spec = msgspec.convert(vector["spec"], DecisionSpec)
     assert vector["scores"] == made.SCORES
     assert made.decisions(spec) == vector["verdicts"]

@@ -143,7 +143,7 @@ def test_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match="cap"):
         decode_sketches(b"\x01\x81\x04")  # 513 features
     with pytest.raises(ValueError, match="bins"):
-        decode_sketches(b"\x01\x01\x41\x00" + bytes(65))
+        decode_sketches(b"\x01\x01\x29\x00" + bytes(41))
     many = Bins([[0.0]]).empty()
     with pytest.raises(ValueError, match="too great"):
         encode_sketches(with_count(many, 2**32))
@@ -191,7 +191,7 @@ def test_a_feature_takes_at_most_250_bytes_of_a_report() -> None:
 
 
 def test_the_widest_report_that_is_possible_fits_into_a_payload() -> None:
-    edges = [[float(edge) for edge in range(24)]] * 512
+    edges = [[float(edge) for edge in range(MAX_BINS - 1)]] * 512
     sketches = Bins([*edges, edges[0]]).empty()
     full = Sketches(
         np.full_like(sketches.counts, 2**32 - 1), sketches.bins, np.full_like(sketches.missing, 2**32 - 1),

@@ -16,20 +16,27 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.vectors.make_vectors import FOLDER, add_new
+from wheeltapper_protocols.bearing import Bearing, BearingWatch
 from wheeltapper_protocols.decision import DecisionSpec, DecisionState, decide
 from wheeltapper_protocols.drift import DriftSpec, freeze
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
+from wheeltapper_protocols.iso20816 import Iso20816
 from wheeltapper_protocols.manifest import (
+    Anomaly,
     Budget,
     BundleFile,
+    Classification,
     Gate,
     Golden,
     Input,
     Manifest,
+    RawInput,
+    RemainingLife,
     decode_manifest,
     encode_manifest,
 )
+from wheeltapper_protocols.reasons import UsualBand
 from wheeltapper_protocols.recording import Recording, read_recording, recording_bytes
 from wheeltapper_protocols.scoring import ScoringSpec
 
@@ -37,6 +44,8 @@ RATE_HZ = 12_800.0
 WINDOW_SAMPLES = 1024
 CHANNELS = ("horizontal", "vertical")
 SCORES = [0.1] * 8 + [3.0] + [0.2] * 8 + [1.5] * 12 + [2.5] * 12 + [0.9] * 6 + [0.1] * 20
+
+HELD = DecisionSpec(smooth_windows=3, fast_windows=2, minimum_alert_windows=45)
 
 
 def signal() -> npt.NDArray[np.float32]:
@@ -53,9 +62,31 @@ def feature_set() -> FeatureSet:
     return FeatureSet(default_specs(RATE_HZ, CHANNELS, WINDOW_SAMPLES), RATE_HZ, WINDOW_SAMPLES, len(CHANNELS))
 
 
+LATER_SPECS = [
+    FeatureSpec(
+        name="horizontal.velocity",
+        kind="velocity_rms",
+        channel=0,
+        params={"low_hz": 10.0, "high_hz": 1000.0, "m_s2_per_unit": 9.80665},
+    ),
+    FeatureSpec(
+        name="horizontal.line",
+        kind="bearing_line",
+        channel=0,
+        params={
+            "line_hz": 100.0,
+            "harmonics": 3.0,
+            "tolerance": 0.02,
+            "carrier_low_hz": 2000.0,
+            "carrier_high_hz": 4500.0,
+        },
+    ),
+]
+
+
 def feature_vectors() -> list[dict[str, Any]]:
-    specs = default_specs(RATE_HZ, CHANNELS, WINDOW_SAMPLES)
-    values = feature_set().compute(signal())
+    specs = [*default_specs(RATE_HZ, CHANNELS, WINDOW_SAMPLES), *LATER_SPECS]
+    values = FeatureSet(specs, RATE_HZ, WINDOW_SAMPLES, len(CHANNELS)).compute(signal())
     return [
         {"name": spec.name, "spec": msgspec.to_builtins(spec), "values": [float(value) for value in values[:, column]]}
         for column, spec in enumerate(specs)
@@ -141,6 +172,47 @@ def manifest() -> Manifest:
     )
 
 
+def task_manifests() -> dict[str, Manifest]:
+    """One for each task and section that came later."""
+    plain, raw = manifest(), RawInput(channels=[0], center=[0.0], scale=[0.5], layout="flat")
+    classification = Classification(classes=["good", "worn"], normal=["good"], threshold=0.75)
+    life = RemainingLife(unit="cycles", cap=125.0, warn_at=30.0)
+    decision = DecisionSpec(minimum_alert_windows=60)
+    return {
+        "classification": msgspec.structs.replace(plain, task="classification", classification=classification),
+        "remaining_life": msgspec.structs.replace(plain, task="remaining_life", remaining_life=life, decision=decision),
+        "raw": msgspec.structs.replace(
+            plain,
+            features=[],
+            scoring=None,
+            raw=raw,
+            anomaly=Anomaly(output="reconstruction", threshold=0.25),
+            bands=[UsualBand(channel=0, low_hz=100.0, high_hz=500.0, rms=0.5)],
+        ),
+        "zones_and_bearing": msgspec.structs.replace(
+            plain,
+            iso20816=Iso20816(group=2, foundation="rigid", channels=[0], raises=True),
+            bearing=BearingWatch(geometry=Bearing(), shaft_hz=25.0, carrier_low_hz=500.0, carrier_high_hz=6000.0),
+        ),
+    }
+
+
+def bad_task_manifests() -> dict[str, bytes]:
+    """Sections that do not fit the task or the input."""
+    good = {name: encode_manifest(each) for name, each in task_manifests().items()}
+    return {
+        "features_without_scoring": good["raw"].replace(b'"raw": {', b'"not_raw": {'),
+        "classification_without_its_section": good["classification"].replace(b'"classification": {', b'"other": {'),
+        "normal_is_no_class": good["classification"].replace(b'"normal": [\n   "good"', b'"normal": [\n   "fine"'),
+        "raw_channel_that_is_not_there": good["raw"].replace(b'"channels": [\n   0', b'"channels": [\n   5'),
+        "raw_anomaly_without_its_section": good["raw"].replace(b'"anomaly": {', b'"other": {'),
+        "band_beyond_the_spectrum": good["raw"].replace(b'"high_hz": 500.0', b'"high_hz": 9000.0'),
+        "zones_of_no_acceleration": good["zones_and_bearing"].replace(b'"g"', b'"bar"'),
+        "bearing_larger_than_its_circle": good["zones_and_bearing"].replace(b'"ball_mm": 7.94', b'"ball_mm": 79.4'),
+        "life_without_a_cap": good["remaining_life"].replace(b'"cap"', b'"cup"'),
+    }
+
+
 def drift() -> DriftSpec:
     """Ten windows of one feature and their scores."""
     steps = np.arange(10, dtype=np.float64)
@@ -200,16 +272,21 @@ def main() -> None:
     spec = DecisionSpec()
     add_new(
         FOLDER / "decision.json",
-        [{"name": "steps", "spec": msgspec.to_builtins(spec), "scores": SCORES, "verdicts": decisions(spec)}],
+        [
+            {"name": name, "spec": msgspec.to_builtins(spec), "scores": SCORES, "verdicts": decisions(spec)}
+            for name, spec in (("steps", spec), ("held", HELD))
+        ],
     )
     add_new(FOLDER / "recording_valid.json", [packed("int16", recording_bytes(recording()))])
     bad = [packed(name, content, code=code_of(read_bytes, content)) for name, content in bad_recordings().items()]
     add_new(FOLDER / "recording_invalid.json", bad)
-    add_new(FOLDER / "manifest_valid.json", [packed("manifest", encode_manifest(manifest()))])
     watched = msgspec.structs.replace(manifest(), drift=drift())
-    add_new(FOLDER / "manifest_valid.json", [packed("manifest_drift", encode_manifest(watched))])
+    manifests = {"manifest": manifest(), "manifest_drift": watched, **task_manifests()}
+    add_new(FOLDER / "manifest_valid.json", [packed(name, encode_manifest(each)) for name, each in manifests.items()])
     # The oversized one is made anew by the test: a megabyte of spaces is no use to anybody in a repository.
-    worse = {name: content for name, content in bad_manifests().items() if len(content) < 200_000}
+    worse = {
+        name: content for name, content in (bad_manifests() | bad_task_manifests()).items() if len(content) < 200_000
+    }
     bad = [packed(name, content, code=code_of(decode_manifest, content)) for name, content in worse.items()]
     add_new(FOLDER / "manifest_invalid.json", bad)
 

@@ -130,6 +130,33 @@ VALID: dict[str, tuple[str, m.Message]] = {
             reasons=[m.Reason(feature="x.rms", value=2.5, usual=0.5, share=0.75)],
         ),
     ),
+    "telemetry_label": (
+        "up/telemetry",
+        m.Telemetry(epoch=EPOCH, oldest=7, records=[msgspec.structs.replace(RECORD, label="inner race", zone="B")]),
+    ),
+    "telemetry_value": (
+        "up/telemetry",
+        m.Telemetry(epoch=EPOCH, oldest=7, records=[msgspec.structs.replace(RECORD, value=41.5)]),
+    ),
+    "alert_value": (
+        "up/alert",
+        m.Alert(
+            epoch=EPOCH,
+            oldest=7,
+            seq=8,
+            pipeline="main",
+            window=6,
+            t_s=60.0,
+            at=1.7e9,
+            model="bearing-life",
+            release=2,
+            score=1.25,
+            severity=m.Severity.WARNING,
+            value=41.5,
+            unit="hours",
+            zone="C",
+        ),
+    ),
     "report_execution": (
         "up/report",
         m.Report(
@@ -272,6 +299,9 @@ def invalid() -> dict[str, tuple[str, bytes]]:
         "telemetry_truncated": ("up/telemetry", packed()[:-5]),
         "telemetry_not_zstd": ("up/telemetry", b"\x28\xb5\x2f\xfd\x00\x00"),
         "telemetry_bomb": ("up/telemetry", bomb),
+        "telemetry_nan_value": ("up/telemetry", packed(records=[record | {"value": float("nan")}])),
+        "telemetry_empty_label": ("up/telemetry", packed(records=[record | {"label": ""}])),
+        "telemetry_unknown_zone": ("up/telemetry", packed(records=[record | {"zone": "E"}])),
         "alert_unknown_severity": ("up/alert", b'{"severity":"terrible"}'),
         "report_unknown_body": (
             "up/report",

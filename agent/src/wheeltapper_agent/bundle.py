@@ -1,4 +1,5 @@
-"""A bundle, loaded: verified bytes turned into features, network, scorer; and the self-test of it on this board.
+"""A bundle, loaded: verified bytes turned into features, network and its reading; and the self-test of it
+on this board.
 
 Invariant: every file is checked against the manifest at each load, and what runs is made of the very bytes that were
 checked.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 import resource
 import time
@@ -16,15 +18,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from wheeltapper_agent.adapters.runtimes import open_network
 from wheeltapper_agent.config import Profile
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Model, SourceSpec
-from wheeltapper_protocols.decision import DecisionState, Verdict, decide
+from wheeltapper_protocols import iso20816
+from wheeltapper_protocols.bearing import BearingFinder
+from wheeltapper_protocols.decision import DecisionState, Verdict, step
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.features import FeatureSet
+from wheeltapper_protocols.iso20816 import velocity_specs
 from wheeltapper_protocols.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -34,22 +41,28 @@ from wheeltapper_protocols.manifest import (
     check_file,
     decode_manifest,
 )
-from wheeltapper_protocols.scoring import Scorer, Scores
+from wheeltapper_protocols.messages import Reason
+from wheeltapper_protocols.reasons import feature_reasons, raw_reasons
+from wheeltapper_protocols.tasks import Interpreter, Reading
 
 __all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "process_mb", "self_test"]
 
+_LOG = logging.getLogger(__name__)
 _LATENCY_RUNS: Final = 40
 _WARM_UP_RUNS: Final = 5
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Struct, frozen=True):
     """Some windows through a bundle; the first axis of everything is the window."""
 
+    samples: NDArray[np.float32]
     features: NDArray[np.float32]
+    """[window, feature]; no columns where the network reads samples."""
     model_input: NDArray[np.float32]
     model_output: NDArray[np.float32]
-    scores: Scores
+    scores: Reading
+    velocity_mm_s: NDArray[np.float32] | None = None
+    """[window], root mean square of the worst channel, where the manifest asks for ISO 20816."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +72,16 @@ class Bundle:
     manifest: Manifest
     sha256: str
     features: FeatureSet
-    scorer: Scorer
+    """The manifest's features, and after them the velocities of ISO 20816 where it asks for them."""
+    interpreter: Interpreter
     model: Model
     golden: bytes
+    bearing: BearingFinder | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The features' names."""
-        return tuple(self.features.names)
+        return self.interpreter.names
 
     def evaluate(self, samples: NDArray[np.float32]) -> Evaluation:
         """Score ``samples`` [window, sample, channel] in the manifest's units.
@@ -74,24 +89,84 @@ class Bundle:
         Raises:
             AgentError: ``runtime.run``, ``runtime.shape``.
         """
+<<<<<<< HEAD
         features = np.asarray(self.features.compute(samples), dtype=np.float32)
         model_input = self.scorer.model_input(features)
         model_output = self.model.run(model_input)
         if model_output.shape != model_input.shape:
             raise AgentError("runtime.shape", f"the network answers {model_output.shape} to {model_input.shape}")
         return Evaluation(features, model_input, model_output, self.scorer.score(model_input, model_output))
+=======
+        table = self.features.compute(samples)
+        velocity = None
+        if self.manifest.iso20816 is not None:
+            count = len(self.interpreter.names)
+            table, velocity = table[:, :count], table[:, count:].max(axis=1)
+        model_input = self.interpreter.model_input(table, samples)
+        model_output = self._run(model_input)
+        return Evaluation(samples, table, model_input, model_output, self._read(model_input, model_output), velocity)
+>>>>>>> main
 
     def decide(self, state: DecisionState, found: Evaluation, row: int = 0) -> tuple[DecisionState, Verdict]:
-        """Take the window ``row`` of ``found`` into account; see :func:`wheeltapper_protocols.decision.decide`."""
-        return decide(
-            self.manifest.decision,
-            state,
-            float(found.scores.score[row]),
-            found.scores.shares[row],
-            found.features[row],
-            self.names,
-            self.scorer.usual,
-        )
+        """Take the window ``row`` of ``found`` into account; see :func:`wheeltapper_protocols.decision.step`.
+
+        The verdict has reasons where it raised an alert or made it worse.
+        """
+        spec, scores = self.manifest.decision, found.scores
+        score, zone = float(scores.score[row]), None
+        if found.velocity_mm_s is not None and self.manifest.iso20816 is not None:
+            section = self.manifest.iso20816
+            zone = iso20816.zone(section, float(found.velocity_mm_s[row]))
+            if section.raises and zone in ("C", "D"):
+                score = max(score, spec.critical_level if zone == "D" else spec.raise_level)
+        state, verdict = step(spec, state, score)
+        if scores.labels is not None or scores.values is not None or zone is not None:
+            label = scores.labels[row] if scores.labels is not None else None
+            value = float(scores.values[row]) if scores.values is not None and verdict.valid else None
+            verdict = replace(verdict, label=label, value=value, zone=zone)
+        if verdict.changed and verdict.alert:
+            verdict = replace(verdict, reasons=self.reasons(found, row))
+        return state, verdict
+
+    def reasons(self, found: Evaluation, row: int = 0) -> tuple[Reason, ...]:
+        """Why the window ``row`` has the score that it has, found by intervention; nothing where the network fails."""
+        count, window = self.manifest.decision.reasons, found.samples[row]
+        shape = self.manifest.input
+        try:
+            if self.manifest.raw is None:
+                names, usual = self.interpreter.names, self.interpreter.usual
+                why = feature_reasons(
+                    found.model_input[row], found.features[row], names, usual, self._score_inputs, count
+                )
+            else:
+                bands = self.manifest.bands or []
+                why = raw_reasons(window, bands, shape.sample_rate_hz, shape.channels, self._score_samples, count)
+        except AgentError as error:  # an alert without reasons is better than none
+            _LOG.warning("no reasons: %s", error)
+            why = ()
+        fault = self.bearing.find(window) if self.bearing is not None else None
+        return (*why[:15], fault) if fault is not None else why
+
+    def _score_inputs(self, model_input: NDArray[np.float32]) -> NDArray[np.float64]:
+        return self._read(model_input, self._run(model_input)).score
+
+    def _score_samples(self, samples: NDArray[np.float32]) -> NDArray[np.float64]:
+        return self._score_inputs(self.interpreter.model_input(np.zeros((len(samples), 0), np.float32), samples))
+
+    def _run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's output; one window at a time where it refuses more."""
+        if len(model_input) == 1:
+            return self.model.run(model_input)
+        try:
+            return self.model.run(model_input)
+        except AgentError:
+            return np.concatenate([self.model.run(one[None]) for one in model_input])
+
+    def _read(self, model_input: NDArray[np.float32], model_output: NDArray[np.float32]) -> Reading:
+        try:
+            return self.interpreter.read(model_input, model_output)
+        except ValueError as error:
+            raise AgentError("runtime.run", str(error)) from error
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:
@@ -127,13 +202,26 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         if file.name in (manifest.model_file, GOLDEN_FILE):
             contents[file.name] = content
     shape = manifest.input
+    form = (shape.sample_rate_hz, shape.window_samples, len(shape.channels))
+    specs = list(manifest.features)
     try:
-        features = FeatureSet(manifest.features, shape.sample_rate_hz, shape.window_samples, len(shape.channels))
-        scorer = Scorer(manifest.scoring, tuple(features.names))
+        if manifest.iso20816 is not None:
+            specs += velocity_specs(manifest.iso20816, shape.channels, shape.units)
+        features = FeatureSet(specs, *form)
+        interpreter = Interpreter(manifest)
+        bearing = BearingFinder(manifest.bearing, *form) if manifest.bearing is not None else None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest cannot be run: {error}") from error
+<<<<<<< HEAD
     model = open_network(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)
     return Bundle(manifest, digest, features, scorer, model, contents[GOLDEN_FILE])
+=======
+    providers = profile.providers if profile else ("CPUExecutionProvider",)
+    if manifest.runtime != "onnx":
+        raise AgentError("runtime.unknown", f"this board has no runtime for {manifest.runtime}")
+    model = OnnxModel(contents[manifest.model_file], providers, profile.threads if profile else 1)
+    return Bundle(manifest, digest, features, interpreter, model, contents[GOLDEN_FILE], bearing)
+>>>>>>> main
 
 
 def check_input(manifest: Manifest, spec: SourceSpec) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -96,12 +96,25 @@ def replay(
             else:
                 score = "       -" if row["score"] is None else f"{row['score']:8.3f}"
                 alert = " ALERT" if row["alert"] else ""
-                print(f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{alert}")
+                said = "".join(f" {text}" for text in _said(row))
+                print(f"{row['snapshot']:6d} {row['t_s']:12.1f} s {score} {row['severity']}{said}{alert}")
     except (AgentError, ProtocolError) as error:
         fail(error)
     except BrokenPipeError:
         # The reader went away (head): not an error; keep the interpreter from flushing into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _said(row: dict[str, Any]) -> list[str]:
+    """What a row of a replay has beside its score: class, remaining life, zone, reasons."""
+    said = [str(row["label"])] if row.get("label") else []
+    if row.get("value") is not None:
+        said.append(f"{row['value']:.4g} {row['unit']} left")
+    if row.get("zone"):
+        said.append(f"zone {row['zone']}")
+    if row.get("reasons"):
+        said.append(f"({', '.join(reason['feature'] for reason in row['reasons'])})")
+    return said
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The agent's configuration: frozen dataclasses, one loader, an unknown key is an error.
 
-A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]`` and ``[[pipelines]]``. The profile of the board
-comes from
+A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]``, ``[capture]`` and ``[[pipelines]]``. The profile
+of the board comes from
 ``firmware_configs/profiles/<name>.toml``. No globals, no environment.
 """
 
@@ -22,6 +22,8 @@ from wheeltapper_protocols.quality import STUCK_SAMPLES
 
 __all__ = [
     "AgentConfig",
+    "CaptureConfig",
+    "CaptureRule",
     "DeliveryConfig",
     "DeviceConfig",
     "PipelineConfig",
@@ -59,8 +61,8 @@ class DeliveryConfig:
     resend_seconds: float = 5.0
     max_in_flight: int = 2000
     catch_up_records_per_second: float = 2000.0
-    """At most so many records a second, but for alerts and reports made while connected; must be more than the pipelines
-    make. 0: without a bound."""
+    """At most so many records a second, but for alerts and reports made while connected; must be more than the
+    pipelines make. 0: without a bound."""
     reconnect_max_seconds: float = 10.0
     flush_seconds: float = 5.0
     """How long a clean end waits for the fleet's ack."""
@@ -156,6 +158,50 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureRule:
+    """What is recorded of a pipeline without being asked for."""
+
+    pipeline: str
+    """Its name, or ``*`` for those that no other rule names."""
+    on_alert: bool = False
+    on_drift: bool = False
+    before_windows: int = 8
+    after_windows: int = 8
+    """Around the window of the alert or the drift."""
+    pause_seconds: float = 600.0
+    """After a recording; triggers until then are ignored."""
+    random_share: float = 0.0
+    """Of all windows, 0 to 1."""
+    random_windows: int = 8
+    """So many random windows make one recording."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("before_windows", "after_windows", "pause_seconds"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise AgentError("config.invalid", f"capture.rules: {name} must be 0 to 1000000")
+        if not 0 <= self.random_share <= 1 or not 1 <= self.random_windows <= 10_000:
+            raise AgentError("config.invalid", "capture.rules: random_share is 0 to 1, random_windows 1 to 10000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureConfig:
+    """Recordings by rule, and how much of the uplink all recordings may take."""
+
+    bytes_per_second: float = 262_144.0
+    """0: without a bound."""
+    max_mb_per_day: float = 256.0
+    """Of recordings by rule; 0: without a bound."""
+    piece_kb: int = 256
+    rules: tuple[CaptureRule, ...] = ()
+
+    def rule_for(self, pipeline: str) -> CaptureRule | None:
+        """The rule of ``pipeline``."""
+        by_name = {rule.pipeline: rule for rule in self.rules}
+        return by_name.get(pipeline) or by_name.get("*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """What a board offers; the keys of ``firmware_configs/profile.schema.json``."""
 
@@ -194,6 +240,7 @@ class AgentConfig:
     device: DeviceConfig
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
     pipelines: tuple[PipelineConfig, ...] = ()
 
 
@@ -256,6 +303,16 @@ def _pipeline(table: Any, index: int, base: Path) -> PipelineConfig:
     return pipeline
 
 
+def _capture(table: Any, base: Path) -> CaptureConfig:
+    rules = table.get("rules", []) if isinstance(table, dict) else []
+    if not isinstance(rules, list):
+        raise AgentError("config.invalid", "capture.rules must be an array of tables: [[capture.rules]]")
+    made = tuple(_build(CaptureRule, rule, f"capture.rules[{index}]", base) for index, rule in enumerate(rules))
+    if len({rule.pipeline for rule in made}) != len(made):
+        raise AgentError("config.invalid", "two capture.rules are for the same pipeline")
+    return _build(CaptureConfig, table, "capture", base, rules=made)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -281,6 +338,7 @@ def load_config(path: Path) -> AgentConfig:
         "device": _build(DeviceConfig, table.get("device", {}), "device", base),
         "delivery": _build(DeliveryConfig, table.get("delivery", {}), "delivery", base),
         "update": _build(UpdateConfig, table.get("update", {}), "update", base),
+        "capture": _capture(table.get("capture", {}), base),
         "pipelines": tuple(_pipeline(entry, index, base) for index, entry in enumerate(pipelines)),
     }
     names = [entry.name for entry in ready["pipelines"]]  # type: ignore[attr-defined]  # a tuple of PipelineConfig

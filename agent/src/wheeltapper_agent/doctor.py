@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from wheeltapper_agent.adapters.identity import Identity, load_identity
 from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, ask
-from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
+from wheeltapper_agent.adapters.marks import MARKS_FILE, Marks
 from wheeltapper_agent.boards import machine_name, memory_mb
 from wheeltapper_agent.config import AgentConfig, Profile, load_config, load_profile
 from wheeltapper_agent.errors import AgentError
@@ -228,7 +230,7 @@ def kernel_synchronised() -> bool | None:
 
 def check_clock(state: Path, now_seconds: float, synchronised: bool | None) -> Finding:
     """Whether the clock can be right: certificates, signatures and records depend on it."""
-    newest = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE)).marks.newest_time_seconds
+    newest = max(_marked_seconds(path) for path in (state / MARKS_FILE, state / "slots" / MARKS_FILE))
     stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(now_seconds, 0.0), _FAR_SECONDS)))
     mend = "set it and keep it synchronised: timedatectl set-ntp true, or chrony; check the battery of the clock"
     if not _BUILT_AT <= now_seconds < _FAR_SECONDS:
@@ -242,6 +244,14 @@ def check_clock(state: Path, now_seconds: float, synchronised: bool | None) -> F
             "clock", WARN, f"it says {stamp}; nothing keeps it synchronised, as far as the kernel knows", mend
         )
     return Finding("clock", OK, f"{stamp}, synchronised")
+
+
+def _marked_seconds(path: Path) -> float:
+    """The newest verified time in a copy of the marks; only read: the store would mend the copies as whoever asks."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Marks).newest_time_seconds
+    except (OSError, msgspec.DecodeError):
+        return 0.0
 
 
 def _days(seconds: float) -> str:

@@ -162,9 +162,10 @@ class _Run:
 
     def take(self, seen: Observation) -> list[Change]:
         """Keep a window's features and score; what the detectors say."""
-        self._last = seen.index, seen.window.t_s
         if not self.seen:
-            self._first = self._last
+            self._first = self._last = seen.index, seen.window.t_s
+        # Where the disk refuses records, windows are dropped and their indices given again.
+        self._last = max(self._last[0], seen.index), seen.window.t_s
         if seen.features is None or seen.score is None:
             self._unscored += 1
             return []

@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_atomic
 from wheeltapper_agent.boards import detect_board, machine_name, read_device_tree
-from wheeltapper_agent.config import Profile, load_profile, profile_names
+from wheeltapper_agent.config import Profile, load_config, load_profile, profile_names
 from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_agent.uninstall import SERVICE, USER, EscapeError, Layout, systemctl
 from wheeltapper_agent.unit import CONFIG_FILE, bus_groups, render_unit, render_watchdog
@@ -55,13 +55,16 @@ class Step:
 
 
 def choose_profile(name: str, root: Path = Path("/")) -> Profile:
-    """The profile called ``name``; ``auto``: the one of this board.
+    """The profile called ``name``; ``auto``: the one of the configuration that is there, else the one of this board.
 
     Raises:
         AgentError: ``config.profile``, ``install.unknown_board``.
     """
     if name != "auto":
         return load_profile(name)
+    config = Layout(root).inside(CONFIG_FILE)
+    if config.is_file():
+        return load_profile(load_config(config).device.profile)
     if os.path.realpath(root) != "/":
         raise AgentError("install.unknown_board", "an image does not say which board it is for; give --profile")
     found = detect_board(read_device_tree(), machine_name())

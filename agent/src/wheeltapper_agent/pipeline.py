@@ -26,6 +26,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Pulse
 from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window, pending_windows
 from wheeltapper_protocols.decision import DecisionState, Verdict
+from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
 from wheeltapper_protocols.quality import complete
 
@@ -298,11 +299,20 @@ class Pipeline:
         self._error = ""
         seen, raw = judged.seen, float(found.scores.score[row])
         plain = self._plain(seen.index, seen.window, bundle)
-        record = msgspec.structs.replace(plain, score=raw, severity=verdict.severity, latency_ms=latency_ms)
-        judged.items = (record, self._alert(record, verdict)) if verdict.changed else (record,)
+        record = msgspec.structs.replace(
+            plain,
+            score=raw,
+            severity=verdict.severity,
+            latency_ms=latency_ms,
+            label=verdict.label,
+            value=verdict.value,
+            zone=verdict.zone,
+        )
+        judged.items = (record, self._alert(record, verdict, bundle.manifest)) if verdict.changed else (record,)
         judged.seen = replace(seen, features=found.features[row], score=raw, verdict=verdict, latency_ms=latency_ms)
 
-    def _alert(self, record: TelemetryRecord, verdict: Verdict) -> Alert:
+    def _alert(self, record: TelemetryRecord, verdict: Verdict, manifest: Manifest) -> Alert:
+        life = manifest.remaining_life
         return Alert(
             epoch=NO_EPOCH,
             oldest=1,
@@ -317,6 +327,10 @@ class Pipeline:
             severity=verdict.severity,
             raised=verdict.alert,
             reasons=list(verdict.reasons[:16]),
+            label=verdict.label,
+            value=verdict.value,
+            unit=life.unit if life is not None else None,
+            zone=verdict.zone,
         )
 
     def _failed(self, bundle: Bundle, error: Exception) -> None:

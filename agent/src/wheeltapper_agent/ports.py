@@ -134,7 +134,11 @@ class SourceKind:
 
 
 class Model(Protocol):
+<<<<<<< HEAD
     """A loaded network with one input: float32 [window, …] in, float32 [window, …] out."""
+=======
+    """A loaded network: float32 [n, …] in, float32 [n, …] out; the task's reader checks the output's form."""
+>>>>>>> main
 
     @property
     def provider(self) -> str:

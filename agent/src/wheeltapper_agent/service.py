@@ -38,7 +38,7 @@ from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Liveness
 from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Observer
+from wheeltapper_agent.ports import Observer, SourceSpec
 from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.errors import WireError
@@ -90,11 +90,21 @@ class Agent:
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
         self.pipelines: dict[str, Pipeline] = {}
+        self._captures = Captures(
+            self._device,
+            self.pipelines,
+            self.spool,
+            client,
+            self._clock,
+            profile.capture_max_mb * 1024 * 1024,
+            state / "captures",
+            config.capture,
+        )
         self._quality: dict[str, QualityObserver] = {}
         for entry in config.pipelines:
             source = make_source(entry, state, self._clock)
             self._quality[entry.name] = QualityObserver(source, entry.quality)
-            observers = self._observers(entry.name)
+            observers = self._observers(entry.name, source.spec)
             self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, observers)
         metadata = LateMetadata(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
@@ -119,8 +129,6 @@ class Agent:
             config.update.metadata_retry_seconds,
             self._changed.set,
         )
-        limit = profile.capture_max_mb * 1024 * 1024
-        self._captures = Captures(self._device, self.pipelines, self.spool, client, self._clock, limit)
         address = BrokerAddress(
             self._device, fleet.mqtt_host, fleet.mqtt_port, identity.ca, identity.certificate, identity.key
         )
@@ -133,10 +141,12 @@ class Agent:
             self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
         self._liveness.watch("updater", self.updater.alive)
 
-    def _observers(self, pipeline: str) -> list[Observer]:
+    def _observers(self, pipeline: str, spec: SourceSpec) -> list[Observer]:
         """What looks at each window of a pipeline."""
         quality = self._quality[pipeline]
-        return [quality, DriftObserver(pipeline, self._clock, lambda: quality.total)]
+        drift = DriftObserver(pipeline, self._clock, lambda: quality.total, self._captures.on_drift)
+        rules = self._captures.rules(pipeline, spec)
+        return [quality, drift] if rules is None else [quality, drift, rules]
 
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""

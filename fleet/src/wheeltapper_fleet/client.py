@@ -191,6 +191,10 @@ class FleetClient:
         """Have a release verified as a device would."""
         return dict(self._get(f"/releases/{_part(model)}/{release}/verify"))
 
+    def drift(self, model: str, release: int, **query: Any) -> dict[str, Any]:
+        """A release's features and scores against its training; ``since``, ``until``, ``device`` narrow it."""
+        return dict(self._get(f"/releases/{_part(model)}/{release}/drift", query))
+
     def create_campaign(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """A new campaign, not started."""
         return dict(self._post("/campaigns", {"spec": dict(spec)}))

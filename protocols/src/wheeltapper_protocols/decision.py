@@ -14,7 +14,7 @@ Invariants:
     * An alert that was raised fast is not cleared sooner than any other.
     * A NaN score is ignored: the state is returned as it was, the verdict has ``valid`` False and repeats what holds.
       An infinite score counts as :data:`SCORE_LIMIT`. ``Verdict.score`` is always finite.
-    * While the alert is on its severity only rises; it ends at normal.
+    * While the alert is on its severity only rises; it ends at normal, and not before ``minimum_alert_windows``.
 
 What this module does not do: say that data is missing or stuck (data quality), send alerts.
 """
@@ -22,17 +22,16 @@ What this module does not do: say that data is missing or stuck (data quality), 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from statistics import median
 from typing import Annotated, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from wheeltapper_protocols.messages import Reason, Severity
+from wheeltapper_protocols.messages import Reason, Severity, Zone
 
-__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "decide"]
+__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "decide", "step"]
 
 SCORE_LIMIT: Final = 1e9
 
@@ -53,6 +52,9 @@ class DecisionSpec(Struct, frozen=True, kw_only=True):
     fast_windows: Annotated[int, Meta(ge=0, le=1000)] = 0
     """0: there is no fast speed (so are manifests that do not name it)."""
     reasons: Annotated[int, Meta(ge=1, le=16)] = 5
+    minimum_alert_windows: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    """An alert lasts at least this many windows with a score, the one that raised it among them (0: no minimum). How
+    long a score must last before it raises one is ``raise_windows``."""
 
     def __post_init__(self) -> None:
         if not self.clear_level <= self.raise_level <= self.critical_level:
@@ -63,8 +65,7 @@ class DecisionSpec(Struct, frozen=True, kw_only=True):
             raise ValueError("the fast speed must ask for more: raise_level <= fast_level")
 
 
-@dataclass(frozen=True)
-class DecisionState:
+class DecisionState(Struct, frozen=True, kw_only=True):
     """What the decision remembers. Start with ``DecisionState()``."""
 
     recent: tuple[float, ...] = ()
@@ -74,10 +75,11 @@ class DecisionState:
     fast: int = 0
     severity: Severity = Severity.NORMAL
     smoothed: float = 0.0
+    held: int = 0
+    """Windows since the alert was raised."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The decision at one window."""
 
     score: float
@@ -87,10 +89,58 @@ class Verdict:
     """Whether the alert is on now."""
     changed: bool
     """Whether it was raised, cleared or changed its severity at this window."""
-    reasons: tuple[Reason, ...]
-    """The features that moved most, greatest share first; empty while there is no alert."""
+    reasons: tuple[Reason, ...] = ()
+    """The features that moved most, greatest share first; empty while there is no alert, and from :func:`step`."""
     valid: bool = True
     """Whether this window's score was a number."""
+    label: str | None = None
+    """The class, of a classification."""
+    value: float | None = None
+    """What remains, of a remaining life, in the manifest's unit."""
+    zone: Zone | None = None
+    """The vibration severity zone, where the manifest asks for it (:mod:`iso20816`)."""
+
+
+def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[DecisionState, Verdict]:
+    """Take one window's score into account, without reasons: they cost, and are only wanted where something changed.
+
+    Args:
+        spec: the manifest's decision.
+        state: what the last call returned.
+        score: the window's score; NaN is ignored (see above).
+    """
+    before = state.severity
+    if score != score:
+        return state, Verdict(state.smoothed, before, before is not Severity.NORMAL, False, valid=False)
+    score = min(max(score, 0.0), SCORE_LIMIT)
+    recent = (*state.recent, score)[-spec.smooth_windows :]
+    smoothed = _median(recent)
+    full = len(recent) == spec.smooth_windows
+    above = state.above + 1 if full and smoothed >= spec.raise_level else 0
+    critical = state.critical + 1 if full and smoothed >= spec.critical_level else 0
+    below = state.below + 1 if smoothed < spec.clear_level else 0
+    fast = state.fast + 1 if score >= spec.fast_level else 0
+    severity, held = before, state.held + 1 if before is not Severity.NORMAL else 0
+    if held and below >= spec.clear_windows and held >= spec.minimum_alert_windows:
+        severity, held = Severity.NORMAL, 0
+    elif critical >= spec.raise_windows:
+        severity = Severity.CRITICAL
+    elif before is Severity.NORMAL and (
+        above >= spec.raise_windows or (spec.fast_windows > 0 and fast >= spec.fast_windows)
+    ):
+        # At the fast speed the smoothed score may still be low: what was counted before the alert does not clear it.
+        severity, below = Severity.WARNING, 0
+    new = DecisionState(
+        recent=recent,
+        above=above,
+        critical=critical,
+        below=below,
+        fast=fast,
+        severity=severity,
+        smoothed=smoothed,
+        held=held,
+    )
+    return new, Verdict(smoothed, severity, severity is not Severity.NORMAL, severity is not before)
 
 
 def decide(
@@ -102,53 +152,27 @@ def decide(
     names: tuple[str, ...],
     usual: npt.NDArray[Any],
 ) -> tuple[DecisionState, Verdict]:
-    """Take one window's score into account.
+    """:func:`step`, with each feature's share of the score as the reasons.
 
     Args:
         spec: the manifest's decision.
         state: what the last call returned.
-        score: the window's score; NaN is ignored (see above).
+        score: the window's score.
         shares: [feature], each feature's share of the score.
         features: [feature], the window's features.
         names: the features' names.
         usual: [feature], what is usual for them.
     """
-    if math.isnan(score):
-        alert = state.severity is not Severity.NORMAL
-        return state, Verdict(state.smoothed, state.severity, alert, changed=False, reasons=(), valid=False)
-    new = _severity(spec, _counted(spec, state, min(max(score, 0.0), SCORE_LIMIT)), state.severity)
-    alert = new.severity is not Severity.NORMAL
-    changed = new.severity is not state.severity
-    reasons = _reasons(spec.reasons, shares, features, names, usual) if alert or changed else ()
-    return new, Verdict(new.smoothed, new.severity, alert, changed, reasons)
+    new, verdict = step(spec, state, score)
+    if verdict.valid and (verdict.alert or verdict.changed):
+        verdict = replace(verdict, reasons=_reasons(spec.reasons, shares, features, names, usual))
+    return new, verdict
 
 
-def _counted(spec: DecisionSpec, state: DecisionState, score: float) -> DecisionState:
-    """The state with the score in its window and its runs of windows counted."""
-    recent = (*state.recent, score)[-spec.smooth_windows :]
-    smoothed = float(median(recent))
-    full = len(recent) == spec.smooth_windows
-    return replace(
-        state,
-        recent=recent,
-        smoothed=smoothed,
-        above=state.above + 1 if full and smoothed >= spec.raise_level else 0,
-        critical=state.critical + 1 if full and smoothed >= spec.critical_level else 0,
-        below=state.below + 1 if smoothed < spec.clear_level else 0,
-        fast=state.fast + 1 if score >= spec.fast_level else 0,
-    )
-
-
-def _severity(spec: DecisionSpec, state: DecisionState, before: Severity) -> DecisionState:
-    if before is not Severity.NORMAL and state.below >= spec.clear_windows:
-        return replace(state, severity=Severity.NORMAL)
-    if state.critical >= spec.raise_windows:
-        return replace(state, severity=Severity.CRITICAL)
-    fast = spec.fast_windows > 0 and state.fast >= spec.fast_windows
-    if before is Severity.NORMAL and (fast or state.above >= spec.raise_windows):
-        # At the fast speed the smoothed score may still be low: what was counted before the alert does not clear it.
-        return replace(state, severity=Severity.WARNING, below=0)
-    return state
+def _median(values: tuple[float, ...]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _reasons(

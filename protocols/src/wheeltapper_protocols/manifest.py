@@ -17,12 +17,15 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from wheeltapper_protocols.bearing import BearingWatch
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.drift import DriftSpec
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.features import FeatureSpec
 from wheeltapper_protocols.ids import SHA256_PATTERN
+from wheeltapper_protocols.iso20816 import Iso20816, velocity_specs
 from wheeltapper_protocols.messages import Name, Release
+from wheeltapper_protocols.reasons import UsualBand
 from wheeltapper_protocols.scoring import ScoringSpec
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "MODEL_FILE",
     "MODEL_FILES",
+    "Anomaly",
     "Budget",
     "BundleFile",
     "Classification",
@@ -100,6 +104,14 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
     zero_point: Annotated[int, Meta(ge=-128, le=255)] = 0
 
 
+class Anomaly(Struct, frozen=True, kw_only=True):
+    """How the output of an anomaly network becomes a score, where ``scoring`` does not say: raw samples that it
+    reconstructs (the threshold is of the root mean square residual), or a number that it gives itself."""
+
+    output: Literal["reconstruction", "score"]
+    threshold: Annotated[float, Meta(gt=0, le=1e12)]
+
+
 class Classification(Struct, frozen=True, kw_only=True):
     """The output is one value a class; the score is the probability of no ``normal`` class over ``threshold``."""
 
@@ -126,8 +138,8 @@ class RemainingLife(Struct, frozen=True, kw_only=True):
 class Golden(Struct, frozen=True, kw_only=True):
     """How near the golden outputs a board must come.
 
-    :data:`GOLDEN_FILE` holds the arrays ``samples`` [n, sample, channel] float32, ``model_input`` [n, feature] float32,
-    ``model_output`` [n, feature] float32, ``score`` [n] float64.
+    :data:`GOLDEN_FILE` holds the arrays ``samples`` [n, sample, channel] float32, ``model_input`` [n, …] float32 (what
+    the network reads: standardised features, or samples), ``model_output`` [n, …] float32, ``score`` [n] float64.
     """
 
     output_atol: Annotated[float, Meta(ge=0)]
@@ -168,10 +180,17 @@ class Manifest(Struct, frozen=True, kw_only=True):
     input: Input
     features: Annotated[list[FeatureSpec], Meta(max_length=512)]
     raw: RawInput | None = None
-    scoring: ScoringSpec
+    scoring: ScoringSpec | None = None
+    """Needed for features; a network that reads samples has none."""
+    anomaly: Anomaly | None = None
     classification: Classification | None = None
     remaining_life: RemainingLife | None = None
     tensors: Annotated[list[TensorSpec], Meta(max_length=64)] | None = None
+    bands: Annotated[list[UsualBand], Meta(min_length=1, max_length=128)] | None = None
+    """What is usual of raw samples, for the reasons of an alert."""
+    iso20816: Iso20816 | None = None
+    bearing: BearingWatch | None = None
+    """A bearing whose fault an alert shall name."""
     decision: DecisionSpec
     drift: DriftSpec | None = None
     """What to compare features and scores with; None: nothing is compared."""
@@ -194,14 +213,42 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("the manifest cannot name itself")
         if len(self.input.channels) != len(self.input.units):
             raise ValueError("channels and units differ in number")
+        self._check_task()
+        self._check_channels()
+
+    def _check_task(self) -> None:
         if not self.features and self.raw is None:
             raise ValueError("the network needs features or raw samples")
+        if self.raw is None and self.scoring is None:
+            raise ValueError("features need the section scoring")
         if (self.task == "classification") != (self.classification is not None):
             raise ValueError("a classification, and only that, has the section classification")
         if (self.task == "remaining_life") != (self.remaining_life is not None):
             raise ValueError("a remaining_life, and only that, has the section remaining_life")
+        if self.anomaly is not None and self.task != "anomaly":
+            raise ValueError("only an anomaly has the section anomaly")
+        if self.task == "anomaly" and self.raw is not None and self.anomaly is None:
+            raise ValueError("an anomaly of raw samples needs the section anomaly")
+        if self.anomaly is not None and self.anomaly.output == "reconstruction" and self.raw is None:
+            raise ValueError(
+                "what features reconstruct is judged by the section scoring: leave out the section anomaly"
+            )
+        if self.bands is not None and self.raw is None:
+            raise ValueError("bands are the reasons of raw samples: features have their own")
         if self.drift is not None and len(self.drift.features) != len(self.features):
             raise ValueError("the section drift needs one reference a feature")
+
+    def _check_channels(self) -> None:
+        count, nyquist_hz = len(self.input.channels), self.input.sample_rate_hz / 2
+        named = [*(self.raw.channels if self.raw else ()), *(band.channel for band in self.bands or ())]
+        if self.bearing is not None:
+            named.append(self.bearing.channel)
+        if any(channel >= count for channel in named):
+            raise ValueError(f"a section names channel {max(named)}; there are {count}")
+        if any(band.high_hz > nyquist_hz * 1.001 for band in self.bands or ()):
+            raise ValueError(f"a band reaches beyond half of the sample rate, {nyquist_hz:g} Hz")
+        if self.iso20816 is not None:
+            velocity_specs(self.iso20816, self.input.channels, self.input.units)
 
     @property
     def model_file(self) -> str:
@@ -221,7 +268,19 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 _DECODER: Final = msgspec.json.Decoder(Manifest)
-_OMITTED: Final = ("rollback_floor", "raw", "classification", "remaining_life", "tensors", "drift")
+_OMITTED: Final = (
+    "rollback_floor",
+    "raw",
+    "scoring",
+    "anomaly",
+    "classification",
+    "remaining_life",
+    "tensors",
+    "bands",
+    "iso20816",
+    "bearing",
+    "drift",
+)
 """Sections that are left out where they are None."""
 
 
@@ -231,6 +290,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     for name in _OMITTED:
         if fields[name] is None:
             del fields[name]
+    if not fields["decision"]["minimum_alert_windows"]:
+        del fields["decision"]["minimum_alert_windows"]
     return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 

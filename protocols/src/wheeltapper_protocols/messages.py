@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 import zstandard
@@ -53,6 +53,7 @@ __all__ = [
     "Status",
     "Telemetry",
     "TelemetryRecord",
+    "Zone",
     "decode",
     "decode_down",
     "encode",
@@ -71,6 +72,8 @@ Release: TypeAlias = Annotated[int, Meta(ge=1, le=999_999_999)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
 Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
 Code: TypeAlias = Annotated[str, Meta(max_length=80)]
+Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Zone: TypeAlias = Literal["A", "B", "C", "D"]
 Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", max_length=64)]
 
 
@@ -178,6 +181,12 @@ class TelemetryRecord(_Message, frozen=True, kw_only=True):
     """1.0 is the warning threshold."""
     severity: Severity = Severity.NORMAL
     latency_ms: float | None = None
+    label: Label | None = None
+    """The class, of a classification."""
+    value: float | None = None
+    """What remains, of a remaining life, in the manifest's unit."""
+    zone: Zone | None = None
+    """Vibration severity zone of ISO 20816, where the release asks for it."""
 
 
 class Telemetry(_Message, frozen=True, kw_only=True):
@@ -215,6 +224,12 @@ class Alert(_Message, frozen=True, kw_only=True):
     severity: Severity
     raised: bool = True
     reasons: Annotated[list[Reason], Meta(max_length=16)] = []
+    label: Label | None = None
+    """The class, of a classification."""
+    value: float | None = None
+    """What remains, of a remaining life, in ``unit``."""
+    unit: Label | None = None
+    zone: Zone | None = None
     after: Count | None = None
     """As in :class:`Telemetry`."""
 

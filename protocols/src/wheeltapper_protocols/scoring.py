@@ -18,7 +18,6 @@ What this module does not do: run the model, smooth or decide (:mod:`decision`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -61,14 +60,28 @@ class ScoringSpec(Struct, frozen=True, kw_only=True):
             raise ValueError("scale must be > 0; weight and down must be >= 0, and some weight > 0")
 
 
-@dataclass(frozen=True)
 class Scores:
-    """What the scorer says of some windows."""
+    """What the scorer says of some windows.
 
-    score: npt.NDArray[np.float64]
-    """[window]; 1.0 is the warning threshold."""
-    shares: npt.NDArray[np.float64]
-    """[window, feature]; each window's sum to 1."""
+    Args:
+        score: [window] float64; 1.0 is the warning threshold.
+        parts: [window, feature] float64, what each feature adds to the score's square.
+    """
+
+    __slots__ = ("_parts", "score")
+
+    def __init__(self, score: npt.NDArray[np.float64], parts: npt.NDArray[np.float64]) -> None:
+        self.score = score
+        self._parts = parts
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """[window, feature]; each window's sum to 1. Computed when asked for."""
+        total = self._parts.sum(axis=1)
+        usable = np.isfinite(total) & (total > 0)
+        shares = np.full(self._parts.shape, 1.0 / self._parts.shape[1])
+        shares[usable] = self._parts[usable] / total[usable, None]
+        return shares
 
 
 class Scorer:
@@ -88,20 +101,23 @@ class Scorer:
         self.spec = spec
         self.names = tuple(names)
         self._log = np.array([kind == "log" for kind in spec.transform])
+        self._any_log = bool(self._log.any())
         self._center = np.array(spec.center, dtype=np.float64)
         self._scale = np.array(spec.scale, dtype=np.float64)
         weight = np.array(spec.weight, dtype=np.float64)
         self._weight = weight / weight.sum()
-        self._down = np.array(spec.down, dtype=np.float64)
+        self._weight_down = self._weight * np.array(spec.down, dtype=np.float64) ** 2
         self.usual: npt.NDArray[np.float64] = np.where(
             self._log, np.exp(np.where(self._log, np.clip(self._center, -700, 700), 0.0)), self._center
         )
 
     def model_input(self, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """The standardised features, float32 [window, feature]."""
-        values = transformed(features, self._log)
-        z = np.clip((values - self._center) / self._scale, -Z_LIMIT, Z_LIMIT)
-        return np.asarray(z, dtype=np.float32)
+        z = (transformed(features, self._log) if self._any_log else features) - self._center
+        z /= self._scale
+        np.maximum(z, -Z_LIMIT, out=z)
+        np.minimum(z, Z_LIMIT, out=z)
+        return z.astype(np.float32)
 
     def score(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> Scores:
         """Scores of some windows.
@@ -110,17 +126,17 @@ class Scorer:
             model_input: [window, feature], from :meth:`model_input`.
             model_output: [window, feature], what the model made of it.
         """
-        residual = np.asarray(model_input, dtype=np.float64) - np.asarray(model_output, dtype=np.float64)
-        residual = np.where(residual < 0, residual * self._down, residual)
-        parts = self._weight * residual * residual
-        total = parts.sum(axis=1)
-        usable = np.isfinite(total) & (total > 0)
-        shares = np.full(parts.shape, 1.0 / parts.shape[1])
-        shares[usable] = parts[usable] / total[usable, None]
-        return Scores(score=np.sqrt(total) / self.spec.threshold, shares=shares)
+        residual = model_input.astype(np.float64)
+        residual -= model_output
+        parts = np.where(residual < 0, self._weight_down, self._weight)
+        parts *= residual
+        parts *= residual
+        return Scores(np.sqrt(np.add.reduce(parts, axis=1)) / self.spec.threshold, parts)
 
 
 def transformed(features: npt.NDArray[Any], log: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Features [window, feature] on the transformed scale: the natural logarithm where ``log``."""
-    values = np.asarray(features, dtype=np.float64)
-    return np.where(log, np.log(np.maximum(np.where(log, values, 1.0), LOG_FLOOR)), values)
+    values = np.array(features, dtype=np.float64)
+    np.maximum(values, LOG_FLOOR, out=values, where=log)
+    np.log(values, out=values, where=log)
+    return values

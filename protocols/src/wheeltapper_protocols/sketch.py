@@ -46,7 +46,8 @@ __all__ = [
 
 MAX_SKETCHED: Final = 512
 """Features in one encoded block of sketches."""
-MAX_BINS: Final = 64
+MAX_BINS: Final = 40
+"""So that 512 features with the greatest counts stay below :data:`MAX_SKETCH_BYTES`."""
 MAX_SKETCH_BYTES: Final = 150 * 1024
 _MAX_COUNT: Final = 2**32 - 1
 _VERSION: Final = 1
@@ -119,7 +120,7 @@ class Bins:
     """The frozen edges of some features, ready to sketch blocks of windows.
 
     Args:
-        edges: of each feature, rising strictly as float32, 1 to 63 of them.
+        edges: of each feature, rising strictly as float32, 1 to 39 of them.
 
     Raises:
         ValueError: edges are not finite, do not rise, or are too few or too many.

@@ -36,11 +36,12 @@ def open_source(folder: Path, source: str) -> Source:
 class Running:
     """A source whose windows are taken in a thread, like a pipeline does; ``gate`` makes that pipeline slow."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, slow: bool = False) -> None:
         self.source = source
         self.windows: list[Window] = []
         self.gate = threading.Event()
-        self.gate.set()
+        if not slow:
+            self.gate.set()
         self.ended = threading.Event()
         self.states: list[str] = []
         self._thread = threading.Thread(target=self._run, daemon=True)

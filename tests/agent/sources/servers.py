@@ -1,60 +1,24 @@
-"""Real servers beside the machine: a broker, a Modbus server, an OPC UA server; each can die and come back."""
+"""Real servers beside the machine: a Modbus server, an OPC UA server; each can die and come back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as paho
 from asyncua import Server, ua
-from paho.mqtt.enums import CallbackAPIVersion
+from asyncua.crypto.cert_gen import setup_self_signed_certificate
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.user_managers import UserManager
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from tests.agent.servers import free_port
-
-
-class PlainBroker:
-    """A Mosquitto without TLS unless ``lines`` says otherwise."""
-
-    def __init__(self, folder: Path, *lines: str) -> None:
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        anonymous = "" if any("password_file" in line for line in lines) else "allow_anonymous true\n"
-        self._config.write_text(f"listener {self.port} 127.0.0.1\n{anonymous}user root\n" + "\n".join(lines) + "\n")
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            ["/usr/sbin/mosquitto", "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
-                return
-            time.sleep(0.05)
-        raise AssertionError("mosquitto did not start")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def client(self, username: str = "", password: str = "", ca: Path | None = None) -> paho.Client:
-        """A connected publisher."""
-        client = paho.Client(CallbackAPIVersion.VERSION2)
-        if username:
-            client.username_pw_set(username, password)
-        if ca:
-            client.tls_set(str(ca))
-        client.connect("127.0.0.1", self.port)
-        client.loop_start()
-        return client
 
 
 class Loop:
@@ -69,6 +33,14 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
 
     def close(self) -> None:
+        async def cancel() -> None:
+            mine = asyncio.current_task()
+            for task in asyncio.all_tasks():
+                if task is not mine:
+                    task.cancel()
+            await asyncio.sleep(0)
+
+        self.do(cancel())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
         self.loop.close()
@@ -107,23 +79,47 @@ class ModbusServer:
         self._loop.close()
 
 
-class OpcuaServer:
-    """An asyncua server with the numbers ``a`` and ``b``, a list ``wave`` and a text."""
+class _Users(UserManager):  # type: ignore[misc]  # asyncua is not followed
+    def get_user(
+        self, iserver: Any, username: str | None = None, password: str | None = None, certificate: Any = None
+    ) -> User | None:
+        known = username is None or (username, password) == ("agent", "swordfish")
+        return User(role=UserRole.User) if known else None
 
-    def __init__(self) -> None:
+
+class OpcuaServer:
+    """An asyncua server with the numbers ``a`` and ``b``, a list ``wave`` and a text; with and without encryption;
+    for anybody, or for ``agent`` with the password ``swordfish``. Its certificate and one for the client are in
+    ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.url = f"opc.tcp://127.0.0.1:{self.port}"
         self._loop = Loop()
         self.nodes: dict[str, Any] = {}
-        self._server = Server()
+        self._server = Server(user_manager=_Users())
 
         async def make() -> None:
             await self._server.init()
             self._server.set_endpoint(self.url)
-            self._server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-            folder = self._server.nodes.objects
+            policies = [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+            self._server.set_security_policy(policies)
+            for name, uri in (("server", self._server.get_application_uri()), ("client", "urn:test:agent")):
+                usage = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+                await setup_self_signed_certificate(
+                    folder / f"{name}.pem",
+                    folder / f"{name}.der",
+                    uri,
+                    socket.gethostname(),
+                    usage,
+                    {"commonName": name},
+                )
+                (folder / f"{name}.pem").chmod(0o600)
+            await self._server.load_certificate(str(folder / "server.der"))
+            await self._server.load_private_key(str(folder / "server.pem"))
+            objects = self._server.nodes.objects
             for name, value in (("a", 1.0), ("b", 2.0), ("wave", [0.0, 0.0]), ("text", "cheese")):
-                self.nodes[name] = await folder.add_variable(ua.NodeId(name, 1), name, value)
+                self.nodes[name] = await objects.add_variable(ua.NodeId(name, 1), name, value)
 
         self._loop.do(make(), 60)
         self.start()

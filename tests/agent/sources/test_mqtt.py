@@ -7,14 +7,17 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.agent.servers import Authority, until
+from tests.agent.sources.broker import PlainBroker
 from tests.agent.sources.rig import open_source, quickly, running
-from tests.agent.sources.servers import PlainBroker
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.sources.mqtt import MqttConfig
 from wheeltapper_agent.adapters.sources.payload import PayloadReader
@@ -102,6 +105,43 @@ def test_bad_payloads_are_refused(payload: bytes) -> None:
     with pytest.raises(AgentError) as refused:
         PayloadReader(config).read(timed)
     assert refused.value.code == "source.payload"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["samples", "t", "a", "b"]), inner),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=60), JSON.map(lambda value: json.dumps(value).encode()), JSON.map(msgspec.msgpack.encode)
+    ),
+    st.sampled_from(["json", "msgpack", "float32", "int16"]),
+    st.sampled_from(["", "samples", "samples.a"]),
+)
+def test_whatever_the_bytes_nothing_else_is_raised(payload: bytes, form: Any, key: str) -> None:
+    config = MqttConfig(
+        topic="x",
+        channels=("a", "b"),
+        sample_rate_hz=100,
+        window_samples=1,
+        payload=form,
+        samples_key=key,
+        time_key="t",
+    )
+    sink = Sink(config, SystemClock(), lambda windows: None, "main")
+    try:
+        samples, t_s = PayloadReader(config).read(payload)
+    except AgentError as error:
+        sink.refuse(error)
+        assert sink.state == "source.payload"
+    else:
+        assert samples.ndim == 2
+        assert samples.shape[1] == 2
+        sink.push(samples, t_s)
 
 
 @pytest.mark.parametrize("t_s", [-5, 1e13, 1.7e18])

@@ -21,8 +21,13 @@ A_AND_B = (
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[OpcuaServer]:
-    made = OpcuaServer()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("opcua")
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Iterator[OpcuaServer]:
+    made = OpcuaServer(folder)
     yield made
     made.close()
 
@@ -93,6 +98,24 @@ def test_a_server_that_dies_is_found_again(tmp_path: Path, shared: OpcuaServer, 
 def test_nodes_that_never_give_a_number_are_refused(tmp_path: Path, shared: OpcuaServer, node: str) -> None:
     with running(tmp_path, _source(shared.url, f'{{ name = "x", node_id = "{node}" }}')) as taken:
         taken.until_state("source.refused")
+
+
+def test_encrypted_with_a_password(tmp_path: Path, folder: Path, shared: OpcuaServer) -> None:
+    (tmp_path / "secret").write_text("swordfish\n")
+    (tmp_path / "secret").chmod(0o600)
+    more = (
+        f"security = 'Basic256Sha256'\ncertificate_file = '{folder}/client.der'\nkey_file = '{folder}/client.pem'\n"
+        f"server_certificate_file = '{folder}/server.der'\nusername = 'agent'\npassword_file = 'secret'"
+    )
+    with running(tmp_path, _source(shared.url, more=more)) as taken:
+        taken.until(1)
+        assert taken.source.state == "running"
+    (tmp_path / "secret").write_text("cheese")
+    with running(tmp_path, _source(shared.url, more=more)) as taken:
+        taken.until_state("source.refused")
+    with running(tmp_path, _source(shared.url, more=more.replace("server.der", "client.der"))) as taken:
+        taken.until_state("source.unreachable", "source.refused")
+        assert not taken.windows
 
 
 def test_secrets_and_certificates_must_be_private(tmp_path: Path, shared: OpcuaServer) -> None:

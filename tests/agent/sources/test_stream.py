@@ -75,23 +75,26 @@ def test_it_comes_back_by_itself_and_the_time_stamps_say_what_was_lost() -> None
 
 
 def test_a_slow_pipeline_loses_whole_windows_and_they_are_counted() -> None:
-    done = threading.Event()
+    begin, done = threading.Event(), threading.Event()
 
     def flood(sink: Sink) -> None:
-        for k in range(100):
+        _push(sink, 0, 10)
+        begin.wait(10)
+        for k in range(1, 100):
             _push(sink, 10 * k, 10)
         done.set()
         sink.closed.wait()
 
     reader = Script(flood)
     source = StreamSource(reader, QUICK, SystemClock(), "main")
-    with Running(source) as taken:
-        taken.gate.clear()
+    with Running(source, slow=True) as taken:
+        taken.until(1)
+        begin.set()
         assert done.wait(10)
         assert pending_windows(source) == 4
         taken.gate.set()
         until(lambda: len(taken.windows) + source.dropped == 100, 10, "all")
-        assert source.dropped >= 90
+        assert source.dropped == 95
         np.testing.assert_array_equal(joined(taken.windows[-4:])[:, 0], np.arange(960, 1000))
 
 
@@ -111,8 +114,7 @@ def test_closing_ends_a_reader_that_waits_for_room() -> None:
             _push(sink, 10 * k, 10)
 
     source = StreamSource(Script(flood), QUICK, SystemClock(), "main", wait_when_full=True)
-    taken = Running(source)
-    taken.gate.clear()
+    taken = Running(source, slow=True)
     until(lambda: source.pending == 4, 5, "a full queue")
     taken.close()
 
@@ -204,3 +206,12 @@ def test_impossible_streams_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(AgentError) as refused:
         StreamConfig(**(good | wrong))  # type: ignore[arg-type]  # of the parameters above
     assert refused.value.code == "config.invalid"
+
+
+def test_a_payload_of_many_windows_never_becomes_all_of_them_at_once() -> None:
+    taken: list[int] = []
+    sink = Sink(QUICK, SystemClock(), lambda windows: taken.append(len(windows)), "main")
+    for t_s in (None, 5.0):
+        sink.push(np.arange(100_005.0)[:, None], t_s)
+    assert max(taken) <= QUICK.queue_windows + 1
+    assert sum(taken) in (20_000, 20_001)

@@ -6,13 +6,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
 
+from wheeltapper_fleet.broker.store import Heard, store
 from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
-from wheeltapper_fleet.db.tables import metadata, refused, spools
+from wheeltapper_fleet.db.tables import metadata, records, refused, spools
+from wheeltapper_protocols.messages import Telemetry, TelemetryRecord
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -85,3 +88,19 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
         writer.execute(refused.insert().values(device="d", code="c", count=1, last_at=0.0, last_detail=""))
         with reading(engine) as reader:
             assert reader.execute(select(refused)).all() == []
+
+
+def test_what_a_model_says_beside_its_score_is_kept(engine: Engine) -> None:
+    plain = TelemetryRecord(seq=1, pipeline="main", window=0, t_s=0.0, score=0.5)
+    said = [
+        plain,
+        msgspec.structs.replace(plain, seq=2, label="inner race", zone="C"),
+        msgspec.structs.replace(plain, seq=3, value=41.5),
+    ]
+    heard = Heard("dev-1", Telemetry(epoch="00112233445566aa", oldest=1, records=said))
+    with engine.begin() as connection:
+        assert store(connection, [heard], [], 1.0).records == 3
+        store(connection, [heard], [], 1.0)
+    with reading(engine) as connection:
+        bodies = connection.execute(select(records.c.body).order_by(records.c.seq)).scalars().all()
+    assert bodies == [None, {"label": "inner race", "zone": "C"}, {"value": 41.5}]

@@ -47,6 +47,7 @@ def test_the_bundle_is_whole_and_golden_is_reproducible(bundle: Path) -> None:
     assert {gate.name for gate in manifest.gates} >= {"int8_agreement", "false_alert_rate", "finite", "latency_p95_ms"}
     golden = np.load(bundle / GOLDEN_FILE, allow_pickle=False)
     features = FeatureSet(manifest.features, manifest.input.sample_rate_hz, manifest.input.window_samples, 1)
+    assert manifest.scoring is not None
     scorer = Scorer(manifest.scoring, features.names)
     rows = scorer.model_input(features.compute(golden["samples"]))
     np.testing.assert_allclose(rows, golden["model_input"], rtol=1e-4, atol=1e-3)
@@ -121,11 +122,13 @@ def test_few_windows_work(tmp_path: Path) -> None:
     manifest = train_anomaly([machine(230)], healthy_fraction=0.1, out=tmp_path / "b")
     assert anomaly.MIN_WINDOWS <= 23
     assert not evaluate(machine(230), read_bundle(tmp_path / "b")).alert.any()
+    assert manifest.scoring is not None
     assert manifest.scoring.threshold > 4
 
 
 def test_the_limit_of_false_alerts_knows_how_few_windows_there_are(bundle: Path) -> None:
     manifest = read_bundle(bundle).manifest
+    assert manifest.scoring is not None
     scorer = Scorer(manifest.scoring, tuple(spec.name for spec in manifest.features))
 
     def gate(windows: int, loud: int) -> Gate:

@@ -107,6 +107,10 @@ class Delivery:
     def flush(self, timeout_seconds: float) -> bool:
         """Send what there is without waiting for batches to fill; True if the fleet acked all in time."""
         deadline = self._clock.monotonic() + timeout_seconds
+        try:
+            self._spool.flush()
+        except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
+            _LOG.error("delivery: spool.storage: %s", error)
         while self._publisher.connected and self._clock.monotonic() < deadline:
             if self._spool.figures().held == 0:
                 return True

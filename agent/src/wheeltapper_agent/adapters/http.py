@@ -106,6 +106,15 @@ class HttpsClient:
                 pieces.append(piece)
         return b"".join(pieces)
 
+    def head(self, path: str) -> dict[str, str]:
+        """The headers of the answer to HEAD, their names in lower case.
+
+        Raises:
+            HttpsError: as above.
+        """
+        with self._open("HEAD", self.base_url + path, None, None) as response:
+            return {name.lower(): value for name, value in response.headers.items()}
+
     def close(self) -> None:
         """Close idle connections."""
         self._pool.clear()

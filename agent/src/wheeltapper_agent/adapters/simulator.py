@@ -20,7 +20,6 @@ import json
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,40 +29,11 @@ from numpy.typing import NDArray
 from wheeltapper_agent.adapters.files import write_atomic
 from wheeltapper_agent.config import SimulatorConfig
 from wheeltapper_agent.ports import Clock, SourceSpec, Window
+from wheeltapper_protocols.bearing import Bearing
 
 __all__ = ["Bearing", "Machine", "SimulatorSource"]
 
 _CATCH_UP_WINDOWS: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Bearing:
-    """Geometry; the defaults are an SKF 6205's (diameters in mm)."""
-
-    elements: int = 9
-    ball_mm: float = 7.94
-    pitch_mm: float = 39.04
-    contact_rad: float = 0.0
-
-    @property
-    def _ratio(self) -> float:
-        return self.ball_mm / self.pitch_mm * math.cos(self.contact_rad)
-
-    def bpfo_hz(self, shaft_hz: float) -> float:
-        """Passing frequency over a defect of the outer race."""
-        return self.elements / 2 * shaft_hz * (1 - self._ratio)
-
-    def bpfi_hz(self, shaft_hz: float) -> float:
-        """Passing frequency over a defect of the inner race."""
-        return self.elements / 2 * shaft_hz * (1 + self._ratio)
-
-    def bsf_hz(self, shaft_hz: float) -> float:
-        """Spin frequency of an element; its defect strikes a race twice a turn."""
-        return self.pitch_mm / (2 * self.ball_mm) * shaft_hz * (1 - self._ratio**2)
-
-    def ftf_hz(self, shaft_hz: float) -> float:
-        """Frequency of the cage."""
-        return shaft_hz / 2 * (1 - self._ratio)
 
 
 class Machine:

@@ -3,8 +3,8 @@
 Invariants:
     * ``epoch`` is drawn once for the life of the database; ``seq`` is 1, 2, 3, … without gaps over all kinds of
       record, and a seq never names two records.
-    * A record is forgotten only after :meth:`Spool.ack`, or when a limit is exceeded: the oldest telemetry first, alerts
-      and reports when no telemetry is left. What was dropped is counted by kind in the same transaction, and a
+    * A record is forgotten only after :meth:`Spool.ack`, or when a limit is exceeded: the oldest telemetry first,
+      alerts and reports when no telemetry is left. What was dropped is counted by kind in the same transaction, and a
       :class:`LossReport` tells the fleet.
     * What :meth:`Spool.peek` gives was committed: a seq is never sent before a power cut could not take it back.
     * A window's record and the pipeline's next window index are one transaction: a kill neither repeats nor skips an
@@ -13,9 +13,10 @@ Invariants:
     * A damaged database is set aside at any moment, a new epoch begins and its first record tells what was lost. A disk
       that is full or read-only loses nothing that was committed; :meth:`Spool.append` says so to its caller.
 
-Commits are shared: threads that append at the same time wait for one transaction, and with ``commit_seconds`` telemetry
-waits that long for company, in memory; an alert or a report takes it along at once. Until the commit such a record is
-not in the spool: it has no seq and is not sent. Acks are kept with the next commit; one that a kill loses costs a
+Commits are shared: threads that append at the same time wait for one transaction, and telemetry that comes within
+``commit_seconds`` of the last commit waits for company until they are over, in memory; an alert or a report takes it
+along at once. Until the commit such a record is
+not in the spool: it has no seq and is not sent. Acks are kept with a later commit; those that a kill loses cost a
 repetition.
 
 WAL with ``synchronous=FULL``: after a power cut with NORMAL the newest transactions may be gone although their records
@@ -63,7 +64,11 @@ __all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 1.0
-_ACK_SECONDS: Final = 1.0
+_ACK_SECONDS: Final = 5.0
+_ACKS_TOGETHER: Final = 64
+"""Acknowledged records are forgotten so many at a time, or after so long: a page less to write a commit."""
+_STEP_SECONDS: Final = 1.0
+_TURN_SECONDS: Final = 0.02
 _MAX_WAITING: Final = 2000
 _ANSWERED_KEPT: Final = 1000
 _AGE_CHECK_SECONDS: Final = 60.0
@@ -135,11 +140,12 @@ class Spool:
     """The records of one device. Safe to use from several threads.
 
     Args:
-        path: the database; a damaged one is set aside and a new epoch begins; a disk that refuses is tried again at each
+        path: the database; a damaged one is set aside and a new epoch begins; a disk that refuses is tried again at
+        each
             use.
         max_records: as in :class:`SpoolLimits`, where only that one matters.
         limits: beyond them records are dropped and counted.
-        commit_seconds: how long telemetry waits in memory for the next commit; 0: each append commits.
+        commit_seconds: telemetry alone is committed no more often than this; 0: each append commits.
         monotonic: seconds that never jump.
         now: Unix seconds, for the loss report.
     """
@@ -164,10 +170,13 @@ class Spool:
         self._waiting = 0
         self._state = State()
         self._state_dirty = False
+        self._forgotten = 0
+        self._forget_at = 0.0
         self._losses: list[LossReport] = []
         self._saved = 0
         self._opened_at = self._age_checked_at = monotonic()
         self._age_base = 0.0
+        self._committed_at = float("-inf")
         self._refused = self._limited = False
         self._due = threading.Event()
         self._closing = threading.Event()
@@ -218,7 +227,8 @@ class Spool:
             raise
         for pipeline, window in self._state.windows.items():  # of a spool that was lost meanwhile
             state.windows.setdefault(pipeline, window)
-        self._maybe, self._state, self._saved = connection, state, state.seq
+        self._maybe, self._state = connection, state
+        self._saved, self._forgotten, self._state_dirty = state.seq, state.acked, False
         self._age_base, self._opened_at = state.age_seconds, self._monotonic()
         self._keep_reserve()
 
@@ -257,15 +267,16 @@ class Spool:
     # --- appending ----------------------------------------------------------------------------------------------------
 
     def append(self, *items: Item) -> None:
-        """Give each item its seq (and epoch) and keep it; durable on return, but for telemetry alone with
-        ``commit_seconds``: that is durable, and sent, after so long.
+        """Give each item its seq (and epoch) and keep it; durable on return, but for telemetry alone within
+        ``commit_seconds`` of the last commit: that is durable, and sent, when they are over.
 
         Raises:
             sqlite3.Error, OSError: the disk refuses; none of the items was taken.
         """
         if not items:
             return
-        waits = self._commit_seconds > 0 and all(type(item) is TelemetryRecord for item in items)
+        waits = self._monotonic() - self._committed_at < self._commit_seconds
+        waits = waits and all(type(item) is TelemetryRecord for item in items)
         waits = waits and not self._refused and self._waiting + len(items) <= _MAX_WAITING
         ticket = _Ticket([(item, encode_item(item)) for item in items], waits)
         with self._queue_lock:
@@ -326,10 +337,16 @@ class Spool:
                     self._thread.start()
 
     def _run(self) -> None:
-        """Commits what waits, ``commit_seconds`` after the first of it."""
+        """Commits what waits, ``commit_seconds`` after the commit before."""
         while True:
             self._due.wait()
-            if self._closing.wait(self._commit_seconds or _ACK_SECONDS):
+            due_at = self._committed_at + self._commit_seconds if self._queue else self._forget_at
+            left = due_at - self._monotonic()
+            if left > 0:  # in steps, since telemetry may come that waits less long than an ack
+                if self._closing.wait(max(_TURN_SECONDS, min(left, self._commit_seconds or _STEP_SECONDS))):
+                    return
+                continue
+            if self._closing.is_set():
                 return
             self._due.clear()
             refused = self._refused
@@ -362,10 +379,14 @@ class Spool:
         connection = self._open()
         state, losses = self._state.copy(), list(self._losses)
         state.age_seconds = self._age_base + max(0.0, self._monotonic() - self._opened_at)
-        dirty = self._state_dirty or bool(losses)
+        forgets = self._state_dirty and (
+            state.acked - self._forgotten >= _ACKS_TOGETHER or self._monotonic() >= self._forget_at
+        )
+        dirty, acked_waits = forgets or bool(losses), self._state_dirty
         connection.execute("BEGIN IMMEDIATE")
         try:
-            drop_acked(connection, state)
+            if forgets:
+                drop_acked(connection, state)
             _insert(connection, state, [self._report(loss) for loss in losses])
             _insert(connection, state, rows)
             dirty |= _keep_answers(connection, rows)
@@ -373,15 +394,18 @@ class Spool:
                 dirty = True
             dirty |= self._report_drops(connection, state)
             if dirty or state.seq - self._saved >= STATE_EVERY:
+                if not forgets:
+                    drop_acked(connection, state)  # what is kept as acknowledged is never held
                 write_state(connection, state)
-                self._saved, dirty = state.seq, False
+                self._saved, self._forgotten, acked_waits = state.seq, state.acked, False
             connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             self._saved = min(self._saved, self._state.seq)
             raise
-        self._state, self._state_dirty = state, dirty
+        self._state, self._state_dirty = state, acked_waits
+        self._committed_at = self._monotonic()
         del self._losses[: len(losses)]
 
     def _report(self, body: LossReport) -> _Row:
@@ -419,8 +443,8 @@ class Spool:
         self._limited = not reserved
 
     def _make_room(self, drop: bool) -> bool:
-        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the oldest
-        telemetry; False if it cannot be done."""
+        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the
+        oldest telemetry; False if it cannot be done."""
         connection, state = self._open(), self._state.copy()
         if drop:
             release(self._path)
@@ -528,8 +552,8 @@ class Spool:
     def ack(self, epoch: str, seq: int) -> bool:
         """Forget every record up to ``seq``. Another epoch's or an old ack does nothing; True if it did.
 
-        It is kept with the next commit, at the latest a second later: a kill before that only sends again what the fleet
-        has, and the fleet acknowledges it again.
+        It is kept with a later commit, at most some seconds from now: a kill before that only sends again what the
+        fleet has, and the fleet acknowledges it again.
         """
         with self._lock:
             state = self._state
@@ -548,7 +572,9 @@ class Spool:
                 return False
             if seq == state.seq:
                 state.held = {}
-            state.acked, self._state_dirty = seq, True
+            state.acked = seq
+            if not self._state_dirty:
+                self._state_dirty, self._forget_at = True, self._monotonic() + _ACK_SECONDS
         self._commit_later()
         return True
 
@@ -600,6 +626,7 @@ class Spool:
             self._thread.join(timeout=5)
         with self._lock:
             if self._maybe is not None and (self._queue or self._state_dirty):
+                self._forget_at = float("-inf")
                 failed = self._commit()
                 if failed is not None:
                     _LOG.error("spool.storage: %s; the newest records are lost", failed)
@@ -624,9 +651,9 @@ def _insert(connection: sqlite3.Connection, state: State, items: Sequence[_Row])
 
 def _keep_answers(connection: sqlite3.Connection, rows: Iterable[_Row]) -> bool:
     commands = [
-        (item.body.command,)
+        (item.body.command or item.body.upload,)
         for item, _ in rows
-        if isinstance(item, Report) and isinstance(item.body, CaptureReport) and item.body.command is not None
+        if isinstance(item, Report) and isinstance(item.body, CaptureReport)
     ]
     if commands:
         connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)

@@ -1,9 +1,9 @@
 """The spool's file: schema, the row that says where it stands, checksums, and what SQLite's errors mean.
 
-One transaction costs as few pages as can be, for flash: a record is one row, and :class:`State` (one row of ``meta``) is
-written only where a record was forgotten, or every :data:`STATE_EVERY` records. What came after it is counted again when
-the spool is opened. Records and state carry a CRC-32, since SQLite has no checksums of its own: bytes that flipped are
-noticed, and never sent as if they were measured.
+One transaction costs as few pages as can be, for flash: a record is one row, and :class:`State` (one row of ``meta``)
+is written only where a record was forgotten, or every :data:`STATE_EVERY` records. What came after it is counted again
+when the spool is opened. Records and state carry a CRC-32, since SQLite has no checksums of its own: bytes that
+flipped are noticed, and never sent as if they were measured.
 
 Not done here: locks, limits, what to do about an error (:mod:`spool`).
 """

@@ -1,7 +1,7 @@
 """What a spool may hold, and what goes when it is more: the oldest telemetry first, alerts and reports last.
 
-Every function works within the caller's transaction and counts in the caller's :class:`State`. A dropped record leaves a
-hole in the numbering; whoever sends the next one above it says so (``after``, ``oldest``).
+Every function works within the caller's transaction and counts in the caller's :class:`State`. A dropped record leaves
+a hole in the numbering; whoever sends the next one above it says so (``after``, ``oldest``).
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def _drop_oldest(connection: sqlite3.Connection, state: State, count: int, why: 
         left = count - gone
         if left <= 0:
             break
-        query = f"SELECT seq FROM records WHERE {condition} ORDER BY seq LIMIT ?"  # noqa: S608  # two constants
-        seqs = connection.execute(query, (left,)).fetchall()
+        query = f"SELECT seq FROM records WHERE seq > ? AND {condition} ORDER BY seq LIMIT ?"  # noqa: S608  # two constants
+        seqs = connection.execute(query, (state.acked, left)).fetchall()
         if not seqs:
             continue
-        where = f"WHERE {condition} AND seq <= ?"
-        last = seqs[-1]
+        where = f"WHERE seq > ? AND seq <= ? AND {condition}"
+        last = (state.acked, *seqs[-1])
         kinds = connection.execute(f"SELECT kind, count(*) FROM records {where} GROUP BY kind", last).fetchall()  # noqa: S608  # as above
         connection.execute(f"DELETE FROM records {where}", last)  # noqa: S608  # as above
         gone += _count(state, kinds, why)
@@ -80,14 +80,16 @@ def _drop_old(connection: sqlite3.Connection, state: State, before: float) -> in
     gone = 0
     while before > 0:
         query = (
-            "SELECT max(seq) FROM (SELECT seq, age_seconds FROM records ORDER BY seq LIMIT ?)"
+            "SELECT max(seq) FROM (SELECT seq, age_seconds FROM records WHERE seq > ? ORDER BY seq LIMIT ?)"
             " WHERE coalesce(age_seconds, 0) < ?"
         )
-        last = connection.execute(query, (_AGE_STEP, before)).fetchone()
+        last = connection.execute(query, (state.acked, _AGE_STEP, before)).fetchone()
         if last[0] is None:
             break
-        kinds = connection.execute("SELECT kind, count(*) FROM records WHERE seq <= ? GROUP BY kind", last).fetchall()
-        connection.execute("DELETE FROM records WHERE seq <= ?", last)
+        where = "WHERE seq > ? AND seq <= ?"
+        range_ = (state.acked, *last)
+        kinds = connection.execute(f"SELECT kind, count(*) FROM records {where} GROUP BY kind", range_).fetchall()  # noqa: S608  # a constant
+        connection.execute(f"DELETE FROM records {where}", range_)  # noqa: S608  # as above
         gone += _count(state, kinds, "spool.age")
     return gone
 

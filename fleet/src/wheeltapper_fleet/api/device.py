@@ -11,11 +11,12 @@ Not here: TLS (``api/tls_server.py``), the admin's API, MQTT.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
@@ -31,16 +32,19 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.errors import FleetError
 from wheeltapper_fleet.services.blobs import BlobStore
-from wheeltapper_fleet.services.captures import Captures, Upload
+from wheeltapper_fleet.services.captures import Captures
 from wheeltapper_fleet.services.enrolment import Enrolment
 from wheeltapper_fleet.trust.ca import MAX_CSR_BYTES, FleetCA
 from wheeltapper_fleet.trust.repository import Repository
 from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.ids import SHA256_PATTERN
+from wheeltapper_protocols.ids import name as check_name
 
 __all__ = ["DeviceApi", "device_app"]
 
 _MAX_ENROL_BYTES: Final = 2 * MAX_CSR_BYTES
 _WRITE_BYTES: Final = 1024 * 1024
+_SHA256: Final = re.compile(SHA256_PATTERN[:-1] + r"\Z")
 _MAX_ADDRESSES: Final = 4096
 _CODES: Final = {404: "api.not_found", 405: "api.method", 413: "api.too_large"}
 
@@ -187,8 +191,83 @@ def _add_captures(app: FastAPI, api: DeviceApi, device: Callable[[Request], str]
             await _receive(request, upload)
             return asdict(await run_in_threadpool(api.captures.accept, sender, command, upload, sha256))
 
+    _add_resumable_captures(app, api, device)
 
-async def _receive(request: Request, upload: Upload) -> None:
+
+def _add_resumable_captures(app: FastAPI, api: DeviceApi, device: Callable[[Request], str]) -> None:
+    """Uploads in pieces, after draft-ietf-httpbis-resumable-upload-09 (HEAD tells the offset, PATCH appends), but that
+    the resource's name is known beforehand, so that nothing is created with POST."""
+
+    def state(sender: str, name: str) -> Response:
+        api.captures.may_upload(sender, name)
+        known = api.captures.find(name)
+        offset = known.length if known is not None else api.captures.partials.offset(sender, name)
+        complete = "?1" if known is not None else "?0"
+        headers = {"Upload-Offset": str(offset), "Upload-Complete": complete, "Cache-Control": "no-store"}
+        return Response(status_code=204, headers=headers)
+
+    @app.head("/v1/captures/{name}")
+    def offset(name: str, sender: str = Depends(device)) -> Response:
+        return state(sender, name)
+
+    @app.delete("/v1/captures/{name}", status_code=204)
+    def cancel(name: str, sender: str = Depends(device)) -> Response:
+        api.captures.may_upload(sender, name)
+        api.captures.partials.forget(sender, name)
+        return Response(status_code=204)
+
+    @app.patch("/v1/captures/{name}")
+    async def append(name: str, request: Request, sender: str = Depends(device)) -> Response:
+        piece = _piece(request)
+        await run_in_threadpool(api.captures.may_upload, sender, name)
+        if (known := await run_in_threadpool(api.captures.find, name)) is not None:
+            if known.sha256 != piece.sha256:
+                raise FleetError("capture.conflict", f"{name} has been answered with another recording")
+            return JSONResponse(asdict(known))
+        place = (sender, name, piece.offset, piece.length, piece.sha256)
+        partial = await run_in_threadpool(api.captures.partials.at, *place)
+        await _receive(request, partial)
+        headers = {"Upload-Offset": str(partial.position), "Upload-Complete": "?0"}
+        if not partial.whole:
+            return Response(status_code=204, headers=headers)
+        kept = await run_in_threadpool(api.captures.finish, sender, name, partial, piece.pipeline)
+        return JSONResponse(asdict(kept), headers={**headers, "Upload-Complete": "?1"})
+
+
+@dataclass(frozen=True)
+class _Piece:
+    offset: int
+    length: int
+    sha256: str
+    pipeline: str
+
+
+def _piece(request: Request) -> _Piece:
+    """What the headers of a piece say.
+
+    Raises:
+        FleetError: ``api.bad_request``.
+    """
+    try:
+        numbers = [request.headers.get(key, "") for key in ("upload-offset", "upload-length")]
+        if not all(text.isascii() and text.isdigit() and len(text) <= 15 for text in numbers):
+            raise FleetError("api.bad_request", "Upload-Offset and Upload-Length must be numbers")
+        sha256 = request.headers.get("x-content-sha256", "")
+        if not _SHA256.match(sha256):
+            raise FleetError("api.bad_request", "X-Content-SHA256 must name the hash of the whole recording")
+        if request.headers.get("content-type") != "application/partial-upload":
+            raise FleetError("api.bad_request", "Content-Type must be application/partial-upload")
+        pipeline = check_name(request.headers.get("x-pipeline", "main"), "pipeline name")
+    except ProtocolError as error:
+        raise FleetError("api.bad_request", error.message) from error
+    return _Piece(int(numbers[0]), int(numbers[1]), sha256, pipeline)
+
+
+class _Sink(Protocol):
+    def write(self, chunk: bytes) -> None: ...
+
+
+async def _receive(request: Request, upload: _Sink) -> None:
     """Stream the body to disk in large pieces, off the event loop."""
     held = bytearray()
     async for chunk in request.stream():

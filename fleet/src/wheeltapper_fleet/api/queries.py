@@ -52,7 +52,13 @@ class Queries:
             query = query.where(commands.c.device == device)
         with reading(self._engine) as connection:
             rows = [row for row in connection.execute(query) if _body(row).get("type") == "capture"]
-        return [_capture(row) for row in rows]
+            unasked = select(captures).where(captures.c.command.not_in(select(commands.c.id)))
+            unasked = unasked.order_by(captures.c.received_at.desc()).limit(1000)
+            if device is not None:
+                unasked = unasked.where(captures.c.device == device)
+            by_rule = connection.execute(unasked).all()
+        views = [*(_capture(row) for row in rows), *(_capture_by_rule(row) for row in by_rule)]
+        return sorted(views, key=lambda view: view.created_at or 0.0, reverse=True)[:1000]
 
     def capture_sha256(self, command: str) -> str:
         """The SHA-256 of the recording that answers ``command``.
@@ -242,5 +248,20 @@ def _capture(row: Row[Any]) -> schemas.CaptureView:
         length=row.length,
         snapshots=int(body.get("snapshots", 0)),
         created_at=row.created_at,
+        received_at=row.received_at,
+    )
+
+
+def _capture_by_rule(row: Row[Any]) -> schemas.CaptureView:
+    return schemas.CaptureView(
+        command=row.command,
+        device=row.device,
+        pipeline=row.pipeline,
+        state="received",
+        code="",
+        sha256=row.sha256,
+        length=row.length,
+        snapshots=row.snapshots,
+        created_at=row.received_at,
         received_at=row.received_at,
     )

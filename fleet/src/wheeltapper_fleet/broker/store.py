@@ -4,8 +4,8 @@ Invariants:
     * A record ``(device, epoch, seq)`` is stored once, however often it comes.
     * What :func:`store` returns must be said only after the commit: acks cover what is then in the database.
     * A spool's ``contiguous`` only rises; every seq up to it is stored, or was dropped by the device (and is counted:
-      stored up to ``contiguous`` + ``dropped`` = ``contiguous``). A record that comes after all, because it was under way
-      when the device dropped it, is stored and no longer counted.
+      stored up to ``contiguous`` + ``dropped`` = ``contiguous``). A record that comes after all, because it was under
+      way when the device dropped it, is stored and no longer counted.
     * What a message says of holes (``oldest``, ``after``) is true for ever, so old and repeated messages do no harm. A
       hole further up than ``contiguous`` reaches is not remembered: the device repeats what is not acknowledged.
     * Messages may come twice and out of order; the outcome is the same.
@@ -36,6 +36,7 @@ from wheeltapper_protocols.messages import (
     Report,
     Status,
     Telemetry,
+    TelemetryRecord,
     encode,
 )
 from wheeltapper_protocols.topics import Down, down_topic
@@ -85,14 +86,14 @@ def store(connection: Connection, heard: Sequence[Heard], refusals: Iterable[Ref
     """Store one batch; see the module for what holds."""
     outcome = Outcome()
     touched: dict[tuple[str, str], _Spool] = defaultdict(_Spool)
-    rows: dict[str, list[dict[str, Any]]] = {"telemetry": [], "other": [], "alert": []}
+    rows: dict[str, list[dict[str, Any]]] = {"telemetry": [], "said": [], "other": [], "alert": []}
     for each in heard:
         match each.message:
             case Telemetry() as telemetry:
                 seqs = [record.seq for record in telemetry.records]
-                rows["telemetry"] += [
-                    _telemetry_row(each.device, telemetry.epoch, one, now) for one in telemetry.records
-                ]
+                for one in telemetry.records:
+                    row = _telemetry_row(each.device, telemetry.epoch, one, now)
+                    rows["said" if "body" in row else "telemetry"].append(row)
                 _touch(touched, each.device, telemetry, seqs)
             case Alert() as alert:
                 rows["other"].append(_alert_record(each.device, alert, now))
@@ -102,8 +103,9 @@ def store(connection: Connection, heard: Sequence[Heard], refusals: Iterable[Ref
                 rows["other"].append(_report_record(each.device, report, now))
                 _touch(touched, each.device, report, [report.seq])
     late = {key: _late(connection, *key, spool) for key, spool in touched.items()}
-    outcome.records = len(rows["telemetry"]) + len(rows["other"])
+    outcome.records = len(rows["telemetry"]) + len(rows["said"]) + len(rows["other"])
     insert_ignore(connection, records, rows["telemetry"])
+    insert_ignore(connection, records, rows["said"])
     insert_ignore(connection, records, rows["other"])
     insert_ignore(connection, alerts, rows["alert"])
     acks = {key: _advance(connection, *key, spool, late[key], now) for key, spool in touched.items()}
@@ -275,7 +277,10 @@ def _count_refusals(connection: Connection, refusals: Iterable[Refusal], now: fl
         connection.execute(statement.on_conflict_do_update(index_elements=["device", "code"], set_=changed))
 
 
-def _telemetry_row(device: str, epoch: str, record: Any, now: float) -> dict[str, Any]:
+def _telemetry_row(device: str, epoch: str, record: TelemetryRecord, now: float) -> dict[str, Any]:
+    """The columns of a record; ``body`` only where the model says more than a score."""
+    said = {"label": record.label, "value": record.value, "zone": record.zone}
+    said = {name: value for name, value in said.items() if value is not None}
     return {
         "device": device,
         "epoch": epoch,
@@ -290,6 +295,7 @@ def _telemetry_row(device: str, epoch: str, record: Any, now: float) -> dict[str
         "score": record.score,
         "severity": record.severity.value,
         "latency_ms": record.latency_ms,
+        **({"body": said} if said else {}),
     }
 
 

@@ -1,8 +1,9 @@
-"""Captures: raw recordings that a device sends because it was asked to.
+"""Captures: raw recordings that a device sends because it was asked to, or because a rule of its own says so.
 
 Invariants:
-    * Only the answer to a capture command of that very device is taken, and only once: the same bytes again change
-      nothing, other bytes are refused.
+    * Only the answer to a capture command of that very device is taken, or a recording named ``auto-<16 hex digits>``
+      of a device's rules; each only once: the same bytes again change nothing, other bytes are refused.
+    * A device's rules bring at most :data:`MAX_AUTO_BYTES_A_DAY` within a day.
     * What is kept has the SHA-256 that the device named, is within the cap, and was read as a recording.
     * A row in the table means that the file is there (the file comes first).
 
@@ -23,22 +24,26 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import msgspec
-from sqlalchemy import Engine, Row, insert, select
+from sqlalchemy import Engine, Row, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import captures as table
 from wheeltapper_fleet.db.tables import commands
 from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.services.partials import Partial, Partials
 from wheeltapper_fleet.trust import files
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.ids import SHA256_PATTERN
 from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command
 from wheeltapper_protocols.recording import read_recording
 
-__all__ = ["MAX_CAPTURE_BYTES", "Capture", "Captures", "Upload"]
+__all__ = ["AUTO", "MAX_AUTO_BYTES_A_DAY", "MAX_CAPTURE_BYTES", "Capture", "Captures", "Upload"]
 
 MAX_CAPTURE_BYTES: Final = 256 * 1024 * 1024
+MAX_AUTO_BYTES_A_DAY: Final = 1024 * 1024 * 1024
+AUTO: Final = re.compile(r"auto-[0-9a-f]{16}\Z")
+"""Names that devices give to what their own rules recorded."""
 _COMMAND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _SHA256: Final = re.compile(SHA256_PATTERN[:-1] + r"\Z")
 
@@ -106,8 +111,49 @@ class Captures:
         self._folder = files.make_folder(folder)
         self._clock = clock
         self._cap_bytes = cap_bytes
+        self.partials = Partials(folder.with_name(f"{folder.name}-partial"), clock, cap_bytes)
+        self.partials.sweep()
         for stale in folder.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
+
+    def may_upload(self, device: str, name: str) -> None:
+        """Whether ``device`` may upload under ``name``: a command's id, or the name of a rule's recording.
+
+        Raises:
+            FleetError: as :meth:`check`, and ``capture.device_mismatch`` (another device has that name),
+                ``capture.too_many``.
+        """
+        if not AUTO.match(name):
+            self.check(device, name)
+            return
+        with reading(self._engine) as connection:
+            owner = connection.execute(select(table.c.device).where(table.c.command == name)).scalar_one_or_none()
+            recent = select(func.coalesce(func.sum(table.c.length), 0)).where(
+                table.c.device == device, table.c.command.like("auto-%"), table.c.received_at > self._clock() - 86_400
+            )
+            bytes_today = connection.execute(recent).scalar_one()
+        if owner is not None and owner != device:
+            raise FleetError("capture.device_mismatch", f"{name} is not a recording of {device}")
+        if owner is None and bytes_today >= MAX_AUTO_BYTES_A_DAY:
+            raise FleetError("capture.too_many", "this device's rules have sent enough for a day; try tomorrow")
+
+    def finish(self, device: str, name: str, partial: Partial, pipeline: str) -> Capture:
+        """Keep an upload that is whole; it is no longer among the partial ones, whether it was right or not.
+
+        Raises:
+            FleetError: as :meth:`accept`.
+        """
+        self.may_upload(device, name)
+        try:
+            if partial.digest() != partial.sha256:
+                raise FleetError("capture.hash", "the bytes do not have the SHA-256 that was named; send again from 0")
+            asked = pipeline if AUTO.match(name) else self.check(device, name).pipeline
+            kept = self._keep(device, name, asked, partial.path, partial.length, partial.sha256)
+        except FleetError:
+            self.partials.forget(device, name)
+            raise
+        self.partials.forget(device, name)
+        return kept
 
     def check(self, device: str, command: str) -> CaptureCommand:
         """The capture that ``device`` was asked for.
@@ -151,18 +197,20 @@ class Captures:
                 "capture.hash", "the bytes do not have the SHA-256 that X-Content-SHA256 names; send again"
             )
         upload.sync()
+        return self._keep(device, command, asked.pipeline, upload.path, upload.length, sha256)
+
+    def _keep(self, device: str, name: str, pipeline: str, path: Path, length: int, sha256: str) -> Capture:
+        """Publish a file that is whole and durable, then its row."""
         try:
-            snapshots = read_recording(upload.path).samples.shape[0]
+            snapshots = read_recording(path).samples.shape[0]
         except RecordingError as error:
             raise FleetError("capture.invalid", f"not a recording: {error.message} ({error.code})") from error
-        known = self._find(command)
+        known = self.find(name)
         if known is None:
-            files.publish_file(upload.path, self.path(sha256))
-            known = self._record(
-                Capture(command, device, asked.pipeline, sha256, upload.length, snapshots, self._clock())
-            )
+            files.publish_file(path, self.path(sha256))
+            known = self._record(Capture(name, device, pipeline, sha256, length, snapshots, self._clock()))
         if known.sha256 != sha256:
-            raise FleetError("capture.conflict", f"the command {command} has been answered with another recording")
+            raise FleetError("capture.conflict", f"{name} has been answered with another recording")
         return known
 
     def list(self) -> list[Capture]:
@@ -176,7 +224,8 @@ class Captures:
             raise FleetError("capture.not_found", f"{sha256[:80]!r} is not a SHA-256")
         return self._folder / f"{sha256}.npz"
 
-    def _find(self, command: str) -> Capture | None:
+    def find(self, command: str) -> Capture | None:
+        """What was received under this name, if it was."""
         with reading(self._engine) as connection:
             row = connection.execute(select(table).where(table.c.command == command)).first()
         return _capture(row) if row is not None else None
@@ -186,7 +235,7 @@ class Captures:
             with self._engine.begin() as connection:
                 connection.execute(insert(table).values(dataclasses.asdict(capture)))
         except IntegrityError:  # the same command was answered meanwhile
-            return self._find(capture.command) or capture
+            return self.find(capture.command) or capture
         return capture
 
 

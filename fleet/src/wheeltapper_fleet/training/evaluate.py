@@ -110,6 +110,10 @@ def evaluate(recording: Recording, bundle: Bundle) -> Evaluation:
             "training.mixed_input",
             f"the bundle wants (rate in Hz, samples, channels) {wanted}, the recording has {given}: cut or resample it",
         )
+    if manifest.scoring is None:
+        raise TrainingError(
+            "training.mixed_input", "the bundle's network reads samples: this evaluation is of features"
+        )
     features = FeatureSet(manifest.features, *wanted)
     scorer = Scorer(manifest.scoring, features.names)
     values = compute_features(features, recording)

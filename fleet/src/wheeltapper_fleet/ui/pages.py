@@ -185,11 +185,12 @@ def _view(request: Request) -> dict[str, Any]:
 
 
 def _with_reasons(alerts: Sequence[AlertView]) -> list[tuple[AlertView, list[dict[str, Any]]]]:
-    """Alerts with their reasons, largest share first; a share is kept within 0 to 1."""
+    """Alerts with their reasons, largest share first; a share is kept within 0 to 1. One without a share explains (the
+    bearing's fault, by name) and comes before the others."""
     shown = []
     for alert in alerts:
         reasons = [reason for reason in alert.reasons if isinstance(reason.get("share"), int | float)]
-        reasons.sort(key=lambda reason: -float(reason["share"]))
+        reasons.sort(key=lambda reason: (reason["share"] != 0, -float(reason["share"])))
         shown.append((alert, [{**item, "share": min(1.0, max(0.0, float(item["share"])))} for item in reasons[:4]]))
     return shown
 

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from asyncua import Client, ua
 from asyncua.crypto import security_policies
+from cryptography import x509
 from numpy.typing import NDArray
 
 from wheeltapper_agent.adapters.sources.polling import Ticks, check_poll_rate
@@ -191,6 +192,7 @@ class OpcuaReader:
             return
         check_private(config.key_file)
         try:
+            client.application_uri = _application_uri(config.certificate_file) or client.application_uri
             await client.set_security(
                 getattr(security_policies, f"SecurityPolicy{config.security}"),
                 certificate=str(config.certificate_file),
@@ -233,6 +235,18 @@ class OpcuaReader:
         await subscription.subscribe_data_change(nodes, queuesize=_ARRAY_QUEUE, sampling_interval=0)
         while await _waited(sink, _LIVENESS_SECONDS):
             await client.read_attributes([client.get_node(_SERVER_STATE)])
+
+
+def _application_uri(path: Path | None) -> str:
+    """The URI in a certificate, PEM or DER: a server compares it with what the client calls itself (OPC 10000-4,
+    6.1.3)."""
+    content = path.read_bytes() if path else b""
+    load = x509.load_pem_x509_certificate if content.startswith(b"-----") else x509.load_der_x509_certificate
+    try:
+        names = load(content).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    return next(iter(names.get_values_for_type(x509.UniformResourceIdentifier)), "")
 
 
 async def _waited(sink: Sink, seconds: float) -> bool:

@@ -211,9 +211,9 @@ def _opened_wav(path: Path) -> wave.Wave_read:
 def _opened_parquet(path: Path) -> Any:
     try:
         from pyarrow import parquet
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # missing, or too new for this numpy
         raise AgentError(
-            "source.extra", "replaying Parquet needs pyarrow: pip install 'wheeltapper-agent[parquet]'"
+            "source.extra", f"replaying Parquet needs pyarrow: pip install 'wheeltapper-agent[parquet]' ({error})"
         ) from error
     try:
         return parquet.ParquetFile(path)

@@ -158,6 +158,8 @@ class Continuous:
 
     def __init__(self, config: ReplayConfig) -> None:
         self._config = config
+        if len(config.delimiter) != 1 or config.delimiter in '\r\n"':
+            raise AgentError("config.invalid", "delimiter must be one character")
         file = self._open()
         rate_hz = config.sample_rate_hz or file.sample_rate_hz
         _agree("sample_rate_hz", rate_hz, file.sample_rate_hz or rate_hz)

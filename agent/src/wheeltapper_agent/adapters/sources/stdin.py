@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -23,6 +22,7 @@ __all__ = ["KIND", "LineReader", "StdinConfig"]
 
 _READ_BYTES: Final = 64 * 1024
 _WAIT_SECONDS: Final = 0.5
+_STDIN: Final = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class LineReader:
 
 
 def _make(config: StdinConfig, context: SourceContext) -> StreamSource:
-    reader = LineReader(config, sys.stdin.fileno())
+    reader = LineReader(config, _STDIN)
     return StreamSource(reader, config, context.clock, context.pipeline, wait_when_full=config.when_full == "wait")
 
 

@@ -64,6 +64,8 @@ class Sink:
         self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
         self._offset = np.array(config.offset, dtype=np.float64) if config.offset else None
         self._take = take
+        self._rate_hz = config.sample_rate_hz
+        self._piece = config.queue_windows * config.framing.hop
         self._name = name
 
     def connected(self) -> None:
@@ -73,22 +75,20 @@ class Sink:
             self.state = "waiting"
         _LOG.info("pipeline %s: the source is connected", self._name)
 
-    def push(self, samples: NDArray[Any], t_s: float | None = None, at_s: float | None = None) -> None:
-        """Take samples, [sample, channel] of any real type, as the sensor gives them; NaN where one is missing.
-
-        Args:
-            samples: as said.
-            t_s: time of the first one by the source's clock.
-            at_s: Unix time when they came; None: now.
-        """
-        at_s = self.clock.now() if at_s is None else at_s
-        physical = self._physical(samples)
-        try:
-            found = self._framer.push(physical, at_s=at_s, monotonic_s=self.clock.monotonic(), t_s=t_s)
-        except ValueError as error:
-            self.refuse(AgentError("source.payload", str(error)))
-            return
-        self._took(found, len(samples))
+    def push(self, samples: NDArray[Any], t_s: float | None = None) -> None:
+        """Take samples that came now, [sample, channel] of any real type, as the sensor gives them; NaN where one is
+        missing. ``t_s`` is the time of the first one by the source's clock, if it says."""
+        at_s, monotonic_s = self.clock.now(), self.clock.monotonic()
+        for first in range(0, len(samples), self._piece):  # so that a payload of many windows never becomes all of them
+            part, off_s = self._physical(samples[first : first + self._piece]), first / self._rate_hz
+            left_s = (len(samples) - first - len(part)) / self._rate_hz
+            begun_s = None if t_s is None else t_s + off_s
+            try:
+                found = self._framer.push(part, at_s=at_s - left_s, monotonic_s=monotonic_s - left_s, t_s=begun_s)
+            except ValueError as error:
+                self.refuse(AgentError("source.payload", str(error)))
+                return
+            self._took(found, len(part))
 
     def push_physical(self, samples: NDArray[np.float64], times_s: NDArray[np.float64] | None = None) -> None:
         """Take samples that the reader has scaled itself; with ``times_s`` [sample], each has its time in seconds."""

@@ -1,0 +1,134 @@
+"""How fast the spool takes records, and what that writes to the disk.
+
+Baseline: plain ``sqlite3`` (the same journal mode and fsync) that inserts the same payloads, already encoded, with
+``executemany`` in transactions of the same size. Bytes are what the kernel counts as sent to the block layer for this
+process (``write_bytes`` in /proc/self/io), so the file's log, its writing back and the file system's blocks are in it;
+on a tmpfs the kernel counts none, so the folder should be on a disk. fsyncs are counted as commits.
+
+    python benchmarks/spool.py [--json]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rig import Row, median_ratio, row, run
+
+from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.adapters.spool_database import encode_item
+from wheeltapper_protocols.messages import TelemetryRecord
+
+_BATCH = 1000
+_RECORDS = 40_000
+_PACED = 400
+
+
+def _records(count: int) -> list[TelemetryRecord]:
+    """Scored windows, as a pipeline makes them."""
+    return [
+        TelemetryRecord(
+            seq=1,
+            pipeline="main",
+            window=index,
+            t_s=60.0 * index,
+            model="bearing-anomaly",
+            release=3,
+            score=0.5 + index * 1e-7,
+            latency_ms=1.25,
+        )
+        for index in range(count)
+    ]
+
+
+def _written() -> int:
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
+    return int(fields["write_bytes"])
+
+
+def _rate(append: Callable[[list[TelemetryRecord]], None], records: list[TelemetryRecord]) -> float:
+    began = time.perf_counter()
+    for first in range(0, len(records), _BATCH):
+        append(records[first : first + _BATCH])
+    return len(records) / (time.perf_counter() - began)
+
+
+def _ours(folder: Path, records: list[TelemetryRecord]) -> float:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        spool = Spool(Path(name) / "spool.sqlite")
+        rate = _rate(lambda batch: spool.append(*batch), records)
+        spool.close()
+    return rate
+
+
+def _plain(folder: Path, records: list[TelemetryRecord]) -> float:
+    rows = [(index, "telemetry", encode_item(record)) for index, record in enumerate(records, start=1)]
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        connection = sqlite3.connect(Path(name) / "plain.sqlite", isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE records(seq INTEGER PRIMARY KEY, kind TEXT, payload BLOB)")
+        began = time.perf_counter()
+        for first in range(0, len(rows), _BATCH):
+            connection.execute("BEGIN")
+            connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows[first : first + _BATCH])
+            connection.execute("COMMIT")
+        rate = len(rows) / (time.perf_counter() - began)
+        connection.close()
+    return rate
+
+
+def _bytes_a_record(folder: Path, records: list[TelemetryRecord], together: int, acked: bool) -> tuple[float, float]:
+    """Bytes and commits a record when ``together`` of them share a commit; ``acked``: the fleet answers each."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        spool = Spool(Path(name) / "spool.sqlite")
+        spool.append(*records[:together])
+        os.sync()
+        before = _written()
+        for first in range(0, len(records), together):
+            if acked:
+                spool.ack(spool.epoch, spool.figures().seq)
+            spool.append(*records[first : first + together])
+        spool.close()
+        written = _written() - before
+    return written / len(records), 1 / together
+
+
+def rows() -> list[Row]:
+    """The spool's figures."""
+    build = Path(__file__).resolve().parents[1] / "build"
+    build.mkdir(exist_ok=True)
+    many, paced = _records(_RECORDS), _records(_PACED)
+    ratio, rate = median_ratio(lambda: _ours(build, many), lambda: _plain(build, many), rounds=5)
+    batched, _ = _bytes_a_record(build, many, _BATCH, acked=False)
+    found = [
+        row(f"spool: records/s in, {_BATCH} a commit", rate, at_least=20_000),
+        row("spool: the same, against plain sqlite3 executemany", ratio, at_least=0.33),
+        row(f"spool: bytes written a record, {_BATCH} a commit", batched, at_most=1024),
+    ]
+    for together, cap in ((1, 16 * 1024), (5, 4 * 1024)):
+        for acked in (False, True):
+            written, commits = _bytes_a_record(build, paced, together, acked)
+            what = "acked" if acked else "offline"
+            name = f"spool: bytes written a record, {together} a commit ({commits:g} fsync a record), {what}"
+            found.append(row(name, written, at_most=cap))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print."""
+    if "--json" in arguments:
+        print(json.dumps(found := rows()))
+    else:
+        found = run(rows, "The spool")
+    return 0 if all(each["holds"] in (True, None) for each in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,256 @@
+"""Build the Debian package of the agent, with all that it needs but Python: nothing is fetched when it is installed.
+
+    python packaging/build_deb.py --arch amd64 --out dist
+
+The package holds a virtual environment at a fixed place, ``/usr/lib/wheeltapper-agent``, made of wheels with the
+versions of ``constraints.txt``. It can be built for another processor than this one: wheels are only unpacked. For
+``armhf`` there are no wheels of numpy and zstandard (Debian's are used), nor of msgspec and cffi (``--wheels`` names a
+folder with ones built for it); the runtime is tflite-runtime there.
+
+Needs ``dpkg-deb``, and the development environment (``make setup``), whose metadata say what depends on what.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = "usr/lib/wheeltapper-agent"
+PYTHON = "3.11"
+# Parts of wheels that no device uses: tests, tools for training and conversion, code for other accelerators.
+PRUNE = (
+    "**/__pycache__",
+    "numpy/**/tests",
+    "onnxruntime/transformers",
+    "onnxruntime/quantization",
+    "onnxruntime/tools",
+    "onnxruntime/datasets",
+    "ai_edge_litert/tools",
+    "ai_edge_litert/libLiteRtWebGpuAccelerator.so",
+    "bin",
+)
+NEVER = {"pip", "setuptools", "wheel"}  # sqlite-utils names pip for its own plug-ins
+
+
+@dataclass(frozen=True)
+class Target:
+    """A Debian architecture: Python's name of it, the tags of its wheels, the runtimes, what Debian itself brings."""
+
+    machine: str
+    platforms: tuple[str, ...]
+    extras: tuple[str, ...]
+    from_debian: dict[str, str]
+
+    @property
+    def system_packages(self) -> bool:
+        """Whether the environment sees Debian's own Python packages."""
+        return bool(self.from_debian)
+
+
+def _tags(machine: str, *glibc: str) -> tuple[str, ...]:
+    return (*(f"manylinux_{minor}_{machine}" for minor in glibc), f"manylinux2014_{machine}", f"linux_{machine}")
+
+
+_GLIBC = ("2_36", "2_35", "2_34", "2_31", "2_28", "2_27", "2_17")
+TARGETS = {
+    "amd64": Target("x86_64", _tags("x86_64", *_GLIBC), ("onnx", "litert"), {}),
+    "arm64": Target("aarch64", _tags("aarch64", *_GLIBC), ("onnx", "litert"), {}),
+    "armhf": Target(
+        "armv7l", _tags("armv7l", *_GLIBC), ("tflite",), {"numpy": "python3-numpy", "zstandard": "python3-zstandard"}
+    ),
+}
+
+
+def run(*line: str, **options: object) -> None:
+    """Run a program; what it says is shown only where it fails."""
+    done = subprocess.run(line, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]  # plain options
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(line[:6])} … failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def constraints() -> dict[str, str]:
+    """Pinned versions by canonical name."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    return {canonicalize_name(name): pin for name, _, pin in (line.partition("==") for line in lines)}
+
+
+def closure(target: Target) -> dict[str, str]:
+    """Every distribution that the agent needs on ``target``, with its version, without our own."""
+    environment = {"platform_machine": target.machine, "python_version": PYTHON, "sys_platform": "linux"}
+    pinned = constraints()
+    found: dict[str, str] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [Requirement(f"wheeltapper-agent[{','.join(target.extras)}]")]
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if (name, frozenset(wanted.extras)) in seen or name in NEVER or name in target.from_debian:
+            continue
+        seen.add((name, frozenset(wanted.extras)))
+        if not name.startswith("wheeltapper-"):
+            exact = next((spec.version for spec in wanted.specifier if spec.operator == "=="), "")
+            found[name] = pinned.get(name) or exact
+        try:
+            lines = requires(wanted.name) or []
+        except PackageNotFoundError:
+            lines = []  # not for this processor; its needs are few and pinned: numpy
+        for requirement in map(Requirement, lines):
+            extras = wanted.extras or {""}
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in extras):
+                waiting.append(requirement)
+    missing = [name for name, pin in found.items() if not pin]
+    if missing:
+        raise SystemExit(f"constraints.txt does not pin {', '.join(sorted(missing))}")
+    return found
+
+
+def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
+    """Put our code and everything that it needs into ``site``."""
+    house = work / "wheels"
+    house.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    run(
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(house),
+        str(ROOT / "protocols"),
+        str(ROOT / "agent"),
+    )
+    tags = [word for tag in target.platforms for word in ("--platform", tag)]
+    only = [*tags, "--python-version", PYTHON, "--implementation", "cp", "--only-binary=:all:", "--no-deps"]
+    wanted = [f"{name}=={pin}" for name, pin in sorted(closure(target).items())]
+    more = ["--find-links", str(wheels)] if wheels is not None else []
+    run(*pip, "download", *only, *more, "-d", str(house), *wanted)
+    ours = [
+        f"wheeltapper-agent=={version('wheeltapper-agent')}",
+        f"wheeltapper-protocols=={version('wheeltapper-protocols')}",
+    ]
+    run(
+        *pip,
+        "install",
+        *only,
+        "--no-index",
+        "--find-links",
+        str(house),
+        "--no-compile",
+        "--target",
+        str(site),
+        *ours,
+        *wanted,
+    )
+    for pattern in PRUNE:
+        for path in list(site.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # The service may not write next to its code; so the byte code comes along. It is the same on every processor.
+    compileall.compile_dir(
+        site, quiet=2, stripdir=str(site), prependdir=f"/{HOME}/lib/python{PYTHON}/site-packages",
+        invalidation_mode=compileall.py_compile.PycInvalidationMode.UNCHECKED_HASH,  # type: ignore[attr-defined]  # re-exported by accident
+    )  # fmt: skip
+
+
+def environment(root: Path, target: Target) -> Path:
+    """The skeleton of the virtual environment; returns its site-packages."""
+    home = root / HOME
+    site = home / f"lib/python{PYTHON}/site-packages"
+    site.mkdir(parents=True)
+    (home / "bin").mkdir()
+    (home / "bin/python").symlink_to(f"/usr/bin/python{PYTHON}")
+    seen = "true" if target.system_packages else "false"
+    (home / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = {seen}\nversion = {PYTHON}\n")
+    program = root / "usr/bin/wheeltapper-agent"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/{HOME}/bin/python -I\nfrom wheeltapper_agent.cli import main\n\nmain()\n")
+    program.chmod(0o755)
+    return site
+
+
+def control(root: Path, arch: str, target: Target) -> None:
+    """The package's description and its scripts."""
+    folder = root / "DEBIAN"
+    folder.mkdir()
+    size = sum(path.lstat().st_size for path in root.rglob("*")) // 1024
+    depends = [f"python3 (>= {PYTHON})", f"python{PYTHON}", "passwd", "libc6 (>= 2.36)", "libstdc++6", "libgcc-s1"]
+    depends += target.from_debian.values()
+    text = (ROOT / "packaging/debian/control.in").read_text(encoding="utf-8")
+    values = {"VERSION": version("wheeltapper-agent"), "ARCH": arch, "DEPENDS": ", ".join(depends), "SIZE": str(size)}
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    (folder / "control").write_text(text)
+    uninstall = (ROOT / "agent/src/wheeltapper_agent/uninstall.py").read_text(encoding="utf-8")
+    for name in ("postinst", "prerm", "postrm"):
+        script = (ROOT / f"packaging/debian/{name}").read_text(encoding="utf-8").replace("@UNINSTALL@\n", uninstall)
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    doc = root / "usr/share/doc/wheeltapper-agent"
+    doc.mkdir(parents=True)
+    shutil.copyfile(ROOT / "packaging/debian/copyright", doc / "copyright")
+
+
+def clamp_times(root: Path, epoch: int) -> None:
+    """Give everything the time of the last commit: the same sources make the same package."""
+    for path in root.rglob("*"):
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def build(arch: str, out: Path, wheels: Path | None, compression: str = "xz") -> Path:
+    """Build the package for ``arch``; returns its file."""
+    target = TARGETS[arch]
+    work = ROOT / "build" / "deb" / arch
+    shutil.rmtree(work, ignore_errors=True)
+    root = work / "root"
+    fill(environment(root, target), target, work, wheels)
+    for path in root.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+    control(root, arch, target)
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or _commit_time()
+    clamp_times(root, int(epoch))
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"wheeltapper-agent_{version('wheeltapper-agent')}_{arch}.deb"
+    run(
+        "dpkg-deb",
+        "--root-owner-group",
+        f"-Z{compression}",
+        "--build",
+        str(root),
+        str(file),
+        env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
+    )
+    return file
+
+
+def _commit_time() -> str:
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "1767225600"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", choices=sorted(TARGETS), default="amd64")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--wheels", type=Path, help="more wheels, for what has none for this processor")
+    parser.add_argument("--compression", choices=("xz", "zstd", "none"), default="xz")
+    arguments = parser.parse_args()
+    print(build(arguments.arch, arguments.out, arguments.wheels, arguments.compression))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""From a window to the network's input and from its output to a score, for each task: the one place that knows.
+
+The score is 1.0 at the warning threshold, whatever the task:
+
+* ``anomaly``: features that the network reconstructs (:mod:`scoring`); raw samples that it reconstructs (root mean
+  square residual over the section ``anomaly``'s threshold); or a number that it gives itself, over that threshold.
+* ``classification``: the probability of no ``normal`` class, over ``threshold``; the label is the likeliest class.
+* ``remaining_life``: ``warn_at`` over what remains, never more than what :data:`LEAST_LIFE` gives.
+
+Invariants:
+    * Pure; a window's score does not depend on the windows beside it.
+    * An output of another form than the task asks for is refused; one that is not finite gives a NaN score.
+
+What this module does not do: run the network, decide (:mod:`decision`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from wheeltapper_protocols.manifest import Manifest, RawInput
+from wheeltapper_protocols.scoring import Scorer
+
+__all__ = ["LEAST_LIFE", "Interpreter", "Reading", "raw_input"]
+
+LEAST_LIFE: Final = 1e-3
+"""Remaining lives below this share of ``warn_at`` count as this much: the score ends at 1,000."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class Reading(Struct, frozen=True):
+    """What the network said of some windows."""
+
+    score: Floats
+    """[window]."""
+    labels: list[str | None] | None = None
+    """[window], of a classification; None where the window has no score."""
+    values: Floats | None = None
+    """[window], of a remaining life, in the manifest's unit."""
+
+
+class Interpreter:
+    """The task of a manifest, precomputed.
+
+    Args:
+        manifest: of the bundle.
+
+    Raises:
+        ValueError: the manifest cannot be run.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.names = tuple(spec.name for spec in manifest.features)
+        self.scorer = Scorer(manifest.scoring, self.names) if manifest.scoring is not None and self.names else None
+        if manifest.raw is None and self.scorer is None:
+            raise ValueError("features need the section scoring")
+        self._raw = manifest.raw
+        self._manifest = manifest
+        self._read = {
+            "anomaly": self._anomaly,
+            "classification": self._classification,
+            "remaining_life": self._remaining_life,
+        }[manifest.task]
+        section = manifest.classification
+        if section is not None:
+            self._abnormal = np.array([name not in section.normal for name in section.classes])
+
+    @property
+    def usual(self) -> Floats:
+        """[feature], what is usual for each; empty for raw samples."""
+        return self.scorer.usual if self.scorer is not None else np.zeros(0)
+
+    def model_input(self, features: npt.NDArray[np.float32], samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """What the network reads of some windows, float32 [window, …].
+
+        Args:
+            features: [window, feature]; not read where the network reads samples.
+            samples: [window, sample, channel], physical.
+        """
+        if self._raw is not None:
+            return raw_input(self._raw, samples)
+        assert self.scorer is not None  # checked when this was made
+        return self.scorer.model_input(features)
+
+    def read(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+        """What the network's output says.
+
+        Args:
+            model_input: as above.
+            output: [window, …] as the task has it.
+
+        Raises:
+            ValueError: the output has another form.
+        """
+        return self._read(model_input, output)
+
+    def _anomaly(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+        section = self._manifest.anomaly
+        if section is not None and section.output == "score":
+            return Reading(_column(output, len(model_input)) / section.threshold)
+        if output.shape != model_input.shape:
+            raise ValueError(f"the network answers {list(output.shape)} to {list(model_input.shape)}")
+        if section is None:
+            assert self.scorer is not None  # the manifest has either
+            return Reading(self.scorer.score(model_input, output).score)
+        residual = np.subtract(model_input, output, dtype=np.float64).reshape(len(model_input), -1)
+        return Reading(np.sqrt(np.mean(residual * residual, axis=1)) / section.threshold)
+
+    def _classification(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+        section = self._manifest.classification
+        assert section is not None  # the manifest sees to it
+        wanted = (len(model_input), len(section.classes))
+        if output.shape != wanted:
+            raise ValueError(f"the network answers {list(output.shape)}; {wanted[1]} classes need {list(wanted)}")
+        values = np.array(output, dtype=np.float64)
+        if section.output == "logits":
+            values -= values.max(axis=1, keepdims=True)
+            np.exp(values, out=values)
+            values /= values.sum(axis=1, keepdims=True)
+        valid = np.isfinite(values.sum(axis=1))
+        score = np.where(valid, values @ self._abnormal, np.nan) / section.threshold
+        best = values.argmax(axis=1)
+        labels = [section.classes[i] if good else None for i, good in zip(best, valid, strict=True)]
+        return Reading(score, labels=labels)
+
+    def _remaining_life(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+        section = self._manifest.remaining_life
+        assert section is not None  # the manifest sees to it
+        values = np.clip(_column(output, len(model_input)) * section.scale, 0.0, section.cap)
+        return Reading(section.warn_at / np.maximum(values, LEAST_LIFE * section.warn_at), values=values)
+
+
+def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Samples [window, sample, channel] as the network reads them: float32, laid out as ``section`` says."""
+    center = np.array(section.center, dtype=np.float32)
+    scale = np.array(section.scale, dtype=np.float32)
+    x = (np.asarray(samples[:, :, section.channels], dtype=np.float32) - center) / scale
+    if section.layout == "flat":
+        return np.ascontiguousarray(x.reshape(len(x), -1))
+    if section.layout == "channel_sample":
+        x = x.transpose(0, 2, 1)
+    return np.ascontiguousarray(x)
+
+
+def _column(output: npt.NDArray[Any], windows: int) -> Floats:
+    """One number a window."""
+    if output.shape not in ((windows,), (windows, 1)):
+        raise ValueError(f"the network answers {list(output.shape)}; need one number for each of {windows} windows")
+    return np.asarray(output, dtype=np.float64).reshape(windows)
