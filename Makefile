@@ -9,11 +9,7 @@ ARGS   ?=
 ARCH   ?= amd64
 WHEELS ?=
 
-<<<<<<< HEAD
-.PHONY: setup demo test test-legacy test-all oracles check bench bench-agent format clean
-=======
-.PHONY: setup demo test test-all oracles deb check bench bench-agent format clean
->>>>>>> main
+.PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is

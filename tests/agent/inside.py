@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.agent.bundles import SMALL, make_bundle
 from tests.agent.servers import DeviceServer, until
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.http import HttpsClient
+from wheeltapper_agent.adapters.identity import Identity
 from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
 from wheeltapper_agent.adapters.mqtt import tls_context
@@ -22,7 +23,16 @@ from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Clock
 from wheeltapper_agent.updater import Updater
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, TelemetryRecord
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, ShadowReport, TelemetryRecord
+
+
+class Reachable(Protocol):
+    """A server, here or in another process."""
+
+    @property
+    def url(self) -> str: ...
+
+    def identity(self, folder: Path) -> Identity: ...
 
 
 class Device:
@@ -31,10 +41,12 @@ class Device:
     def __init__(
         self,
         folder: Path,
-        server: DeviceServer,
+        server: Reachable,
         source: SimulatorConfig = SMALL,
         root: bytes = b"",
         clock: Clock | None = None,
+        started: bool = True,
+        **update: Any,
     ) -> None:
         identity = server.identity(folder / "identity")
         context = tls_context(identity.ca, identity.certificate, identity.key)
@@ -45,13 +57,19 @@ class Device:
         metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client, clock)
         self.marks = MarkStore((folder / MARKS_FILE, folder / "slots" / MARKS_FILE))
         self.slots = Slots(folder / "slots")
-        config = UpdateConfig(fetch_attempts=2, fetch_retry_seconds=0.05, probation_windows=2)
+        fields: dict[str, Any] = {"fetch_attempts": 2, "fetch_retry_seconds": 0.05, "probation_windows": 2}
+        config = UpdateConfig(**(fields | {"condition_seconds": 0.05, "shadow_max_load": 1e6} | update))
         pipelines = {"main": self.pipeline}
-        blobs = BlobStore(folder / "blobs", client)
+        blobs = BlobStore(folder / "blobs", client, self.slots.find, config.fetch_bytes_per_second)
         effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.marks)
         journal = Journal(folder / "journal.json")
         self.updater = Updater("device-1", journal, metadata, effects, self.marks, self.spool, clock, 0.2, lambda: None)
-        effects.load_active("main")
+        self.effects = effects
+        if started:
+            self.start()
+
+    def start(self) -> None:
+        self.effects.load_active("main")
         self.pipeline.start()
         self.updater.start()
 
@@ -63,7 +81,7 @@ class Device:
         return [body.state.value for body in found]
 
     def last(self) -> tuple[str, str]:
-        body = self.bodies()[-1]
+        body = [body for body in self.bodies() if not isinstance(body, ShadowReport)][-1]
         return ("refused" if isinstance(body, AssignmentRefused) else body.state.value), body.code
 
     def scores_with(self) -> int | None:

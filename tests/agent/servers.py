@@ -81,6 +81,12 @@ class DeviceServer:
         self.authority, self.repository, self.mqtt_port = authority, repository, mqtt_port
         self.planted: dict[str, tuple[int, bytes]] = {}
         self.requests: list[str] = []
+        self.ranges: list[tuple[str, str]] = []
+        """Paths that were asked for in part, with their Range."""
+        self.range_answer = "honour"
+        """Or ``ignore``, ``refuse`` (416), ``elsewhere`` (another part than asked for)."""
+        self.break_after: int | None = None
+        """Bytes of an answer after which the connection is closed."""
         self.captures: dict[str, bytes] = {}
         self.enrol_name: str | None = None
         outer = self
@@ -99,7 +105,32 @@ class DeviceServer:
 
             def do_GET(self) -> None:
                 outer.requests.append(self.path)
-                self._answer(*outer.get(self.path))
+                status, body = outer.get(self.path)
+                asked = self.headers["Range"]
+                if asked and status == 200:
+                    outer.ranges.append((self.path, asked))
+                    self._part(body, int(asked.removeprefix("bytes=").rstrip("-")))
+                elif outer.break_after is not None and "/blobs/" in self.path and len(body) > outer.break_after:
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body[: outer.break_after])
+                    self.close_connection = True
+                else:
+                    self._answer(status, body)
+
+            def _part(self, body: bytes, first: int) -> None:
+                if outer.range_answer == "ignore":
+                    self._answer(200, body)
+                elif outer.range_answer == "refuse" or first >= len(body):
+                    self._answer(416, b"{}")
+                else:
+                    first += outer.range_answer == "elsewhere"
+                    self.send_response(206)
+                    self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+                    self.send_header("Content-Length", str(len(body) - first))
+                    self.end_headers()
+                    self.wfile.write(body[first:])
 
             def _body(self) -> bytes:
                 return self.rfile.read(int(self.headers["Content-Length"]))
@@ -121,7 +152,7 @@ class DeviceServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-        self.url = f"https://127.0.0.1:{self._server.server_port}"
+        self.url: str = f"https://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def get(self, path: str) -> tuple[int, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.agent.repository import Repository
-from wheeltapper_agent.core.resume import MAX_RESUMES, resume
+from wheeltapper_agent.core.resume import MAX_RESUMES, max_resumes, resume, uncounted
 from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, is_known
 from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, IllegalTransitionError, step
 from wheeltapper_protocols.assignment import PipelineTarget
@@ -47,13 +48,45 @@ def test_the_shape_of_the_machine() -> None:
             assert state is S.SHADOW
 
 
-@given(st.one_of(st.sampled_from([state.value for state in S]), st.text()), st.integers(0, 10))
-def test_resume_always_has_a_way_to_an_end(state: str, resumes: int) -> None:
-    plan = resume(state, resumes)
+def test_every_state_can_reach_an_end_and_is_reached() -> None:
+    for state in S:
+        seen, todo = {state}, [state]
+        while todo:
+            at = todo.pop()
+            for following in {end for (begin, _), end in TABLE.items() if begin is at} - seen:
+                seen.add(following)
+                todo.append(following)
+        assert seen & _ENDS
+        if state is S.ASSIGNED:
+            assert seen == set(S)
+    for state in set(S) - _ENDS:  # GIVE_UP alone does it
+        while not state.terminal:
+            state = step(state, Event.GIVE_UP).state
+
+
+def test_what_ends_an_execution_from_outside_does_so_before_activation_only() -> None:
+    before = {S.ASSIGNED, S.WAITING, S.FETCHING, S.VERIFYING, S.STAGED, S.SELF_TEST, S.SHADOW}
+    ends = {Event.CANCEL: S.CANCELLED, Event.SUPERSEDE: S.SUPERSEDED, Event.EXPIRED: S.FAILED}
+    for state in S:
+        for event, end in ends.items():
+            assert TABLE.get((state, event)) is (end if state in before else None)
+
+
+def test_the_documented_table_is_the_table() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/agent/updates.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.count("|") == 4 and "`" in line.split("|")[1]]
+    cells = [tuple(cell.strip().strip("`") for cell in row) for row in rows]
+    listed = {(S(state), Event[event]): S(end) for state, event, end in cells if state in {one.value for one in S}}
+    assert listed == TABLE
+
+
+@given(st.one_of(st.sampled_from([state.value for state in S]), st.text()), st.integers(0, 300), st.integers(0, 9))
+def test_resume_always_has_a_way_to_an_end(state: str, resumes: int, deaths: int) -> None:
+    plan = resume(state, resumes, deaths)
     if plan is None:
         assert S(state) in _ENDS
     elif plan.event is not None:
-        assert resumes >= MAX_RESUMES
+        assert resumes >= max_resumes(plan.state, deaths)
         assert (plan.state, plan.event) in TABLE
     else:
         assert plan.effect is ENTRY_EFFECTS[plan.state]
@@ -66,29 +99,64 @@ def test_resume_of_the_unknown_rolls_back() -> None:
     assert resume(None, 0) is None
 
 
+@pytest.mark.parametrize("state", [state for state in S if not state.terminal])
+def test_a_restart_that_cannot_be_counted_runs_nothing_new(state: S) -> None:
+    plan = resume(state.value, 0)
+    assert plan is not None
+    found = uncounted(plan, "storage.read_only")
+    touched = state in (S.ACTIVATING, S.PROBATION)
+    assert (found.event is Event.BROKE) == touched
+    if touched:
+        assert step(found.state, Event.BROKE).state is S.ROLLING_BACK
+
+
+def test_a_loop_in_probation_is_a_crash_loop_and_a_wait_is_patient() -> None:
+    plan = resume(S.PROBATION.value, 2, probation_deaths=2)
+    assert plan is not None
+    assert (plan.event, plan.reason) == (Event.GIVE_UP, "probation.crash_loop")
+    waiting = resume(S.WAITING.value, MAX_RESUMES * 10)
+    assert waiting is not None
+    assert waiting.event is None
+
+
 class Machine(RuleBasedStateMachine):
     """Random events, and restarts at any moment: the machine never leaves the table and always ends."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.state, self.resumes = S.ASSIGNED, 0
+        self.state, self.resumes, self.deaths = S.ASSIGNED, 0, 2
+
+    def _go(self, state: S) -> None:
+        self.resumes = self.resumes if state is self.state else 0
+        self.state = state
 
     @rule(data=st.data())
     def event(self, data: Any) -> None:
         possible = [event for (state, event) in TABLE if state is self.state]
         if possible:
-            self.state = step(self.state, data.draw(st.sampled_from(possible))).state
+            self._go(step(self.state, data.draw(st.sampled_from(possible))).state)
 
-    @rule()
-    def restart(self) -> None:
-        plan = resume(self.state.value, self.resumes)
-        self.resumes += 1
-        if plan is not None:
-            self.state = step(plan.state, plan.event).state if plan.event else plan.state
+    @rule(unclean=st.booleans(), counted=st.booleans())
+    def restart(self, unclean: bool, counted: bool) -> None:
+        plan = resume(self.state.value, self.resumes + unclean, self.deaths)
+        if plan is None:
+            assert self.state.terminal
+            return
+        if counted:
+            self.resumes += unclean
+        else:
+            plan = uncounted(plan, "storage.full")
+        self._go(step(plan.state, plan.event).state if plan.event else plan.state)
 
     @invariant()
-    def ends_by_the_cap(self) -> None:
-        assert self.state.terminal or self.resumes <= MAX_RESUMES + 2
+    def the_cap_holds(self) -> None:
+        assert self.state.terminal or self.resumes < max_resumes(self.state, self.deaths)
+
+    def teardown(self) -> None:
+        """Nothing but crashes from now on: it ends all the same."""
+        for _ in range(sum(max_resumes(state) for state in S)):
+            self.restart(unclean=True, counted=True)
+        assert self.state.terminal
 
 
 TestMachine = Machine.TestCase

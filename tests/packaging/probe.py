@@ -55,6 +55,7 @@ def main() -> None:
     golden = np.load(io.BytesIO((folder / "bundle/golden.npz").read_bytes()), allow_pickle=False)
     shape = manifest.input
     features = FeatureSet(manifest.features, shape.sample_rate_hz, shape.window_samples, len(shape.channels))
+    assert manifest.scoring is not None
     scorer = Scorer(manifest.scoring, tuple(features.names))
     values = np.asarray(features.compute(np.asarray(golden["samples"], dtype=np.float32)), dtype=np.float32)
     found: dict[str, Any] = {"features": values, "model_input": scorer.model_input(values)}

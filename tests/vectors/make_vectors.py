@@ -256,6 +256,37 @@ VALID: dict[str, tuple[str, m.Message]] = {
             ),
         ),
     ),
+    "report_shadow": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=7,
+            seq=12,
+            at=1.7e9,
+            body=m.ShadowReport(
+                execution="c1-d1",
+                pipeline="main",
+                model="bearing-anomaly",
+                release=3,
+                active_model="bearing-anomaly",
+                active_release=2,
+                windows=64,
+                skipped=2,
+                mean_difference=-0.125,
+                sd_difference=0.0625,
+                correlation=0.5,
+                active_quantiles=[0.125, 0.25, 0.375, 0.5, 0.75],
+                quantiles=[0.0625, 0.125, 0.25, 0.375, 0.5],
+                agreement=1.0,
+                active_latency_p95_ms=1.5,
+                latency_p95_ms=1.25,
+            ),
+        ),
+    ),
+    "report_shadow_empty": (
+        "up/report",
+        m.Report(epoch=EPOCH, oldest=7, seq=13, at=1.7e9, body=m.ShadowReport(code="shadow.timeout")),
+    ),
     "command_capture": (
         "down/command",
         m.Command(id="k1", expires_at=1.7e9, body=m.CaptureCommand(pipeline="main", snapshots=8)),
@@ -307,6 +338,14 @@ def invalid() -> dict[str, tuple[str, bytes]]:
             "up/report",
             b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,"body":{"type":"dance"}}',
         ),
+        "report_shadow_nan": (
+            "up/report",
+            b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,"body":{"type":"shadow","kappa":NaN}}',
+        ),
+        "report_shadow_negative_windows": (
+            "up/report",
+            b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,"body":{"type":"shadow","windows":-1}}',
+        ),
         "report_terminal_unknown": (
             "up/report",
             b'{"epoch":"00112233445566aa","oldest":1,"seq":1,"at":1.0,'
@@ -346,7 +385,8 @@ def read(topic: str, payload: bytes) -> m.Message:
     return m.decode(Up(kind), payload) if way == "up" else m.decode_down(Down(kind), payload)
 
 
-def assignment_vector() -> dict[str, str]:
+def assignment_vector(name: str = "assignment", **changes: Any) -> dict[str, str]:
+    """An assignment with the fields ``changes``."""
     target = PipelineTarget(
         model="bearing-anomaly",
         release=3,
@@ -362,8 +402,9 @@ def assignment_vector() -> dict[str, str]:
         campaign="c1",
         execution="c1-press-1",
         pipelines={"main": target},
+        **changes,
     )
-    return {"name": "assignment", "payload": base64.b64encode(encode_assignment(assignment)).decode("ascii")}
+    return {"name": name, "payload": base64.b64encode(encode_assignment(assignment)).decode("ascii")}
 
 
 GOOD_NAMES = ["a", "press-1", "0", "a" * 63]
@@ -422,7 +463,10 @@ def main() -> None:
             raise SystemExit(f"{name} is accepted; it should not be")
     add_new(FOLDER / "messages_valid.json", good)
     add_new(FOLDER / "messages_invalid.json", bad)
-    add_new(FOLDER / "assignment.json", [assignment_vector()])
+    add_new(
+        FOLDER / "assignment.json",
+        [assignment_vector(), assignment_vector("assignment_deadline", deadline=1.7e9 + 1800)],
+    )
     add_new(FOLDER / "names.json", name_vectors())
 
 

@@ -87,16 +87,8 @@ class Bundle:
         """Score ``samples`` [window, sample, channel] in the manifest's units.
 
         Raises:
-            AgentError: ``runtime.run``, ``runtime.shape``.
+            AgentError: ``runtime.run``.
         """
-<<<<<<< HEAD
-        features = np.asarray(self.features.compute(samples), dtype=np.float32)
-        model_input = self.scorer.model_input(features)
-        model_output = self.model.run(model_input)
-        if model_output.shape != model_input.shape:
-            raise AgentError("runtime.shape", f"the network answers {model_output.shape} to {model_input.shape}")
-        return Evaluation(features, model_input, model_output, self.scorer.score(model_input, model_output))
-=======
         table = self.features.compute(samples)
         velocity = None
         if self.manifest.iso20816 is not None:
@@ -105,7 +97,6 @@ class Bundle:
         model_input = self.interpreter.model_input(table, samples)
         model_output = self._run(model_input)
         return Evaluation(samples, table, model_input, model_output, self._read(model_input, model_output), velocity)
->>>>>>> main
 
     def decide(self, state: DecisionState, found: Evaluation, row: int = 0) -> tuple[DecisionState, Verdict]:
         """Take the window ``row`` of ``found`` into account; see :func:`wheeltapper_protocols.decision.step`.
@@ -212,16 +203,8 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         bearing = BearingFinder(manifest.bearing, *form) if manifest.bearing is not None else None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest cannot be run: {error}") from error
-<<<<<<< HEAD
     model = open_network(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)
-    return Bundle(manifest, digest, features, scorer, model, contents[GOLDEN_FILE])
-=======
-    providers = profile.providers if profile else ("CPUExecutionProvider",)
-    if manifest.runtime != "onnx":
-        raise AgentError("runtime.unknown", f"this board has no runtime for {manifest.runtime}")
-    model = OnnxModel(contents[manifest.model_file], providers, profile.threads if profile else 1)
     return Bundle(manifest, digest, features, interpreter, model, contents[GOLDEN_FILE], bearing)
->>>>>>> main
 
 
 def check_input(manifest: Manifest, spec: SourceSpec) -> None:

@@ -1,17 +1,16 @@
-"""What the states of an execution do: fetch, verify, stage, self-test, activate, observe, roll back.
+"""What the states of an execution do: wait, fetch, verify, stage, self-test, activate, observe, roll back.
 
 Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is
-followed only after the
-director's assignment and the team's targets metadata agreed on it; no release below its model's floor is begun or gone
-back to.
+followed only after the director's assignment and the team's targets metadata agreed on it; no release below its model's
+floor is begun or gone back to; a release that is distrusted (it is being given up) is not loaded at a start.
+
+What this module does not do: conditions (:mod:`waiting`), shadow and probation (:mod:`trials`).
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -21,34 +20,25 @@ from wheeltapper_agent.adapters.marks import Marks, MarkStore
 from wheeltapper_agent.adapters.slots import Slots, slot_name
 from wheeltapper_agent.bundle import Bundle, check_input, load_bundle
 from wheeltapper_agent.config import Profile, UpdateConfig
+from wheeltapper_agent.core.conditions import Unmet
+from wheeltapper_agent.core.probation import Figures
 from wheeltapper_agent.core.update import Effect, Event
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.outcome import Interrupted, Outcome, Patience
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Clock, MetadataClient
 from wheeltapper_agent.sandbox import try_candidate
+from wheeltapper_agent.trials import Trials
+from wheeltapper_agent.waiting import Waiting
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import ProtocolError, WireError
 from wheeltapper_protocols.manifest import MANIFEST_FILE, Manifest, decode_manifest
+from wheeltapper_protocols.messages import ExecutionReport, ExecutionState, ShadowReport
 
 __all__ = ["Effects", "Interrupted", "Outcome"]
 
 _LOG = logging.getLogger(__name__)
-_POLL_SECONDS: Final = 0.05
 _RETRY_CAP_SECONDS: Final = 30.0
-
-
-class Interrupted(Exception):  # noqa: N818  # not an error: somebody asked
-    """A long effect stopped early, because the agent stops or something else was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The event that an effect led to, and why."""
-
-    event: Event
-    code: str = ""
-    detail: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Effects:
@@ -69,12 +59,24 @@ class Effects:
         self._slots = slots
         self._blobs = blobs
         self._metadata = metadata
-        self._config = config
+        self.config = config
         self._profile = profile
-        self._clock = clock
         self._marks = marks
         self._tested: dict[str, Bundle] = {}
-        self.interrupted: Callable[[Execution], bool] = lambda _execution: False
+        self._distrusted: set[str] = set()
+        self._patience = Patience(clock)
+        self._trials = Trials(pipelines, config, clock, self._patience)
+        self._waiting = Waiting(config, slots.folder, clock, self._patience)
+        self.report: Callable[[ExecutionReport | ShadowReport], None] = lambda _body: None
+
+    @property
+    def interrupted(self) -> Callable[[Execution], bool]:
+        """Says whether a long effect shall stop early."""
+        return self._patience.interrupted
+
+    @interrupted.setter
+    def interrupted(self, asked: Callable[[Execution], bool]) -> None:
+        self._patience.interrupted = asked
 
     def do(self, effect: Effect, execution: Execution, now_seconds: float) -> Outcome:
         """Do ``effect`` for ``execution``.
@@ -87,6 +89,7 @@ class Effects:
             case Effect.ACCEPT:
                 return self._accept(execution)
             case Effect.AWAIT_CONDITIONS:
+                self._waiting.until_met(execution, self._say)
                 return Outcome(Event.CONDITIONS_MET)
             case Effect.FETCH:
                 return self._fetch(execution, now_seconds)
@@ -97,7 +100,7 @@ class Effects:
             case Effect.SELF_TEST:
                 return self._self_test(execution)
             case Effect.SHADOW:
-                return Outcome(Event.SHADOWED)
+                return self._shadow(execution)
             case Effect.ACTIVATE:
                 return self._activate(execution)
             case Effect.OBSERVE:
@@ -111,13 +114,41 @@ class Effects:
         """The slots that ``pipelines`` run now."""
         return {name: self._slots.active(name) for name in pipelines}
 
+    def baseline(self, pipelines: Mapping[str, PipelineTarget]) -> dict[str, Figures]:
+        """What the releases that ``pipelines`` run now came to."""
+        return self._trials.baseline(pipelines)
+
+    def distrust(self, execution: Execution) -> None:
+        """Load none of the releases that ``execution`` brings, until the next one."""
+        self._distrusted = {slot_name(target) for target in execution.targets.values()} - set(execution.before.values())
+
+    def distrust_unfinished(self, execution: Execution) -> None:
+        """Likewise, if ``execution`` failed with its release left active, since the disk refused the way back."""
+        if self._unfinished(execution):
+            self.distrust(execution)
+
+    def finish_rolling_back(self, execution: Execution) -> None:
+        """Try the way back that the disk refused once more."""
+        if self._unfinished(execution):
+            try:
+                self._roll_back(execution)
+            except AgentError as error:
+                _LOG.error("execution %s: still not gone back: %s", execution.id, error)
+
+    def _unfinished(self, execution: Execution) -> bool:
+        return execution.state == ExecutionState.FAILED.value and any(
+            self._slots.active(name) == slot_name(target) != execution.before[name]
+            for name, target in execution.targets.items()
+            if name in execution.before
+        )
+
     def load_active(self, name: str) -> None:
         """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one."""
         self._load_first(name, (self._slots.active(name), self._slots.previous(name)))
 
     def _load_first(self, name: str, slots: tuple[str | None, ...]) -> None:
         for slot in slots:
-            if slot is None:
+            if slot is None or slot in self._distrusted:
                 continue
             if slot != self._slots.active(name) and self._below_floor(slot):
                 _LOG.error("pipeline %s: %s is below the floor [update.below_floor]", name, slot)
@@ -148,6 +179,7 @@ class Effects:
     def finish(self) -> None:
         """Forget what no slot needs."""
         self._tested.clear()
+        self._distrusted.clear()
         try:
             self._slots.collect_garbage(set())
             self._blobs.collect_garbage(self._slots.hashes())
@@ -170,41 +202,48 @@ class Effects:
             return Outcome(Event.ALREADY_ACTIVE)
         return Outcome(Event.ACCEPTED)
 
-    def _wait(self, execution: Execution, seconds: float) -> None:
-        deadline = self._clock.monotonic() + seconds
-        while (left := deadline - self._clock.monotonic()) > 0:
-            if self.interrupted(execution):
-                raise Interrupted
-            threading.Event().wait(min(left, _POLL_SECONDS))
+    def _say(self, execution: Execution, missing: Unmet) -> None:
+        """Report why ``execution`` waits."""
+        _LOG.info("execution %s: waits: %s [%s]", execution.id, missing.detail, missing.code)
+        state = ExecutionState(execution.state)
+        detail = missing.detail[:1000]
+        self.report(ExecutionReport(execution=execution.id, state=state, code=missing.code, detail=detail))
 
     def _fetch(self, execution: Execution, now_seconds: float) -> Outcome:
-        attempt = 0
+        """Fetch, again and again: attempts in a row without progress count, and those that were spoilt always."""
+        idle, spoilt = 0, 0
         while True:
-            if self.interrupted(execution):
-                raise Interrupted
+            self._patience.check(execution)
+            gained_bytes = self._blobs.gained_bytes
             try:
                 self._fetch_once(execution, now_seconds)
                 return Outcome(Event.FETCHED)
             except WireError as error:
                 return Outcome(Event.REFUSED, error.code, error.message)
             except AgentError as error:
-                attempt += 1
-                _LOG.info("execution %s: attempt %d to fetch: %s", execution.id, attempt, error)
-                if attempt >= self._config.fetch_attempts:
+                broke_off = error.code in ("fetch.length", "fetch.unreachable")
+                spoilt += not broke_off
+                idle = 1 if broke_off and self._blobs.gained_bytes > gained_bytes else idle + 1
+                _LOG.info("execution %s: attempt %d to fetch: %s", execution.id, max(idle, spoilt), error)
+                if max(idle, spoilt) >= self.config.fetch_attempts:
                     # Also a disagreement is asked again first: metadata may come through a cache that is behind.
                     event = Event.REFUSED if error.code.startswith("update.") else Event.FETCH_FAILED
                     return Outcome(event, error.code, error.message)
-            self._wait(execution, min(self._config.fetch_retry_seconds * 2 ** (attempt - 1), _RETRY_CAP_SECONDS))
+            delay = min(self.config.fetch_retry_seconds * 2 ** (max(idle, spoilt) - 1), _RETRY_CAP_SECONDS)
+            self._patience.wait(execution, delay)
 
     def _fetch_once(self, execution: Execution, now_seconds: float) -> None:
         verified = self._metadata.refresh(now_seconds)
+        lengths: dict[str, int] = {}
         for target in execution.targets.values():
             verified.check_target(target)
             manifest = decode_manifest(self._blobs.fetch(target.sha256, target.length).read_bytes())
-            for file in manifest.files:
-                if self.interrupted(execution):
-                    raise Interrupted
-                self._blobs.fetch(file.sha256, file.length)
+            lengths |= {file.sha256: file.length for file in manifest.files}
+        for sha256, length in lengths.items():
+            need_bytes = sum(self._blobs.missing_bytes(*each) for each in lengths.items())
+            if need_bytes:
+                self._waiting.until_met(execution, self._say, need_bytes)
+            self._blobs.fetch(sha256, length, lambda seconds: self._patience.wait(execution, seconds))
 
     def _manifest(self, target: PipelineTarget) -> tuple[bytes, Manifest]:
         """The manifest of ``target``; the store checks length and hash again."""
@@ -228,7 +267,7 @@ class Effects:
         for target in execution.targets.values():
             slot = slot_name(target)
             if slot not in self._tested:
-                path, seconds = self._slots.path(slot), self._config.self_test_timeout_seconds
+                path, seconds = self._slots.path(slot), self.config.self_test_timeout_seconds
                 digest = slot.rpartition("-")[2]
                 tried = try_candidate(path, self._profile, digest, seconds, lambda: self.interrupted(execution))
                 if tried is None:
@@ -247,29 +286,23 @@ class Effects:
     def _bundle(self, slot: str) -> Bundle:
         return self._tested.get(slot) or self._load(slot)
 
+    def _shadow(self, execution: Execution) -> Outcome:
+        bundles = {name: self._bundle(slot_name(target)) for name, target in execution.targets.items()}
+        outcome = self._trials.shadow(execution, bundles, self.report)
+        if outcome.event is Event.SHADOWED:  # the window may have closed since WAITING
+            self._waiting.until_met(execution, self._say, fetching=False)
+        return outcome
+
     def _observe(self, execution: Execution) -> Outcome:
-        """Wait until every pipeline scored enough windows with the new model, or one of them failed."""
-        deadline = self._clock.monotonic() + self._config.probation_timeout_seconds
-        pipelines = [self._pipelines[name] for name in execution.targets]
-        while True:
-            health = [pipeline.health() for pipeline in pipelines]
-            errors = [state.error for state in health if state.error]
-            if errors:
-                return Outcome(Event.BROKE, errors[0], "the new model could not score a live window")
-            waiting = [
-                pipeline
-                for pipeline, state in zip(pipelines, health, strict=True)
-                if state.windows < self._config.probation_windows and pipeline.source_state != "ended"
-            ]
-            if not waiting:
-                return Outcome(Event.HEALTHY, metrics={"windows": float(min(state.windows for state in health))})
-            if self._clock.monotonic() > deadline:
-                text = f"{waiting[0].name} did not score {self._config.probation_windows} windows in time"
-                return Outcome(Event.BROKE, "probation.timeout", text)
-            self._wait(execution, _POLL_SECONDS)
+        for name, target in execution.targets.items():
+            if self._slots.active(name) != slot_name(target):
+                # A life before went back and could not journal it.
+                return Outcome(Event.BROKE, "probation.not_active", f"{name} does not run {slot_name(target)}")
+        return self._trials.observe(execution)
 
     def _roll_back(self, execution: Execution) -> Outcome:
         failed: AgentError | None = None
+        self.distrust(execution)
         for name, slot in execution.before.items():
             if name not in self._pipelines:
                 continue

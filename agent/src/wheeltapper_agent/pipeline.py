@@ -139,6 +139,16 @@ class Pipeline:
         with self._lock:
             return self._health
 
+    def add_observer(self, observer: Observer) -> None:
+        """Let ``observer`` look at the windows from the next one on."""
+        with self._lock:
+            self._observers = [*self._observers, observer]
+
+    def remove_observer(self, observer: Observer) -> None:
+        """End that; a window under way may still be shown to it."""
+        with self._lock:
+            self._observers = [one for one in self._observers if one is not observer]
+
     def capture(self, captured: Captured) -> None:
         """Collect the next windows."""
         with self._lock:
@@ -159,6 +169,13 @@ class Pipeline:
                 source=("spool.storage" if self._storage_failed else "") or self._error or self._source.state,
                 runtime=bundle.model.provider[:80] if bundle else "",
             )
+
+    @property
+    def budget_p95_ms(self) -> float | None:
+        """What the manifest of the present model allows it; None without a model."""
+        with self._lock:
+            bundle = self._next[0] if self._next is not None else self._bundle
+        return bundle.manifest.budget.latency_p95_ms if bundle is not None else None
 
     @property
     def source_state(self) -> str:
@@ -217,7 +234,9 @@ class Pipeline:
     def _observed(self, seen: Observation | None) -> list[Item]:
         """What the observers say of a window, or (None) at the end of the stream."""
         said: list[Item] = []
-        for observer in self._observers:
+        with self._lock:
+            observers = self._observers
+        for observer in observers:
             try:
                 said += observer.end() if seen is None else observer.observe(seen)
             except Exception:  # noqa: BLE001  # an observer must not end the stream

@@ -134,11 +134,8 @@ class SourceKind:
 
 
 class Model(Protocol):
-<<<<<<< HEAD
-    """A loaded network with one input: float32 [window, …] in, float32 [window, …] out."""
-=======
-    """A loaded network: float32 [n, …] in, float32 [n, …] out; the task's reader checks the output's form."""
->>>>>>> main
+    """A loaded network with one input: float32 [window, …] in, float32 [window, …] out; the task's reader checks the
+    output's form."""
 
     @property
     def provider(self) -> str:

@@ -108,10 +108,11 @@ class Agent:
             self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, observers)
         metadata = LateMetadata(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
+        slots = Slots(state / "slots")
         self._effects = Effects(
             self.pipelines,
-            Slots(state / "slots"),
-            BlobStore(state / "blobs", client),
+            slots,
+            BlobStore(state / "blobs", client, slots.find, config.update.fetch_bytes_per_second),
             metadata,
             config.update,
             profile,

@@ -4,7 +4,12 @@ effects.
 Invariants:
     * A state is journalled before its effect is begun and before it is reported; a terminal state that was journalled
       but perhaps not reported is reported again after a restart. Where the disk refuses the journal, an execution that
-      did not touch the active model yet ends as FAILED; one that did goes on in memory, since a restart repeats it.
+      did not touch the active model yet ends as FAILED, and one that did goes back to the release before: by renames
+      and unlinks, which need no room.
+    * A restart is counted in the journal before any model is loaded; where it cannot be counted, no release runs that
+      is not committed. A clean end is no restart.
+    * The deadline counts seconds since the assignment, of the monotonic clock while the agent runs; for the time
+      between two lives of the agent it has the wall clock alone, of which a step back counts for nothing.
     * The counter, the newest time and the floors outlive the journal (:mod:`adapters.marks`).
     * Every effect may be done twice. Every execution reaches a terminal state.
     * A refused assignment changes nothing and is reported once per distinct envelope and reason.
@@ -18,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,7 +31,7 @@ import msgspec
 
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
 from wheeltapper_agent.adapters.marks import Marks, MarkStore
-from wheeltapper_agent.core.resume import resume
+from wheeltapper_agent.core.resume import Plan, resume, uncounted
 from wheeltapper_agent.core.trust import (
     IGNORED,
     Accepted,
@@ -37,23 +42,28 @@ from wheeltapper_agent.core.trust import (
     is_known,
 )
 from wheeltapper_agent.core.update import TABLE, Effect, Event, step
-from wheeltapper_agent.effects import Effects, Interrupted, Outcome
+from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError, storage_error
+from wheeltapper_agent.outcome import Interrupted, Outcome
 from wheeltapper_agent.pipeline import NO_EPOCH
 from wheeltapper_agent.ports import Clock, MetadataClient, Records
+from wheeltapper_protocols.assignment import Assignment
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report, ShadowReport
 
 __all__ = ["Updater"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_CAP_SECONDS: Final = 60.0
 _MAX_REMEMBERED_REFUSALS: Final = 256
+_LEAST_ALLOWED_SECONDS: Final = 1e-3
+"""Stands for a deadline that is over: 0 would say that there is none."""
+_MAX_REMEMBERED_CANCELS: Final = 64
 _MAX_UNSENT_REPORTS: Final = 256
 _UNSENT_SECONDS: Final = 2.0
 _JOURNAL_ATTEMPTS: Final = 3
-_GOES_ON_UNJOURNALLED: Final = frozenset({ExecutionState.PROBATION, ExecutionState.ROLLING_BACK})
-"""A restart that finds the state before does the same again; but ACTIVATING must know what to go back to."""
+_GOES_ON_UNJOURNALLED: Final = frozenset({ExecutionState.ROLLING_BACK})
+"""The way back needs no journal: a restart that finds the state before comes to the same."""
 _UNTOUCHED: Final = frozenset(state for (state, _), end in TABLE.items() if end is ExecutionState.FAILED) - {
     ExecutionState.ROLLING_BACK
 }
@@ -66,12 +76,17 @@ def _marks(entry: Entry) -> Marks:
     )
 
 
+def _over(execution: Execution) -> bool:
+    return execution.state in {state.value for state in ExecutionState if state.terminal}
+
+
 @dataclass(slots=True)
 class _Inbox:
     """What came in and was not looked at yet; guarded by ``changed``."""
 
     envelope: bytes | None = None
-    cancel: set[str] = field(default_factory=set)
+    cancel: dict[str, None] = field(default_factory=dict)
+    """Executions to cancel, oldest first; one may come before its assignment."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -119,7 +134,10 @@ class Updater:
         """An envelope that could not be judged while an execution was under way, for want of metadata."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
+        self._since_seconds = clock.monotonic()
         effects.interrupted = self._interrupted
+        effects.report = self._report
+        self._plan = self._count_restart()
 
     @property
     def entry(self) -> Entry:
@@ -141,6 +159,12 @@ class Updater:
             self._inbox.changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
+        execution = self._entry.execution
+        if not self._thread.is_alive() and execution is not None and not _over(execution):
+            try:
+                self._change(stopped=True)
+            except AgentError as error:
+                _LOG.error("updater: this end will count as an unclean one: %s", error)
 
     def assign(self, envelope: bytes) -> None:
         """An assignment came in; only the newest one counts."""
@@ -151,8 +175,9 @@ class Updater:
     def cancel(self, execution: str) -> None:
         """End ``execution`` if it is not active yet."""
         with self._inbox.changed:
-            if len(self._inbox.cancel) < _MAX_REMEMBERED_REFUSALS:
-                self._inbox.cancel.add(execution)
+            self._inbox.cancel[execution] = None
+            while len(self._inbox.cancel) > _MAX_REMEMBERED_CANCELS:
+                del self._inbox.cancel[next(iter(self._inbox.cancel))]
             self._inbox.changed.notify_all()
 
     # --- the thread ---------------------------------------------------------------------------------------------------
@@ -240,7 +265,7 @@ class Updater:
         _LOG.warning("assignment refused: %s [%s]", message, code)
         self._report(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
 
-    def _report(self, body: AssignmentRefused | ExecutionReport) -> None:
+    def _report(self, body: AssignmentRefused | ExecutionReport | ShadowReport) -> None:
         """Append; what the disk refuses is kept for the next try, up to a bound."""
         self._unsent.append(Report(epoch=NO_EPOCH, oldest=1, seq=1, at=self._clock.now(), body=body))
         del self._unsent[:-_MAX_UNSENT_REPORTS]
@@ -268,8 +293,10 @@ class Updater:
                 campaign=assignment.campaign,
                 state=ExecutionState.ASSIGNED.value,
                 targets=dict(assignment.pipelines),
+                deadline_seconds=self._allowed_seconds(assignment),
             ),
         )
+        self._since_seconds = self._clock.monotonic()
         self._lost = False
         try:
             self._enter(ExecutionState.ASSIGNED, Outcome(Event.ACCEPTED))
@@ -282,29 +309,62 @@ class Updater:
 
     # --- the walk through the table -----------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
+    def _count_restart(self) -> Plan | None:
+        """Count an unclean end, before anything is loaded; the plan for what was under way."""
         execution = self._entry.execution
         if execution is None:
+            return None
+        if _over(execution):
+            self._effects.distrust_unfinished(execution)
+            return None
+        resumes = execution.resumes + (0 if execution.stopped else 1)
+        away_seconds = max(0.0, self._clock.now() - execution.at) if execution.at else 0.0
+        plan = resume(execution.state, resumes, self._effects.config.probation_max_deaths)
+        assert plan is not None
+        try:
+            self._change(resumes=resumes, stopped=False, spent_seconds=execution.spent_seconds + away_seconds)
+        except AgentError as error:
+            _LOG.error("execution %s: its restart cannot be counted: %s", execution.id, error)
+            plan = uncounted(plan, error.code)
+        if plan.event is not None or plan.state is ExecutionState.ROLLING_BACK:
+            self._effects.distrust(execution)
+        return plan
+
+    def _resume(self) -> None:
+        execution, plan = self._entry.execution, self._plan
+        if execution is None:
             return
-        plan = resume(execution.state, execution.resumes)
         if plan is None:
             if execution.state == ExecutionState.COMMITTED.value:
                 self._effects.raise_floors(execution)
+            self._effects.finish_rolling_back(execution)
             if not execution.reported:
                 self._enter(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
             return
         _LOG.info("execution %s: resumed in %s", execution.id, plan.state.value)
-        try:
-            self._change(resumes=execution.resumes + 1)
-        except AgentError as error:
-            _LOG.error("execution %s: %s", execution.id, error)
         if plan.event is not None:
-            self._advance(plan.state, Outcome(plan.event, plan.reason, "resumed too often"))
+            text = f"found in {execution.state} after {execution.resumes} unclean ends"
+            self._advance(plan.state, Outcome(plan.event, plan.reason, text))
             return
         if plan.reason:
             self._enter(plan.state, Outcome(Event.BROKE, plan.reason, f"the journal said {execution.state[:80]!r}"))
         if plan.effect is not None:
             self._walk(plan.state, plan.effect)
+
+    def _allowed_seconds(self, assignment: Assignment) -> float:
+        """From now to the deadline: the device's own, or the assignment's where that is nearer; 0: none."""
+        own = self._effects.config.deadline_seconds
+        if not isinstance(assignment.deadline, float):
+            return own
+        theirs = max(_LEAST_ALLOWED_SECONDS, assignment.deadline - effective_now(self._clock.now(), self._standing()))
+        return min(own or theirs, theirs)
+
+    def _spent_seconds(self, execution: Execution) -> float:
+        return execution.spent_seconds + self._clock.monotonic() - self._since_seconds
+
+    def _expired(self, execution: Execution) -> bool:
+        allowed = execution.deadline_seconds
+        return allowed > 0 and self._spent_seconds(execution) >= allowed
 
     def _walk(self, state: ExecutionState, effect: Effect) -> None:
         """Do ``effect`` and what follows from it, until the execution is over or the agent stops."""
@@ -317,6 +377,9 @@ class Updater:
                 return
             state, effect = self._transition(state, outcome)
         if effect is Effect.FINISH:
+            if self._entry.execution is not None:
+                with self._inbox.changed:
+                    self._inbox.cancel.pop(self._entry.execution.id, None)
             self._effects.finish()
 
     def _advance(self, state: ExecutionState, outcome: Outcome) -> None:
@@ -328,10 +391,8 @@ class Updater:
         if following.state is ExecutionState.ACTIVATING:
             execution = self._entry.execution
             if execution is not None and not execution.before:
-                before: Mapping[str, str | None] = self._effects.active(execution.targets)
-                self._entry = msgspec.structs.replace(
-                    self._entry, execution=msgspec.structs.replace(execution, before=dict(before))
-                )
+                before, baseline = self._effects.active(execution.targets), self._effects.baseline(execution.targets)
+                self._remember(before=before, baseline=baseline)
         try:
             self._enter(following.state, outcome)
         except AgentError as error:
@@ -348,7 +409,9 @@ class Updater:
         Raises:
             AgentError: ``storage.*``, where the state must not be begun without the journal; nothing changed.
         """
-        changes = {"state": state.value, "code": outcome.code[:80], "detail": outcome.detail[:1000]}
+        changes: dict[str, object] = {"code": outcome.code[:80], "detail": outcome.detail[:1000]}
+        if self._entry.execution is not None and self._entry.execution.state != state.value:
+            changes |= {"state": state.value, "resumes": 0}
         try:
             execution = self._change(**changes, reported=not state.terminal)
         except AgentError as error:
@@ -376,14 +439,18 @@ class Updater:
 
     def _change(self, **changes: object) -> Execution:
         """Change the execution on the disk, then here."""
-        before = self._entry
-        execution = self._remember(**changes)
+        before, since_seconds = self._entry, self._since_seconds
+        execution = before.execution
+        assert execution is not None
+        passed = {"spent_seconds": self._spent_seconds(execution), "at": self._clock.now()}
+        execution = self._remember(**(passed | changes))
+        self._since_seconds = self._clock.monotonic()
         for attempt in range(_JOURNAL_ATTEMPTS):
             try:
                 self._journal.write(self._entry)
             except AgentError:
                 if attempt == _JOURNAL_ATTEMPTS - 1:
-                    self._entry = before
+                    self._entry, self._since_seconds = before, since_seconds
                     raise
                 self._stopping.wait(min(self._retry_seconds, 1.0) * 2**attempt)
             else:
@@ -426,9 +493,11 @@ class Updater:
             cancelled = execution.id in self._inbox.cancel
             envelope = self._inbox.envelope
         if cancelled and (state, Event.CANCEL) in TABLE:
-            with self._inbox.changed:
-                self._inbox.cancel.discard(execution.id)
             return Outcome(Event.CANCEL, "update.cancelled", "cancelled by the fleet")
+        if (state, Event.EXPIRED) in TABLE and self._expired(execution):
+            text = f"not active within {execution.deadline_seconds:.0f} s"
+            waited_for = f"; it waited: {execution.detail}" if execution.code.startswith("update.waiting") else ""
+            return Outcome(Event.EXPIRED, "update.deadline", text + waited_for)
         if envelope is None or (state, Event.SUPERSEDE) not in TABLE:
             return None
         judged = self._judge(envelope)
@@ -445,4 +514,5 @@ class Updater:
         """Whether a long effect shall stop early."""
         with self._inbox.changed:
             waiting = execution.id in self._inbox.cancel or self._inbox.envelope is not None
-        return self._stopping.is_set() or (waiting and (ExecutionState(execution.state), Event.CANCEL) in TABLE)
+        asked = waiting or self._expired(execution)
+        return self._stopping.is_set() or (asked and (ExecutionState(execution.state), Event.CANCEL) in TABLE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import SHA256_PATTERN, parse_manifest_path
@@ -53,6 +53,8 @@ class Assignment(Struct, frozen=True, kw_only=True):
     campaign: Identifier
     execution: Identifier
     pipelines: Annotated[dict[Name, PipelineTarget], Meta(min_length=1, max_length=64)]
+    deadline: Seconds | UnsetType = UNSET
+    """Unix time by which the execution must be active, or fail. Not written where there is none."""
 
 
 _DECODER: Final = msgspec.json.Decoder(Assignment)

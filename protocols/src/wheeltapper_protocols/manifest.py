@@ -45,6 +45,7 @@ __all__ = [
     "Manifest",
     "RawInput",
     "RemainingLife",
+    "Shadowing",
     "TensorSpec",
     "check_file",
     "decode_manifest",
@@ -154,6 +155,14 @@ class Budget(Struct, frozen=True, kw_only=True):
     rss_growth_mb: Annotated[float, Meta(gt=0)]
 
 
+class Shadowing(Struct, frozen=True, kw_only=True):
+    """What the release asks of its shadow run beside the active one; both raise what the device is set to."""
+
+    windows: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Least share of windows of which both decide the same severity; 0: it is only reported."""
+
+
 class Gate(Struct, frozen=True, kw_only=True):
     """One condition that the candidate had to meet before it became a release, with what was measured."""
 
@@ -196,6 +205,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """What to compare features and scores with; None: nothing is compared."""
     golden: Golden
     budget: Budget
+    shadow: Shadowing | None = None
     gates: Annotated[list[Gate], Meta(max_length=64)] = []
     lineage: dict[str, str] = {}
     """Where it came from: recordings by SHA-256, the recipe, versions of the libraries."""
@@ -280,6 +290,7 @@ _OMITTED: Final = (
     "iso20816",
     "bearing",
     "drift",
+    "shadow",
 )
 """Sections that are left out where they are None."""
 

@@ -50,6 +50,7 @@ __all__ = [
     "Reason",
     "Report",
     "Severity",
+    "ShadowReport",
     "Status",
     "Telemetry",
     "TelemetryRecord",
@@ -345,6 +346,42 @@ class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
             raise ValueError("last_window is below first_window")
 
 
+class ShadowReport(_Message, frozen=True, kw_only=True, tag="shadow"):
+    """A release scored live windows beside the active one; nobody acted on its output. All statistics are paired.
+
+    Scores: 1.0 is the warning threshold. What is not defined (no variance, too few windows) is left out.
+    """
+
+    execution: Identifier | None = None
+    pipeline: Name | None = None
+    model: Name | None = None
+    release: Release | None = None
+    active_model: Name | None = None
+    active_release: Release | None = None
+    windows: Count = 0
+    """Scored by both."""
+    skipped: Count = 0
+    """Left out for want of spare CPU."""
+    failed: Count = 0
+    """That the new release could not score."""
+    mean_difference: float | None = None
+    """New minus active."""
+    sd_difference: float | None = None
+    correlation: float | None = None
+    active_quantiles: Annotated[list[float], Meta(max_length=16)] = []
+    """Of the active release's scores at 5, 25, 50, 75 and 95 %."""
+    quantiles: Annotated[list[float], Meta(max_length=16)] = []
+    """Of the new release's, likewise."""
+    agreement: float | None = None
+    """Share of windows of which both decided the same severity."""
+    kappa: float | None = None
+    """Cohen's, of these decisions."""
+    active_latency_p95_ms: float | None = None
+    latency_p95_ms: float | None = None
+    code: Code = ""
+    """Why it ended, where that is not plain: ``shadow.disagrees``, ``shadow.too_few``, ``shadow.timeout``."""
+
+
 class Report(_Message, frozen=True, kw_only=True):
     """Something that the fleet must know and must not lose."""
 
@@ -352,7 +389,7 @@ class Report(_Message, frozen=True, kw_only=True):
     oldest: Seq
     seq: Seq
     at: Seconds
-    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport
+    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport
     after: Count | None = None
     """As in :class:`Telemetry`."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from tests.vectors.make_vectors import EPOCH, RECORD, VALID, read
 from wheeltapper_protocols import messages as m
@@ -49,10 +50,12 @@ def test_invalid_vectors_keep_their_code(vector: dict[str, str]) -> None:
     assert caught.value.code == vector["code"]
 
 
-def test_the_assignment_keeps_its_bytes() -> None:
-    payload = base64.b64decode(vectors("assignment")[0]["payload"])
+@pytest.mark.parametrize("vector", vectors("assignment"), ids=lambda vector: vector["name"])
+def test_the_assignment_keeps_its_bytes(vector: dict[str, str]) -> None:
+    payload = base64.b64decode(vector["payload"])
     assignment = decode_assignment(payload)
     assert (assignment.device, assignment.counter, assignment.pipelines["main"].release) == ("press-1", 5, 3)
+    assert (assignment.deadline is not UNSET) == (vector["name"] == "assignment_deadline")
     assert encode_assignment(assignment) == payload
 
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["fsync_folder", "replace_link", "write_atomic", "write_once"]
+__all__ = ["fsync_file", "fsync_folder", "replace_link", "write_atomic", "write_once"]
 
 
 def fsync_folder(folder: Path) -> None:
     """Make renames in ``folder`` durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Make what was written to ``path`` durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -89,6 +89,29 @@ class HttpsClient:
             while piece := response.read(CHUNK_BYTES):
                 yield piece
 
+    @contextlib.contextmanager
+    def partly(self, url: str, offset: int, piece_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """GET the path ``url`` from byte ``offset`` on: where the answer begins, and its pieces.
+
+        A server may ignore the range (RFC 9110, section 14.2): the answer then begins at 0.
+
+        Raises:
+            HttpsError: also while iterating; ``fetch.range`` where the answer begins elsewhere; ``status`` 416 where
+                there is nothing from ``offset`` on.
+        """
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        with self._open("GET", self.base_url + url, None, headers) as response:
+            begins = 0
+            if response.status == 206:
+                unit, _, span = response.headers.get("Content-Range", "").strip().partition(" ")
+                first = span.partition("-")[0]
+                if unit != "bytes" or not first.isascii() or not first.isdigit() or int(first) != offset:
+                    raise HttpsError("fetch.range", f"GET {url}: asked from byte {offset}, got {span[:40]!r}")
+                begins = offset
+            yield begins, iter(lambda: response.read(piece_bytes), b"")
+
     def request(
         self, method: str, path: str, max_bytes: int, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> bytes:

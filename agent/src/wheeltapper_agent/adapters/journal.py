@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from wheeltapper_agent.adapters.files import write_atomic
+from wheeltapper_agent.core.probation import Figures
 from wheeltapper_agent.errors import storage_error
 from wheeltapper_protocols.assignment import PipelineTarget
 
@@ -32,11 +33,22 @@ class Execution(Struct, frozen=True, kw_only=True):
     code: str = ""
     detail: str = ""
     resumes: int = 0
+    """Starts that found it in this state after an unclean end."""
+    stopped: bool = False
+    """The agent ended cleanly; the start after it counts for nothing."""
     reported: bool = True
     """False between journalling a terminal state and appending its report."""
     targets: dict[str, PipelineTarget] = {}
     before: dict[str, str | None] = {}
     """The slot that was active for each pipeline before activation; what a rollback returns to."""
+    baseline: dict[str, Figures] = {}
+    """What that release's last windows came to; what probation measures against."""
+    deadline_seconds: float = 0.0
+    """From the assignment to the activation; 0: no limit."""
+    spent_seconds: float = 0.0
+    """Of these, up to ``at``."""
+    at: float = 0.0
+    """Unix time when this was written, by the device's clock."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):

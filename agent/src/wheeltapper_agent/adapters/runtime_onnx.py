@@ -23,7 +23,6 @@ _TYPES: Final = {"float": "float32", "double": "float64"} | {
 """Numpy's names of the types in ``tensor(…)``."""
 
 
-<<<<<<< HEAD
 class OnnxNetwork(BaseNetwork):
     """A network in an ``InferenceSession``.
 
@@ -32,11 +31,6 @@ class OnnxNetwork(BaseNetwork):
         providers: in the order of preference; those that ONNX Runtime lacks here are passed over, and said so.
         threads: within an operator.
         specs: quantisation of inputs and outputs that are integers.
-=======
-class OnnxModel:
-    """A network with the input ``input`` and the output ``output``, both float32 [n, …]. What the output must look like
-    depends on the task: its reader checks it.
->>>>>>> main
 
     Raises:
         AgentError: ``runtime.load``, ``runtime.tensors``.
@@ -80,7 +74,6 @@ class OnnxModel:
             )
         except Exception as error:  # as above
             raise AgentError("runtime.run", f"the network failed: {str(error)[:300]}") from error
-<<<<<<< HEAD
         return found
 
 
@@ -115,6 +108,3 @@ def _session(content: bytes, providers: Sequence[str], threads: int) -> Any:
                 raise AgentError("runtime.load", f"the network cannot be loaded: {str(error)[:300]}") from error
             announce(logging.WARNING, f"onnxruntime cannot use {usable[0]} here: {str(error)[:300]}")
             del usable[0]
-=======
-        return output
->>>>>>> main

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_once
+from wheeltapper_agent.adapters.files import fsync_file, fsync_folder, replace_link, write_once
 from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import WireError
@@ -44,6 +44,11 @@ class Slots:
         for path in (self._releases, self._pipelines):
             path.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def folder(self) -> Path:
+        """Where the slots lie."""
+        return self._folder
+
     def path(self, name: str) -> Path:
         """The folder of the release called ``name`` (see :func:`slot_name`)."""
         return self._releases / name
@@ -69,7 +74,7 @@ class Slots:
                     os.link(blob, temporary / file)
                 except OSError:
                     shutil.copyfile(blob, temporary / file)
-                _fsync_file(temporary / file)
+                fsync_file(temporary / file)
             write_once(temporary / MANIFEST_FILE, manifest)
             fsync_folder(temporary)
             if target.exists():
@@ -102,14 +107,28 @@ class Slots:
             raise AgentError("slot.missing", f"{name} is not staged")
         current = self.active(pipeline)
         if current == name:
+            self._settle(pipeline)
             return
         if current is not None:
             self._link(pipeline, PREVIOUS, current)
         self._link(pipeline, ACTIVE, name)
 
     def restore(self, pipeline: str, name: str | None) -> None:
-        """Go back to ``name`` (None: to no release at all). Done twice, it is as done once."""
+        """Go back to ``name`` (None: to no release at all). Done twice, it is as done once.
+
+        Where ``previous`` names it, that link becomes the active one: a rename needs no room, so a full disk cannot
+        keep a device on a bad release.
+
+        Raises:
+            AgentError: ``storage.*``.
+        """
         if name is not None and self.path(name).is_dir():
+            if self.active(pipeline) == name:
+                self._settle(pipeline)
+                return
+            if self.previous(pipeline) == name:
+                self._promote_previous(pipeline)
+                return
             self._link(pipeline, ACTIVE, name)
         else:
             folder = self._pipelines / pipeline
@@ -126,6 +145,18 @@ class Slots:
         for path in self._releases.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def find(self, sha256: str, length: int) -> Path | None:
+        """A file of a release here that its manifest says has this hash and length; it is not verified."""
+        for path in self._releases.iterdir():
+            try:
+                files = decode_manifest((path / MANIFEST_FILE).read_bytes()).files
+            except (OSError, WireError):
+                continue
+            for file in files:
+                if file.sha256 == sha256 and file.length == length:
+                    return path / file.name
+        return None
 
     def hashes(self) -> set[str]:
         """SHA-256 of every file of every release here: blobs that need not be fetched again."""
@@ -149,6 +180,21 @@ class Slots:
             return None
         return name if self.path(name).is_dir() else None
 
+    def _settle(self, pipeline: str) -> None:
+        """A link that is right may have been switched by a life that was killed before it was durable."""
+        try:
+            fsync_folder(self._pipelines / pipeline)
+        except OSError as error:
+            raise storage_error(error, f"{pipeline} cannot be switched") from error
+
+    def _promote_previous(self, pipeline: str) -> None:
+        folder = self._pipelines / pipeline
+        try:
+            os.replace(folder / PREVIOUS, folder / ACTIVE)
+            fsync_folder(folder)
+        except OSError as error:
+            raise storage_error(error, f"{pipeline} cannot be switched back") from error
+
     def _link(self, pipeline: str, which: str, name: str) -> None:
         folder = self._pipelines / pipeline
         try:
@@ -158,11 +204,3 @@ class Slots:
             replace_link(folder / which, f"../../releases/{name}")
         except OSError as error:
             raise storage_error(error, f"{which} of {pipeline} cannot be switched") from error
-
-
-def _fsync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

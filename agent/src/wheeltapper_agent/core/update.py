@@ -3,10 +3,10 @@
 Invariants:
     * Every change of state is a row of :data:`TABLE`; a pair that is not there raises.
     * Before activation an execution can end as FAILED, REJECTED, SUPERSEDED or CANCELLED without touching the active
-    model;
-      from ACTIVATING on it ends as COMMITTED, or goes back through ROLLING_BACK.
-    * WAITING (window, battery, network) and SHADOW (score beside the active model) are states that exist and are
-    passed.
+      model; from ACTIVATING on it ends as COMMITTED, or goes back through ROLLING_BACK.
+    * A cancel, another assignment or the deadline ends it before ACTIVATING only. Later, the one under way comes to its
+      own end first: an assignment then waits for it, a cancel has no effect.
+    * From every state that is not terminal, a terminal one can be reached by GIVE_UP alone.
 
 What this module does not do: the effects, the journal, time. See :mod:`resume` for what follows a restart.
 """
@@ -40,6 +40,7 @@ class Event(Enum):
     RESTORED = auto()
     SUPERSEDE = auto()
     CANCEL = auto()
+    EXPIRED = auto()
     GIVE_UP = auto()
 
 
@@ -96,36 +97,43 @@ TABLE: Final[dict[tuple[S, Event], S]] = {
     (S.ASSIGNED,     Event.REFUSED):        S.REJECTED,
     (S.ASSIGNED,     Event.SUPERSEDE):      S.SUPERSEDED,
     (S.ASSIGNED,     Event.CANCEL):         S.CANCELLED,
+    (S.ASSIGNED,     Event.EXPIRED):        S.FAILED,
     (S.ASSIGNED,     Event.GIVE_UP):        S.FAILED,
     (S.WAITING,      Event.CONDITIONS_MET): S.FETCHING,
     (S.WAITING,      Event.SUPERSEDE):      S.SUPERSEDED,
     (S.WAITING,      Event.CANCEL):         S.CANCELLED,
+    (S.WAITING,      Event.EXPIRED):        S.FAILED,
     (S.WAITING,      Event.GIVE_UP):        S.FAILED,
     (S.FETCHING,     Event.FETCHED):        S.VERIFYING,
     (S.FETCHING,     Event.FETCH_FAILED):   S.FAILED,
     (S.FETCHING,     Event.REFUSED):        S.REJECTED,
     (S.FETCHING,     Event.SUPERSEDE):      S.SUPERSEDED,
     (S.FETCHING,     Event.CANCEL):         S.CANCELLED,
+    (S.FETCHING,     Event.EXPIRED):        S.FAILED,
     (S.FETCHING,     Event.GIVE_UP):        S.FAILED,
     (S.VERIFYING,    Event.VERIFIED):       S.STAGED,
     (S.VERIFYING,    Event.REFUSED):        S.REJECTED,
     (S.VERIFYING,    Event.SUPERSEDE):      S.SUPERSEDED,
     (S.VERIFYING,    Event.CANCEL):         S.CANCELLED,
+    (S.VERIFYING,    Event.EXPIRED):        S.FAILED,
     (S.VERIFYING,    Event.GIVE_UP):        S.FAILED,
     (S.STAGED,       Event.TEST_STARTED):   S.SELF_TEST,
     (S.STAGED,       Event.REFUSED):        S.REJECTED,
     (S.STAGED,       Event.SUPERSEDE):      S.SUPERSEDED,
     (S.STAGED,       Event.CANCEL):         S.CANCELLED,
+    (S.STAGED,       Event.EXPIRED):        S.FAILED,
     (S.STAGED,       Event.GIVE_UP):        S.FAILED,
     (S.SELF_TEST,    Event.TEST_PASSED):    S.SHADOW,
     (S.SELF_TEST,    Event.REFUSED):        S.REJECTED,
     (S.SELF_TEST,    Event.SUPERSEDE):      S.SUPERSEDED,
     (S.SELF_TEST,    Event.CANCEL):         S.CANCELLED,
+    (S.SELF_TEST,    Event.EXPIRED):        S.FAILED,
     (S.SELF_TEST,    Event.GIVE_UP):        S.FAILED,
     (S.SHADOW,       Event.SHADOWED):       S.ACTIVATING,
     (S.SHADOW,       Event.REFUSED):        S.REJECTED,
     (S.SHADOW,       Event.SUPERSEDE):      S.SUPERSEDED,
     (S.SHADOW,       Event.CANCEL):         S.CANCELLED,
+    (S.SHADOW,       Event.EXPIRED):        S.FAILED,
     (S.SHADOW,       Event.GIVE_UP):        S.FAILED,
     (S.ACTIVATING,   Event.ACTIVATED):      S.PROBATION,
     (S.ACTIVATING,   Event.BROKE):          S.ROLLING_BACK,

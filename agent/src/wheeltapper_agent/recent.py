@@ -1,0 +1,53 @@
+"""The last windows of the release that a pipeline runs: what probation measures a new one against.
+
+Invariants: the figures are of one release only, and begin anew with every swap; bounded in memory; what could not be
+scored does not count here (the pipeline's health counts it).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from wheeltapper_agent.core.probation import Figures, figures
+from wheeltapper_agent.ports import Observation
+from wheeltapper_protocols.manifest import Manifest
+from wheeltapper_protocols.messages import Alert, Report
+
+__all__ = ["KEPT_WINDOWS", "Recent"]
+
+KEPT_WINDOWS: Final = 256
+
+
+class Recent:
+    """Implements :class:`wheeltapper_agent.ports.Observer`; read from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._manifest: Manifest | None = None
+        self._seen: deque[tuple[float, bool, float]] = deque(maxlen=KEPT_WINDOWS)
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        """Remember a window that was scored."""
+        with self._lock:
+            if seen.manifest is not self._manifest:
+                self._manifest = seen.manifest
+                self._seen.clear()
+            if seen.score is not None and seen.verdict is not None and math.isfinite(seen.score):
+                self._seen.append((seen.score, seen.verdict.alert, seen.latency_ms or 0.0))
+        return ()
+
+    def end(self) -> Sequence[Alert | Report]:
+        """Nothing is left to say."""
+        return ()
+
+    def figures(self, model: str | None = None, release: int | None = None) -> Figures:
+        """Of the windows of the present release; nothing if that is another than the one asked for."""
+        with self._lock:
+            manifest, seen = self._manifest, list(self._seen)
+        if manifest is None or (model is not None and (manifest.model, manifest.release) != (model, release)):
+            return Figures()
+        return figures([score for score, _, _ in seen], sum(alert for _, alert, _ in seen), [ms for *_, ms in seen])

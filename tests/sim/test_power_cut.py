@@ -1,0 +1,182 @@
+"""Promises 1, 2, 3 and 6: killed at any write, fsync, rename, link or unlink, the device comes back whole.
+
+Every distinct (state, call, file) of an update and of a rollback is cut, with what was not fsynced lost (see
+:mod:`tests.sim.disk`); every call, in each way, behind the marker ``slow``. The counts at the end fail if the sweep
+comes to cover less.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.sim.disk import lose_power
+from tests.sim.sweep import Cut, Ground, Point, Result, Scenario
+
+_AFTER_ACTIVATION = ("ROLLING_BACK", "ROLLED_BACK")
+_RESTART_CALLS = 4
+"""By which a start counts itself: open, fsync, rename of the journal, fsync of its folder."""
+_ACTIVE = "slots/pipelines/main/active"
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    made = Ground(tmp_path_factory.mktemp("ground"))
+    yield made
+    made.close()
+
+
+def _distinct(points: list[Point]) -> list[Point]:
+    found: dict[tuple[str, str, str], Point] = {}
+    for point in points:
+        found.setdefault(point.kind, point)
+    return list(found.values())
+
+
+def _sweep(ground: Ground, scenario: Scenario, cuts: list[Cut]) -> list[Result]:
+    results = ground.cut_all(scenario, cuts)
+    broken = [result for result in results if result.broken]
+    assert not broken, json.dumps([(str(each.cut), each.hit, each.broken) for each in broken[:5]], indent=1)
+    return results
+
+
+def _covered(results: list[Result]) -> set[tuple[str, str, str]]:
+    return {result.hit for result in results if result.hit is not None}
+
+
+def test_an_update_cut_at_every_kind_of_call(ground: Ground) -> None:
+    points, _ = ground.points(ground.update)
+    cuts = [Cut(point.number, power=True, half=point.number % 2 == 0) for point in _distinct(points)]
+    covered = _covered(_sweep(ground, ground.update, cuts))
+    assert len(covered) >= 70, sorted(covered)
+    states = {state for state, _, _ in covered}
+    assert states >= {"IDLE", "ASSIGNED", "WAITING", "FETCHING", "VERIFYING", "STAGED", "SELF_TEST", "SHADOW"}
+    assert states >= {"ACTIVATING", "PROBATION", "COMMITTED"}
+    assert {call for _, call, _ in covered} >= {"open", "fsync", "rename", "unlink", "link", "symlink", "mkdir"}
+
+
+def test_a_rollback_cut_at_every_kind_of_call(ground: Ground) -> None:
+    points, _ = ground.points(ground.rollback)
+    late = [point for point in _distinct(points) if point.state in _AFTER_ACTIVATION]
+    cuts = [Cut(point.number, power=True, half=point.number % 2 == 0) for point in late]
+    covered = _covered(_sweep(ground, ground.rollback, cuts))
+    assert len(covered) >= 8, sorted(covered)
+    assert {state for state, _, _ in covered} == set(_AFTER_ACTIVATION)
+
+
+def test_the_spool_cut_within_its_writes(ground: Ground) -> None:
+    _, writes = ground.points(ground.update)
+    cuts = [Cut(sqlite=1 + number * (writes - 20) // 10) for number in range(10)]
+    results = _sweep(ground, ground.update, cuts)
+    assert sum(result.hit is not None for result in results) >= 8
+
+
+def test_a_process_that_dies_again_and_again_in_probation_goes_back(ground: Ground) -> None:
+    """Killed in probation, then twice right after the restart was counted: the next start takes the one before."""
+    points, _ = ground.points(ground.update)
+    last = [point for point in points if point.state == "PROBATION"][-1]
+    loop = replace(ground.update, end="ROLLED_BACK", release=1)
+    counted = Cut(_RESTART_CALLS)
+    result = ground.cut(loop, Cut(last.number), counted, counted)
+    assert (result.hit, result.broken) == (("START", "fsync", "."), [])
+    assert not ground.cut(ground.update, Cut(last.number), counted).broken  # once less is not a loop yet
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "how",
+    [Cut(power=True), Cut(power=True, half=True), Cut(), Cut(before=True)],
+    ids=["power", "half", "kill", "before"],
+)
+def test_every_call_of_an_update_and_of_a_rollback(ground: Ground, how: Cut) -> None:
+    for scenario, least in ((ground.update, 85), (ground.rollback, 90)):
+        points, _ = ground.points(scenario)
+        results = _sweep(ground, scenario, [replace(how, number=point.number) for point in points])
+        assert sum(result.hit is not None for result in results) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_spool_cut_within_many_writes(ground: Ground) -> None:
+    _, writes = ground.points(ground.update)
+    results = _sweep(ground, ground.update, [Cut(sqlite=number) for number in range(1, writes - 20, 8)])
+    assert sum(result.hit is not None for result in results) >= (writes - 20) // 10
+
+
+def test_the_sweep_notices_a_link_that_is_switched_in_two_steps(ground: Ground) -> None:
+    points, _ = ground.points(ground.update, "link")
+    cuts = [Cut(point.number, plant="link") for point in points if (point.call, point.role) == ("unlink", _ACTIVE)]
+    results = ground.cut_all(ground.update, cuts)
+    assert [result.broken for result in results] == [["no release is active"]]
+
+
+def test_the_sweep_notices_a_release_that_is_active_before_it_is_durable(ground: Ground) -> None:
+    points, _ = ground.points(ground.update, "stage")
+    cuts = [Cut(point.number, power=True, plant="stage") for point in points if point.state == "PROBATION"][:2]
+    results = ground.cut_all(ground.update, cuts)
+    assert all("no release is active" in str(result.broken) or "damaged" in str(result.broken) for result in results)
+
+
+def test_the_sweep_notices_a_journal_that_is_written_in_place(ground: Ground) -> None:
+    points, _ = ground.points(ground.rollback, "journal")
+    late = [point for point in points if point.state == "ROLLING_BACK" and point.role == "journal.json"]
+    results = ground.cut_all(ground.rollback, [Cut(point.number, power=True, plant="journal") for point in late[:2]])
+    assert any("it should end ROLLED_BACK" in str(result.broken) for result in results), results
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_cut_in_one_life_after_the_other(ground: Ground) -> None:
+    """Three cuts at random calls, one after the other, each losing what was not durable."""
+    random = Random(7)
+    patient = [
+        replace(each, update=each.update | {"probation_max_deaths": 9}) for each in (ground.update, ground.rollback)
+    ]
+    for scenario in patient:
+        for _ in range(40):
+            cuts = [Cut(random.randrange(1, 100), power=True, half=random.random() < 0.5) for _ in range(3)]
+            result = ground.cut(scenario, *cuts)
+            assert not result.broken, (cuts, result)
+
+
+# --- the tracking layer itself ----------------------------------------------------------------------------------------
+
+
+def _child(folder: Path, program: str) -> None:
+    """Run ``program`` under a Disk in a process of its own, that is killed at its end."""
+    import subprocess
+    import sys
+
+    text = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom tests.sim.disk import Disk\n"
+        f"base = Path({str(folder)!r})\nroot = base / 'root'\n"
+        "Disk(root, base / 'log', base / 'backups', lambda: 'X').install()\n"
+        f"{program}\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    code = subprocess.run([sys.executable, "-c", text], cwd=Path(__file__).resolve().parents[2], check=False).returncode
+    assert code == -9
+
+
+@pytest.mark.parametrize(
+    ("program", "old", "new"),
+    [
+        ("open(root / 'a', 'w').write('new')", b"old", b""),
+        ("from wheeltapper_agent.adapters.files import write_atomic\nwrite_atomic(root / 'a', b'new')", b"old", b"new"),
+        ("open(root / 'b', 'w').write('x'); os.replace(root / 'b', root / 'a')", b"old", b"old"),
+        ("os.unlink(root / 'a')", b"old", b"old"),
+    ],
+    ids=["torn", "atomic", "renamed without fsync", "unlinked without fsync"],
+)
+def test_what_was_not_fsynced_is_lost(tmp_path: Path, program: str, old: bytes, new: bytes) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").write_bytes(old)
+    _child(tmp_path, program)
+    lose_power(root, tmp_path / "log")
+    assert (root / "a").read_bytes() == new
