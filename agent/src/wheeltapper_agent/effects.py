@@ -18,7 +18,7 @@ from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.journal import Execution
 from wheeltapper_agent.adapters.marks import Marks, MarkStore
 from wheeltapper_agent.adapters.slots import Slots, slot_name
-from wheeltapper_agent.bundle import Bundle, check_input, load_bundle, self_test
+from wheeltapper_agent.bundle import Bundle, check_input, load_bundle
 from wheeltapper_agent.config import Profile, UpdateConfig
 from wheeltapper_agent.core.conditions import Unmet
 from wheeltapper_agent.core.probation import Figures
@@ -27,6 +27,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.outcome import Interrupted, Outcome, Patience
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Clock, MetadataClient
+from wheeltapper_agent.sandbox import try_candidate
 from wheeltapper_agent.trials import Trials
 from wheeltapper_agent.waiting import Waiting
 from wheeltapper_protocols.assignment import PipelineTarget
@@ -266,9 +267,13 @@ class Effects:
         for target in execution.targets.values():
             slot = slot_name(target)
             if slot not in self._tested:
-                bundle = self._load(slot)
-                metrics |= self_test(bundle)
-                self._tested[slot] = bundle
+                path, seconds = self._slots.path(slot), self.config.self_test_timeout_seconds
+                digest = slot.rpartition("-")[2]
+                tried = try_candidate(path, self._profile, digest, seconds, lambda: self.interrupted(execution))
+                if tried is None:
+                    raise Interrupted
+                self._tested[slot] = tried[0]
+                metrics |= tried[1]
         return Outcome(Event.TEST_PASSED, metrics=metrics)
 
     def _activate(self, execution: Execution) -> Outcome:
