@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import legacy
+
+legacy.install()
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.bundles import make_bundle
+from tests.agent.bundles import MODEL_FILE, make_bundle
 from tests.agent.inside import Device
 from tests.agent.servers import DeviceServer, until
 from wheeltapper_agent.adapters.blobs import BlobStore
@@ -146,23 +146,23 @@ def test_what_a_slot_holds_is_not_fetched(tmp_path: Path, server: DeviceServer, 
         until(lambda: "COMMITTED" in again.states("e2"), 10, "release 2")
         fetched = [path.rpartition("/")[2] for path in server.requests[asked:] if "/blobs/" in path]
         assert hashlib.sha256(files["manifest.json"]).hexdigest() in fetched
-        assert hashlib.sha256(files["model.onnx"]).hexdigest() not in fetched
+        assert hashlib.sha256(files[MODEL_FILE]).hexdigest() not in fetched
     finally:
         again.close()
 
 
 def test_a_slot_that_lies_is_not_believed(tmp_path: Path, server: DeviceServer, device: Device) -> None:
     files = make_bundle(1)
-    sha256 = hashlib.sha256(files["model.onnx"]).hexdigest()
+    sha256 = hashlib.sha256(files[MODEL_FILE]).hexdigest()
     slots = Slots(tmp_path / "device/slots")
-    found = slots.find(sha256, len(files["model.onnx"]))
+    found = slots.find(sha256, len(files[MODEL_FILE]))
     assert found is not None
     found.unlink()
-    found.write_bytes(bytes(len(files["model.onnx"])))
+    found.write_bytes(bytes(len(files[MODEL_FILE])))
     identity = server.identity(tmp_path / "identity2")
     client = HttpsClient(server.url, tls_context(identity.ca, identity.certificate, identity.key), 5.0)
     store = BlobStore(tmp_path / "other", client, slots.find)
-    assert store.fetch(sha256, len(files["model.onnx"])).read_bytes() == files["model.onnx"]
+    assert store.fetch(sha256, len(files[MODEL_FILE])).read_bytes() == files[MODEL_FILE]
     assert device.slots.find("0" * 64, 1) is None
 
 

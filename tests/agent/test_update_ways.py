@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.agent.bundles import make_bundle
+from tests.agent.bundles import MODEL_FILE, make_bundle
 from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
@@ -136,7 +136,7 @@ def test_the_room_that_a_release_takes_is_known_from_its_manifest(
     tmp_path: Path, server: DeviceServer, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_bundle(2, gain=0.55)
-    room = 16 * 1024 * 1024 + len(files["model.onnx"]) + len(files["golden.npz"]) - 1
+    room = 16 * 1024 * 1024 + len(files[MODEL_FILE]) + len(files["golden.npz"]) - 1
     monkeypatch.setattr("wheeltapper_agent.waiting.free_bytes", lambda _folder: room)
     device.updater.assign(_assign(server, 2, files))
     until(lambda: "update.waiting_disk" in _codes(device, "e2"), 10, "the reason")
