@@ -160,11 +160,12 @@ def _tflite_release(folder: Path) -> Path:
     writer = pytest.importorskip("tests.agent.tflite_writer")
     specs = default_specs(SOURCE.sample_rate_hz, ["horizontal", "vertical"])
     width = len(FeatureSet(specs, SOURCE.sample_rate_hz, SOURCE.window_samples, 2).names)
-    limit = 16.0
+    limit = 8.0
     changes: dict[str, Any] = {
         "runtime": "tflite",
         "content": writer.gain_net(width, 0.5, "int8", limit=limit),
-        "golden": Golden(output_atol=1.01 * limit / 127, score_rtol=0.02),  # one step of the output
+        # One step of the output, and what that is in the score: with so coarse a layer up to a tenth of it.
+        "golden": Golden(output_atol=1.01 * limit / 127, score_rtol=0.1),
         "budget": Budget(latency_p95_ms=60_000.0, rss_growth_mb=2_000.0),
     }
     write_bundle(folder, make_bundle(1, SOURCE, **changes))
@@ -249,7 +250,8 @@ def world(tmp_path: Path, root: DebianRoot, board: Board) -> Iterator[Emulated]:
     made = Emulated(tmp_path, root, board)
     yield made
     made.close()
-    shutil.rmtree(root.path / STATE.lstrip("/") / "identity", ignore_errors=True)
+    for left in (root.path / STATE.lstrip("/")).iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _files(release: Path) -> dict[str, bytes]:
