@@ -2,9 +2,9 @@
 
 The standard judges the root mean square velocity in mm/s of non-rotating parts, from 10 to 1,000 Hz (from 2 Hz for
 shafts below 600 turns a minute), against limits by machine group and foundation: zone A is new machines, B runs without
-limit, C only for a while, D does damage. The limits are those of ISO 20816-3:2022, tables A.1 and A.2 (the same figures
-as ISO 10816-3:2009): group 1 is above 300 kW or a shaft height of 315 mm and more, group 2 is 15 to 300 kW or 160 to
-315 mm.
+limit, C only for a while, D does damage. The limits are those that are commonly quoted for ISO 20816-3 and its
+forerunner ISO 10816-3; they have not been compared with the text of the standard yet, so do that before you rely on a
+zone. Group 1 is above 300 kW or a shaft height of 315 mm and more, group 2 is 15 to 300 kW or 160 to 315 mm.
 
 Velocity comes of acceleration by dividing each bin by its angular frequency and summing the powers (Parseval): exact
 for what repeats in the window, and no drift to take out. There is no taper: a tone between two bins leaks, and what
