@@ -2,13 +2,14 @@
 VENV   := .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
+LEGACY := .venv-legacy
 STAMP  := $(VENV)/.ready
 ORACLES := .venv-oracles
 ARGS   ?=
 ARCH   ?= amd64
 WHEELS ?=
 
-.PHONY: setup demo test test-all oracles deb check bench bench-agent format clean
+.PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -32,6 +33,22 @@ demo: $(STAMP)   ## the whole loop on this machine; ARGS="--headless --seconds 9
 test: $(STAMP)   ## every test that CI runs
 	@sh packaging/debian_packages.sh mosquitto chromium systemd
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+$(LEGACY)/.ready: constraints-legacy.txt protocols/pyproject.toml agent/pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
+	@test -x $(LEGACY)/bin/python || $(PYTHON) -m venv $(LEGACY)
+	@echo "Installing the agent with numpy 1.26 and tflite-runtime into $(LEGACY) ..."
+	@$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-legacy.txt \
+		hatchling editables setuptools wheel
+	@$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-c constraints-legacy.txt -e ./protocols -e './agent[tflite,modbus,opcua,parquet]' \
+		flatbuffers hypothesis jsonschema psutil pytest pytest-timeout scipy
+	@touch $@
+
+test-legacy: $(LEGACY)/.ready  ## the agent's tests with numpy 1.26 and tflite-runtime only
+	@sh packaging/debian_packages.sh mosquitto
+	@WHEELTAPPER_TEST_RUNTIME=tflite $(LEGACY)/bin/python -m pytest -m "not slow" tests/agent tests/protocols $(ARGS)
 
 oracles: $(ORACLES)/.ready  ## environment of its own for evidently, which some slow tests compare with
 
@@ -65,4 +82,4 @@ format: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 
 clean:           ## remove what setup and the tests made
-	rm -rf $(VENV) $(ORACLES) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LEGACY) $(ORACLES) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

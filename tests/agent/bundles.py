@@ -1,36 +1,46 @@
-"""Small real bundles: an identity network in ONNX, the default features, golden vectors computed here."""
+"""Small real bundles: a network that multiplies by a gain, in ONNX or TFLite, the default features, golden vectors
+computed here.
+
+``WHEELTAPPER_TEST_RUNTIME=tflite`` makes every bundle that does not say otherwise one for TFLite: so the agent's tests
+run where there is no ONNX Runtime (``make test-legacy``).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
+from tests.agent.tflite_writer import gain_net
 from wheeltapper_agent.adapters.simulator import Machine
 from wheeltapper_agent.config import SimulatorConfig
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.features import FeatureSet, default_specs
-from wheeltapper_protocols.manifest import Budget, BundleFile, Golden, Input, Manifest, encode_manifest
+from wheeltapper_protocols.manifest import MODEL_FILES, Budget, BundleFile, Golden, Input, Manifest, encode_manifest
 from wheeltapper_protocols.scoring import Scorer, ScoringSpec
 
+Runtime = Literal["onnx", "tflite"]
+RUNTIME: Final[Runtime] = "tflite" if os.environ.get("WHEELTAPPER_TEST_RUNTIME") == "tflite" else "onnx"
+MODEL_FILE: Final = MODEL_FILES[RUNTIME]
+"""The network's file in a bundle that :func:`make_bundle` makes by default."""
 SMALL = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=50.0)
 
 
-def network(gain: float = 0.5, fails: bool = False) -> bytes:
-    """output = gain * input; a network that fails divides an integer reshaping at run time."""
-    nodes = [helper.make_node("Mul", ["input", "gain"], ["output"])]
-    initial = [helper.make_tensor("gain", TensorProto.FLOAT, [1], [gain])]
+def network(gain: float = 0.5) -> bytes:
+    """output = gain * input, in ONNX."""
+    import onnx
+    from onnx import TensorProto, helper
+
     graph = helper.make_graph(
-        nodes,
+        [helper.make_node("Mul", ["input", "gain"], ["output"])],
         "net",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, None])],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [None, None])],
-        initial,
+        [helper.make_tensor("gain", TensorProto.FLOAT, [1], [gain])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     content: bytes = model.SerializeToString()
@@ -39,14 +49,27 @@ def network(gain: float = 0.5, fails: bool = False) -> bytes:
 
 
 def make_bundle(
-    release: int = 1,
+    release: int | None = 1,
     config: SimulatorConfig = SMALL,
     gain: float = 0.5,
     golden_error: float = 0.0,
     model: str = "bearing",
+    runtime: Runtime = RUNTIME,
+    content: bytes | None = None,
     **changes: Any,
 ) -> dict[str, bytes]:
-    """The files of a bundle by name, ``manifest.json`` among them."""
+    """The files of a bundle by name, ``manifest.json`` among them.
+
+    Args:
+        release: its number.
+        config: the machine whose windows are the golden ones.
+        gain: what the network multiplies its input by.
+        golden_error: added to the golden outputs, so that the self-test fails.
+        model: its line.
+        runtime: of the network.
+        content: the network's file instead of the one that multiplies by ``gain``.
+        changes: fields of the manifest.
+    """
     channels, units = ["horizontal", "vertical"], ["g", "g"]
     specs = default_specs(config.sample_rate_hz, channels)
     features = FeatureSet(specs, config.sample_rate_hz, config.window_samples, 2)
@@ -72,10 +95,13 @@ def make_bundle(
         model_output=model_output + np.float32(golden_error),
         score=scorer.score(model_input, model_output).score,
     )
-    files = {"model.onnx": network(gain), "golden.npz": buffer.getvalue()}
+    if content is None:
+        content = network(gain) if runtime == "onnx" else gain_net(table.shape[1], gain)
+    files = {MODEL_FILES[runtime]: content, "golden.npz": buffer.getvalue()}
     fields: dict[str, Any] = {
         "model": model,
         "release": release,
+        "runtime": runtime,
         "created_at": "2026-01-01T00:00:00Z",
         "files": [
             BundleFile(name=name, sha256=hashlib.sha256(content).hexdigest(), length=len(content))

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from tests.agent.bundles import make_bundle
+from tests.agent.bundles import MODEL_FILE, make_bundle
 from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
@@ -128,8 +128,8 @@ CASES: dict[str, tuple[Plant, str, str]] = {
     "an old counter": (_assignment(counter=1), "refused", "assignment.counter"),
     "expired": (_assignment(expires_at=time.time() - 1), "refused", "assignment.expired"),
     "manifest changed by a byte": (_blob(_flip, "manifest.json"), "FAILED", "fetch.hash"),
-    "blob truncated": (_blob(lambda content: content[:-5], "model.onnx"), "FAILED", "fetch.length"),
-    "blob too long": (_blob(lambda content: content + b"x" * 10**6, "model.onnx"), "FAILED", "fetch.too_long"),
+    "blob truncated": (_blob(lambda content: content[:-5], MODEL_FILE), "FAILED", "fetch.length"),
+    "blob too long": (_blob(lambda content: content + b"x" * 10**6, MODEL_FILE), "FAILED", "fetch.too_long"),
     "blob swapped": (_blob(_flip, "golden.npz"), "FAILED", "fetch.hash"),
     "not published": (_unpublished, "REJECTED", "update.not_published"),
     "another window": (_bundle(0, SimulatorConfig(window_samples=2048)), "REJECTED", "update.input_mismatch"),
@@ -200,7 +200,7 @@ def test_the_same_release_again_is_committed_at_once(device: Device, server: Dev
 
 def test_cancelled_and_superseded_while_fetching(device: Device, server: DeviceServer) -> None:
     files = make_bundle(2, gain=0.7)
-    path = "/v1/blobs/" + hashlib.sha256(files["model.onnx"]).hexdigest()
+    path = "/v1/blobs/" + hashlib.sha256(files[MODEL_FILE]).hexdigest()
     target = server.repository.publish(2, files)
     server.planted[path] = (503, b"{}")
     device.updater._effects.config = UpdateConfig(fetch_attempts=1000, fetch_retry_seconds=0.05, probation_windows=2)

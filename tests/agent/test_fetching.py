@@ -66,7 +66,7 @@ def test_a_server_that_ignores_the_range(server: DeviceServer, store: BlobStore)
     assert len(server.ranges) == 1
 
 
-@pytest.mark.parametrize(("answer", "code"), [("refuse", "fetch.status"), ("elsewhere", "fetch.range")])
+@pytest.mark.parametrize(("answer", "code"), [("refuse", "fetch.length"), ("elsewhere", "fetch.range")])
 def test_a_server_that_has_no_such_rest(server: DeviceServer, store: BlobStore, answer: str, code: str) -> None:
     _broken_off(store, server)
     server.range_answer = answer
@@ -186,3 +186,18 @@ def test_a_line_that_breaks_again_and_again_is_not_given_up_while_it_brings_some
     device.updater.assign(server.repository.assign(target, 2))
     until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
     assert len([one for one, _ in server.ranges if one == path]) == 4
+
+
+def test_a_blob_that_is_short_for_good_is_given_up(tmp_path: Path, server: DeviceServer) -> None:
+    """Each second answer seems to bring something, and is thrown away again."""
+    made = Device(tmp_path / "device", server, fetch_attempts=4)
+    try:
+        files = make_bundle(1)
+        path = "/v1/blobs/" + hashlib.sha256(files["golden.npz"]).hexdigest()
+        server.planted[path] = (200, files["golden.npz"][:-5])
+        made.updater.assign(server.repository.assign(server.repository.publish(1, files), 1))
+        until(lambda: made.states("e1")[-1:] == ["FAILED"], 10, "the end")
+        assert made.last() == ("FAILED", "fetch.length")
+        assert server.requests.count(path) == 4
+    finally:
+        made.close()

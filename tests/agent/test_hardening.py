@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.bundles import SMALL, make_bundle
+from tests.agent.bundles import MODEL_FILE, SMALL, make_bundle
 from tests.agent.inside import Device
 from tests.agent.repository import Repository
 from tests.agent.servers import DeviceServer, until
@@ -128,7 +128,7 @@ def test_a_damaged_release_does_not_fall_back_below_the_floor(
     until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
     active = str(device.slots.active("main"))
     device.close()
-    model = tmp_path / "device/slots/releases" / active / "model.onnx"
+    model = tmp_path / "device/slots/releases" / active / MODEL_FILE
     model.unlink()
     model.write_bytes(b"damaged")
     again = Device(tmp_path / "device", server)

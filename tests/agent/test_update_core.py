@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.agent.repository import Repository
 from wheeltapper_agent.core.resume import MAX_RESUMES, max_resumes, resume, uncounted
-from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment
+from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, is_known
 from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, IllegalTransitionError, step
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.messages import ExecutionState as S
@@ -256,3 +257,14 @@ def test_no_bytes_do_more_than_be_refused(raw: bytes) -> None:
 
     with pytest.raises(RefusedError):
         check_assignment(raw, STANDING, verify, 0.0)
+
+
+def test_a_known_assignment_needs_no_verifying(repository: Repository) -> None:
+    raw = repository.assign(TARGET, 4)
+    standing = _check(repository, raw).standing
+    assert is_known(raw, standing)
+    assert not is_known(raw, STANDING)
+    assert not is_known(raw, replace(standing, lost=True))
+    assert not is_known(repository.assign(TARGET, 5), standing)
+    for garbage in (b"", b"{}", raw[:-5], b"x" * 100_000, raw.replace(b'"payload": "', b'"payload": "!')):
+        assert not is_known(garbage, standing)

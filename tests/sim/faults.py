@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.sim import sqlite_calls
+from wheeltapper_agent import effects
 from wheeltapper_agent.adapters import files, journal, marks, slots
+from wheeltapper_agent.bundle import Bundle, load_bundle, self_test
+from wheeltapper_agent.config import Profile
 
-__all__ = ["FAULTS", "die_in_sqlite", "plant"]
+__all__ = ["FAULTS", "die_in_sqlite", "plant", "self_test_without_child"]
 
 
 def _careless_link(link: Path, target: str) -> None:
@@ -46,6 +49,16 @@ def plant(name: str) -> None:
     """Plant the fault called ``name``; none if empty."""
     for module, attribute, careless in FAULTS[name] if name else []:
         setattr(module, attribute, careless)
+
+
+def self_test_without_child() -> None:
+    """Self-tests in the agent's own process: they write nothing, and a child a life takes half of the sweep's time."""
+
+    def tried(folder: Path, profile: Profile, sha256: str, *_rest: Any) -> tuple[Bundle, dict[str, float]]:
+        bundle = load_bundle(folder, profile, sha256)
+        return bundle, self_test(bundle)
+
+    vars(effects)["try_candidate"] = tried
 
 
 def die_in_sqlite(at: int, log: Path) -> None:

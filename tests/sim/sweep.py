@@ -123,6 +123,8 @@ class Ground:
 
     def __init__(self, folder: Path, workers: int = 2) -> None:
         self._folder = folder
+        self.child_test = False
+        """Whether self-tests run in a child process, as on a device; it takes longer."""
         self.server = DeviceServer(Authority(folder / "ca"), Repository())
         self._identity = folder / "identity"
         self.server.identity(self._identity)
@@ -163,6 +165,7 @@ class Ground:
             "identity": str(self._identity),
             "envelope": base64.b64encode(scenario.envelope).decode(),
             "execution": scenario.execution,
+            "child_test": self.child_test,
             "update": _TRIALS | scenario.update,
         }
         if cut is not None:

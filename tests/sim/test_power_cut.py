@@ -49,6 +49,7 @@ def _covered(results: list[Result]) -> set[tuple[str, str, str]]:
     return {result.hit for result in results if result.hit is not None}
 
 
+@pytest.mark.timeout(900)
 def test_an_update_cut_at_every_kind_of_call(ground: Ground) -> None:
     points, _ = ground.points(ground.update)
     cuts = [Cut(point.number, power=True, half=point.number % 2 == 0) for point in _distinct(points)]
@@ -60,6 +61,7 @@ def test_an_update_cut_at_every_kind_of_call(ground: Ground) -> None:
     assert {call for _, call, _ in covered} >= {"open", "fsync", "rename", "unlink", "link", "symlink", "mkdir"}
 
 
+@pytest.mark.timeout(900)
 def test_a_rollback_cut_at_every_kind_of_call(ground: Ground) -> None:
     points, _ = ground.points(ground.rollback)
     late = [point for point in _distinct(points) if point.state in _AFTER_ACTIVATION]
@@ -94,7 +96,8 @@ def test_a_process_that_dies_again_and_again_in_probation_goes_back(ground: Grou
     [Cut(power=True), Cut(power=True, half=True), Cut(), Cut(before=True)],
     ids=["power", "half", "kill", "before"],
 )
-def test_every_call_of_an_update_and_of_a_rollback(ground: Ground, how: Cut) -> None:
+def test_every_call_of_an_update_and_of_a_rollback(ground: Ground, how: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ground, "child_test", True)
     for scenario, least in ((ground.update, 85), (ground.rollback, 90)):
         points, _ = ground.points(scenario)
         results = _sweep(ground, scenario, [replace(how, number=point.number) for point in points])

@@ -98,6 +98,8 @@ def run(job: dict[str, Any]) -> None:
     state.mkdir(exist_ok=True)
     disk = Disk(state, folder / "calls", folder / "backups", doing, job.get("kill_at", 0), job.get("before", False))
     faults.plant(job.get("plant", ""))
+    if not job.get("child_test"):
+        faults.self_test_without_child()
     faults.die_in_sqlite(job.get("kill_sqlite_at", 0), folder / "sqlite-calls")
     disk.install()
     device = Device(state, Elsewhere(job["url"], Path(job["identity"])), SOURCE, started=False, **job.get("update", {}))

@@ -72,6 +72,16 @@ VALID: dict[str, tuple[str, m.Message]] = {
             pipelines={"main": m.PipelineStatus(model="bearing-anomaly", release=3, windows=17)},
         ),
     ),
+    "status_runtime": (
+        "up/status",
+        m.Status(
+            online=True,
+            at=1.7e9,
+            pipelines={
+                "main": m.PipelineStatus(model="bearing-anomaly", release=3, runtime="ai-edge-litert/XNNPACK"),
+            },
+        ),
+    ),
     "status_quality": (
         "up/status",
         m.Status(

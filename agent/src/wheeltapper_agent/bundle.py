@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from wheeltapper_agent.adapters.runtime_onnx import OnnxModel
+from wheeltapper_agent.adapters.runtimes import open_network
 from wheeltapper_agent.config import Profile
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Model, SourceSpec
@@ -45,7 +45,7 @@ from wheeltapper_protocols.messages import Reason
 from wheeltapper_protocols.reasons import feature_reasons, raw_reasons
 from wheeltapper_protocols.tasks import Interpreter, Reading
 
-__all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "self_test"]
+__all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "process_mb", "self_test"]
 
 _LOG = logging.getLogger(__name__)
 _LATENCY_RUNS: Final = 40
@@ -178,7 +178,7 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         sha256: what the manifest's hash must begin with.
 
     Raises:
-        AgentError: ``bundle.missing``, ``bundle.too_large``, ``bundle.invalid``, ``runtime.load``.
+        AgentError: ``bundle.missing``, ``bundle.too_large``, ``bundle.invalid``, ``runtime.*``.
         ProtocolError: ``manifest.*``.
     """
     raw = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
@@ -203,10 +203,7 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         bearing = BearingFinder(manifest.bearing, *form) if manifest.bearing is not None else None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest cannot be run: {error}") from error
-    providers = profile.providers if profile else ("CPUExecutionProvider",)
-    if manifest.runtime != "onnx":
-        raise AgentError("runtime.unknown", f"this board has no runtime for {manifest.runtime}")
-    model = OnnxModel(contents[manifest.model_file], providers, profile.threads if profile else 1)
+    model = open_network(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)
     return Bundle(manifest, digest, features, interpreter, model, contents[GOLDEN_FILE], bearing)
 
 
@@ -241,16 +238,25 @@ def _golden(content: bytes) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+def process_mb(figure: str) -> float:
+    """A figure of this process's memory from ``/proc/self/status``; ``VmHWM`` is its peak.
+
+    Not getrusage's peak: that begins with the one of the process that forked this one.
+    """
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return float(text.partition(f"{figure}:")[2].split()[0]) / 1024.0
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 
-def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, float]:
+def self_test(bundle: Bundle, rss_before_mb: float | None = None, latency_factor: float = 1.0) -> dict[str, float]:
     """Run the golden vectors from raw samples to scores on this board, then measure latency and memory.
 
     Args:
         bundle: loaded.
         rss_before_mb: peak memory before it was loaded; None: the growth of this test alone counts.
+        latency_factor: how many times its budget a window may take, where this process yields to others.
 
     Returns:
         ``output_error``, ``score_error``, ``latency_p95_ms``, ``rss_growth_mb``.
@@ -260,7 +266,7 @@ def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, f
         ``self_test.latency``,
             ``self_test.memory``, ``runtime.run``.
     """
-    before_mb = _rss_mb() if rss_before_mb is None else rss_before_mb
+    before_mb = process_mb("VmHWM") if rss_before_mb is None else rss_before_mb
     golden = _golden(bundle.golden)
     samples = np.asarray(golden["samples"], dtype=np.float32)
     try:
@@ -276,9 +282,9 @@ def self_test(bundle: Bundle, rss_before_mb: float | None = None) -> dict[str, f
         if run >= _WARM_UP_RUNS:
             times_ms.append((time.perf_counter() - begin) * 1e3)
     metrics["latency_p95_ms"] = float(np.percentile(times_ms, 95))
-    metrics["rss_growth_mb"] = max(0.0, _rss_mb() - before_mb)
+    metrics["rss_growth_mb"] = max(0.0, process_mb("VmHWM") - before_mb)
     budget = bundle.manifest.budget
-    if metrics["latency_p95_ms"] > budget.latency_p95_ms:
+    if metrics["latency_p95_ms"] > budget.latency_p95_ms * latency_factor:
         text = f"p95 {metrics['latency_p95_ms']:.2f} ms exceeds the budget of {budget.latency_p95_ms} ms"
         raise AgentError("self_test.latency", text)
     if metrics["rss_growth_mb"] > budget.rss_growth_mb:

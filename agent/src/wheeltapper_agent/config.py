@@ -99,6 +99,8 @@ class UpdateConfig:
     """0: as fast as it goes."""
     metadata_retry_seconds: float = 2.0
     http_timeout_seconds: float = 20.0
+    self_test_timeout_seconds: float = 120.0
+    """For a release's first load and self-test, which happen in a child process."""
     shadow_windows: int = 3
     """Windows that a new release scores beside the active one; 0: no shadow run."""
     shadow_timeout_seconds: float = 30.0

@@ -18,7 +18,7 @@ from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.journal import Execution
 from wheeltapper_agent.adapters.marks import Marks, MarkStore
 from wheeltapper_agent.adapters.slots import Slots, slot_name
-from wheeltapper_agent.bundle import Bundle, check_input, load_bundle, self_test
+from wheeltapper_agent.bundle import Bundle, check_input, load_bundle
 from wheeltapper_agent.config import Profile, UpdateConfig
 from wheeltapper_agent.core.conditions import Unmet
 from wheeltapper_agent.core.probation import Figures
@@ -27,6 +27,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.outcome import Interrupted, Outcome, Patience
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Clock, MetadataClient
+from wheeltapper_agent.sandbox import try_candidate
 from wheeltapper_agent.trials import Trials
 from wheeltapper_agent.waiting import Waiting
 from wheeltapper_protocols.assignment import PipelineTarget
@@ -209,26 +210,26 @@ class Effects:
         self.report(ExecutionReport(execution=execution.id, state=state, code=missing.code, detail=detail))
 
     def _fetch(self, execution: Execution, now_seconds: float) -> Outcome:
-        """Fetch, again and again: attempts in a row without progress count, and those that were spoilt always."""
-        idle, spoilt = 0, 0
+        """Fetch, again and again, until so many attempts in a row came no nearer than one before them."""
+        idle, nearest_bytes = 0, self._blobs.gained_bytes
         while True:
             self._patience.check(execution)
-            gained_bytes = self._blobs.gained_bytes
             try:
                 self._fetch_once(execution, now_seconds)
                 return Outcome(Event.FETCHED)
             except WireError as error:
                 return Outcome(Event.REFUSED, error.code, error.message)
             except AgentError as error:
+                gained_bytes = self._blobs.gained_bytes
                 broke_off = error.code in ("fetch.length", "fetch.unreachable")
-                spoilt += not broke_off
-                idle = 1 if broke_off and self._blobs.gained_bytes > gained_bytes else idle + 1
-                _LOG.info("execution %s: attempt %d to fetch: %s", execution.id, max(idle, spoilt), error)
-                if max(idle, spoilt) >= self.config.fetch_attempts:
+                idle = 1 if broke_off and gained_bytes > nearest_bytes else idle + 1
+                nearest_bytes = max(nearest_bytes, gained_bytes)
+                _LOG.info("execution %s: attempt %d to fetch: %s", execution.id, idle, error)
+                if idle >= self.config.fetch_attempts:
                     # Also a disagreement is asked again first: metadata may come through a cache that is behind.
                     event = Event.REFUSED if error.code.startswith("update.") else Event.FETCH_FAILED
                     return Outcome(event, error.code, error.message)
-            delay = min(self.config.fetch_retry_seconds * 2 ** (max(idle, spoilt) - 1), _RETRY_CAP_SECONDS)
+            delay = min(self.config.fetch_retry_seconds * 2 ** (idle - 1), _RETRY_CAP_SECONDS)
             self._patience.wait(execution, delay)
 
     def _fetch_once(self, execution: Execution, now_seconds: float) -> None:
@@ -266,9 +267,13 @@ class Effects:
         for target in execution.targets.values():
             slot = slot_name(target)
             if slot not in self._tested:
-                bundle = self._load(slot)
-                metrics |= self_test(bundle)
-                self._tested[slot] = bundle
+                path, seconds = self._slots.path(slot), self.config.self_test_timeout_seconds
+                digest = slot.rpartition("-")[2]
+                tried = try_candidate(path, self._profile, digest, seconds, lambda: self.interrupted(execution))
+                if tried is None:
+                    raise Interrupted
+                self._tested[slot] = tried[0]
+                metrics |= tried[1]
         return Outcome(Event.TEST_PASSED, metrics=metrics)
 
     def _activate(self, execution: Execution) -> Outcome:

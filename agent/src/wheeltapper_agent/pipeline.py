@@ -167,6 +167,7 @@ class Pipeline:
                 windows=self._windows,
                 dropped_windows=self._source.dropped + self._dropped,
                 source=("spool.storage" if self._storage_failed else "") or self._error or self._source.state,
+                runtime=bundle.model.provider[:80] if bundle else "",
             )
 
     @property

@@ -14,11 +14,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import typing
-from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import SourceKind
+
+if TYPE_CHECKING:  # brings e-mail and CSV: 1 MB that the built-in kinds do without
+    from importlib.metadata import EntryPoint
 
 __all__ = ["BUILT_IN", "SOURCES_GROUP", "known_kinds", "source_kind"]
 
@@ -32,6 +34,8 @@ _EXTRAS: Final = {"modbus": "modbus", "opcua": "opcua"}
 
 def known_kinds() -> list[str]:
     """The names of all kinds that are installed, sorted; nothing is imported."""
+    from importlib.metadata import entry_points
+
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=SOURCES_GROUP))})
 
 
@@ -53,6 +57,8 @@ def source_kind(kind: object) -> SourceKind:
                 f"sources of kind {kind!r} need {error.name}: pip install 'wheeltapper-agent[{extra}]'",
             ) from error
         return _checked(kind, found)
+    from importlib.metadata import entry_points
+
     points = {point.value: point for point in entry_points(group=SOURCES_GROUP) if point.name == kind}
     if not points:
         raise AgentError("config.invalid", f"there is no source of kind {kind!r}; known are {', '.join(known_kinds())}")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wheeltapper_agent.core.tensors import Tensor
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.manifest import Manifest
@@ -19,6 +20,7 @@ __all__ = [
     "Clock",
     "MetadataClient",
     "Model",
+    "Network",
     "Observation",
     "Observer",
     "Records",
@@ -132,9 +134,28 @@ class SourceKind:
 
 
 class Model(Protocol):
-    """A loaded network: float32 [n, …] in, float32 [n, …] out; the task's reader checks the output's form."""
+    """A loaded network with one input: float32 [window, …] in, float32 [window, …] out; the task's reader checks the
+    output's form."""
 
-    def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    @property
+    def provider(self) -> str:
+        """What computes: ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``, …"""
+
+    def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The first output for the only input. Quantised tensors are converted; NaN in a window gives NaN out."""
+
+
+class Network(Model, Protocol):
+    """A loaded network, whole; see :mod:`wheeltapper_agent.adapters.runtimes`."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]: ...
+
+    def run_all(self, arrays: Sequence[NDArray[Any]], raw: bool = False) -> list[NDArray[Any]]:
+        """Every output for every input: real values as float32, or with ``raw`` what the tensors hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from wheeltapper_agent.adapters.files import write_atomic
 from wheeltapper_agent.adapters.http import HttpsClient
 from wheeltapper_agent.adapters.identity import Identity
 from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.late_metadata import LateMetadata
 from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, LocalServer
 from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
@@ -30,7 +31,6 @@ from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_source
 from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
-from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
 from wheeltapper_agent.drift import DriftObserver
@@ -106,7 +106,7 @@ class Agent:
             self._quality[entry.name] = QualityObserver(source, entry.quality)
             observers = self._observers(entry.name, source.spec)
             self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, observers)
-        metadata = TufClient(state / "tuf", identity.root.read_bytes(), client, self._clock)
+        metadata = LateMetadata(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         slots = Slots(state / "slots")
         self._effects = Effects(
@@ -258,6 +258,7 @@ class Agent:
                     "windows": entry.windows,
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
+                    "runtime": entry.runtime,
                     "quality": msgspec.to_builtins(entry.quality),
                 }
                 for name, entry in status.pipelines.items()

@@ -32,7 +32,15 @@ import msgspec
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
 from wheeltapper_agent.adapters.marks import Marks, MarkStore
 from wheeltapper_agent.core.resume import Plan, resume, uncounted
-from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, effective_now
+from wheeltapper_agent.core.trust import (
+    IGNORED,
+    Accepted,
+    RefusedError,
+    Standing,
+    check_assignment,
+    effective_now,
+    is_known,
+)
 from wheeltapper_agent.core.update import TABLE, Effect, Event, step
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError, storage_error
@@ -229,6 +237,8 @@ class Updater:
         """The accepted assignment; or whether a later try may do better."""
         digest = hashlib.sha256(envelope).hexdigest()
         standing = self._standing()
+        if is_known(envelope, standing):
+            return False
         now = self._clock.now()
         try:
             verified = self._metadata.refresh(effective_now(now, standing))

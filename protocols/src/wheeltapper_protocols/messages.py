@@ -144,6 +144,8 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     """``running``, ``ended``, ``waiting`` or an error code."""
     quality: DataQuality | None = None
     """Of the windows since the agent started."""
+    runtime: Code = ""
+    """What computes the network: ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``, …"""
 
 
 class Status(_Message, frozen=True, kw_only=True):

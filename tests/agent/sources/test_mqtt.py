@@ -108,7 +108,7 @@ def test_bad_payloads_are_refused(payload: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3),
+    st.none() | st.booleans() | st.floats() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["samples", "t", "a", "b"]), inner),
     max_leaves=12,
 )

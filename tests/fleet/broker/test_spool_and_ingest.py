@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,11 +26,13 @@ from wheeltapper_agent.config import DeliveryConfig
 from wheeltapper_fleet.broker.ingest import Ingest
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.db.tables import alerts, records, spools
-from wheeltapper_protocols.messages import Ack, Alert, LossReport, Report, Telemetry, decode, decode_down
-from wheeltapper_protocols.topics import Down, up_topic
+from wheeltapper_protocols.messages import Ack, Alert, LossReport, Report, Telemetry, decode, decode_down, encode
+from wheeltapper_protocols.topics import Down, Up, up_topic
 
 DEVICE = "dev-1"
 MAX_RECORDS = 24
+UNFORGOTTEN = 64
+"""A kill brings back what was acknowledged but not forgotten yet; the next append keeps the limit again."""
 
 
 class SpoolAndFleet(RuleBasedStateMachine):
@@ -71,6 +74,7 @@ class SpoolAndFleet(RuleBasedStateMachine):
             self.number += 1
         before = self.spool.figures().seq
         self.spool.append(*items)
+        assert not items or self.spool.figures().held <= MAX_RECORDS + 1  # and a loss report
         for index, item in enumerate(items):
             self.given[self.spool.epoch, before + 1 + index] = (type(item).__name__, item.window)
         self.learn()
@@ -134,7 +138,7 @@ class SpoolAndFleet(RuleBasedStateMachine):
         assert figures.acked <= contiguous
         gone = [seq for seq in range(1, figures.seq + 1) if seq not in stored and seq not in held]
         assert len(gone) <= figures.dropped
-        assert figures.held == len(held) <= MAX_RECORDS + 3
+        assert figures.held == len(held) <= MAX_RECORDS + UNFORGOTTEN
 
     def teardown(self) -> None:
         for _ in range(60):  # a quiet network in the end: the fleet learns of everything, stored or dropped
@@ -326,3 +330,30 @@ def test_dropped_in_the_middle_the_fleet_learns_of_it(rig: Rig, tmp_path: Path) 
     assert stored + row.dropped == figures.seq
     assert bodies[-1]["body"]["counts"] == {"telemetry": figures.dropped}
     spool.close()
+
+
+def test_holes_and_late_records_are_counted_exactly(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/fleet.db")
+    said: list[bytes] = []
+    ingest = Ingest(engine, lambda _topic, payload, _retain: said.append(payload))
+
+    def hear(first: int, count: int, oldest: int, after: int | None = None) -> tuple[int, int, int]:
+        batch = [msgspec.structs.replace(record(first + index), seq=first + index) for index in range(count)]
+        message = Telemetry(epoch="0123456789abcdef", oldest=oldest, records=batch, after=after)
+        ingest.process([(up_topic(DEVICE, Up.TELEMETRY), encode(message))])
+        ack = decode_down(Down.ACK, said[-1])
+        assert isinstance(ack, Ack)
+        with reading(engine) as connection:
+            row = connection.execute(select(spools)).one()
+            stored = connection.execute(select(func.count()).select_from(records)).scalar_one()
+        assert ack.seq == row.contiguous
+        return row.contiguous, row.dropped, stored
+
+    assert hear(10, 1, oldest=10) == (10, 9, 1)
+    assert hear(1, 3, oldest=1) == (10, 6, 4)  # they were under way when they were dropped
+    assert hear(1, 3, oldest=1) == (10, 6, 4)
+    assert hear(20, 2, oldest=11, after=12) == (10, 6, 6)  # 11 and 12 are held: the prefix does not reach the hole
+    assert hear(11, 2, oldest=11) == (12, 6, 8)
+    assert hear(20, 2, oldest=11, after=12) == (21, 13, 8)  # in one step, without an ack in between
+    assert hear(15, 1, oldest=11) == (21, 12, 9)
+    engine.dispose()

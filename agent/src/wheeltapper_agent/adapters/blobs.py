@@ -66,7 +66,7 @@ class BlobStore:
             self._piece_bytes = int(min(CHUNK_BYTES, max(_LEAST_PIECE_BYTES, bytes_per_second / _PIECES_A_SECOND)))
         self._bucket = TokenBucket(bytes_per_second, self._piece_bytes, time.monotonic())
         self.gained_bytes = 0
-        """How much nearer all answers brought their files to being whole."""
+        """How much nearer all answers brought their files to being whole; what is thrown away counts no more."""
 
     def missing_bytes(self, sha256: str, length: int) -> int:
         """Room that the file still takes: nothing if it is here, else what of it did not come yet."""
@@ -124,7 +124,7 @@ class BlobStore:
         return True
 
     def _download(self, sha256: str, length: int, partial: Path, pause: Pause) -> None:
-        offset = total = _size(partial)
+        offset = _size(partial)
         try:
             with contextlib.ExitStack() as stack:
                 begins, pieces = stack.enter_context(self._client.partly(_PREFIX + sha256, offset, self._piece_bytes))
@@ -140,14 +140,14 @@ class BlobStore:
                 os.fsync(file.fileno())
         except AgentError as error:
             # What is there cannot be the beginning of what the server has now: begin anew next time.
-            if (isinstance(error, HttpsError) and error.status == _RANGE_NOT_SATISFIABLE) or error.code in (
-                "fetch.range",
-                "fetch.too_long",
-            ):
+            if isinstance(error, HttpsError) and error.status == _RANGE_NOT_SATISFIABLE:
+                partial.unlink(missing_ok=True)
+                raise AgentError("fetch.length", f"blob {sha256[:12]} ended before its {length} bytes") from error
+            if error.code in ("fetch.range", "fetch.too_long"):
                 partial.unlink(missing_ok=True)
             raise
         finally:
-            self.gained_bytes += max(0, total - offset)
+            self.gained_bytes += _size(partial) - offset
 
     def _wait_seconds(self, count_bytes: int) -> float:
         """What came must be paid for before the next piece is read."""
@@ -156,13 +156,13 @@ class BlobStore:
         self._bucket.take(count_bytes)
         return self._bucket.wait_seconds(0.0, now_seconds)
 
-    @staticmethod
-    def _check(sha256: str, length: int, partial: Path) -> None:
+    def _check(self, sha256: str, length: int, partial: Path) -> None:
         size = _size(partial)
         if size < length:
             raise AgentError("fetch.length", f"blob {sha256[:12]} ended after {size} of {length} bytes")
         if size > length or _digest(partial) != sha256:
             partial.unlink(missing_ok=True)
+            self.gained_bytes -= size
             raise AgentError("fetch.hash", f"the blob received as {sha256[:12]} has another SHA-256")
 
     def collect_garbage(self, keep: set[str]) -> None:

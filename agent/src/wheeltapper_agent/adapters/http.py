@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import ssl
 from collections.abc import Iterator
-from typing import Final
-
-import urllib3
+from typing import TYPE_CHECKING, Final
 
 from wheeltapper_agent.errors import AgentError
+
+if TYPE_CHECKING:  # imported at the first request: an agent that has nothing to fetch does without it
+    import urllib3
 
 __all__ = ["CHUNK_BYTES", "HttpsClient", "HttpsError"]
 
@@ -40,11 +42,18 @@ class HttpsClient:
         if not base_url.startswith("https://"):
             raise AgentError("fetch.url", f"the server's address must begin with https://, not {base_url[:80]!r}")
         self.base_url = base_url.rstrip("/")
+        self._context = context
+        self._timeout_seconds = timeout_seconds
+
+    @functools.cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        import urllib3
+
         # Read in pieces no larger than the caps: an answer is never taken into memory whole.
-        self._pool = urllib3.PoolManager(
-            ssl_context=context,
+        return urllib3.PoolManager(
+            ssl_context=self._context,
             retries=False,
-            timeout=urllib3.Timeout(connect=min(timeout_seconds, 10.0), read=timeout_seconds),
+            timeout=urllib3.Timeout(connect=min(self._timeout_seconds, 10.0), read=self._timeout_seconds),
             maxsize=4,
         )
 
@@ -52,6 +61,8 @@ class HttpsClient:
     def _open(
         self, method: str, url: str, body: bytes | None, headers: dict[str, str] | None
     ) -> Iterator[urllib3.BaseHTTPResponse]:
+        import urllib3
+
         try:
             response = self._pool.request(
                 method, url, body=body, headers=headers, preload_content=False, redirect=False, decode_content=False
@@ -134,6 +145,8 @@ class HttpsClient:
 
 def _refused(method: str, url: str, response: urllib3.BaseHTTPResponse) -> HttpsError:
     """The error for an answer that is not 2xx, with the server's own code where there is one."""
+    import urllib3
+
     code, message = "", ""
     try:
         body = json.loads(response.read(_MAX_ERROR_BYTES))

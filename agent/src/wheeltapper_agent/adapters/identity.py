@@ -19,20 +19,18 @@ import ssl
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from msgspec import Meta, Struct
 
 from wheeltapper_agent.adapters.files import write_atomic, write_once
 from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.ids import NAME_PATTERN
+
+if TYPE_CHECKING:  # 9 MB that an agent which is enrolled does without
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 __all__ = ["Fleet", "Identity", "Token", "enroll", "load_identity", "parse_token"]
 
@@ -148,6 +146,9 @@ def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 
 
 
 def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
     context = ssl.create_default_context()
     # Not trusted yet, and nothing secret is sent: what comes back counts only if it has the token's digest.
     context.check_hostname = False
@@ -172,6 +173,9 @@ def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The device's key: made here, or left by an enrolment that broke off."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     if path.exists():
         key = serialization.load_pem_private_key(path.read_bytes(), None)
         if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -186,6 +190,10 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateKey, timeout_seconds: float) -> _Answer:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.x509.oid import NameOID
+
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, token.device)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     body = {"token": token.text, "csr": csr.public_bytes(serialization.Encoding.PEM).decode()}
@@ -206,7 +214,10 @@ def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateK
 
 def _check(answer: _Answer, token: Token, ca_pem: bytes, key: ec.EllipticCurvePrivateKey) -> None:
     """Check that the certificate is ours and the CA's, and that the root is a root."""
-    from tuf.api.exceptions import RepositoryError  # heavy
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.x509.oid import NameOID
+    from tuf.api.exceptions import RepositoryError
     from tuf.api.metadata import Metadata, Root
 
     try:

@@ -13,21 +13,34 @@ Order and attacks: Uptane Standard 2.0, 5.4.4 (full verification).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
-from securesystemslib.dsse import Envelope
 
 from wheeltapper_protocols.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, decode_assignment
 from wheeltapper_protocols.errors import WireError
 
-__all__ = ["IGNORED", "Accepted", "Ignored", "RefusedError", "Standing", "Verify", "check_assignment", "effective_now"]
+if TYPE_CHECKING:
+    from securesystemslib.dsse import Envelope
+
+__all__ = [
+    "IGNORED",
+    "Accepted",
+    "Ignored",
+    "RefusedError",
+    "Standing",
+    "Verify",
+    "check_assignment",
+    "effective_now",
+    "is_known",
+]
 
 Verify = Callable[[bytes, dict[str, Any]], None]
 """Raises ValueError when the signatures (by key id) over the bytes do not meet the director's threshold."""
@@ -101,10 +114,27 @@ def read_envelope(raw: bytes) -> Envelope:
         raise RefusedError(
             "assignment.malformed", f"the envelope has {len(raw)} bytes; the cap is {MAX_ENVELOPE_BYTES}"
         )
+    from securesystemslib.dsse import Envelope  # brings cryptography, 9 MB that most starts do without
+
     try:
         return Envelope.from_dict(msgspec.to_builtins(_ENVELOPE.decode(raw)))
     except Exception as error:  # foreign bytes through foreign decoders: any failure is a refusal
         raise RefusedError("assignment.malformed", f"not a DSSE envelope: {str(error)[:200]}") from error
+
+
+def is_known(raw: bytes, standing: Standing) -> bool:
+    """Whether ``raw`` carries the very assignment that was accepted last.
+
+    The broker repeats it whenever the device comes online. Whoever signed it this time: it changes nothing, so there is
+    nothing to verify, nor metadata to fetch.
+    """
+    if standing.lost or not standing.payload_sha256 or len(raw) > MAX_ENVELOPE_BYTES:
+        return False
+    try:
+        payload = base64.b64decode(_ENVELOPE.decode(raw).payload, validate=True)
+    except ValueError:  # msgspec's errors are among them
+        return False
+    return hashlib.sha256(payload).hexdigest() == standing.payload_sha256
 
 
 def check_assignment(

@@ -1,0 +1,70 @@
+"""What keeps the running agent small: imports that wait for their use, and memory given back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import importlib.util
+import logging
+import sys
+import threading
+import types
+from typing import Any, Final
+
+__all__ = ["give_back", "keep_small", "late_import"]
+
+_LOG = logging.getLogger(__name__)
+_FIRST_SECONDS: Final = 10.0
+"""By then the models are loaded and the first windows scored."""
+_AGAIN_SECONDS: Final = 600.0
+
+
+def late_import(name: str) -> None:
+    """Have the module ``name`` loaded when something of it is first used, whoever imports it.
+
+    Not importlib's LazyLoader, whose modules are loaded by the next import already.
+    """
+    spec = importlib.util.find_spec(name)
+    if name in sys.modules or spec is None:
+        return
+    stand_in = types.ModuleType(name)
+    stand_in.__spec__ = spec
+    stand_in.__file__ = spec.origin
+    package, _, last = name.rpartition(".")
+
+    def load(attribute: str) -> Any:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        real = importlib.import_module(name)  # also puts itself in its package
+        vars(stand_in).update(vars(real))
+        return getattr(real, attribute)
+
+    vars(stand_in)["__getattr__"] = load
+    sys.modules[name] = stand_in
+    if package:
+        setattr(importlib.import_module(package), last, stand_in)
+
+
+def give_back() -> None:
+    """Collect what only cycles hold, and return what glibc keeps of freed memory; elsewhere only the first."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # not glibc
+        _LOG.debug("this C library has no malloc_trim")
+
+
+def keep_small() -> threading.Thread:
+    """Give memory back soon, and every ten minutes, in a thread that ends with the process."""
+
+    def work() -> None:
+        pause = threading.Event()
+        seconds = _FIRST_SECONDS
+        while not pause.wait(seconds):
+            give_back()
+            seconds = _AGAIN_SECONDS
+
+    thread = threading.Thread(target=work, name="give-back", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,106 @@
+"""Memory of the running agent with one pipeline, against a process with Python, numpy, the runtime and a session alone.
+
+The agent is the real one: enrolled with a fleet service, connected to its broker, scoring a window a second with a
+release that it took from there. It is measured twice: after it was started anew with its release (how a device spends
+its life), and before that, right after it took the release, when the libraries that verify and fetch are still loaded.
+
+    python benchmarks/agent_rss.py
+
+Needs the repository's tests for its bundles. RSS is VmRSS; PSS counts a page that others share in part only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final, Literal
+
+from rig import Row, RunningAgent, agent_beside, row, run, simulated
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tests.agent.bundles import make_bundle, write_bundle
+from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_fleet.demo.stage import wait_for
+from wheeltapper_protocols.manifest import Gate
+from wheeltapper_protocols.recording import recording_bytes
+
+_WINDOWS: Final = 15
+_TARGET: Final = 1.25
+_RUNS: Final = "for _ in range(100): one()\nprint(open('/proc/self/smaps_rollup').read())"
+_BARE: Final = {
+    "onnx": "import sys, numpy, onnxruntime\n"
+    "options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1\n"
+    "session = onnxruntime.InferenceSession(open(sys.argv[1], 'rb').read(), options, ['CPUExecutionProvider'])\n"
+    "values = numpy.zeros((1, int(sys.argv[2])), 'float32')\n"
+    "one = lambda: session.run(['output'], {'input': values})\n" + _RUNS,
+    "tflite": "import sys, numpy\nfrom ai_edge_litert.interpreter import Interpreter\n"
+    "session = Interpreter(model_content=open(sys.argv[1], 'rb').read(), num_threads=1); session.allocate_tensors()\n"
+    "values = numpy.zeros((1, int(sys.argv[2])), 'float32')\n"
+    "given, made = session.get_input_details()[0]['index'], session.get_output_details()[0]['index']\n"
+    "one = lambda: (session.set_tensor(given, values), session.invoke(), session.get_tensor(made))\n" + _RUNS,
+}
+
+
+def _memory_mb(rollup: str) -> tuple[float, float]:
+    """RSS and PSS in a process's ``smaps_rollup``."""
+    fields = {line.split()[0]: line.split()[1] for line in rollup.splitlines() if line.split()[1:]}
+    return int(fields["Rss:"]) / 1024, int(fields["Pss:"]) / 1024
+
+
+def _bare(runtime: Literal["onnx", "tflite"], model: Path, features: int) -> tuple[float, float]:
+    line = [sys.executable, "-c", _BARE[runtime], str(model), str(features)]
+    return _memory_mb(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+
+
+def _windows(agent: RunningAgent) -> int:
+    status = json.loads((agent.state / "status.json").read_bytes())
+    return int(status["pipelines"]["main"]["windows"])
+
+
+def _agent(agent: RunningAgent) -> tuple[float, float]:
+    """After some windows more."""
+    before = _windows(agent)
+    wait_for("windows", lambda: _windows(agent) not in range(before, before + _WINDOWS), 120.0)
+    return _memory_mb(Path(f"/proc/{agent.pid}/smaps_rollup").read_text(encoding="ascii"))
+
+
+def _rows(runtime: Literal["onnx", "tflite"], title: str) -> list[Row]:
+    config = SimulatorConfig(window_samples=4096)
+    with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as name:
+        passed = [Gate(name="golden", value=0.0, limit=0.0, passed=True, detail="made by hand")]
+        files = make_bundle(None, config, model="bearing-anomaly", runtime=runtime, gates=passed)
+        folder = write_bundle(Path(name), files)
+        recording = Path(name) / "recording.npz"
+        recording.write_bytes(recording_bytes(simulated(config, 120)))
+        source: dict[str, object] = {"kind": "replay", "path": str(recording), "hold_until_model": True}
+        features = files["manifest.json"].count(b'"kind":')
+        bare = _bare(runtime, folder / f"model.{runtime}", features)
+        with agent_beside(folder, source) as first:
+            updated = _agent(first)
+            first.stage.end(first.device)
+            started = first.stage.start_agent(first.device)
+            again = _agent(RunningAgent(first.stage, first.device, started.pid))
+    return [
+        row(f"RSS with one pipeline over a bare session, {title}", again[0] / bare[0], at_most=_TARGET),
+        row(f"the same, by PSS, {title}", again[1] / bare[1]),
+        row(f"RSS [MB], {title}", again[0]),
+        row(f"RSS right after an update [MB], {title}", updated[0]),
+        row(f"RSS of the bare session [MB], {title}", bare[0]),
+    ]
+
+
+def rows() -> list[Row]:
+    """The figures."""
+    return _rows("onnx", "ONNX Runtime") + _rows("tflite", "LiteRT")
+
+
+def main() -> int:
+    """Measure and print."""
+    return 0 if all(each["holds"] in (True, None) for each in run(rows, "Memory of the agent")) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""Writes small TFLite files by hand, table by table, so that tests need no training and no converter.
+
+Field numbers, enums and the file identifier are those of TensorFlow Lite's ``schema.fbs`` (version 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import flatbuffers
+import numpy as np
+from numpy.typing import NDArray
+
+FULLY_CONNECTED: Final = 9
+ADD: Final = 0
+CUSTOM: Final = 32
+IF: Final = 118
+VAR_HANDLE: Final = 142
+READ_VARIABLE: Final = 143
+ASSIGN_VARIABLE: Final = 144
+RESOURCE: Final = 13
+_TYPES: Final = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9}
+_OPTIONS: Final = {ADD: 11, FULLY_CONNECTED: 8, IF: 92, VAR_HANDLE: 111, READ_VARIABLE: 112, ASSIGN_VARIABLE: 113}
+"""Which member of the union BuiltinOptions an operator has."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor: constant where it has ``data``; quantised where it has a ``scale``."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    data: NDArray[Any] | None = None
+    scale: float = 0.0
+    zero_point: int = 0
+    signature: tuple[int, ...] = ()
+    """-1 where a dimension may change."""
+    type_number: int | None = None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator over tensors given by their place in the list."""
+
+    code: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    custom: str = ""
+
+
+@dataclass(frozen=True)
+class Net:
+    """One subgraph."""
+
+    tensors: Sequence[TensorEntry]
+    operators: Sequence[Operator]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    name: str = field(default="main")
+
+
+class _Writer:
+    """The builder with what the schema needs; children are written before the table that points at them."""
+
+    def __init__(self) -> None:
+        self.builder: Any = flatbuffers.Builder(1024)
+
+    def table(self, slots: dict[int, tuple[str, Any]]) -> int:
+        """A table with the fields ``slots``: number → (kind, value)."""
+        self.builder.StartObject(max(slots, default=-1) + 1)
+        for number, (kind, value) in slots.items():
+            if kind == "offset":
+                self.builder.PrependUOffsetTRelativeSlot(number, value, 0)
+            else:
+                getattr(self.builder, f"Prepend{kind}Slot")(number, value, 0)
+        return int(self.builder.EndObject())
+
+    def offsets(self, entries: Sequence[int]) -> tuple[str, int]:
+        self.builder.StartVector(4, len(entries), 4)
+        for entry in reversed(entries):
+            self.builder.PrependUOffsetTRelative(entry)
+        return "offset", self.builder.EndVector()
+
+    def numbers(self, values: Any, dtype: str) -> tuple[str, int]:
+        return "offset", self.builder.CreateNumpyVector(np.asarray(values, dtype=dtype))
+
+    def data(self, content: bytes) -> tuple[str, int]:
+        """Bytes at an address that is a multiple of 16."""
+        self.builder.StartVector(1, len(content), 16)
+        self.builder.head -= len(content)
+        self.builder.Bytes[self.builder.head : self.builder.head + len(content)] = content
+        return "offset", self.builder.EndVector()
+
+    def text(self, value: str) -> tuple[str, int]:
+        return "offset", self.builder.CreateString(value)
+
+    def tensor(self, entry: TensorEntry, buffer: int) -> int:
+        number = _TYPES[entry.dtype] if entry.type_number is None else entry.type_number
+        slots = {
+            0: self.numbers(entry.shape, "int32"),
+            1: ("Int8", number),
+            2: ("Uint32", buffer),
+            3: self.text(entry.name),
+        }
+        if entry.scale:
+            scale, zero = self.numbers([entry.scale], "float32"), self.numbers([entry.zero_point], "int64")
+            slots[4] = ("offset", self.table({2: scale, 3: zero}))
+        if entry.signature:
+            slots[7] = self.numbers(entry.signature, "int32")
+        return self.table(slots)
+
+    def operator(self, entry: Operator, opcode: int) -> int:
+        slots: dict[int, tuple[str, Any]] = {0: ("Uint32", opcode)}
+        if entry.code in _OPTIONS:
+            options = {0: self.text("container"), 1: self.text("state")} if entry.code == VAR_HANDLE else {}
+            slots[4] = ("offset", self.table(options))
+            slots[3] = ("Uint8", _OPTIONS[entry.code])
+        slots[1] = self.numbers(entry.inputs, "int32")
+        slots[2] = self.numbers(entry.outputs, "int32")
+        return self.table(slots)
+
+    def code(self, entry: Operator) -> int:
+        slots: dict[int, tuple[str, Any]] = {
+            0: ("Int8", min(entry.code, 127)),
+            2: ("Int32", 1),
+            3: ("Int32", entry.code),
+        }
+        if entry.custom:
+            slots[1] = self.text(entry.custom)
+        return self.table(slots)
+
+
+def write(net: Net) -> bytes:
+    """The bytes of a TFLite file; every tensor with data has a buffer of its own, buffer 0 is the empty one."""
+    writer = _Writer()
+    contents = [b""]
+    tensors = []
+    for entry in net.tensors:
+        number = 0
+        if entry.data is not None:
+            number = len(contents)
+            contents.append(np.ascontiguousarray(entry.data).tobytes())
+        tensors.append(writer.tensor(entry, number))
+    operators = [writer.operator(entry, index) for index, entry in enumerate(net.operators)]
+    graph = writer.table(
+        {
+            0: writer.offsets(tensors),
+            1: writer.numbers(net.inputs, "int32"),
+            2: writer.numbers(net.outputs, "int32"),
+            3: writer.offsets(operators),
+            4: writer.text(net.name),
+        }
+    )
+    buffers = [writer.table({0: writer.data(content)} if content else {}) for content in contents]
+    codes = [writer.code(entry) for entry in net.operators]
+    model = writer.table(
+        {
+            0: ("Uint32", 3),
+            1: writer.offsets(codes),
+            2: writer.offsets([graph]),
+            4: writer.offsets(buffers),
+        }
+    )
+    writer.builder.Finish(model, file_identifier=b"TFL3")
+    return bytes(writer.builder.Output())
+
+
+def gain_net(width: int, gain: float = 0.5, dtype: str = "float32", limit: float = 16.0) -> bytes:
+    """output [1, width] = gain * input [1, width], as a fully connected layer.
+
+    Args:
+        width: number of features.
+        gain: the weight of each feature in its own output.
+        dtype: float32, or int8: then input and output are quantised over ±``limit``.
+    """
+    quantised = dtype != "float32"
+    scale = limit / 127.0 if quantised else 0.0
+    if quantised:
+        weights = TensorEntry("weights", (width, width), "int8", np.eye(width, dtype="int8") * 127, scale=gain / 127.0)
+    else:
+        weights = TensorEntry("weights", (width, width), data=np.eye(width, dtype="float32") * np.float32(gain))
+    signature = (-1, width)
+    return write(
+        Net(
+            [
+                TensorEntry("serving_input", (1, width), dtype, scale=scale, signature=signature),
+                weights,
+                TensorEntry("serving_output", (1, width), dtype, scale=scale, signature=signature),
+            ],
+            [Operator(FULLY_CONNECTED, (0, 1, -1), (2,))],
+            inputs=(0,),
+            outputs=(2,),
+        )
+    )
+
+
+def sum_net(width: int) -> bytes:
+    """Two inputs, two outputs: ``total`` = left + right, ``twice`` = total + total."""
+    names = ("left", "right", "total", "twice")
+    tensors = [TensorEntry(name, (1, width)) for name in names]
+    operators = [Operator(ADD, (0, 1), (2,)), Operator(ADD, (2, 2), (3,))]
+    return write(Net(tensors, operators, inputs=(0, 1), outputs=(2, 3)))
+
+
+def counting_net(width: int) -> bytes:
+    """A net that adds up everything that it was ever given, in a resource variable."""
+    tensors = [
+        TensorEntry("input", (1, width)),
+        TensorEntry("handle", (1,), type_number=RESOURCE),
+        TensorEntry("before", (1, width)),
+        TensorEntry("output", (1, width)),
+    ]
+    operators = [
+        Operator(VAR_HANDLE, (), (1,)),
+        Operator(READ_VARIABLE, (1,), (2,)),
+        Operator(ADD, (0, 2), (3,)),
+        Operator(ASSIGN_VARIABLE, (1, 3), ()),
+    ]
+    return write(Net(tensors, operators, inputs=(0,), outputs=(3,)))
+
+
+def custom_net(width: int) -> bytes:
+    """A net with an operator that no runtime knows."""
+    tensors = [TensorEntry("input", (1, width)), TensorEntry("output", (1, width))]
+    return write(Net(tensors, [Operator(CUSTOM, (0,), (1,), custom="Wheeltap")], inputs=(0,), outputs=(1,)))
+
+
+def bottomless_net(width: int) -> bytes:
+    """A net whose branch is itself: well-formed, and the end of the stack of any process that loads it."""
+    tensors = [
+        TensorEntry("input", (1, width)),
+        TensorEntry("output", (1, width)),
+        TensorEntry("always", (1,), "bool", np.array([True])),
+    ]
+    return write(Net(tensors, [Operator(IF, (2, 0), (1,))], inputs=(0,), outputs=(1,)))
