@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, Mosquitto, free_port
+from tests.legacy import needs_onnx
 from wheeltapper_agent.adapters.identity import Identity, enroll, load_identity, parse_token
 from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, LocalServer
 from wheeltapper_agent.adapters.marks import MARKS_FILE, Marks, MarkStore
@@ -111,6 +112,7 @@ def _key(identity: Identity) -> ec.EllipticCurvePrivateKey:
 # --- everything together ----------------------------------------------------------------------------------------------
 
 
+@needs_onnx
 def test_a_healthy_device(world: World) -> None:
     local = LocalServer(world.state / SOCKET_FILE, lambda _: {"connected": True, "troubles": []})
     local.start()
@@ -198,6 +200,7 @@ def test_a_broken_runtime(tmp_path: Path, text: str, found: str, monkeypatch: py
     assert "wheeltapper-agent[onnx]" in findings[1].advice
 
 
+@needs_onnx
 def test_providers_fall_back_in_the_open() -> None:
     (onnx,) = check_runtimes(
         Profile(name="a", runtimes=("onnxruntime",), providers=("TensorrtExecutionProvider", "CPUExecutionProvider"))

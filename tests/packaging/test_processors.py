@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tests.agent.bundles import make_bundle, write_bundle
 from tests.agent.servers import until
 from tests.agent.test_agent_end_to_end import DEVICE, World
+from tests.agent.tflite_writer import gain_net
 from tests.packaging import probe
 from tests.packaging.conftest import SOURCE
 from tests.packaging.roots import REPOSITORY, DebianRoot, checked, debian_root
@@ -157,13 +158,12 @@ def test_how_much_the_processors_differ(
 
 def _tflite_release(folder: Path) -> Path:
     """Release 1 for boards without ONNX Runtime: an int8 layer; its golden outputs are those of LiteRT here."""
-    writer = pytest.importorskip("tests.agent.tflite_writer")
     specs = default_specs(SOURCE.sample_rate_hz, ["horizontal", "vertical"])
     width = len(FeatureSet(specs, SOURCE.sample_rate_hz, SOURCE.window_samples, 2).names)
     limit = 8.0
     changes: dict[str, Any] = {
         "runtime": "tflite",
-        "content": writer.gain_net(width, 0.5, "int8", limit=limit),
+        "content": gain_net(width, 0.5, "int8", limit=limit),
         # One step of the output, and what that is in the score: with so coarse a layer up to a tenth of it.
         "golden": Golden(output_atol=1.01 * limit / 127, score_rtol=0.1),
         "budget": Budget(latency_p95_ms=60_000.0, rss_growth_mb=2_000.0),
