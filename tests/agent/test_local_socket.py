@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.agent.servers import until
 from wheeltapper_agent.adapters import local_socket
-from wheeltapper_agent.adapters.local_socket import MAX_CLIENTS, MAX_REQUEST_BYTES, LocalServer, ask
+from wheeltapper_agent.adapters.local_socket import MAX_CLIENTS, MAX_REQUEST_BYTES, SOCKET_FILE, LocalServer, ask
+from wheeltapper_agent.cli import app
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.service import STATUS_FILE
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -196,3 +199,29 @@ def test_others_on_the_machine_may_not_ask(server: LocalServer, path: Path) -> N
             os._exit(7 if error.code == "local.denied" else 8)
         os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_status_asks_the_agent_and_says_where_it_does_not_run(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text('[device]\nstate_dir = "."\n')
+    (tmp_path / STATUS_FILE).write_text(json.dumps({"device": "d", "connected": False}))
+
+    def status() -> tuple[dict[str, Any], str]:
+        done = CliRunner().invoke(app, ["status", "--config", str(config), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout), done.stderr
+
+    running = LocalServer(
+        tmp_path / SOCKET_FILE, lambda request: {"device": "d", "connected": request == {"ask": "status"}}
+    )
+    running.start()
+    body, said = status()
+    running.stop()
+    assert (body["running"], body["connected"], said) == (True, True, "")
+    body, said = status()
+    assert (body["running"], body["connected"]) == (False, False)
+    assert "local.no_agent" in said
+    (tmp_path / STATUS_FILE).unlink()
+    done = CliRunner().invoke(app, ["status", "--config", str(config)])
+    assert done.exit_code == 2
+    assert "status.missing" in done.output
