@@ -50,17 +50,17 @@ class Row(TypedDict):
 
     name: str
     value: float
-    target: str
+    target: float | None
     holds: bool | None
 
 
 def row(name: str, value: float, at_most: float | None = None, at_least: float | None = None) -> Row:
     """A figure and its bound."""
     if at_most is not None:
-        return Row(name=name, value=value, target=f"<= {at_most:g}", holds=value <= at_most)
+        return Row(name=name, value=value, target=at_most, holds=value <= at_most)
     if at_least is not None:
-        return Row(name=name, value=value, target=f">= {at_least:g}", holds=value >= at_least)
-    return Row(name=name, value=value, target="", holds=None)
+        return Row(name=name, value=value, target=at_least, holds=value >= at_least)
+    return Row(name=name, value=value, target=None, holds=None)
 
 
 def run(rows: Callable[[], list[Row]], title: str) -> list[Row]:
@@ -70,8 +70,10 @@ def run(rows: Callable[[], list[Row]], title: str) -> list[Row]:
     for heading, justify in (("what", "left"), ("value", "right"), ("to reach", "left"), ("holds", "left")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # a Literal in rich
     for each in found:
-        holds = {True: "yes", False: "NO", None: ""}[each["holds"]]
-        table.add_row(each["name"], f"{each['value']:.4g}", each["target"], holds)
+        target, holds = (
+            ("", "") if each["target"] is None else (f"{each['target']:g}", "yes" if each["holds"] else "NO")
+        )
+        table.add_row(each["name"], f"{each['value']:.4g}", target, holds)
     Console(width=120).print(table)
     return found
 
