@@ -152,6 +152,7 @@ class SpoolAndFleet(RuleBasedStateMachine):
                 assert isinstance(ack, Ack)
                 self.delivery.on_ack(ack)
             self.downs.clear()
+            self.spool.flush()  # as its thread does within seconds of an ack: what was dropped meanwhile is told now
             if self.spool.figures().held == 0:
                 break
         figures = self.spool.figures()
