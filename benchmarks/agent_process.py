@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rig import Row, agent_beside, cpu_seconds, newest_seq, row, run, trained_bundle
+from rig import Row, agent_beside, cpu_seconds, main, newest_seq, row, trained_bundle
 
 from wheeltapper_agent.config import SimulatorConfig
 
@@ -64,4 +64,4 @@ def _start_seconds(config: Path, state: Path) -> float:
 
 
 if __name__ == "__main__":
-    run(rows, "The agent as a process")
+    main(rows, "The agent as a process")

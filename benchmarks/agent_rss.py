@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
-from rig import Row, RunningAgent, agent_beside, row, run, simulated
+from rig import Row, RunningAgent, agent_beside, main, row, simulated
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tests.agent.bundles import make_bundle, write_bundle
@@ -97,10 +97,5 @@ def rows() -> list[Row]:
     return _rows("onnx", "ONNX Runtime") + _rows("tflite", "LiteRT")
 
 
-def main() -> int:
-    """Measure and print."""
-    return 0 if all(each["holds"] in (True, None) for each in run(rows, "Memory of the agent")) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main(rows, "Memory of the agent")

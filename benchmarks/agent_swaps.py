@@ -4,16 +4,14 @@ Two releases take turns on a pipeline that goes on scoring. Each swap loads the 
 does: manifest, hashes, a new session. Memory is the resident set before and after, both when the pipeline has run each
 release a while. The baseline in the same table is the cost of a swap against a window's.
 
-    python benchmarks/agent_swaps.py [--swaps 1000] [--json]
+    python benchmarks/agent_swaps.py [--json]
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import hashlib
 import io
-import json
 import os
 import tempfile
 import threading
@@ -24,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
+from rig import Row, main
 
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.simulator import Machine
@@ -160,7 +159,7 @@ def _swap(pipeline: Pipeline, records: _Records, folder: Path) -> float:
     return took
 
 
-def rows(swaps: int = 1000) -> list[dict[str, Any]]:
+def rows(swaps: int = 1000) -> list[Row]:
     """What is measured: ``name``, ``value``, ``target`` (None: only told), ``holds``."""
     with tempfile.TemporaryDirectory() as temporary:
         folders = [_bundle(Path(temporary, str(release)), release) for release in (1, 2)]
@@ -197,21 +196,5 @@ def rows(swaps: int = 1000) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--swaps", type=int, default=1000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    found = rows(options.swaps)
-    if options.json:
-        print(json.dumps(found, indent=1))
-        return
-    for row in found:
-        print(
-            f"{row['name']:34} {row['value']:>10} target {row['target']!s:>6} {'holds' if row['holds'] else 'MISSED'}"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    main(rows, "Model swaps")

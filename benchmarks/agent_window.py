@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rig import Row, agent_beside, cpu_seconds, row, run, simulated, trained_bundle, wait_for_windows
+from rig import Row, agent_beside, cpu_seconds, main, row, simulated, trained_bundle, wait_for_windows
 
 from wheeltapper_agent.config import SimulatorConfig
 from wheeltapper_protocols.recording import write_recording
@@ -91,4 +91,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["loop"]:
         loop(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        run(rows, "CPU a window through the whole agent")
+        main(rows, "CPU a window through the whole agent")

@@ -7,14 +7,13 @@ Baseline in the same run: ``numpy.histogram`` over the same edges, a call a feat
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
+from rig import Row, main, row
 
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.core.change import ScoreWatch
@@ -93,9 +92,9 @@ def measure() -> dict[str, float]:
 
     def histograms() -> None:
         counts = [np.zeros(len(one) - 1, dtype=np.int64) for one in edges]
-        for row in table[:few]:
+        for window in table[:few]:
             for column in range(FEATURES):
-                counts[column] += np.histogram(row[column], edges[column])[0]
+                counts[column] += np.histogram(window[column], edges[column])[0]
 
     return {
         "whole": best_us(whole, WINDOWS),
@@ -105,7 +104,7 @@ def measure() -> dict[str, float]:
     }
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     """The figures: ``{name, value, target, holds}`` each."""
     found = measure()
     value = found["whole"] / FEATURES
@@ -123,25 +122,9 @@ def rows() -> list[dict[str, Any]]:
             "target": 0.1,
             "holds": ratio <= 0.1,
         },
-        *(
-            {"name": f"of it {part}, us a window", "value": round(found[part], 2), "target": None, "holds": True}
-            for part in ("sketches", "detectors")
-        ),
+        *(row(f"of it {part}, us a window", round(found[part], 2)) for part in ("sketches", "detectors")),
     ]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    found = rows()
-    if parser.parse_args().json:
-        print(json.dumps(found))
-        return
-    for row in found:
-        limit = "" if row["target"] is None else f"(to reach {row['target']}: {'holds' if row['holds'] else 'MISSED'})"
-        print(f"{row['name']:74}{row['value']:>9} {limit}")
-
-
 if __name__ == "__main__":
-    main()
+    main(rows, "What drift costs")

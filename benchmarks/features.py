@@ -14,14 +14,13 @@ taken in turn, so that a busy machine weighs on all alike.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rig import Row, main
 
 from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
 
@@ -139,7 +138,7 @@ def windows(samples: int, channels: int, count: int = 20) -> npt.NDArray[np.floa
     return table
 
 
-def measure(samples: int, channels: int) -> list[dict[str, Any]]:
+def measure(samples: int, channels: int) -> list[Row]:
     """The rows of one form of window."""
     specs = default_specs(RATE_HZ, [f"ch{number}" for number in range(channels)], samples)
     features = FeatureSet(specs, RATE_HZ, samples, channels)
@@ -181,23 +180,10 @@ def measure(samples: int, channels: int) -> list[dict[str, Any]]:
     ]
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     """All of them."""
     return [row for form in ((4096, 1), (4096, 2), (2048, 1), (2048, 2)) for row in measure(*form)]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    as_json = parser.parse_args().json
-    found = rows()
-    if as_json:
-        print(json.dumps(found))
-        return
-    for row in found:
-        print(f"{row['name']:70}{row['value']:12.3g}{row['target']:10.3g}  {'holds' if row['holds'] else 'MISSED'}")
-
-
 if __name__ == "__main__":
-    main()
+    main(rows, "The default features")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ __all__ = [
     "RunningAgent",
     "agent_beside",
     "cpu_seconds",
+    "main",
     "median_ratio",
     "newest_seq",
-    "process_time",
     "row",
     "run",
     "simulated",
@@ -76,6 +76,17 @@ def run(rows: Callable[[], list[Row]], title: str) -> list[Row]:
         table.add_row(each["name"], f"{each['value']:.4g}", target, holds)
     Console(width=120).print(table)
     return found
+
+
+def main(rows: Callable[[], list[Row]], title: str) -> None:
+    """The command line of one benchmark: the table, or with ``--json`` the rows. A figure that misses its target is
+    no error here; ``agent.py`` ends with 1 for it."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--json", action="store_true")
+    if parser.parse_args().json:
+        print(json.dumps(rows(), indent=1))
+    else:
+        run(rows, title)
 
 
 def simulated(config: SimulatorConfig, windows: int) -> Recording:
@@ -166,13 +177,6 @@ def median_ratio(ours: Callable[[], float], baseline: Callable[[], float], round
     """The median over ``rounds`` of ours over the baseline, taken alternately; and the median of ours."""
     pairs = [(ours(), baseline()) for _ in range(rounds)]
     return float(np.median([a / b for a, b in pairs])), float(np.median([a for a, _ in pairs]))
-
-
-def process_time(work: Callable[[], None]) -> float:
-    """CPU seconds of this process, all threads, that ``work`` takes."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
 
 
 if __name__ == "__main__":

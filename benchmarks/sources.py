@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import timeit
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from rig import Row, main, row
 
 from wheeltapper_agent.adapters.sources.mqtt import MqttConfig
 from wheeltapper_agent.adapters.sources.payload import PayloadReader
@@ -48,7 +48,7 @@ def _joined(chunks: list[NDArray[np.float32]], hop: int) -> None:
             buffer = buffer[hop:]
 
 
-def figures() -> dict[str, float]:
+def rows() -> list[Row]:
     """Each ratio, below 1 where ours is quicker."""
     random = np.random.default_rng(1)
     samples = random.standard_normal((64 * _WINDOW, 2)).astype(np.float32)
@@ -57,7 +57,7 @@ def figures() -> dict[str, float]:
     features = FeatureSet(default_specs(_RATE_HZ, ["x", "y"]), _RATE_HZ, _WINDOW, 2)
     payload = json.dumps({"samples": samples[:1024].round(4).tolist()}).encode()
     reader = PayloadReader(MqttConfig(topic="x", channels=("x", "y"), sample_rate_hz=_RATE_HZ, window_samples=_WINDOW))
-    found = {}
+    found: dict[str, float] = {}
     for name, hop in (("framing", _WINDOW), ("framing at 50 % overlap", _WINDOW // 2)):
         ours, baseline = (_seconds(lambda work=work, hop=hop: work(chunks, hop), 3) for work in (_framed, _joined))  # type: ignore[misc]  # a default binds
         found[f"{name} / concatenate and slice"] = ours / baseline
@@ -67,20 +67,8 @@ def figures() -> dict[str, float]:
     found["data quality, microseconds a window"] = quality_s * 1e6
     plain_s = _seconds(lambda: np.array(json.loads(payload)["samples"]), 50)
     found["JSON payload / json and numpy.array"] = _seconds(lambda: reader.read(payload), 50) / plain_s
-    return found
-
-
-def main() -> None:
-    """Print them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    found = figures()
-    if parser.parse_args().json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:45} {value:9.3f}")
+    return [row(name, value) for name, value in found.items()]
 
 
 if __name__ == "__main__":
-    main()
+    main(rows, "Sources")

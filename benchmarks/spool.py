@@ -10,16 +10,14 @@ on a tmpfs the kernel counts none, so the folder should be on a disk. fsyncs are
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rig import Row, median_ratio, row, run
+from rig import Row, main, median_ratio, row
 
 from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.adapters.spool_database import encode_item
@@ -121,14 +119,5 @@ def rows() -> list[Row]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    """Measure and print."""
-    if "--json" in arguments:
-        print(json.dumps(found := rows()))
-    else:
-        found = run(rows, "The spool")
-    return 0 if all(each["holds"] in (True, None) for each in found) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(rows, "The spool")
