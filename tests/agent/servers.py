@@ -203,24 +203,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Mosquitto:
-    """A broker with mutual TLS whose user name is the certificate's CN."""
+class Broker:
+    """A Mosquitto on its own configuration and a free port.
 
-    def __init__(self, authority: Authority, folder: Path) -> None:
+    Args:
+        folder: where the configuration is kept.
+        lines: of the configuration, beside the listener.
+    """
+
+    def __init__(self, folder: Path, *lines: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
-        certificate, key = authority.pair("broker")
-        acl = folder / "acl"
-        acl.write_text(
-            "pattern write wt/v1/%u/up/+\npattern read wt/v1/%u/down/+\nuser fleet.ingest\ntopic readwrite wt/v1/#\n"
-        )
         self._config = folder / "mosquitto.conf"
-        self._config.write_text(
-            f"listener {self.port} 127.0.0.1\ncafile {authority.path}\ncertfile {certificate}\nkeyfile {key}\n"
-            f"require_certificate true\nuse_identity_as_username true\nallow_anonymous false\nacl_file {acl}\n"
-            "user root\n"
-        )
-        self._process: subprocess.Popen[bytes] | None = None
+        self._config.write_text("\n".join((f"listener {self.port} 127.0.0.1", "user root", *lines, "")))
         self.start()
 
     def start(self) -> None:
@@ -236,9 +231,25 @@ class Mosquitto:
 
     def kill(self) -> None:
         """kill -9."""
-        assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+
+class Mosquitto(Broker):
+    """A broker with mutual TLS whose user name is the certificate's CN."""
+
+    def __init__(self, authority: Authority, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        certificate, key = authority.pair("broker")
+        acl = folder / "acl"
+        acl.write_text(
+            "pattern write wt/v1/%u/up/+\npattern read wt/v1/%u/down/+\nuser fleet.ingest\ntopic readwrite wt/v1/#\n"
+        )
+        super().__init__(
+            folder,
+            f"cafile {authority.path}\ncertfile {certificate}\nkeyfile {key}\nrequire_certificate true",
+            f"use_identity_as_username true\nallow_anonymous false\nacl_file {acl}",
+        )
 
 
 def until(condition: Any, seconds: float = 15.0, what: str = "the condition") -> None:

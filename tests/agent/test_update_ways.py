@@ -260,6 +260,22 @@ def load_window(bundle: Any) -> Any:
 # --- probation --------------------------------------------------------------------------------------------------------
 
 
+def _with_release_2(folder: Path, server: DeviceServer) -> Journal:
+    """The journal of the device in ``folder``, once it committed release 2 and ended."""
+    with _restarted(folder, server) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
+    return Journal(folder / "journal.json")
+
+
+def _back_in_probation(journal: Journal, **changes: Any) -> None:
+    """As the journal says where the process was killed in probation; ``changes`` are of the execution."""
+    entry = journal.read()
+    assert entry.execution is not None
+    execution = msgspec.structs.replace(entry.execution, state="PROBATION", **changes)
+    journal.write(msgspec.structs.replace(entry, execution=execution))
+
+
 def test_scores_that_went_wrong_go_back(tmp_path: Path, server: DeviceServer) -> None:
     with _restarted(tmp_path / "device", server, shadow_windows=30, probation_windows=5) as device:
         device.updater.assign(_assign(server, 2, make_bundle(2, gain=-9.0)))
@@ -272,15 +288,9 @@ def test_scores_that_went_wrong_go_back(tmp_path: Path, server: DeviceServer) ->
 
 def test_a_process_that_dies_in_probation_goes_back(tmp_path: Path, server: DeviceServer) -> None:
     """As the journal of a process that was killed says; three times is too often, a clean end does not count."""
-    with _restarted(tmp_path / "device", server) as device:
-        device.updater.assign(_assign(server, 2))
-        until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
-    journal = Journal(tmp_path / "device/journal.json")
+    journal = _with_release_2(tmp_path / "device", server)
     for resumes, stopped, end in ((1, False, "COMMITTED"), (2, True, "COMMITTED"), (2, False, "ROLLED_BACK")):
-        entry = journal.read()
-        assert entry.execution is not None
-        changes = {"state": "PROBATION", "id": f"e-{resumes}-{stopped}", "resumes": resumes, "stopped": stopped}
-        journal.write(msgspec.structs.replace(entry, execution=msgspec.structs.replace(entry.execution, **changes)))
+        _back_in_probation(journal, id=f"e-{resumes}-{stopped}", resumes=resumes, stopped=stopped)
         with _restarted(tmp_path / "device", server) as device:
             until(lambda end=end: device.last()[0] == end, 10, end)
             if end == "ROLLED_BACK":
@@ -292,14 +302,8 @@ def test_a_release_that_is_given_up_is_not_even_loaded(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that kills the process while it is loaded: the restart is counted before, and the last one loads none."""
-    with _restarted(tmp_path / "device", server) as device:
-        device.updater.assign(_assign(server, 2))
-        until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
-    journal = Journal(tmp_path / "device/journal.json")
-    entry = journal.read()
-    assert entry.execution is not None
-    execution = msgspec.structs.replace(entry.execution, state="PROBATION", resumes=0, id="e9")
-    journal.write(msgspec.structs.replace(entry, execution=execution))
+    journal = _with_release_2(tmp_path / "device", server)
+    _back_in_probation(journal, id="e9", resumes=0)
     loaded: list[int | None] = []
     real = Pipeline.swap
 
@@ -355,14 +359,8 @@ def test_a_read_only_disk_runs_what_was_committed(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Restarts cannot be counted, so a loop could not be noticed: what is in probation does not run at all."""
-    with _restarted(tmp_path / "device", server) as device:
-        device.updater.assign(_assign(server, 2))
-        until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
-    journal = Journal(tmp_path / "device/journal.json")
-    entry = journal.read()
-    assert entry.execution is not None
-    execution = msgspec.structs.replace(entry.execution, state="PROBATION", id="e9")
-    journal.write(msgspec.structs.replace(entry, execution=execution))
+    journal = _with_release_2(tmp_path / "device", server)
+    _back_in_probation(journal, id="e9")
     with monkeypatch.context() as patch:
         patch.setattr("wheeltapper_agent.adapters.journal.write_atomic", _refusing(errno.EROFS))
         patch.setattr(os, "replace", _refusing(errno.EROFS))
