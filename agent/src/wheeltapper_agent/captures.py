@@ -28,10 +28,10 @@ from wheeltapper_agent.adapters.uplink import Uplink
 from wheeltapper_agent.capture_rules import CaptureRules, Collected
 from wheeltapper_agent.config import CaptureConfig
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.pipeline import NO_EPOCH, Captured, Pipeline
-from wheeltapper_agent.ports import Clock, Records, SourceSpec, Window
+from wheeltapper_agent.pipeline import Captured, Pipeline
+from wheeltapper_agent.ports import Clock, Records, SourceSpec, Window, unnumbered_report
 from wheeltapper_protocols.errors import RecordingError
-from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command, Report
+from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command
 from wheeltapper_protocols.recording import Recording, recording_bytes
 
 __all__ = ["Captures", "make_recording"]
@@ -305,4 +305,4 @@ class Captures:
         )
 
     def _append(self, body: CaptureReport) -> None:
-        self._records.append(Report(epoch=NO_EPOCH, oldest=1, seq=1, at=max(0.0, self._clock.now()), body=body))
+        self._records.append(unnumbered_report(body, self._clock.now()))

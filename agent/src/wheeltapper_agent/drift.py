@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 
 from wheeltapper_agent.core.change import Change, ScoreWatch
-from wheeltapper_agent.ports import Clock, Observation
+from wheeltapper_agent.ports import Clock, Observation, unnumbered_report
 from wheeltapper_protocols.drift import Distances, DriftSpec, distances
 from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, DriftEvent, DriftReport, Report
@@ -35,7 +35,6 @@ from wheeltapper_protocols.sketch import Bins, Sketches, encode_sketches
 __all__ = ["BLOCK_WINDOWS", "MIN_REPORT_WINDOWS", "DriftObserver"]
 
 _LOG = logging.getLogger(__name__)
-_NO_EPOCH: Final = "0" * 16
 BLOCK_WINDOWS: Final = 64
 MIN_REPORT_WINDOWS: Final = 30
 """Fewer are not compared with the reference, and not reported for the time alone."""
@@ -111,7 +110,7 @@ class DriftObserver:
         run.begin(why, self._clock.monotonic())
         for name in fresh:
             self._tell(f"feature.{name}")
-        return [Report(epoch=_NO_EPOCH, oldest=1, seq=1, at=max(0.0, self._clock.now()), body=body)]
+        return [unnumbered_report(body, self._clock.now())]
 
     def _new_quality(self) -> DataQuality | None:
         """What was counted since the report before."""

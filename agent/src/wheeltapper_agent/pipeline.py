@@ -24,17 +24,25 @@ import numpy as np
 from wheeltapper_agent.bundle import Bundle, Evaluation
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Pulse
-from wheeltapper_agent.ports import Clock, Observation, Observer, Records, Source, SourceSpec, Window, pending_windows
+from wheeltapper_agent.ports import (
+    NO_EPOCH,
+    Clock,
+    Observation,
+    Observer,
+    Records,
+    Source,
+    SourceSpec,
+    Window,
+    pending_windows,
+)
 from wheeltapper_protocols.decision import DecisionState, Verdict
 from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
 from wheeltapper_protocols.quality import complete
 
-__all__ = ["MAX_BATCH", "MAX_PENDING", "NO_EPOCH", "Captured", "Health", "Pipeline"]
+__all__ = ["MAX_BATCH", "MAX_PENDING", "Captured", "Health", "Pipeline"]
 
 _LOG = logging.getLogger(__name__)
-NO_EPOCH = "0" * 16
-"""Stands in a message until the spool gives its own."""
 _RETRY_SECONDS: Final = 1.0
 Item: TypeAlias = TelemetryRecord | Alert | Report
 MAX_BATCH: Final = 32
@@ -64,11 +72,17 @@ class Captured:
 
 @dataclass(slots=True)
 class _Judged:
-    """A window on its way through :meth:`Pipeline._take`: its records, what observers see, the decision after it."""
+    """A window on its way through :meth:`Pipeline._take`: its record, what observers see, an alert, the decision after
+    it."""
 
-    items: tuple[Item, ...]
+    record: TelemetryRecord
     seen: Observation
+    alert: Alert | None = None
     state: DecisionState | None = None
+
+    def items(self) -> tuple[Item, ...]:
+        """What to append of it."""
+        return (self.record,) if self.alert is None else (self.record, self.alert)
 
 
 class Pipeline:
@@ -221,7 +235,7 @@ class Pipeline:
         scorable = [each for each in judged if bundle is not None and complete(each.seen.window.samples)]
         if bundle is not None and scorable:
             self._score(scorable, bundle)
-        kept = self._keep([(*each.items, *self._observed(each.seen)) for each in judged])
+        kept = self._keep([(*each.items(), *self._observed(each.seen)) for each in judged])
         if kept < len(batch):
             self._dropped += len(batch) - kept
             # An alert that was dropped is raised again by a later window.
@@ -273,19 +287,17 @@ class Pipeline:
         self._storage_failed = False
         return True
 
-    def _plain(self, index: int, window: Window, bundle: Bundle | None) -> TelemetryRecord:
-        return TelemetryRecord(
+    def _unscored(self, index: int, window: Window, bundle: Bundle | None) -> _Judged:
+        manifest = bundle.manifest if bundle else None
+        record = TelemetryRecord(
             seq=1,
             pipeline=self.name,
             window=index,
             t_s=max(0.0, window.t_s),
-            model=bundle.manifest.model if bundle else None,
-            release=bundle.manifest.release if bundle else None,
+            model=manifest.model if manifest else None,
+            release=manifest.release if manifest else None,
         )
-
-    def _unscored(self, index: int, window: Window, bundle: Bundle | None) -> _Judged:
-        manifest = bundle.manifest if bundle else None
-        return _Judged((self._plain(index, window, bundle),), Observation(self.name, index, window, manifest))
+        return _Judged(record, Observation(self.name, index, window, manifest))
 
     def _score(self, judged: Sequence[_Judged], bundle: Bundle) -> None:
         """Put into ``judged`` what the model and the decision make of its windows."""
@@ -316,10 +328,9 @@ class Pipeline:
             if self._next is None:
                 self._health = Health(self._health.windows + 1, self._health.error)
         self._error = ""
-        seen, raw = judged.seen, float(found.scores.score[row])
-        plain = self._plain(seen.index, seen.window, bundle)
+        raw = float(found.scores.score[row])
         record = msgspec.structs.replace(
-            plain,
+            judged.record,
             score=raw,
             severity=verdict.severity,
             latency_ms=latency_ms,
@@ -327,8 +338,12 @@ class Pipeline:
             value=verdict.value,
             zone=verdict.zone,
         )
-        judged.items = (record, self._alert(record, verdict, bundle.manifest)) if verdict.changed else (record,)
-        judged.seen = replace(seen, features=found.features[row], score=raw, verdict=verdict, latency_ms=latency_ms)
+        judged.record = record
+        if verdict.changed:
+            judged.alert = self._alert(record, verdict, bundle.manifest)
+        judged.seen = replace(
+            judged.seen, features=found.features[row], score=raw, verdict=verdict, latency_ms=latency_ms
+        )
 
     def _alert(self, record: TelemetryRecord, verdict: Verdict, manifest: Manifest) -> Alert:
         life = manifest.remaining_life

@@ -29,7 +29,6 @@ _HERE: Final = "wheeltapper_agent.adapters.sources"
 BUILT_IN: Final = {
     kind: f"{_HERE}.{kind}:KIND" for kind in ("iio", "modbus", "mqtt", "opcua", "replay", "simulator", "stdin")
 }
-_EXTRAS: Final = {"modbus": "modbus", "opcua": "opcua"}
 
 
 def known_kinds() -> list[str]:
@@ -51,10 +50,9 @@ def source_kind(kind: object) -> SourceKind:
         try:
             found = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get(kind, kind)
             raise AgentError(
                 "source.extra",
-                f"sources of kind {kind!r} need {error.name}: pip install 'wheeltapper-agent[{extra}]'",
+                f"sources of kind {kind!r} need {error.name}: pip install 'wheeltapper-agent[{kind}]'",
             ) from error
         return _checked(kind, found)
     from importlib.metadata import entry_points

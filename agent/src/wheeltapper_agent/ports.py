@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,10 @@ from wheeltapper_agent.core.tensors import Tensor
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
+from wheeltapper_protocols.messages import Alert, Report, ReportBody, TelemetryRecord
 
 __all__ = [
+    "NO_EPOCH",
     "Clock",
     "MetadataClient",
     "Model",
@@ -31,6 +32,7 @@ __all__ = [
     "Verified",
     "Window",
     "pending_windows",
+    "unnumbered_report",
 ]
 
 
@@ -184,6 +186,15 @@ class Observer(Protocol):
 
     def end(self) -> Sequence[Alert | Report]:
         """The stream ended: what is still to be said."""
+
+
+NO_EPOCH: Final = "0" * 16
+"""Stands in a record until the spool gives its own."""
+
+
+def unnumbered_report(body: ReportBody, now_seconds: float) -> Report:
+    """A report for :meth:`Records.append`, which gives it its seq and epoch. A clock before 1970 counts as 1970."""
+    return Report(epoch=NO_EPOCH, oldest=1, seq=1, at=max(0.0, now_seconds), body=body)
 
 
 class Records(Protocol):

@@ -189,6 +189,8 @@ class Agent:
             _LOG.error("agent: the watchdog is not fed: %s", "; ".join(troubles))
         else:
             self._notifier.watchdog()
+        if not self._notifier.listening:
+            return
         runs = ", ".join(
             f"{name}: {status.model or 'no model'} {status.release or ''}".strip()
             for name, status in ((name, pipeline.status()) for name, pipeline in self.pipelines.items())

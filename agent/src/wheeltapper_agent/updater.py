@@ -45,8 +45,7 @@ from wheeltapper_agent.core.update import TABLE, Effect, Event, step
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_agent.outcome import Interrupted, Outcome
-from wheeltapper_agent.pipeline import NO_EPOCH
-from wheeltapper_agent.ports import Clock, MetadataClient, Records
+from wheeltapper_agent.ports import Clock, MetadataClient, Records, unnumbered_report
 from wheeltapper_protocols.assignment import Assignment
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report, ShadowReport
@@ -267,7 +266,7 @@ class Updater:
 
     def _report(self, body: AssignmentRefused | ExecutionReport | ShadowReport) -> None:
         """Append; what the disk refuses is kept for the next try, up to a bound."""
-        self._unsent.append(Report(epoch=NO_EPOCH, oldest=1, seq=1, at=self._clock.now(), body=body))
+        self._unsent.append(unnumbered_report(body, self._clock.now()))
         del self._unsent[:-_MAX_UNSENT_REPORTS]
         self._send()
 

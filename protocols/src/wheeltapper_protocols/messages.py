@@ -49,6 +49,7 @@ __all__ = [
     "PipelineStatus",
     "Reason",
     "Report",
+    "ReportBody",
     "Severity",
     "ShadowReport",
     "Status",
@@ -382,6 +383,9 @@ class ShadowReport(_Message, frozen=True, kw_only=True, tag="shadow"):
     """Why it ended, where that is not plain: ``shadow.disagrees``, ``shadow.too_few``, ``shadow.timeout``."""
 
 
+ReportBody: TypeAlias = ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport
+
+
 class Report(_Message, frozen=True, kw_only=True):
     """Something that the fleet must know and must not lose."""
 
@@ -389,7 +393,7 @@ class Report(_Message, frozen=True, kw_only=True):
     oldest: Seq
     seq: Seq
     at: Seconds
-    body: ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport
+    body: ReportBody
     after: Count | None = None
     """As in :class:`Telemetry`."""
 

@@ -39,6 +39,11 @@ class Notifier:
             seconds = int(text) / 1e6 if text.isascii() and text.isdigit() and int(text) > 0 else None
         return cls(environment.get("NOTIFY_SOCKET") or None, seconds)
 
+    @property
+    def listening(self) -> bool:
+        """Whether anybody is told."""
+        return self._address is not None
+
     def ready(self) -> None:
         """The start is over."""
         self._send("READY=1")

@@ -39,7 +39,6 @@ from typing import Final, TypeAlias
 
 from wheeltapper_agent.adapters.spool_database import (
     KINDS,
-    NO_EPOCH,
     STATE_EVERY,
     Damaged,
     Item,
@@ -55,9 +54,11 @@ from wheeltapper_agent.adapters.spool_database import (
     release,
     reserve,
     set_aside,
+    transaction,
     write_state,
 )
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
+from wheeltapper_agent.ports import NO_EPOCH, unnumbered_report
 from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, TelemetryRecord
 
 __all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]
@@ -256,13 +257,8 @@ class Spool:
 
     def _peep(self) -> None:
         """Where a spool that cannot be written stands, so that no window gets an index twice."""
-        for mode in ("mode=ro", "immutable=1"):
-            with (
-                contextlib.suppress(sqlite3.Error),
-                contextlib.closing(sqlite3.connect(f"file:{self._path}?{mode}", uri=True, timeout=5)) as connection,
-            ):
-                self._state = State(windows=read_state(connection).windows)
-                return
+        if windows := _salvaged(self._path).windows:
+            self._state = State(windows=windows)
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -382,9 +378,8 @@ class Spool:
         forgets = self._state_dirty and (
             state.acked - self._forgotten >= _ACKS_TOGETHER or self._monotonic() >= self._forget_at
         )
-        dirty, acked_waits = forgets or bool(losses), self._state_dirty
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        dirty = forgets or bool(losses)
+        with transaction(connection):
             if forgets:
                 drop_acked(connection, state)
             _insert(connection, state, [self._report(loss) for loss in losses])
@@ -393,23 +388,19 @@ class Spool:
             if drop_beyond(connection, state, self._limits, self._age_due()):
                 dirty = True
             dirty |= self._report_drops(connection, state)
-            if dirty or state.seq - self._saved >= STATE_EVERY:
+            saves = dirty or state.seq - self._saved >= STATE_EVERY
+            if saves:
                 if not forgets:
                     drop_acked(connection, state)  # what is kept as acknowledged is never held
                 write_state(connection, state)
-                self._saved, self._forgotten, acked_waits = state.seq, state.acked, False
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            self._saved = min(self._saved, self._state.seq)
-            raise
-        self._state, self._state_dirty = state, acked_waits
+        if saves:
+            self._saved, self._forgotten, self._state_dirty = state.seq, state.acked, False
+        self._state = state
         self._committed_at = self._monotonic()
         del self._losses[: len(losses)]
 
     def _report(self, body: LossReport) -> _Row:
-        report = Report(epoch=NO_EPOCH, oldest=1, seq=1, at=max(0.0, self._now()), body=body)
+        report = unnumbered_report(body, self._now())
         return report, encode_item(report)
 
     def _report_drops(self, connection: sqlite3.Connection, state: State) -> bool:
@@ -453,14 +444,11 @@ class Spool:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
             if not drop:
                 return True
-            connection.execute("BEGIN IMMEDIATE")
-            drop_acked(connection, state)
-            gone = drop_share(connection, state)
-            write_state(connection, state)
-            connection.execute("COMMIT")
+            with transaction(connection):
+                drop_acked(connection, state)
+                gone = drop_share(connection, state)
+                write_state(connection, state)
         except sqlite3.Error:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
             return False
         self._state, self._saved, self._state_dirty = state, state.seq, False
         self._keep_reserve()
@@ -533,8 +521,7 @@ class Spool:
 
     def _discard(self, rows: Iterable[tuple[int, str]], why: str) -> None:
         connection, state = self._connection, self._state.copy()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             for seq, kind in rows:
                 connection.execute("DELETE FROM records WHERE seq = ?", (seq,))
                 state.held[kind] = max(0, state.held.get(kind, 0) - 1)
@@ -542,11 +529,6 @@ class Spool:
             state.why = sorted({*state.why, why})
             self._report_drops(connection, state)
             write_state(connection, state)
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
         self._state, self._saved = state, state.seq
 
     def ack(self, epoch: str, seq: int) -> bool:

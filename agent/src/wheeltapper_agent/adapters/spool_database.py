@@ -15,16 +15,17 @@ import os
 import secrets
 import sqlite3
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from wheeltapper_agent.ports import NO_EPOCH
 from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
 
 __all__ = [
     "KINDS",
-    "NO_EPOCH",
     "STATE_EVERY",
     "Damaged",
     "Item",
@@ -40,6 +41,7 @@ __all__ = [
     "release",
     "reserve",
     "set_aside",
+    "transaction",
     "used_bytes",
     "write_state",
 ]
@@ -52,7 +54,6 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "report": msgspec.msgpack.Decoder(Report),
 }
 _ENCODER: Final = msgspec.msgpack.Encoder()
-NO_EPOCH: Final = "0" * 16
 STATE_EVERY: Final = 256
 _LAYOUT: Final = 2
 _PAGE_BYTES: Final = 4096
@@ -64,6 +65,23 @@ _MAX_PAGES: Final = 2**31 - 2
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _NO_SCHEMA: Final = ("no such table", "no such column", "malformed", "unsupported file format")
 _SHORT_READ: Final = sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is done within, or roll all of it back.
+
+    Raises:
+        sqlite3.Error: also at the commit.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -176,18 +194,12 @@ def _make_schema(connection: sqlite3.Connection) -> None:
     meta.create({"key": str, "value": str}, pk="key", if_not_exists=True)
     database.table("answered").create({"command": str}, pk="command", if_not_exists=True)
     old_windows = database.table("windows").exists()
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         connection.execute("CREATE INDEX IF NOT EXISTS urgent ON records(seq) WHERE kind != 'telemetry'")
         write_state(connection, _state_of_layout_1(connection, old_windows))
         connection.execute("DROP TABLE IF EXISTS windows")
         connection.execute("DELETE FROM meta WHERE key != 'state'")
         connection.execute(f"PRAGMA user_version={_LAYOUT}")
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _state_of_layout_1(connection: sqlite3.Connection, windows: bool) -> State:
