@@ -19,7 +19,8 @@ from wheeltapper_agent.adapters import files, marks
 from wheeltapper_agent.adapters.marks import Marks, MarkStore, merge
 from wheeltapper_agent.adapters.simulator import SimulatorSource
 from wheeltapper_agent.adapters.spool import Spool
-from wheeltapper_agent.pipeline import MAX_PENDING, Pipeline
+from wheeltapper_agent.ledger import MAX_PENDING
+from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_protocols.messages import TelemetryRecord
 
 
@@ -224,7 +225,7 @@ def test_a_disk_that_refuses_ends_the_execution_and_nothing_else(
 def test_a_spool_that_refuses_does_not_stop_the_scoring(
     tmp_path: Path, server: DeviceServer, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wheeltapper_agent.pipeline.MAX_PENDING", 10)
+    monkeypatch.setattr("wheeltapper_agent.ledger.MAX_PENDING", 10)
     target = server.repository.publish(2, make_bundle(2, gain=0.7))
     with monkeypatch.context() as patch:
         patch.setattr(device.spool, "append", _full)

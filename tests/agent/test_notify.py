@@ -129,13 +129,13 @@ def test_waiting_is_well_and_hanging_is_not() -> None:
     liveness.watch("pipeline a", lambda: living[0], pulse)
     clock.time_s = 1e6
     assert liveness.troubles() == []
-    with pulse.busy():
+    with pulse:
         clock.time_s += 9.0
         assert liveness.troubles() == []
         clock.time_s += 2.0
         assert liveness.troubles() == ["pipeline a hangs since 11 s"]
     assert liveness.troubles() == []
-    with contextlib.suppress(RuntimeError), pulse.busy():
+    with contextlib.suppress(RuntimeError), pulse:
         raise RuntimeError
     assert pulse.busy_seconds == 0.0
     living[0] = False
@@ -164,10 +164,10 @@ def test_a_hung_pipeline_starves_the_watchdog(
     hang, release = threading.Event(), threading.Event()
     take = agent.pipelines["main"]._take
 
-    def slow(*arguments: Any) -> int:
+    def slow(*arguments: Any) -> None:
         if hang.is_set():
             release.wait(30)
-        return take(*arguments)
+        take(*arguments)
 
     monkeypatch.setattr(agent.pipelines["main"], "_take", slow)
     runner = threading.Thread(target=agent.run, daemon=True)

@@ -17,7 +17,8 @@ from wheeltapper_agent.adapters.simulator import Machine
 from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.bundle import Bundle, load_bundle
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.pipeline import MAX_BATCH, MAX_PENDING, Pipeline
+from wheeltapper_agent.ledger import MAX_PENDING
+from wheeltapper_agent.pipeline import MAX_BATCH, Pipeline
 from wheeltapper_agent.ports import Observation, SourceSpec, Window
 from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
 

@@ -23,7 +23,7 @@ from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.bundle import load_bundle
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Observation, Window
-from wheeltapper_agent.shadow import Shadow
+from wheeltapper_agent.shadow import QUEUE_WINDOWS, Shadow
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.manifest import Shadowing
 from wheeltapper_protocols.messages import ExecutionReport, Severity, ShadowReport
@@ -242,7 +242,7 @@ def test_the_pipeline_never_waits_for_its_shadow(tmp_path: Path, server: DeviceS
     window = Window(load_window(bundle), 0.0)
     verdict = Verdict(0.1, Severity.NORMAL, alert=False, changed=False, reasons=())
     seen = Observation("main", 0, window, bundle.manifest, None, 0.1, verdict, 0.0)
-    for _ in range(50):  # its thread was never started
+    for _ in range(QUEUE_WINDOWS + 46):  # its thread was never started
         assert shadow.observe(seen) == ()
     assert shadow.report("e", "main").skipped == 46
     assert shadow.observe(Observation("main", 1, window, None)) == ()

@@ -77,6 +77,9 @@ class Bundle:
     model: Model
     golden: bytes
     bearing: BearingFinder | None = None
+    shows_missing: bool = False
+    """Whether any missing sample (NaN) gives a score that is NaN: features see every channel, and the score is made of
+    what became of them. Then a window need not be searched for them before it is scored."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -204,7 +207,10 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest cannot be run: {error}") from error
     model = open_network(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)
-    return Bundle(manifest, digest, features, interpreter, model, contents[GOLDEN_FILE], bearing)
+    seen = {feature.channel for feature in manifest.features}
+    reconstructs = manifest.raw is None and manifest.task == "anomaly" and manifest.anomaly is None
+    shows_missing = reconstructs and seen == set(range(len(shape.channels)))
+    return Bundle(manifest, digest, features, interpreter, model, contents[GOLDEN_FILE], bearing, shows_missing)
 
 
 def check_input(manifest: Manifest, spec: SourceSpec) -> None:

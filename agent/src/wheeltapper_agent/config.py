@@ -46,6 +46,7 @@ __all__ = [
 _T = TypeVar("_T")
 _MAX_NUMBER: Final = 1e300
 """Beyond it a number of a configuration is a slip; so are ``inf`` and ``nan``."""
+_MAX_GATHER_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +231,15 @@ class PipelineConfig:
     name: str
     source: Any
     quality: QualityConfig = field(default_factory=QualityConfig)
+    gather_seconds: float = 0.1
+    """How long windows that come fast may wait to be scored together, which costs less than waking up for each; 0: each
+    is scored at once."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gather_seconds <= _MAX_GATHER_SECONDS:
+            raise AgentError(
+                "config.invalid", f"gather_seconds of {self.name} must be from 0 to {_MAX_GATHER_SECONDS:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ What this module does not do: the arithmetic (:mod:`wheeltapper_protocols.sketch
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -162,9 +161,9 @@ class _Run:
     def take(self, seen: Observation) -> list[Change]:
         """Keep a window's features and score; what the detectors say."""
         if not self.seen:
-            self._first = self._last = seen.index, seen.window.t_s
+            self._first = self._last = seen.index, seen.window.wire_t_s
         # Where the disk refuses records, windows are dropped and their indices given again.
-        self._last = max(self._last[0], seen.index), seen.window.t_s
+        self._last = max(self._last[0], seen.index), seen.window.wire_t_s
         if seen.features is None or seen.score is None:
             self._unscored += 1
             return []
@@ -230,8 +229,8 @@ class _Run:
             why=why,
             first_window=self._first[0],
             last_window=self._last[0],
-            first_t_s=_seconds(self._first[1]),
-            last_t_s=_seconds(self._last[1]),
+            first_t_s=self._first[1],
+            last_t_s=self._last[1],
             windows=self._scored,
             unscored=self._unscored,
             sketches=encode_sketches(self._sketches.part(slice(0, features))),
@@ -242,8 +241,3 @@ class _Run:
             events=self._events,
             more_events=self._more_events,
         )
-
-
-def _seconds(t_s: float) -> float:
-    """A machine's time as the wire takes it."""
-    return min(max(0.0, t_s), 1e12) if math.isfinite(t_s) else 0.0

@@ -8,8 +8,7 @@ Not done here: telling anybody (:mod:`adapters.notify`), ending what hangs (the 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from wheeltapper_agent.ports import Clock
 
@@ -17,20 +16,18 @@ __all__ = ["Liveness", "Pulse"]
 
 
 class Pulse:
-    """How long one thread has been busy with what it does now. Written by that thread, read by any."""
+    """How long one thread has been busy with what it does now: ``with pulse:`` around one piece of work that must end
+    soon. Written by that thread, read by any."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._since: float | None = None
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Around one piece of work that must end soon."""
+    def __enter__(self) -> None:
         self._since = self._clock.monotonic()
-        try:
-            yield
-        finally:
-            self._since = None
+
+    def __exit__(self, *_: object) -> None:
+        self._since = None
 
     @property
     def busy_seconds(self) -> float:

@@ -1,31 +1,38 @@
-"""One sensor stream: source → features → network → score → decision → records.
+"""One sensor stream: source → features → network → score → decision, in a thread of its own.
 
 Invariants:
-    * Each window that the source gives becomes exactly one telemetry record, scored or not; indices have no gaps.
-    * A disk that refuses does not stop the scoring: up to :data:`MAX_PENDING` windows wait for it, further ones are
-      counted as dropped and take no index; an alert of such a window is raised again by a later one.
+    * Each window that the source gives is judged once, at once, and goes into the :mod:`ledger`, scored or not.
+    * A disk that refuses does not stop the scoring; an alert of a window that was dropped for it is raised again by a
+      later one.
+    * Windows that are ready together are scored in one call. Where they come fast and the source keeps them, the
+      pipeline waits ``gather_seconds`` for some: waking up for each costs more than its score. A source that is behind
+      is never made to wait.
     * A model is swapped between two windows; none is lost and none is scored twice.
     * Nothing that a model does ends the stream: a window that cannot be scored is recorded without a score.
     * A window with a missing sample (NaN) is recorded without a score. That is the data's fault, not the model's: it
       says nothing of its health, and the decision waits as it was.
+
+What this module does not do: write anything down (:mod:`ledger`).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from wheeltapper_agent.adapters.pause import Pause
 from wheeltapper_agent.bundle import Bundle, Evaluation
 from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ledger import Judged, Ledger, observed
 from wheeltapper_agent.liveness import Pulse
 from wheeltapper_agent.ports import (
-    NO_EPOCH,
     Clock,
     Observation,
     Observer,
@@ -34,21 +41,21 @@ from wheeltapper_agent.ports import (
     SourceSpec,
     Window,
     pending_windows,
+    source_room,
 )
-from wheeltapper_protocols.decision import DecisionState, Verdict
-from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import Alert, PipelineStatus, Report, TelemetryRecord
+from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState
+from wheeltapper_protocols.messages import PipelineStatus
 from wheeltapper_protocols.quality import complete
 
-__all__ = ["MAX_BATCH", "MAX_PENDING", "Captured", "Health", "Pipeline"]
+__all__ = ["MAX_BATCH", "Captured", "Health", "Pipeline"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 1.0
-Item: TypeAlias = TelemetryRecord | Alert | Report
 MAX_BATCH: Final = 32
 """Windows that are scored in one call."""
-MAX_PENDING: Final = 600
-"""Windows whose records wait for the spool."""
+
+_Row: TypeAlias = tuple[Evaluation, int, float]
+"""A window's row of an evaluation, and the milliseconds that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +77,6 @@ class Captured:
     windows: list[Window] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Judged:
-    """A window on its way through :meth:`Pipeline._take`: its record, what observers see, an alert, the decision after
-    it."""
-
-    record: TelemetryRecord
-    seen: Observation
-    alert: Alert | None = None
-    state: DecisionState | None = None
-
-    def items(self) -> tuple[Item, ...]:
-        """What to append of it."""
-        return (self.record,) if self.alert is None else (self.record, self.alert)
-
-
 class Pipeline:
     """Runs a source in a thread of its own.
 
@@ -93,31 +85,40 @@ class Pipeline:
         source: of its windows.
         records: where what is said of them goes.
         clock: time.
-        observers: what else looks at each window, in this order.
+        observers: what else looks at each window when it is written down, in this order.
+        wait_seconds: how long a window that nobody need hear of may wait to be written down with others.
+        gather_seconds: how long windows may wait to be scored together; 0: not at all.
     """
 
     def __init__(
-        self, name: str, source: Source, records: Records, clock: Clock, observers: Sequence[Observer] = ()
+        self,
+        name: str,
+        source: Source,
+        records: Records,
+        clock: Clock,
+        observers: Sequence[Observer] = (),
+        wait_seconds: float = 0.0,
+        gather_seconds: float = 0.0,
     ) -> None:
         self.name = name
-        self._observers = list(observers)
+        self._ledger = Ledger(name, records, clock, observers, wait_seconds)
+        self._live: list[Observer] = []
         self._source = source
-        self._records = records
         self._clock = clock
+        self._gather_seconds = gather_seconds
+        self._turn_at = clock.monotonic()
         self._lock = threading.Lock()
         self._bundle: Bundle | None = None
         self._next: tuple[Bundle | None] | None = None
         self._state = DecisionState()
-        self._health = Health()
+        self._scored = 0
+        self._first_error = ""
         self._captures: list[Captured] = []
         self._windows = 0
-        self._dropped = 0
-        self._pending: list[tuple[Item, ...]] = []
-        self._storage_failed = False
         self._error = ""
         self._broken: set[str] = set()
         self.pulse = Pulse(clock)
-        self._stopping = threading.Event()
+        self._stopping = Pause()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
     @property
@@ -144,24 +145,28 @@ class Pipeline:
         """Run ``bundle`` from the next window on; its health starts anew."""
         with self._lock:
             self._next = (bundle,)
-            self._health = Health()
+            self._scored, self._first_error = 0, ""
         if bundle is not None:
             self._source.model_ready()
 
     def health(self) -> Health:
         """How the model last swapped in is doing."""
         with self._lock:
-            return self._health
+            return Health(self._scored, self._first_error)
 
     def add_observer(self, observer: Observer) -> None:
-        """Let ``observer`` look at the windows from the next one on."""
+        """Let ``observer`` look at each window from the next one on as soon as it is judged."""
         with self._lock:
-            self._observers = [*self._observers, observer]
+            self._live = [*self._live, observer]
 
     def remove_observer(self, observer: Observer) -> None:
         """End that; a window under way may still be shown to it."""
         with self._lock:
-            self._observers = [one for one in self._observers if one is not observer]
+            self._live = [one for one in self._live if one is not observer]
+
+    def settle_due(self) -> None:
+        """Write down what waited long enough: for a source that fell silent. From any thread but the pipeline's."""
+        self._ledger.settle_due()
 
     def capture(self, captured: Captured) -> None:
         """Collect the next windows."""
@@ -179,8 +184,8 @@ class Pipeline:
                 model=manifest.model if manifest else None,
                 release=manifest.release if manifest else None,
                 windows=self._windows,
-                dropped_windows=self._source.dropped + self._dropped,
-                source=("spool.storage" if self._storage_failed else "") or self._error or self._source.state,
+                dropped_windows=self._source.dropped + self._ledger.dropped,
+                source=("spool.storage" if self._ledger.storage_failed else "") or self._error or self._source.state,
                 runtime=bundle.model.provider[:80] if bundle else "",
             )
 
@@ -198,21 +203,24 @@ class Pipeline:
 
     def _run(self) -> None:
         try:
-            index = self._records.next_window(self.name)
-            stream = self._source.windows(index)
+            stream = self._source.windows(self._ledger.begin())
             for window in stream:
-                with self.pulse.busy():
-                    index += self._take(index, self._ready(window, stream))
+                with self.pulse:
+                    batch = self._ready(window, stream)
+                    self._take(batch)
+                if self._gather_seconds:
+                    self._gather(len(batch))
                 if self._stopping.is_set():
                     return
         except Exception:  # noqa: BLE001  # logged; the agent must outlive it
             _LOG.exception("pipeline %s: source.failed: the stream ended", self.name)
             self._error = "source.failed"
         finally:
-            self._keep([tuple(said)] if (said := self._observed(None)) else [])
+            observed(self._live, None, self.name, self._broken)
+            self._ledger.end()
         self._end_captures()
-        while self._pending and not self._stopping.wait(_RETRY_SECONDS):
-            self._flush()
+        while self._ledger.waits and not self._stopping.wait(_RETRY_SECONDS):
+            self._ledger.settle_due()
 
     def _ready(self, window: Window, stream: Iterator[Window]) -> list[Window]:
         """``window`` and those after it that the source has already: they are scored in one call."""
@@ -223,157 +231,94 @@ class Pipeline:
             batch.append(following)
         return batch
 
-    def _take(self, first: int, batch: list[Window]) -> int:
-        """Score and record windows that follow each other; returns how many indices they took."""
+    def _gather(self, count: int) -> None:
+        """Let windows come together, after ``count`` of them."""
+        now = self._clock.monotonic()
+        interval, self._turn_at = (now - self._turn_at) / count, now
+        wait = min(self._gather_seconds, interval * min(MAX_BATCH, source_room(self._source)) / 2)
+        if wait > 2 * interval and not pending_windows(self._source):
+            self._stopping.wait(wait)
+
+    def _take(self, batch: list[Window]) -> None:
+        """Judge windows that follow each other."""
         with self._lock:
             if self._next is not None:
                 (self._bundle,), self._next = self._next, None
                 self._state = DecisionState()
-            bundle = self._bundle
-        before = self._state
-        judged = [self._unscored(first + row, window, bundle) for row, window in enumerate(batch)]
-        scorable = [each for each in judged if bundle is not None and complete(each.seen.window.samples)]
-        if bundle is not None and scorable:
-            self._score(scorable, bundle)
-        kept = self._keep([(*each.items(), *self._observed(each.seen)) for each in judged])
-        if kept < len(batch):
-            self._dropped += len(batch) - kept
-            # An alert that was dropped is raised again by a later window.
-            self._state = next((each.state for each in reversed(judged[:kept]) if each.state is not None), before)
-        self._windows += len(batch)
-        for window in batch:
-            self._feed_captures(window)
-        return kept
-
-    def _observed(self, seen: Observation | None) -> list[Item]:
-        """What the observers say of a window, or (None) at the end of the stream."""
-        said: list[Item] = []
+            bundle, live = self._bundle, self._live
+        index = self._ledger.following
+        rows = self._evaluate(batch, bundle) if bundle is not None else [None] * len(batch)
+        judged = [
+            self._judge(index + place, window, bundle, row)
+            for place, (window, row) in enumerate(zip(batch, rows, strict=True))
+        ]
+        if live:
+            for each in judged:
+                each.said += observed(live, each.seen, self.name, self._broken)
+        again = self._ledger.add(judged)
+        if again is not None:
+            self._state = again
         with self._lock:
-            observers = self._observers
-        for observer in observers:
-            try:
-                said += observer.end() if seen is None else observer.observe(seen)
-            except Exception:  # noqa: BLE001  # an observer must not end the stream
-                if type(observer).__name__ not in self._broken:
-                    self._broken.add(type(observer).__name__)
-                    _LOG.exception("pipeline %s: %s failed", self.name, type(observer).__name__)
-        return said
+            self._windows += len(batch)
+            if self._next is None:
+                self._scored += sum(each.seen.verdict is not None for each in judged)
+        if self._captures:
+            for window in batch:
+                self._feed_captures(window)
 
-    def _keep(self, items: Sequence[tuple[Item, ...]]) -> int:
-        """Append, with what waited before; where the disk refuses, what fits waits in memory. Returns how many of
-        ``items`` were kept, the first ones."""
-        self._pending += items
-        if self._flush():
-            return len(items)
-        beyond = max(0, len(self._pending) - MAX_PENDING)
-        if beyond:
-            del self._pending[-beyond:]
-        return max(0, len(items) - beyond)
-
-    def _flush(self) -> bool:
-        """Append what waits; False if the disk refuses."""
-        if not self._pending:
-            return True
-        try:
-            self._records.append(*(item for items in self._pending for item in items))
-        except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
-            if not self._storage_failed:
-                _LOG.error("pipeline %s: spool.storage: %s; records wait", self.name, error)
-            self._storage_failed = True
-            return False
-        if self._storage_failed:
-            _LOG.info("pipeline %s: the spool takes records again", self.name)
-        self._pending.clear()
-        self._storage_failed = False
-        return True
-
-    def _unscored(self, index: int, window: Window, bundle: Bundle | None) -> _Judged:
-        manifest = bundle.manifest if bundle else None
-        record = TelemetryRecord(
-            seq=1,
-            pipeline=self.name,
-            window=index,
-            t_s=max(0.0, window.t_s),
-            model=manifest.model if manifest else None,
-            release=manifest.release if manifest else None,
-        )
-        return _Judged(record, Observation(self.name, index, window, manifest))
-
-    def _score(self, judged: Sequence[_Judged], bundle: Bundle) -> None:
-        """Put into ``judged`` what the model and the decision make of its windows."""
+    def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[_Row | None]:
+        """What the model makes of windows; None where it fails, or where samples are missing and it would not show."""
+        rows: list[_Row | None] = [None] * len(batch)
+        usable = [row for row, each in enumerate(batch) if bundle.shows_missing or complete(each.samples)]
+        if not usable:
+            return rows
         began = self._clock.monotonic()
         try:
-            found = bundle.evaluate(np.stack([each.seen.window.samples for each in judged]))
+            found = bundle.evaluate(_stacked([batch[row].samples for row in usable]))
         except Exception as error:  # noqa: BLE001  # the stream goes on and probation hears of it
-            if len(judged) == 1:
+            if len(usable) == 1:
                 self._failed(bundle, error)
-            else:  # one of them spoils the call for all
-                for each in judged:
-                    self._score((each,), bundle)
-            return
-        latency_ms = (self._clock.monotonic() - began) * 1e3 / len(judged)
-        for row, each in enumerate(judged):
+                return rows
+            for row in usable:  # one of them spoils the call for all
+                rows[row] = self._evaluate((batch[row],), bundle)[0]
+            return rows
+        latency_ms = (self._clock.monotonic() - began) * 1e3 / len(usable)
+        for place, row in enumerate(usable):
+            rows[row] = (found, place, latency_ms)
+        return rows
+
+    def _judge(self, index: int, window: Window, bundle: Bundle | None, row: _Row | None) -> Judged:
+        """Take a window into account."""
+        before = self._state
+        manifest = bundle.manifest if bundle is not None else None
+        if bundle is not None and row is not None:
+            found, place, latency_ms = row
             try:
-                self._decide(each, bundle, found, row, latency_ms)
-            except Exception as error:  # noqa: BLE001  # as above
+                state, verdict = bundle.decide(before, found, place)
+                if verdict.value is not None and not math.isfinite(verdict.value):
+                    raise AgentError("probation.not_finite", "what remains is not a number")
+                if verdict.valid:
+                    self._state, self._error = state, ""
+                    score = min(float(found.scores.score[place]), SCORE_LIMIT)
+                    return Judged(
+                        Observation(
+                            self.name, index, window, manifest, found.features[place], score, verdict, latency_ms
+                        ),
+                        before,
+                    )
+                if not bundle.shows_missing or complete(window.samples):
+                    raise AgentError("probation.not_finite", "the score is not a number")
+            except Exception as error:  # noqa: BLE001  # the stream goes on and probation hears of it
                 self._failed(bundle, error)
-
-    def _decide(self, judged: _Judged, bundle: Bundle, found: Evaluation, row: int, latency_ms: float) -> None:
-        state, verdict = bundle.decide(self._state, found, row)
-        self._state = judged.state = state
-        if not verdict.valid:
-            self._failed(bundle, AgentError("probation.not_finite", "the score is not a number"))
-            return
-        with self._lock:
-            if self._next is None:
-                self._health = Health(self._health.windows + 1, self._health.error)
-        self._error = ""
-        raw = float(found.scores.score[row])
-        record = msgspec.structs.replace(
-            judged.record,
-            score=raw,
-            severity=verdict.severity,
-            latency_ms=latency_ms,
-            label=verdict.label,
-            value=verdict.value,
-            zone=verdict.zone,
-        )
-        judged.record = record
-        if verdict.changed:
-            judged.alert = self._alert(record, verdict, bundle.manifest)
-        judged.seen = replace(
-            judged.seen, features=found.features[row], score=raw, verdict=verdict, latency_ms=latency_ms
-        )
-
-    def _alert(self, record: TelemetryRecord, verdict: Verdict, manifest: Manifest) -> Alert:
-        life = manifest.remaining_life
-        return Alert(
-            epoch=NO_EPOCH,
-            oldest=1,
-            seq=1,
-            pipeline=self.name,
-            window=record.window,
-            t_s=record.t_s,
-            at=self._clock.now(),
-            model=record.model or "",
-            release=record.release or 1,
-            score=float(verdict.score),
-            severity=verdict.severity,
-            raised=verdict.alert,
-            reasons=list(verdict.reasons[:16]),
-            label=verdict.label,
-            value=verdict.value,
-            unit=life.unit if life is not None else None,
-            zone=verdict.zone,
-        )
+        return Judged(Observation(self.name, index, window, manifest), before)
 
     def _failed(self, bundle: Bundle, error: Exception) -> None:
         code = getattr(error, "code", "runtime.run")
         if self._error != code:
             _LOG.error("pipeline %s: %s cannot score: %s", self.name, bundle.manifest.release, error)
         with self._lock:
-            if self._next is None and not self._health.error:
-                self._health = Health(self._health.windows, code)
+            if self._next is None and not self._first_error:
+                self._first_error = code
         self._error = code
 
     def _feed_captures(self, window: Window) -> None:
@@ -390,3 +335,8 @@ class Pipeline:
             ended, self._captures = self._captures, []
         for captured in ended:
             captured.done(captured.windows)
+
+
+def _stacked(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """[window, sample, channel]; a single window is not copied."""
+    return samples[0][None] if len(samples) == 1 else np.stack(samples)

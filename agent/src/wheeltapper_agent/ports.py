@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from wheeltapper_agent.core.tensors import Tensor
@@ -32,6 +34,7 @@ __all__ = [
     "Verified",
     "Window",
     "pending_windows",
+    "source_room",
     "unnumbered_report",
 ]
 
@@ -72,11 +75,17 @@ class Window:
     late_seconds: float = 0.0
     """How much later than due its last sample came."""
 
+    @property
+    def wire_t_s(self) -> float:
+        """``t_s`` as messages take it: a clock that is nonsense counts as 0."""
+        return min(max(0.0, self.t_s), 1e12) if math.isfinite(self.t_s) else 0.0
+
 
 class Source(Protocol):
     """Where windows come from. ``state`` is ``waiting``, ``running``, ``ended`` or an error code.
 
-    A source that can have several windows ready also has ``pending``: see :func:`pending_windows`.
+    A source that can have several windows ready also has ``pending``, and one that keeps windows while nobody asks for
+    them has ``room``: see :func:`pending_windows` and :func:`source_room`.
     """
 
     @property
@@ -104,6 +113,11 @@ def pending_windows(source: Source) -> int:
     A reader may take so many at once and score them in one call. The number may rise at any time, and fall only by
     taking."""
     return int(getattr(source, "pending", 0))
+
+
+def source_room(source: Source) -> int:
+    """How many windows ``source`` keeps, without losing one, while nobody asks for them; 0 where it cannot say."""
+    return int(getattr(source, "room", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +174,7 @@ class Network(Model, Protocol):
         """Every output for every input: real values as float32, or with ``raw`` what the tensors hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True, gc=False):
     """A window and what was made of it; without a model, or where it failed, everything from ``features`` on is
     None."""
 
@@ -178,8 +191,8 @@ class Observation:
 
 
 class Observer(Protocol):
-    """Something that looks at each window after it was scored, in the pipeline's thread: drift, data quality, capture
-    rules, a shadow. It must be quick; what raises here is logged and never ends the stream."""
+    """Something that looks at each window after it was scored, one window at a time and in their order: drift, data
+    quality, capture rules, a shadow. It must be quick; what raises here is logged and never ends the stream."""
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
         """Records to append with the window's own, in one transaction (``seq`` and ``epoch`` are the spool's)."""

@@ -41,6 +41,7 @@ class QualityObserver:
             stuck_samples=self._config.stuck_samples,
             gap_samples=window.gap_samples,
             late=window.late_seconds > self._config.late_seconds,
+            whole=seen.verdict is not None,  # what has a verdict was searched for missing values
         )
         return ()
 

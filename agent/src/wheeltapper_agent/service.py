@@ -105,7 +105,15 @@ class Agent:
             source = make_source(entry, state, self._clock)
             self._quality[entry.name] = QualityObserver(source, entry.quality)
             observers = self._observers(entry.name, source.spec)
-            self.pipelines[entry.name] = Pipeline(entry.name, source, self.spool, self._clock, observers)
+            self.pipelines[entry.name] = Pipeline(
+                entry.name,
+                source,
+                self.spool,
+                self._clock,
+                observers,
+                profile.spool_commit_seconds,
+                entry.gather_seconds,
+            )
         metadata = LateMetadata(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
         slots = Slots(state / "slots")
@@ -171,6 +179,8 @@ class Agent:
             changed = self._changed.wait(_TURN_SECONDS)
             self._changed.clear()
             self._feed_watchdog()
+            for pipeline in self.pipelines.values():
+                pipeline.settle_due()
             if changed or self._clock.monotonic() - published_at >= self._config.device.status_seconds:
                 self._write_status()
                 self._publish_status()

@@ -4,8 +4,8 @@ Invariants:
     * The pipeline never waits for it: a window is handed over through a bounded queue or left out, and counted.
     * It runs in a thread of its own at nice 10. Not SCHED_IDLE: a thread that holds Python's lock and is not given the
       CPU would hold up the pipeline (priority inversion).
-    * Windows are left out when it is behind, when the load average is above the limit, and when the active model alone
-      takes over half of the time between two windows.
+    * Windows are left out when it is behind, when the load average is above the limit, and while the active model alone
+      takes over half of the time.
     * Nothing that the new release does here ends anything: a window that it cannot score is counted.
 """
 
@@ -24,17 +24,20 @@ import msgspec
 
 from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.core.comparison import Pair, compare
+from wheeltapper_agent.pipeline import MAX_BATCH
 from wheeltapper_agent.ports import Clock, Observation
 from wheeltapper_protocols.decision import DecisionState
 from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, Report, ShadowReport
 
-__all__ = ["Shadow", "load_per_core"]
+__all__ = ["QUEUE_WINDOWS", "Shadow", "load_per_core"]
 
 _LOG = logging.getLogger(__name__)
-_QUEUE_WINDOWS: Final = 4
+QUEUE_WINDOWS: Final = MAX_BATCH
 _NICE: Final = 10
 _BUSY_SHARE: Final = 0.5
+_BUSY_SECONDS: Final = 0.5
+"""How long it is watched before that is said: windows come in batches."""
 _MAX_PAIRS: Final = 10_000
 _SCORE_LIMIT: Final = 1e9
 
@@ -66,12 +69,14 @@ class Shadow:
         self._max_load = max_load
         self._clock = clock
         self._load = load
-        self._queue: queue.Queue[Observation | None] = queue.Queue(_QUEUE_WINDOWS)
+        self._queue: queue.Queue[Observation | None] = queue.Queue(QUEUE_WINDOWS)
         self._lock = threading.Lock()
         self._pairs: list[Pair] = []
         self._skipped = self._failed = 0
         self._active: Manifest | None = None
-        self._last_seconds: float | None = None
+        self._watched_from: float | None = None
+        self._spent_seconds = 0.0
+        self._busy = False
         self.done = threading.Event()
         """Enough windows were scored, or the stream ended."""
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
@@ -89,19 +94,26 @@ class Shadow:
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
         """Hand a window over, if there is CPU to spare."""
-        now_seconds = self._clock.monotonic()
-        since, self._last_seconds = now_seconds - (self._last_seconds or now_seconds), now_seconds
+        self._watch(seen.latency_ms or 0.0)
         if self.done.is_set() or seen.score is None or seen.verdict is None or not math.isfinite(seen.score):
             return ()
-        busy = since > 0 and (seen.latency_ms or 0.0) / 1e3 > _BUSY_SHARE * since
         try:
-            if busy or self._load() > self._max_load:
+            if self._busy or self._load() > self._max_load:
                 raise queue.Full
             self._queue.put_nowait(seen)
         except queue.Full:
             with self._lock:
                 self._skipped += 1
         return ()
+
+    def _watch(self, latency_ms: float) -> None:
+        """Say every now and then whether the active model leaves time for another."""
+        now_seconds = self._clock.monotonic()
+        began = self._watched_from
+        self._spent_seconds += latency_ms / 1e3
+        if began is None or now_seconds - began >= _BUSY_SECONDS:
+            self._busy = began is not None and self._spent_seconds > _BUSY_SHARE * (now_seconds - began)
+            self._watched_from, self._spent_seconds = now_seconds, 0.0
 
     def end(self) -> Sequence[Alert | Report]:
         """The stream ended: what was scored must do."""

@@ -78,10 +78,10 @@ class ChannelPlan:
         if not self._moments:
             return
         high, low = float(samples.max()), float(samples.min())
-        if high == low:  # the row is zero already
-            return
         if not math.isfinite(high - low):
             row[self._columns] = np.nan
+            return
+        if high == low:  # the row is zero already
             return
         exact = samples.astype(np.float64)
         mean = float(np.float32(np.dot(self._ones, exact) / self._samples))

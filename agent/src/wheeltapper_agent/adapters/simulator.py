@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.adapters.files import write_atomic
+from wheeltapper_agent.adapters.pause import Pause
 from wheeltapper_agent.config import SimulatorConfig
 from wheeltapper_agent.ports import Clock, SourceSpec, Window
 from wheeltapper_protocols.bearing import Bearing
@@ -137,9 +137,18 @@ class SimulatorSource:
         started_at = config.started_at if config.started_at is not None else _remembered(memory, clock)
         self._offset_s = clock.now() - started_at - clock.monotonic()
         self.dropped = 0
-        self._closed = threading.Event()
+        self._index = 0
+        """Of the window that was given last."""
+        self._closed = Pause()
         self.state = "running"
         self.spec = SourceSpec(config.sample_rate_hz, config.window_samples, ("horizontal", "vertical"), ("g", "g"))
+
+    room: Final = _CATCH_UP_WINDOWS
+
+    @property
+    def pending(self) -> int:
+        """Windows that are due."""
+        return max(0, self._now_index() - self._index)
 
     def model_ready(self) -> None:
         """A machine does not wait for a model."""
@@ -172,6 +181,7 @@ class SimulatorSource:
             due_in = t_s / self._config.time_scale - self._running_s()
             if due_in > 0 and self._closed.wait(due_in):
                 break
+            self._index = index
             yield Window(self._machine.window(index, t_s), t_s)
             index += 1
         self.state = "ended"

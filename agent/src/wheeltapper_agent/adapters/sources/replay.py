@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 
+from wheeltapper_agent.adapters.pause import Pause
 from wheeltapper_agent.adapters.sources.recorded import CsvFile, ParquetFile, RecordedFile, WavFile
 from wheeltapper_agent.config import ReplayConfig
 from wheeltapper_agent.core.backoff import retry_delay_seconds
@@ -51,7 +52,7 @@ class ReplaySource:
         self.spec = self._cut.spec
         self._config = config
         self._clock = clock
-        self._closed = threading.Event()
+        self._closed = Pause()
         self._begin = threading.Event()
         if not config.hold_until_model:
             self._begin.set()
@@ -61,6 +62,9 @@ class ReplaySource:
         """Index of the next window."""
         self._due_s: float | None = None
         """When window 0 would have been due."""
+
+    room: Final = 10**6
+    """A recording loses nothing."""
 
     @property
     def pending(self) -> int:

@@ -180,6 +180,11 @@ class StreamSource:
         return len(self._ready)
 
     @property
+    def room(self) -> int:
+        """Windows that may wait."""
+        return self._config.queue_windows
+
+    @property
     def malformed_payloads(self) -> int:
         """Payloads that could not be read."""
         return self._sink.malformed_payloads
