@@ -10,9 +10,8 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from pathlib import Path
 
-from rig import Row, run
+from rig import REPOSITORY, Row, run
 
 _PARTS = (
     "features",
@@ -23,7 +22,7 @@ _PARTS = (
     "drift_update",
     "spool",
 )
-_TARGET = Path(__file__).resolve().parents[1] / "build" / "bench" / "agent.json"
+_TARGET = REPOSITORY / "build" / "bench" / "agent.json"
 
 
 def rows(names: tuple[str, ...] = _PARTS) -> list[Row]:
@@ -40,7 +39,7 @@ def main(arguments: list[str]) -> int:
     found = run(lambda: rows(tuple(arguments) or _PARTS), "The agent's figures")
     _TARGET.parent.mkdir(parents=True, exist_ok=True)
     _TARGET.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"kept in {_TARGET.relative_to(_TARGET.parents[2])}")
+    print(f"kept in {_TARGET.relative_to(REPOSITORY)}")
     return 0 if all(each["holds"] in (True, None) for each in found) else 1
 
 

@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
-from rig import Row, RunningAgent, agent_beside, main, row, simulated
+from rig import REPOSITORY, Row, RunningAgent, agent_beside, main, row, simulated
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(REPOSITORY))
 from tests.agent.bundles import make_bundle, write_bundle
 from wheeltapper_agent.config import SimulatorConfig
 from wheeltapper_fleet.demo.stage import wait_for

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import numpy as np
 from rich.console import Console
@@ -27,6 +27,7 @@ from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_protocols.recording import Recording
 
 __all__ = [
+    "REPOSITORY",
     "Row",
     "RunningAgent",
     "agent_beside",
@@ -41,6 +42,7 @@ __all__ = [
     "wait_for_windows",
 ]
 
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _CHANNELS, _UNITS = ("horizontal", "vertical"), ("g", "g")
 _TICKS_HZ = os.sysconf("SC_CLK_TCK")
 
