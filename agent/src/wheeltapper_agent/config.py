@@ -63,7 +63,8 @@ class DeviceConfig:
 class DeliveryConfig:
     """How records are sent."""
 
-    batch_seconds: float = 1.0
+    batch_seconds: float = 5.0
+    """How long telemetry is gathered for one message; alerts and reports never wait."""
     resend_seconds: float = 5.0
     max_in_flight: int = 2000
     catch_up_records_per_second: float = 2000.0

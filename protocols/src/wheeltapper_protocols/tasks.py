@@ -137,9 +137,13 @@ class Interpreter:
 
 def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Samples [window, sample, channel] as the network reads them: float32, laid out as ``section`` says."""
-    center = np.array(section.center, dtype=np.float32)
-    scale = np.array(section.scale, dtype=np.float32)
-    x = (np.asarray(samples[:, :, section.channels], dtype=np.float32) - center) / scale
+    if section.channels != list(range(samples.shape[2])):
+        samples = samples[:, :, section.channels]
+    x = np.asarray(samples, dtype=np.float32)
+    if any(section.center):
+        x = x - np.array(section.center, dtype=np.float32)
+    if any(scale != 1.0 for scale in section.scale):
+        x = x / np.array(section.scale, dtype=np.float32)
     if section.layout == "flat":
         return np.ascontiguousarray(x.reshape(len(x), -1))
     if section.layout == "channel_sample":

@@ -8,6 +8,9 @@ telemetry, each in rising seq and together at most ``catch_up_records_per_second
 that was missed neither floods the fleet nor starves what happens now. A hole that dropped records left in the numbering
 is told by the message above it (``after``).
 
+An idle device is quiet: the spool is asked only when something new is in it, and the thread sleeps until a batch is
+due, something is to be sent again, or it is woken by a record, an ack or a connection.
+
 Not done here: the connection (:mod:`mqtt`), the store (:mod:`spool`).
 """
 
@@ -37,6 +40,8 @@ _URGENT_BATCH: Final = 50
 _RESEND_CAP_SECONDS: Final = 60.0
 _FAILED_SECONDS: Final = 2.0
 _BUSY_SECONDS: Final = 0.2
+_IDLE_SECONDS: Final = 5.0
+"""Nothing is waited for longer, whatever was missed."""
 
 
 class Publisher(Protocol):
@@ -63,6 +68,9 @@ class Delivery:
         rate = config.catch_up_records_per_second
         self._bucket = TokenBucket(rate, max(batch_records, _URGENT_BATCH), clock.monotonic())
         self._lock = threading.Lock()
+        self._poked = False
+        self._seen = 0
+        """The newest seq when a step began."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._restart()
@@ -76,6 +84,8 @@ class Delivery:
     def _rewind(self, oldest: int) -> None:
         self._urgent = self._bulk = oldest - 1
         self._live = max(self._live_from, oldest - 1)
+        self._searched_live = self._searched_waiting = self._searched_bulk = 0
+        """Up to there is nothing to send beyond what was sent."""
         self._flight: deque[tuple[int, int]] = deque()
         self._progress_at = self._clock.monotonic()
         self._resend_seconds = self._config.resend_seconds
@@ -89,6 +99,7 @@ class Delivery:
         """A new connection: what was under way may be lost, so send it again."""
         with self._lock:
             self._restart()
+        self._poke()
 
     def on_ack(self, ack: Ack) -> None:
         """The fleet has everything up to ``ack.seq``."""
@@ -101,7 +112,14 @@ class Delivery:
                 self._flight.popleft()
             self._progress_at = self._clock.monotonic()
             self._resend_seconds = self._config.resend_seconds
+            goes_on = bool(self._flight) or self._bulk < self._spool.newest
+        if goes_on:
+            self._poke()
+
+    def _poke(self) -> None:
+        """Have the thread look."""
         with self._spool.appended:
+            self._poked = True
             self._spool.appended.notify_all()
 
     def flush(self, timeout_seconds: float) -> bool:
@@ -122,14 +140,14 @@ class Delivery:
     def stop(self) -> None:
         """End the thread."""
         self._stopping.set()
-        with self._spool.appended:
-            self._spool.appended.notify_all()
+        self._poke()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            wait_seconds = 0.5
+            wait_seconds = _IDLE_SECONDS
+            self._poked = False
             if self._publisher.connected:
                 try:
                     with self._lock:
@@ -141,13 +159,15 @@ class Delivery:
                     self._stopping.wait(_FAILED_SECONDS)
             if wait_seconds > 0:
                 with self._spool.appended:
-                    self._spool.appended.wait(wait_seconds)
+                    if not self._poked and self._spool.newest <= self._seen:
+                        self._spool.appended.wait(wait_seconds)
 
     def _step(self, flush: bool = False) -> float:
         """Send what is due; returns how long nothing will be due unless a record or an ack comes."""
         now = self._clock.monotonic()
         if self._spool.epoch != self._epoch:  # the spool was lost and began anew
             self._restart()
+        self._seen = newest = self._spool.newest
         oldest = self._spool.oldest()
         unacked = max(self._urgent, self._bulk) >= oldest or self._live > max(self._live_from, oldest - 1)
         if not unacked:
@@ -156,17 +176,26 @@ class Delivery:
             resend_seconds = min(self._resend_seconds * 2, _RESEND_CAP_SECONDS)
             self._rewind(oldest)
             self._progress_at, self._resend_seconds = now, resend_seconds
-        for held in self._spool.peek(self._live, _URGENT_BATCH, _URGENT):
-            if not self._send_urgent(held, oldest):
-                return _BUSY_SECONDS
-            self._live = held.seq
+        if newest > self._searched_live:
+            found = self._spool.peek(max(self._live, self._searched_live), _URGENT_BATCH, _URGENT)
+            for held in found:
+                if not self._send_urgent(held, oldest):
+                    return _BUSY_SECONDS
+                self._live = held.seq
+            if len(found) == _URGENT_BATCH:
+                return 0.0
+            self._searched_live = newest
         waited = self._send_waiting(now, oldest)
-        return waited if waited is not None else self._send_bulk(now, oldest, flush)
+        wait_seconds = waited if waited is not None else self._send_bulk(now, oldest, newest, flush)
+        return max(0.0, min(wait_seconds, self._progress_at + self._resend_seconds - now))
 
     def _send_waiting(self, now: float, oldest: int) -> float | None:
         """Alerts and reports of the time without a connection; None when telemetry may go."""
+        if self._searched_waiting >= self._live_from:
+            return None
         allowed = int(min(_URGENT_BATCH, self._bucket.available(now)))
-        for held in self._spool.peek(self._urgent, max(1, allowed), _URGENT):
+        found = self._spool.peek(self._urgent, max(1, allowed), _URGENT)
+        for held in found:
             if held.seq > self._live_from:
                 self._urgent = max(self._urgent, self._live)
                 break
@@ -176,6 +205,10 @@ class Delivery:
                 return _BUSY_SECONDS
             self._bucket.take(1)
             self._urgent = held.seq
+        else:
+            if len(found) == max(1, allowed):
+                return 0.0  # there may be more
+        self._searched_waiting = self._live_from
         return None
 
     def _pause(self, now: float, records: int) -> float:
@@ -196,7 +229,15 @@ class Delivery:
             return True
         return self._publisher.publish(kind, payload)
 
-    def _send_bulk(self, now: float, oldest: int, flush: bool) -> float:
+    def _send_bulk(self, now: float, oldest: int, newest: int, flush: bool) -> float:
+        if newest <= max(self._bulk, self._searched_bulk):
+            self._batch_began_at = None
+            return _IDLE_SECONDS
+        if self._batch_began_at is None:
+            self._batch_began_at = now
+        left = self._config.batch_seconds - (now - self._batch_began_at)
+        if not flush and left > 0 and newest - self._bulk < self._batch_records:
+            return max(0.01, left)
         room = self._max_in_flight - sum(count for _, count in self._flight)
         if room <= 0:
             return _BUSY_SECONDS
@@ -205,14 +246,11 @@ class Delivery:
         found = self._spool.peek(self._bulk, min(self._batch_records, room), _BULK)
         batch = _unbroken(found)
         if not batch:
-            self._batch_began_at = None
-            return 0.5
-        if self._batch_began_at is None:
-            self._batch_began_at = now
-        age = now - self._batch_began_at
+            self._searched_bulk, self._batch_began_at = newest, None
+            return _IDLE_SECONDS
         more = flush or len(batch) == self._batch_records or len(batch) < len(found)
-        if not more and age < self._config.batch_seconds:
-            return max(0.01, min(0.5, self._config.batch_seconds - age))
+        if not more and left > 0:
+            return max(0.01, left)
         if self._bucket.available(now) < len(batch):
             return self._pause(now, len(batch))
         payload = self._encoded(batch, oldest)
@@ -224,7 +262,7 @@ class Delivery:
         self._bulk = batch[-1].seq
         self._flight.append((self._bulk, len(batch)))
         self._batch_began_at = None
-        return 0.0 if len(batch) == self._batch_records else 0.05
+        return 0.0
 
     def _encoded(self, batch: list[Held], oldest: int) -> bytes | None:
         """The message of ``batch``, which is cut in place to what fits; None if even its first record does not."""

@@ -204,6 +204,11 @@ class Spool:
         """The id of this spool's life; zeros while it could not be opened yet."""
         return self._state.epoch
 
+    @property
+    def newest(self) -> int:
+        """The seq given last."""
+        return self._state.seq
+
     def _open(self) -> sqlite3.Connection:
         """The connection; opened again where the disk refused before. The lock is held.
 
