@@ -139,11 +139,11 @@ def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.fl
     """Samples [window, sample, channel] as the network reads them: float32, laid out as ``section`` says."""
     if section.channels != list(range(samples.shape[2])):
         samples = samples[:, :, section.channels]
-    x = np.asarray(samples, dtype=np.float32)
+    x: npt.NDArray[np.float32] = np.asarray(samples, dtype=np.float32)
     if any(section.center):
-        x = x - np.array(section.center, dtype=np.float32)
+        x = np.subtract(x, np.array(section.center, dtype=np.float32))
     if any(scale != 1.0 for scale in section.scale):
-        x = x / np.array(section.scale, dtype=np.float32)
+        x = np.divide(x, np.array(section.scale, dtype=np.float32))
     if section.layout == "flat":
         return np.ascontiguousarray(x.reshape(len(x), -1))
     if section.layout == "channel_sample":
