@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tests.agent.bundles import SMALL, make_bundle, write_bundle
 from tests.agent.servers import until
 from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.pause import Pause
 from wheeltapper_agent.adapters.simulator import Machine
 from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.bundle import Bundle, load_bundle
@@ -69,14 +71,8 @@ def telemetry(spool: Spool) -> list[TelemetryRecord]:
 def test_windows_that_are_ready_are_scored_together_and_alike(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[int] = []
     real = Bundle.evaluate
-
-    def counted(self: Bundle, samples: Any) -> Any:
-        calls.append(len(samples))
-        return real(self, samples)
-
-    monkeypatch.setattr(Bundle, "evaluate", counted)
+    calls = _calls(monkeypatch)
     spool = Spool(tmp_path / "spool.db")
     run(Pipeline("main", Burst(70), spool, SystemClock()), bundle)
     assert calls == [MAX_BATCH, MAX_BATCH, 70 - 2 * MAX_BATCH]
@@ -165,3 +161,109 @@ def test_an_observer_sees_every_window_and_one_that_fails_harms_nothing(tmp_path
     assert counting.threads == {"pipeline-main"}
     assert len(telemetry(spool)) == 10
     spool.close()
+
+
+# --- windows that are gathered ----------------------------------------------------------------------------------------
+
+
+class Paced(Burst):
+    """A window every 5 ms; ``room`` of them are kept while nobody asks."""
+
+    def __init__(self, count: int, room: int) -> None:
+        super().__init__(count)
+        self.room, self.began = room, time.monotonic()
+
+    @property
+    def pending(self) -> int:
+        return min(self.count, int((time.monotonic() - self.began) / 0.005)) - self.taken
+
+    def windows(self, first: int) -> Iterator[Window]:
+        self.began = time.monotonic()
+        for window in super().windows(first):
+            time.sleep(max(0.0, self.began + (self.taken - 1) * 0.005 - time.monotonic()))
+            yield window
+
+
+def _calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    real = Bundle.evaluate
+
+    def counted(self: Bundle, samples: Any) -> Any:
+        calls.append(len(samples))
+        return real(self, samples)
+
+    monkeypatch.setattr(Bundle, "evaluate", counted)
+    return calls
+
+
+def test_fast_windows_of_a_source_with_room_are_scored_together(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, spool = _calls(monkeypatch), Spool(tmp_path / "spool.db")
+    run(Pipeline("main", Paced(100, 32), spool, SystemClock(), gather_seconds=0.05), bundle)
+    assert sum(calls) == 100
+    assert len(calls) < 40
+    assert [record.window for record in telemetry(spool)] == list(range(100))
+    spool.close()
+
+
+def test_a_source_that_would_lose_windows_is_not_made_to_wait(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    waits: list[float] = []
+
+    def noted(seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    pipeline = Pipeline("main", Paced(40, 2), spool, SystemClock(), gather_seconds=0.05)
+    monkeypatch.setattr(pipeline._stopping, "wait", noted)
+    run(pipeline, bundle)
+    assert waits == []
+    behind = Pipeline("main", Paced(100, 100), spool, SystemClock(), gather_seconds=5.0)
+    monkeypatch.setattr(Paced, "pending", property(lambda self: self.count - self.taken))
+    monkeypatch.setattr(behind._stopping, "wait", noted)
+    run(behind, bundle)
+    assert len(waits) <= 1  # when nothing was left
+    spool.close()
+
+
+def test_a_window_that_waits_is_written_down_though_the_source_fell_silent(tmp_path: Path, bundle: Bundle) -> None:
+    spool, silence = Spool(tmp_path / "spool.db"), threading.Event()
+
+    class Silent(Burst):
+        pending = 0
+
+        def windows(self, first: int) -> Iterator[Window]:
+            for window in super().windows(first):
+                if self.taken == 6:
+                    silence.wait(20)
+                yield window
+
+    pipeline = Pipeline("main", Silent(6), spool, SystemClock(), wait_seconds=0.4)
+    pipeline.swap(bundle)
+    pipeline.start()
+
+    def five() -> bool:
+        pipeline.settle_due()  # as the agent's main thread does
+        return len(telemetry(spool)) >= 5
+
+    until(five, 10, "the windows that were judged")
+    silence.set()
+    until(lambda: not pipeline._thread.is_alive(), 10, "the end")
+    assert [record.window for record in telemetry(spool)] == list(range(6))
+    spool.close()
+
+
+def test_a_pause_ends_when_it_is_told_to() -> None:
+    pause = Pause()
+    assert not pause.wait(0.01)
+    threading.Timer(0.05, pause.set).start()
+    began = time.monotonic()
+    assert pause.wait(20)
+    assert time.monotonic() - began < 10
+    pause.set()
+    assert pause.is_set()
+    assert pause.wait(20)
+    assert pause.wait(-1)

@@ -248,6 +248,45 @@ def test_the_pipeline_never_waits_for_its_shadow(tmp_path: Path, server: DeviceS
     assert shadow.observe(Observation("main", 1, window, None)) == ()
 
 
+class Told:
+    """Time as a test tells it."""
+
+    seconds = 100.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def test_a_shadow_is_left_out_while_the_active_model_takes_half_of_the_time(
+    server: DeviceServer, device: Device
+) -> None:
+    bundle = load_bundle(device.slots.path(str(device.slots.active("main"))))
+    clock = Told()
+    shadow = Shadow(bundle, 1000, 1e9, clock)
+    shadow.start()
+    verdict = Verdict(0.1, Severity.NORMAL, alert=False, changed=False, reasons=())
+    window = Window(load_window(bundle), 0.0)
+
+    def offer(batches: int, latency_ms: float) -> int:
+        """Ten windows at once every 0.1 s, as a pipeline that gathers gives them."""
+        before = shadow.report("e", "main").skipped
+        for _ in range(batches):
+            clock.seconds += 0.1
+            for _ in range(10):
+                shadow.observe(Observation("main", 0, window, bundle.manifest, None, 0.1, verdict, latency_ms))
+            until(lambda: shadow._queue.empty(), 10, "the shadow")
+        return shadow.report("e", "main").skipped - before
+
+    assert offer(12, 1.0) == 0
+    assert offer(12, 8.0) >= 50
+    offer(6, 1.0)
+    assert offer(12, 1.0) == 0
+    shadow.stop()
+
+
 def load_window(bundle: Any) -> Any:
     """A golden window."""
     import io

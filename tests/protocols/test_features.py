@@ -146,6 +146,8 @@ def test_a_sample_that_is_not_finite_spoils_its_channel_only(windows: np.ndarray
         assert np.isnan(values[1, first]).all()
         np.testing.assert_array_equal(values[1, ~first], features.compute(windows)[1, ~first])
         assert np.isfinite(values[[0, 2, 3, 4]]).all()
+        bad[1, :, 0] = value  # all of them, so that none differs from the others
+        assert np.isnan(features.compute(bad)[1, first]).all()
 
 
 def test_threads_may_share_a_feature_set(windows: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.fleet.broker.rig import Rig, until
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.delivery import Delivery
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link
-from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
+from wheeltapper_agent.adapters.spool import Held, Spool, SpoolLimits
 from wheeltapper_agent.config import DeliveryConfig
 from wheeltapper_fleet.broker.ingest import Ingest
 from wheeltapper_fleet.db.engine import open_database, reading
@@ -224,6 +224,39 @@ def test_a_record_that_cannot_be_sent_does_not_hold_up_the_rest(tmp_path: Path) 
     assert isinstance(sent[1], Alert)
     assert sent[1].after == 1
     assert spool.figures().dropped_by_kind == {"report": 1}
+    spool.close()
+
+
+def test_an_idle_delivery_asks_nothing_of_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, network = Clock(), Network()
+    spool = Spool(tmp_path / "s.db")
+    delivery = Delivery(spool, network, DeliveryConfig(batch_seconds=5.0), clock, 50)
+    asked: list[int] = []
+    peek = spool.peek
+
+    def noted(after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
+        asked.append(after)
+        return peek(after, limit, kinds)
+
+    monkeypatch.setattr(spool, "peek", noted)
+    spool.append(*(record(at) for at in range(3)))
+    assert delivery._step() == pytest.approx(5.0)  # the batch may still grow
+    assert len(asked) == 1  # for alerts
+    clock.seconds += 4.0
+    assert delivery._step() == pytest.approx(1.0)
+    assert (len(asked), network.sent) == (1, [])
+    clock.seconds += 1.0
+    assert delivery._step() == 0.0
+    assert [kind for kind, _ in network.sent] == [Up.TELEMETRY]
+    asked.clear()
+    delivery.on_ack(Ack(epoch=spool.epoch, seq=3))
+    for _ in range(20):
+        assert delivery._step() >= 5.0
+        clock.seconds += 5.0
+    assert asked == []
+    spool.append(alert(3))
+    delivery._step()
+    assert [kind for kind, _ in network.sent] == [Up.TELEMETRY, Up.ALERT]
     spool.close()
 
 
