@@ -156,6 +156,8 @@ def test_a_bad_release_stops_at_the_first_wave_and_the_next_campaign_supersedes_
 def test_a_refusal_and_a_deadline_end_executions(world: World) -> None:
     campaign = create(world)
     world.tick()
+    given = world.assigned["dev-1"]
+    assert given.deadline == given.expires_at  # the device gives up when the fleet does
     refusal = AssignmentRefused(code="assignment.expired", execution=world.assigned["dev-0"].execution)
     world.report("dev-0", refusal)
     world.now += 100
@@ -164,6 +166,28 @@ def test_a_refusal_and_a_deadline_end_executions(world: World) -> None:
     assert (states["dev-0"], states["dev-1"]) == ("REJECTED", "FAILED")
     world.end("dev-1", ExecutionState.COMMITTED)
     assert world.states(campaign)["dev-1"] == "FAILED"
+
+
+def test_a_campaign_shows_what_a_device_waits_for(world: World) -> None:
+    campaign = create(world)
+    world.tick()
+
+    def shown() -> tuple[str, str]:
+        executions = campaigns.get_campaign(world.database, campaign)["executions"]
+        (row,) = [each for each in executions if each["device"] == "dev-0"]
+        return row["state"], row["code"]
+
+    world.end("dev-0", ExecutionState.WAITING)
+    assert shown() == ("WAITING", "")
+    for code in ("update.waiting_window", "update.waiting_disk"):
+        world.end("dev-0", ExecutionState.WAITING, code)
+        assert shown() == ("WAITING", code)
+    world.end("dev-0", ExecutionState.FETCHING)
+    world.end("dev-0", ExecutionState.WAITING, "update.waiting_mains")  # late: it is past that
+    assert shown() == ("FETCHING", "")
+    world.end("dev-0", ExecutionState.FAILED, "fetch.failed")
+    world.end("dev-0", ExecutionState.FAILED, "update.internal")
+    assert shown() == ("FAILED", "fetch.failed")
 
 
 def test_one_device_cannot_report_for_another(world: World) -> None:

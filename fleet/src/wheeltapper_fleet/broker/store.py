@@ -232,6 +232,7 @@ def _apply_report(connection: Connection, device: str, report: Report, now: floa
                 body.code,
                 body.detail,
                 now,
+                body.state.value,
             )
             if body.state.terminal:
                 _answer_cancel(connection, device, body, now)
@@ -245,10 +246,20 @@ def _apply_report(connection: Connection, device: str, report: Report, now: floa
             )
 
 
-def _move(connection: Connection, device: str, execution: str, to: Any, code: str, detail: str, now: float) -> None:
+def _move(
+    connection: Connection,
+    device: str,
+    execution: str,
+    to: Any,
+    code: str,
+    detail: str,
+    now: float,
+    again: str = "",
+) -> None:
+    """Take ``to`` an execution's next state; one that is still in the state ``again`` may say anew why it stays."""
     where = (executions.c.id == execution, executions.c.device == device)
     state = connection.execute(select(executions.c.state).where(*where)).scalar_one_or_none()
-    if state is None or (new := to(state)) == state:
+    if state is None or ((new := to(state)) == state and not (again == state and code and not is_terminal(state))):
         return
     connection.execute(executions.update().where(*where).values(state=new, code=code, detail=detail, updated_at=now))
 

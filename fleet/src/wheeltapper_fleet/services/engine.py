@@ -170,6 +170,7 @@ class Engine:
                 campaign=campaign.id,
                 execution=effect.execution,
                 pipelines=dict.fromkeys(pipelines, target),
+                deadline=effect.deadline_at,
             )
             envelope = self._sign(assignment)
             _store(connection, assignment, envelope)
