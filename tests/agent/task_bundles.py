@@ -23,6 +23,7 @@ from wheeltapper_protocols.manifest import (
     Golden,
     Input,
     Manifest,
+    RawInput,
     RemainingLife,
     encode_manifest,
 )
@@ -30,6 +31,7 @@ from wheeltapper_protocols.scoring import ScoringSpec
 from wheeltapper_protocols.tasks import Interpreter
 
 CLASSES = ["normal", "inner", "outer"]
+RAW_INPUT = Input(sample_rate_hz=1000.0, window_samples=16, channels=["x"], units=["g"])
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,20 @@ def classifier(windows: dict[str, Windows], **fields: Any) -> dict[str, bytes]:
         classification=Classification(classes=CLASSES, normal=["normal"]),
         **fields,
     )
+
+
+def raw_classifier(**changes: Any) -> dict[str, bytes]:
+    """Logits 0 and 8 times the mean of 16 samples."""
+    fields: dict[str, Any] = {
+        "task": "classification",
+        "input": RAW_INPUT,
+        "raw": RawInput(channels=[0], center=[0.0], scale=[1.0], layout="flat"),
+        "classification": Classification(classes=["ok", "bad"], normal=["ok"], output="logits", threshold=0.5),
+    }
+    weights = np.zeros((16, 2))
+    weights[:, 1] = 0.5
+    samples = np.linspace(-1, 1, 4)[:, None, None] * np.ones((4, 16, 1))
+    return files_of(linear(weights, np.zeros(2)), samples.astype(np.float32), **(fields | changes))
 
 
 def femto_life(samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:

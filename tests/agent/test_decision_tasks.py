@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +15,17 @@ from typer.testing import CliRunner
 
 from tests.agent.bundles import make_bundle, write_bundle
 from tests.agent.servers import until
-from tests.agent.task_bundles import Windows, classifier, cwru_windows, femto_life, files_of, graph, linear
+from tests.agent.task_bundles import (
+    RAW_INPUT,
+    Windows,
+    classifier,
+    cwru_windows,
+    femto_life,
+    files_of,
+    graph,
+    linear,
+    raw_classifier,
+)
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.bundle import Bundle, Evaluation, load_bundle, self_test
@@ -45,7 +54,6 @@ FAULTS = {
     "outer": "48k_Drive_End_OR021@6_0_238",
 }
 QUICK = DecisionSpec(smooth_windows=1, raise_windows=2, clear_windows=2)
-RAW_INPUT = Input(sample_rate_hz=1000.0, window_samples=16, channels=["x"], units=["g"])
 
 
 class Listed:
@@ -177,20 +185,6 @@ def test_a_life_scores_one_where_it_warns() -> None:
     assert life(1e9) == pytest.approx(0.1)
     assert life(0.0) == life(-5.0) == pytest.approx(1000.0)
     assert np.isnan(life(float("nan")))
-
-
-def raw_classifier(**changes: Any) -> dict[str, bytes]:
-    """Logits 0 and 8 times the mean of 16 samples."""
-    fields: dict[str, Any] = {
-        "task": "classification",
-        "input": RAW_INPUT,
-        "raw": RawInput(channels=[0], center=[0.0], scale=[1.0], layout="flat"),
-        "classification": Classification(classes=["ok", "bad"], normal=["ok"], output="logits", threshold=0.5),
-    }
-    weights = np.zeros((16, 2))
-    weights[:, 1] = 0.5
-    samples = np.linspace(-1, 1, 4)[:, None, None] * np.ones((4, 16, 1))
-    return files_of(linear(weights, np.zeros(2)), samples.astype(np.float32), **(fields | changes))
 
 
 def test_logits_of_raw_samples_become_probabilities(tmp_path: Path) -> None:

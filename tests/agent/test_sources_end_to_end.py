@@ -6,12 +6,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.agent.bundles import RUNTIME, SMALL, make_bundle
 from tests.agent.servers import until
 from tests.agent.sources.broker import PlainBroker
 from tests.agent.test_agent_end_to_end import World
-from wheeltapper_protocols.messages import PipelineStatus
+from wheeltapper_agent.adapters.simulator import Machine
+from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
+from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.topics import Down
 
 
 @pytest.fixture
@@ -68,5 +73,95 @@ def test_bad_data_and_a_dead_broker_are_reported(tmp_path: Path, world: World) -
         assert shown["pipelines"]["press"]["quality"]["stuck"] == 10
         windows = world.fleet.windows()
         assert [record.window for record in windows] == list(range(len(windows)))
+    finally:
+        broker.kill()
+
+
+@pytest.mark.skipif(RUNTIME != "onnx", reason="needs ONNX Runtime beside LiteRT")
+def test_one_device_runs_pipelines_of_every_kind(tmp_path: Path, world: World) -> None:
+    """Three sources, three tasks, two runtimes, one assignment: each pipeline has its own source, window and model."""
+    from tests.agent.task_bundles import raw_classifier
+
+    (tmp_path / "plain").mkdir()
+    broker = PlainBroker(tmp_path / "plain")
+    machine = Machine(SMALL)
+    samples = np.stack([machine.window(index, index * 10.0) for index in range(400)])
+    write_recording(
+        Recording(
+            samples=samples, scale=np.ones(2), sample_rate_hz=SMALL.sample_rate_hz, t_s=np.arange(400, dtype=np.float64),
+            channels=("horizontal", "vertical"), units=("g", "g"),
+        ),
+        tmp_path / "hall.npz",
+    )  # fmt: skip
+    head = world.config.read_text().split("[[pipelines]]")[0].replace("[delivery]", "status_seconds = 0.3\n[delivery]")
+    world.config.write_text(
+        f"""{head}
+[[pipelines]]
+name = "motor"
+source = {{ kind = "simulator", window_samples = 1024, interval_seconds = 1.0, time_scale = 20.0 }}
+[[pipelines]]
+name = "hall"
+source = {{ kind = "replay", path = "hall.npz", rate_hz = 20, hold_until_model = true }}
+[[pipelines]]
+name = "press"
+[pipelines.source]
+kind = "mqtt"
+port = {broker.port}
+topic = "press"
+sample_rate_hz = 1000
+window_samples = 16
+channels = ["x"]
+units = ["g"]
+"""
+    )
+    repository, fleet = world.repository, world.fleet
+    targets = {
+        "motor": repository.publish(1, make_bundle(1, runtime="onnx")),
+        "press": repository.publish(2, raw_classifier(model="bearing", release=2)),
+        "hall": repository.publish(3, make_bundle(3, runtime="tflite")),
+    }
+    try:
+        done = world.command("enroll", "--server", world.server.url, "--config", str(world.config), "--json")
+        assert done.returncode == 0, done.stderr
+        world.start()
+        client = broker.client()
+        level = [-1.0]
+
+        def pressed() -> bool:
+            return bool(client.publish("press", json.dumps({"samples": [level[0]] * 16})))
+
+        def committed() -> bool:
+            pressed()
+            return "COMMITTED" in fleet.states("e1")
+
+        until(lambda: pressed() and {each.pipeline for each in fleet.windows()} >= {"motor", "press"}, 20, "windows")
+        fleet.down(Down.ASSIGNMENT, repository.assign(targets["motor"], 1, pipelines=targets))
+        until(committed, 60, "the releases")
+
+        def found(pipeline: str) -> list[TelemetryRecord]:
+            return [each for each in fleet.windows() if each.pipeline == pipeline]
+
+        level[0] = 1.0  # of which the classifier says that it is bad
+
+        def alerts() -> list[Alert]:
+            return [each for each in fleet.records.values() if isinstance(each, Alert) and each.pipeline == "press"]
+
+        until(lambda: pressed() and bool(alerts()), 30, "the alert")
+        alert = alerts()[0]
+        assert (alert.label, alert.release, alert.raised) == ("bad", 2, True)
+        until(lambda: all(found(name)[-1].score is not None for name in targets), 20, "scores of all three")
+        for name, target in targets.items():
+            assert {each.release for each in found(name)} <= {None, target.release}
+        until(lambda: len(fleet.statuses[-1].pipelines) == 3, 10, "a status")
+        runtimes = {name: each.runtime.split("/")[0] for name, each in fleet.statuses[-1].pipelines.items()}
+        assert runtimes == {"motor": "onnxruntime", "press": "onnxruntime", "hall": "ai-edge-litert"}
+        second = repository.publish(4, make_bundle(4, gain=0.6, runtime="onnx"))
+        fleet.down(Down.ASSIGNMENT, repository.assign(second, 2, pipelines={"motor": second}))
+        until(lambda: pressed() and "COMMITTED" in fleet.states("e2"), 60, "the release for one of them")
+        client.loop_stop()
+        assert world.stop() == 0
+        assert {name: found(name)[-1].release for name in targets} == {"motor": 4, "press": 2, "hall": 3}
+        for name in targets:
+            assert [each.window for each in found(name)] == list(range(len(found(name))))
     finally:
         broker.kill()
