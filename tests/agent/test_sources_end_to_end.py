@@ -86,13 +86,9 @@ def test_one_device_runs_pipelines_of_every_kind(tmp_path: Path, world: World) -
     broker = PlainBroker(tmp_path / "plain")
     machine = Machine(SMALL)
     samples = np.stack([machine.window(index, index * 10.0) for index in range(400)])
-    write_recording(
-        Recording(
-            samples=samples, scale=np.ones(2), sample_rate_hz=SMALL.sample_rate_hz, t_s=np.arange(400, dtype=np.float64),
-            channels=("horizontal", "vertical"), units=("g", "g"),
-        ),
-        tmp_path / "hall.npz",
-    )  # fmt: skip
+    times_s, channels = np.arange(400, dtype=np.float64), ("horizontal", "vertical")
+    recorded = Recording(samples, np.ones(2), SMALL.sample_rate_hz, times_s, channels, ("g", "g"))
+    write_recording(recorded, tmp_path / "hall.npz")
     head = world.config.read_text().split("[[pipelines]]")[0].replace("[delivery]", "status_seconds = 0.3\n[delivery]")
     world.config.write_text(
         f"""{head}
