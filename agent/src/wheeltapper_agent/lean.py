@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -10,9 +11,11 @@ import logging
 import sys
 import threading
 import types
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any, Final
 
-__all__ = ["give_back", "keep_small", "late_import"]
+__all__ = ["give_back", "keep_small", "late_import", "without"]
 
 _LOG = logging.getLogger(__name__)
 _FIRST_SECONDS: Final = 10.0
@@ -23,9 +26,10 @@ _AGAIN_SECONDS: Final = 600.0
 def late_import(name: str) -> None:
     """Have the module ``name`` loaded when something of it is first used, whoever imports it.
 
-    Not importlib's LazyLoader, whose modules are loaded by the next import already.
+    ``from module import something`` uses it already. Not importlib's LazyLoader, whose modules are loaded by the next
+    import already.
     """
-    spec = importlib.util.find_spec(name)
+    spec = _spec(name)
     if name in sys.modules or spec is None:
         return
     stand_in = types.ModuleType(name)
@@ -44,6 +48,29 @@ def late_import(name: str) -> None:
     sys.modules[name] = stand_in
     if package:
         setattr(importlib.import_module(package), last, stand_in)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where the module ``name`` is; importlib's ``find_spec`` would import its package, and so perhaps the module."""
+    package, _, _ = name.rpartition(".")
+    if not package:
+        return importlib.util.find_spec(name)
+    around = _spec(package)
+    inside = None if around is None else around.submodule_search_locations
+    return None if inside is None else PathFinder.find_spec(name, inside)
+
+
+@contextlib.contextmanager
+def without(name: str) -> Iterator[None]:
+    """Let imports in here not find the module ``name``, which they can do without; it stays where it is loaded."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # how the import system spells "not to be found"
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def give_back() -> None:
