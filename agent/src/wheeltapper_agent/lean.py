@@ -21,6 +21,8 @@ _LOG = logging.getLogger(__name__)
 _FIRST_SECONDS: Final = 10.0
 """By then the models are loaded and the first windows scored."""
 _AGAIN_SECONDS: Final = 600.0
+_TAKING_AWAY: Final = threading.Lock()
+"""Two threads may use a late module at once; nothing is imported under this lock."""
 
 
 def late_import(name: str) -> None:
@@ -38,8 +40,9 @@ def late_import(name: str) -> None:
     package, _, last = name.rpartition(".")
 
     def load(attribute: str) -> Any:
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
+        with _TAKING_AWAY:
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]
         real = importlib.import_module(name)  # also puts itself in its package
         vars(stand_in).update(vars(real))
         return getattr(real, attribute)
