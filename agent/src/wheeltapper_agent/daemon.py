@@ -22,17 +22,22 @@ _LATE: Final = (
     "lzma",  # as bz2
     "msgspec.inspect",  # msgspec, for JSON schemas
     "shutil",
+    "stringprep",  # names of hosts that are not ASCII
     "subprocess",  # the child that tests a release
     "tempfile",  # captures
-    "urllib.request",  # 3 MB that paho uses for WebSockets only
+    "urllib.request",  # paho, for WebSockets
     "wave",  # as csv
     "zipfile",  # recordings, golden vectors
     "zoneinfo",  # maintenance windows; with it comes sysconfig
     "zstandard",  # large batches
 )
-"""What the modules below import and an agent at work does not use, or seldom: 6 MB."""
+"""What the modules below import and an agent at work does not use, or seldom: 4 MB, with the one below.
 
-with without("typing_extensions"):  # half a megabyte, which msgspec prefers to the equal parts of typing
+Not here, though they would save memory: what a fault needs (``traceback`` to log it, ``random`` to connect again). An
+agent whose disk cannot be read, or that cannot open one more file, must still be able to say so and go on.
+"""
+
+with without("typing_extensions"):  # msgspec prefers it to the equal parts of typing
     for _name in _LATE:
         late_import(_name)
     import msgspec  # noqa: F401
