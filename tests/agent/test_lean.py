@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wheeltapper_agent.lean import give_back, keep_small, late_import
+from wheeltapper_agent.lean import give_back, keep_small, late_import, without
 
 HEAVY = (
     "cryptography",
@@ -20,6 +20,18 @@ HEAVY = (
     "rich",
     "email",
     "onnxruntime",
+    "typing_extensions",
+)
+LATE = (
+    "ipaddress",
+    "locale",
+    "msgspec.inspect",
+    "shutil",
+    "subprocess",
+    "tempfile",
+    "zipfile",
+    "zoneinfo",
+    "zstandard",
 )
 
 
@@ -32,6 +44,48 @@ def _python(code: str) -> str:
 def test_what_the_process_of_the_agent_does_not_import() -> None:
     code = f"import sys, wheeltapper_agent.daemon; print([name for name in {HEAVY} if name in sys.modules])"
     assert _python(code) == "[]"
+
+
+def test_what_the_process_of_the_agent_imports_when_it_is_used() -> None:
+    loaded = f"[name for name in {LATE} if '__builtins__' in vars(sys.modules[name])]"
+    code = f"import sys, wheeltapper_agent.daemon; print({loaded})"
+    assert _python(code) == "[]"
+
+
+def test_a_late_module_of_a_package_that_imports_it_itself() -> None:
+    code = (
+        "import sys; from wheeltapper_agent.lean import late_import; late_import('msgspec.inspect');"
+        "import msgspec; from msgspec import inspect; before = '__builtins__' in vars(inspect);"
+        "print(before, msgspec.inspect is inspect, msgspec.json.schema(int), type(inspect.type_info(int)).__name__)"
+    )
+    assert _python(code) == "False True {'type': 'integer'} IntType"
+
+
+def test_a_late_module_that_several_threads_use_at_once() -> None:
+    code = (
+        "import sys, threading; from wheeltapper_agent.lean import late_import; late_import('zipfile');"
+        "sys.setswitchinterval(1e-6); import zipfile; gate = threading.Barrier(8); found = [];"
+        "use = lambda: (gate.wait(), found.append(zipfile.ZipFile));"
+        "threads = [threading.Thread(target=use) for _ in range(8)];"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads];"
+        "print(len(found), len(set(found)))"
+    )
+    assert _python(code) == "8 1"
+
+
+def test_a_module_that_others_do_without() -> None:
+    code = (
+        "import sys; from wheeltapper_agent.lean import without\n"
+        "with without('typing_extensions'):\n    import msgspec\n"
+        "print('typing_extensions' in sys.modules); import typing_extensions; print(typing_extensions.__name__)"
+    )
+    assert _python(code).split() == ["False", "typing_extensions"]
+
+
+def test_a_module_that_is_there_is_not_taken_away() -> None:
+    with without("os"):
+        assert sys.modules["os"] is os
+    assert sys.modules["os"] is os
 
 
 def test_a_late_module_is_the_real_one_once_it_is_used() -> None:

@@ -7,6 +7,7 @@ checked.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import logging
@@ -76,6 +77,7 @@ class Bundle:
     interpreter: Interpreter
     model: Model
     golden: bytes
+    """The golden vectors' file; nothing after :meth:`without_golden`."""
     bearing: BearingFinder | None = None
     shows_missing: bool = False
     """Whether any missing sample (NaN) gives a score that is NaN: features see every channel, and the score is made of
@@ -85,6 +87,10 @@ class Bundle:
     def names(self) -> tuple[str, ...]:
         """The features' names."""
         return self.interpreter.names
+
+    def without_golden(self) -> Bundle:
+        """This bundle for the rest of its life: what only :func:`self_test` needs is let go."""
+        return dataclasses.replace(self, golden=b"")
 
     def evaluate(self, samples: NDArray[np.float32]) -> Evaluation:
         """Score ``samples`` [window, sample, channel] in the manifest's units.

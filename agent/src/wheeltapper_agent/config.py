@@ -11,11 +11,11 @@ import dataclasses
 import math
 import tomllib
 import typing
+import zoneinfo
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
-from zoneinfo import ZoneInfo
 
 from wheeltapper_agent.core.conditions import Conditions, parse_window
 from wheeltapper_agent.core.probation import Rules
@@ -153,7 +153,7 @@ class UpdateConfig:
         if self.timezone in ("UTC", "local"):  # neither needs the data base, which small systems lack
             return UTC if self.timezone == "UTC" else None
         try:
-            return ZoneInfo(self.timezone)
+            return zoneinfo.ZoneInfo(self.timezone)
         except (OSError, ValueError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
             text = f"there is no time zone {self.timezone[:80]!r} here; install tzdata, or use UTC or local"
             raise AgentError("config.invalid", f"update.timezone: {text}") from error

@@ -10,13 +10,41 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
+from typing import Final
 
-from wheeltapper_agent.lean import keep_small, late_import
+from wheeltapper_agent.lean import keep_small, late_import, without
 
-late_import("urllib.request")  # 3 MB that paho imports and uses for WebSockets only
+_LATE: Final = (
+    "bz2",  # shutil and zipfile, for archives of other kinds
+    "csv",  # a source that is a file
+    "ipaddress",  # urllib.parse, for addresses of IPv6 in URLs
+    "locale",  # subprocess, for text
+    "lzma",  # as bz2
+    "msgspec.inspect",  # msgspec, for JSON schemas
+    "shutil",
+    "stringprep",  # names of hosts that are not ASCII
+    "subprocess",  # the child that tests a release
+    "tempfile",  # captures
+    "urllib.request",  # paho, for WebSockets
+    "wave",  # as csv
+    "zipfile",  # recordings, golden vectors
+    "zoneinfo",  # maintenance windows; with it comes sysconfig
+    "zstandard",  # large batches
+)
+"""What the modules below import and an agent at work does not use, or seldom: 4 MB, with the one below.
 
-from wheeltapper_agent.adapters.identity import load_identity  # noqa: E402  # after the above
+Not here, though they would save memory: what a fault needs (``traceback`` to log it, ``random`` to connect again). An
+agent whose disk cannot be read, or that cannot open one more file, must still be able to say so and go on.
+"""
+
+with without("typing_extensions"):  # msgspec prefers it to the equal parts of typing
+    for _name in _LATE:
+        late_import(_name)
+    import msgspec  # noqa: F401
+
+from pathlib import Path  # noqa: E402  # after the above
+
+from wheeltapper_agent.adapters.identity import load_identity  # noqa: E402
 from wheeltapper_agent.adapters.notify import Notifier  # noqa: E402
 from wheeltapper_agent.config import load_config, load_profile  # noqa: E402
 from wheeltapper_agent.errors import AgentError  # noqa: E402

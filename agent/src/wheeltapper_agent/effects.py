@@ -187,7 +187,7 @@ class Effects:
             _LOG.warning("slot.storage: cleaning up: %s", error)
 
     def _load(self, slot: str) -> Bundle:
-        return load_bundle(self._slots.path(slot), self._profile, slot.rpartition("-")[2])
+        return load_bundle(self._slots.path(slot), self._profile, slot.rpartition("-")[2]).without_golden()
 
     def _accept(self, execution: Execution) -> Outcome:
         for name in execution.targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -10,22 +11,27 @@ import logging
 import sys
 import threading
 import types
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any, Final
 
-__all__ = ["give_back", "keep_small", "late_import"]
+__all__ = ["give_back", "keep_small", "late_import", "without"]
 
 _LOG = logging.getLogger(__name__)
 _FIRST_SECONDS: Final = 10.0
 """By then the models are loaded and the first windows scored."""
 _AGAIN_SECONDS: Final = 600.0
+_TAKING_AWAY: Final = threading.Lock()
+"""Two threads may use a late module at once; nothing is imported under this lock."""
 
 
 def late_import(name: str) -> None:
     """Have the module ``name`` loaded when something of it is first used, whoever imports it.
 
-    Not importlib's LazyLoader, whose modules are loaded by the next import already.
+    ``from module import something`` uses it already. Not importlib's LazyLoader, whose modules are loaded by the next
+    import already.
     """
-    spec = importlib.util.find_spec(name)
+    spec = _spec(name)
     if name in sys.modules or spec is None:
         return
     stand_in = types.ModuleType(name)
@@ -34,8 +40,9 @@ def late_import(name: str) -> None:
     package, _, last = name.rpartition(".")
 
     def load(attribute: str) -> Any:
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
+        with _TAKING_AWAY:
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]
         real = importlib.import_module(name)  # also puts itself in its package
         vars(stand_in).update(vars(real))
         return getattr(real, attribute)
@@ -44,6 +51,29 @@ def late_import(name: str) -> None:
     sys.modules[name] = stand_in
     if package:
         setattr(importlib.import_module(package), last, stand_in)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where the module ``name`` is; importlib's ``find_spec`` would import its package, and so perhaps the module."""
+    package, _, _ = name.rpartition(".")
+    if not package:
+        return importlib.util.find_spec(name)
+    around = _spec(package)
+    inside = None if around is None else around.submodule_search_locations
+    return None if inside is None else PathFinder.find_spec(name, inside)
+
+
+@contextlib.contextmanager
+def without(name: str) -> Iterator[None]:
+    """Let imports in here not find the module ``name``, which they can do without; it stays where it is loaded."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # how the import system spells "not to be found"
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def give_back() -> None:
