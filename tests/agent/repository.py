@@ -91,7 +91,7 @@ class Repository:
             "device": "device-1",
             "counter": counter,
             "issued_at": now,
-            "expires_at": now + 600,
+            "expires_at": now + 86_400,
             "campaign": "c1",
             "execution": f"e{counter}",
             "pipelines": {"main": target},
