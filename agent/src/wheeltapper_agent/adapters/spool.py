@@ -15,14 +15,14 @@ Invariants:
 
 Commits are shared: threads that append at the same time wait for one transaction, and telemetry that comes within
 ``commit_seconds`` of the last commit waits for company until they are over, in memory; an alert or a report takes it
-along at once. Until the commit such a record is
-not in the spool: it has no seq and is not sent. Acks are kept with a later commit; those that a kill loses cost a
-repetition.
+along at once. Until the commit such a record is not in the spool: it has no seq and is not sent. Acks are kept with a
+later commit; those that a kill loses cost a repetition.
 
 WAL with ``synchronous=FULL``: after a power cut with NORMAL the newest transactions may be gone although their records
 were sent, and the next records would get the same seq, so the fleet would take them for duplicates.
 
-Not done here: the file (:mod:`spool_database`), what is dropped (:mod:`spool_limits`), batching, sending, time-outs.
+Not done here: the transactions (:mod:`spool_store`), the file (:mod:`spool_database`), what is dropped
+(:mod:`spool_limits`), batching, sending, time-outs.
 """
 
 from __future__ import annotations
@@ -32,118 +32,41 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
-from wheeltapper_agent.adapters.spool_database import (
-    KINDS,
-    STATE_EVERY,
-    Damaged,
-    Item,
-    State,
-    checksum,
-    decode_item,
-    encode_item,
-    is_corrupt,
-    is_full,
-    limit_growth,
-    open_database,
-    read_state,
-    release,
-    reserve,
-    set_aside,
-    transaction,
-    write_state,
-)
-from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
-from wheeltapper_agent.ports import NO_EPOCH, unnumbered_report
-from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, TelemetryRecord
+from wheeltapper_agent.adapters.spool_database import Item, encode_item
+from wheeltapper_agent.adapters.spool_limits import SpoolLimits
+from wheeltapper_agent.adapters.spool_store import Held, Row, SpoolFigures, SpoolStore, read_figures
+from wheeltapper_protocols.messages import TelemetryRecord
 
 __all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 1.0
-_ACK_SECONDS: Final = 5.0
-_ACKS_TOGETHER: Final = 64
-"""Acknowledged records are forgotten so many at a time, or after so long: a page less to write a commit."""
 _STEP_SECONDS: Final = 1.0
 _TURN_SECONDS: Final = 0.02
 _MAX_WAITING: Final = 2000
-_ANSWERED_KEPT: Final = 1000
-_AGE_CHECK_SECONDS: Final = 60.0
-_ATTEMPTS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A record in the spool."""
-
-    seq: int
-    item: Item
-    before: int = 0
-    """The seq held next below (or acknowledged): what lies between the two will never come."""
-
-    @property
-    def after(self) -> int | None:
-        """What the message says of a hole below it, if there is one."""
-        return None if self.before == self.seq - 1 else self.before
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolFigures:
-    """Where the spool stands."""
-
-    epoch: str
-    seq: int
-    acked: int
-    oldest: int
-    held: int
-    dropped: int
-    dropped_by_kind: dict[str, int] = field(default_factory=dict)
-
-
-def _figures(connection: sqlite3.Connection, state: State) -> SpoolFigures:
-    row = connection.execute("SELECT min(seq) FROM records WHERE seq > ?", (state.acked,)).fetchone()
-    held, dropped = sum(state.held.values()), sum(state.dropped.values())
-    return SpoolFigures(
-        state.epoch, state.seq, state.acked, row[0] or state.seq + 1, held, dropped, dict(state.dropped)
-    )
-
-
-def read_figures(path: Path) -> SpoolFigures | None:
-    """Where the spool at ``path`` stands, without opening it for writing; None if there is none."""
-    if not path.exists():
-        return None
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
-            return _figures(connection, read_state(connection))
-    except sqlite3.Error as error:
-        _LOG.warning("spool.unreadable: %s", error)
-        return None
-
-
-_Row: TypeAlias = tuple[Item, bytes]
 
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
     """Items on their way into a transaction, with their bytes."""
 
-    rows: list[_Row]
+    rows: list[Row]
     waits: bool
     done: bool = False
     error: Exception | None = None
 
 
-class Spool:
-    """The records of one device. Safe to use from several threads.
+class Spool(SpoolStore):
+    """The records of one device: the store, and when it commits. Safe to use from several threads.
 
     Args:
         path: the database; a damaged one is set aside and a new epoch begins; a disk that refuses is tried again at
-        each
-            use.
+            each use.
         max_records: as in :class:`SpoolLimits`, where only that one matters.
         limits: beyond them records are dropped and counted.
         commit_seconds: telemetry alone is committed no more often than this; 0: each append commits.
@@ -161,111 +84,16 @@ class Spool:
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._path = path
-        self._limits = limits or SpoolLimits(max_records)
         self._commit_seconds = commit_seconds
-        self._monotonic, self._now = monotonic, now
-        self._lock = threading.RLock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Ticket] = []
         self._waiting = 0
-        self._state = State()
-        self._state_dirty = False
-        self._forgotten = 0
-        self._forget_at = 0.0
-        self._losses: list[LossReport] = []
-        self._saved = 0
-        self._opened_at = self._age_checked_at = monotonic()
-        self._age_base = 0.0
-        self._committed_at = float("-inf")
-        self._refused = self._limited = False
+        self._refused = False
         self._due = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self.appended = threading.Condition()
-        self._maybe: sqlite3.Connection | None = None
-        try:
-            with self._lock:
-                self._open()
-                if self._losses:
-                    self._write([])
-        except (sqlite3.Error, OSError) as error:
-            _LOG.error("spool.storage: %s; records wait in memory until the disk takes them", error)
-            self._peep()
-
-    # --- opening ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        return self._open()
-
-    @property
-    def epoch(self) -> str:
-        """The id of this spool's life; zeros while it could not be opened yet."""
-        return self._state.epoch
-
-    @property
-    def newest(self) -> int:
-        """The seq given last."""
-        return self._state.seq
-
-    def _open(self) -> sqlite3.Connection:
-        """The connection; opened again where the disk refused before. The lock is held.
-
-        Raises:
-            sqlite3.Error, OSError: the disk refuses.
-        """
-        if self._maybe is not None:
-            return self._maybe
-        try:
-            self._take(open_database(self._path))
-        except sqlite3.Error as error:
-            if not is_corrupt(error):
-                raise
-            self._renew(error)
-        return self._connection
-
-    def _take(self, connection: sqlite3.Connection) -> None:
-        try:
-            state = read_state(connection)
-        except BaseException:
-            connection.close()
-            raise
-        for pipeline, window in self._state.windows.items():  # of a spool that was lost meanwhile
-            state.windows.setdefault(pipeline, window)
-        self._maybe, self._state = connection, state
-        self._saved, self._forgotten, self._state_dirty = state.seq, state.acked, False
-        self._age_base, self._opened_at = state.age_seconds, self._monotonic()
-        self._keep_reserve()
-
-    def _renew(self, error: sqlite3.Error) -> None:
-        """Set the damaged database aside and begin a new epoch; its first record tells what was lost."""
-        lost = self._state if self._state.epoch != NO_EPOCH else _salvaged(self._path)
-        _LOG.error("spool.corrupt: %s; set aside as %s.bad, a new epoch begins", error, self._path.name)
-        if self._maybe is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._maybe.close()
-            self._maybe = None
-        set_aside(self._path)
-        self._losses.append(
-            LossReport(
-                why="spool.corrupt",
-                counts=dict(lost.held),
-                lost_epoch=None if lost.epoch == NO_EPOCH else lost.epoch,
-                first=lost.acked + 1 if lost.seq > lost.acked else 0,
-                last=lost.seq,
-                detail=str(error)[:500],
-            )
-        )
-        self._state = State(windows=dict(lost.windows))
-        self._take(open_database(self._path))
-
-    def _peep(self) -> None:
-        """Where a spool that cannot be written stands, so that no window gets an index twice."""
-        if windows := _salvaged(self._path).windows:
-            self._state = State(windows=windows)
-
-    # --- appending ----------------------------------------------------------------------------------------------------
+        super().__init__(path, limits or SpoolLimits(max_records), monotonic, now)
 
     def append(self, *items: Item) -> None:
         """Give each item its seq (and epoch) and keep it; durable on return, but for telemetry alone within
@@ -360,250 +188,12 @@ class Spool:
                     return
                 self._due.set()
 
-    def _write(self, rows: Sequence[_Row]) -> None:
-        """Commit ``rows``, whatever has to be done for it: set a damaged file aside, make room on a full disk."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                self._transaction(rows)
-            except sqlite3.Error as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                if is_corrupt(error):
-                    self._renew(error)
-                elif not (is_full(error) and self._make_room(drop=attempt > 0)):
-                    raise
-            else:
-                self._keep_reserve()
-                return
-
-    def _transaction(self, rows: Sequence[_Row]) -> None:
-        connection = self._open()
-        state, losses = self._state.copy(), list(self._losses)
-        state.age_seconds = self._age_base + max(0.0, self._monotonic() - self._opened_at)
-        forgets = self._state_dirty and (
-            state.acked - self._forgotten >= _ACKS_TOGETHER or self._monotonic() >= self._forget_at
-        )
-        dirty = forgets or bool(losses)
-        with transaction(connection):
-            if forgets:
-                drop_acked(connection, state)
-            _insert(connection, state, [self._report(loss) for loss in losses])
-            _insert(connection, state, rows)
-            dirty |= _keep_answers(connection, rows)
-            if drop_beyond(connection, state, self._limits, self._age_due()):
-                dirty = True
-            dirty |= self._report_drops(connection, state)
-            saves = dirty or state.seq - self._saved >= STATE_EVERY
-            if saves:
-                if not forgets:
-                    drop_acked(connection, state)  # what is kept as acknowledged is never held
-                write_state(connection, state)
-        if saves:
-            self._saved, self._forgotten, self._state_dirty = state.seq, state.acked, False
-        self._state = state
-        self._committed_at = self._monotonic()
-        del self._losses[: len(losses)]
-
-    def _report(self, body: LossReport) -> _Row:
-        report = unnumbered_report(body, self._now())
-        return report, encode_item(report)
-
-    def _report_drops(self, connection: sqlite3.Connection, state: State) -> bool:
-        """Tell of what was dropped, unless the report before still waits: then once that is gone."""
-        dropped = sum(state.dropped.values())
-        if dropped == state.reported or (state.report_seq > state.acked and _holds(connection, state.report_seq)):
-            return False
-        _LOG.warning("%s: dropped so far, by kind: %s", ",".join(state.why), state.dropped)
-        body = LossReport(why=",".join(sorted(state.why))[:80], counts=dict(state.dropped))
-        _insert(connection, state, [self._report(body)])
-        state.reported, state.report_seq = dropped, state.seq
-        return True
-
-    def _age_due(self) -> bool:
-        now = self._monotonic()
-        if now - self._age_checked_at < _AGE_CHECK_SECONDS:
-            return False
-        self._age_checked_at = now
-        return True
-
-    # --- a full disk --------------------------------------------------------------------------------------------------
-
-    def _keep_reserve(self) -> None:
-        """Keep a little of the disk back: dropping records on a full one needs room for a moment. Without that reserve
-        the file grows no more than the disk lets it, so that its log can always be written back."""
-        if self._maybe is None:
-            return
-        reserved = reserve(self._path)
-        if not reserved or self._limited:
-            limit_growth(self._maybe, None if reserved else self._path)
-        self._limited = not reserved
-
-    def _make_room(self, drop: bool) -> bool:
-        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the
-        oldest telemetry; False if it cannot be done."""
-        connection, state = self._open(), self._state.copy()
-        if drop:
-            release(self._path)
-        try:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-            if not drop:
-                return True
-            with transaction(connection):
-                drop_acked(connection, state)
-                gone = drop_share(connection, state)
-                write_state(connection, state)
-        except sqlite3.Error:
-            return False
-        self._state, self._saved, self._state_dirty = state, state.seq, False
-        self._keep_reserve()
-        return gone > 0
-
-    # --- reading and forgetting ---------------------------------------------------------------------------------------
-
-    def peek(self, after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
-        """Up to ``limit`` records of ``kinds`` with a seq above ``after``, in rising seq.
-
-        A record whose bytes are damaged is dropped and counted, not given.
-
-        Raises:
-            sqlite3.Error: the disk refuses.
-        """
-        marks = ",".join("?" * len(kinds))
-        urgent = "" if "telemetry" in kinds else "AND kind != 'telemetry'"  # so that the partial index is used
-        query = f"SELECT seq, kind, crc, payload FROM records WHERE seq > ? AND kind IN ({marks}) {urgent} ORDER BY seq LIMIT ?"  # noqa: S608, E501  # only question marks and a constant are put in
-        with self._lock:
-            if self._maybe is None:
-                return []
-            try:
-                return self._peek(query, max(after, self._state.acked), limit, kinds)
-            except sqlite3.Error as error:
-                if not is_corrupt(error):
-                    raise
-                self._write_renewed(error)
-                return []
-
-    def _write_renewed(self, error: sqlite3.Error) -> None:
-        self._renew(error)
-        self._write([])
-
-    def _peek(self, query: str, after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
-        for _ in range(_ATTEMPTS):
-            rows = self._connection.execute(query, (after, *kinds, limit)).fetchall()
-            held: list[Held] = []
-            damaged: list[tuple[int, str]] = []
-            previous = 0
-            for seq, kind, crc, payload in rows:
-                item = decode_item(self._state.epoch, seq, kind, crc, payload)
-                if item is None:
-                    damaged.append((seq, kind))
-                    continue
-                before = seq - 1 if previous == seq - 1 else self._below(seq)
-                held.append(Held(seq, item, before))
-                previous = seq
-            if not damaged:
-                return held
-            try:
-                self._discard(damaged, "spool.unreadable")
-            except sqlite3.OperationalError:  # a disk that refuses: the hole is not told yet
-                return held
-        raise Damaged("damaged records cannot be removed")
-
-    def _below(self, seq: int) -> int:
-        row = self._connection.execute("SELECT max(seq) FROM records WHERE seq < ?", (seq,)).fetchone()
-        return max(int(row[0] or 0), self._state.acked)
-
-    def discard(self, seq: int, why: str) -> None:
-        """Drop one record that can never be sent; it is counted.
-
-        Raises:
-            sqlite3.Error, OSError: the disk refuses.
-        """
-        with self._lock:
-            row = self._connection.execute("SELECT kind FROM records WHERE seq = ?", (seq,)).fetchone()
-            if row is not None:
-                self._discard([(seq, row[0])], why)
-
-    def _discard(self, rows: Iterable[tuple[int, str]], why: str) -> None:
-        connection, state = self._connection, self._state.copy()
-        with transaction(connection):
-            for seq, kind in rows:
-                connection.execute("DELETE FROM records WHERE seq = ?", (seq,))
-                state.held[kind] = max(0, state.held.get(kind, 0) - 1)
-                state.dropped[kind] = state.dropped.get(kind, 0) + 1
-            state.why = sorted({*state.why, why})
-            self._report_drops(connection, state)
-            write_state(connection, state)
-        self._state, self._saved = state, state.seq
-
     def ack(self, epoch: str, seq: int) -> bool:
-        """Forget every record up to ``seq``. Another epoch's or an old ack does nothing; True if it did.
-
-        It is kept with a later commit, at most some seconds from now: a kill before that only sends again what the
-        fleet has, and the fleet acknowledges it again.
-        """
-        with self._lock:
-            state = self._state
-            if self._maybe is None or epoch != state.epoch or seq <= state.acked:
-                return False
-            if seq > state.seq:
-                self._went_back(seq)
-                return True
-            query = "SELECT kind, count(*) FROM records WHERE seq > ? AND seq <= ? GROUP BY kind"
-            try:
-                for kind, count in self._maybe.execute(query, (state.acked, seq)).fetchall():
-                    state.held[kind] = max(0, state.held.get(kind, 0) - count)
-            except sqlite3.Error as error:
-                if is_corrupt(error):
-                    self._write_renewed(error)
-                return False
-            if seq == state.seq:
-                state.held = {}
-            state.acked = seq
-            if not self._state_dirty:
-                self._state_dirty, self._forget_at = True, self._monotonic() + _ACK_SECONDS
-        self._commit_later()
-        return True
-
-    def _went_back(self, seq: int) -> None:
-        """The fleet has more than was ever given here: the file lost its newest records, and some seqs were given
-        twice."""
-        self._write_renewed(sqlite3.DatabaseError(f"the fleet has seq {seq}, this spool gave {self._state.seq}"))
-
-    def figures(self) -> SpoolFigures:
-        """Where the spool stands."""
-        with self._lock:
-            if self._maybe is None:
-                return SpoolFigures(self._state.epoch, 0, 0, 1, 0, 0)
-            return _figures(self._maybe, self._state)
-
-    def oldest(self) -> int:
-        """The lowest seq held; the next one to be given if none is."""
-        with self._lock:
-            if self._maybe is None:
-                return 1
-            query = "SELECT min(seq) FROM records WHERE seq > ?"
-            try:
-                row = self._maybe.execute(query, (self._state.acked,)).fetchone()
-            except sqlite3.Error as error:
-                if not is_corrupt(error):
-                    raise
-                self._write_renewed(error)
-                return 1
-            return int(row[0] or self._state.seq + 1)
-
-    def next_window(self, pipeline: str) -> int:
-        """The index of the next window of ``pipeline``, committed ones only."""
-        with self._lock:
-            return self._state.windows.get(pipeline, 0)
-
-    def answered(self, command: str) -> bool:
-        """Whether an answer to ``command`` was appended."""
-        with self._lock:
-            if self._maybe is None:
-                return False
-            row = self._maybe.execute("SELECT 1 FROM answered WHERE command = ?", (command,)).fetchone()
-            return row is not None
+        """As :meth:`SpoolStore.ack`; it is kept with a commit in a while."""
+        told = super().ack(epoch, seq)
+        if told:
+            self._commit_later()
+        return told
 
     def close(self) -> None:
         """Commit what waits and close the database; what was appended stays."""
@@ -620,45 +210,3 @@ class Spool:
             if self._maybe is not None:
                 with contextlib.suppress(sqlite3.Error):
                     self._maybe.close()
-
-
-def _insert(connection: sqlite3.Connection, state: State, items: Sequence[_Row]) -> None:
-    rows = []
-    seq, epoch, age, held, windows = state.seq, state.epoch, round(state.age_seconds, 1), state.held, state.windows
-    for item, payload in items:
-        seq += 1
-        kind = KINDS[type(item)]
-        rows.append((seq, kind, payload, age, checksum(epoch, seq, payload)))
-        held[kind] = held.get(kind, 0) + 1
-        if type(item) is TelemetryRecord:
-            windows[item.pipeline] = item.window + 1
-    connection.executemany("INSERT INTO records(seq, kind, payload, age_seconds, crc) VALUES (?, ?, ?, ?, ?)", rows)
-    state.seq = seq
-
-
-def _keep_answers(connection: sqlite3.Connection, rows: Iterable[_Row]) -> bool:
-    commands = [
-        (item.body.command or item.body.upload,)
-        for item, _ in rows
-        if isinstance(item, Report) and isinstance(item.body, CaptureReport)
-    ]
-    if commands:
-        connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)
-        low = "DELETE FROM answered WHERE rowid <= (SELECT max(rowid) FROM answered) - ?"
-        connection.execute(low, (_ANSWERED_KEPT,))
-    return bool(commands)
-
-
-def _holds(connection: sqlite3.Connection, seq: int) -> bool:
-    return connection.execute("SELECT 1 FROM records WHERE seq = ?", (seq,)).fetchone() is not None
-
-
-def _salvaged(path: Path) -> State:
-    """What can still be told of a damaged database; the empty state where nothing can."""
-    for mode in ("mode=ro", "immutable=1"):
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
-        ):
-            return read_state(connection)
-    return State()
