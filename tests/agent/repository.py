@@ -91,7 +91,7 @@ class Repository:
             "device": "device-1",
             "counter": counter,
             "issued_at": now,
-            "expires_at": now + 86_400,
+            "expires_at": now + 600,
             "campaign": "c1",
             "execution": f"e{counter}",
             "pipelines": {"main": target},

@@ -13,9 +13,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -30,6 +32,8 @@ from wheeltapper_protocols.messages import ExecutionState
 __all__ = ["Cut", "Ground", "Point", "Scenario"]
 
 ROOT = Path(__file__).resolve().parents[2]
+_VALID_SECONDS = 86_400.0
+"""So long may a whole sweep take."""
 _TRIALS = {
     "probation_windows": 3,
     "shadow_timeout_seconds": 10.0,
@@ -130,7 +134,8 @@ class Ground:
         self.server.identity(self._identity)
         for name in ("device-1.key", "device-1.crt", "ca.pem"):
             shutil.copy(folder / "ca" / name, self._identity / name)
-        publish, assign = self.server.repository.publish, self.server.repository.assign
+        publish = self.server.repository.publish
+        assign = partial(self.server.repository.assign, expires_at=time.time() + _VALID_SECONDS)
         first = assign(publish(1, make_bundle(1)), 1)
         good = publish(2, make_bundle(2, gain=0.55, rollback_floor=2))
         bad = publish(3, make_bundle(3, gain=-9.0))
