@@ -18,6 +18,8 @@ from rig import Row, agent_beside, cpu_seconds, main, newest_seq, row, trained_b
 
 from wheeltapper_agent.config import SimulatorConfig
 
+_SETTLED_SECONDS = 15.0
+"""After its start the agent gives memory back once (``lean.give_back``, after 10 s); that is no idling."""
 _IDLE_SECONDS = 30.0
 _STARTS = 5
 
@@ -31,7 +33,7 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as name:
         bundle = trained_bundle(Path(name, "bundle"), SimulatorConfig(window_samples=4096))
         with agent_beside(bundle, _source(1.0)) as agent:
-            time.sleep(5.0)
+            time.sleep(_SETTLED_SECONDS)
             cpu, began = cpu_seconds(agent.pid), time.monotonic()
             time.sleep(_IDLE_SECONDS)
             idle = (cpu_seconds(agent.pid) - cpu) / (time.monotonic() - began) * 100

@@ -28,6 +28,8 @@ from wheeltapper_protocols.manifest import Gate
 from wheeltapper_protocols.recording import recording_bytes
 
 _WINDOWS: Final = 15
+_RECORDED: Final = 80
+"""Windows in the recording, which the agent keeps in memory: no more than are played."""
 _TARGET: Final = 1.25
 _RUNS: Final = "for _ in range(100): one()\nprint(open('/proc/self/smaps_rollup').read())"
 _BARE: Final = {
@@ -74,7 +76,7 @@ def _rows(runtime: Literal["onnx", "tflite"], title: str) -> list[Row]:
         files = make_bundle(None, config, model="bearing-anomaly", runtime=runtime, gates=passed)
         folder = write_bundle(Path(name), files)
         recording = Path(name) / "recording.npz"
-        recording.write_bytes(recording_bytes(simulated(config, 120)))
+        recording.write_bytes(recording_bytes(simulated(config, _RECORDED)))
         source: dict[str, object] = {"kind": "replay", "path": str(recording), "hold_until_model": True}
         features = files["manifest.json"].count(b'"kind":')
         bare = _bare(runtime, folder / f"model.{runtime}", features)

@@ -110,6 +110,9 @@ source = { kind = "simulator", seed = 3, time_scale = 10 }
         (GOOD.replace("seed = 3", 'seed = "3"'), "config.invalid"),
         (GOOD.replace("main", "Main/.."), "config.invalid"),
         (GOOD + GOOD.split("[[")[1].join(["[[", ""]), "config.invalid"),
+        (GOOD.replace('name = "main"', 'name = "main"\ngather_seconds = -1.0'), "config.invalid"),
+        (GOOD.replace('name = "main"', 'name = "main"\ngather_seconds = 3600'), "config.invalid"),
+        (GOOD.replace('name = "main"', 'name = "main"\ngather_seconds = nan'), "config.invalid"),
         ("= 3", "config.malformed"),
     ],
 )
