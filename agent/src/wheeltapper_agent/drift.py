@@ -42,7 +42,7 @@ _FEATURE_EVENTS: Final = 8
 """Of the features that moved, the ones that moved most."""
 
 OnDrift = Callable[[str, str], None]
-"""``(pipeline, why)``, in the pipeline's thread: ``change.level``, ``change.spread`` or ``feature.<name>``."""
+"""``(pipeline, why)``, while a window is written down: ``change.level``, ``change.spread`` or ``feature.<name>``."""
 
 
 class DriftObserver:
