@@ -74,7 +74,9 @@ def test_windows_that_are_ready_are_scored_together_and_alike(
     real = Bundle.evaluate
     calls = _calls(monkeypatch)
     spool = Spool(tmp_path / "spool.db")
-    run(Pipeline("main", Burst(70), spool, SystemClock()), bundle)
+    pipeline = Pipeline("main", Burst(70), spool, SystemClock())
+    run(pipeline, bundle)
+    assert (pipeline.health().windows, pipeline.health().calls) == (70, 3)
     assert calls == [MAX_BATCH, MAX_BATCH, 70 - 2 * MAX_BATCH]
     found = telemetry(spool)
     assert [record.window for record in found] == list(range(70))
@@ -91,6 +93,7 @@ def test_a_window_that_spoils_the_call_is_alone_unscored(tmp_path: Path, bundle:
     assert [record.window for record in found] == list(range(20))
     assert [record.window for record in found if record.score is None] == [3, 11]
     assert pipeline.health().windows == 18
+    assert pipeline.health().calls == 18  # each alone, after the call for all failed
     spool.close()
 
 

@@ -10,9 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from tests.agent.bundles import make_bundle
 from wheeltapper_agent.core.comparison import QUANTILES, Pair, compare
 from wheeltapper_agent.core.probation import Figures, Rules, alert_rate_p, figures, judge, shift_in_spreads
+from wheeltapper_agent.ports import Observation, Window
+from wheeltapper_agent.recent import Recent
+from wheeltapper_protocols.decision import Verdict
+from wheeltapper_protocols.manifest import decode_manifest
+from wheeltapper_protocols.messages import Severity
 
+MANIFEST = decode_manifest(make_bundle()["manifest.json"])
 _scores = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
 
@@ -20,10 +27,22 @@ _scores = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 @given(_scores)
 def test_the_figures_are_numpys_and_scipys(scores: list[float]) -> None:
     found = figures(scores, 0, scores)
-    assert found.windows == len(scores)
+    assert found.windows == found.calls == len(scores)
     assert found.score_median == pytest.approx(np.median(scores))
     assert found.score_mad == pytest.approx(stats.median_abs_deviation(scores), abs=1e-9)
     assert found.latency_p95_ms == pytest.approx(np.percentile(scores, 95, method="inverted_cdf"))
+
+
+def test_a_call_that_was_held_up_counts_once_however_many_windows_it_had() -> None:
+    recent = Recent()
+    window = Window(np.zeros((4, 1), np.float32), 0.0)
+    verdict = Verdict(0.5, Severity.NORMAL, alert=False, changed=False)
+    for call, (windows, latency_ms) in enumerate([(10, 90.0), (2, 1.0), (1, 1.2)], start=1):
+        for _ in range(windows):
+            recent.observe(Observation("main", 0, window, MANIFEST, None, 0.5, verdict, latency_ms, call))
+    found = recent.figures()
+    assert (found.windows, found.calls, found.latency_median_ms) == (13, 3, 1.2)
+    assert judge(Rules(), None, found, 50.0) is None
 
 
 @settings(deadline=None)
@@ -36,17 +55,27 @@ def test_fishers_test_is_scipys(old_alerts: int, old_rest: int, new_alerts: int,
     assert alert_rate_p(old, new) == pytest.approx(expected, rel=1e-6)
 
 
-OLD = Figures(windows=100, score_median=0.4, score_mad=0.1, alerts=1, latency_median_ms=1.0, latency_p95_ms=2.0)
+OLD = Figures(
+    windows=100, calls=100, score_median=0.4, score_mad=0.1, alerts=1, latency_median_ms=1.0, latency_p95_ms=2.0
+)
 
 
 @pytest.mark.parametrize(
     ("new", "old", "code"),
     [
-        (Figures(windows=30, score_median=0.5, score_mad=0.1, latency_median_ms=1.0, latency_p95_ms=3.0), OLD, ""),
-        (Figures(windows=30, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=51.0), OLD, "latency"),
-        (Figures(windows=5, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=51.0), OLD, ""),  # p95 of few
-        (Figures(windows=5, score_median=0.5, latency_median_ms=51.0, latency_p95_ms=51.0), None, "latency"),
-        (Figures(windows=30, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=11.0), OLD, "latency"),
+        (
+            Figures(windows=30, score_median=0.5, score_mad=0.1, calls=30, latency_median_ms=1.0, latency_p95_ms=3.0),
+            OLD,
+            "",
+        ),
+        (Figures(windows=30, calls=30, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=51.0), OLD, "latency"),
+        (
+            Figures(windows=5, calls=5, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=51.0),
+            OLD,
+            "",
+        ),  # p95 of few
+        (Figures(windows=5, calls=5, score_median=0.5, latency_median_ms=51.0, latency_p95_ms=51.0), None, "latency"),
+        (Figures(windows=30, calls=30, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=11.0), OLD, "latency"),
         (Figures(windows=30, score_median=2.0), OLD, "score_shift"),
         (Figures(windows=30, score_median=-2.0), OLD, "score_shift"),  # a model that went blind is no better
         (Figures(windows=2, score_median=2.0), OLD, ""),  # too few
@@ -55,6 +84,11 @@ OLD = Figures(windows=100, score_median=0.4, score_mad=0.1, alerts=1, latency_me
         (Figures(windows=3, score_median=0.4, alerts=3), OLD, "alert_rate"),
         (Figures(windows=30, score_median=0.4, alerts=1), OLD, ""),
         (Figures(windows=30, score_median=0.4, alerts=10), OLD, "alert_rate"),
+        # Many windows of few calls: the p95 is still that of few.
+        (Figures(windows=90, calls=5, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=51.0), OLD, ""),
+        # Two calls with many windows: perhaps one of them was held up.
+        (Figures(windows=20, calls=2, score_median=0.5, latency_median_ms=51.0, latency_p95_ms=90.0), OLD, ""),
+        (Figures(windows=20, calls=3, score_median=0.5, latency_median_ms=51.0, latency_p95_ms=90.0), OLD, "latency"),
         (Figures(), OLD, ""),
     ],
 )

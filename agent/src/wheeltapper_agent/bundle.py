@@ -92,6 +92,16 @@ class Bundle:
         """This bundle for the rest of its life: what only :func:`self_test` needs is let go."""
         return dataclasses.replace(self, golden=b"")
 
+    def warm_up(self) -> None:
+        """Score a made-up window: the first call is slow, which shall not be held against a release."""
+        shape = self.manifest.input
+        wave = np.sin(np.arange(shape.window_samples, dtype=np.float32))
+        samples = np.repeat(wave[None, :, None], len(shape.channels), axis=2)
+        try:
+            self.evaluate(samples)
+        except (AgentError, ProtocolError, ValueError) as error:  # the first live window will say so
+            _LOG.warning("warming up: %s", error)
+
     def evaluate(self, samples: NDArray[np.float32]) -> Evaluation:
         """Score ``samples`` [window, sample, channel] in the manifest's units.
 

@@ -187,7 +187,9 @@ class Effects:
             _LOG.warning("slot.storage: cleaning up: %s", error)
 
     def _load(self, slot: str) -> Bundle:
-        return load_bundle(self._slots.path(slot), self._profile, slot.rpartition("-")[2]).without_golden()
+        bundle = load_bundle(self._slots.path(slot), self._profile, slot.rpartition("-")[2]).without_golden()
+        bundle.warm_up()
+        return bundle
 
     def _accept(self, execution: Execution) -> Outcome:
         for name in execution.targets:

@@ -54,16 +54,17 @@ _RETRY_SECONDS: Final = 1.0
 MAX_BATCH: Final = 32
 """Windows that are scored in one call."""
 
-_Row: TypeAlias = tuple[Evaluation, int, float]
-"""A window's row of an evaluation, and the milliseconds that it took."""
+_Row: TypeAlias = tuple[Evaluation, int, float, int]
+"""A window's row of an evaluation, the milliseconds that it took, and the number of the call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the present model did since it was put in: windows scored, and the code of the first error."""
+    """How the present model did since it was put in: windows scored, in how many calls, the code of the first error."""
 
     windows: int = 0
     error: str = ""
+    calls: int = 0
 
 
 @dataclass(slots=True)
@@ -112,6 +113,7 @@ class Pipeline:
         self._next: tuple[Bundle | None] | None = None
         self._state = DecisionState()
         self._scored = 0
+        self._call = self._calls = 0
         self._first_error = ""
         self._captures: list[Captured] = []
         self._windows = 0
@@ -145,14 +147,14 @@ class Pipeline:
         """Run ``bundle`` from the next window on; its health starts anew."""
         with self._lock:
             self._next = (bundle,)
-            self._scored, self._first_error = 0, ""
+            self._scored, self._first_error, self._calls = 0, "", 0
         if bundle is not None:
             self._source.model_ready()
 
     def health(self) -> Health:
         """How the model last swapped in is doing."""
         with self._lock:
-            return Health(self._scored, self._first_error)
+            return Health(self._scored, self._first_error, self._calls)
 
     def add_observer(self, observer: Observer) -> None:
         """Let ``observer`` look at each window from the next one on as soon as it is judged."""
@@ -246,7 +248,7 @@ class Pipeline:
                 (self._bundle,), self._next = self._next, None
                 self._state = DecisionState()
             bundle, live = self._bundle, self._live
-        index = self._ledger.following
+        index, call = self._ledger.following, self._call
         rows = self._evaluate(batch, bundle) if bundle is not None else [None] * len(batch)
         judged = [
             self._judge(index + place, window, bundle, row)
@@ -262,6 +264,7 @@ class Pipeline:
             self._windows += len(batch)
             if self._next is None:
                 self._scored += sum(each.seen.verdict is not None for each in judged)
+                self._calls += self._call - call
         if self._captures:
             for window in batch:
                 self._feed_captures(window)
@@ -283,8 +286,9 @@ class Pipeline:
                 rows[row] = self._evaluate((batch[row],), bundle)[0]
             return rows
         latency_ms = (self._clock.monotonic() - began) * 1e3 / len(usable)
+        self._call += 1
         for place, row in enumerate(usable):
-            rows[row] = (found, place, latency_ms)
+            rows[row] = (found, place, latency_ms, self._call)
         return rows
 
     def _judge(self, index: int, window: Window, bundle: Bundle | None, row: _Row | None) -> Judged:
@@ -292,7 +296,7 @@ class Pipeline:
         before = self._state
         manifest = bundle.manifest if bundle is not None else None
         if bundle is not None and row is not None:
-            found, place, latency_ms = row
+            found, place, latency_ms, call = row
             try:
                 state, verdict = bundle.decide(before, found, place)
                 if verdict.value is not None and not math.isfinite(verdict.value):
@@ -302,7 +306,7 @@ class Pipeline:
                     score = min(float(found.scores.score[place]), SCORE_LIMIT)
                     return Judged(
                         Observation(
-                            self.name, index, window, manifest, found.features[place], score, verdict, latency_ms
+                            self.name, index, window, manifest, found.features[place], score, verdict, latency_ms, call
                         ),
                         before,
                     )

@@ -188,6 +188,9 @@ class Observation(Struct, frozen=True, gc=False):
     """Before smoothing; 1.0 is the warning threshold."""
     verdict: Verdict | None = None
     latency_ms: float | None = None
+    """Of the call in which it was scored, divided by the windows in it."""
+    call: int = 0
+    """Windows scored in one call have the same number; 0: alone."""
 
 
 class Observer(Protocol):

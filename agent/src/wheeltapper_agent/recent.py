@@ -28,7 +28,9 @@ class Recent:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._manifest: Manifest | None = None
-        self._seen: deque[tuple[float, bool, float]] = deque(maxlen=KEPT_WINDOWS)
+        self._seen: deque[tuple[float, bool]] = deque(maxlen=KEPT_WINDOWS)
+        self._latencies_ms: deque[float] = deque(maxlen=KEPT_WINDOWS)
+        self._call = 0
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
         """Remember a window that was scored."""
@@ -36,8 +38,12 @@ class Recent:
             if seen.manifest is not self._manifest:
                 self._manifest = seen.manifest
                 self._seen.clear()
+                self._latencies_ms.clear()
             if seen.score is not None and seen.verdict is not None and math.isfinite(seen.score):
-                self._seen.append((seen.score, seen.verdict.alert, seen.latency_ms or 0.0))
+                self._seen.append((seen.score, seen.verdict.alert))
+                if seen.call == 0 or seen.call != self._call:
+                    self._latencies_ms.append(seen.latency_ms or 0.0)
+                    self._call = seen.call
         return ()
 
     def end(self) -> Sequence[Alert | Report]:
@@ -47,7 +53,7 @@ class Recent:
     def figures(self, model: str | None = None, release: int | None = None) -> Figures:
         """Of the windows of the present release; nothing if that is another than the one asked for."""
         with self._lock:
-            manifest, seen = self._manifest, list(self._seen)
+            manifest, seen, latencies_ms = self._manifest, list(self._seen), list(self._latencies_ms)
         if manifest is None or (model is not None and (manifest.model, manifest.release) != (model, release)):
             return Figures()
-        return figures([score for score, _, _ in seen], sum(alert for _, alert, _ in seen), [ms for *_, ms in seen])
+        return figures([score for score, _ in seen], sum(alert for _, alert in seen), latencies_ms)

@@ -14,7 +14,7 @@ from typing import Final
 from wheeltapper_agent.adapters.journal import Execution
 from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.config import UpdateConfig
-from wheeltapper_agent.core.probation import Figures, judge, shift_in_spreads
+from wheeltapper_agent.core.probation import LEAST_CALLS, Figures, judge, shift_in_spreads
 from wheeltapper_agent.core.update import Event
 from wheeltapper_agent.outcome import POLL_SECONDS, Outcome, Patience
 from wheeltapper_agent.pipeline import Pipeline
@@ -26,6 +26,8 @@ from wheeltapper_protocols.messages import ShadowReport
 __all__ = ["Trials"]
 
 _ENDED: Final = "ended"
+_CALLS_SECONDS: Final = 5.0
+"""How long probation waits for a few calls more where its windows came in one or two; a source may be seldom."""
 
 
 class Trials:
@@ -107,6 +109,7 @@ class Trials:
             Interrupted: somebody asked to stop.
         """
         deadline = self._clock.monotonic() + self._config.probation_timeout_seconds
+        enough_at: float | None = None
         pipelines = [self._pipelines[name] for name in execution.targets]
         while True:
             health = [pipeline.health() for pipeline in pipelines]
@@ -118,9 +121,14 @@ class Trials:
                 for pipeline, state in zip(pipelines, health, strict=True)
                 if state.windows < self._config.probation_windows and pipeline.source_state != _ENDED
             ]
+            now = self._clock.monotonic()
             if not waiting:
-                return self._judged(execution, float(min(state.windows for state in health)))
-            if self._clock.monotonic() > deadline:
+                enough_at = now if enough_at is None else enough_at
+                few = any(state.calls < min(LEAST_CALLS, state.windows) for state in health)
+                ended = all(pipeline.source_state == _ENDED for pipeline in pipelines)
+                if not few or ended or now - enough_at >= _CALLS_SECONDS:
+                    return self._judged(execution, float(min(state.windows for state in health)))
+            elif now > deadline:
                 text = f"{waiting[0].name} did not score {self._config.probation_windows} windows in time"
                 return Outcome(Event.BROKE, "probation.timeout", text)
             self._patience.wait(execution, POLL_SECONDS)

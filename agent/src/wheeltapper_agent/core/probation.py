@@ -1,8 +1,9 @@
 """Whether a release that scores live windows is healthy, against its budget and against the one before it. Pure.
 
 Rules, in this order; each asks for a least number of windows and is silent below it:
-    1. latency: the new one's p95 (below 20 windows: its median, since the p95 of few is just their largest) against the
-       manifest's budget, and against the old one's by a ratio;
+    1. latency: the new one's p95 (below 20 calls: its median, since the p95 of few is just their largest) against the
+       manifest's budget, and against the old one's by a ratio. Windows that were scored in one call count once: what
+       held up the call held up each of them;
     2. score shift: the distance of the medians in units of the old one's spread, 1.4826 times its median absolute
        deviation, which estimates the standard deviation and does not mind outliers (Iglewicz and Hoaglin 1993,
        *How to Detect and Handle Outliers*, ASQC, section 3.3: the modified z-score);
@@ -23,10 +24,12 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-__all__ = ["Figures", "Rules", "Sick", "alert_rate_p", "figures", "judge", "shift_in_spreads"]
+__all__ = ["LEAST_CALLS", "Figures", "Rules", "Sick", "alert_rate_p", "figures", "judge", "shift_in_spreads"]
 
 _NORMAL: Final = 1.4826
-_P95_WINDOWS: Final = 20
+_P95_CALLS: Final = 20
+LEAST_CALLS: Final = 3
+"""Calls with several windows each say nothing of latency where they are fewer."""
 Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
 
 
@@ -39,6 +42,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     """Median absolute deviation from the median."""
     alerts: int = 0
     """Windows of which the decision was an alert."""
+    calls: int = 0
+    """Calls of the network in which they were scored; latencies are of these, a window."""
     latency_median_ms: Finite = 0.0
     latency_p95_ms: Finite = 0.0
 
@@ -74,7 +79,7 @@ def _median(ordered: Sequence[float]) -> float:
 
 
 def figures(scores: Sequence[float], alerts: int, latencies_ms: Sequence[float]) -> Figures:
-    """The figures of windows with these finite ``scores`` and ``latencies_ms``."""
+    """The figures of windows with these finite ``scores``; ``latencies_ms`` has one entry a call."""
     if not scores:
         return Figures()
     ordered = sorted(min(max(score, -1e12), 1e12) for score in scores)
@@ -85,6 +90,7 @@ def figures(scores: Sequence[float], alerts: int, latencies_ms: Sequence[float])
         score_median=median,
         score_mad=min(_median(sorted(abs(score - median) for score in ordered)), 1e12),
         alerts=alerts,
+        calls=len(latencies_ms),
         latency_median_ms=_median(slow),
         latency_p95_ms=slow[min(len(slow) - 1, math.ceil(0.95 * len(slow)) - 1)],
     )
@@ -118,9 +124,10 @@ def judge(rules: Rules, old: Figures | None, new: Figures, budget_p95_ms: float)
         new: of the new release, in probation.
         budget_p95_ms: of the new release's manifest.
     """
-    enough = new.windows >= _P95_WINDOWS
+    enough = new.calls >= _P95_CALLS
     what, latency_ms = ("p95", new.latency_p95_ms) if enough else ("median", new.latency_median_ms)
-    if new.windows and latency_ms > budget_p95_ms:
+    told = new.calls > 0 and (new.calls >= LEAST_CALLS or new.calls == new.windows)
+    if told and latency_ms > budget_p95_ms:
         return Sick("probation.latency", f"{what} {latency_ms:.2f} ms exceeds the budget of {budget_p95_ms} ms")
     if old is None or old.windows < rules.old_windows:
         return None
