@@ -4,6 +4,9 @@ The agent is the real one: enrolled with a fleet service, connected to its broke
 release that it took from there. It is measured twice: after it was started anew with its release (how a device spends
 its life), and before that, right after it took the release, when the libraries that verify and fetch are still loaded.
 
+Beside it stands what the agent cannot be below: the bare session with TLS, SQLite, the MQTT client, the wire types and
+the features of a window loaded and used, and none of the agent's own code.
+
     python benchmarks/agent_rss.py
 
 Needs the repository's tests for its bundles. RSS is VmRSS; PSS counts a page that others share in part only.
@@ -45,6 +48,27 @@ _BARE: Final = {
     "one = lambda: (session.set_tensor(given, values), session.invoke(), session.get_tensor(made))\n" + _RUNS,
 }
 
+_GROUND: Final = """
+import ctypes, gc, sqlite3, ssl, sys
+from wheeltapper_agent.lean import late_import
+late_import("urllib.request")  # as the agent does
+import paho.mqtt.client as mqtt
+import wheeltapper_protocols.manifest
+from wheeltapper_protocols.features import FeatureSet, default_specs
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+client.tls_set_context(context)
+client.loop_start()
+database = sqlite3.connect(sys.argv[3])
+database.execute("PRAGMA journal_mode = WAL")
+database.execute("CREATE TABLE t(a)")
+database.commit()
+features = FeatureSet(default_specs(25600.0, ("a", "b")), 25600.0, 4096, 2)
+wave = numpy.sin(numpy.arange(8192, dtype="float32")).reshape(1, 4096, 2)
+for _ in range(20): features.compute(wave)
+gc.collect(); ctypes.CDLL(None).malloc_trim(0)
+"""
+
 
 def _memory_mb(rollup: str) -> tuple[float, float]:
     """RSS and PSS in a process's ``smaps_rollup``."""
@@ -52,8 +76,9 @@ def _memory_mb(rollup: str) -> tuple[float, float]:
     return int(fields["Rss:"]) / 1024, int(fields["Pss:"]) / 1024
 
 
-def _bare(runtime: Literal["onnx", "tflite"], model: Path, features: int) -> tuple[float, float]:
-    line = [sys.executable, "-c", _BARE[runtime], str(model), str(features)]
+def _bare(runtime: Literal["onnx", "tflite"], model: Path, features: int, ground: str = "") -> tuple[float, float]:
+    program = _BARE[runtime].removesuffix(_RUNS) + ground + _RUNS
+    line = [sys.executable, "-c", program, str(model), str(features), str(model.with_suffix(".sqlite"))]
     return _memory_mb(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
 
 
@@ -80,6 +105,7 @@ def _rows(runtime: Literal["onnx", "tflite"], title: str) -> list[Row]:
         source: dict[str, object] = {"kind": "replay", "path": str(recording), "hold_until_model": True}
         features = files["manifest.json"].count(b'"kind":')
         bare = _bare(runtime, folder / f"model.{runtime}", features)
+        ground = _bare(runtime, folder / f"model.{runtime}", features, _GROUND)
         with agent_beside(folder, source) as first:
             updated = _agent(first)
             first.stage.end(first.device)
@@ -91,6 +117,8 @@ def _rows(runtime: Literal["onnx", "tflite"], title: str) -> list[Row]:
         row(f"RSS [MB], {title}", again[0]),
         row(f"RSS right after an update [MB], {title}", updated[0]),
         row(f"RSS of the bare session [MB], {title}", bare[0]),
+        row(f"RSS of the bare session with what the agent stands on [MB], {title}", ground[0]),
+        row(f"the same over the bare session, {title}", ground[0] / bare[0]),
     ]
 
 

@@ -140,14 +140,16 @@ def wait_for_windows(agent: RunningAgent, count: int, seconds: float = 120.0) ->
 
 
 @contextlib.contextmanager
-def agent_beside(bundle: Path, source: dict[str, object]) -> Iterator[RunningAgent]:
-    """A fleet service, and one agent beside ``source`` that runs ``bundle`` as its release and is connected."""
+def agent_beside(bundle: Path, source: dict[str, object], **pipeline: object) -> Iterator[RunningAgent]:
+    """A fleet service, and one agent beside ``source`` that runs ``bundle`` as its release and is connected;
+    ``pipeline`` are further keys of its pipeline."""
     device = "bench-1"
     with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as name:
         stage = Stage(Path(name))
         try:
             stage.start_fleet()
-            stage.enrol(device, {"device": {"state_dir": "state"}, "pipelines": [{"name": "main", "source": source}]})
+            pipelines = [{"name": "main", "source": source, **pipeline}]
+            stage.enrol(device, {"device": {"state_dir": "state"}, "pipelines": pipelines})
             stage.run(
                 "wheeltapper_fleet", "release", "publish", "--bundle", str(bundle), "--key", str(stage.team_key),
                 "--data-dir", str(stage.data_dir),

@@ -232,7 +232,7 @@ class PipelineConfig:
     name: str
     source: Any
     quality: QualityConfig = field(default_factory=QualityConfig)
-    gather_seconds: float = 0.1
+    gather_seconds: float = 0.5
     """How long windows that come fast may wait to be scored together, which costs less than waking up for each; 0: each
     is scored at once."""
 
