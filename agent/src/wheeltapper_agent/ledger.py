@@ -33,7 +33,7 @@ from wheeltapper_agent.ports import NO_EPOCH, Clock, Observation, Observer, Reco
 from wheeltapper_protocols.decision import DecisionState
 from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
 
-__all__ = ["MAX_BLOCK", "MAX_PENDING", "Judged", "Ledger"]
+__all__ = ["MAX_BLOCK", "MAX_PENDING", "Judged", "Ledger", "observed"]
 
 _LOG = logging.getLogger(__name__)
 MAX_BLOCK: Final = 32

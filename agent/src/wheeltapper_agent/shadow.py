@@ -26,7 +26,7 @@ from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.core.comparison import Pair, compare
 from wheeltapper_agent.pipeline import MAX_BATCH
 from wheeltapper_agent.ports import Clock, Observation
-from wheeltapper_protocols.decision import DecisionState
+from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState
 from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, Report, ShadowReport
 
@@ -39,7 +39,6 @@ _BUSY_SHARE: Final = 0.5
 _BUSY_SECONDS: Final = 0.5
 """How long it is watched before that is said: windows come in batches."""
 _MAX_PAIRS: Final = 10_000
-_SCORE_LIMIT: Final = 1e9
 
 
 def load_per_core() -> float:
@@ -185,8 +184,8 @@ class Shadow:
             self._active = seen.manifest
             self._pairs.append(
                 Pair(
-                    min(seen.score, _SCORE_LIMIT),
-                    min(score, _SCORE_LIMIT),
+                    min(seen.score, SCORE_LIMIT),
+                    min(score, SCORE_LIMIT),
                     seen.verdict.severity.value,
                     verdict.severity.value,
                     seen.latency_ms or 0.0,

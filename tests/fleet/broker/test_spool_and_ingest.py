@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,29 @@ def test_an_idle_delivery_asks_nothing_of_the_spool(tmp_path: Path, monkeypatch:
     spool.append(alert(3))
     delivery._step()
     assert [kind for kind, _ in network.sent] == [Up.TELEMETRY, Up.ALERT]
+    spool.close()
+
+
+def test_a_delivery_without_a_connection_sleeps_whatever_waits(tmp_path: Path) -> None:
+    looks: list[float] = []
+
+    class Offline:
+        @property
+        def connected(self) -> bool:
+            looks.append(time.monotonic())
+            return False
+
+        def publish(self, kind: Up, payload: bytes, retain: bool = False) -> bool:
+            return False
+
+    spool = Spool(tmp_path / "s.db")
+    delivery = Delivery(spool, Offline(), DeliveryConfig(), SystemClock(), 50)
+    delivery.start()
+    for at in range(5):
+        spool.append(record(at))
+        time.sleep(0.1)
+    delivery.stop()
+    assert 1 <= len(looks) <= 12  # one at each record, and no more in between
     spool.close()
 
 

@@ -70,7 +70,7 @@ class Delivery:
         self._lock = threading.Lock()
         self._poked = False
         self._seen = 0
-        """The newest seq when a step began."""
+        """The newest seq when the thread looked last, connected or not."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._restart()
@@ -147,7 +147,7 @@ class Delivery:
     def _run(self) -> None:
         while not self._stopping.is_set():
             wait_seconds = _IDLE_SECONDS
-            self._poked = False
+            self._poked, self._seen = False, self._spool.newest
             if self._publisher.connected:
                 try:
                     with self._lock:
@@ -167,7 +167,7 @@ class Delivery:
         now = self._clock.monotonic()
         if self._spool.epoch != self._epoch:  # the spool was lost and began anew
             self._restart()
-        self._seen = newest = self._spool.newest
+        newest = self._spool.newest
         oldest = self._spool.oldest()
         unacked = max(self._urgent, self._bulk) >= oldest or self._live > max(self._live_from, oldest - 1)
         if not unacked:
