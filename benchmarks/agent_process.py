@@ -1,4 +1,5 @@
-"""The agent as a process beside a real fleet: CPU when idle at one window a second, time from start to the first score.
+"""The agent as a process beside a real fleet: CPU when idle at one window a second, with the fleet and without it, and
+time from start to the first score.
 
 Both in the agent's own process (enrolled, connected by MQTT over TLS, a trained release, windows of 4,096 samples from
 the simulated machine, whose own cost is in the figure).
@@ -14,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rig import Row, agent_beside, cpu_seconds, main, newest_seq, row, trained_bundle
+from rig import Row, RunningAgent, agent_beside, cpu_seconds, main, newest_seq, row, trained_bundle
 
 from wheeltapper_agent.config import SimulatorConfig
 
@@ -34,9 +35,10 @@ def rows() -> list[Row]:
         bundle = trained_bundle(Path(name, "bundle"), SimulatorConfig(window_samples=4096))
         with agent_beside(bundle, _source(1.0)) as agent:
             time.sleep(_SETTLED_SECONDS)
-            cpu, began = cpu_seconds(agent.pid), time.monotonic()
-            time.sleep(_IDLE_SECONDS)
-            idle = (cpu_seconds(agent.pid) - cpu) / (time.monotonic() - began) * 100
+            idle = _cpu_percent(agent)
+            agent.stage.end("fleet")
+            offline = _cpu_percent(agent)
+            agent.stage.start_fleet()
             agent.stage.end(agent.device)
             pipelines = [{"name": "main", "source": _source(0.02)}]
             agent.stage.reconfigure(agent.device, {"device": {"state_dir": "state"}, "pipelines": pipelines})
@@ -44,8 +46,16 @@ def rows() -> list[Row]:
             starts = sorted(_start_seconds(config, agent.state) for _ in range(_STARTS))
     return [
         row("CPU when idle at one window a second (% of a core)", idle, at_most=0.5),
+        row("the same while the fleet is away, records waiting (% of a core)", offline, at_most=1.0),
         row("start to first scored window, warm disk, median of 5 (s)", starts[_STARTS // 2], at_most=1.5),
     ]
+
+
+def _cpu_percent(agent: RunningAgent) -> float:
+    """CPU of the agent's process over half a minute."""
+    cpu, began = cpu_seconds(agent.pid), time.monotonic()
+    time.sleep(_IDLE_SECONDS)
+    return (cpu_seconds(agent.pid) - cpu) / (time.monotonic() - began) * 100
 
 
 def _start_seconds(config: Path, state: Path) -> float:

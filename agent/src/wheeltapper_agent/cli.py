@@ -16,13 +16,18 @@ from typing import Annotated, Any
 import typer
 
 from wheeltapper_agent import cli_device
-from wheeltapper_agent.cli_support import ConfigOption, JsonOption, fail
+from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+_HELP = """Runs models beside a machine and reports to its fleet.
+
+Exit codes: 0 done; 1 an error inside; 2 wrong usage, configuration or input, or a refusal; 3 doctor found something
+that does not work. A failure is one line with its code.
+"""
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP)
 cli_device.register(app)
 _MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072", "OPENBLAS_NUM_THREADS": "1"}
 """glibc else gives each of a dozen quiet threads a heap of its own, and OpenBLAS a buffer."""
@@ -55,6 +60,8 @@ def enroll(
                 token = token_file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise AgentError("enrol.token", f"{token_file} cannot be read: {error}") from error
+        if config is None and DEFAULT_CONFIG.is_file():
+            config = DEFAULT_CONFIG
         folder = state_dir or (load_config(config).device.state_dir if config else None)
         if folder is None:
             raise AgentError("config.missing_key", "say where the identity is kept: --config or --state-dir")
@@ -73,7 +80,10 @@ def enroll(
 
 
 @app.command()
-def run(config: ConfigOption, verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False) -> None:
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     # The same process goes on without this module's libraries, and with the environment that keeps it small.
     line = [sys.executable, "-m", "wheeltapper_agent.daemon", str(config), *(["--verbose"] if verbose else [])]

@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from wheeltapper_agent.cli_support import ConfigOption, JsonOption, fail
+from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail
 from wheeltapper_agent.errors import AgentError
 
 __all__ = ["register"]
@@ -27,10 +28,11 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(config: ConfigOption, json_output: JsonOption = False) -> None:
+def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = False) -> None:
     """Where the agent stands: asked of the agent, or what it last wrote where it does not run."""
     from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, ask
     from wheeltapper_agent.config import load_config
+    from wheeltapper_agent.status_text import status_lines
 
     try:
         folder = load_config(config).device.state_dir
@@ -46,8 +48,7 @@ def status(config: ConfigOption, json_output: JsonOption = False) -> None:
     if json_output:
         print(json.dumps(body))
         return
-    for key, value in body.items():
-        print(f"{key}: {value}")
+    print("\n".join(status_lines(body, time.time())))
 
 
 def _last_status(folder: Path) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def _last_status(folder: Path) -> dict[str, Any]:
     return body
 
 
-def doctor(config: ConfigOption, json_output: JsonOption = False) -> None:
+def doctor(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = False) -> None:
     """Check runtime, clock, disk, network, certificate and profile, and say what to do about each.
 
     Exit code 0 when nothing is wrong (warnings are allowed), 3 when a check failed.

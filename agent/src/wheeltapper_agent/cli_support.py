@@ -11,8 +11,10 @@ import typer
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
 
-__all__ = ["ConfigOption", "JsonOption", "fail"]
+__all__ = ["DEFAULT_CONFIG", "ConfigOption", "JsonOption", "fail"]
 
+DEFAULT_CONFIG = Path("/etc/wheeltapper/agent.toml")
+"""Where ``install`` puts it; the same as :data:`unit.CONFIG_FILE`."""
 ConfigOption = Annotated[Path, typer.Option("--config", help="The agent's configuration (TOML).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

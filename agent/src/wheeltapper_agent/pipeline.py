@@ -43,7 +43,7 @@ from wheeltapper_agent.ports import (
     pending_windows,
     source_room,
 )
-from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState
+from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState, Verdict
 from wheeltapper_protocols.messages import PipelineStatus
 from wheeltapper_protocols.quality import complete
 
@@ -117,6 +117,7 @@ class Pipeline:
         self._first_error = ""
         self._captures: list[Captured] = []
         self._windows = 0
+        self._last: Verdict | None = None
         self._error = ""
         self._broken: set[str] = set()
         self.pulse = Pulse(clock)
@@ -192,6 +193,11 @@ class Pipeline:
             )
 
     @property
+    def last(self) -> Verdict | None:
+        """What the newest window came to; None where it was not scored."""
+        return self._last
+
+    @property
     def budget_p95_ms(self) -> float | None:
         """What the manifest of the present model allows it; None without a model."""
         with self._lock:
@@ -262,6 +268,7 @@ class Pipeline:
             self._state = again
         with self._lock:
             self._windows += len(batch)
+            self._last = judged[-1].seen.verdict
             if self._next is None:
                 self._scored += sum(each.seen.verdict is not None for each in judged)
                 self._calls += self._call - call

@@ -41,6 +41,7 @@ from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Observer, SourceSpec
 from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
+from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import (
     Ack,
@@ -253,6 +254,7 @@ class Agent:
     def _body(self) -> dict[str, Any]:
         """What ``wheeltapper-agent status`` shows."""
         status = self._status()
+        execution = self.updater.entry.execution
         return {
             "device": self._device,
             "at": status.at,
@@ -263,6 +265,8 @@ class Agent:
             "counter": status.counter,
             "execution": status.execution,
             "execution_state": status.execution_state,
+            "execution_code": execution.code if execution else "",
+            "execution_detail": execution.detail if execution else "",
             "pipelines": {
                 name: {
                     "model": entry.model,
@@ -271,6 +275,7 @@ class Agent:
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
                     "runtime": entry.runtime,
+                    "last": _last(self.pipelines[name].last),
                     "quality": msgspec.to_builtins(entry.quality),
                 }
                 for name, entry in status.pipelines.items()
@@ -322,3 +327,11 @@ class Agent:
             self._captures.take(message, message.body)
         elif isinstance(message.body, CancelCommand):
             self.updater.cancel(message.body.execution)
+
+
+def _last(verdict: Verdict | None) -> dict[str, Any] | None:
+    """What the newest window came to; None where it was not scored."""
+    if verdict is None or not verdict.valid:
+        return None
+    names = ("score", "severity", "alert", "label", "value", "zone")
+    return {name: getattr(verdict, name) for name in names}

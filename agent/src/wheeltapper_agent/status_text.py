@@ -1,0 +1,76 @@
+"""What ``wheeltapper-agent status`` prints for people.
+
+What this module does not do: ask the agent (:mod:`adapters.local_socket`), gather the answer (:mod:`service`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["status_lines"]
+
+
+def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
+    """Lines for the answer of an agent, or for what it last wrote.
+
+    Args:
+        body: as :mod:`service` gives it; a key that an older agent does not have is left out.
+        now: Unix time in seconds.
+    """
+    running, connected = body.get("running", False), body.get("connected", False)
+    stands = ("connected" if connected else "NOT CONNECTED") if running else "DOES NOT RUN"
+    made = f"agent {body.get('agent_version', '?')}, profile {body.get('profile', '?')}"
+    protocol = f", MQTT {body['mqtt']}" if running and connected and body.get("mqtt") else ""
+    lines = [f"{body.get('device', '?')}: {stands}{protocol}; {made}"]
+    if not running and body.get("at"):
+        lines.append(f"  last written {_ago(now - body['at'])} ago, {_utc(body['at'])}")
+    lines += [f"  TROUBLE  {each}" for each in body.get("troubles", ())]
+    for name, pipeline in body.get("pipelines", {}).items():
+        lines += _pipeline(name, pipeline)
+    if body.get("execution"):
+        why = f": {body['execution_detail']}" if body.get("execution_detail") else ""
+        code = f" [{body['execution_code']}]" if body.get("execution_code") else ""
+        lines.append(f"update {body['execution']}: {body.get('execution_state')}{why}{code}")
+    if "held" in body:
+        dropped = f", {body['dropped']} DROPPED" if body.get("dropped") else ""
+        lines.append(f"spool: {body['held']} records wait, newest is {body.get('seq', 0)}{dropped}")
+    return lines
+
+
+def _pipeline(name: str, found: Mapping[str, Any]) -> list[str]:
+    release = f"{found['model']} {found['release']}" if found.get("model") else "no release yet"
+    runtime = f" on {found['runtime']}" if found.get("runtime") else ""
+    source = found.get("source", "?")
+    head = f"pipeline {name}: {release}{runtime}; source {source if source == 'running' else source.upper()}"
+    lines = [head]
+    last = found.get("last")
+    if last:
+        said = [f"score {last['score']:.3g}", str(last["severity"])]
+        said += [str(last["label"])] if last.get("label") else []
+        said += [f"{last['value']:.4g} left"] if last.get("value") is not None else []
+        said += [f"ISO 20816 zone {last['zone']}"] if last.get("zone") else []
+        lines.append(f"  last: {', '.join(said)}{', ALERT' if last.get('alert') else ''}")
+    dropped = f", {found['dropped_windows']} DROPPED" if found.get("dropped_windows") else ""
+    lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}")
+    counted = ("windows", "values", "dropped")
+    quality = [f"{key} {value}" for key, value in (found.get("quality") or {}).items() if key not in counted and value]
+    if quality:
+        lines.append(f"  data quality: {', '.join(quality)}")
+    return lines
+
+
+def _ago(seconds: float) -> str:
+    """A duration as one says it."""
+    for size, unit in ((86_400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0.0):.0f} s"
+
+
+def _utc(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "at no time that a calendar has"
