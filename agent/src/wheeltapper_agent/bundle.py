@@ -216,7 +216,8 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
     specs = list(manifest.features)
     try:
         if manifest.iso20816 is not None:
-            specs += velocity_specs(manifest.iso20816, shape.channels, shape.units)
+            velocities = velocity_specs(manifest.iso20816, shape.channels, shape.units)
+            specs += [replace(spec, name=f"iso20816.{spec.name}") for spec in velocities]
         features = FeatureSet(specs, *form)
         interpreter = Interpreter(manifest)
         bearing = BearingFinder(manifest.bearing, *form) if manifest.bearing is not None else None

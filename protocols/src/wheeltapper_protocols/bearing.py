@@ -17,11 +17,14 @@ from typing import Annotated, Any, Final
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
+from wheeltapper_protocols.bearing_lines import LinePlan
 from wheeltapper_protocols.features import FeatureSet, FeatureSpec
 from wheeltapper_protocols.messages import Reason
 
 __all__ = ["FAULTS", "Bearing", "BearingFinder", "BearingWatch", "bearing_specs", "fault_named"]
 
+_BIN_NOISE: Final = math.sqrt(1 + 1 / 2 + 1 / 3 + 1 / 4)
+"""What noise has where the tolerance is a bin to each side: the greatest of four lines (:mod:`bearing_lines`)."""
 FAULTS: Final = ("BPFO", "BPFI", "BSF", "FTF")
 _PLACES: Final = {"BPFO": "outer race", "BPFI": "inner race", "BSF": "rolling element", "FTF": "cage"}
 
@@ -79,7 +82,8 @@ class BearingWatch(Struct, frozen=True, kw_only=True):
     harmonics: Annotated[int, Meta(ge=1, le=16)] = 3
     tolerance: Annotated[float, Meta(ge=0, le=0.1)] = 0.02
     least: Annotated[float, Meta(ge=1, le=100)] = 2.5
-    """A line below this strength is not named (:mod:`bearing_lines`)."""
+    """A line below this strength is not named (:mod:`bearing_lines`). It is meant for a tolerance of a bin, and rises
+    with what noise has where the tolerance is wider."""
 
 
 def bearing_specs(watch: BearingWatch, label: str, faults: Sequence[str] = FAULTS) -> list[FeatureSpec]:
@@ -123,12 +127,14 @@ class BearingFinder:
 
     def __init__(self, watch: BearingWatch, sample_rate_hz: float, window_samples: int, channels: int) -> None:
         self._watch = watch
-        self._sets: list[tuple[str, FeatureSet]] = []
+        self._sets: list[tuple[str, FeatureSet, float]] = []
         refused: ValueError | None = None
         for fault in FAULTS:
             try:
                 specs = bearing_specs(watch, "bearing", [fault])
-                self._sets.append((fault, FeatureSet(specs, sample_rate_hz, window_samples, channels)))
+                features = FeatureSet(specs, sample_rate_hz, window_samples, channels)
+                line = LinePlan(specs[0], sample_rate_hz / window_samples, window_samples // 2 + 1)
+                self._sets.append((fault, features, line.noise))
             except ValueError as error:
                 refused = error
         if not self._sets:
@@ -138,11 +144,17 @@ class BearingFinder:
         """The strongest line of a window [sample, channel], where it is strong enough to be named.
 
         Returns:
-            Its ``value`` is the strength, ``usual`` is what noise has, ``share`` 0: it explains, it is no part of the
-            score.
+            Its ``value`` is the strength, ``usual`` is what noise has on the average, ``share`` 0: it explains, it is
+            no part of the score.
         """
-        found = [(float(features.compute(window[None])[0, 0]), fault) for fault, features in self._sets]
-        strength, fault = max(found)
-        if not strength >= self._watch.least:
+        found = [
+            (strength / max(noise, _BIN_NOISE), strength, noise, fault)
+            for fault, features, noise in self._sets
+            if math.isfinite(strength := float(features.compute(window[None])[0, 0]))
+        ]
+        if not found:
             return None
-        return Reason(feature=fault_named(self._watch, fault), value=strength, usual=1.0, share=0.0)
+        above, strength, noise, fault = max(found)
+        if above * _BIN_NOISE < self._watch.least:
+            return None
+        return Reason(feature=fault_named(self._watch, fault), value=strength, usual=noise, share=0.0)

@@ -5,8 +5,9 @@ envelope has lines at multiples of ``line_hz``. The elements slip by a percent o
 ``tolerance`` of its place (Randall and Antoni, MSSP 25 (2011) 485-520, section 2).
 
 ``strength`` is the mean over the harmonics of: the strongest line within the tolerance, over the root mean square of
-the lines around it (within half of ``line_hz``, those within the tolerance left out). Noise has about 1; what is alone
-in its place has 3 and more. At most :data:`LIMIT` a harmonic, so that one pure tone does not stand for a fault.
+the lines around it (within half of ``line_hz``, those within the tolerance left out). What is alone in its place has 3
+and more; noise has :attr:`LinePlan.noise`, 1.4 where the tolerance is a bin and more in longer windows: it is the
+strongest of more lines. At most :data:`LIMIT` a harmonic, so that one pure tone does not stand for a fault.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class LinePlan:
                 raise ValueError(f"harmonic {harmonic} of {spec.name} is beyond the window's spectrum")
             self._places.append((slice(max(1, before), low), slice(low, high), slice(high, after)))
         self.stop = max(after.stop for _, _, after in self._places)
+        self.noise: float = (
+            sum(math.sqrt(_harmonic_number(at.stop - at.start)) for _, at, _ in self._places) / harmonics
+        )
+        """The strength that noise has on the average: powers of its lines are distributed exponentially, and the
+        greatest of n such has 1 + 1/2 + … + 1/n times their mean."""
 
     def strength(self, depths: npt.NDArray[np.float32]) -> float:
         """Of an interleaved power spectrum; see the module."""
@@ -69,3 +75,7 @@ class LinePlan:
             top = float(power[at].max())
             total += min(LIMIT, math.sqrt(top / around)) if around > 0 else (LIMIT if top > 0 else 0.0)
         return total / len(self._places)
+
+
+def _harmonic_number(count: int) -> float:
+    return sum(1.0 / each for each in range(1, count + 1))

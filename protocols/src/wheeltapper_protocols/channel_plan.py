@@ -29,6 +29,7 @@ SILENCE: Final = 1e-15
 """A window whose greatest deviation from its mean is below this says nothing about shape."""
 _LARGE: Final = 1e4
 _SMALL: Final = 1e-4
+_GREATEST: Final = float(np.finfo(np.float32).max)
 
 Array = npt.NDArray[np.float32]
 
@@ -110,9 +111,9 @@ class ChannelPlan:
         for column in self._moments.get("centroid", ()):
             row[column] = float(np.dot(power[:-1], self._hertz)) / m2 if m2 > SILENCE**2 else 0.0
         for column, band, weights in self._velocities:
-            row[column] = unit * math.sqrt(float(np.dot(power[band], weights)))
+            row[column] = min(unit * math.sqrt(float(np.dot(power[band], weights))), _GREATEST)
         for envelope, columns, segments, lines in self._envelopes:
-            depths = envelope.power(spectrum)
+            depths = envelope.power(spectrum) if m2 > SILENCE**2 else None
             if depths is not None:
                 if segments:
                     row[columns] = np.sqrt(2.0 * segments.sums(depths))
@@ -163,12 +164,20 @@ class ChannelPlan:
             carrier = self._slice(low, high, "carrier")
             bands = [(column, self._band(spec)) for column, spec in found if spec.kind == "envelope_rms"]
             lines = [
-                (column, LinePlan(spec, self._hz, self._count)) for column, spec in found if spec.kind == "bearing_line"
+                (column, spec, LinePlan(spec, self._hz, self._count))
+                for column, spec in found
+                if spec.kind == "bearing_line"
             ]
-            needed = max([band.stop for _, band in bands] + [line.stop for _, line in lines])
+            for name, line in ((spec.name, line) for _, spec, line in lines):
+                if line.stop > carrier.stop - carrier.start:
+                    raise ValueError(f"the carrier {low} to {high} Hz of {name} is too narrow for its harmonics")
+            # One line more than is needed: where the last segment ends.
+            needed = max([band.stop for _, band in bands] + [line.stop for _, _, line in lines]) + 1
             columns = _columns([column for column, _ in bands])
-            envelope = EnvelopeSpectrum(carrier, needed)
-            plans.append((envelope, columns, _Segments([band for _, band in bands], closed=True), lines))
+            segments = _Segments([band for _, band in bands])
+            plans.append(
+                (EnvelopeSpectrum(carrier, needed), columns, segments, [(column, line) for column, _, line in lines])
+            )
         return plans
 
     def _band(self, spec: FeatureSpec) -> slice:
@@ -185,13 +194,10 @@ class ChannelPlan:
 
 
 class _Segments:
-    """Sums over bands of an interleaved power."""
+    """Sums over bands of an interleaved power, which must reach beyond each of them."""
 
-    def __init__(self, bands: list[slice], closed: bool = False) -> None:
+    def __init__(self, bands: list[slice]) -> None:
         self._edges = np.array([2 * edge for band in bands for edge in (band.start, band.stop)], dtype=np.intp)
-        if closed and bands and self._edges[-1] == self._edges.max():
-            # The last band may reach to the end of the array, where no segment could begin.
-            self._edges = self._edges[:-1]
 
     def __bool__(self) -> bool:
         return bool(self._edges.size)

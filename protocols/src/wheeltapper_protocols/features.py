@@ -108,11 +108,16 @@ def default_specs(
         for kind in ("rms", "peak", "crest", "kurtosis", "skewness", "centroid"):
             specs.append(FeatureSpec(name=f"{label}.{kind}", kind=kind, channel=channel))
         for low, high in pairwise(edges):
-            name = f"{label}.band_{low:.0f}_{high:.0f}_hz"
+            name = f"{label}.band_{_edge(low)}_{_edge(high)}_hz"
             params = {"low_hz": low, "high_hz": high * 1.0001 if high == nyquist else high}
             specs.append(FeatureSpec(name=name, kind="band_rms", channel=channel, params=params))
         for low, high in pairwise(envelope_edges):
-            name = f"{label}.envelope_{low:.0f}_{high:.0f}_hz"
+            name = f"{label}.envelope_{_edge(low)}_{_edge(high)}_hz"
             params = {"low_hz": low, "high_hz": high, **carrier}
             specs.append(FeatureSpec(name=name, kind="envelope_rms", channel=channel, params=params))
     return specs
+
+
+def _edge(hz: float) -> str:
+    """The edge of a band in a name: whole Hz, more where bands lie nearer to each other than that."""
+    return f"{hz:.0f}" if hz >= 4 or hz == 0 else f"{hz:.3g}"

@@ -58,6 +58,8 @@ class Iso20816(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.low_hz >= self.high_hz:
             raise ValueError("low_hz of iso20816 must be below high_hz")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("iso20816 names a channel twice")
 
 
 def zone(section: Iso20816, velocity_mm_s: float) -> Zone | None:

@@ -135,6 +135,10 @@ class RemainingLife(Struct, frozen=True, kw_only=True):
     """The longest life that the model was taught to tell from others."""
     warn_at: Annotated[float, Meta(gt=0, le=1e9)]
 
+    def __post_init__(self) -> None:
+        if self.warn_at >= self.cap:
+            raise ValueError("warn_at must be below cap, or every window is one to warn of")
+
 
 class Golden(Struct, frozen=True, kw_only=True):
     """How near the golden outputs a board must come.
@@ -259,6 +263,15 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError(f"a band reaches beyond half of the sample rate, {nyquist_hz:g} Hz")
         if self.iso20816 is not None:
             velocity_specs(self.iso20816, self.input.channels, self.input.units)
+            if self.iso20816.high_hz > nyquist_hz * 1.001:
+                raise ValueError(
+                    f"iso20816 reaches to {self.iso20816.high_hz:g} Hz, half of the sample rate is {nyquist_hz:g} Hz"
+                )
+            seconds = self.input.window_samples / self.input.sample_rate_hz
+            if seconds * self.iso20816.low_hz < 0.5:  # not half a turn of the lowest frequency
+                raise ValueError(
+                    f"iso20816 begins at {self.iso20816.low_hz:g} Hz: a window of {seconds:g} s cannot show that"
+                )
 
     @property
     def model_file(self) -> str:

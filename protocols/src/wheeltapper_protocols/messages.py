@@ -430,6 +430,8 @@ Message: TypeAlias = Status | Telemetry | Alert | Report | Command | Ack
 _M = TypeVar("_M", bound=_Message)
 
 _PACKED: Final[tuple[type[_Message], ...]] = (Telemetry,)
+_SELDOM: Final[tuple[type[_Message], ...]] = (Alert, Report, Command)
+"""What is read again before it is sent: a value within a list or an object may be one that no reader accepts."""
 _UP: Final[dict[Up, type[_Message]]] = {
     Up.STATUS: Status,
     Up.TELEMETRY: Telemetry,
@@ -455,6 +457,8 @@ def encode(message: Message) -> bytes:
             payload = min(payload, zstandard.ZstdCompressor(level=3).compress(payload), key=len)
     else:
         payload = msgspec.json.encode(message)
+        if isinstance(message, _SELDOM):
+            _decode(type(message), payload)
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise WireError("wire.too_large", f"the message has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
     return payload

@@ -30,6 +30,8 @@ __all__ = ["LEAST_LIFE", "Interpreter", "Reading", "raw_input"]
 LEAST_LIFE: Final = 1e-3
 """Remaining lives below this share of ``warn_at`` count as this much: the score ends at 1,000."""
 
+_PROBABILITY_SLACK: Final = 0.05
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -97,7 +99,12 @@ class Interpreter:
         Raises:
             ValueError: the output has another form.
         """
-        return self._read(model_input, output)
+        found = self._read(model_input, output)
+        finite = np.isfinite(found.score)
+        if finite.all():
+            return found
+        values = None if found.values is None else np.where(finite, found.values, np.nan)
+        return Reading(np.where(finite, found.score, np.nan), found.labels, values)
 
     def _anomaly(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
         section = self._manifest.anomaly
@@ -122,7 +129,10 @@ class Interpreter:
             values -= values.max(axis=1, keepdims=True)
             np.exp(values, out=values)
             values /= values.sum(axis=1, keepdims=True)
-        valid = np.isfinite(values.sum(axis=1))
+        total = values.sum(axis=1)
+        valid = np.isfinite(total)
+        if section.output == "probabilities":
+            _check_probabilities(values[valid], total[valid])
         score = np.where(valid, values @ self._abnormal, np.nan) / section.threshold
         best = values.argmax(axis=1)
         labels = [section.classes[i] if good else None for i, good in zip(best, valid, strict=True)]
@@ -131,7 +141,8 @@ class Interpreter:
     def _remaining_life(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
         section = self._manifest.remaining_life
         assert section is not None  # the manifest sees to it
-        values = np.clip(_column(output, len(model_input)) * section.scale, 0.0, section.cap)
+        given = _column(output, len(model_input)) * section.scale
+        values = np.where(np.isfinite(given), np.clip(given, 0.0, section.cap), np.nan)
         return Reading(section.warn_at / np.maximum(values, LEAST_LIFE * section.warn_at), values=values)
 
 
@@ -149,6 +160,15 @@ def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.fl
     if section.layout == "channel_sample":
         x = x.transpose(0, 2, 1)
     return np.ascontiguousarray(x)
+
+
+def _check_probabilities(values: Floats, total: Floats) -> None:
+    """Refuse what cannot be probabilities, as of a network without its softmax; 8-bit steps are tolerated."""
+    slack = _PROBABILITY_SLACK + values.shape[1] / 512
+    if ((values < -_PROBABILITY_SLACK) | (values > 1 + _PROBABILITY_SLACK)).any() or (abs(total - 1) > slack).any():
+        raise ValueError(
+            "the network's outputs are no probabilities (0 to 1, together 1): say output: logits, or export its softmax"
+        )
 
 
 def _column(output: npt.NDArray[Any], windows: int) -> Floats:
