@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from onnx import helper
 from typer.testing import CliRunner
 
-from tests.agent.bundles import make_bundle, write_bundle
+from tests.agent.bundles import SMALL, make_bundle, write_bundle
 from tests.agent.servers import until
 from tests.agent.task_bundles import (
     RAW_INPUT,
@@ -25,8 +26,10 @@ from tests.agent.task_bundles import (
     graph,
     linear,
     raw_classifier,
+    scoring_of,
 )
 from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.simulator import Machine
 from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.bundle import Bundle, Evaluation, load_bundle, self_test
 from wheeltapper_agent.cli import app
@@ -35,7 +38,7 @@ from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import SourceSpec, Window
 from wheeltapper_protocols.bearing import Bearing, BearingWatch
 from wheeltapper_protocols.decision import DecisionSpec, DecisionState, Verdict
-from wheeltapper_protocols.iso20816 import Iso20816
+from wheeltapper_protocols.iso20816 import Iso20816, velocity_specs
 from wheeltapper_protocols.manifest import (
     Anomaly,
     Classification,
@@ -47,6 +50,7 @@ from wheeltapper_protocols.manifest import (
 )
 from wheeltapper_protocols.messages import Alert, Severity, TelemetryRecord
 from wheeltapper_protocols.recording import Recording, recording_bytes
+from wheeltapper_protocols.tasks import Interpreter, Reading
 
 FAULTS = {
     "normal": "normal_0_97",
@@ -277,7 +281,7 @@ def test_zones_are_told_and_raise_only_where_asked(tmp_path: Path) -> None:
         window = shaken(plain, velocity)
         found = plain.evaluate(window)
         assert found.velocity_mm_s is not None
-        assert found.velocity_mm_s[0] == pytest.approx(velocity, rel=1e-3)
+        assert found.velocity_mm_s[0].max() == pytest.approx(velocity, rel=1e-3)
         assert found.features.shape == (1, len(plain.names))
         quiet = Evaluation(
             samples=found.samples,
@@ -345,3 +349,107 @@ def test_records_and_alerts_carry_what_the_model_says(tmp_path: Path) -> None:
     assert isinstance(alerts[0], Alert)
     assert alerts[0].value == pytest.approx(7.0)
     assert (alerts[0].unit, alerts[0].zone) == ("cycles", "A")
+
+
+# --- what a network may say that is none of it ------------------------------------------------------------------------
+
+
+def reading(manifest_fields: dict[str, Any], output: list[list[float]]) -> Reading:
+    """What an interpreter makes of ``output``, one row a window."""
+    files = raw_classifier()
+    manifest = decode_manifest(files["manifest.json"])
+    plain = {"classification": None, "anomaly": None, "remaining_life": None}
+    interpreter = Interpreter(msgspec.structs.replace(manifest, **plain | manifest_fields))
+    return interpreter.read(np.zeros((len(output), 16), np.float32), np.array(output, np.float32))
+
+
+LIFE: dict[str, Any] = {"task": "remaining_life", "remaining_life": RemainingLife(cap=100.0, warn_at=10.0)}
+SCORE: dict[str, Any] = {"task": "anomaly", "anomaly": Anomaly(output="score", threshold=1.0)}
+
+
+@pytest.mark.parametrize("fields", [LIFE, SCORE])
+def test_what_is_not_finite_is_no_score(fields: dict[str, Any]) -> None:
+    found = reading(fields, [[np.inf], [-np.inf], [np.nan], [20.0]])
+    assert np.isnan(found.score[:3]).all()
+    assert np.isfinite(found.score[3])
+    if found.values is not None:
+        assert np.isnan(found.values[:3]).all()
+
+
+@pytest.mark.parametrize("output", [[[5.0, 3.0]], [[12.0, -3.0]], [[0.0, 0.0]], [[0.4, 0.4]], [[1.2, -0.2]]])
+def test_outputs_that_are_no_probabilities_are_refused(output: list[list[float]]) -> None:
+    section = Classification(classes=["ok", "bad"], normal=["ok"])
+    fields = {"task": "classification", "classification": section}
+    with pytest.raises(ValueError, match="no probabilities"):
+        reading(fields, output)
+    logits = msgspec.structs.replace(section, output="logits")
+    assert np.isfinite(reading(fields | {"classification": logits}, output).score).all()
+
+
+def test_probabilities_of_eight_bits_and_windows_without_any_are_read() -> None:
+    fields = {"task": "classification", "classification": Classification(classes=["ok", "bad"], normal=["ok"])}
+    found = reading(fields, [[0.996, 0.0], [np.nan, np.nan], [-0.001, 1.002]])
+    np.testing.assert_allclose(found.score[[0, 2]], [0.0, 2.004], atol=1e-6)
+    assert np.isnan(found.score[1])
+
+
+def test_a_life_that_warns_from_the_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="below cap"):
+        RemainingLife(cap=5.0, warn_at=5.0)
+
+
+# --- zones that cannot be, and alerts that they raise -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"channels": [0, 0]}, "names a channel twice"),
+        ({"channels": [0], "high_hz": 20_000.0}, "half of the sample rate"),
+        ({"channels": [0], "low_hz": 2.0}, "cannot show that"),
+    ],
+)
+def test_zones_that_the_window_cannot_show_are_refused(section: dict[str, Any], message: str) -> None:
+    manifest = decode_manifest(make_bundle()["manifest.json"])
+    with pytest.raises(ValueError, match=message):
+        msgspec.structs.replace(manifest, iso20816=Iso20816(group=1, foundation="rigid", **section))
+
+
+def test_a_velocity_may_also_be_a_feature(tmp_path: Path) -> None:
+    section = Iso20816(group=1, foundation="rigid", channels=[0])
+    specs = velocity_specs(section, ["x"], ["g"])
+    shape = Input(sample_rate_hz=2000.0, window_samples=512, channels=["x"], units=["g"])
+    files = files_of(
+        linear(np.ones((1, 1)), np.zeros(1)),
+        np.random.default_rng(0).normal(size=(2, 512, 1)).astype(np.float32),
+        input=shape, features=specs, iso20816=section, scoring=scoring_of(np.ones((2, 1))),
+    )  # fmt: skip
+    assert load(tmp_path / "b", files).names == ("x.velocity_mm_s",)
+
+
+def test_an_alert_that_the_zone_raised_says_so(tmp_path: Path) -> None:
+    bundle = zoned(tmp_path / "b", True)
+    found = bundle.evaluate(shaken(bundle, 9.0))
+    quiet = msgspec.structs.replace(found, scores=msgspec.structs.replace(found.scores, score=np.array([0.1])))
+    state = DecisionState()
+    for _ in range(2):
+        state, verdict = bundle.decide(state, quiet)
+    assert verdict.alert
+    assert [(reason.feature, reason.usual, reason.share) for reason in verdict.reasons] == [
+        ("vertical.velocity_mm_s", 4.5, 1.0)
+    ]
+    assert verdict.reasons[0].value == pytest.approx(9.0, rel=1e-3)
+
+
+def test_an_alert_at_a_quiet_window_tells_of_the_loud_one_before(tmp_path: Path) -> None:
+    bundle = load(tmp_path / "b", make_bundle(decision=DecisionSpec(smooth_windows=3, raise_windows=2)))
+    quiet, loud = Machine(SMALL).window(0, 0.0)[None], shaken(bundle, 40.0)
+    assert bundle.evaluate(loud).scores.score[0] > 1.0 > bundle.evaluate(quiet).scores.score[0]
+    state = DecisionState()
+    for window in (loud, loud, loud, quiet):
+        found = bundle.evaluate(window)
+        state, verdict = bundle.decide(state, found)
+    assert verdict.changed
+    assert verdict.alert
+    assert verdict.reasons == bundle.reasons(bundle.evaluate(loud))
+    assert verdict.reasons != bundle.reasons(found)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -300,3 +301,56 @@ def test_a_network_of_another_width_does_not_fit_the_features(tmp_path: Path) ->
     with pytest.raises(AgentError) as raised:
         self_test(bundle)
     assert raised.value.code == "runtime.shape"
+
+
+def test_a_dynamic_batch_is_fitted_like_a_fixed_one() -> None:
+    for batch in (None, 1, 2):
+        tensor = Tensor("x", (batch, 640, 1), "float32")
+        values = np.arange(2 * 640, dtype=np.float32).reshape(2, 640)[: batch or 2]
+        assert fitted(tensor, values).shape == (len(values), 640, 1)
+    with pytest.raises(AgentError, match="takes"):
+        fitted(Tensor("x", (None, 640, 1), "float32"), np.zeros((2, 320), np.float32))
+    with pytest.raises(AgentError, match="takes"):
+        fitted(Tensor("x", (None, 4), "float32"), np.zeros((4, 2), np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64", "uint16"])
+def test_whole_numbers_saturate(dtype: str) -> None:
+    held = encode(
+        Tensor("x", (None,), dtype, scale=1.0, zero_point=0), np.array([1e30, -1e30, np.nan, 7.0], np.float32)
+    )
+    limits = np.iinfo(dtype)
+    assert held[0] > limits.max * 0.999
+    assert held[1] == (limits.min if limits.min < 0 else 0)
+    assert held[2:].tolist() == [0, 7]
+
+
+def test_a_zero_point_of_sixteen_bits_can_be_declared() -> None:
+    assert TensorSpec(name="x", scale=1.0, zero_point=32768).zero_point == 32768
+    found = msgspec.json.decode(b'{"name": "x", "scale": 1.0, "zero_point": 65535}', type=TensorSpec)
+    assert found.zero_point == 65535
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"name": "x", "scale": 1.0, "zero_point": 65536}', type=TensorSpec)
+
+
+@needs_onnx
+def test_an_onnx_network_with_random_numbers_is_refused() -> None:
+    from onnx import helper
+
+    from tests.agent.onnx_nets import net, value
+
+    nodes = [helper.make_node("RandomNormalLike", ["x"], ["noise"]), helper.make_node("Add", ["x", "noise"], ["y"])]
+    with pytest.raises(AgentError) as raised:
+        open_network(net(nodes, [value("x", [None, 4])], [value("y", [None, 4])]), "onnx", BOARD)
+    assert raised.value.code == "runtime.stateful"
+
+
+@needs_onnx
+def test_onnx_takes_windows_with_axes_of_one_more_or_less() -> None:
+    from onnx import helper
+
+    from tests.agent.onnx_nets import net, value
+
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
+    content = net(nodes, [value("x", [None, 4, 1])], [value("y", [None, 4, 1])])
+    assert open_network(content, "onnx", BOARD).run(ramp(3, 4)).shape == (3, 4, 1)

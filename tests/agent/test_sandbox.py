@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -88,6 +89,36 @@ def test_a_network_that_takes_all_memory(tmp_path: Path) -> None:
 def test_more_memory_than_the_budget(tmp_path: Path) -> None:
     files = make_bundle(runtime="onnx", budget=Budget(latency_p95_ms=500.0, rss_growth_mb=0.01))
     assert refused(tmp_path, files).code == "self_test.memory"
+
+
+@needs_onnx
+def test_as_many_windows_as_may_come_together_are_tried(tmp_path: Path) -> None:
+    """8 MB a window: one golden window is within the budget, the windows of one call are not."""
+    from onnx import helper
+
+    from tests.agent.onnx_nets import FLOAT, net, value
+    from tests.agent.task_bundles import RAW_INPUT, files_of
+    from wheeltapper_protocols.manifest import Anomaly, RawInput
+
+    nodes = [
+        helper.make_node("Unsqueeze", ["input", "axes"], ["tall"]),
+        helper.make_node("ConstantOfShape", ["wide"], ["ones"], value=helper.make_tensor("v", FLOAT, [1], [1.0])),
+        helper.make_node("Mul", ["tall", "ones"], ["large"]),
+        helper.make_node("ReduceMean", ["large"], ["rows"], axes=[2], keepdims=0),
+        helper.make_node("ReduceMean", ["rows"], ["output"], axes=[1], keepdims=1),
+    ]
+    constants = {"axes": np.array([2]), "wide": np.array([1, 1, 1 << 17])}
+    content = net(nodes, [value("input", [None, 16])], [value("output", [None, 1])], **constants)
+    fields: dict[str, Any] = {
+        "input": RAW_INPUT,
+        "raw": RawInput(channels=[0], center=[0.0], scale=[1.0], layout="flat"),
+        "anomaly": Anomaly(output="score", threshold=1.0),
+        "budget": Budget(latency_p95_ms=5000.0, rss_growth_mb=128.0),
+    }
+    files = files_of(content, np.ones((1, 16, 1), np.float32), **fields)
+    error = refused(tmp_path, files)
+    assert error.code == "self_test.memory"
+    assert "32 windows in a call" in error.message
 
 
 def test_a_network_that_crashes_its_process(tmp_path: Path) -> None:

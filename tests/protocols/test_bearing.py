@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wheeltapper_protocols.bearing import Bearing, BearingFinder, BearingWatch, bearing_specs, fault_named
+from wheeltapper_protocols.bearing_lines import LinePlan
 from wheeltapper_protocols.features import FeatureSet, FeatureSpec
 
 RATE_HZ = 12_000.0
@@ -119,3 +120,26 @@ def test_real_faults_have_their_line(data_dir: Path) -> None:
     assert right["BPFI"] >= 15
     assert right["BPFO"] >= 24
     assert right["BSF"] < right["BPFI"]
+
+
+@pytest.mark.parametrize(("samples", "tolerance"), [(8192, 0.01), (65536, 0.02), (65536, 0.05), (65536, 0.1)])
+def test_noise_names_no_fault_however_long_the_window(samples: int, tolerance: float) -> None:
+    watch = BearingWatch(
+        geometry=Bearing(), shaft_hz=29.17, carrier_low_hz=500.0, carrier_high_hz=6000.0, tolerance=tolerance
+    )
+    finder = BearingFinder(watch, RATE_HZ, samples, 1)
+    random = np.random.default_rng(11)
+    named = [finder.find(random.normal(size=(samples, 1)).astype(np.float32)) for _ in range(20)]
+    assert sum(found is not None for found in named) <= 1
+
+
+def test_what_is_usual_of_a_line_is_what_noise_has() -> None:
+    random = np.random.default_rng(12)
+    spec = bearing_specs(WATCH, "x", ["BPFI"])[0]
+    plan = LinePlan(spec, RATE_HZ / SAMPLES, SAMPLES // 2 + 1)
+    noise = random.normal(size=(60, SAMPLES, 1)).astype(np.float32)
+    strengths = FeatureSet([spec], RATE_HZ, SAMPLES, 1).compute(noise)[:, 0]
+    assert strengths.mean() == pytest.approx(plan.noise, rel=0.1)
+    found = BearingFinder(WATCH, RATE_HZ, SAMPLES, 1).find(impacts(WATCH.geometry.line_hz("BPFI", WATCH.shaft_hz), 8.0))
+    assert found is not None
+    assert found.usual == pytest.approx(plan.noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -156,3 +157,61 @@ def test_threads_may_share_a_feature_set(windows: np.ndarray) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda i: features.compute(windows[i % 5 : i % 5 + 1]), range(200)))
     assert all(np.array_equal(values, wanted[i % 5]) for i, values in enumerate(found))
+
+
+CARRIER = {"carrier_low_hz": 3000.0, "carrier_high_hz": 9000.0}
+
+
+def envelope(name: str, low_hz: float, high_hz: float) -> FeatureSpec:
+    return FeatureSpec(
+        name=name, kind="envelope_rms", channel=0, params={"low_hz": low_hz, "high_hz": high_hz, **CARRIER}
+    )
+
+
+def test_a_feature_is_the_same_whatever_stands_beside_it(windows: np.ndarray) -> None:
+    line = FeatureSpec(
+        name="line",
+        kind="bearing_line",
+        channel=0,
+        params={"line_hz": 200.0, "harmonics": 3.0, "tolerance": 0.02, **CARRIER},
+    )
+    specs = [envelope("low", 30.0, 100.0), envelope("high", 100.0, 400.0), envelope("both", 50.0, 400.0), line]
+    alone = {spec.name: FeatureSet([spec], RATE, SAMPLES, 2).compute(windows)[:, 0] for spec in specs}
+    for order in itertools.permutations(specs):
+        together = FeatureSet(list(order), RATE, SAMPLES, 2).compute(windows)
+        for place, spec in enumerate(order):
+            np.testing.assert_allclose(together[:, place], alone[spec.name], rtol=1e-4, err_msg=spec.name)
+
+
+def test_a_carrier_that_is_narrower_than_the_harmonics_reach_is_refused() -> None:
+    narrow = {"carrier_low_hz": 2950.0, "carrier_high_hz": 3050.0}
+    spec = FeatureSpec(
+        name="x",
+        kind="bearing_line",
+        channel=0,
+        params={"line_hz": 200.0, "harmonics": 3.0, "tolerance": 0.02, **narrow},
+    )
+    with pytest.raises(ValueError, match="too narrow for its harmonics"):
+        FeatureSet([spec], RATE, SAMPLES, 1)
+
+
+@pytest.mark.parametrize("peak", [1e-15, 1e-18, 1e-22, 3e-24, 1e-30, 1e37])
+def test_silence_and_noise_beyond_measure_stay_finite(peak: float) -> None:
+    velocity = FeatureSpec(
+        name="v", kind="velocity_rms", channel=0, params={"low_hz": 10.0, "high_hz": 1000.0, "m_s2_per_unit": 9.8}
+    )
+    specs = [*default_specs(RATE, ["x"], SAMPLES), velocity]
+    wave = np.sin(2 * np.pi * 20 * np.arange(SAMPLES) / RATE) * peak
+    values = FeatureSet(specs, RATE, SAMPLES, 1).compute(wave.astype(np.float32)[None, :, None])
+    assert np.isfinite(values).all()
+    if peak <= 1e-16:
+        ratios = [place for place, spec in enumerate(specs) if spec.kind in ("crest", "kurtosis", "envelope_rms")]
+        assert not values[0, ratios].any()
+
+
+@pytest.mark.parametrize("rate", [2.0, 5.0, 10.0, 16.0, 25.0, 32.0, 40.0, 100.0])
+@pytest.mark.parametrize("samples", [64, 256, 1024, 4096])
+def test_slow_signals_have_names_for_their_bands(rate: float, samples: int) -> None:
+    specs = default_specs(rate, ["x"], samples)
+    assert len({spec.name for spec in specs}) == len(specs)
+    FeatureSet(specs, rate, samples, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,65 @@ def test_part() -> None:
     with pytest.raises(RecordingError):
         recording.part(slice(0, 0))
     assert isinstance(recording, Recording)
+
+
+def _npz(member: str, content: bytes, kind: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
+    """A recording of which one member is ``content``."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(packed()) as whole, zipfile.ZipFile(buffer, "w", kind) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, content if name == f"{member}.npy" else whole.read(name))
+    buffer.seek(0)
+    return buffer
+
+
+def _npy(header: str, data: bytes = b"") -> bytes:
+    padded = header.encode() + b" " * (-len(header) % 16) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + data
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<i2', 'fortran_order': False, 'shape': (",
+        "{'descr': (), 'fortran_order': False, 'shape': (3, 8, 2)}",
+        "{'descr': ('<i2',), 'fortran_order': False, 'shape': (3, 8, 2)}",
+        "{'descr': '<i2', 'fortran_order': False, 'shape': (-3, 8, 2)}",
+        "[" * 4000,
+    ],
+)
+def test_hostile_headers_never_escape(header: str) -> None:
+    with pytest.raises(RecordingError):
+        read_recording(_npz("samples", _npy(header)))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_stored_and_deflated_members_are_read(kind: int) -> None:
+    with zipfile.ZipFile(packed()) as whole:
+        content = whole.read("samples.npy")
+    with pytest.raises(RecordingError, match="use deflate"):
+        read_recording(_npz("samples", content, kind))
+
+
+def test_a_small_file_does_not_become_much_memory() -> None:
+    """Texts of no length cost a pointer each, and a number of a byte becomes one of eight."""
+    many = 50_000_000
+    texts = _npy(f"{{'descr': '<U0', 'fortran_order': False, 'shape': ({many},)}}")
+    scale = _npy(f"{{'descr': '|i1', 'fortran_order': False, 'shape': ({many},)}}", bytes(many))
+    times = _npy(f"{{'descr': '|i1', 'fortran_order': False, 'shape': ({many},)}}", bytes(many))
+    tracemalloc.start()
+    try:
+        for member, content in (("channels", texts), ("scale", scale), ("t_s", times)):
+            packed_up = _npz(member, content)
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            with pytest.raises(RecordingError):
+                read_recording(packed_up)
+            assert tracemalloc.get_traced_memory()[1] - before < 2 * many
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_offset_below_zero_is_malformed_and_a_missing_file_is_not(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_recording(tmp_path / "none.npz")

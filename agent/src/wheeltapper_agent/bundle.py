@@ -14,7 +14,7 @@ import logging
 import math
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,13 +42,15 @@ from wheeltapper_protocols.manifest import (
     check_file,
     decode_manifest,
 )
-from wheeltapper_protocols.messages import Reason
+from wheeltapper_protocols.messages import Reason, Zone
 from wheeltapper_protocols.reasons import feature_reasons, raw_reasons
 from wheeltapper_protocols.tasks import Interpreter, Reading
 
-__all__ = ["Bundle", "Evaluation", "check_input", "load_bundle", "process_mb", "self_test"]
+__all__ = ["MAX_BATCH", "Bundle", "Evaluation", "check_input", "load_bundle", "process_mb", "self_test"]
 
 _LOG = logging.getLogger(__name__)
+MAX_BATCH: Final = 32
+"""Windows in one call of the network, at most."""
 _LATENCY_RUNS: Final = 40
 _WARM_UP_RUNS: Final = 5
 
@@ -63,7 +65,25 @@ class Evaluation(Struct, frozen=True):
     model_output: NDArray[np.float32]
     scores: Reading
     velocity_mm_s: NDArray[np.float32] | None = None
-    """[window], root mean square of the worst channel, where the manifest asks for ISO 20816."""
+    """[window, channel], root mean square of each channel that the section ISO 20816 of the manifest names."""
+
+    def window(self, row: int) -> Evaluation:
+        """The window ``row`` alone, in memory of its own."""
+        at, scores = slice(row, row + 1), self.scores
+        alone = Reading(
+            scores.score[at].copy(),
+            scores.labels[at] if scores.labels is not None else None,
+            scores.values[at].copy() if scores.values is not None else None,
+        )
+        velocity = self.velocity_mm_s[at].copy() if self.velocity_mm_s is not None else None
+        return Evaluation(
+            self.samples[at].copy(),
+            self.features[at].copy(),
+            self.model_input[at].copy(),
+            self.model_output[at].copy(),
+            alone,
+            velocity,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,9 @@ class Bundle:
     shows_missing: bool = False
     """Whether any missing sample (NaN) gives a score that is NaN: features see every channel, and the score is made of
     what became of them. Then a window need not be searched for them before it is scored."""
+    loud: list[Evaluation] = field(default_factory=list, compare=False, repr=False)
+    """The newest window at or above ``raise_level``, alone in a list: a smoothed score may raise the alert later, at a
+    window that is quiet again and has no reasons to give."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,6 +114,10 @@ class Bundle:
     def without_golden(self) -> Bundle:
         """This bundle for the rest of its life: what only :func:`self_test` needs is let go."""
         return dataclasses.replace(self, golden=b"")
+
+    def for_one_stream(self) -> Bundle:
+        """This bundle for the windows of one source alone: several may share everything but what was seen last."""
+        return dataclasses.replace(self, loud=[])
 
     def warm_up(self) -> None:
         """Score a made-up window: the first call is slow, which shall not be held against a release."""
@@ -112,7 +139,7 @@ class Bundle:
         velocity = None
         if self.manifest.iso20816 is not None:
             count = len(self.interpreter.names)
-            table, velocity = table[:, :count], table[:, count:].max(axis=1)
+            table, velocity = table[:, :count], table[:, count:]
         model_input = self.interpreter.model_input(table, samples)
         model_output = self._run(model_input)
         return Evaluation(samples, table, model_input, model_output, self._read(model_input, model_output), velocity)
@@ -123,39 +150,68 @@ class Bundle:
         The verdict has reasons where it raised an alert or made it worse.
         """
         spec, scores = self.manifest.decision, found.scores
-        score, zone = float(scores.score[row]), None
-        if found.velocity_mm_s is not None and self.manifest.iso20816 is not None:
-            section = self.manifest.iso20816
-            zone = iso20816.zone(section, float(found.velocity_mm_s[row]))
-            if section.raises and zone in ("C", "D"):
-                score = max(score, spec.critical_level if zone == "D" else spec.raise_level)
+        zone, floor = self._zone(found, row)
+        score = max(float(scores.score[row]), floor)
+        if score >= spec.raise_level:
+            self.loud[:] = [found.window(row)]
         state, verdict = step(spec, state, score)
         if scores.labels is not None or scores.values is not None or zone is not None:
             label = scores.labels[row] if scores.labels is not None else None
             value = float(scores.values[row]) if scores.values is not None and verdict.valid else None
             verdict = replace(verdict, label=label, value=value, zone=zone)
         if verdict.changed and verdict.alert:
+            if score < spec.raise_level and self.loud:
+                found, row = self.loud[0], 0
             verdict = replace(verdict, reasons=self.reasons(found, row))
         return state, verdict
 
+    def _zone(self, found: Evaluation, row: int) -> tuple[Zone | None, float]:
+        """The zone of a window, and the score that it has at least."""
+        section, spec = self.manifest.iso20816, self.manifest.decision
+        if found.velocity_mm_s is None or section is None:
+            return None, -math.inf
+        zone = iso20816.zone(section, float(found.velocity_mm_s[row].max()))
+        if not section.raises or zone not in ("C", "D"):
+            return zone, -math.inf
+        return zone, spec.critical_level if zone == "D" else spec.raise_level
+
     def reasons(self, found: Evaluation, row: int = 0) -> tuple[Reason, ...]:
-        """Why the window ``row`` has the score that it has, found by intervention; nothing where the network fails."""
-        count, window = self.manifest.decision.reasons, found.samples[row]
+        """Why the window ``row`` has the score that it has, found by intervention (nothing where the network fails), or
+        the velocity where the zone alone raised it; at last what explains it and is no part of the score."""
+        spec = self.manifest.decision
+        _, floor = self._zone(found, row)
+        if math.isfinite(floor) and not found.scores.score[row] >= spec.raise_level:
+            why: tuple[Reason, ...] = (self._velocity_reason(found, row, share=1.0),)
+        else:
+            why = self._network_reasons(found, row, spec.reasons)[:14]
+            if math.isfinite(floor):
+                why += (self._velocity_reason(found, row, share=0.0),)
+        fault = self.bearing.find(found.samples[row]) if self.bearing is not None else None
+        return why if fault is None else (*why, fault)
+
+    def _velocity_reason(self, found: Evaluation, row: int, share: float) -> Reason:
+        section = self.manifest.iso20816
+        assert section is not None  # there is a zone
+        assert found.velocity_mm_s is not None  # as above
+        worst = int(found.velocity_mm_s[row].argmax())
+        name = f"{self.manifest.input.channels[section.channels[worst]]}.velocity_mm_s"
+        limit = iso20816.LIMITS_MM_S[section.group, section.foundation][1]
+        return Reason(feature=name, value=float(found.velocity_mm_s[row, worst]), usual=limit, share=share)
+
+    def _network_reasons(self, found: Evaluation, row: int, count: int) -> tuple[Reason, ...]:
+        window = found.samples[row]
         shape = self.manifest.input
         try:
             if self.manifest.raw is None:
                 names, usual = self.interpreter.names, self.interpreter.usual
-                why = feature_reasons(
+                return feature_reasons(
                     found.model_input[row], found.features[row], names, usual, self._score_inputs, count
                 )
-            else:
-                bands = self.manifest.bands or []
-                why = raw_reasons(window, bands, shape.sample_rate_hz, shape.channels, self._score_samples, count)
+            bands = self.manifest.bands or []
+            return raw_reasons(window, bands, shape.sample_rate_hz, shape.channels, self._score_samples, count)
         except AgentError as error:  # an alert without reasons is better than none
             _LOG.warning("no reasons: %s", error)
-            why = ()
-        fault = self.bearing.find(window) if self.bearing is not None else None
-        return (*why[:15], fault) if fault is not None else why
+            return ()
 
     def _score_inputs(self, model_input: NDArray[np.float32]) -> NDArray[np.float64]:
         return self._read(model_input, self._run(model_input)).score
@@ -297,6 +353,7 @@ def self_test(bundle: Bundle, rss_before_mb: float | None = None, latency_factor
     except (ProtocolError, ValueError, IndexError) as error:
         raise AgentError("self_test.golden", f"the golden windows cannot be scored: {error}") from error
     metrics = _compare(bundle, golden, found)
+    bundle.evaluate(np.resize(samples, (MAX_BATCH, *samples.shape[1:])))  # as many as may come together
     times_ms = []
     for run in range(_WARM_UP_RUNS + _LATENCY_RUNS):
         one = samples[run % len(samples)][None]
@@ -311,7 +368,10 @@ def self_test(bundle: Bundle, rss_before_mb: float | None = None, latency_factor
         text = f"p95 {metrics['latency_p95_ms']:.2f} ms exceeds the budget of {budget.latency_p95_ms} ms"
         raise AgentError("self_test.latency", text)
     if metrics["rss_growth_mb"] > budget.rss_growth_mb:
-        text = f"memory grew by {metrics['rss_growth_mb']:.1f} MB, the budget is {budget.rss_growth_mb} MB"
+        text = (
+            f"memory grew by {metrics['rss_growth_mb']:.1f} MB with up to {MAX_BATCH} windows in a call, the budget is "
+            f"{budget.rss_growth_mb} MB; a network exported for one window at a time needs less"
+        )
         raise AgentError("self_test.memory", text)
     return metrics
 

@@ -31,7 +31,7 @@ import msgspec
 
 from wheeltapper_agent.ports import NO_EPOCH, Clock, Observation, Observer, Records
 from wheeltapper_protocols.decision import DecisionState
-from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
+from wheeltapper_protocols.messages import Alert, Report, Severity, TelemetryRecord
 
 __all__ = ["MAX_BLOCK", "MAX_PENDING", "Judged", "Ledger", "observed"]
 
@@ -97,6 +97,11 @@ class Ledger:
         """The index of the next window, from the records of an earlier life."""
         self._index = self._records.next_window(self._pipeline)
         return self._index
+
+    @property
+    def open_alert(self) -> Severity:
+        """How bad the alert is that an earlier life left open; normal where there is none."""
+        return self._records.open_alert(self._pipeline)
 
     @property
     def following(self) -> int:

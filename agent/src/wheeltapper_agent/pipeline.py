@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.adapters.pause import Pause
-from wheeltapper_agent.bundle import Bundle, Evaluation
+from wheeltapper_agent.bundle import MAX_BATCH, Bundle, Evaluation
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ledger import Judged, Ledger, observed
 from wheeltapper_agent.liveness import Pulse
@@ -43,7 +43,7 @@ from wheeltapper_agent.ports import (
     pending_windows,
     source_room,
 )
-from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState, Verdict
+from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState, Verdict, carried_over
 from wheeltapper_protocols.messages import PipelineStatus
 from wheeltapper_protocols.quality import complete
 
@@ -51,8 +51,6 @@ __all__ = ["MAX_BATCH", "Captured", "Health", "Pipeline"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 1.0
-MAX_BATCH: Final = 32
-"""Windows that are scored in one call."""
 
 _Row: TypeAlias = tuple[Evaluation, int, float, int]
 """A window's row of an evaluation, the milliseconds that it took, and the number of the call."""
@@ -147,7 +145,7 @@ class Pipeline:
     def swap(self, bundle: Bundle | None) -> None:
         """Run ``bundle`` from the next window on; its health starts anew."""
         with self._lock:
-            self._next = (bundle,)
+            self._next = (bundle.for_one_stream() if bundle is not None else None,)
             self._scored, self._first_error, self._calls = 0, "", 0
         if bundle is not None:
             self._source.model_ready()
@@ -211,7 +209,9 @@ class Pipeline:
 
     def _run(self) -> None:
         try:
-            stream = self._source.windows(self._ledger.begin())
+            first = self._ledger.begin()
+            self._state = carried_over(self._ledger.open_alert)
+            stream = self._source.windows(first)
             for window in stream:
                 with self.pulse:
                     batch = self._ready(window, stream)
@@ -252,7 +252,7 @@ class Pipeline:
         with self._lock:
             if self._next is not None:
                 (self._bundle,), self._next = self._next, None
-                self._state = DecisionState()
+                self._state = carried_over(self._state.severity)
             bundle, live = self._bundle, self._live
         index, call = self._ledger.following, self._call
         rows = self._evaluate(batch, bundle) if bundle is not None else [None] * len(batch)
@@ -310,7 +310,7 @@ class Pipeline:
                     raise AgentError("probation.not_finite", "what remains is not a number")
                 if verdict.valid:
                     self._state, self._error = state, ""
-                    score = min(float(found.scores.score[place]), SCORE_LIMIT)
+                    score = max(-SCORE_LIMIT, min(float(found.scores.score[place]), SCORE_LIMIT))
                     return Judged(
                         Observation(
                             self.name, index, window, manifest, found.features[place], score, verdict, latency_ms, call

@@ -31,6 +31,8 @@ class Recent:
         self._seen: deque[tuple[float, bool]] = deque(maxlen=KEPT_WINDOWS)
         self._latencies_ms: deque[float] = deque(maxlen=KEPT_WINDOWS)
         self._call = 0
+        self._inherited = False
+        """Whether the alert that is on was raised under the release before."""
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
         """Remember a window that was scored."""
@@ -39,8 +41,10 @@ class Recent:
                 self._manifest = seen.manifest
                 self._seen.clear()
                 self._latencies_ms.clear()
+                self._inherited = seen.verdict is not None and seen.verdict.alert and not seen.verdict.changed
             if seen.score is not None and seen.verdict is not None and math.isfinite(seen.score):
-                self._seen.append((seen.score, seen.verdict.alert))
+                self._inherited &= seen.verdict.alert and not seen.verdict.changed
+                self._seen.append((seen.score, seen.verdict.alert and not self._inherited))
                 if seen.call == 0 or seen.call != self._call:
                     self._latencies_ms.append(seen.latency_ms or 0.0)
                     self._call = seen.call

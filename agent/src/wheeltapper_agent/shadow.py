@@ -26,7 +26,7 @@ from wheeltapper_agent.bundle import Bundle
 from wheeltapper_agent.core.comparison import Pair, compare
 from wheeltapper_agent.pipeline import MAX_BATCH
 from wheeltapper_agent.ports import Clock, Observation
-from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState
+from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState, carried_over
 from wheeltapper_protocols.manifest import Manifest
 from wheeltapper_protocols.messages import Alert, Report, ShadowReport
 
@@ -63,7 +63,7 @@ class Shadow:
     def __init__(
         self, bundle: Bundle, wanted: int, max_load: float, clock: Clock, load: Callable[[], float] = load_per_core
     ) -> None:
-        self._bundle = bundle
+        self._bundle = bundle.for_one_stream()
         self._wanted = min(wanted, _MAX_PAIRS)
         self._max_load = max_load
         self._clock = clock
@@ -155,12 +155,13 @@ class Shadow:
     def _run(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # only where the system lets a thread have its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        state = DecisionState()
+        state: DecisionState | None = None
         while not self.done.is_set():
             seen = self._queue.get()
             if seen is None:
                 return
-            state = self._score(seen, state)
+            assert seen.verdict is not None  # what has no score is not taken
+            state = self._score(seen, carried_over(seen.verdict.severity) if state is None else state)
             with self._lock:
                 if len(self._pairs) + self._failed >= self._wanted:
                     self.done.set()
@@ -184,8 +185,8 @@ class Shadow:
             self._active = seen.manifest
             self._pairs.append(
                 Pair(
-                    min(seen.score, SCORE_LIMIT),
-                    min(score, SCORE_LIMIT),
+                    seen.score,
+                    max(-SCORE_LIMIT, min(score, SCORE_LIMIT)),
                     seen.verdict.severity.value,
                     verdict.severity.value,
                     seen.latency_ms or 0.0,

@@ -31,7 +31,7 @@ from msgspec.structs import replace
 
 from wheeltapper_protocols.messages import Reason, Severity, Zone
 
-__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "decide", "step"]
+__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "carried_over", "decide", "step"]
 
 SCORE_LIMIT: Final = 1e9
 
@@ -77,6 +77,12 @@ class DecisionState(Struct, frozen=True, kw_only=True):
     smoothed: float = 0.0
     held: int = 0
     """Windows since the alert was raised."""
+
+
+def carried_over(severity: Severity) -> DecisionState:
+    """What the decision begins with where another release, or an earlier life of this one, left an alert open: it goes
+    on until it is cleared like any other, so that nobody is told twice that it began, or never that it is over."""
+    return DecisionState(severity=severity, held=int(severity is not Severity.NORMAL))
 
 
 class Verdict(Struct, frozen=True):

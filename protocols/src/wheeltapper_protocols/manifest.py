@@ -102,7 +102,7 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(max_length=200)]
     scale: Annotated[float, Meta(gt=0)]
-    zero_point: Annotated[int, Meta(ge=-128, le=255)] = 0
+    zero_point: Annotated[int, Meta(ge=-32768, le=65535)] = 0
 
 
 class Anomaly(Struct, frozen=True, kw_only=True):

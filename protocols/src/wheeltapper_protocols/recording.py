@@ -44,6 +44,7 @@ MAX_RECORDING_BYTES: Final = 2 * 1024**3
 _MEMBERS: Final = ("samples", "scale", "sample_rate_hz", "t_s", "channels", "units", "meta")
 _MAX_META_BYTES: Final = 1024 * 1024
 _MAX_CHANNELS: Final = 64
+_PER_CHANNEL: Final = ("scale", "channels", "units")
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 
@@ -202,6 +203,8 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
             raise ValueError(f"{name} is of an unknown .npy version {version}")
         if dtype.hasobject:
             raise RecordingError("recording.malformed", f"{name} holds pickled objects, which are never read")
+        if name in _PER_CHANNEL and math.prod(shape) > _MAX_CHANNELS:
+            raise RecordingError("recording.shape", f"{name} has {shape} entries; at most {_MAX_CHANNELS} are allowed")
         if math.prod(shape) * max(1, dtype.itemsize) > promised:
             raise ValueError(f"the header of {name} promises more data than there is")
     with archive.open(f"{name}.npy") as member:
@@ -215,6 +218,10 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Recording:
     missing = [name for name in _MEMBERS if name not in arrays and name != "meta"]
     if missing:
         raise RecordingError("recording.malformed", f"the recording lacks {', '.join(missing)}")
+    if arrays["t_s"].size != len(np.atleast_1d(arrays["samples"])):  # before it is made float64
+        raise RecordingError(
+            "recording.times", f"t_s must have one time a snapshot, not the shape {arrays['t_s'].shape}"
+        )
     rate = arrays["sample_rate_hz"]
     if rate.size != 1 or rate.dtype.kind not in "iuf":
         raise RecordingError("recording.rate", "sample_rate_hz must be one number")

@@ -121,3 +121,17 @@ def test_topics_and_paths_go_both_ways() -> None:
     for kind in Up:
         assert topics.parse_up_topic(topics.up_topic("press-1", kind)) == ("press-1", kind)
     assert parse_manifest_path(manifest_path("bearing-anomaly", 12)) == ("bearing-anomaly", 12)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        m.ExecutionReport(execution="e1", state=m.ExecutionState.COMMITTED, metrics={"a": math.nan}),
+        m.ExecutionReport(execution="e1", state=m.ExecutionState.COMMITTED, detail="x" * 5000),
+        m.ShadowReport(execution="e1", pipeline="main", model="m", release=1, quantiles=[math.nan]),
+    ],
+)
+def test_what_no_reader_would_accept_is_not_sent(body: m.ReportBody) -> None:
+    with pytest.raises(WireError) as caught:
+        m.encode(m.Report(epoch="0" * 16, oldest=1, seq=1, at=0.0, body=body))
+    assert caught.value.code == "wire.invalid"

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from wheeltapper_agent.core.tensors import Tensor, decode, encode, fitted, not_a_number
 from wheeltapper_agent.errors import AgentError
 
-__all__ = ["BaseNetwork", "announce"]
+__all__ = ["BaseNetwork", "announce", "stateful_error"]
 
 _LOG = logging.getLogger(__name__)
+_MAX_PROBED_VALUES: Final = 1 << 22
 _SAID: Final[set[str]] = set()
 _SAID_LOCK: Final = threading.Lock()
 
@@ -30,6 +31,11 @@ def announce(level: int, text: str) -> None:
             return
         _SAID.add(text)
     _LOG.log(level, "%s", text)
+
+
+def stateful_error(why: str) -> AgentError:
+    """Why a network that remembers is refused."""
+    return AgentError("runtime.stateful", f"{why}; export it so that a window is all it reads")
 
 
 class BaseNetwork:
@@ -54,6 +60,31 @@ class BaseNetwork:
     def _invoke(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs for ``arrays``, which have the right types and shapes."""
         raise NotImplementedError
+
+    def _refuse_memory(self, shapes: Sequence[tuple[int, ...]], exact: bool = True) -> None:
+        """Ask the same twice, with something else between: the answers must agree.
+
+        Args:
+            shapes: of the inputs.
+            exact: to the bit; else as near as an accelerator comes.
+
+        Raises:
+            AgentError: ``runtime.stateful``, ``runtime.run``.
+        """
+        if sum(int(np.prod(shape)) for shape in shapes) > _MAX_PROBED_VALUES:
+            return
+        zeros = [np.zeros(shape, dtype=tensor.dtype) for shape, tensor in zip(shapes, self.inputs, strict=True)]
+        before = self._invoke(zeros)
+        self._invoke([np.ones_like(array) for array in zeros])
+        after = self._invoke(zeros)
+        for old, new in zip(before, after, strict=True):
+            with_nan = old.dtype.kind == "f"
+            if not (
+                np.array_equal(old, new, equal_nan=with_nan)
+                if exact
+                else old.shape == new.shape and np.allclose(old, new, rtol=1e-2, atol=1e-4, equal_nan=with_nan)
+            ):
+                raise stateful_error("it answers differently when it is asked the same again")
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
         """The first output for the only input, as real values; the first axis of both is the window.

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wheeltapper_agent.adapters.network import BaseNetwork, announce
+from wheeltapper_agent.adapters.network import BaseNetwork, announce, stateful_error
 from wheeltapper_agent.core.tensors import Tensor, with_specs
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_protocols.manifest import TensorSpec
@@ -43,7 +43,6 @@ _SEQUENCE_OPS: Final = frozenset(
         "BIDIRECTIONAL_SEQUENCE_RNN",
     }
 )
-_MAX_PROBED_VALUES: Final = 1 << 22
 
 
 class TfliteNetwork(BaseNetwork):
@@ -89,7 +88,7 @@ class TfliteNetwork(BaseNetwork):
         if not delegate:
             delegate = "XNNPACK" if "DELEGATE" in operators else "CPU"
         super().__init__(f"{package}/{delegate}", inputs, outputs, self._shapes[0][0] if self._shapes[0] else 1)
-        self._refuse_memory()
+        self._refuse_memory(self._shapes)
 
     def _operators(self) -> dict[str, list[tuple[int, ...]]]:
         """The shapes of the first inputs of each operator, by its name."""
@@ -107,21 +106,7 @@ class TfliteNetwork(BaseNetwork):
             if any(shape[:2] == (1, 1) for shape in operators[name]):
                 stateful = stateful | {name}
         if stateful:
-            raise _stateful(f"{', '.join(sorted(stateful))} keeps a state from one window for the next")
-
-    def _refuse_memory(self) -> None:
-        """Ask the same twice, with something else between: the answers must agree to the bit."""
-        if sum(int(np.prod(shape)) for shape in self._shapes) > _MAX_PROBED_VALUES:
-            return
-        zeros = [np.zeros(shape, dtype=tensor.dtype) for shape, tensor in zip(self._shapes, self.inputs, strict=True)]
-        before = self._invoke(zeros)
-        self._invoke([np.ones_like(array) for array in zeros])
-        after = self._invoke(zeros)
-        if any(
-            not np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
-            for old, new in zip(before, after, strict=True)
-        ):
-            raise _stateful("its answer to a window depends on the windows before")
+            raise stateful_error(f"{', '.join(sorted(stateful))} keeps a state from one window for the next")
 
     def _invoke(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         with self._lock:
@@ -143,10 +128,6 @@ class TfliteNetwork(BaseNetwork):
             self._interpreter.resize_tensor_input(index, shape, strict=True)
         self._interpreter.allocate_tensors()
         self._shapes = shapes
-
-
-def _stateful(why: str) -> AgentError:
-    return AgentError("runtime.stateful", f"{why}; export it so that a window is all it reads")
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:

@@ -39,7 +39,7 @@ from wheeltapper_agent.adapters.spool_database import (
 )
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
 from wheeltapper_agent.ports import NO_EPOCH, unnumbered_report
-from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, TelemetryRecord
+from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, Severity, TelemetryRecord
 
 __all__ = ["Held", "Row", "SpoolFigures", "SpoolStore", "read_figures"]
 
@@ -450,6 +450,9 @@ class SpoolStore:
         """The index of the next window of ``pipeline``, committed ones only."""
         with self._lock:
             return self._state.windows.get(pipeline, 0)
+
+    def open_alert(self, pipeline: str) -> Severity:
+        return Severity.NORMAL
 
     def answered(self, command: str) -> bool:
         """Whether an answer to ``command`` was appended."""

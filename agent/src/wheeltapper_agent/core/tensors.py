@@ -85,12 +85,19 @@ def fitted(tensor: Tensor, values: NDArray[Any]) -> NDArray[Any]:
         wanted is None or wanted == given for wanted, given in zip(tensor.shape, values.shape, strict=True)
     ):
         return values
-    if None not in tensor.shape:
-        wanted = tuple(length for length in tensor.shape if length is not None)
-        if [length for length in wanted if length != 1] == [length for length in values.shape if length != 1]:
+    shape = tuple(tensor.shape)
+    if shape and shape[0] is None and len(values.shape):
+        shape = (values.shape[0], *shape[1:])  # the window is the first axis on both sides
+    if None not in shape:
+        wanted = tuple(length for length in shape if length is not None)
+        # Of an axis that may have any length both sides are the same already; what is left are axes of 1.
+        kept = slice(1, None) if tensor.shape[0] is None else slice(None)
+        if [length for length in wanted[kept] if length != 1] == [
+            length for length in values.shape[kept] if length != 1
+        ]:
             return values.reshape(wanted)
-    shape = ", ".join("any" if length is None else str(length) for length in tensor.shape)
-    raise AgentError("runtime.shape", f"{tensor.name} takes [{shape}], not {list(values.shape)}")
+    text = ", ".join("any" if length is None else str(length) for length in tensor.shape)
+    raise AgentError("runtime.shape", f"{tensor.name} takes [{text}], not {list(values.shape)}")
 
 
 def encode(tensor: Tensor, values: NDArray[np.float32]) -> NDArray[Any]:
@@ -108,7 +115,14 @@ def encode(tensor: Tensor, values: NDArray[np.float32]) -> NDArray[Any]:
         shifted = np.nan_to_num(scaled + tensor.zero_point, nan=tensor.zero_point)
         held: NDArray[Any] = np.clip(shifted, limits.min, limits.max).astype(tensor.dtype)
         return held
-    return np.nan_to_num(np.asarray(values, dtype=np.float64)).astype(tensor.dtype)
+    whole = np.nan_to_num(np.asarray(values, dtype=np.float64))
+    if tensor.dtype == "bool":
+        return whole.astype(np.bool_)
+    bounds = np.iinfo(tensor.dtype)
+    high = float(bounds.max)
+    if int(high) > bounds.max:  # float64 cannot hold the greatest 64-bit integer, and the cast of the next one wraps
+        high = float(np.nextafter(high, 0.0))
+    return np.clip(whole, float(bounds.min), high).astype(tensor.dtype)
 
 
 def decode(tensor: Tensor, values: NDArray[Any]) -> NDArray[np.float32]:
