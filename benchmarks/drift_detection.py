@@ -82,9 +82,10 @@ def synthetic(kind: str, random: np.random.Generator) -> Values:
     """Scores of a healthy machine around 0.3, with something happening at :data:`CHANGED_AT`."""
     at = np.arange(WINDOWS)
     noise = random.standard_normal(WINDOWS)
-    if kind == "autocorrelated, no change":
+    if kind.startswith("autocorrelated"):
+        by = float(kind.split()[-1])
         for index in range(1, WINDOWS):
-            noise[index] = 0.7 * noise[index - 1] + np.sqrt(1 - 0.7**2) * noise[index]
+            noise[index] = by * noise[index - 1] + np.sqrt(1 - by**2) * noise[index]
     after = at >= CHANGED_AT
     level = {
         "abrupt, 1 sigma": 0.3 + 0.06 * after,
@@ -97,7 +98,7 @@ def synthetic(kind: str, random: np.random.Generator) -> Values:
 
 KINDS = (
     "abrupt, 1 sigma", "abrupt, 3 sigma", "gradual, 3 sigma in 1,000", "variance, 3 times", "no change",
-    "autocorrelated, no change",
+    "autocorrelated, no change, by 0.7", "autocorrelated, no change, by 0.9",
 )  # fmt: skip
 
 
