@@ -112,7 +112,12 @@ def check_broker(identity: Identity) -> _Result:
     if why:
         return "FAIL", why, "check cable, Wi-Fi, DNS; the name comes from the enrolment"
     try:
-        context = tls_context(identity.ca, identity.certificate, identity.key)
+        context = tls_context(
+            identity.ca, identity.certificate, identity.key
+        )  # what cannot be read is no one's firewall
+    except ssl.SSLError as error:
+        return "FAIL", f"the certificate cannot be used: {error.reason or error}", _AGAIN
+    try:
         with (
             socket.create_connection((host, port), _TIMEOUT_SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,
