@@ -84,9 +84,8 @@ def examine(config_file: Path) -> list[Finding]:
         identity = load_identity(state)
     except AgentError as error:
         advice = "enrol: wheeltapper-agent enroll --server … --config …"
-        findings.append(
-            Finding("certificate", FAIL, error.message, _AS_ROOT if error.code == "enrol.denied" else advice)
-        )
+        advice = _AS_ROOT if error.code == "enrol.denied" else advice
+        findings.append(Finding("certificate", FAIL, error.message, advice))
         return findings
     findings += _connections(state, identity)
     findings.append(_agent(state))

@@ -111,10 +111,8 @@ def check_broker(identity: Identity) -> _Result:
     why = _resolved(host, port)
     if why:
         return "FAIL", why, "check cable, Wi-Fi, DNS; the name comes from the enrolment"
-    try:
-        context = tls_context(
-            identity.ca, identity.certificate, identity.key
-        )  # what cannot be read is no one's firewall
+    try:  # a file that cannot be read is no matter of the firewall
+        context = tls_context(identity.ca, identity.certificate, identity.key)
     except ssl.SSLError as error:
         return "FAIL", f"the certificate cannot be used: {error.reason or error}", _AGAIN
     try:

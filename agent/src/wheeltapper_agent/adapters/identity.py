@@ -5,9 +5,8 @@ The way in: a token ``wt1.<device>.<secret>.<sha256 of the CA's certificate>``. 
 that is not trusted yet;
 only if it has the digest that the token says, the device speaks TLS verified by it, and only then sends the secret.
 
-Invariants: the key file appears whole, with mode 0600, and is never overwritten; the identity exists when ``fleet.json``
-does, which is written last; an
-enrolment that broke off is repeated with the same key.
+Invariants: the key file appears whole, with mode 0600, and is never overwritten; the identity exists when
+``fleet.json`` does, which is written last; an enrolment that broke off is repeated with the same key.
 """
 
 from __future__ import annotations
