@@ -211,6 +211,18 @@ def _state(folder: Path) -> None:
 
 
 @as_root
+def test_a_state_folder_never_leads_out_of_an_image(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    (root / "var/lib/wheeltapper").symlink_to(outside)
+    before = _tree(root)
+    said = _run("install", "--profile", "raspberry-pi-4", "--root", str(root), code=2)
+    assert "install.escapes" in said
+    assert _tree(root) == before
+    assert (outside.stat().st_uid, stat.S_IMODE(outside.stat().st_mode)) == (0, 0o755)
+
+
+@as_root
 def test_a_state_folder_that_others_use_is_refused_and_theirs_stays(root: Path) -> None:
     shared = root / "srv/data"
     shared.mkdir(parents=True)
@@ -222,6 +234,9 @@ def test_a_state_folder_that_others_use_is_refused_and_theirs_stays(root: Path) 
     assert "customer.db" in said
     assert _tree(root) == before
     (shared / "customer.db").unlink()
+    shared.rmdir()
+    assert "make it first" in _run("install", "--profile", "raspberry-pi-4", "--root", str(root), code=2)
+    shared.mkdir()
     _install(root)
     owner = shared.stat().st_uid
     assert owner != 0
@@ -247,6 +262,7 @@ def test_a_state_folder_that_is_mounted_is_emptied(root: Path) -> None:
         said = _run("uninstall", "--root", str(root), "--yes")
         assert [path.name for path in state.iterdir()] == ["lost+found"]
         assert state.stat().st_uid == 0
+        assert "nothing to remove" in _run("uninstall", "--root", str(root), "--yes")
     finally:
         subprocess.run(["umount", str(state)], check=True)
     assert "mounted" in said

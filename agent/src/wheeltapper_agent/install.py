@@ -122,9 +122,9 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
         raise AgentError("install.root", f"{layout.root} holds no system: /etc/passwd with root is missing")
     if hardware_watchdog and not profile.watchdog_device:
         raise AgentError("install.no_watchdog", f"the profile {profile.name} names no hardware watchdog")
-    _check_state_link(layout)
     groups = tuple(group for group in bus_groups(profile) if layout.entry("group", group) is not None)
     try:
+        _check_state_link(layout)
         steps = [
             Step(kind="user", path=layout.inside("/etc/passwd")),
             Step(kind="folder", path=layout.config_dir, mode=0o750, owner="root:service"),
@@ -153,14 +153,17 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
 def _check_state_link(layout: Layout) -> None:
     """Refuse a state folder behind a link that others use: it becomes the service's, and closed to them."""
     path = layout.state_dir
-    if path.is_symlink() and path.is_dir():
-        others = sorted(child.name for child in path.iterdir() if not (is_state(child.name) or child.name in _NOBODYS))
-        if others:
-            raise AgentError(
-                "install.state_shared",
-                f"{path} leads to {os.path.realpath(path)}, which holds {', '.join(others[:5])}; "
-                "let it lead to a folder of its own there",
-            )
+    if not path.is_symlink():
+        return
+    target = layout.target(path)
+    if not target.is_dir():
+        raise AgentError("install.state_shared", f"{path} leads to {target}, which is no folder; make it first")
+    others = sorted(child.name for child in target.iterdir() if not (is_state(child.name) or child.name in _NOBODYS))
+    if others:
+        raise AgentError(
+            "install.state_shared",
+            f"{path} leads to {target}, which holds {', '.join(others[:5])}; let it lead to a folder of its own",
+        )
 
 
 def _ids(layout: Layout, step: Step) -> tuple[int, int]:

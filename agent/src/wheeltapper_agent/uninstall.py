@@ -61,6 +61,17 @@ class Layout:
             raise EscapeError(f"{here} leads to {parent}, which is outside {root}")
         return here
 
+    def target(self, path: Path) -> Path:
+        """Where ``path`` leads, links followed.
+
+        Raises:
+            EscapeError: to the root, or out of it.
+        """
+        target, root = os.path.realpath(path), os.path.realpath(self.root)
+        if not target.startswith(root.rstrip("/") + "/") or target == root:
+            raise EscapeError(f"{path} leads to {target}, which is outside {root}")
+        return Path(target)
+
     @property
     def config_dir(self) -> Path:
         """Of the configuration."""
@@ -119,23 +130,10 @@ def _unlink(path: Path, done: list[str]) -> None:
         done.append(f"removed {path}")
 
 
-def _target(layout: Layout, path: Path) -> Path:
-    """Where ``path`` leads, links followed.
-
-    Raises:
-        EscapeError: to the root, or out of it.
-    """
-    target, root = os.path.realpath(path), os.path.realpath(layout.root)
-    if not target.startswith(root.rstrip("/") + "/") or target == root:
-        raise EscapeError(f"{path} leads to {target}; remove it by hand")
-    return Path(target)
-
-
 def _remove_folder(layout: Layout, path: Path, ours: Callable[[str], bool], done: list[str]) -> None:
     """Remove what is ``ours`` in a folder, and the folder, if nothing else is in it and nothing is mounted there."""
-    for child in list(path.iterdir()):
-        if not ours(child.name):
-            continue
+    found = [child for child in path.iterdir() if ours(child.name)]
+    for child in found:
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:
@@ -146,14 +144,15 @@ def _remove_folder(layout: Layout, path: Path, ours: Callable[[str], bool], done
     entry = layout.entry("passwd", USER)
     if entry is not None and path.stat().st_uid == int(entry[2]):
         os.chown(path, 0, 0)  # the user goes, and its number may be another's one day
-    left = ", ".join(sorted(child.name for child in path.iterdir())[:5])
-    done.append(f"removed what is the agent's from {path}; it is mounted, or others use it: {left or 'empty'}")
+    if found:
+        left = ", ".join(sorted(child.name for child in path.iterdir())[:5])
+        done.append(f"removed what is the agent's from {path}; it is mounted, or others use it: {left or 'empty'}")
 
 
 def _remove_place(layout: Layout, path: Path, ours: Callable[[str], bool], done: list[str]) -> None:
     """Remove a folder that is the agent's; where a link stands for it, what is ``ours`` behind it, and the link."""
     if path.is_symlink():
-        target = _target(layout, path)
+        target = layout.target(path)
         if target.is_dir():
             _remove_folder(layout, target, ours, done)
         _unlink(path, done)
@@ -170,7 +169,7 @@ def _remove_other_state(layout: Layout, done: list[str]) -> None:
     try:
         config = layout.inside("/etc/wheeltapper/agent.toml")
         named = tomllib.loads(config.read_text(encoding="utf-8"))["device"]["state_dir"]
-        path = _target(layout, layout.inside(os.path.normpath(os.path.join("/etc/wheeltapper", named))))
+        path = layout.target(layout.inside(os.path.normpath(os.path.join("/etc/wheeltapper", named))))
     except FileNotFoundError:
         return
     except EscapeError as error:
@@ -179,7 +178,7 @@ def _remove_other_state(layout: Layout, done: list[str]) -> None:
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         done.append("the configuration cannot be read: a state folder that it may name is left")
         return
-    if path.is_dir() and path != _target(layout, layout.state_dir):
+    if path.is_dir() and path != layout.target(layout.state_dir):
         _remove_folder(layout, path, is_state, done)
 
 
