@@ -314,6 +314,7 @@ def test_a_recording_that_cannot_be_removed_is_reported_once(rig: Rig, monkeypat
 
 def test_what_gave_way_is_told_even_where_the_new_one_is_not_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.captures._folder._max_bytes = 1500
+    rig.server.away = True
     job = module._Job("auto-1", "main", SPEC, windows(3), "alert", first_window=0)
     rig.captures._write(job)
 

@@ -12,6 +12,7 @@ Not done here: what a rule wants (:mod:`capture_rules`), the folder (:mod:`adapt
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import queue
 import secrets
@@ -33,7 +34,7 @@ from wheeltapper_agent.pipeline import Captured, Pipeline
 from wheeltapper_agent.ports import Clock, Records, SourceSpec, Window, unnumbered_report
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command
-from wheeltapper_protocols.recording import Recording, recording_bytes
+from wheeltapper_protocols.recording import Recording, write_recording
 
 __all__ = ["Captures", "make_recording"]
 
@@ -294,13 +295,17 @@ class Captures:
         recording = make_recording(windows, job.spec, meta)
         del windows
         job.windows.clear()  # they are not needed beside the file's bytes
-        content = recording_bytes(recording)
+        buffer = io.BytesIO()
+        write_recording(recording, buffer)
+        snapshots = recording.snapshots
+        del recording
+        content = buffer.getbuffer()
         entry = Pending(
             name=job.name,
             pipeline=job.pipeline,
             sha256=hashlib.sha256(content).hexdigest(),
             length=len(content),
-            snapshots=recording.snapshots,
+            snapshots=snapshots,
             reason=job.reason,
             command=job.command.id if job.command is not None else None,
             expires_at=job.command.expires_at if job.command is not None else None,

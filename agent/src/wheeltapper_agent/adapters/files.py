@@ -29,7 +29,7 @@ def fsync_file(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+def _written(path: Path, content: bytes | memoryview, mode: int) -> Iterator[Path]:
     """A temporary file beside ``path`` that holds ``content``, durable; gone afterwards if it is still there."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -45,7 +45,7 @@ def _written(path: Path, content: bytes, mode: int) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, mode: int = 0o600) -> None:
     """Replace ``path`` by ``content``: temporary file, fsync, rename, fsync of the folder."""
     with _written(path, content, mode) as temporary:
         os.replace(temporary, path)

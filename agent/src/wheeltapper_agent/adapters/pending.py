@@ -112,7 +112,7 @@ class PendingFolder:
         with self._lock:
             return sum(entry.length for entry in self._entries.values())
 
-    def add(self, entry: Pending, content: bytes) -> list[Pending]:
+    def add(self, entry: Pending, content: bytes | memoryview) -> list[Pending]:
         """Keep a recording; returns what had to go for it.
 
         Raises:
@@ -147,7 +147,7 @@ class PendingFolder:
                 return False
             return True
 
-    def _write(self, entry: Pending, content: bytes) -> OSError | None:
+    def _write(self, entry: Pending, content: bytes | memoryview) -> OSError | None:
         """Keep the files of ``entry``, or none of them."""
         try:
             write_atomic(self.path(entry), content)
