@@ -206,6 +206,20 @@ def test_what_went_for_a_recording_that_could_not_be_kept_is_told(
     assert folder.entries() == []
 
 
+def test_a_disk_that_is_not_full_costs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = PendingFolder(tmp_path / "captures", 100)
+    folder.add(entry("auto-1", 40), bytes(40))
+
+    def write(*_: object) -> None:
+        raise OSError(errno.EIO, "the card is gone")
+
+    monkeypatch.setattr(pending, "write_atomic", write)
+    with pytest.raises(NotKeptError) as caught:
+        folder.add(entry("auto-2", 50), bytes(50))
+    assert (caught.value.code, caught.value.gone) == ("storage.failed", ())
+    assert [one.name for one in folder.entries()] == ["auto-1"]
+
+
 def test_a_read_only_disk_forgets_nothing(small_disk: Path) -> None:  # noqa: F811  # the fixture
     folder = _fill(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
