@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,8 @@ import pytest
 
 from tests.agent.spool_kit import Clock
 from tests.agent.test_spool_limits import small_disk  # noqa: F401  # a fixture
-from wheeltapper_agent.adapters.pending import Pending, PendingFolder
+from wheeltapper_agent.adapters import pending
+from wheeltapper_agent.adapters.pending import NotKeptError, Pending, PendingFolder
 from wheeltapper_agent.capture_rules import CaptureRules, Collected
 from wheeltapper_agent.config import CaptureRule, load_config
 from wheeltapper_agent.core.rate import TokenBucket
@@ -166,6 +170,77 @@ def test_a_full_disk_costs_the_oldest_and_then_the_newest(small_disk: Path) -> N
         folder.add(entry("auto-9", 2_000_000), bytes(2_000_000))
     assert caught.value.code == "storage.full"
     assert [one.name for one in PendingFolder(small_disk / "captures", 10**8).entries()] == ["c-1"]
+
+
+def _fill(folder: Path) -> PendingFolder:
+    made = PendingFolder(folder / "captures", 64 * 1024 * 1024)
+    for number in range(3):
+        made.add(entry(f"auto-{number}", 500_000), bytes(500_000))
+    return made
+
+
+def test_a_recording_that_has_no_room_anyway_costs_none(small_disk: Path) -> None:  # noqa: F811  # the fixture
+    folder = _fill(small_disk)
+    free = os.statvfs(small_disk).f_bavail
+    with pytest.raises(NotKeptError) as caught:
+        folder.add(entry("c-1", 4_000_000, "c-1"), bytes(4_000_000))
+    assert (caught.value.code, caught.value.gone) == ("storage.full", ())
+    assert len(folder.entries()) == 3
+    assert os.statvfs(small_disk).f_bavail == free  # nothing is left of the attempt
+    assert [one.name for one in folder.add(entry("c-2", 2_000_000, "c-2"), bytes(2_000_000))] == ["auto-0"]
+
+
+def test_what_went_for_a_recording_that_could_not_be_kept_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = PendingFolder(tmp_path / "captures", 100)
+    folder.add(entry("auto-1", 80), bytes(80))
+
+    def write(*_: object) -> None:
+        raise OSError(errno.EIO, "the card is gone")
+
+    monkeypatch.setattr(pending, "write_atomic", write)
+    with pytest.raises(NotKeptError) as caught:
+        folder.add(entry("auto-2", 50), bytes(50))
+    assert (caught.value.code, [one.name for one in caught.value.gone]) == ("storage.failed", ["auto-1"])
+    assert folder.entries() == []
+
+
+def test_a_disk_that_is_not_full_costs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = PendingFolder(tmp_path / "captures", 100)
+    folder.add(entry("auto-1", 40), bytes(40))
+
+    def write(*_: object) -> None:
+        raise OSError(errno.EIO, "the card is gone")
+
+    monkeypatch.setattr(pending, "write_atomic", write)
+    with pytest.raises(NotKeptError) as caught:
+        folder.add(entry("auto-2", 50), bytes(50))
+    assert (caught.value.code, caught.value.gone) == ("storage.failed", ())
+    assert [one.name for one in folder.entries()] == ["auto-1"]
+
+
+def test_a_read_only_disk_forgets_nothing(small_disk: Path) -> None:  # noqa: F811  # the fixture
+    folder = _fill(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for length in (1000, 64 * 1024 * 1024):  # as it is, and with others to go first
+        with pytest.raises(NotKeptError) as caught:
+            folder.add(entry("auto-9", length), bytes(length))
+        assert (caught.value.code, caught.value.gone) == ("storage.read_only", ())
+    assert not folder.remove(folder.entries()[0])
+    assert [one.name for one in folder.entries()] == ["auto-0", "auto-1", "auto-2"]
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert folder.remove(folder.entries()[0])
+    assert folder.used_bytes == sum(path.stat().st_size for path in (small_disk / "captures").glob("*.npz")) == 1e6
+
+
+def test_a_folder_that_was_read_only_at_the_start(small_disk: Path) -> None:  # noqa: F811  # the fixture
+    for there in (False, True):
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        folder = PendingFolder(small_disk / "captures", 1000)
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        folder.add(entry(f"auto-{there}", 100), bytes(100))
+        assert len(folder.entries()) == 1 + there
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ from wheeltapper_agent.doctor import (
     FAIL,
     OK,
     WARN,
+    _connections,
     check_clock,
     check_disk,
     check_profile,
@@ -38,6 +41,7 @@ from wheeltapper_agent.doctor import (
     examine,
     kernel_synchronised,
 )
+from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.wire_check import check_broker, check_certificate, check_https
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -305,6 +309,24 @@ def test_a_small_disk(mounted: Any) -> None:
     assert [path.name for path in folder.iterdir()] == ["much"]
 
 
+def test_the_probe_follows_no_link_and_has_a_name_that_nobody_foresees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, victim = tmp_path / "state", tmp_path / "victim"
+    state.mkdir()
+    victim.write_text("not yours")
+    (state / f".doctor.{os.getpid()}").symlink_to(victim)
+    assert check_disk(state, 0.0)[0].check == "disk"
+    assert victim.read_text() == "not yours"
+    with monkeypatch.context() as patch:  # even where the name is known beforehand
+        names = iter(["known", "free"])
+        patch.setattr(tempfile, "_get_candidate_names", lambda: names)
+        (state / ".doctor.known").symlink_to(victim)
+        assert check_disk(state, 0.0)[0].check == "disk"
+    assert victim.read_text() == "not yours"
+    assert sorted(path.name for path in state.iterdir()) == sorted([f".doctor.{os.getpid()}", ".doctor.known"])
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     assert check_disk(tmp_path / "none", 1.0)[0].verdict == FAIL
 
@@ -374,6 +396,40 @@ def test_a_file_of_the_identity_that_is_torn(world: World, name: str) -> None:
     verdict, _, advice = _checked(world)
     assert verdict == FAIL
     assert "enrol again" in advice
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@as_root
+def test_what_another_user_may_not_read_is_said_to_be_closed_not_missing(world: World) -> None:
+    with _as_nobody():
+        with pytest.raises(AgentError) as caught:
+            load_identity(world.state)
+        (config,) = examine(world.config)
+        (disk,) = check_disk(world.state, 1.0)
+        found = {finding.check: finding for finding in _connections(world.state, world.identity)}
+    assert caught.value.code == "enrol.denied"
+    for finding in (config, disk, *found.values()):
+        assert finding.verdict == FAIL
+        assert "as root or as the service's user" in finding.advice, finding
+        assert "firewall" not in finding.advice
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wheeltapper_agent.doctor.load_identity", _denied)
+        patch.setattr("wheeltapper_agent.doctor.check_runtimes", lambda _: [])
+        certificate = examine(world.config)[-1]
+    assert (certificate.check, certificate.verdict) == ("certificate", FAIL)
+    assert "as root" in certificate.advice
+
+
+def _denied(_: Path) -> Identity:
+    raise AgentError("enrol.denied", "closed")
 
 
 # --- network ----------------------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from tests.agent.bundles import SMALL, make_bundle, write_bundle
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, free_port, until
+from wheeltapper_agent.adapters.files import write_atomic, write_once
 from wheeltapper_agent.adapters.identity import enroll, load_identity, parse_token
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link
 from wheeltapper_agent.adapters.simulator import Machine
@@ -63,6 +65,45 @@ def test_enrolment_refused(
         load_identity(tmp_path / "state")
     server.enrol_name = None
     enroll(server.url, parse_token(_token(server)), tmp_path / "state")
+
+
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN PRIVATE KEY-----\nMIGH", b"\0" * 200])
+def test_a_key_that_is_damaged_is_told(tmp_path: Path, server: DeviceServer, content: bytes) -> None:
+    key = tmp_path / "state/identity/device.key"
+    key.parent.mkdir(parents=True)
+    key.write_bytes(content)
+    with pytest.raises(AgentError) as refused:
+        enroll(server.url, parse_token(_token(server)), tmp_path / "state")
+    assert refused.value.code == "enrol.key_damaged"
+    assert f"{key} is damaged" in refused.value.message
+    assert "remove it and enrol again" in refused.value.message
+    key.unlink()
+    enroll(server.url, parse_token(_token(server)), tmp_path / "state")
+
+
+@pytest.mark.parametrize("write", [write_once, write_atomic])
+def test_a_file_is_whole_or_not_there(
+    tmp_path: Path, write: Callable[[Path, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the power goes, and whatever the disk says: never a part, and nothing beside it."""
+    path, seen = tmp_path / "device.key", []
+
+    def fsync(_: int) -> None:
+        seen.append(path.exists())
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="full"):
+            write(path, b"key")
+    assert seen == [False]
+    assert list(tmp_path.iterdir()) == []
+    write(path, b"key")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"key", 0o600)
+    with pytest.raises(FileExistsError):
+        write_once(path, b"another")
+    assert [path] == list(tmp_path.iterdir())
+    assert path.read_bytes() == b"key"
 
 
 @pytest.mark.parametrize("text", ["", "wt1", "wt1.A.b.c", "wt2.device-1." + "s" * 43 + "." + "0" * 64])

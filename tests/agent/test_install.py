@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from wheeltapper_agent import cli_device
+from wheeltapper_agent import cli_device, service
+from wheeltapper_agent.adapters.local_socket import SOCKET_FILE
+from wheeltapper_agent.adapters.marks import MARKS_FILE
 from wheeltapper_agent.boards import detect_board
 from wheeltapper_agent.cli import app
 from wheeltapper_agent.config import Profile, load_config, load_profile, profile_names
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.install import choose_profile, program_path, starting_config
+from wheeltapper_agent.uninstall import Layout, is_state
 from wheeltapper_agent.unit import bus_groups, render_unit, render_watchdog
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="installing needs root")
@@ -185,10 +188,175 @@ def test_a_state_folder_elsewhere_in_the_image(root: Path) -> None:
     (root / "data/wheeltapper").mkdir(parents=True)
     (root / "var/lib/wheeltapper").symlink_to("../../data/wheeltapper")
     _install(root)
-    (root / "data/wheeltapper/spool").write_text("x")
+    (root / "data/wheeltapper/spool.sqlite").write_text("x")
     _run("uninstall", "--root", str(root), "--yes")
     assert not (root / "data/wheeltapper").exists()
     assert not (root / "var/lib/wheeltapper").is_symlink()
+
+
+def _state(folder: Path) -> None:
+    """What the agent leaves in its state folder."""
+    for name in ("identity", "slots", "captures", "tuf", "blobs"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x").write_text("x")
+    for name in (
+        "spool.sqlite",
+        "spool.sqlite-wal",
+        "status.json",
+        "marks.json",
+        "journal.json",
+        "simulator-main.json",
+    ):
+        (folder / name).write_text("x")
+
+
+@as_root
+def test_a_state_folder_never_leads_out_of_an_image(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    (root / "var/lib/wheeltapper").symlink_to(outside)
+    before = _tree(root)
+    said = _run("install", "--profile", "raspberry-pi-4", "--root", str(root), code=2)
+    assert "install.escapes" in said
+    assert _tree(root) == before
+    assert (outside.stat().st_uid, stat.S_IMODE(outside.stat().st_mode)) == (0, 0o755)
+
+
+@as_root
+def test_a_state_folder_that_others_use_is_refused_and_theirs_stays(root: Path) -> None:
+    shared = root / "srv/data"
+    shared.mkdir(parents=True)
+    (shared / "customer.db").write_text("precious")
+    (root / "var/lib/wheeltapper").symlink_to("../../srv/data")
+    before = _tree(root)
+    said = _run("install", "--profile", "raspberry-pi-4", "--root", str(root), code=2)
+    assert "install.state_shared" in said
+    assert "customer.db" in said
+    assert _tree(root) == before
+    (shared / "customer.db").unlink()
+    shared.rmdir()
+    assert "make it first" in _run("install", "--profile", "raspberry-pi-4", "--root", str(root), code=2)
+    shared.mkdir()
+    _install(root)
+    owner = shared.stat().st_uid
+    assert owner != 0
+    _state(shared)
+    (shared / "customer.db").write_text("precious")  # put there later
+    said = _run("uninstall", "--root", str(root), "--yes")
+    assert [path.name for path in shared.iterdir()] == ["customer.db"]
+    assert shared.stat().st_uid == 0
+    assert "customer.db" in said
+    assert not (root / "var/lib/wheeltapper").is_symlink()
+    assert "wheeltapper" not in (root / "etc/passwd").read_text()
+
+
+@as_root
+def test_a_state_folder_that_is_mounted_is_emptied(root: Path) -> None:
+    state = root / "var/lib/wheeltapper"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(state)], check=True)
+    try:
+        (state / "lost+found").mkdir()
+        _install(root)
+        _state(state)
+        said = _run("uninstall", "--root", str(root), "--yes")
+        assert [path.name for path in state.iterdir()] == ["lost+found"]
+        assert state.stat().st_uid == 0
+        assert "nothing to remove" in _run("uninstall", "--root", str(root), "--yes")
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+    assert "mounted" in said
+    assert "wheeltapper" not in (root / "etc/passwd").read_text()
+    assert "wheeltapper" not in (root / "etc/group").read_text()
+
+
+@as_root
+def test_a_group_that_is_there_without_its_user(root: Path) -> None:
+    group = "wheeltapper:x:777:\n"
+    before = (root / "etc/group").read_text()
+    (root / "etc/group").write_text(before + group)
+    _install(root)
+    assert (root / "var/lib/wheeltapper").stat().st_gid == 777
+    _run("uninstall", "--root", str(root), "--yes")
+    assert (root / "etc/group").read_text() == before
+    (root / "etc/group").write_text(before + group)
+    assert "removed the group wheeltapper" in _run("uninstall", "--root", str(root), "--yes")
+    assert (root / "etc/group").read_text() == before
+
+
+@as_root
+def test_drop_ins_go_with_the_configuration(root: Path) -> None:
+    _install(root)
+    drop_in = root / "etc/systemd/system/wheeltapper-agent.service.d/override.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Service]\n")
+    _run("uninstall", "--root", str(root), "--yes", "--keep-config")
+    assert drop_in.exists()
+    _run("uninstall", "--root", str(root), "--yes")
+    assert not drop_in.parent.exists()
+
+
+@as_root
+@pytest.mark.parametrize("place", ["/data", "/data/wt"])
+def test_the_state_folder_that_the_configuration_names_is_followed(root: Path, place: str) -> None:
+    _install(root)
+    config, state = root / "etc/wheeltapper/agent.toml", root / place[1:]
+    config.write_text(f'[device]\nstate_dir = "{place}"\nprofile = "raspberry-pi-4"\n')
+    assert f"names the state folder {place}" in _run("install", "--profile", "auto", "--root", str(root))
+    _state(state)
+    (state / "photos").mkdir()
+    _run("uninstall", "--root", str(root), "--yes", "--keep-state", "--keep-config")
+    assert (state / "identity/x").exists()
+    said = _run("uninstall", "--root", str(root), "--yes")
+    assert [path.name for path in state.iterdir()] == ["photos"]
+    assert "photos" in said
+    assert not config.exists()
+
+
+@as_root
+@pytest.mark.parametrize("text", ["[device]\nstate_dir = 3\n", "= 1", '[device]\nstate_dir = "/link/x"\n', "\xff"])
+def test_a_configuration_that_leads_nowhere_stops_no_uninstall(root: Path, tmp_path: Path, text: str) -> None:
+    _install(root)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/spool.sqlite").write_text("of the host")
+    (root / "link").symlink_to(tmp_path)
+    (root / "etc/wheeltapper/agent.toml").write_bytes(text.encode("latin-1"))
+    assert "left" in _run("uninstall", "--root", str(root), "--yes")
+    assert (tmp_path / "x/spool.sqlite").exists()
+    assert not (root / "etc/wheeltapper").exists()
+    assert "wheeltapper" not in (root / "etc/passwd").read_text()
+
+
+def test_every_name_in_the_state_folder_is_known() -> None:
+    """What the sources write there; what lies beside it is not ours."""
+    for name in (service.SPOOL_FILE, service.STATUS_FILE, MARKS_FILE, SOCKET_FILE, f".{MARKS_FILE}.tmp"):
+        assert is_state(name)
+    source = Path(service.__file__).read_text(encoding="utf-8")
+    named = re.findall(r'state / "([^"]+)"', source)
+    assert len(named) >= 5
+    assert [name for name in named if not is_state(name)] == []
+    assert not any(is_state(name) for name in ("customer.db", "spool", ".bashrc", ".customer.tmp", "lost+found"))
+
+
+def test_a_service_that_does_not_start_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wheeltapper_agent import install as steps
+
+    (root / "var/lib/wheeltapper/identity").mkdir(parents=True)
+    (root / "var/lib/wheeltapper/identity/fleet.json").write_text("{}")
+    monkeypatch.setattr(Layout, "live", True)
+    asked: list[str] = []
+
+    def systemctl(_: Layout, verb: str, *__: str) -> bool:
+        asked.append(verb)
+        return verb != "restart"
+
+    monkeypatch.setattr(steps, "systemctl", systemctl)
+    with pytest.raises(AgentError, match="does not start") as caught:
+        steps.finish(Layout(root))
+    assert caught.value.code == "install.start"
+    assert asked == ["daemon-reload", "restart"]
+    monkeypatch.setattr(steps, "systemctl", lambda *_: True)
+    assert steps.finish(Layout(root)) is True
 
 
 def test_what_cannot_be_done_is_refused_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,22 @@ def test_a_dead_updater_starves_the_watchdog(tmp_path: Path, manager: Manager, m
         server.close()
 
 
+def test_a_dead_thread_of_the_captures_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+    agent, server = _agent(tmp_path, manager, watchdog_seconds=60.0)
+    assert agent._captures._max_memory_bytes == 128 * 1024 * 1024  # of 512
+    agent._captures._jobs.put(None)  # ends the writer
+    runner = threading.Thread(target=agent.run, daemon=True)
+    runner.start()
+    try:
+        until(lambda: any("captures ended" in line for line in manager.hear()), 10, "the word of the dead thread")
+        figures = {"waiting": 0, "dropped": 0, "ignored": 0, "unsaid": 0}
+        assert agent._answer_local({"ask": "status"})["captures"] == figures
+    finally:
+        agent.stop()
+        runner.join(20)
+        server.close()
+
+
 def test_a_pipeline_ends_well_with_its_recording_and_badly_with_a_fault(tmp_path: Path) -> None:
     recording = Recording(
         samples=np.zeros((3, 64, 1), np.float32),

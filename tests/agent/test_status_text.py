@@ -44,6 +44,16 @@ def test_a_running_agent_in_a_few_lines() -> None:
     ]
 
 
+def test_recordings_are_said_where_there_are_any() -> None:
+    figures = {"waiting": 0, "dropped": 0, "ignored": 0, "unsaid": 0}
+    assert status_lines(_RUNS | {"captures": figures}, 1000.0) == status_lines(_RUNS, 1000.0)
+    lines = status_lines(_RUNS | {"captures": figures | {"waiting": 3}}, 1000.0)
+    assert lines[-2] == "recordings: 3 wait for their upload"
+    figures = {"waiting": 3, "dropped": 2, "ignored": 5, "unsaid": 1}
+    (line,) = [line for line in status_lines(_RUNS | {"captures": figures}, 1000.0) if line.startswith("recordings")]
+    assert line.endswith("upload, 2 DROPPED, 5 triggers ignored, 1 reports refused by the disk")
+
+
 def test_classes_and_remaining_lives_are_said() -> None:
     last = {"score": 0.5, "severity": "normal", "alert": False, "label": "inner race", "value": 41.25, "zone": None}
     body = _RUNS | {"pipelines": {"main": _RUNS["pipelines"]["main"] | {"last": last}}}

@@ -2,7 +2,8 @@
 
 Invariants: a command is answered once; one that broke off before its recording was a file is done when it is repeated.
 A recording that is a file survives a restart and goes up from where the server is. The answer is a record of the spool,
-and the file goes only after it. No pipeline waits: what finds no room is dropped, counted and reported.
+and the file goes only after it; one that the spool refuses is tried again. No pipeline waits: what finds no room is
+dropped, counted and reported. All windows that wait in memory take at most a share of it. Nothing ends the threads.
 
 Not done here: what a rule wants (:mod:`capture_rules`), the folder (:mod:`adapters.pending`), HTTP
 (:mod:`adapters.uplink`).
@@ -11,11 +12,12 @@ Not done here: what a rule wants (:mod:`capture_rules`), the folder (:mod:`adapt
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import queue
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,7 +25,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from wheeltapper_agent.adapters.http import HttpsClient
-from wheeltapper_agent.adapters.pending import Pending, PendingFolder
+from wheeltapper_agent.adapters.pending import NotKeptError, Pending, PendingFolder
 from wheeltapper_agent.adapters.uplink import Uplink
 from wheeltapper_agent.capture_rules import CaptureRules, Collected
 from wheeltapper_agent.config import CaptureConfig
@@ -32,7 +34,7 @@ from wheeltapper_agent.pipeline import Captured, Pipeline
 from wheeltapper_agent.ports import Clock, Records, SourceSpec, Window, unnumbered_report
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command
-from wheeltapper_protocols.recording import Recording, recording_bytes
+from wheeltapper_protocols.recording import Recording, write_recording
 
 __all__ = ["Captures", "make_recording"]
 
@@ -41,6 +43,9 @@ _RETRY_CAP_SECONDS: Final = 30.0
 _IDLE_SECONDS: Final = 60.0
 _WAITING: Final = 4
 """Recordings by rule whose windows wait in memory to become a file."""
+_SAMPLE_BYTES: Final = 4
+_UNSAID: Final = 100
+"""Answers that wait for the spool to take them."""
 
 
 class _AnsweringRecords(Records, Protocol):
@@ -69,12 +74,18 @@ def make_recording(windows: list[Window], spec: SourceSpec, meta: dict[str, str]
     """
     if not windows:
         raise AgentError("capture.empty", "the source ended before the first window")
-    samples = np.stack([window.samples for window in windows])
-    if not np.all(np.isfinite(samples)):
-        raise RecordingError("recording.nan", "the sensor gave values that are not finite")
-    peak = np.abs(samples).max(axis=(0, 1)).astype(np.float64)
+    shape = windows[0].samples.shape
+    peak = np.zeros(shape[1:])
+    for window in windows:  # one by one: beside them there is room for their int16, not for copies of all
+        if window.samples.shape != shape:
+            raise RecordingError("recording.shape", f"a window is {window.samples.shape}, the first one is {shape}")
+        if not np.all(np.isfinite(window.samples)):
+            raise RecordingError("recording.nan", "the sensor gave values that are not finite")
+        peak = np.maximum(peak, np.abs(window.samples).max(axis=0))
     scale = np.where(peak > 0, peak, 1.0) / 32767.0
-    coded = np.clip(np.rint(samples / scale), -32767, 32767).astype(np.int16)
+    coded = np.empty((len(windows), *shape), dtype=np.int16)
+    for row, window in enumerate(windows):
+        coded[row] = np.clip(np.rint(window.samples / scale), -32767, 32767)
     times = np.array([window.t_s for window in windows], dtype=np.float64)
     return Recording(coded, scale, spec.sample_rate_hz, times, spec.channels, spec.units, dict(meta))
 
@@ -91,6 +102,7 @@ class Captures:
         max_bytes: of one recording in memory, and of all that wait for their upload.
         folder: where they wait.
         config: rules and bounds of the uplink.
+        max_memory_bytes: of all windows that are collected for commands or wait to become a file; None: no bound.
     """
 
     def __init__(
@@ -103,6 +115,7 @@ class Captures:
         max_bytes: int,
         folder: Path,
         config: CaptureConfig | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
         self._device = device
         self._pipelines = pipelines
@@ -111,7 +124,16 @@ class Captures:
         self._max_bytes = max_bytes
         self._config = config or CaptureConfig()
         self._lock = threading.Lock()
-        self._under_way: set[str] = set()
+        self._max_memory_bytes = max_memory_bytes
+        self._held: dict[str, int] = {}
+        """Bytes of the windows in memory, by the name of their recording. A command is under way while it is here."""
+        self._unsaid: dict[str, CaptureReport] = {}
+        self._reported: dict[str, int] = {}
+        self._saying = threading.Lock()
+        self._told: set[str] = set()
+        """Recordings whose upload was reported and whose files the disk does not let go."""
+        self._failures: dict[str, tuple[int, float]] = {}
+        """How often an upload failed, and until when it rests."""
         self._rules: dict[str, CaptureRules] = {}
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._by_rule = threading.BoundedSemaphore(_WAITING)
@@ -131,7 +153,8 @@ class Captures:
         rule = self._config.rule_for(pipeline)
         if rule is None:
             return None
-        made = CaptureRules(pipeline, spec, rule, self._collected, self._clock, self._max_bytes)
+        most = self._max_bytes if self._max_memory_bytes is None else min(self._max_bytes, self._max_memory_bytes)
+        made = CaptureRules(pipeline, spec, rule, self._collected, self._clock, most)
         self._rules[pipeline] = made
         return made
 
@@ -147,6 +170,21 @@ class Captures:
         rules = self._rules.get(pipeline)
         if rules is not None:
             rules.on_drift(why)
+
+    def alive(self) -> bool:
+        """Whether the threads run, or were stopped."""
+        return self._stopping.is_set() or all(thread.is_alive() for thread in self._threads)
+
+    def figures(self) -> dict[str, int]:
+        """Since the start: recordings that ``wait`` for their upload, were ``dropped``, triggers that were ``ignored``;
+        and ``unsaid``, answers that the spool has not taken yet."""
+        rules = list(self._rules.values())
+        return {
+            "waiting": len(self._folder.entries()),
+            "dropped": self.dropped + sum(one.dropped for one in rules),
+            "ignored": sum(one.ignored for one in rules),
+            "unsaid": len(self._unsaid),
+        }
 
     def start(self) -> None:
         """Begin to write and upload."""
@@ -165,34 +203,63 @@ class Captures:
 
     def take(self, command: Command, body: CaptureCommand) -> None:
         """Begin a capture, unless it is under way, waits for its upload, was answered or is expired."""
-        waiting = {entry.name for entry in self._folder.entries()}
-        with self._lock:
-            if command.id in self._under_way or command.id in waiting or command.expires_at < self._clock.now():
-                return
-            if self._records.answered(command.id):
-                return
-            self._under_way.add(command.id)
+        if command.expires_at < self._clock.now() or self._known(command.id):
+            return
         pipeline = self._pipelines.get(body.pipeline)
         if pipeline is None:
-            detail = f"there is no pipeline {body.pipeline}"
-            self._refuse(command.id, body.pipeline, "capture.unknown_pipeline", detail)
-            return
-        size = body.snapshots * pipeline.spec.window_samples * len(pipeline.spec.channels) * 4
-        if size > self._max_bytes:
-            detail = f"{body.snapshots} windows are {size} bytes; this board's cap is {self._max_bytes}"
-            self._refuse(command.id, body.pipeline, "capture.too_large", detail)
+            self._refuse(command.id, body.pipeline, "capture.unknown_pipeline", f"there is no pipeline {body.pipeline}")
             return
         spec, name = pipeline.spec, body.pipeline
+        size = body.snapshots * _window_bytes(spec)
+        asked = f"{body.snapshots} windows are {size} bytes"
+        if size > self._max_bytes:
+            self._refuse(command.id, name, "capture.too_large", f"{asked}; this board's cap is {self._max_bytes}")
+            return
+        if self._max_memory_bytes is not None and size > self._max_memory_bytes:
+            detail = f"{asked} in memory until they are a file; this board has {self._max_memory_bytes}: ask for fewer"
+            self._refuse(command.id, name, "capture.memory", detail)
+            return
+        if not self._hold(command.id, size):
+            _LOG.info(
+                "capture %s: others take the memory for recordings now; it is done when it is repeated", command.id
+            )
+            return
 
         def done(windows: list[Window]) -> None:
             self._jobs.put(_Job(command.id, name, spec, windows, command=command))
 
         pipeline.capture(Captured(body.snapshots, done))
 
+    def _known(self, command: str) -> bool:
+        """Whether a command needs nothing more; asked in the order in which it gets on, so that none is missed."""
+        if command in self._held or command in self._unsaid:
+            return True
+        if any(entry.name == command for entry in self._folder.entries()):
+            return True
+        try:
+            return self._records.answered(command)
+        except Exception:  # noqa: BLE001  # logged; the fleet repeats the command
+            _LOG.exception("capture %s: the spool does not say whether it was answered", command)
+            return True
+
+    def _refuse(self, command: str, pipeline: str, code: str, detail: str) -> None:
+        self._say(command, CaptureReport(command=command, pipeline=pipeline, code=code, detail=detail[:1000]))
+
+    def _hold(self, name: str, size: int) -> bool:
+        """Set memory aside for the windows of a recording, if there is so much."""
+        with self._lock:
+            if self._max_memory_bytes is not None and sum(self._held.values()) + size > self._max_memory_bytes:
+                return False
+            self._held[name] = size
+            return True
+
     def _collected(self, full: Collected) -> bool:
         if not self._by_rule.acquire(blocking=False):
             return False
         name = f"auto-{secrets.token_hex(8)}"
+        if not self._hold(name, len(full.windows) * _window_bytes(full.spec)):
+            self._by_rule.release()
+            return False
         self._jobs.put(_Job(name, full.pipeline, full.spec, full.windows, full.reason, first_window=full.first_window))
         return True
 
@@ -208,8 +275,12 @@ class Captures:
                 _LOG.exception("capture %s failed", job.name)
                 self._failed(job, "capture.failed", str(error)[:300])
             finally:
+                job.windows.clear()
+                with self._lock:
+                    self._held.pop(job.name, None)
                 if job.command is None:
                     self._by_rule.release()
+            self._say_rest()
 
     def _write(self, job: _Job) -> None:
         meta = {"device": self._device, "pipeline": job.pipeline}
@@ -221,88 +292,161 @@ class Captures:
             windows = [window for window in windows if bool(np.all(np.isfinite(window.samples)))]
             if len(windows) < len(job.windows):  # a recording has no place for a sample that is missing
                 meta["left_out_windows"] = str(len(job.windows) - len(windows))
-        content = recording_bytes(make_recording(windows, job.spec, meta))
+        recording = make_recording(windows, job.spec, meta)
+        del windows
+        job.windows.clear()  # they are not needed beside the file's bytes
+        buffer = io.BytesIO()
+        write_recording(recording, buffer)
+        snapshots = recording.snapshots
+        del recording
+        content = buffer.getbuffer()
         entry = Pending(
             name=job.name,
             pipeline=job.pipeline,
             sha256=hashlib.sha256(content).hexdigest(),
             length=len(content),
-            snapshots=len(windows),
+            snapshots=snapshots,
             reason=job.reason,
             command=job.command.id if job.command is not None else None,
             expires_at=job.command.expires_at if job.command is not None else None,
         )
-        for gone in self._folder.add(entry, content):
-            self.dropped += 1
-            self._report(gone, "capture.dropped", "newer recordings needed its place")
-        with self._lock:
-            self._under_way.discard(job.name)
+        try:
+            self._gave_way(self._folder.add(entry, content))
+        except NotKeptError as error:
+            self._gave_way(error.gone)
+            raise
         self._ready.set()
+
+    def _gave_way(self, gone: Sequence[Pending]) -> None:
+        for entry in gone:
+            self.dropped += 1
+            self._say(entry.name, _report(entry, "capture.dropped", "newer recordings needed its place"))
 
     def _failed(self, job: _Job, code: str, detail: str) -> None:
         if job.command is not None:
-            self._refuse(job.command.id, job.pipeline, code, detail)
+            self._refuse(job.name, job.pipeline, code, detail)
             return
         self.dropped += 1
         report = CaptureReport(
             pipeline=job.pipeline, code=code, detail=detail[:1000], reason=job.reason, upload=job.name
         )
-        self._append(report)
+        self._say(job.name, report)
 
-    def _refuse(self, command: str, pipeline: str, code: str, detail: str) -> None:
-        self._append(CaptureReport(command=command, pipeline=pipeline, code=code, detail=detail[:1000]))
-        with self._lock:
-            self._under_way.discard(command)
+    # --- what is said, also by a spool that refuses for a while -------------------------------------------------------
+
+    def _say(self, name: str, report: CaptureReport) -> None:
+        """Append ``report``, now or when the spool takes it."""
+        try:
+            self._append(report)
+        except Exception:  # noqa: BLE001  # logged; the spool may take it later
+            _LOG.exception("capture %s: the spool does not take its report; it is tried again", name)
+            with self._saying:
+                if len(self._unsaid) < _UNSAID:
+                    self._unsaid[name] = report
+                else:
+                    _LOG.error("capture %s: %s is not reported: too many reports wait", name, report.code)
+
+    def _say_rest(self) -> None:
+        """Append what the spool refused before, and how many recordings by rule nobody could take."""
+        with self._saying:
+            try:
+                for name, report in list(self._unsaid.items()):
+                    self._unsaid[name] = self._unsaid.pop(name)  # to the end: one that is refused holds up no other
+                    self._append(report)
+                    del self._unsaid[name]
+                for pipeline, rules in list(self._rules.items()):
+                    dropped, known = rules.dropped, self._reported.get(pipeline, 0)
+                    if dropped == known:
+                        continue
+                    detail = f"{dropped - known} recordings by rule were dropped: others were still to become files"
+                    self._append(CaptureReport(pipeline=pipeline, code="capture.busy", detail=detail))
+                    self._reported[pipeline] = dropped
+            except Exception:  # noqa: BLE001  # logged; the spool may take it later
+                _LOG.warning("captures: reports wait for the spool", exc_info=True)
 
     # --- files go up --------------------------------------------------------------------------------------------------
 
     def _send_all(self) -> None:
-        delay = 0.5
+        pause = 0.5
         while not self._stopping.is_set():
-            self._ready.clear()
-            entry = next((one for one in self._folder.entries() if self._uplink.allowed(one)), None)
-            if entry is None:
-                self._ready.wait(_IDLE_SECONDS)
-                continue
             try:
-                sent = self._send(entry)
-            except Exception:  # noqa: BLE001  # logged; a spool that refuses now may take the report later
-                _LOG.exception("capture %s: the upload failed", entry.name)
+                self._ready.clear()
+                self._say_rest()
+                entry, wait_seconds = self._next()
+                if entry is None:
+                    self._ready.wait(wait_seconds)
+                    continue
+                sent = self._send_safely(entry)
+            except Exception:  # noqa: BLE001  # logged; the agent must outlive it
+                _LOG.exception("captures: the uplink failed")
                 sent = False
-            delay = 0.5 if sent else min(delay * 2, _RETRY_CAP_SECONDS)
+            pause = 0.5 if sent else min(pause * 2, _RETRY_CAP_SECONDS)
             if not sent:
-                self._stopping.wait(delay)
+                self._stopping.wait(pause)
+
+    def _next(self) -> tuple[Pending | None, float]:
+        """The recording that goes up now: of those that failed least the first; or how long to wait for one."""
+        now, idle = self._clock.monotonic(), _RETRY_CAP_SECONDS if self._unsaid else _IDLE_SECONDS
+        entries = self._folder.entries()
+        names = {entry.name for entry in entries}
+        self._failures = {name: failed for name, failed in self._failures.items() if name in names}
+        allowed = [entry for entry in entries if self._uplink.allowed(entry)]
+        due = [entry for entry in allowed if self._failures.get(entry.name, (0, now))[1] <= now]
+        if due:
+            return min(due, key=lambda entry: self._failures.get(entry.name, (0, now))[0]), 0.0
+        waits = [self._failures[entry.name][1] - now for entry in allowed]
+        return None, max(0.1, min([idle, *waits]))
+
+    def _send_safely(self, entry: Pending) -> bool:
+        """:meth:`_send`, and how long ``entry`` rests where that failed: others are not to wait for it."""
+        try:
+            sent = self._send(entry)
+        except Exception:  # noqa: BLE001  # logged; a spool that refuses now may take the report later
+            _LOG.exception("capture %s: the upload failed", entry.name)
+            sent = False
+        if not sent:
+            count = self._failures.get(entry.name, (0, 0.0))[0] + 1
+            rest_seconds = min(0.5 * 2 ** min(count, 10), _RETRY_CAP_SECONDS)
+            self._failures[entry.name] = (count, self._clock.monotonic() + rest_seconds)
+        return sent
 
     def _send(self, entry: Pending) -> bool:
-        if self._records.answered(entry.name):  # a restart between the report and the removal
-            self._folder.remove(entry)
-            return True
-        try:
-            if self._uplink.send(entry, self._folder.path(entry)):
-                self._report(entry)
-            elif entry.expires_at is None or self._clock.now() <= entry.expires_at:
-                return False
-            else:
-                self._report(entry, "capture.upload", "the command expired before the recording was uploaded")
-        except AgentError as error:
-            self._report(entry, error.code, error.message)
-        self._folder.remove(entry)
+        if entry.name not in self._told and not self._records.answered(entry.name):  # else: a restart in between
+            try:
+                if self._uplink.send(entry, self._folder.path(entry)):
+                    report = _report(entry)
+                elif entry.expires_at is None or self._clock.now() <= entry.expires_at:
+                    return False
+                else:
+                    report = _report(entry, "capture.upload", "the command expired before the recording was uploaded")
+            except AgentError as error:
+                report = _report(entry, error.code, error.message)
+            self._append(report)
+        if not self._folder.remove(entry):
+            self._told.add(entry.name)
+            return False
+        self._told.discard(entry.name)
         return True
-
-    def _report(self, entry: Pending, code: str = "", detail: str = "") -> None:
-        self._append(
-            CaptureReport(
-                command=entry.command,
-                pipeline=entry.pipeline,
-                sha256=None if code else entry.sha256,
-                length=0 if code else entry.length,
-                snapshots=0 if code else entry.snapshots,
-                code=code,
-                detail=detail[:1000],
-                reason=entry.reason,
-                upload=None if entry.command is not None else entry.name,
-            )
-        )
 
     def _append(self, body: CaptureReport) -> None:
         self._records.append(unnumbered_report(body, self._clock.now()))
+
+
+def _report(entry: Pending, code: str = "", detail: str = "") -> CaptureReport:
+    """What became of a recording."""
+    return CaptureReport(
+        command=entry.command,
+        pipeline=entry.pipeline,
+        sha256=None if code else entry.sha256,
+        length=0 if code else entry.length,
+        snapshots=0 if code else entry.snapshots,
+        code=code,
+        detail=detail[:1000],
+        reason=entry.reason,
+        upload=None if entry.command is not None else entry.name,
+    )
+
+
+def _window_bytes(spec: SourceSpec) -> int:
+    """Of one window in memory."""
+    return spec.window_samples * len(spec.channels) * _SAMPLE_BYTES

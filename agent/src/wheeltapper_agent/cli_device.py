@@ -143,7 +143,7 @@ def install(
     """Install the service on this device or into an image: user, folders, configuration, systemd unit."""
     from wheeltapper_agent import install as steps
     from wheeltapper_agent.config import load_config
-    from wheeltapper_agent.uninstall import EscapeError, Layout
+    from wheeltapper_agent.uninstall import STATE_DIR, EscapeError, Layout
     from wheeltapper_agent.unit import CONFIG_FILE
 
     try:
@@ -159,7 +159,7 @@ def install(
         if server is not None and not dry_run and not enrolled.exists():
             steps.enrol_as_service_user(start, server, token)
         started = not dry_run and steps.finish(layout)
-        kept = load_config(layout.inside(CONFIG_FILE)).device.profile if layout.inside(CONFIG_FILE).is_file() else ""
+        kept = load_config(layout.inside(CONFIG_FILE)).device if layout.inside(CONFIG_FILE).is_file() else None
     except EscapeError as error:
         fail(AgentError("install.escapes", str(error)))
     except AgentError as error:
@@ -178,9 +178,12 @@ def install(
         print(f"{'would be ' if dry_run else ''}{line['outcome']}: {line['path']}")
         if dry_run and step.kind == "file" and line["outcome"] != "kept":
             print("".join(f"    {text}\n" for text in step.content.splitlines()), end="")
-    if kept not in ("", board.name):
+    if kept is not None and kept.profile != board.name:
+        print(f"note: the configuration names the profile {kept.profile}, the unit has the limits of {board.name}")
+    if kept is not None and kept.state_dir != Path(STATE_DIR):
         print(
-            f"note: the configuration that was there names the profile {kept}, the unit has the limits of {board.name}"
+            f"note: the configuration names the state folder {kept.state_dir}, the unit is made for {STATE_DIR}: "
+            "let it follow with systemctl edit wheeltapper-agent (ConditionPathExists=, ReadWritePaths=)"
         )
     if not enrolled.exists() and not dry_run:
         print(f"next: runuser -u wheeltapper -- wheeltapper-agent enroll --server https://… --config {CONFIG_FILE}")

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ WARN: Final = "warn"
 FAIL: Final = "FAIL"
 _LEAST_FREE_MB: Final = 64
 _PROBE_SECONDS: Final = 120.0  # an import from a slow SD card, or under emulation
+_AS_ROOT: Final = "run doctor as root or as the service's user: sudo wheeltapper-agent doctor"
 _BUILT_AT: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right is before this program
 _FAR_SECONDS: Final = 4_102_444_800.0  # 2100-01-01
 _MODULES: Final = {
@@ -72,6 +74,7 @@ def examine(config_file: Path) -> list[Finding]:
         profile = load_profile(config.device.profile)
     except AgentError as error:
         advice = f"mend {config_file}; wheeltapper-agent install writes one where there is none"
+        advice = _AS_ROOT if isinstance(error.__cause__, PermissionError) else advice
         return [Finding("configuration", FAIL, f"{error.message} [{error.code}]", advice)]
     state = config.device.state_dir
     findings = [_configuration(config), *check_profile(profile, machine_name(), memory_mb()), *check_runtimes(profile)]
@@ -80,9 +83,9 @@ def examine(config_file: Path) -> list[Finding]:
     try:
         identity = load_identity(state)
     except AgentError as error:
-        findings.append(
-            Finding("certificate", FAIL, error.message, "enrol: wheeltapper-agent enroll --server … --config …")
-        )
+        advice = "enrol: wheeltapper-agent enroll --server … --config …"
+        advice = _AS_ROOT if error.code == "enrol.denied" else advice
+        findings.append(Finding("certificate", FAIL, error.message, advice))
         return findings
     findings += _connections(state, identity)
     findings.append(_agent(state))
@@ -101,7 +104,7 @@ def _connections(state: Path, identity: Identity) -> list[Finding]:
         try:
             verdict, found, advice = check()
         except (AgentError, OSError, ValueError) as error:
-            verdict, found, advice = FAIL, str(error)[:300], "this check could not be made; run doctor as root"
+            verdict, found, advice = FAIL, str(error)[:300], f"this check could not be made; {_AS_ROOT}"
         findings.append(Finding(name, verdict, found, advice))
     return findings
 
@@ -260,31 +263,26 @@ def _days(seconds: float) -> str:
 
 def check_disk(state: Path, wanted_mb: float) -> list[Finding]:
     """Whether the state folder can be written, and has the room that the profile gives to spool and captures."""
-    if not state.is_dir():
-        return [
-            Finding(
-                "disk",
-                FAIL,
-                f"{state} is missing",
-                "wheeltapper-agent install, or make it and give it to the service's user",
-            )
-        ]
     try:
+        if not state.is_dir():
+            advice = "wheeltapper-agent install, or make it and give it to the service's user"
+            return [Finding("disk", FAIL, f"{state} is missing", advice)]
         facts = os.statvfs(state)
         if facts.f_flag & os.ST_RDONLY:
             advice = "mount it writable; after errors of the medium, check it (fsck, dmesg) and replace it"
             return [Finding("disk", FAIL, f"{state} is on a read-only file system", advice)]
-        probe = state / f".doctor.{os.getpid()}"
+        # The folder is the service's: a file of another's choosing must not be opened, so it is a new one, no link.
+        handle, probe = tempfile.mkstemp(prefix=".doctor.", dir=state)
         try:
-            with probe.open("wb") as file:
+            with os.fdopen(handle, "wb") as file:
                 file.write(b"\0" * 4096)
                 file.flush()
                 os.fsync(file.fileno())
         finally:
-            probe.unlink(missing_ok=True)
+            Path(probe).unlink(missing_ok=True)
         free_mb = shutil.disk_usage(state).free / 1e6
     except OSError as error:
-        advice = "free space" if error.errno == 28 else "run doctor as root; give the folder to the service's user"
+        advice = "free space" if error.errno == 28 else f"{_AS_ROOT}; or give the folder to the service's user"
         return [Finding("disk", FAIL, f"{state} cannot be written: {error.strerror}", advice)]
     if free_mb < _LEAST_FREE_MB:
         return [

@@ -23,7 +23,7 @@ from wheeltapper_agent.adapters.files import fsync_folder, replace_link, write_a
 from wheeltapper_agent.boards import detect_board, machine_name, read_device_tree
 from wheeltapper_agent.config import Profile, load_config, load_profile, profile_names
 from wheeltapper_agent.errors import AgentError, storage_error
-from wheeltapper_agent.uninstall import SERVICE, USER, EscapeError, Layout, systemctl
+from wheeltapper_agent.uninstall import SERVICE, STATE_DIR, USER, EscapeError, Layout, is_state, systemctl
 from wheeltapper_agent.unit import CONFIG_FILE, bus_groups, render_unit, render_watchdog
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 Outcome = Literal["made", "changed", "unchanged", "kept"]
+_NOBODYS: Final = ("lost+found",)
 _HOMES: Final = ("/home/", "/root/", "/run/user/")  # ProtectHome= hides them
 
 
@@ -114,7 +115,8 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
     """Everything that must be there, in order.
 
     Raises:
-        AgentError: ``install.root``, ``install.escapes``, ``install.device``, ``install.no_watchdog``.
+        AgentError: ``install.root``, ``install.escapes``, ``install.device``, ``install.no_watchdog``,
+        ``install.state_shared``.
     """
     if layout.entry("passwd", "root") is None:
         raise AgentError("install.root", f"{layout.root} holds no system: /etc/passwd with root is missing")
@@ -122,6 +124,7 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
         raise AgentError("install.no_watchdog", f"the profile {profile.name} names no hardware watchdog")
     groups = tuple(group for group in bus_groups(profile) if layout.entry("group", group) is not None)
     try:
+        _check_state_link(layout)
         steps = [
             Step(kind="user", path=layout.inside("/etc/passwd")),
             Step(kind="folder", path=layout.config_dir, mode=0o750, owner="root:service"),
@@ -145,6 +148,22 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
     except EscapeError as error:
         raise AgentError("install.escapes", str(error)) from error
     return steps
+
+
+def _check_state_link(layout: Layout) -> None:
+    """Refuse a state folder behind a link that others use: it becomes the service's, and closed to them."""
+    path = layout.state_dir
+    if not path.is_symlink():
+        return
+    target = layout.target(path)
+    if not target.is_dir():
+        raise AgentError("install.state_shared", f"{path} leads to {target}, which is no folder; make it first")
+    others = sorted(child.name for child in target.iterdir() if not (is_state(child.name) or child.name in _NOBODYS))
+    if others:
+        raise AgentError(
+            "install.state_shared",
+            f"{path} leads to {target}, which holds {', '.join(others[:5])}; let it lead to a folder of its own",
+        )
 
 
 def _ids(layout: Layout, step: Step) -> tuple[int, int]:
@@ -212,7 +231,8 @@ def _make_user(layout: Layout) -> None:
         raise AgentError(
             "install.user", f"useradd is missing: install the package passwd, or make the user {USER} yourself"
         )
-    options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/var/lib/wheeltapper"]
+    group = ["--user-group"] if layout.entry("group", USER) is None else ["--gid", USER]
+    options = ["--system", *group, "--no-create-home", "--home-dir", STATE_DIR]
     line = ["useradd", *prefix, *options, "--shell", "/usr/sbin/nologin", "--comment", "Wheeltapper agent", USER]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0 or layout.entry("passwd", USER) is None:
@@ -244,10 +264,20 @@ def enrol_as_service_user(program: str, server: str, token: str) -> None:
 
 
 def finish(layout: Layout) -> bool:
-    """Make the running systemd see the unit, and start it where the device is enrolled; True if it was started."""
+    """Make the running systemd see the unit, and start it where the device is enrolled; True if it was started.
+
+    Raises:
+        AgentError: ``install.start``.
+    """
     if not layout.live:
         return False
-    systemctl(layout, "daemon-reload")
+    seen = systemctl(layout, "daemon-reload")
     if not (layout.state_dir / "identity" / "fleet.json").is_file():
         return False
-    return systemctl(layout, "restart", SERVICE)
+    if not (seen and systemctl(layout, "restart", SERVICE)):
+        raise AgentError(
+            "install.start",
+            "everything is in place, but the service does not start: see systemctl status wheeltapper-agent, "
+            "journalctl -u wheeltapper-agent and wheeltapper-agent doctor",
+        )
+    return True

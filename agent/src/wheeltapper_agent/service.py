@@ -63,6 +63,8 @@ SPOOL_FILE: Final = "spool.sqlite"
 _TURN_SECONDS: Final = 1.0
 _HANG_SECONDS: Final = 60.0
 """Longer than any window may take to be scored and stored, where nobody set a watchdog."""
+_CAPTURES_SHARE: Final = 4
+"""The part of the memory cap that windows of recordings may take; a recording being coded takes half as much again."""
 _SECONDS_A_DAY: Final = 86_400.0
 
 
@@ -100,6 +102,7 @@ class Agent:
             profile.capture_max_mb * 1024 * 1024,
             state / "captures",
             config.capture,
+            profile.memory_cap_mb * 1024 * 1024 // _CAPTURES_SHARE,
         )
         self._quality: dict[str, QualityObserver] = {}
         for entry in config.pipelines:
@@ -150,6 +153,7 @@ class Agent:
         for name, pipeline in self.pipelines.items():
             self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
         self._liveness.watch("updater", self.updater.alive)
+        self._liveness.watch("captures", self._captures.alive)
 
     def _observers(self, pipeline: str, spec: SourceSpec) -> list[Observer]:
         """What looks at each window of a pipeline."""
@@ -267,6 +271,7 @@ class Agent:
             "execution_state": status.execution_state,
             "execution_code": execution.code if execution else "",
             "execution_detail": execution.detail if execution else "",
+            "captures": self._captures.figures(),
             "pipelines": {
                 name: {
                     "model": entry.model,

@@ -33,6 +33,12 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
         why = f": {body['execution_detail']}" if body.get("execution_detail") else ""
         code = f" [{body['execution_code']}]" if body.get("execution_code") else ""
         lines.append(f"update {body['execution']}: {body.get('execution_state')}{why}{code}")
+    captures = body.get("captures") or {}
+    if any(captures.values()):
+        dropped = f", {captures['dropped']} DROPPED" if captures.get("dropped") else ""
+        ignored = f", {captures['ignored']} triggers ignored" if captures.get("ignored") else ""
+        unsaid = f", {captures['unsaid']} reports refused by the disk" if captures.get("unsaid") else ""
+        lines.append(f"recordings: {captures.get('waiting', 0)} wait for their upload{dropped}{ignored}{unsaid}")
     if "held" in body:
         dropped = f", {body['dropped']} DROPPED" if body.get("dropped") else ""
         lines.append(f"spool: {body['held']} records wait, newest is {body.get('seq', 0)}{dropped}")

@@ -4,21 +4,38 @@ This file stands alone: the standard library only, nothing of ours. The Debian p
 ``postrm``, which runs when the package's own files are gone already.
 
 Invariants: nothing outside the root is touched, whatever symbolic links the root holds; each step may be done twice.
+In a folder that the agent may share (behind a link, or named by the configuration) only what it made goes.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["SERVICE", "USER", "EscapeError", "Layout", "remove", "systemctl"]
+__all__ = ["SERVICE", "STATE_DIR", "USER", "EscapeError", "Layout", "is_state", "remove", "systemctl"]
 
 SERVICE = "wheeltapper-agent.service"
 USER = "wheeltapper"
+STATE_DIR = "/var/lib/wheeltapper"
+_STATE = (
+    *("identity", "slots", "tuf", "blobs", "captures", "agent.sock", "status.json", "marks.json", "journal.json*"),
+    *("spool.sqlite*", "simulator-*.json", ".doctor.*"),
+)
+"""What the agent keeps in its state folder."""
+
+
+def is_state(name: str) -> bool:
+    """Whether the agent makes a file or folder of this name in its state folder."""
+    if name.startswith(".") and name.endswith(".tmp"):  # on its way to be one
+        name = name[1:-4]
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _STATE)
 
 
 class EscapeError(Exception):
@@ -44,6 +61,17 @@ class Layout:
             raise EscapeError(f"{here} leads to {parent}, which is outside {root}")
         return here
 
+    def target(self, path: Path) -> Path:
+        """Where ``path`` leads, links followed.
+
+        Raises:
+            EscapeError: to the root, or out of it.
+        """
+        target, root = os.path.realpath(path), os.path.realpath(self.root)
+        if not target.startswith(root.rstrip("/") + "/") or target == root:
+            raise EscapeError(f"{path} leads to {target}, which is outside {root}")
+        return Path(target)
+
     @property
     def config_dir(self) -> Path:
         """Of the configuration."""
@@ -53,6 +81,11 @@ class Layout:
     def unit(self) -> Path:
         """The systemd unit."""
         return self.inside(f"/etc/systemd/system/{SERVICE}")
+
+    @property
+    def drop_ins(self) -> Path:
+        """Changes to the unit, of ``systemctl edit``."""
+        return self.inside(f"/etc/systemd/system/{SERVICE}.d")
 
     @property
     def link(self) -> Path:
@@ -67,7 +100,7 @@ class Layout:
     @property
     def state_dir(self) -> Path:
         """Identity, slots, spool."""
-        return self.inside("/var/lib/wheeltapper")
+        return self.inside(STATE_DIR)
 
     @property
     def live(self) -> bool:
@@ -97,28 +130,78 @@ def _unlink(path: Path, done: list[str]) -> None:
         done.append(f"removed {path}")
 
 
-def _remove_tree(layout: Layout, path: Path, done: list[str]) -> None:
-    """Remove a folder; where a link stands for it, the folder inside the root that it leads to, and the link."""
-    if path.is_symlink():
-        target = os.path.realpath(path)
-        root = os.path.realpath(layout.root)
-        if not target.startswith(root.rstrip("/") + "/") or target.count("/") < root.rstrip("/").count("/") + 2:
-            raise EscapeError(f"{path} leads to {target}; remove it by hand")
-        if os.path.isdir(target):
-            shutil.rmtree(target)
-        path.unlink()
-        done.append(f"removed {path} and {target}")
-    elif path.is_dir():
-        shutil.rmtree(path)
+def _remove_folder(layout: Layout, path: Path, ours: Callable[[str], bool], done: list[str]) -> None:
+    """Remove what is ``ours`` in a folder, and the folder, if nothing else is in it and nothing is mounted there."""
+    found = [child for child in path.iterdir() if ours(child.name)]
+    for child in found:
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+    if _remove_empty(path):
         done.append(f"removed {path}")
+        return
+    entry = layout.entry("passwd", USER)
+    if entry is not None and path.stat().st_uid == int(entry[2]):
+        os.chown(path, 0, 0)  # the user goes, and its number may be another's one day
+    if found:
+        left = ", ".join(sorted(child.name for child in path.iterdir())[:5])
+        done.append(f"removed what is the agent's from {path}; it is mounted, or others use it: {left or 'empty'}")
 
 
-def _remove_empty(path: Path) -> None:
-    """Remove a folder that install may have made, if nobody else put something into it."""
+def _remove_place(layout: Layout, path: Path, ours: Callable[[str], bool], done: list[str]) -> None:
+    """Remove a folder that is the agent's; where a link stands for it, what is ``ours`` behind it, and the link."""
+    if path.is_symlink():
+        target = layout.target(path)
+        if target.is_dir():
+            _remove_folder(layout, target, ours, done)
+        _unlink(path, done)
+    elif path.is_dir():
+        _remove_folder(layout, path, _all, done)
+
+
+def _all(name: str) -> bool:
+    return name != "lost+found"  # of a file system that is mounted there
+
+
+def _remove_other_state(layout: Layout, done: list[str]) -> None:
+    """Remove what is the agent's from a state folder that the configuration names instead of the usual one."""
+    try:
+        config = layout.inside("/etc/wheeltapper/agent.toml")
+        named = tomllib.loads(config.read_text(encoding="utf-8"))["device"]["state_dir"]
+        path = layout.target(layout.inside(os.path.normpath(os.path.join("/etc/wheeltapper", named))))
+    except FileNotFoundError:
+        return
+    except EscapeError as error:
+        done.append(f"left the state folder of the configuration: {error}")
+        return
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        done.append("the configuration cannot be read: a state folder that it may name is left")
+        return
+    if path.is_dir() and path != layout.target(layout.state_dir):
+        _remove_folder(layout, path, is_state, done)
+
+
+def _remove_empty(path: Path) -> bool:
+    """Remove a folder that install may have made, if nobody else put something into it; whether it is gone."""
     try:
         path.rmdir()
     except OSError:
-        return
+        return False
+    return True
+
+
+def _remove_user(layout: Layout, done: list[str]) -> None:
+    """Remove the user and its group; also a group that was left without its user."""
+    prefix = [] if os.path.realpath(layout.root) == "/" else ["--prefix", str(layout.root)]
+    there = layout.entry("passwd", USER) is not None
+    if there:
+        subprocess.run(["userdel", *prefix, USER], check=True, stderr=subprocess.DEVNULL)
+        done.append(f"removed the user {USER}")
+    if layout.entry("group", USER) is not None:  # userdel leaves it where login.defs says so
+        subprocess.run(["groupdel", *prefix, USER], check=True, stderr=subprocess.DEVNULL)
+        if not there:
+            done.append(f"removed the group {USER}")
 
 
 def remove(layout: Layout, keep_state: bool = False, keep_config: bool = False) -> list[str]:
@@ -127,7 +210,7 @@ def remove(layout: Layout, keep_state: bool = False, keep_config: bool = False) 
     Args:
         layout: where.
         keep_state: leave identity, slots and spool, and their owner.
-        keep_config: leave the configuration.
+        keep_config: leave the configuration, drop-ins of the unit with it.
 
     Raises:
         EscapeError: see there; OSError.
@@ -138,19 +221,17 @@ def remove(layout: Layout, keep_state: bool = False, keep_config: bool = False) 
     _unlink(layout.link, done)
     _unlink(layout.unit, done)
     _unlink(layout.watchdog, done)
+    if not keep_state:
+        _remove_other_state(layout, done)
+        _remove_place(layout, layout.state_dir, is_state, done)
+    if not keep_config:
+        _remove_place(layout, layout.config_dir, "agent.toml".__eq__, done)
+        _remove_place(layout, layout.drop_ins, lambda name: name.endswith(".conf"), done)
+    if not keep_state and not keep_config:
+        _remove_user(layout, done)
     for folder in ("/etc/systemd/system.conf.d", "/etc/systemd/system/multi-user.target.wants"):
         _remove_empty(layout.inside(folder))
     systemctl(layout, "daemon-reload")
-    if not keep_config:
-        _remove_tree(layout, layout.config_dir, done)
-    if not keep_state:
-        _remove_tree(layout, layout.state_dir, done)
-    if not keep_state and not keep_config and layout.entry("passwd", USER) is not None:
-        prefix = [] if os.path.realpath(layout.root) == "/" else ["--prefix", str(layout.root)]
-        subprocess.run(["userdel", *prefix, USER], check=True, stderr=subprocess.DEVNULL)
-        if layout.entry("group", USER) is not None:  # userdel leaves it where login.defs says so
-            subprocess.run(["groupdel", *prefix, USER], check=True, stderr=subprocess.DEVNULL)
-        done.append(f"removed the user {USER}")
     return done
 
 

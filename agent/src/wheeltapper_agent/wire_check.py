@@ -111,8 +111,11 @@ def check_broker(identity: Identity) -> _Result:
     why = _resolved(host, port)
     if why:
         return "FAIL", why, "check cable, Wi-Fi, DNS; the name comes from the enrolment"
-    try:
+    try:  # a file that cannot be read is no matter of the firewall
         context = tls_context(identity.ca, identity.certificate, identity.key)
+    except ssl.SSLError as error:
+        return "FAIL", f"the certificate cannot be used: {error.reason or error}", _AGAIN
+    try:
         with (
             socket.create_connection((host, port), _TIMEOUT_SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,

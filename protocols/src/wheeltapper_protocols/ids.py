@@ -13,9 +13,10 @@ from wheeltapper_protocols.errors import WireError
 
 __all__ = ["NAME_PATTERN", "SHA256_PATTERN", "device_id", "manifest_path", "name", "parse_manifest_path"]
 
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
-SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
-_NAME: Final = re.compile(NAME_PATTERN[:-1] + r"\Z")
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}\Z"
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}\Z"
+"""Both for :mod:`re`, which takes ``$`` for the place before a newline at the end too."""
+_NAME: Final = re.compile(NAME_PATTERN)
 _MANIFEST_PATH: Final = re.compile(r"^releases/([a-z0-9][a-z0-9-]{0,62})/([1-9][0-9]{0,8})/manifest\.json\Z")
 
 

@@ -64,7 +64,7 @@ MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 class BundleFile(Struct, frozen=True, kw_only=True):
     """One file of a release; its blob is found by ``sha256``."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
     sha256: Annotated[str, Meta(pattern=SHA256_PATTERN)]
     length: Annotated[int, Meta(ge=1, le=MAX_FILE_BYTES)]
 

@@ -67,7 +67,7 @@ _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_MINIMUM_BYTES: Final = 512
 
 Name: TypeAlias = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=63)]
-Epoch: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+Epoch: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Seq: TypeAlias = Annotated[int, Meta(ge=1, le=2**53)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 Release: TypeAlias = Annotated[int, Meta(ge=1, le=999_999_999)]
@@ -76,7 +76,7 @@ Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
 Code: TypeAlias = Annotated[str, Meta(max_length=80)]
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Zone: TypeAlias = Literal["A", "B", "C", "D"]
-Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", max_length=64)]
+Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", max_length=64)]
 
 
 class Severity(StrEnum):

@@ -156,6 +156,22 @@ def test_a_command_survives_a_restart_of_the_agent(listener: Listener, world: Wo
     agent.close()
 
 
+def test_what_the_fleet_will_never_take_is_given_up_and_says_why(
+    client: HttpsClient, world: World, tmp_path: Path
+) -> None:
+    """The answer to HEAD has no body: the code comes with a piece that is empty."""
+    ask(world, "c-2")
+    agent = Agent(tmp_path / "agent", client)
+    agent.command(3, "c-9")  # nobody asked for it
+    agent.command(3, "c-2")
+    until(lambda: len(agent.reports()) == 2)
+    codes = {report.command: report.code for report in agent.reports()}
+    assert codes == {"c-9": "capture.upload", "c-2": ""}
+    assert "capture.command_unknown" in next(report.detail for report in agent.reports() if report.code)
+    assert agent.waiting() == []
+    agent.close()
+
+
 def test_kill_9_of_the_server_in_the_middle(world: World, tmp_path: Path) -> None:
     certificate, key = world.enrol("dev-1")
     ask(world, "c-1")

@@ -6,19 +6,23 @@ import base64
 import contextlib
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
 from tests.vectors.make_vectors import EPOCH, RECORD, VALID, read
+from wheeltapper_protocols import assignment, manifest, messages, topics
 from wheeltapper_protocols import messages as m
-from wheeltapper_protocols import topics
 from wheeltapper_protocols.assignment import decode_assignment, encode_assignment
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import device_id, manifest_path, parse_manifest_path
+from wheeltapper_protocols.manifest import BundleFile
 from wheeltapper_protocols.topics import Up
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
@@ -37,6 +41,32 @@ def test_valid_vectors_keep_their_bytes_and_their_meaning(vector: dict[str, str]
     assert topic == vector["topic"]
     assert read(topic, payload) == message
     assert m.encode(message) == payload
+
+
+@pytest.mark.parametrize(
+    ("kind", "good"),
+    [(m.Name, "press-1"), (m.Epoch, "0" * 16), (m.Identifier, "c-1"), (BundleFile, "model.onnx")],
+)
+def test_a_name_ends_where_it_ends(kind: Any, good: str) -> None:
+    def read(text: str) -> object:
+        return msgspec.convert({"name": text, "sha256": "0" * 64, "length": 1} if kind is BundleFile else text, kind)
+
+    assert read(good)
+    for text in (f"{good}\n", f"\n{good}", f"{good}\n\n"):
+        with pytest.raises(msgspec.ValidationError):
+            read(text)
+
+
+def test_every_pattern_of_the_protocol_covers_the_whole_text() -> None:
+    structs = [
+        kind
+        for module in (messages, manifest, assignment)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    ]
+    patterns = set(re.findall(r"pattern='([^']*)'", repr(msgspec.inspect.multi_type_info(structs))))
+    assert len(patterns) >= 5
+    assert [one for one in patterns if not (one.startswith("^") and one.endswith(r"\\Z"))] == []
 
 
 def test_every_message_has_a_vector() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["fsync_file", "fsync_folder", "replace_link", "write_atomic", "write_once"]
@@ -26,30 +28,38 @@ def fsync_file(path: Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, content: bytes, mode: int, flags: int) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, mode)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` by ``content``: temporary file, fsync, rename, fsync of the folder."""
+@contextlib.contextmanager
+def _written(path: Path, content: bytes | memoryview, mode: int) -> Iterator[Path]:
+    """A temporary file beside ``path`` that holds ``content``, durable; gone afterwards if it is still there."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
-    _write(temporary, content, mode, os.O_EXCL)
-    os.replace(temporary, path)
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):  # of a disk that refuses everything: the first error counts
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | memoryview, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``content``: temporary file, fsync, rename, fsync of the folder."""
+    with _written(path, content, mode) as temporary:
+        os.replace(temporary, path)
     fsync_folder(path.parent)
 
 
 def write_once(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Create ``path`` with ``mode`` from its first moment.
+    """Create ``path`` whole, with ``mode`` from its first moment: temporary file, fsync, link, fsync of the folder.
 
     Raises:
         FileExistsError: it is there already.
     """
-    _write(path, content, mode, os.O_EXCL)
+    with _written(path, content, mode) as temporary:
+        os.link(temporary, path, follow_symlinks=False)  # unlike a rename, it never replaces
     fsync_folder(path.parent)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from wheeltapper_agent.errors import AgentError
@@ -59,7 +59,7 @@ class HttpsClient:
 
     @contextlib.contextmanager
     def _open(
-        self, method: str, url: str, body: bytes | None, headers: dict[str, str] | None
+        self, method: str, url: str, body: bytes | Iterable[bytes] | None, headers: dict[str, str] | None
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         import urllib3
 
@@ -113,9 +113,14 @@ class HttpsClient:
             yield begins, iter(lambda: response.read(piece_bytes), b"")
 
     def request(
-        self, method: str, path: str, max_bytes: int, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        max_bytes: int,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> bytes:
-        """The whole answer, at most ``max_bytes`` long.
+        """The whole answer, at most ``max_bytes`` long. A body in pieces needs a Content-Length in ``headers``.
 
         Raises:
             HttpsError: as above, and ``fetch.too_long``.

@@ -5,9 +5,8 @@ The way in: a token ``wt1.<device>.<secret>.<sha256 of the CA's certificate>``. 
 that is not trusted yet;
 only if it has the digest that the token says, the device speaks TLS verified by it, and only then sends the secret.
 
-Invariants: the key file is created with mode 0600 and never overwritten; the identity exists when ``fleet.json``
-does, which is written last; an
-enrolment that broke off is repeated with the same key.
+Invariants: the key file appears whole, with mode 0600, and is never overwritten; the identity exists when
+``fleet.json`` does, which is written last; an enrolment that broke off is repeated with the same key.
 """
 
 from __future__ import annotations
@@ -98,17 +97,21 @@ def load_identity(state_dir: Path) -> Identity:
     """The identity in ``state_dir``.
 
     Raises:
-        AgentError: ``enrol.missing``.
+        AgentError: ``enrol.missing``, ``enrol.denied``.
     """
     folder = state_dir / "identity"
     try:
         fleet = msgspec.json.decode((folder / "fleet.json").read_bytes(), type=Fleet)
+        identity = _identity(folder, fleet)
+        for path in (identity.key, identity.certificate, identity.ca, identity.root):
+            if not path.is_file():
+                raise AgentError("enrol.missing", f"{path.name} is missing from {folder}; enrol again")
+    except PermissionError as error:
+        raise AgentError(
+            "enrol.denied", f"{folder} is closed to this user; run it as root or as the service's user"
+        ) from error
     except (OSError, msgspec.DecodeError) as error:
         raise AgentError("enrol.missing", f"no identity in {state_dir}; run: wheeltapper-agent enroll") from error
-    identity = _identity(folder, fleet)
-    for path in (identity.key, identity.certificate, identity.ca, identity.root):
-        if not path.is_file():
-            raise AgentError("enrol.missing", f"{path.name} is missing from {folder}; enrol again")
     return identity
 
 
@@ -117,7 +120,7 @@ def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 
 
     Raises:
         AgentError: ``enrol.already``, ``enrol.unreachable``, ``enrol.ca_mismatch``, ``enrol.refused``,
-        ``enrol.response``, ``enrol.storage``.
+        ``enrol.response``, ``enrol.storage``, ``enrol.key_damaged``.
     """
     folder = state_dir / "identity"
     if (folder / "fleet.json").exists():
@@ -173,14 +176,20 @@ def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The device's key: made here, or left by an enrolment that broke off."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     if path.exists():
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise AgentError(
+                "enrol.key_damaged", f"{path} is damaged: {str(error)[:120]}; remove it and enrol again"
+            ) from error
         if isinstance(key, ec.EllipticCurvePrivateKey):
             return key
-        raise AgentError("enrol.storage", f"{path} is not an EC key; remove it")
+        raise AgentError("enrol.key_damaged", f"{path} is not an EC key; remove it and enrol again")
     made = ec.generate_private_key(ec.SECP256R1())
     pem = made.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

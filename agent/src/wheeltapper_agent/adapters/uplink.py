@@ -5,7 +5,9 @@ After draft-ietf-httpbis-resumable-upload-09: ``HEAD`` asks how much the server 
 fleet that does not know this gets the whole with ``PUT``.
 
 Invariants: no more than ``bytes_per_second`` (and one piece at once); recordings of rules end for the day at
-``max_mb_per_day``, counted over restarts; a person's wish is counted too but not held up.
+``max_mb_per_day``, counted over restarts; a person's wish is counted too but not held up. A recording is given up only
+where the fleet itself says that it will never take it: a code of its own (``capture.…``), or 413. Whatever else stands
+in between and refuses (a proxy, a certificate that is not valid yet, a fleet that is being mended) is tried again.
 
 Not done here: which recording is next, what is reported (:mod:`wheeltapper_agent.captures`).
 """
@@ -13,9 +15,11 @@ Not done here: which recording is next, what is reported (:mod:`wheeltapper_agen
 from __future__ import annotations
 
 import logging
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -33,7 +37,12 @@ _LOG = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _DAY_SECONDS: Final = 86_400
 _NOT_KNOWN: Final = (405, 501)
-_AGAIN: Final = (408, 429)
+_BUSY: Final = (408, 429)
+_TOO_LARGE: Final = 413
+_OWN: Final = "capture."
+_SHORTER: Final = "the recording on the disk is shorter than it was"
+_AGAIN: Final = ("capture.too_many", "capture.offset", "capture.changed")
+"""Codes of the fleet that time mends."""
 _MAX_RESTARTS: Final = 3
 
 
@@ -77,7 +86,7 @@ class Uplink:
         """Upload what the server has not yet; True when it has all, False to try again later.
 
         Raises:
-            AgentError: ``capture.upload``: the server will never take it; ``storage.*``: it cannot be read.
+            AgentError: ``capture.upload``: the server will never take it, or it is lost.
         """
         restarts = 0
         try:
@@ -91,7 +100,7 @@ class Uplink:
                     file.seek(offset)
                     piece = file.read(self._piece_bytes)
                     if not piece:
-                        raise AgentError("capture.upload", "the recording on the disk is shorter than it was")
+                        raise AgentError("capture.upload", _SHORTER)
                     self._wait_for(len(piece))
                     try:
                         self._patch(entry, offset, piece)
@@ -106,11 +115,13 @@ class Uplink:
                     self._count(len(piece))
                     offset += len(piece)
         except HttpsError as error:
-            if 400 <= error.status < 500 and error.status not in _AGAIN:
+            if _never(error):
                 raise AgentError("capture.upload", error.message) from error
             _LOG.info("capture %s: %s", entry.name, error)
-        except OSError as error:
-            raise AgentError("capture.upload", f"the recording cannot be read: {error.strerror}") from error
+        except FileNotFoundError as error:
+            raise AgentError("capture.upload", "the recording is no longer on the disk") from error
+        except OSError as error:  # no descriptor, a card that is away for a moment
+            _LOG.warning("capture %s: the recording cannot be read: %s", entry.name, error)
         return False
 
     def _url(self, entry: Pending) -> str:
@@ -123,6 +134,8 @@ class Uplink:
         except HttpsError as error:
             if error.status in _NOT_KNOWN and entry.command is not None:
                 return None
+            if 400 <= error.status < 500 and error.status not in _BUSY:
+                self._patch(entry, 0, b"")  # an answer to HEAD has no body that could say why; one to this has
             raise
         text = headers.get("upload-offset", "")
         return min(int(text), entry.length) if text.isascii() and text.isdigit() and len(text) < 16 else None
@@ -146,10 +159,23 @@ class Uplink:
         self._client.request("PATCH", self._url(entry), _MAX_ANSWER_BYTES, piece, headers)
 
     def _put(self, entry: Pending, path: Path) -> bool:
-        headers = {"X-Content-SHA256": entry.sha256, "Content-Type": "application/octet-stream"}
-        self._client.request("PUT", self._url(entry), _MAX_ANSWER_BYTES, path.read_bytes(), headers)
+        headers = {
+            "X-Content-SHA256": entry.sha256,
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(entry.length),
+        }
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != entry.length:
+                raise AgentError("capture.upload", _SHORTER)
+            self._client.request("PUT", self._url(entry), _MAX_ANSWER_BYTES, self._pieces(file), headers)
         self._count(entry.length)
         return True
+
+    def _pieces(self, file: BinaryIO) -> Iterator[bytes]:
+        """The recording, as fast as the bound allows."""
+        while piece := file.read(self._piece_bytes):
+            self._wait_for(len(piece))
+            yield piece
 
     def _wait_for(self, count: int) -> None:
         while (seconds := self._bucket.wait_seconds(count, self._clock.monotonic())) > 0:
@@ -168,3 +194,10 @@ class Uplink:
             write_atomic(self._state, msgspec.json.encode(self._day))
         except OSError as error:
             _LOG.warning("captures: what was sent today cannot be remembered: %s", error)
+
+
+def _never(error: HttpsError) -> bool:
+    """Whether the fleet itself says that it will not take the recording, now or later."""
+    if not 400 <= error.status < 500 or error.remote_code in _AGAIN:
+        return False
+    return error.status == _TOO_LARGE or error.remote_code.startswith(_OWN)

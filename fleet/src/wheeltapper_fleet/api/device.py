@@ -44,7 +44,7 @@ __all__ = ["DeviceApi", "device_app"]
 
 _MAX_ENROL_BYTES: Final = 2 * MAX_CSR_BYTES
 _WRITE_BYTES: Final = 1024 * 1024
-_SHA256: Final = re.compile(SHA256_PATTERN[:-1] + r"\Z")
+_SHA256: Final = re.compile(SHA256_PATTERN)
 _MAX_ADDRESSES: Final = 4096
 _CODES: Final = {404: "api.not_found", 405: "api.method", 413: "api.too_large"}
 

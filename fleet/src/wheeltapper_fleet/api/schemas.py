@@ -36,7 +36,8 @@ __all__ = [
     "VerifyView",
 ]
 
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+# The expressions of pydantic know no \Z; their $ is the very end.
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
 TagText = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 
 

@@ -25,7 +25,7 @@ from wheeltapper_protocols.manifest import MAX_FILE_BYTES
 
 __all__ = ["Blob", "BlobStore", "chunks_of"]
 
-_SHA256: Final = re.compile(SHA256_PATTERN[:-1] + r"\Z")
+_SHA256: Final = re.compile(SHA256_PATTERN)
 _CHUNK_BYTES: Final = 1024 * 1024
 
 

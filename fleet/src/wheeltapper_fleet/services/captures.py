@@ -45,7 +45,7 @@ MAX_AUTO_BYTES_A_DAY: Final = 1024 * 1024 * 1024
 AUTO: Final = re.compile(r"auto-[0-9a-f]{16}\Z")
 """Names that devices give to what their own rules recorded."""
 _COMMAND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-_SHA256: Final = re.compile(SHA256_PATTERN[:-1] + r"\Z")
+_SHA256: Final = re.compile(SHA256_PATTERN)
 
 
 @dataclass(frozen=True)
