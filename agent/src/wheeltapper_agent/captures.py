@@ -177,12 +177,16 @@ class Captures:
             detail = f"there is no pipeline {body.pipeline}"
             self._refuse(command.id, body.pipeline, "capture.unknown_pipeline", detail)
             return
-        size = body.snapshots * pipeline.spec.window_samples * len(pipeline.spec.channels) * 4
+        try:
+            spec, name = pipeline.spec, body.pipeline
+        except AgentError as error:  # its source is not there
+            self._refuse(command.id, body.pipeline, error.code, error.message)
+            return
+        size = body.snapshots * spec.window_samples * len(spec.channels) * 4
         if size > self._max_bytes:
             detail = f"{body.snapshots} windows are {size} bytes; this board's cap is {self._max_bytes}"
             self._refuse(command.id, body.pipeline, "capture.too_large", detail)
             return
-        spec, name = pipeline.spec, body.pipeline
 
         def done(windows: list[Window]) -> None:
             self._jobs.put(_Job(command.id, name, spec, windows, command=command))
