@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,17 @@ from tests.agent.servers import until
 from tests.agent.sources.broker import PlainBroker
 from tests.agent.test_agent_end_to_end import World
 from wheeltapper_agent.adapters.simulator import Machine
-from wheeltapper_protocols.messages import Alert, PipelineStatus, TelemetryRecord
+from wheeltapper_protocols.messages import (
+    Alert,
+    CaptureCommand,
+    CaptureReport,
+    Command,
+    ExecutionReport,
+    PipelineStatus,
+    Report,
+    TelemetryRecord,
+    encode,
+)
 from wheeltapper_protocols.recording import Recording, write_recording
 from wheeltapper_protocols.topics import Down
 
@@ -161,3 +172,47 @@ units = ["g"]
             assert [each.window for each in found(name)] == list(range(len(found(name))))
     finally:
         broker.kill()
+
+
+def test_a_recording_that_is_missing_at_the_start_keeps_nothing_else_down(tmp_path: Path, world: World) -> None:
+    text = world.config.read_text().replace("[delivery]", "status_seconds = 0.3\n[delivery]")
+    world.config.write_text(
+        f'{text}[[pipelines]]\nname = "stick"\nsource = {{ kind = "replay", path = "stick/run.npz", rate_hz = 10 }}\n'
+        '[[capture.rules]]\npipeline = "stick"\nrandom_share = 1.0\nrandom_windows = 2\n'
+    )
+    repository, fleet = world.repository, world.fleet
+
+    def stick() -> PipelineStatus:
+        return fleet.statuses[-1].pipelines.get("stick", PipelineStatus()) if fleet.statuses else PipelineStatus()
+
+    def bodies(kind: type[Any]) -> list[Any]:
+        return [
+            each.body for each in fleet.records.values() if isinstance(each, Report) and isinstance(each.body, kind)
+        ]
+
+    done = world.command("enroll", "--server", world.server.url, "--config", str(world.config), "--json")
+    assert done.returncode == 0, done.stderr
+    world.start()
+    until(lambda: len(fleet.windows()) > 3 and stick().source == "source.unreadable", 20, "the other pipeline")
+    target = repository.publish(1, make_bundle(1))
+    fleet.down(Down.ASSIGNMENT, repository.assign(target, 1, pipelines={"stick": target}))
+    until(lambda: fleet.states("e1")[-1:] == ["FAILED"], 20, "the end of release 1")
+    assert bodies(ExecutionReport)[-1].code == "source.unreadable"
+    command = Command(id="capture-1", expires_at=1e11, body=CaptureCommand(pipeline="stick", snapshots=5))
+    fleet.down(Down.COMMAND, encode(command))
+    until(lambda: bool(bodies(CaptureReport)), 20, "the answer")
+    assert (bodies(CaptureReport)[0].command, bodies(CaptureReport)[0].code) == ("capture-1", "source.unreadable")
+    fleet.down(Down.ASSIGNMENT, repository.assign(target, 2))
+    until(lambda: "COMMITTED" in fleet.states("e2"), 60, "the release for the other pipeline")
+    machine = Machine(SMALL)
+    samples = np.stack([machine.window(index, index * 10.0) for index in range(400)])
+    times_s, channels = np.arange(400, dtype=np.float64), ("horizontal", "vertical")
+    (tmp_path / "stick").mkdir()
+    write_recording(
+        Recording(samples, np.ones(2), SMALL.sample_rate_hz, times_s, channels, ("g", "g")), tmp_path / "stick/run.npz"
+    )
+    until(lambda: stick().source == "running" and stick().windows > 2, 60, "the recording")
+    fleet.down(Down.ASSIGNMENT, repository.assign(target, 3, pipelines={"stick": target}))
+    until(lambda: "COMMITTED" in fleet.states("e3"), 60, "the release for it")
+    assert list((world.folder / "state/captures").glob("auto-*"))  # what its rule recorded
+    assert world.stop() == 0

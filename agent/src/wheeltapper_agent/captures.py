@@ -209,7 +209,11 @@ class Captures:
         if pipeline is None:
             self._refuse(command.id, body.pipeline, "capture.unknown_pipeline", f"there is no pipeline {body.pipeline}")
             return
-        spec, name = pipeline.spec, body.pipeline
+        try:
+            spec, name = pipeline.spec, body.pipeline
+        except AgentError as error:  # its source is not there
+            self._refuse(command.id, body.pipeline, error.code, error.message)
+            return
         size = body.snapshots * _window_bytes(spec)
         asked = f"{body.snapshots} windows are {size} bytes"
         if size > self._max_bytes:

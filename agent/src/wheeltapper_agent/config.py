@@ -47,6 +47,7 @@ _T = TypeVar("_T")
 _MAX_NUMBER: Final = 1e300
 """Beyond it a number of a configuration is a slip; so are ``inf`` and ``nan``."""
 _MAX_GATHER_SECONDS: Final = 10.0
+_MAX_SIMULATED_SAMPLES: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +178,16 @@ class SimulatorConfig:
     fault: Literal["none", "outer", "inner", "ball"] = "none"
     onset_seconds: float = 0.0
     failure_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("sample_rate_hz", 1e7), ("interval_seconds", 1e9), ("time_scale", 1e6), ("shaft_hz", 1e4),
+        ):  # fmt: skip
+            if not 0 < getattr(self, name) <= most:
+                raise AgentError("config.invalid", f"{name} of a simulator must be above 0 and at most {most:g}")
+        if not 0 < self.window_samples <= _MAX_SIMULATED_SAMPLES or self.seed < 0:
+            text = f"window_samples must be from 1 to {_MAX_SIMULATED_SAMPLES}, and seed not below 0"
+            raise AgentError("config.invalid", f"of a simulator, {text}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -434,7 +445,15 @@ def load_config(path: Path) -> AgentConfig:
     for kind in sorted({kind for kind in kinds if kinds.count(kind) > 1}):
         if source_kind(kind).exclusive:
             raise AgentError("config.invalid", f"only one pipeline of a device can have a source of kind {kind!r}")
+        if field_name := source_kind(kind).exclusive_by:
+            _check_different(field_name, [entry.source for entry in ready["pipelines"] if entry.source.kind == kind])  # type: ignore[attr-defined]  # as above
     return _build(AgentConfig, table, "the configuration", base, **ready)
+
+
+def _check_different(field_name: str, sources: list[Any]) -> None:
+    values = [getattr(source, field_name) for source in sources]
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise AgentError("config.invalid", f"two pipelines have a source with {field_name} = {twice[0]!r}")
 
 
 def firmware_configs() -> Path:

@@ -26,7 +26,6 @@ _LATE: Final = (
     "subprocess",  # the child that tests a release
     "tempfile",  # captures
     "urllib.request",  # paho, for WebSockets
-    "wave",  # as csv
     "zipfile",  # recordings, golden vectors
     "zoneinfo",  # maintenance windows; with it comes sysconfig
     "zstandard",  # large batches

@@ -142,11 +142,13 @@ class SourceKind:
             ``__post_init__``.
         make: the source from such a configuration.
         exclusive: whether only one pipeline of a device may have it.
+        exclusive_by: a field of ``config`` in which the pipelines of a device that have it must differ; empty: none.
     """
 
     config: type[Any]
     make: Callable[[Any, SourceContext], Source]
     exclusive: bool = False
+    exclusive_by: str = ""
 
 
 class Model(Protocol):

@@ -19,14 +19,14 @@ class QualityObserver:
     """Adds up what was wrong with each window; see :class:`~wheeltapper_agent.ports.Observer`.
 
     Args:
-        source: of the windows; asked for its full scale, which some devices only tell when they are there.
+        source: of the windows; asked for its full scale with the windows: some devices only tell when they are there.
         config: what counts as bad.
     """
 
     def __init__(self, source: Source, config: QualityConfig) -> None:
         self._source = source
         self._config = config
-        self._full_scale = source.spec.full_scale
+        self._full_scale: tuple[float, ...] = ()
         self.total = DataQuality()
         """Without ``dropped``, which the pipeline counts. Replaced, never changed: any thread may read it."""
 

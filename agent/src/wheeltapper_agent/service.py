@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
 from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
 from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.adapters.slots import Slots
-from wheeltapper_agent.adapters.sources import make_source
+from wheeltapper_agent.adapters.sources import make_or_await_source
 from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
@@ -38,17 +39,19 @@ from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Liveness
 from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Observer, SourceSpec
+from wheeltapper_agent.ports import Observation, Observer, Source
 from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import (
     Ack,
+    Alert,
     CancelCommand,
     CaptureCommand,
     ExecutionState,
     PipelineStatus,
+    Report,
     Status,
     decode_down,
     encode,
@@ -106,9 +109,9 @@ class Agent:
         )
         self._quality: dict[str, QualityObserver] = {}
         for entry in config.pipelines:
-            source = make_source(entry, state, self._clock)
+            source = make_or_await_source(entry, state, self._clock)
             self._quality[entry.name] = QualityObserver(source, entry.quality)
-            observers = self._observers(entry.name, source.spec)
+            observers = self._observers(entry.name, source)
             self.pipelines[entry.name] = Pipeline(
                 entry.name,
                 source,
@@ -155,12 +158,13 @@ class Agent:
         self._liveness.watch("updater", self.updater.alive)
         self._liveness.watch("captures", self._captures.alive)
 
-    def _observers(self, pipeline: str, spec: SourceSpec) -> list[Observer]:
+    def _observers(self, pipeline: str, source: Source) -> list[Observer]:
         """What looks at each window of a pipeline."""
         quality = self._quality[pipeline]
         drift = DriftObserver(pipeline, self._clock, lambda: quality.total, self._captures.on_drift)
-        rules = self._captures.rules(pipeline, spec)
-        return [quality, drift] if rules is None else [quality, drift, rules]
+        if self._config.capture.rule_for(pipeline) is None:
+            return [quality, drift]
+        return [quality, drift, _FromFirstWindow(lambda: self._captures.rules(pipeline, source.spec))]
 
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""
@@ -332,6 +336,24 @@ class Agent:
             self._captures.take(message, message.body)
         elif isinstance(message.body, CancelCommand):
             self.updater.cancel(message.body.execution)
+
+
+class _FromFirstWindow:
+    """An observer that is made, if at all, with the first window: what windows look like may not be known before."""
+
+    def __init__(self, make: Callable[[], Observer | None]) -> None:
+        self._make, self._asked = make, False
+        self._made: Observer | None = None
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        """See :class:`~wheeltapper_agent.ports.Observer`."""
+        if not self._asked:
+            self._made, self._asked = self._make(), True
+        return self._made.observe(seen) if self._made is not None else ()
+
+    def end(self) -> Sequence[Alert | Report]:
+        """See :class:`~wheeltapper_agent.ports.Observer`."""
+        return self._made.end() if self._made is not None else ()
 
 
 def _last(verdict: Verdict | None) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ _UNSENT_SECONDS: Final = 2.0
 _JOURNAL_ATTEMPTS: Final = 3
 _GOES_ON_UNJOURNALLED: Final = frozenset({ExecutionState.ROLLING_BACK})
 """The way back needs no journal: a restart that finds the state before comes to the same."""
+_OF_THE_DEVICE: Final = ("storage.", "source.", "recording.")
 _UNTOUCHED: Final = frozenset(state for (state, _), end in TABLE.items() if end is ExecutionState.FAILED) - {
     ExecutionState.ROLLING_BACK
 }
@@ -480,8 +481,8 @@ class Updater:
                 error = storage_error(error, effect.name)
             code = error.code if isinstance(error, AgentError | ProtocolError) else "update.internal"
             order = (Event.REFUSED, Event.BROKE, Event.GIVE_UP)
-            # A full disk says nothing about the release.
-            for event in reversed(order) if code.startswith("storage.") and state in _UNTOUCHED else order:
+            # A full disk says nothing about the release, and neither does a sensor that is not there.
+            for event in reversed(order) if code.startswith(_OF_THE_DEVICE) and state in _UNTOUCHED else order:
                 if (state, event) in TABLE:
                     return Outcome(event, code, str(error)[:1000])
             raise

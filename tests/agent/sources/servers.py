@@ -130,6 +130,21 @@ class OpcuaServer:
     def write(self, name: str, value: ua.DataValue | float) -> None:
         self._loop.do(self.nodes[name].write_value(value))
 
+    def forget_subscriptions(self) -> None:
+        """Drop all without a word, as a server does that ran out of memory."""
+        service = self._server.iserver.subscription_service
+        self._loop.do(service.delete_subscriptions(list(service.subscriptions)))
+
+    def end_subscriptions(self, code: int) -> None:
+        """Say of all that they are over."""
+
+        async def say() -> None:
+            for found in self._server.iserver.subscription_service.subscriptions.values():
+                status = ua.StatusChangeNotification(Status=ua.StatusCode(code))
+                await found.enqueue_statuschange(status.Status)
+
+        self._loop.do(say())
+
     def kill(self) -> None:
         self._loop.do(self._server.stop())
 

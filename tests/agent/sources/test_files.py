@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import wave
 from pathlib import Path
 
@@ -202,3 +203,130 @@ def test_a_file_that_goes_away_is_tried_again(tmp_path: Path) -> None:
         (tmp_path / "b.csv").rename(tmp_path / "a.csv")
         until(taken.ended.is_set, 10, "the end")
         np.testing.assert_array_equal(joined(taken.windows)[:, 0], np.arange(100))
+
+
+def _header(
+    code: int, channels: int, bits: int, *, valid_bits: int = 0, subformat: int = 1, rate_hz: int = 8000
+) -> bytes:
+    """The part ``fmt`` of a WAV; with ``valid_bits`` as WAVE_FORMAT_EXTENSIBLE."""
+    frame = channels * bits // 8
+    content = struct.pack("<HHIIHH", code, channels, rate_hz, rate_hz * frame, frame, bits)
+    if valid_bits:
+        content += struct.pack("<HHIH", 22, valid_bits, 3, subformat) + bytes.fromhex("000000001000800000aa00389b71")
+    return b"fmt " + struct.pack("<I", len(content)) + content
+
+
+def _riff(path: Path, header: bytes, samples: bytes, promised: int | None = None, riff: int | None = None) -> None:
+    length = len(samples) if promised is None else promised
+    body = b"WAVE" + header + b"LIST\x03\0\0\0odd\0" + b"data" + struct.pack("<I", length) + samples
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body) if riff is None else riff) + body)
+
+
+@pytest.mark.parametrize(("bits", "valid_bits"), [(16, 16), (24, 24), (32, 24), (32, 32)])
+def test_extensible_wav(tmp_path: Path, bits: int, valid_bits: int) -> None:
+    half = 2 ** (valid_bits - 1)
+    codes = np.random.default_rng(bits).integers(-half, half, (500, 2))
+    codes[0], codes[1] = half - 1, -half
+    raw = b"".join(
+        (int(code) << (bits - valid_bits)).to_bytes(bits // 8, "little", signed=True) for code in codes.ravel()
+    )
+    _riff(tmp_path / "a.wav", _header(0xFFFE, 2, bits, valid_bits=valid_bits), raw)
+    source = open_source(tmp_path, f"{FAST}path = 'a.wav'\nwindow_samples = 250")
+    windows = list(source.windows(0))
+    np.testing.assert_allclose(joined(windows), (codes / half).astype(np.float32), rtol=1e-6)
+    assert source.spec.full_scale == ((half - 1) / half,) * 2
+    assert source.spec.sample_rate_hz == 8000
+
+
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("extensible", [False, True])
+def test_wav_of_floats(tmp_path: Path, width: int, extensible: bool) -> None:
+    values = np.random.default_rng(width).standard_normal((500, 1)) * 30
+    header = (
+        _header(0xFFFE, 1, 8 * width, valid_bits=8 * width, subformat=3) if extensible else _header(3, 1, 8 * width)
+    )
+    _riff(tmp_path / "a.wav", header, values.astype(f"<f{width}").tobytes())
+    source = open_source(tmp_path, f"{FAST}path = 'a.wav'\nwindow_samples = 100")
+    np.testing.assert_allclose(joined(list(source.windows(0))), values.astype(np.float32), rtol=1e-6)
+    assert source.spec.full_scale == ()
+
+
+@pytest.mark.parametrize(("promised", "riff"), [(0, 0), (0, 36), (0xFFFFFFFF, 0xFFFFFFFF)])
+def test_a_wav_whose_recorder_streamed(tmp_path: Path, promised: int, riff: int) -> None:
+    samples = np.arange(1000, dtype="<i2")
+    _riff(tmp_path / "a.wav", _header(1, 1, 16), samples.tobytes(), promised, riff)
+    found = joined(_windows(tmp_path, "path = 'a.wav'\nwindow_samples = 100"))
+    np.testing.assert_array_equal(found[:, 0] * 32768, samples)
+
+
+@pytest.mark.parametrize(
+    ("header", "samples", "promised"),
+    [
+        (_header(6, 1, 8), b"abcd", None),  # A-law
+        (_header(0xFFFE, 1, 16, valid_bits=16, subformat=6), b"abcd", None),
+        (_header(0xFFFE, 1, 16), b"abcd", None),  # extensible without its extension
+        (_header(1, 2, 16).replace(struct.pack("<HH", 4, 16), struct.pack("<HH", 6, 16)), b"abcdef", None),
+        (_header(1, 1, 16), b"", 0),
+        (_header(1, 1, 16), b"LIST\x04\0\0\0abcd", 0),  # whole, and without samples
+        (_header(1, 0, 16), b"abcd", None),
+        (_header(3, 1, 16), b"abcd", None),
+        (b"", b"abcd", None),
+    ],
+)
+def test_wav_files_that_cannot_be_played(tmp_path: Path, header: bytes, samples: bytes, promised: int | None) -> None:
+    _riff(tmp_path / "a.wav", header, samples, promised)
+    with pytest.raises(AgentError) as refused:
+        _windows(tmp_path, "path = 'a.wav'\nwindow_samples = 1")
+    assert refused.value.code == "source.malformed"
+
+
+TIMED = "path = 'a.csv'\ntime_column = 't'\nsample_rate_hz = 10\nwindow_samples = 10\n"
+
+
+def test_csv_with_iso_times(tmp_path: Path) -> None:
+    rows = [f"2026-01-01T00:00:{i // 10:02d}.{i % 10}{'' if i < 20 else '+00:00'},{i}" for i in range(40) if i != 25]
+    rows[3] = "2026-01-01 01:00:00.3+01:00,3"
+    (tmp_path / "a.csv").write_text("t,x\n" + "\n".join(rows))
+    windows = _windows(tmp_path, TIMED)
+    expected = np.arange(40.0)
+    expected[25] = np.nan
+    np.testing.assert_array_equal(joined(windows)[:, 0], expected)
+    assert windows[0].t_s == pytest.approx(1_767_225_600)
+
+
+@pytest.mark.parametrize("cell", ["0,5", "1/2/2026 10:00", "", "inf"])
+@pytest.mark.parametrize("count", [20, 5000])
+def test_csv_without_a_time_says_so(tmp_path: Path, cell: str, count: int) -> None:
+    (tmp_path / "a.csv").write_text("t;x\n" + f"{cell};1\n" * count)
+    with Running(open_source(tmp_path, f"{FAST}{TIMED}delimiter = ';'")) as taken:
+        taken.until_state("source.malformed")
+    assert not taken.windows
+
+
+def test_csv_lines_without_their_time_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [f"{i / 10},{i}" for i in range(40)]
+    rows[0], rows[12], rows[13] = "cheese,0", ",12", ""
+    (tmp_path / "a.csv").write_text("t,x\n" + "\n".join(rows))
+    found = joined(_windows(tmp_path, TIMED))[:, 0]
+    assert np.flatnonzero(np.isnan(found)).tolist() == [11, 12]  # the stream begins with the second line
+    assert "2 lines without their time were left out" in caplog.text
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(44100, 2), (8000, 1), (8000, 3)])
+def test_a_file_that_is_replaced_must_be_alike(tmp_path: Path, rate_hz: int, channels: int) -> None:
+    _wav(tmp_path / "a.wav", np.arange(2000).reshape(1000, 2), 2)
+    source = open_source(tmp_path, f"{FAST}path = 'a.wav'\nwindow_samples = 100\nscale = [1.0, 2.0]")
+    _wav(tmp_path / "a.wav", np.zeros((1000, channels), np.int64), 2, rate_hz)
+    with Running(source) as taken:
+        taken.until_state("source.mismatch")
+        assert not taken.windows
+        _wav(tmp_path / "a.wav", np.arange(2000).reshape(1000, 2), 2)
+        taken.until(10)
+
+
+def test_reading_far_into_a_file_can_be_ended(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x\n" + "1.5\n" * 400_000)
+    source = open_source(tmp_path, f"{FAST}path = 'a.csv'\nwindow_samples = 500000\nsample_rate_hz = 1")
+    with Running(source):
+        time.sleep(0.05)
+    assert source.state == "running"  # it did not read to the end

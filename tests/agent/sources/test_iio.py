@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.agent.servers import until
 from tests.agent.sources.rig import joined, open_source, running
+from wheeltapper_agent.config import load_config
 from wheeltapper_agent.core.iio_format import Element, ScanLayout, parse_type
 from wheeltapper_agent.errors import AgentError
 
@@ -220,3 +221,31 @@ def test_numbers_agree_with_plain_integers(
         value = (word >> element.shift) % 2**bits
         expected.append(value - 2**bits if signed and value >= 2 ** (bits - 1) else value)
     assert ScanLayout([element]).decode(content)[0].tolist() == expected
+
+
+def test_a_device_that_cannot_be_opened_is_left_as_it_is(tmp_path: Path, device: Device) -> None:
+    device.unplug()
+    (device.folder / "scan_elements/in_accel_y_en").write_text("1")
+    before = {path: path.read_text() for path in device.folder.rglob("*") if path.is_file()}
+    with running(tmp_path, _source(device)) as taken:
+        taken.until_state("source.unreachable")
+    assert {path: path.read_text() for path in device.folder.rglob("*") if path.is_file()} == before
+
+
+def test_two_pipelines_cannot_have_one_device(tmp_path: Path) -> None:
+    one = '[[pipelines]]\nname = "{}"\n[pipelines.source]\nkind = "iio"\ndevice = "{}"\nsample_rate_hz = 1\n'
+    text = '[device]\nstate_dir = "state"\n' + "window_samples = 4\n".join(
+        [one.format("a", "adxl355"), one.format("b", "adxl357"), one.format("c", "adxl355"), ""]
+    )
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(AgentError) as refused:
+        load_config(tmp_path / "a.toml")
+    assert refused.value.code == "config.invalid"
+    assert "device = 'adxl355'" in refused.value.message
+    (tmp_path / "a.toml").write_text(
+        text.replace(
+            '"c"\n[pipelines.source]\nkind = "iio"\ndevice = "adxl355"',
+            '"c"\n[pipelines.source]\nkind = "iio"\ndevice = "bme280"',
+        )
+    )
+    assert len(load_config(tmp_path / "a.toml").pipelines) == 3

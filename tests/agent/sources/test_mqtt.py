@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import sys
+import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -229,3 +232,61 @@ def test_impossible_configurations(tmp_path: Path, more: str) -> None:
     with pytest.raises(AgentError) as refused:
         open_source(tmp_path, text if "topic" in more else f"topic = 'x'\n{text}")
     assert refused.value.code == ("config.unknown_key" if "password =" in more else "config.invalid")
+
+
+def _publish_elsewhere(broker: PlainBroker, size: int) -> None:
+    """A large message from another process, whose memory does not count."""
+    text = (
+        "import paho.mqtt.client as m\nfrom paho.mqtt.enums import CallbackAPIVersion as v\n"
+        f"c = m.Client(v.VERSION2)\nc.connect('127.0.0.1', {broker.port})\nc.loop_start()\n"
+        f"c.publish('machine/x', bytes({size}), qos=1).wait_for_publish(30)\n"
+    )
+    subprocess.run([sys.executable, "-c", text], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_a_huge_message_is_never_held(tmp_path: Path, broker: PlainBroker, protocol: str) -> None:
+    client = broker.client()
+    good = b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'
+    with running(tmp_path, _source(broker, f"protocol = '{protocol}'\nqos = 1")) as taken:
+        quickly(lambda: client.publish("machine/x", good), taken)
+        tracemalloc.start()
+        try:
+            _publish_elsewhere(broker, 40 * 2**20)
+            if protocol == "3.1.1":
+                taken.until_state("source.payload")
+            time.sleep(0.5)
+            count = len(taken.windows)
+
+            def came() -> bool:
+                client.publish("machine/x", good)
+                return len(taken.windows) > count
+
+            until(came, 10, "windows again")
+            assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+        finally:
+            tracemalloc.stop()
+        assert taken.source.state == "running"
+        if protocol == "5":
+            assert taken.windows[-1].gap_samples == 0  # the broker left it out: the connection stood
+    client.loop_stop()
+
+
+def test_what_a_topic_retains_counts_only_with_its_time(
+    tmp_path: Path, broker: PlainBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = broker.client()
+    old = b'{"t": 5, "samples": [9,9,9,9,9,9,9,9,9,9]}'
+    client.publish("machine/x", old, qos=1, retain=True).wait_for_publish(10)
+    with running(tmp_path, _source(broker)) as taken:
+        until(lambda: "has no time" in caplog.text, 10, "the log")
+        time.sleep(0.3)
+        assert not taken.windows
+        new = b'{"samples": [1,1,1,1,1,1,1,1,1,1]}'
+        quickly(lambda: client.publish("machine/x", new), taken)
+        until(lambda: taken.windows[-1].samples[0, 0] == 1, 10, "what was measured now")
+    assert caplog.text.count("has no time") == 1
+    client.publish("machine/x", old, qos=1, retain=True).wait_for_publish(10)
+    with running(tmp_path, _source(broker, "time_key = 't'")) as taken:
+        assert taken.until(1)[0].t_s == 5
+    client.loop_stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from asyncua import ua
 from tests.agent.servers import until
 from tests.agent.sources.rig import joined, open_source, running
 from tests.agent.sources.servers import OpcuaServer
+from wheeltapper_agent.adapters.sources import opcua
 from wheeltapper_agent.errors import AgentError
 
 A_AND_B = (
@@ -28,6 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(folder: Path) -> Iterator[OpcuaServer]:
     made = OpcuaServer(folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ticking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpcuaServer]:
+    """A server that was never stopped: asyncua's clock stands still after that."""
+    made = OpcuaServer(tmp_path_factory.mktemp("ticking"))
     yield made
     made.close()
 
@@ -146,3 +156,48 @@ def test_impossible_configurations(tmp_path: Path, more: str) -> None:
     with pytest.raises(AgentError) as refused:
         open_source(tmp_path, _source("opc.tcp://127.0.0.1:1", '{ name = "x", node_id = "cheese" }'))
     assert refused.value.code == "config.invalid"
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_a_subscription_that_the_server_forgot_is_made_again(
+    tmp_path: Path,
+    ticking: OpcuaServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    array: bool,
+) -> None:
+    monkeypatch.setattr(opcua, "_SILENCE_SECONDS", 3.0)
+    nodes = '{ name = "w", node_id = "ns=1;s=wave" }' if array else A_AND_B
+    ticking.write("a", 1.0)
+    ticking.write("wave", ua.DataValue(ua.Variant([1.0] * 8)))
+    with running(tmp_path, _source(ticking.url, nodes, f"mode = 'subscribe'\narray = {str(array).lower()}")) as taken:
+        taken.until(1)
+        time.sleep(2.5)  # the server's clock was told twice
+        ticking.forget_subscriptions()
+        until(lambda: "ended the subscription: nothing for" in caplog.text, 10, "the end")
+        ticking.write("a", 7.0)
+        ticking.write("wave", ua.DataValue(ua.Variant([14.0] * 8)))
+        until(lambda: taken.windows[-1].samples[-1, 0] == 14, 10, "the present value")
+        time.sleep(4)  # a quiet machine is no dead subscription
+        assert caplog.text.count("ended the subscription") == 1
+        assert taken.source.state == "running"
+
+
+def test_a_node_that_the_server_does_not_watch_is_refused(
+    tmp_path: Path, ticking: OpcuaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pass_all(*_: object) -> None: ...
+
+    monkeypatch.setattr(opcua.OpcuaReader, "_check", pass_all)  # it was there a moment ago
+    nodes = f'{A_AND_B}, {{ name = "x", node_id = "ns=1;s=nothing" }}'
+    with running(tmp_path, _source(ticking.url, nodes, "mode = 'subscribe'")) as taken:
+        taken.until_state("source.refused")
+
+
+def test_the_servers_word_that_a_subscription_is_over(tmp_path: Path, ticking: OpcuaServer) -> None:
+    with running(
+        tmp_path, _source(ticking.url, more="mode = 'subscribe'").replace("= 0.05", "= 5").replace("= 0.2\n", "= 5\n")
+    ) as taken:
+        taken.until(1)
+        ticking.end_subscriptions(ua.StatusCodes.BadTimeout)
+        taken.until_state("source.unreachable")

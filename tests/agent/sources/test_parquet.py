@@ -63,3 +63,17 @@ def test_hostile_files_have_a_code(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(AgentError) as refused:
         _windows(tmp_path, "path = 'a.parquet'\nwindow_samples = 10\nsample_rate_hz = 100")
     assert refused.value.code == "source.unreadable"
+
+
+def test_rows_without_their_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    times = pa.array([None] * 20_000 + [i / 10 for i in range(40)] + [None] * 10_000, pa.float64())
+    parquet.write_table(pa.table({"t": times, "x": np.arange(30_040.0)}), tmp_path / "a.parquet")
+    source = "path = 'a.parquet'\ntime_column = 't'\nsample_rate_hz = 10\nwindow_samples = 10"
+    np.testing.assert_array_equal(joined(_windows(tmp_path, source))[:, 0], np.arange(20_000, 20_040))
+    assert "30000 rows without their time were left out" in caplog.text
+    parquet.write_table(
+        pa.table({"t": pa.array([None] * 100, pa.float64()), "x": np.arange(100.0)}), tmp_path / "a.parquet"
+    )
+    with running(tmp_path, FAST + source) as taken:
+        taken.until_state("source.malformed")
+    assert "column 't' holds no time" in caplog.text

@@ -3,7 +3,8 @@ speak it.
 
 Invariants: publishes only below the device's own ``up/``; subscribes to its own ``down/+`` at QoS 0 with a clean
 session; the will says
-that the device is offline; a lost or refused connection is tried again for ever, with capped backoff and jitter.
+that the device is offline; a lost or refused connection is tried again for ever, with capped backoff and jitter; no
+packet above the protocol's cap is held.
 
 Not done here: what the payloads mean; what must be sent again (:mod:`delivery`).
 """
@@ -22,7 +23,8 @@ from typing import Any, Final
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from wheeltapper_protocols.messages import Status, encode
+from wheeltapper_agent.adapters.bounded_mqtt import BoundedClient
+from wheeltapper_protocols.messages import MAX_PAYLOAD_BYTES, Status, encode
 from wheeltapper_protocols.topics import Down, Up, down_filter, down_topic, up_topic
 
 __all__ = ["BrokerAddress", "Link", "tls_context"]
@@ -30,6 +32,8 @@ __all__ = ["BrokerAddress", "Link", "tls_context"]
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS: Final = 15.0
 _KEEPALIVE_SECONDS: Final = 30
+_MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 64 * 1024
+"""With topic and properties."""
 _VERSIONS: Final = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
 
 
@@ -75,7 +79,7 @@ class Link:
         self._on_message = on_message
         self._reconnect_max_seconds = reconnect_max_seconds
         self._kinds = {down_topic(address.device, kind): kind for kind in Down}
-        self._client: paho.Client | None = None
+        self._client: BoundedClient | None = None
         self._up = threading.Event()
         self._ended = threading.Event()
         self._stopping = threading.Event()
@@ -120,9 +124,10 @@ class Link:
         if self._thread.is_alive():
             self._thread.join(timeout=timeout_seconds)
 
-    def _make(self) -> paho.Client:
-        client = paho.Client(
+    def _make(self) -> BoundedClient:
+        client = BoundedClient(
             CallbackAPIVersion.VERSION2,
+            max_packet_bytes=_MAX_PACKET_BYTES,
             client_id=self._address.device,
             protocol=_VERSIONS[self._version],
             clean_session=None if _VERSIONS[self._version] is MQTTProtocolVersion.MQTTv5 else True,
@@ -176,7 +181,7 @@ class Link:
         if self._stopping.is_set():
             return False
         try:
-            client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_SECONDS)
+            client.connect_bounded(self._address.host, self._address.port, _KEEPALIVE_SECONDS)
         except (OSError, ValueError) as error:
             _LOG.info("mqtt: no connection to %s:%d: %s", self._address.host, self._address.port, error)
             return False
@@ -190,6 +195,8 @@ class Link:
                 self._version = (self._version + 1) % len(_VERSIONS)
                 return False
             self._ended.wait()
+            if client.too_large_bytes:
+                _LOG.warning("mqtt.too_large: the broker sent a packet of %d bytes", client.too_large_bytes)
             return True
         finally:
             self._up.clear()

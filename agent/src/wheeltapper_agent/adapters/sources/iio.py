@@ -6,8 +6,9 @@ is started, and scans are read from the character device. Physical value = (raw 
 ``in_accel``, rad/s for ``in_anglvel``, mV for ``in_voltage``).
 
 Invariants: nothing is written to the device but ``scan_elements/*_en``, ``buffer/*``, the sampling frequency (if
-``set_rate``) and the clock of its time stamps; the buffer is switched off at the end. A device whose rate is not the
-configured one is refused: the model would hear everything at the wrong pitch.
+``set_rate``) and the clock of its time stamps, and that only while this reader has it open: the kernel lets one
+program at a time (``EBUSY``), so nobody else's reading is disturbed. The buffer is switched off at the end. A device
+whose rate is not the configured one is refused: the model would hear everything at the wrong pitch.
 
 What this module does not do: choose triggers; several buffers of one device; hardware without a buffer (poll it).
 """
@@ -80,17 +81,17 @@ class IioReader:
     def read(self, sink: Sink) -> None:
         """See :class:`~wheeltapper_agent.adapters.sources.stream.Reader`."""
         folder = self._folder()
-        _write(folder / "buffer" / "enable", "0")
-        self._set_rate(folder)
-        channels, timestamp = self._enable(folder)
-        length = self._config.buffer_samples or 2 * self._config.window_samples
-        _write(folder / "buffer" / "length", str(length))
         path = self._config.dev / folder.name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise AgentError("source.unreachable", f"{path} cannot be opened: {error.strerror}") from error
         try:
+            _write(folder / "buffer" / "enable", "0")
+            self._set_rate(folder)
+            channels, timestamp = self._enable(folder)
+            length = self._config.buffer_samples or 2 * self._config.window_samples
+            _write(folder / "buffer" / "length", str(length))
             _write(folder / "buffer" / "enable", "1")
             sink.connected()
             self._scans(descriptor, channels, timestamp, sink)
@@ -240,4 +241,4 @@ def _make(config: IioConfig, context: SourceContext) -> StreamSource:
     return StreamSource(IioReader(config), config, context.clock, context.pipeline)
 
 
-KIND = SourceKind(IioConfig, _make)
+KIND = SourceKind(IioConfig, _make, exclusive_by="device")

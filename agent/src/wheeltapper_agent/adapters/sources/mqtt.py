@@ -1,7 +1,8 @@
 """The kind ``mqtt``: payloads of a topic on a broker near the machine.
 
 Invariants: its own connection, never the agent's to the fleet; a clean session, so that a broker keeps nothing for it;
-the password comes from a file that only its owner can read.
+the password comes from a file that only its owner can read. No packet above the cap is held. A retained payload without
+a time is left out: nobody knows how old it is, and it comes again with each connection.
 
 What this module does not do: remember what was published while it was away; subscribe to several topics for one
 pipeline (samples of two topics have no common order).
@@ -9,6 +10,7 @@ pipeline (samples of two topics have no common order).
 
 from __future__ import annotations
 
+import logging
 import ssl
 import uuid
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ from typing import Any, Final, Literal
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from wheeltapper_agent.adapters.sources.payload import PayloadConfig, PayloadReader
+from wheeltapper_agent.adapters.bounded_mqtt import BoundedClient
+from wheeltapper_agent.adapters.sources.payload import MAX_PAYLOAD_BYTES, PayloadConfig, PayloadReader
 from wheeltapper_agent.adapters.sources.stream import Sink, StreamSource
 from wheeltapper_agent.adapters.sources.stream_config import check_private, read_secret
 from wheeltapper_agent.errors import AgentError
@@ -26,9 +29,12 @@ from wheeltapper_agent.ports import SourceContext, SourceKind
 
 __all__ = ["KIND", "MqttConfig", "MqttReader"]
 
+_LOG = logging.getLogger(__name__)
 _KEEPALIVE_SECONDS: Final = 10
 _CONNECT_SECONDS: Final = 10.0
 _WAIT_SECONDS: Final = 0.2
+_MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 128 * 1024
+"""With topic and properties."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,8 @@ class MqttReader:
         self._config = config
         self._payloads = PayloadReader(config)
         self._pipeline = pipeline
+        self._left_out = 0
+        """Retained payloads without a time."""
 
     def read(self, sink: Sink) -> None:
         """See :class:`~wheeltapper_agent.adapters.sources.stream.Reader`."""
@@ -75,7 +83,7 @@ class MqttReader:
         client = self._client(sink, refused)
         where = f"{self._config.host}:{self._config.port}"
         try:
-            client.connect(self._config.host, self._config.port, keepalive=_KEEPALIVE_SECONDS)
+            client.connect_bounded(self._config.host, self._config.port, _KEEPALIVE_SECONDS)
         except (OSError, ValueError) as error:
             raise AgentError("source.unreachable", f"no connection to the broker {where}: {error}") from error
         deadline_s = sink.clock.monotonic() + _CONNECT_SECONDS
@@ -84,6 +92,9 @@ class MqttReader:
                 code = client.loop(_WAIT_SECONDS)
                 if refused:
                     raise refused[0]
+                if client.too_large_bytes:
+                    text = f"a message has {client.too_large_bytes} bytes; the cap is {MAX_PAYLOAD_BYTES}"
+                    raise AgentError("source.payload", f"a payload cannot be read: {text}")
                 if code != paho.MQTT_ERR_SUCCESS:
                     raise AgentError("source.unreachable", f"the broker {where} is gone: {paho.error_string(code)}")
                 if sink.heard_at_s is None and sink.clock.monotonic() > deadline_s:
@@ -91,11 +102,12 @@ class MqttReader:
         finally:
             client.disconnect()
 
-    def _client(self, sink: Sink, refused: list[AgentError]) -> paho.Client:
+    def _client(self, sink: Sink, refused: list[AgentError]) -> BoundedClient:
         config = self._config
         five = config.protocol == "5"
-        client = paho.Client(
+        client = BoundedClient(
             CallbackAPIVersion.VERSION2,
+            max_packet_bytes=_MAX_PACKET_BYTES,
             client_id=f"wheeltapper-{self._pipeline}-{uuid.uuid4().hex[:8]}",
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
             clean_session=None if five else True,
@@ -122,14 +134,23 @@ class MqttReader:
 
         def on_message(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
             try:
-                samples, t_s = self._payloads.read(bytes(message.payload))
+                samples, t_s = self._payloads.read(message.payload)
             except AgentError as error:
                 sink.refuse(error)
+                return
+            if message.retain and t_s is None:
+                self._leave_out()
             else:
                 sink.push(samples, t_s)
 
         client.on_connect, client.on_subscribe, client.on_message = on_connect, on_subscribe, on_message
         return client
+
+    def _leave_out(self) -> None:
+        if not self._left_out:
+            topic = self._config.topic
+            _LOG.warning("pipeline %s: the payload that %s retains has no time: it is left out", self._pipeline, topic)
+        self._left_out += 1
 
 
 def _context(config: MqttConfig) -> ssl.SSLContext:

@@ -5,8 +5,9 @@ each sample, what each node holds then: a server does not repeat a value that st
 this is what was measured, not an interpolation. With ``array = true`` each value of the one node is a list of samples,
 its source time stamp being that of the last one.
 
-Invariants: a value whose status is not good is a missing sample; a node that the server does not know, or that holds no
-number, ends the connection.
+Invariants: a value whose status is not good is a missing sample; a node that the server does not know, that holds no
+number, or that it does not watch for us, ends the connection. So does a subscription that the server dropped, said or
+unsaid: its clock is watched with the nodes, and where that stands still, what was said last is not the present.
 
 What this module does not do: write, call methods, browse.
 """
@@ -32,16 +33,20 @@ from wheeltapper_agent.adapters.sources.polling import Ticks, check_poll_rate
 from wheeltapper_agent.adapters.sources.stream import Sink, StreamSource
 from wheeltapper_agent.adapters.sources.stream_config import StreamConfig, check_private, read_secret
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import SourceContext, SourceKind
+from wheeltapper_agent.ports import Clock, SourceContext, SourceKind
 
 __all__ = ["KIND", "NodeConfig", "OpcuaConfig", "OpcuaReader"]
 
 _WAIT_SECONDS: Final = 0.2
 _LIVENESS_SECONDS: Final = 1.0
+_SILENCE_SECONDS: Final = 10.0
+_SILENT_PUBLISHES: Final = 5
+"""A subscription that says nothing, not even the time, for both of these is dead."""
 _END_SECONDS: Final = 2.0
 _ARRAY_QUEUE: Final = 20
 _MAX_ARRAY_VALUES: Final = 2**20
 _SERVER_STATE: Final = "i=2259"
+_CURRENT_TIME: Final = "i=2258"
 _REFUSING: Final = frozenset(
     {
         "BadNodeIdUnknown", "BadNodeIdInvalid", "BadNotReadable", "BadUserAccessDenied", "BadAttributeIdInvalid",
@@ -109,24 +114,52 @@ class OpcuaConfig(StreamConfig):
                 raise AgentError("config.invalid", f"node {entry.name}: {entry.node_id!r} is not a node id") from error
 
 
-class _Latest:
-    """What the server said last of each node."""
+class _Handler:
+    """What a subscription says; whether it still does."""
 
-    def __init__(self, nodes: Sequence[Any]) -> None:
-        self.values: dict[str, Any] = {node.nodeid.to_string(): None for node in nodes}
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.heard_at_s = clock.monotonic()
+        self.clock_ticks = 0
+        """How often the server told its time."""
+        self.ended = ""
+        """Why the server ended the subscription."""
 
     def datachange_notification(self, node: Any, _value: Any, data: Any) -> None:
-        self.values[node.nodeid.to_string()] = data.monitored_item.Value
+        self.heard_at_s = self._clock.monotonic()
+        if node.nodeid.to_string() == _CURRENT_TIME:
+            self.clock_ticks += 1
+        else:
+            self.take(node, data.monitored_item.Value)
+
+    def status_change_notification(self, status: Any) -> None:
+        if not status.Status.is_good():
+            self.ended = status.Status.name
+
+    def take(self, node: Any, found: Any) -> None:
+        """A node has the value ``found``."""
+        raise NotImplementedError
 
 
-class _Arrays:
+class _Latest(_Handler):
+    """What the server said last of each node."""
+
+    def __init__(self, nodes: Sequence[Any], clock: Clock) -> None:
+        super().__init__(clock)
+        self.values: dict[str, Any] = {node.nodeid.to_string(): None for node in nodes}
+
+    def take(self, node: Any, found: Any) -> None:
+        self.values[node.nodeid.to_string()] = found
+
+
+class _Arrays(_Handler):
     """Pushes each array as it comes."""
 
     def __init__(self, config: OpcuaConfig, sink: Sink) -> None:
+        super().__init__(sink.clock)
         self._config, self._sink = config, sink
 
-    def datachange_notification(self, _node: Any, _value: Any, data: Any) -> None:
-        found = data.monitored_item.Value
+    def take(self, _node: Any, found: Any) -> None:
         try:
             samples = self._samples(found)
         except ValueError as error:
@@ -145,6 +178,55 @@ class _Arrays:
             raise ValueError("it does not hold numbers")
         entry = self._config.nodes[0]
         return ((np.array(values, dtype=np.float64) + entry.offset) * entry.scale)[:, None]
+
+
+class _Subscription:
+    """Has the server watch nodes, and looks whether it still does.
+
+    Args:
+        config: of the source.
+        client: connected.
+        handler: takes what is said.
+        clock: time.
+    """
+
+    def __init__(self, config: OpcuaConfig, client: Client, handler: _Handler, clock: Clock) -> None:
+        self._config, self._client, self._handler, self._clock = config, client, handler, clock
+        self._limit_seconds = 0.0
+        self._looked_at_s = clock.monotonic()
+
+    async def start(self, nodes: Sequence[Any], **how: Any) -> None:
+        """Have ``nodes`` watched, and the server's clock: it never stands still.
+
+        Raises:
+            AgentError: ``source.refused``.
+        """
+        made = await self._client.create_subscription(1e3 * self._config.publish_seconds, self._handler)
+        publish_s = made.parameters.RequestedPublishingInterval / 1e3  # or what the server made of it
+        self._limit_seconds = max(_SILENCE_SECONDS, _SILENT_PUBLISHES * publish_s)
+        results = await made.subscribe_data_change(nodes, **how)
+        for entry, result in zip(self._config.nodes, results, strict=True):
+            if isinstance(result, ua.StatusCode):
+                raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}): {result.name}")
+        # Where a small server refuses this one more, only its answers and its own word tell that it lives.
+        await made.subscribe_data_change([self._client.get_node(_CURRENT_TIME)], sampling_interval=1e3)
+
+    async def check(self) -> None:
+        """Now and then, look whether server and subscription live.
+
+        Raises:
+            AgentError: ``source.unreachable``.
+        """
+        now_s, handler = self._clock.monotonic(), self._handler
+        silent_s = now_s - handler.heard_at_s if handler.clock_ticks > 1 else 0.0
+        if handler.ended or silent_s > self._limit_seconds:
+            why = handler.ended or f"nothing for {silent_s:.0f} s"
+            raise AgentError(
+                "source.unreachable", f"the OPC UA server {self._config.url} ended the subscription: {why}"
+            )
+        if now_s - self._looked_at_s > _LIVENESS_SECONDS:
+            await self._client.read_attributes([self._client.get_node(_SERVER_STATE)])
+            self._looked_at_s = self._clock.monotonic()
 
 
 class OpcuaReader:
@@ -213,28 +295,26 @@ class OpcuaReader:
 
     async def _sample(self, client: Client, nodes: Sequence[Any], sink: Sink) -> None:
         config = self._config
-        latest = _Latest(nodes)
+        latest = _Latest(nodes, sink.clock)
+        subscription = _Subscription(config, client, latest, sink.clock)
         if config.mode == "subscribe":
-            subscription = await client.create_subscription(1e3 * config.publish_seconds, latest)
-            await subscription.subscribe_data_change(nodes, sampling_interval=1e3 / config.sample_rate_hz)
+            await subscription.start(nodes, sampling_interval=1e3 / config.sample_rate_hz)
         keys = [node.nodeid.to_string() for node in nodes]
-        ticks, alive_s = Ticks(sink, config.sample_rate_hz), sink.clock.monotonic()
+        ticks = Ticks(sink, config.sample_rate_hz)
         while await _waited(sink, ticks.due_in_seconds()):
             if config.mode == "poll":
                 found = await client.read_attributes(nodes)
             else:
+                await subscription.check()
                 found = [latest.values[key] for key in keys]
-                if sink.clock.monotonic() - alive_s > _LIVENESS_SECONDS:
-                    await client.read_attributes([client.get_node(_SERVER_STATE)])
-                    alive_s = sink.clock.monotonic()
             row = [_physical(entry, value) for entry, value in zip(config.nodes, found, strict=True)]
             sink.push(np.array([row]), t_s=ticks.t_s)
 
     async def _follow_arrays(self, client: Client, nodes: Sequence[Any], sink: Sink) -> None:
-        subscription = await client.create_subscription(1e3 * self._config.publish_seconds, _Arrays(self._config, sink))
-        await subscription.subscribe_data_change(nodes, queuesize=_ARRAY_QUEUE, sampling_interval=0)
+        subscription = _Subscription(self._config, client, _Arrays(self._config, sink), sink.clock)
+        await subscription.start(nodes, queuesize=_ARRAY_QUEUE, sampling_interval=0)
         while await _waited(sink, _LIVENESS_SECONDS):
-            await client.read_attributes([client.get_node(_SERVER_STATE)])
+            await subscription.check()
 
 
 def _application_uri(path: Path | None) -> str:

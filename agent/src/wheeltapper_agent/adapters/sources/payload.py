@@ -56,7 +56,7 @@ class PayloadReader:
         self._config = config
         self._channels = len(config.channels)
 
-    def read(self, payload: bytes) -> tuple[NDArray[Any], float | None]:
+    def read(self, payload: bytes | bytearray) -> tuple[NDArray[Any], float | None]:
         """Samples, [sample, channel] as they came (not scaled), and the time of the first in seconds, if there is one.
 
         Raises:
@@ -74,7 +74,7 @@ class PayloadReader:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError, TypeError) as error:
             raise _refused(str(error)) from error
 
-    def _raw(self, payload: bytes) -> NDArray[Any]:
+    def _raw(self, payload: bytes | bytearray) -> NDArray[Any]:
         dtype = np.dtype(_RAW[self._config.payload]).newbyteorder("<" if self._config.byte_order == "little" else ">")
         if not payload or len(payload) % (dtype.itemsize * self._channels):
             raise _refused(f"{len(payload)} bytes are not whole samples of {self._channels} channels")

@@ -13,14 +13,14 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
 
 from wheeltapper_agent.adapters.pause import Pause
-from wheeltapper_agent.adapters.sources.recorded import CsvFile, ParquetFile, RecordedFile, WavFile
+from wheeltapper_agent.adapters.sources.recorded import CsvFile, ParquetFile, RecordedFile
+from wheeltapper_agent.adapters.sources.wav import WavFile
 from wheeltapper_agent.config import ReplayConfig
 from wheeltapper_agent.core.backoff import retry_delay_seconds
 from wheeltapper_agent.core.framing import Framer, Framing
@@ -90,7 +90,9 @@ class ReplaySource:
         self._due_s = self._clock.monotonic() - first / self._config.rate_hz
         while not self._closed.is_set():
             try:
-                for window in islice(self._cut.windows(), self._next, None):
+                for index, window in enumerate(self._cut.windows(self._closed.is_set)):
+                    if index < self._next:
+                        continue
                     due_in = self._due_s + self._next / self._config.rate_hz - self._clock.monotonic()
                     if self._closed.is_set() or (due_in > 0 and self._closed.wait(due_in)):
                         return
@@ -105,7 +107,8 @@ class ReplaySource:
                 delay = retry_delay_seconds(failures, random.random(), _RETRY_FIRST_SECONDS, _RETRY_MAX_SECONDS)  # noqa: S311  # jitter
                 self._closed.wait(delay)
             else:
-                self.state = "ended"
+                if not self._closed.is_set():
+                    self.state = "ended"
                 return
 
 
@@ -138,11 +141,13 @@ class Snapshots:
             rate_hz, window, recording.channels, recording.units, config.full_scale, config.hop_samples
         )
 
-    def windows(self) -> Iterator[Window]:
-        """All of them, from the first."""
+    def windows(self, stopped: Callable[[], bool]) -> Iterator[Window]:
+        """All of them, from the first, until ``stopped`` says so."""
         recording = self._recording
         framer, due_s = Framer(self._framing), math.inf
         for index in range(recording.snapshots):
+            if stopped():
+                return
             t_s = float(recording.t_s[index])
             samples = recording.physical(slice(index, index + 1))[0]
             if self._whole:
@@ -176,6 +181,7 @@ class Continuous:
         if any(scale == 0 for scale in config.scale) or any(limit <= 0 for limit in config.full_scale):
             raise AgentError("config.invalid", "scale must not be 0, and full_scale must be above 0")
         _check_window(config.window_samples, config.hop_samples, count)
+        self._first = file
         self._scale = np.array(config.scale or (1.0,) * count)
         full_scale = config.full_scale
         if not full_scale and file.full_scale:
@@ -185,19 +191,24 @@ class Continuous:
             rate_hz, config.window_samples, channels, config.units or ("",) * count, full_scale, config.hop_samples
         )
 
-    def windows(self) -> Iterator[Window]:
-        """All of them, from the first."""
+    def windows(self, stopped: Callable[[], bool]) -> Iterator[Window]:
+        """All of them, from the first, until ``stopped`` says so."""
         framer, count = Framer(self._framing), 0
-        for samples, times_s in self._open().chunks():
-            physical = samples * self._scale
-            if times_s is None:
-                t_s = count / self._framing.sample_rate_hz
-                found = framer.push(physical, at_s=t_s, monotonic_s=t_s, t_s=t_s)
-            else:
-                try:
+        file = self._open()
+        if (file.sample_rate_hz, file.channels) != (self._first.sample_rate_hz, self._first.channels):
+            raise AgentError("source.mismatch", f"{self._config.path.name} was replaced: rate or channels are others")
+        for samples, times_s in file.chunks():
+            if stopped():
+                return
+            try:
+                physical = samples * self._scale
+                if times_s is None:
+                    t_s = count / self._framing.sample_rate_hz
+                    found = framer.push(physical, at_s=t_s, monotonic_s=t_s, t_s=t_s)
+                else:
                     found = framer.push_times(physical, times_s, at_s=0.0, monotonic_s=float(times_s[-1]))
-                except (ValueError, IndexError) as error:
-                    raise AgentError("source.malformed", f"{self._config.path.name}: {error}") from error
+            except ValueError as error:
+                raise AgentError("source.malformed", f"{self._config.path.name}: {error}") from error
             count += len(samples)
             yield from found
 
