@@ -33,7 +33,7 @@ from wheeltapper_agent.ports import SourceSpec, Window
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.manifest import Budget, BundleFile, Golden, Input, Manifest, encode_manifest
-from wheeltapper_protocols.messages import TelemetryRecord
+from wheeltapper_protocols.messages import Severity, TelemetryRecord
 from wheeltapper_protocols.scoring import ScoringSpec
 
 MACHINE = SimulatorConfig(window_samples=2048)
@@ -140,6 +140,9 @@ class _Records:
 
     def next_window(self, _pipeline: str) -> int:
         return 0
+
+    def open_alert(self, _pipeline: str) -> Severity:
+        return Severity.NORMAL
 
 
 def _rss_mb() -> float:

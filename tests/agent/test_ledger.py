@@ -43,6 +43,9 @@ class Kept:
     def next_window(self, pipeline: str) -> int:
         return self.windows
 
+    def open_alert(self, pipeline: str) -> Severity:
+        return Severity.NORMAL
+
     @property
     def indices(self) -> list[int]:
         return [item.window for items in self.appends for item in items if isinstance(item, TelemetryRecord)]

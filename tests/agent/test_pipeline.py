@@ -22,7 +22,7 @@ from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ledger import MAX_PENDING
 from wheeltapper_agent.pipeline import MAX_BATCH, Pipeline
 from wheeltapper_agent.ports import Observation, SourceSpec, Window
-from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
+from wheeltapper_protocols.messages import Alert, Report, Severity, TelemetryRecord
 
 MACHINE = Machine(SMALL)
 
@@ -110,6 +110,9 @@ class Refusing:
 
     def next_window(self, pipeline: str) -> int:
         return self.spool.next_window(pipeline)
+
+    def open_alert(self, pipeline: str) -> Severity:
+        return self.spool.open_alert(pipeline)
 
 
 def test_a_full_disk_keeps_the_first_windows_and_counts_the_others(tmp_path: Path, bundle: Bundle) -> None:

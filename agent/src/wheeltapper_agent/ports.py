@@ -16,7 +16,7 @@ from wheeltapper_agent.core.tensors import Tensor
 from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import Alert, Report, ReportBody, TelemetryRecord
+from wheeltapper_protocols.messages import Alert, Report, ReportBody, Severity, TelemetryRecord
 
 __all__ = [
     "NO_EPOCH",
@@ -219,6 +219,10 @@ class Records(Protocol):
     def append(self, *items: TelemetryRecord | Alert | Report) -> None: ...
 
     def next_window(self, pipeline: str) -> int: ...
+
+    def open_alert(self, pipeline: str) -> Severity:
+        """The severity of the alert that was raised last and not cleared, NORMAL where there is none; of records that
+        were kept, and so over restarts."""
 
 
 class Verified(Protocol):

@@ -102,12 +102,29 @@ class State(msgspec.Struct, kw_only=True):
     report_seq: int = 0
     windows: dict[str, int] = {}
     """The next window, by pipeline."""
+    alerts: dict[str, str] = {}
+    """The severity of the alert that is open, by pipeline."""
 
     def copy(self) -> State:
         """One that can be changed without changing this one."""
         return msgspec.structs.replace(
-            self, held=dict(self.held), dropped=dict(self.dropped), why=list(self.why), windows=dict(self.windows)
+            self,
+            held=dict(self.held),
+            dropped=dict(self.dropped),
+            why=list(self.why),
+            windows=dict(self.windows),
+            alerts=dict(self.alerts),
         )
+
+    def note(self, item: Item) -> None:
+        """What a record that is kept changes: the next window, the open alert."""
+        if type(item) is TelemetryRecord:
+            self.windows[item.pipeline] = item.window + 1
+        elif type(item) is Alert:
+            if item.raised:
+                self.alerts[item.pipeline] = item.severity.value
+            else:
+                self.alerts.pop(item.pipeline, None)
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:
@@ -247,8 +264,8 @@ def read_state(connection: sqlite3.Connection) -> State:
         state.held[kind] = state.held.get(kind, 0) + 1
         state.age_seconds = max(state.age_seconds, age_seconds or 0.0)
         item = decode_item(state.epoch, seq, kind, crc, payload)
-        if isinstance(item, TelemetryRecord):
-            state.windows[item.pipeline] = item.window + 1
+        if item is not None:
+            state.note(item)
     return state
 
 

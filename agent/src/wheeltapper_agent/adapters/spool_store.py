@@ -39,7 +39,7 @@ from wheeltapper_agent.adapters.spool_database import (
 )
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
 from wheeltapper_agent.ports import NO_EPOCH, unnumbered_report
-from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, TelemetryRecord
+from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, Severity, TelemetryRecord
 
 __all__ = ["Held", "Row", "SpoolFigures", "SpoolStore", "read_figures"]
 
@@ -181,6 +181,8 @@ class SpoolStore:
             raise
         for pipeline, window in self._state.windows.items():  # of a spool that was lost meanwhile
             state.windows.setdefault(pipeline, window)
+        for pipeline, severity in self._state.alerts.items():
+            state.alerts.setdefault(pipeline, severity)
         self._maybe, self._state = connection, state
         self._saved, self._forgotten, self._state_dirty = state.seq, state.acked, False
         self._age_base, self._opened_at = state.age_seconds, self._monotonic()
@@ -205,13 +207,14 @@ class SpoolStore:
                 detail=str(error)[:500],
             )
         )
-        self._state = State(windows=dict(lost.windows))
+        self._state = State(windows=dict(lost.windows), alerts=dict(lost.alerts))
         self._take(open_database(self._path))
 
     def _peep(self) -> None:
         """Where a spool that cannot be written stands, so that no window gets an index twice."""
-        if windows := _salvaged(self._path).windows:
-            self._state = State(windows=windows)
+        found = _salvaged(self._path)
+        if found.windows:
+            self._state = State(windows=found.windows, alerts=found.alerts)
 
     # --- transactions ---------------------------------------------------------------------------------------------
 
@@ -451,6 +454,11 @@ class SpoolStore:
         with self._lock:
             return self._state.windows.get(pipeline, 0)
 
+    def open_alert(self, pipeline: str) -> Severity:
+        """The severity of the alert of ``pipeline`` that is open, by committed records; NORMAL where none is."""
+        with self._lock:
+            return Severity(self._state.alerts.get(pipeline, Severity.NORMAL))
+
     def answered(self, command: str) -> bool:
         """Whether an answer to ``command`` was appended."""
         with self._lock:
@@ -470,6 +478,8 @@ def _insert(connection: sqlite3.Connection, state: State, items: Sequence[Row]) 
         held[kind] = held.get(kind, 0) + 1
         if type(item) is TelemetryRecord:
             windows[item.pipeline] = item.window + 1
+        else:
+            state.note(item)
     connection.executemany("INSERT INTO records(seq, kind, payload, age_seconds, crc) VALUES (?, ?, ?, ?, ?)", rows)
     state.seq = seq
 
