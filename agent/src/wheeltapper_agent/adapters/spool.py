@@ -144,7 +144,7 @@ class Spool(SpoolStore):
         failed: Exception | None = None
         try:
             self._write([row for ticket in tickets for row in ticket.rows])
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, no ticket may be lost
             failed = error
         self._refused = failed is not None
         with self._queue_lock:

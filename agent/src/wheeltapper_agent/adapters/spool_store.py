@@ -28,12 +28,15 @@ from wheeltapper_agent.adapters.spool_database import (
     encode_item,
     is_corrupt,
     is_full,
+    kind_of,
     limit_growth,
     open_database,
     read_state,
     release,
+    release_damaged,
     reserve,
     set_aside,
+    start_of_checksums,
     transaction,
     write_state,
 )
@@ -80,12 +83,14 @@ class SpoolFigures:
     dropped_by_kind: dict[str, int] = field(default_factory=dict)
 
 
-def _figures(connection: sqlite3.Connection, state: State) -> SpoolFigures:
+def _oldest(connection: sqlite3.Connection, state: State) -> int:
     row = connection.execute("SELECT min(seq) FROM records WHERE seq > ?", (state.acked,)).fetchone()
+    return int(row[0] or state.seq + 1)
+
+
+def _figures(state: State, oldest: int) -> SpoolFigures:
     held, dropped = sum(state.held.values()), sum(state.dropped.values())
-    return SpoolFigures(
-        state.epoch, state.seq, state.acked, row[0] or state.seq + 1, held, dropped, dict(state.dropped)
-    )
+    return SpoolFigures(state.epoch, state.seq, state.acked, oldest, held, dropped, dict(state.dropped))
 
 
 def read_figures(path: Path) -> SpoolFigures | None:
@@ -94,8 +99,11 @@ def read_figures(path: Path) -> SpoolFigures | None:
         return None
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
-            return _figures(connection, read_state(connection))
-    except sqlite3.Error as error:
+            state = read_state(connection)
+            return _figures(state, _oldest(connection, state))
+    except Exception as error:
+        if not isinstance(error, sqlite3.Error) and not is_corrupt(error):
+            raise
         _LOG.warning("spool.unreadable: %s", error)
         return None
 
@@ -137,7 +145,7 @@ class SpoolStore:
                 self._open()
                 if self._losses:
                     self._write([])
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # SQLite, the file system and damage each have their own
             _LOG.error("spool.storage: %s; records wait in memory until the disk takes them", error)
             self._peep()
 
@@ -167,7 +175,7 @@ class SpoolStore:
             return self._maybe
         try:
             self._take(open_database(self._path))
-        except sqlite3.Error as error:
+        except Exception as error:
             if not is_corrupt(error):
                 raise
             self._renew(error)
@@ -188,7 +196,7 @@ class SpoolStore:
         self._age_base, self._opened_at = state.age_seconds, self._monotonic()
         self._keep_reserve()
 
-    def _renew(self, error: sqlite3.Error) -> None:
+    def _renew(self, error: Exception) -> None:
         """Set the damaged database aside and begin a new epoch; its first record tells what was lost."""
         lost = self._state if self._state.epoch != NO_EPOCH else _salvaged(self._path)
         _LOG.error("spool.corrupt: %s; set aside as %s.bad, a new epoch begins", error, self._path.name)
@@ -223,12 +231,12 @@ class SpoolStore:
         for attempt in range(_ATTEMPTS):
             try:
                 self._transaction(rows)
-            except sqlite3.Error as error:
+            except Exception as error:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 if is_corrupt(error):
                     self._renew(error)
-                elif not (is_full(error) and self._make_room(drop=attempt > 0)):
+                elif not (is_full(error, self._path) and self._make_room(drop=attempt > 0)):
                     raise
             else:
                 self._keep_reserve()
@@ -292,14 +300,18 @@ class SpoolStore:
         if self._maybe is None:
             return
         reserved = reserve(self._path)
-        if not reserved or self._limited:
-            limit_growth(self._maybe, None if reserved else self._path)
-        self._limited = not reserved
+        with contextlib.suppress(sqlite3.Error, OSError):  # what was committed before is committed
+            if not reserved or self._limited:
+                limit_growth(self._maybe, None if reserved else self._path)
+            self._limited = not reserved
 
     def _make_room(self, drop: bool) -> bool:
-        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the
-        oldest telemetry; False if it cannot be done."""
+        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up the damaged
+        spool that was kept, or else some of the oldest telemetry; False if it cannot be done."""
         connection, state = self._open(), self._state.copy()
+        if drop and release_damaged(self._path):
+            self._keep_reserve()
+            return True
         if drop:
             release(self._path)
         try:
@@ -327,34 +339,34 @@ class SpoolStore:
         Raises:
             sqlite3.Error: the disk refuses.
         """
-        marks = ",".join("?" * len(kinds))
-        urgent = "" if "telemetry" in kinds else "AND kind != 'telemetry'"  # so that the partial index is used
-        query = f"SELECT seq, kind, crc, payload FROM records WHERE seq > ? AND kind IN ({marks}) {urgent} ORDER BY seq LIMIT ?"  # noqa: S608, E501  # only question marks and a constant are put in
+        query = (
+            f"SELECT seq, kind, payload, age_seconds, crc FROM records WHERE seq > ? {_of(kinds)} ORDER BY seq LIMIT ?"  # noqa: S608  # only constants are put in
+        )
         with self._lock:
             if self._maybe is None:
                 return []
             try:
-                return self._peek(query, max(after, self._state.acked), limit, kinds)
-            except sqlite3.Error as error:
+                return self._peek(query, max(after, self._state.acked), limit)
+            except Exception as error:
                 if not is_corrupt(error):
                     raise
                 self._write_renewed(error)
                 return []
 
-    def _write_renewed(self, error: sqlite3.Error) -> None:
+    def _write_renewed(self, error: Exception) -> None:
         self._renew(error)
         self._write([])
 
-    def _peek(self, query: str, after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
+    def _peek(self, query: str, after: int, limit: int) -> list[Held]:
         for _ in range(_ATTEMPTS):
-            rows = self._connection.execute(query, (after, *kinds, limit)).fetchall()
+            rows = self._connection.execute(query, (after, limit)).fetchall()
             held: list[Held] = []
-            damaged: list[tuple[int, str]] = []
+            damaged: list[tuple[int, object]] = []
             previous = 0
-            for seq, kind, crc, payload in rows:
-                item = decode_item(self._state.epoch, seq, kind, crc, payload)
+            for row in rows:
+                seq, item = row[0], decode_item(self._state.epoch, row)
                 if item is None:
-                    damaged.append((seq, kind))
+                    damaged.append((seq, row[1]))
                     continue
                 before = seq - 1 if previous == seq - 1 else self._below(seq)
                 held.append(Held(seq, item, before))
@@ -382,10 +394,11 @@ class SpoolStore:
             if row is not None:
                 self._discard([(seq, row[0])], why)
 
-    def _discard(self, rows: Iterable[tuple[int, str]], why: str) -> None:
+    def _discard(self, rows: Iterable[tuple[int, object]], why: str) -> None:
         connection, state = self._connection, self._state.copy()
         with transaction(connection):
-            for seq, kind in rows:
+            for seq, stored in rows:
+                kind = kind_of(stored)
                 connection.execute("DELETE FROM records WHERE seq = ?", (seq,))
                 state.held[kind] = max(0, state.held.get(kind, 0) - 1)
                 state.dropped[kind] = state.dropped.get(kind, 0) + 1
@@ -409,9 +422,10 @@ class SpoolStore:
                 return True
             query = "SELECT kind, count(*) FROM records WHERE seq > ? AND seq <= ? GROUP BY kind"
             try:
-                for kind, count in self._maybe.execute(query, (state.acked, seq)).fetchall():
+                for stored, count in self._maybe.execute(query, (state.acked, seq)).fetchall():
+                    kind = kind_of(stored)
                     state.held[kind] = max(0, state.held.get(kind, 0) - count)
-            except sqlite3.Error as error:
+            except Exception as error:  # noqa: BLE001  # what is not damage passes: the fleet acknowledges it again
                 if is_corrupt(error):
                     self._write_renewed(error)
                 return False
@@ -428,26 +442,33 @@ class SpoolStore:
         self._write_renewed(sqlite3.DatabaseError(f"the fleet has seq {seq}, this spool gave {self._state.seq}"))
 
     def figures(self) -> SpoolFigures:
-        """Where the spool stands."""
+        """Where the spool stands; by what is in memory where the disk cannot be read."""
         with self._lock:
             if self._maybe is None:
                 return SpoolFigures(self._state.epoch, 0, 0, 1, 0, 0)
-            return _figures(self._maybe, self._state)
+            try:
+                oldest = self.oldest()
+            except Exception as error:  # noqa: BLE001  # who asks how it is must get an answer
+                _LOG.warning("spool.storage: %s", error)
+                oldest = self._state.acked + 1
+            return _figures(self._state, oldest)
 
     def oldest(self) -> int:
-        """The lowest seq held; the next one to be given if none is."""
+        """The lowest seq held; the next one to be given if none is.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses.
+        """
         with self._lock:
             if self._maybe is None:
                 return 1
-            query = "SELECT min(seq) FROM records WHERE seq > ?"
             try:
-                row = self._maybe.execute(query, (self._state.acked,)).fetchone()
-            except sqlite3.Error as error:
+                return _oldest(self._maybe, self._state)
+            except Exception as error:
                 if not is_corrupt(error):
                     raise
                 self._write_renewed(error)
                 return 1
-            return int(row[0] or self._state.seq + 1)
 
     def next_window(self, pipeline: str) -> int:
         """The index of the next window of ``pipeline``, committed ones only."""
@@ -460,21 +481,43 @@ class SpoolStore:
             return Severity(self._state.alerts.get(pipeline, Severity.NORMAL))
 
     def answered(self, command: str) -> bool:
-        """Whether an answer to ``command`` was appended."""
+        """Whether an answer to ``command`` was appended.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses.
+        """
         with self._lock:
             if self._maybe is None:
                 return False
-            row = self._maybe.execute("SELECT 1 FROM answered WHERE command = ?", (command,)).fetchone()
+            try:
+                row = self._maybe.execute("SELECT 1 FROM answered WHERE command = ?", (command,)).fetchone()
+            except Exception as error:
+                if not is_corrupt(error):
+                    raise
+                self._write_renewed(error)
+                return False
             return row is not None
+
+
+def _of(kinds: Sequence[str]) -> str:
+    """The condition for rows of ``kinds``. Whoever asks for telemetry also gets what is of no kind, since that is
+    damaged and must go; for the others it is put so that the partial index is used."""
+    urgent = tuple(kind for kind in KINDS.values() if kind != "telemetry")
+    if "telemetry" in kinds:
+        left_out = ",".join(f"'{kind}'" for kind in urgent if kind not in kinds)
+        return f"AND coalesce(kind, '') NOT IN ({left_out})"
+    asked = ",".join(f"'{kind}'" for kind in urgent if kind in kinds)
+    return f"AND kind != 'telemetry' AND kind IN ({asked})"
 
 
 def _insert(connection: sqlite3.Connection, state: State, items: Sequence[Row]) -> None:
     rows = []
-    seq, epoch, age, held, windows = state.seq, state.epoch, round(state.age_seconds, 1), state.held, state.windows
+    seq, age, held, windows = state.seq, round(state.age_seconds, 1), state.held, state.windows
+    start = start_of_checksums(state.epoch, age)
     for item, payload in items:
         seq += 1
         kind = KINDS[type(item)]
-        rows.append((seq, kind, payload, age, checksum(epoch, seq, payload)))
+        rows.append((seq, kind, payload, age, checksum(start, kind, seq, payload)))
         held[kind] = held.get(kind, 0) + 1
         if type(item) is TelemetryRecord:
             windows[item.pipeline] = item.window + 1
@@ -505,7 +548,7 @@ def _salvaged(path: Path) -> State:
     """What can still be told of a damaged database; the empty state where nothing can."""
     for mode in ("mode=ro", "immutable=1"):
         with (
-            contextlib.suppress(sqlite3.Error),
+            contextlib.suppress(sqlite3.Error, TypeError, ValueError, OverflowError),
             contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
         ):
             return read_state(connection)
