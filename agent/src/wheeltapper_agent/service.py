@@ -1,7 +1,7 @@
 """The agent: wires the adapters together, keeps the status, ends cleanly.
 
-Invariants: only here (and in :mod:`cli`) real adapters are chosen; a payload from the broker never ends the agent; a
-clean end flushes the spool
+Invariants: only here (and in :mod:`cli`) real adapters are chosen; there is one agent on a state folder; neither a
+payload from the broker nor a status that cannot be told ends the agent; a clean end flushes the spool
 for a bounded time and says that the device is offline.
 """
 
@@ -31,6 +31,7 @@ from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_source
 from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
+from wheeltapper_agent.adapters.state_lock import StateLock
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
 from wheeltapper_agent.drift import DriftObserver
@@ -63,6 +64,7 @@ SPOOL_FILE: Final = "spool.sqlite"
 _TURN_SECONDS: Final = 1.0
 _HANG_SECONDS: Final = 60.0
 """Longer than any window may take to be scored and stored, where nobody set a watchdog."""
+_LISTEN_AGAIN_SECONDS: Final = 60.0
 _SECONDS_A_DAY: Final = 86_400.0
 
 
@@ -75,7 +77,11 @@ def make_spool(path: Path, profile: Profile) -> Spool:
 
 
 class Agent:
-    """One device's agent."""
+    """One device's agent.
+
+    Raises:
+        AgentError: ``local.in_use``: another one has the state folder.
+    """
 
     def __init__(
         self, config: AgentConfig, profile: Profile, identity: Identity, notifier: Notifier | None = None
@@ -87,6 +93,7 @@ class Agent:
         self._state = state
         self._changed = threading.Event()
         self._stopping = threading.Event()
+        self._lock = StateLock(state)
         self.spool = make_spool(state / SPOOL_FILE, profile)
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
@@ -146,10 +153,13 @@ class Agent:
         self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records)
         self._notifier = notifier or Notifier()
         self._local = LocalServer(state / SOCKET_FILE, self._answer_local)
+        self._listen_at, self._not_listening = float("-inf"), ""
         self._liveness = Liveness(self._notifier.watchdog_seconds or _HANG_SECONDS)
         for name, pipeline in self.pipelines.items():
             self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
         self._liveness.watch("updater", self.updater.alive)
+        self._liveness.watch("delivery", self._delivery.alive)
+        self._liveness.watch("connection", self.link.alive)
 
     def _observers(self, pipeline: str, spec: SourceSpec) -> list[Observer]:
         """What looks at each window of a pipeline."""
@@ -168,10 +178,7 @@ class Agent:
         self._captures.start()
         self._delivery.start()
         self.link.start()
-        try:
-            self._local.start()
-        except AgentError as error:
-            _LOG.warning("agent: %s", error)
+        self._listen()
         self._notifier.ready()
         _LOG.info("agent %s: %s runs on profile %s", __version__, self._device, self._profile.name)
         published_at = self._clock.monotonic()
@@ -182,11 +189,30 @@ class Agent:
             self._feed_watchdog()
             for pipeline in self.pipelines.values():
                 pipeline.settle_due()
-            if changed or self._clock.monotonic() - published_at >= self._config.device.status_seconds:
-                self._write_status()
-                self._publish_status()
-                published_at = self._clock.monotonic()
+            now = self._clock.monotonic()
+            if now >= self._listen_at:
+                self._listen()
+            if changed or now - published_at >= self._config.device.status_seconds:
+                self._tell_status()
+                published_at = now
         self._end()
+
+    def _listen(self) -> None:
+        """Open the local socket; where it cannot be made, again in a while."""
+        try:
+            self._local.start()
+            self._listen_at = float("inf")
+        except AgentError as error:
+            if error.message != self._not_listening:
+                _LOG.warning("agent: %s", error)
+            self._listen_at, self._not_listening = self._clock.monotonic() + _LISTEN_AGAIN_SECONDS, error.message
+
+    def _tell_status(self) -> None:
+        try:
+            self._write_status()
+            self._publish_status()
+        except Exception:  # noqa: BLE001  # logged; the windows matter more, and the next one may be told
+            _LOG.exception("agent: the status cannot be told")
 
     def stop(self) -> None:
         """Ask :meth:`run` to end; safe in a signal handler."""
@@ -222,6 +248,7 @@ class Agent:
         self.link.stop(encode(self._status(online=False)))
         self._write_status()
         self.spool.close()
+        self._lock.close()
 
     def _status(self, online: bool = True) -> Status:
         figures = self.spool.figures()
