@@ -193,7 +193,8 @@ class Agent:
             if now >= self._listen_at:
                 self._listen()
             if changed or now - published_at >= self._config.device.status_seconds:
-                self._tell_status()
+                self._write_status()
+                self._publish_status()
                 published_at = now
         self._end()
 
@@ -206,13 +207,6 @@ class Agent:
             if error.message != self._not_listening:
                 _LOG.warning("agent: %s", error)
             self._listen_at, self._not_listening = self._clock.monotonic() + _LISTEN_AGAIN_SECONDS, error.message
-
-    def _tell_status(self) -> None:
-        try:
-            self._write_status()
-            self._publish_status()
-        except Exception:  # noqa: BLE001  # logged; the windows matter more, and the next one may be told
-            _LOG.exception("agent: the status cannot be told")
 
     def stop(self) -> None:
         """Ask :meth:`run` to end; safe in a signal handler."""
@@ -276,7 +270,10 @@ class Agent:
         return msgspec.structs.replace(found, quality=quality)
 
     def _publish_status(self) -> None:
-        self.link.publish(Up.STATUS, encode(self._status()), retain=True)
+        try:
+            self.link.publish(Up.STATUS, encode(self._status()), retain=True)
+        except Exception:  # noqa: BLE001  # logged; windows and commands matter more, and the next one may be told
+            _LOG.exception("agent: the status cannot be sent")
 
     def _body(self) -> dict[str, Any]:
         """What ``wheeltapper-agent status`` shows."""
@@ -331,7 +328,7 @@ class Agent:
         """Keep ``status.json`` for ``wheeltapper-agent status`` while the agent does not run."""
         try:
             write_atomic(Path(self._state / STATUS_FILE), json.dumps(self._body()).encode(), 0o644)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # logged, as above
             _LOG.warning("status.json cannot be written: %s", error)
 
     def _on_connected(self) -> None:

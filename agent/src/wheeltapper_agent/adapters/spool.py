@@ -37,9 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_agent.adapters.spool_database import Item, encode_item
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits
-from wheeltapper_agent.adapters.spool_store import Held, Row, SpoolFigures, SpoolStore, read_figures
+from wheeltapper_agent.adapters.spool_rows import Item, Row, encode_item
+from wheeltapper_agent.adapters.spool_store import Held, SpoolFigures, SpoolStore, read_figures
 from wheeltapper_protocols.messages import TelemetryRecord
 
 __all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]

@@ -1,10 +1,8 @@
-"""The spool's file: schema, the row that says where it stands, checksums, and what SQLite's errors mean.
+"""The spool's file: schema, the row that says where it stands, and what SQLite's errors mean.
 
 One transaction costs as few pages as can be, for flash: a record is one row, and :class:`State` (one row of ``meta``)
 is written only where a record was forgotten, or every :data:`STATE_EVERY` records. What came after it is counted again
-when the spool is opened. Records and state carry a CRC-32, since SQLite has no checksums of its own: bytes that
-flipped are noticed, and never sent as if they were measured. A record's covers all of its row; rows of an older agent,
-whose CRC covers less, are still read.
+when the spool is opened. The state carries a CRC-32, as each record does (:mod:`spool_rows`).
 
 Not done here: locks, limits, what to do about an error (:mod:`spool`).
 """
@@ -16,50 +14,50 @@ import os
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
+from wheeltapper_agent.adapters.spool_rows import (
+    KINDS,
+    Item,
+    Row,
+    checksum,
+    decode_item,
+    kind_of,
+    start_of_checksums,
+)
 from wheeltapper_agent.ports import NO_EPOCH
-from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
+from wheeltapper_protocols.messages import Alert, CaptureReport, Report, TelemetryRecord
 
 __all__ = [
-    "KINDS",
     "STATE_EVERY",
+    "UNREADABLE",
     "Damaged",
-    "Item",
     "State",
-    "Stored",
-    "checksum",
-    "decode_item",
-    "encode_item",
+    "damaged_of",
+    "holds",
+    "insert",
     "is_corrupt",
     "is_full",
-    "kind_of",
+    "keep_answers",
     "limit_growth",
     "open_database",
     "read_state",
     "release",
     "release_damaged",
     "reserve",
+    "salvaged",
     "set_aside",
-    "start_of_checksums",
     "transaction",
     "used_bytes",
     "write_state",
 ]
 
-Item: TypeAlias = TelemetryRecord | Alert | Report
-KINDS: Final[dict[type[Item], str]] = {TelemetryRecord: "telemetry", Alert: "alert", Report: "report"}
-_DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
-    "telemetry": msgspec.msgpack.Decoder(TelemetryRecord),
-    "alert": msgspec.msgpack.Decoder(Alert),
-    "report": msgspec.msgpack.Decoder(Report),
-}
-_ENCODER: Final = msgspec.msgpack.Encoder()
 STATE_EVERY: Final = 256
+_ANSWERED_KEPT: Final = 1000
 _LAYOUT: Final = 2
 _PAGE_BYTES: Final = 4096
 _WRITE_VERSION_AT: Final = 18
@@ -75,6 +73,8 @@ _NO_SCHEMA: Final = ("no such table", "no such column", "malformed", "unsupporte
 _SHORT_READ: Final = sqlite3.SQLITE_IOERR_SHORT_READ
 _IMPOSSIBLE: Final = (sqlite3.IntegrityError, sqlite3.DataError, TypeError, ValueError, OverflowError)
 """What reading and writing a sound file never ends in: a seq that is taken, text that is a number, and the like."""
+UNREADABLE: Final = (sqlite3.Error, TypeError, ValueError, OverflowError)
+"""What reading a damaged file ends in."""
 _NO_ROOM: Final = {sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_CANTOPEN}
 """What a full disk is called where SQLite makes or enlarges its log and the index of that."""
 _NO_ROOM_BYTES: Final = 64 * 1024
@@ -157,58 +157,6 @@ def is_full(error: Exception, path: Path) -> bool:
 
 class Damaged(sqlite3.DatabaseError):
     """What is in the file cannot be right, although SQLite reads it."""
-
-
-def encode_item(item: Item) -> bytes:
-    """The bytes of a record; its seq and epoch are those of its row and are put in when it is read."""
-    return _ENCODER.encode(item)
-
-
-def start_of_checksums(epoch: str, age_seconds: float) -> int:
-    """What the rows of one transaction have in common; see :func:`checksum`."""
-    return zlib.crc32(f"{epoch}:{age_seconds}:".encode())
-
-
-def checksum(start: int, kind: str, seq: int, payload: bytes) -> int:
-    """CRC-32 of a record in its place: one that came under another seq is noticed too."""
-    return zlib.crc32(payload, zlib.crc32(f"{kind}:{seq}:".encode(), start))
-
-
-def _checksum_of_layout_2(epoch: str, seq: int, payload: bytes) -> int:
-    """As an older agent made it: without kind and age."""
-    return zlib.crc32(payload, zlib.crc32(f"{epoch}:{seq}".encode()))
-
-
-def kind_of(kind: object) -> str:
-    """The kind under which a row is counted: telemetry, most likely, where it is damaged."""
-    return kind if isinstance(kind, str) and kind in _DECODERS else "telemetry"
-
-
-Stored: TypeAlias = tuple[int, Any, Any, Any, Any]
-"""A row of ``records``: seq, kind, payload, age_seconds, crc. Any of them but seq may be anything."""
-
-
-def decode_item(epoch: str, row: Stored) -> Item | None:
-    """The record of a row; None if the row is damaged."""
-    seq, kind, payload, age_seconds, crc = row
-    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
-    if decoder is None or not isinstance(payload, bytes):
-        return None
-    if crc is None:
-        sound = age_seconds is None  # layout 1 had neither
-    else:
-        sound = crc == checksum(start_of_checksums(epoch, age_seconds), kind, seq, payload) or (
-            crc == _checksum_of_layout_2(epoch, seq, payload)
-        )
-    if not sound:
-        return None
-    try:
-        item: Item = decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-        return None
-    if isinstance(item, TelemetryRecord):
-        return msgspec.structs.replace(item, seq=seq)
-    return msgspec.structs.replace(item, seq=seq, epoch=epoch)
 
 
 def _text(content: bytes) -> str:
@@ -317,6 +265,43 @@ def _counted(kinds: Iterable[tuple[object, int]]) -> dict[str, int]:
     return held
 
 
+def insert(connection: sqlite3.Connection, state: State, items: Sequence[Row]) -> None:
+    """Give each item its seq and keep it, in the caller's transaction."""
+    rows = []
+    seq, age, held, windows = state.seq, round(state.age_seconds, 1), state.held, state.windows
+    start = start_of_checksums(state.epoch, age)
+    for item, payload in items:
+        seq += 1
+        kind = KINDS[type(item)]
+        rows.append((seq, kind, payload, age, checksum(start, kind, seq, payload)))
+        held[kind] = held.get(kind, 0) + 1
+        if type(item) is TelemetryRecord:
+            windows[item.pipeline] = item.window + 1
+        else:
+            state.note(item)
+    connection.executemany("INSERT INTO records(seq, kind, payload, age_seconds, crc) VALUES (?, ?, ?, ?, ?)", rows)
+    state.seq = seq
+
+
+def keep_answers(connection: sqlite3.Connection, rows: Iterable[Row]) -> bool:
+    """Remember which commands are answered, in the caller's transaction; whether any is."""
+    commands = [
+        (item.body.command or item.body.upload,)
+        for item, _ in rows
+        if isinstance(item, Report) and isinstance(item.body, CaptureReport)
+    ]
+    if commands:
+        connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)
+        low = "DELETE FROM answered WHERE rowid <= (SELECT max(rowid) FROM answered) - ?"
+        connection.execute(low, (_ANSWERED_KEPT,))
+    return bool(commands)
+
+
+def holds(connection: sqlite3.Connection, seq: int) -> bool:
+    """Whether the record is there."""
+    return connection.execute("SELECT 1 FROM records WHERE seq = ?", (seq,)).fetchone() is not None
+
+
 def write_state(connection: sqlite3.Connection, state: State) -> None:
     """Keep ``state``, in the caller's transaction."""
     text = msgspec.json.encode(state)
@@ -355,6 +340,17 @@ def read_state(connection: sqlite3.Connection) -> State:
     return state
 
 
+def salvaged(path: Path) -> State:
+    """What can still be told of a damaged database; the empty state where nothing can."""
+    for mode in ("mode=ro", "immutable=1"):
+        with (
+            contextlib.suppress(*UNREADABLE),
+            contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
+        ):
+            return read_state(connection)
+    return State()
+
+
 def used_bytes(connection: sqlite3.Connection) -> int:
     """Bytes of the file that hold something; pages that were freed are used again."""
     pages = (
@@ -368,7 +364,8 @@ def _reserve_of(path: Path) -> Path:
     return path.with_name(path.name + ".reserve")
 
 
-def _damaged_of(path: Path, suffix: str) -> Path:
+def damaged_of(path: Path, suffix: str = "") -> Path:
+    """Where :func:`set_aside` keeps a damaged database, or its file with ``suffix``."""
     return path.with_name(f"{path.name}.bad{suffix}")
 
 
@@ -410,7 +407,7 @@ def release_damaged(path: Path) -> bool:
     given_up = False
     for suffix in _FILES:
         with contextlib.suppress(OSError):
-            _damaged_of(path, suffix).unlink()
+            damaged_of(path, suffix).unlink()
             given_up = True
     return given_up
 
@@ -438,4 +435,4 @@ def set_aside(path: Path) -> None:
     for suffix in _FILES:
         old = path.with_name(path.name + suffix)
         if old.exists():
-            old.replace(_damaged_of(path, suffix))
+            old.replace(damaged_of(path, suffix))

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from wheeltapper_agent.adapters.spool_database import State, kind_of, used_bytes
+from wheeltapper_agent.adapters.spool_database import State, used_bytes
+from wheeltapper_agent.adapters.spool_rows import kind_of
 
 __all__ = ["SpoolLimits", "drop_acked", "drop_beyond", "drop_share"]
 

@@ -15,42 +15,41 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from wheeltapper_agent.adapters.spool_database import (
-    KINDS,
     STATE_EVERY,
+    UNREADABLE,
     Damaged,
-    Item,
     State,
-    checksum,
-    decode_item,
-    encode_item,
+    damaged_of,
+    holds,
+    insert,
     is_corrupt,
     is_full,
-    kind_of,
+    keep_answers,
     limit_growth,
     open_database,
     read_state,
     release,
     release_damaged,
     reserve,
+    salvaged,
     set_aside,
-    start_of_checksums,
     transaction,
     write_state,
 )
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
+from wheeltapper_agent.adapters.spool_rows import Item, Row, decode_item, encode_item, kind_of, of_kinds
 from wheeltapper_agent.ports import NO_EPOCH, unnumbered_report
-from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.messages import LossReport, Severity
 
-__all__ = ["Held", "Row", "SpoolFigures", "SpoolStore", "read_figures"]
+__all__ = ["Held", "SpoolFigures", "SpoolStore", "read_figures"]
 
 _LOG = logging.getLogger(__name__)
 _ACK_SECONDS: Final = 5.0
 _ACKS_TOGETHER: Final = 64
 """Acknowledged records are forgotten so many at a time, or after so long: a page less to write a commit."""
-_ANSWERED_KEPT: Final = 1000
 _AGE_CHECK_SECONDS: Final = 60.0
 _ATTEMPTS: Final = 4
 
@@ -101,15 +100,9 @@ def read_figures(path: Path) -> SpoolFigures | None:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
             state = read_state(connection)
             return _figures(state, _oldest(connection, state))
-    except Exception as error:
-        if not isinstance(error, sqlite3.Error) and not is_corrupt(error):
-            raise
+    except UNREADABLE as error:
         _LOG.warning("spool.unreadable: %s", error)
         return None
-
-
-Row: TypeAlias = tuple[Item, bytes]
-"""A record and its encoding."""
 
 
 class SpoolStore:
@@ -179,6 +172,12 @@ class SpoolStore:
             if not is_corrupt(error):
                 raise
             self._renew(error)
+        kept = damaged_of(self._path)
+        if self._state.seq == 0 and not self._losses and kept.exists():  # killed before the new epoch's first record
+            lost = salvaged(kept)
+            self._losses.append(_loss(lost, "the agent ended while it was set aside"))
+            self._state.windows |= lost.windows
+            self._state.alerts |= lost.alerts
         return self._connection
 
     def _take(self, connection: sqlite3.Connection) -> None:
@@ -198,29 +197,20 @@ class SpoolStore:
 
     def _renew(self, error: Exception) -> None:
         """Set the damaged database aside and begin a new epoch; its first record tells what was lost."""
-        lost = self._state if self._state.epoch != NO_EPOCH else _salvaged(self._path)
+        lost = self._state if self._state.epoch != NO_EPOCH else salvaged(self._path)
         _LOG.error("spool.corrupt: %s; set aside as %s.bad, a new epoch begins", error, self._path.name)
         if self._maybe is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._maybe.close()
             self._maybe = None
         set_aside(self._path)
-        self._losses.append(
-            LossReport(
-                why="spool.corrupt",
-                counts=dict(lost.held),
-                lost_epoch=None if lost.epoch == NO_EPOCH else lost.epoch,
-                first=lost.acked + 1 if lost.seq > lost.acked else 0,
-                last=lost.seq,
-                detail=str(error)[:500],
-            )
-        )
+        self._losses.append(_loss(lost, str(error)))
         self._state = State(windows=dict(lost.windows), alerts=dict(lost.alerts))
         self._take(open_database(self._path))
 
     def _peep(self) -> None:
         """Where a spool that cannot be written stands, so that no window gets an index twice."""
-        found = _salvaged(self._path)
+        found = salvaged(self._path)
         if found.windows:
             self._state = State(windows=found.windows, alerts=found.alerts)
 
@@ -253,9 +243,9 @@ class SpoolStore:
         with transaction(connection):
             if forgets:
                 drop_acked(connection, state)
-            _insert(connection, state, [self._report(loss) for loss in losses])
-            _insert(connection, state, rows)
-            dirty |= _keep_answers(connection, rows)
+            insert(connection, state, [self._report(loss) for loss in losses])
+            insert(connection, state, rows)
+            dirty |= keep_answers(connection, rows)
             if drop_beyond(connection, state, self._limits, self._age_due()):
                 dirty = True
             dirty |= self._report_drops(connection, state)
@@ -277,11 +267,11 @@ class SpoolStore:
     def _report_drops(self, connection: sqlite3.Connection, state: State) -> bool:
         """Tell of what was dropped, unless the report before still waits: then once that is gone."""
         dropped = sum(state.dropped.values())
-        if dropped == state.reported or (state.report_seq > state.acked and _holds(connection, state.report_seq)):
+        if dropped == state.reported or (state.report_seq > state.acked and holds(connection, state.report_seq)):
             return False
         _LOG.warning("%s: dropped so far, by kind: %s", ",".join(state.why), state.dropped)
         body = LossReport(why=",".join(sorted(state.why))[:80], counts=dict(state.dropped))
-        _insert(connection, state, [self._report(body)])
+        insert(connection, state, [self._report(body)])
         state.reported, state.report_seq = dropped, state.seq
         return True
 
@@ -339,9 +329,8 @@ class SpoolStore:
         Raises:
             sqlite3.Error: the disk refuses.
         """
-        query = (
-            f"SELECT seq, kind, payload, age_seconds, crc FROM records WHERE seq > ? {_of(kinds)} ORDER BY seq LIMIT ?"  # noqa: S608  # only constants are put in
-        )
+        columns, condition = "seq, kind, payload, age_seconds, crc", of_kinds(kinds)
+        query = f"SELECT {columns} FROM records WHERE seq > ? {condition} ORDER BY seq LIMIT ?"  # noqa: S608  # constants
         with self._lock:
             if self._maybe is None:
                 return []
@@ -499,57 +488,12 @@ class SpoolStore:
             return row is not None
 
 
-def _of(kinds: Sequence[str]) -> str:
-    """The condition for rows of ``kinds``. Whoever asks for telemetry also gets what is of no kind, since that is
-    damaged and must go; for the others it is put so that the partial index is used."""
-    urgent = tuple(kind for kind in KINDS.values() if kind != "telemetry")
-    if "telemetry" in kinds:
-        left_out = ",".join(f"'{kind}'" for kind in urgent if kind not in kinds)
-        return f"AND coalesce(kind, '') NOT IN ({left_out})"
-    asked = ",".join(f"'{kind}'" for kind in urgent if kind in kinds)
-    return f"AND kind != 'telemetry' AND kind IN ({asked})"
-
-
-def _insert(connection: sqlite3.Connection, state: State, items: Sequence[Row]) -> None:
-    rows = []
-    seq, age, held, windows = state.seq, round(state.age_seconds, 1), state.held, state.windows
-    start = start_of_checksums(state.epoch, age)
-    for item, payload in items:
-        seq += 1
-        kind = KINDS[type(item)]
-        rows.append((seq, kind, payload, age, checksum(start, kind, seq, payload)))
-        held[kind] = held.get(kind, 0) + 1
-        if type(item) is TelemetryRecord:
-            windows[item.pipeline] = item.window + 1
-        else:
-            state.note(item)
-    connection.executemany("INSERT INTO records(seq, kind, payload, age_seconds, crc) VALUES (?, ?, ?, ?, ?)", rows)
-    state.seq = seq
-
-
-def _keep_answers(connection: sqlite3.Connection, rows: Iterable[Row]) -> bool:
-    commands = [
-        (item.body.command or item.body.upload,)
-        for item, _ in rows
-        if isinstance(item, Report) and isinstance(item.body, CaptureReport)
-    ]
-    if commands:
-        connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)
-        low = "DELETE FROM answered WHERE rowid <= (SELECT max(rowid) FROM answered) - ?"
-        connection.execute(low, (_ANSWERED_KEPT,))
-    return bool(commands)
-
-
-def _holds(connection: sqlite3.Connection, seq: int) -> bool:
-    return connection.execute("SELECT 1 FROM records WHERE seq = ?", (seq,)).fetchone() is not None
-
-
-def _salvaged(path: Path) -> State:
-    """What can still be told of a damaged database; the empty state where nothing can."""
-    for mode in ("mode=ro", "immutable=1"):
-        with (
-            contextlib.suppress(sqlite3.Error, TypeError, ValueError, OverflowError),
-            contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
-        ):
-            return read_state(connection)
-    return State()
+def _loss(lost: State, detail: str) -> LossReport:
+    return LossReport(
+        why="spool.corrupt",
+        counts=dict(lost.held),
+        lost_epoch=None if lost.epoch == NO_EPOCH else lost.epoch,
+        first=lost.acked + 1 if lost.seq > lost.acked else 0,
+        last=lost.seq,
+        detail=detail[:500],
+    )
