@@ -290,10 +290,10 @@ class SpoolStore:
         if self._maybe is None:
             return
         reserved = reserve(self._path)
-        with contextlib.suppress(sqlite3.Error, OSError):  # what was committed before is committed
-            if not reserved or self._limited:
+        if not reserved or self._limited:
+            with contextlib.suppress(sqlite3.Error, OSError):  # what was committed before is committed
                 limit_growth(self._maybe, None if reserved else self._path)
-            self._limited = not reserved
+        self._limited = not reserved
 
     def _make_room(self, drop: bool) -> bool:
         """On a full disk: use the log's place again, and where that was not enough (``drop``) give up the damaged
