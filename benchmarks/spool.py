@@ -20,7 +20,7 @@ from pathlib import Path
 from rig import Row, main, median_ratio, row
 
 from wheeltapper_agent.adapters.spool import Spool
-from wheeltapper_agent.adapters.spool_database import encode_item
+from wheeltapper_agent.adapters.spool_rows import encode_item
 from wheeltapper_protocols.messages import TelemetryRecord
 
 _BATCH = 1000

@@ -43,7 +43,7 @@ class Kept:
     def next_window(self, pipeline: str) -> int:
         return self.windows
 
-    def open_alert(self, _pipeline: str) -> Severity:
+    def open_alert(self, pipeline: str) -> Severity:
         return Severity.NORMAL
 
     @property

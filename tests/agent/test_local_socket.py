@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import selectors
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +174,61 @@ def test_a_path_longer_than_an_address(tmp_path: Path) -> None:
     assert ask(folder / "agent.sock", {"ask": "far"}) == {"you": "far"}
     server.stop()
     assert list(folder.iterdir()) == []
+
+
+def test_without_descriptors_it_waits_rather_than_spins(
+    server: LocalServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Listener:
+        """Of a process that has no descriptor left."""
+
+        def __init__(self, real: socket.socket) -> None:
+            self.real, self.asked = real, 0
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            self.asked += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        def fileno(self) -> int:
+            return self.real.fileno()
+
+        def close(self) -> None:
+            self.real.close()
+
+    assert server._listener is not None
+    listener = Listener(server._listener)
+    server._selector.unregister(server._listener)
+    server._selector.register(listener, selectors.EVENT_READ)
+    real, server._listener = server._listener, listener  # type: ignore[assignment]  # as a socket, here
+    with _connect(path) as waiting:
+        until(lambda: listener.asked > 0, 5, "the first refusal")
+        used = time.process_time()
+        time.sleep(1.5)
+        assert time.process_time() - used < 0.5
+        assert listener.asked <= 3
+        monkeypatch.setattr(listener, "accept", real.accept)
+        waiting.sendall(b'{"ask": "late"}\n')
+        assert json.loads(waiting.makefile("rb").readline()) == {"you": "late"}
+
+
+def test_a_client_that_was_hung_up_on_in_the_same_turn_is_forgotten(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ninth takes the place of the first, which says something in that turn."""
+    server = LocalServer(path, _answer)
+    monkeypatch.setattr(server._thread, "start", lambda: None)
+    server.start()
+    crowd = [_connect(path) for _ in range(MAX_CLIENTS)]
+    server._turn()
+    assert len(server._clients) == MAX_CLIENTS
+    crowd.append(_connect(path))
+    crowd[0].sendall(b'{"ask": "first"}\n')
+    server._turn()
+    assert _hung_up(crowd[0])
+    assert len(server._clients) == MAX_CLIENTS
+    for client in crowd:
+        client.close()
+    server.stop()
 
 
 def test_an_agent_that_hangs_does_not_hang_who_asks(path: Path) -> None:

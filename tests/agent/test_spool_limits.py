@@ -17,7 +17,7 @@ import pytest
 from tests.agent.servers import until
 from tests.agent.spool_kit import ALL, Clock, alert, kill, losses, record
 from wheeltapper_agent.adapters.spool import Spool, SpoolLimits, read_figures
-from wheeltapper_agent.adapters.spool_database import used_bytes
+from wheeltapper_agent.adapters.spool_database import is_full, used_bytes
 from wheeltapper_protocols.messages import Report, TelemetryRecord
 
 DAY = 86_400.0
@@ -209,6 +209,67 @@ def test_a_disk_that_others_filled_is_survived(small_disk: Path) -> None:
     assert windows(again, "telemetry")[-1] == 9999
     assert again.figures().seq >= figures.seq
     again.close()
+
+
+def _fill(folder: Path) -> None:
+    """What another program leaves of the disk: nothing."""
+    for size in (4096, 1):
+        with (folder / "log").open("ab", buffering=0) as log, contextlib.suppress(OSError):
+            while log.write(bytes(size)):
+                pass
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_spool_begins_on_a_full_disk(small_disk: Path, killed: bool) -> None:
+    """There is no room for SQLite's log and its index; that is what the reserve is for."""
+    path = small_disk / "s.db"
+    spool = Spool(path)
+    spool.append(*(record(index) for index in range(2000)), alert(0))
+    epoch = spool.epoch
+    (kill if killed else Spool.close)(spool)
+    _fill(small_disk)
+    spool = Spool(path)
+    assert (spool.epoch, len(windows(spool, "telemetry"))) == (epoch, 2000)
+    for index in range(2000, 3000):
+        spool.append(record(index))
+    assert windows(spool, "alert") == [0]
+    kept = windows(spool, "telemetry")
+    assert kept == list(range(3000 - len(kept), 3000))
+    assert len(kept) > 1500
+    figures = spool.figures()
+    assert figures.held + figures.dropped == figures.seq
+    (small_disk / "log").unlink()
+    spool.append(record(3000))
+    assert windows(spool, "telemetry")[-1] == 3000
+    spool.close()
+
+
+def test_a_failed_write_means_a_full_disk_where_there_is_no_room(small_disk: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert not is_full(error, small_disk / "s.db")
+    _fill(small_disk)
+    assert is_full(error, small_disk / "s.db")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+    assert not is_full(error, small_disk / "s.db")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_full_disk_costs_the_damaged_spool_before_any_record(small_disk: Path, again: bool) -> None:
+    path = small_disk / "s.db"
+    spool = Spool(path)
+    spool.append(*(record(index) for index in range(100)))
+    for suffix in ("", "-wal"):
+        path.with_name(f"s.db.bad{suffix}").write_bytes(bytes(600_000))
+    if again:
+        spool.close()
+    _fill(small_disk)
+    spool = Spool(path) if again else spool
+    for index in range(100, 3000):
+        spool.append(record(index))
+    assert [file.name for file in small_disk.iterdir() if ".bad" in file.name] == []
+    assert len(windows(spool, "telemetry")) == 3000
+    spool.close()
 
 
 def test_a_read_only_disk_at_the_start_and_later(small_disk: Path) -> None:

@@ -2,7 +2,8 @@
 
 Codes by family: ``config.*``, ``enrol.*``, ``trust.*`` (TUF metadata), ``assignment.*``, ``fetch.*``, ``slot.*``,
 ``update.*``, ``storage.*`` (the disk refuses),
-``self_test.*``, ``probation.*``, ``runtime.*``, ``source.*``, ``capture.*``, ``journal.*``.
+``self_test.*``, ``probation.*``, ``runtime.*``, ``source.*``, ``capture.*``, ``journal.*``, ``local.*`` (the state
+folder and its socket).
 """
 
 from __future__ import annotations

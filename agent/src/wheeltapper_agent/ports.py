@@ -222,7 +222,9 @@ class Records(Protocol):
 
     def next_window(self, pipeline: str) -> int: ...
 
-    def open_alert(self, pipeline: str) -> Severity: ...
+    def open_alert(self, pipeline: str) -> Severity:
+        """The severity of the alert that was raised last and not cleared, NORMAL where there is none; of records that
+        were kept, and so over restarts."""
 
 
 class Verified(Protocol):

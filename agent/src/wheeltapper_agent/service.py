@@ -1,7 +1,7 @@
 """The agent: wires the adapters together, keeps the status, ends cleanly.
 
-Invariants: only here (and in :mod:`cli`) real adapters are chosen; a payload from the broker never ends the agent; a
-clean end flushes the spool
+Invariants: only here (and in :mod:`cli`) real adapters are chosen; there is one agent on a state folder; neither a
+payload from the broker nor a status that cannot be told ends the agent; a clean end flushes the spool
 for a bounded time and says that the device is offline.
 """
 
@@ -32,6 +32,7 @@ from wheeltapper_agent.adapters.notify import Notifier
 from wheeltapper_agent.adapters.slots import Slots
 from wheeltapper_agent.adapters.sources import make_or_await_source
 from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
+from wheeltapper_agent.adapters.state_lock import StateLock
 from wheeltapper_agent.captures import Captures
 from wheeltapper_agent.config import AgentConfig, Profile
 from wheeltapper_agent.drift import DriftObserver
@@ -68,6 +69,7 @@ _HANG_SECONDS: Final = 60.0
 """Longer than any window may take to be scored and stored, where nobody set a watchdog."""
 _CAPTURES_SHARE: Final = 4
 """The part of the memory cap that windows of recordings may take; a recording being coded takes half as much again."""
+_LISTEN_AGAIN_SECONDS: Final = 60.0
 _SECONDS_A_DAY: Final = 86_400.0
 
 
@@ -80,7 +82,11 @@ def make_spool(path: Path, profile: Profile) -> Spool:
 
 
 class Agent:
-    """One device's agent."""
+    """One device's agent.
+
+    Raises:
+        AgentError: ``local.in_use``: another one has the state folder.
+    """
 
     def __init__(
         self, config: AgentConfig, profile: Profile, identity: Identity, notifier: Notifier | None = None
@@ -92,6 +98,7 @@ class Agent:
         self._state = state
         self._changed = threading.Event()
         self._stopping = threading.Event()
+        self._lock = StateLock(state)
         self.spool = make_spool(state / SPOOL_FILE, profile)
         context = tls_context(identity.ca, identity.certificate, identity.key)
         client = HttpsClient(fleet.https_url, context, config.update.http_timeout_seconds)
@@ -152,11 +159,14 @@ class Agent:
         self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records)
         self._notifier = notifier or Notifier()
         self._local = LocalServer(state / SOCKET_FILE, self._answer_local)
+        self._listen_at, self._not_listening = float("-inf"), ""
         self._liveness = Liveness(self._notifier.watchdog_seconds or _HANG_SECONDS)
         for name, pipeline in self.pipelines.items():
             self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
         self._liveness.watch("updater", self.updater.alive)
         self._liveness.watch("captures", self._captures.alive)
+        self._liveness.watch("delivery", self._delivery.alive)
+        self._liveness.watch("connection", self.link.alive)
 
     def _observers(self, pipeline: str, source: Source) -> list[Observer]:
         """What looks at each window of a pipeline."""
@@ -176,10 +186,7 @@ class Agent:
         self._captures.start()
         self._delivery.start()
         self.link.start()
-        try:
-            self._local.start()
-        except AgentError as error:
-            _LOG.warning("agent: %s", error)
+        self._listen()
         self._notifier.ready()
         _LOG.info("agent %s: %s runs on profile %s", __version__, self._device, self._profile.name)
         published_at = self._clock.monotonic()
@@ -190,11 +197,24 @@ class Agent:
             self._feed_watchdog()
             for pipeline in self.pipelines.values():
                 pipeline.settle_due()
-            if changed or self._clock.monotonic() - published_at >= self._config.device.status_seconds:
+            now = self._clock.monotonic()
+            if now >= self._listen_at:
+                self._listen()
+            if changed or now - published_at >= self._config.device.status_seconds:
                 self._write_status()
                 self._publish_status()
-                published_at = self._clock.monotonic()
+                published_at = now
         self._end()
+
+    def _listen(self) -> None:
+        """Open the local socket; where it cannot be made, again in a while."""
+        try:
+            self._local.start()
+            self._listen_at = float("inf")
+        except AgentError as error:
+            if error.message != self._not_listening:
+                _LOG.warning("agent: %s", error)
+            self._listen_at, self._not_listening = self._clock.monotonic() + _LISTEN_AGAIN_SECONDS, error.message
 
     def stop(self) -> None:
         """Ask :meth:`run` to end; safe in a signal handler."""
@@ -230,6 +250,7 @@ class Agent:
         self.link.stop(encode(self._status(online=False)))
         self._write_status()
         self.spool.close()
+        self._lock.close()
 
     def _status(self, online: bool = True) -> Status:
         figures = self.spool.figures()
@@ -257,7 +278,10 @@ class Agent:
         return msgspec.structs.replace(found, quality=quality)
 
     def _publish_status(self) -> None:
-        self.link.publish(Up.STATUS, encode(self._status()), retain=True)
+        try:
+            self.link.publish(Up.STATUS, encode(self._status()), retain=True)
+        except Exception:  # noqa: BLE001  # logged; windows and commands matter more, and the next one may be told
+            _LOG.exception("agent: the status cannot be sent")
 
     def _body(self) -> dict[str, Any]:
         """What ``wheeltapper-agent status`` shows."""
@@ -313,7 +337,7 @@ class Agent:
         """Keep ``status.json`` for ``wheeltapper-agent status`` while the agent does not run."""
         try:
             write_atomic(Path(self._state / STATUS_FILE), json.dumps(self._body()).encode(), 0o644)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # logged, as above
             _LOG.warning("status.json cannot be written: %s", error)
 
     def _on_connected(self) -> None:

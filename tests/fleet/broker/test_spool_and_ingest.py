@@ -210,6 +210,45 @@ def test_a_backlog_goes_out_at_a_bounded_rate_and_what_is_live_does_not_wait(tmp
     spool.close()
 
 
+def test_a_fleet_that_does_not_ack_is_not_flooded_and_hears_what_is_live_at_once(tmp_path: Path) -> None:
+    """An hour with ten alerts a minute: each goes out when it is made, and again at most fifty a resend time."""
+    clock, network = Clock(), Network()
+    spool = Spool(tmp_path / "s.db", monotonic=clock.monotonic, now=clock.now)
+    delivery = Delivery(spool, network, DeliveryConfig(), clock)
+    first: dict[int, float] = {}
+    sent = 0
+    for minute in range(60):
+        spool.append(*(item for at in range(10) for item in (record(10 * minute + at), alert(10 * minute + at))))
+        made_at, due = clock.seconds, clock.seconds + 60.0
+        while clock.seconds < due:
+            wait_seconds = delivery._step()
+            for kind, payload in network.sent[sent:]:
+                message = decode(kind, payload)
+                if isinstance(message, Alert) and first.setdefault(message.seq, clock.seconds) == clock.seconds:
+                    assert message.window < 10 * minute or clock.seconds - made_at < 0.1
+            sent = len(network.sent)
+            clock.seconds = min(due, clock.seconds + max(0.005, wait_seconds))
+    assert len(first) == 600
+    kinds = [kind for kind, _ in network.sent]
+    assert kinds.count(Up.ALERT) <= 600 + 50 * 65  # resend times of 5, 10, 20, 40 and then 60 seconds
+    assert kinds.count(Up.TELEMETRY) <= 300
+    for _ in range(40):  # the fleet is there again: everything goes out, and the rest of the alerts with the first ack
+        clock.seconds += 61.0
+        network.sent.clear()
+        delivery._step()
+        seqs = [message.seq for kind, payload in network.sent if isinstance(message := decode(kind, payload), Alert)]
+        if seqs:
+            break
+    assert len(seqs) == 50
+    delivery.on_ack(Ack(epoch=spool.epoch, seq=seqs[0]))
+    network.sent.clear()
+    while delivery._step() < 1.0:
+        clock.seconds += 0.05
+    again = [message.seq for kind, payload in network.sent if isinstance(message := decode(kind, payload), Alert)]
+    assert seqs + again == sorted(first)
+    spool.close()
+
+
 def test_a_record_that_cannot_be_sent_does_not_hold_up_the_rest(tmp_path: Path) -> None:
     clock, network = Clock(), Network()
     spool = Spool(tmp_path / "s.db")

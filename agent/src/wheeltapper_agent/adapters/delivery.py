@@ -1,12 +1,13 @@
 """From the spool to the fleet: batches, repeats, and the fleet's acks.
 
 Invariants: nothing is taken from the spool but by an ack; what is not acked within the resend time is sent again from
-the oldest on, and at once after a reconnection; at most ``max_in_flight`` telemetry records are unacked at a time.
+the oldest on, and at once after a reconnection; at most ``max_in_flight`` telemetry records are unacked at a time. A
+fleet that does not ack gets each alert and report once, and again no more than :data:`_URGENT_BATCH` a resend time.
 
-Order: alerts and reports made since the connection came up go first and at once. Then those that waited for it, then
-telemetry, each in rising seq and together at most ``catch_up_records_per_second`` (a token bucket of one batch): a week
-that was missed neither floods the fleet nor starves what happens now. A hole that dropped records left in the numbering
-is told by the message above it (``after``).
+Order: alerts and reports made since the connection came up go first and at once, each once. Then those that waited for
+it or are sent again, then telemetry, each in rising seq and together at most ``catch_up_records_per_second`` (a token
+bucket of one batch): a week that was missed neither floods the fleet nor starves what happens now. A hole that dropped
+records left in the numbering is told by the message above it (``after``).
 
 An idle device is quiet: the spool is asked only when something new is in it, and the thread sleeps until a batch is
 due, something is to be sent again, or it is woken by a record, an ack or a connection.
@@ -17,6 +18,7 @@ Not done here: the connection (:mod:`mqtt`), the store (:mod:`spool`).
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from typing import Final, Protocol
@@ -77,13 +79,16 @@ class Delivery:
 
     def _restart(self) -> None:
         """Begin from the oldest record; what is in the spool now is what waited."""
-        self._epoch = self._spool.epoch
-        self._live_from = self._spool.figures().seq
-        self._rewind(self._spool.oldest())
+        figures = self._spool.figures()
+        self._epoch, self._live = figures.epoch, figures.seq
+        self._rewind(figures.oldest)
 
     def _rewind(self, oldest: int) -> None:
+        """Begin again from the oldest record; what was sent as it was made is now sent as what waited."""
         self._urgent = self._bulk = oldest - 1
-        self._live = max(self._live_from, oldest - 1)
+        self._live_from = self._live = max(self._live, oldest - 1)
+        self._urgent_left: float = _URGENT_BATCH
+        """How many alerts and reports that waited, or are sent again, may go before the fleet acks something."""
         self._searched_live = self._searched_waiting = self._searched_bulk = 0
         """Up to there is nothing to send beyond what was sent."""
         self._flight: deque[tuple[int, int]] = deque()
@@ -112,6 +117,7 @@ class Delivery:
                 self._flight.popleft()
             self._progress_at = self._clock.monotonic()
             self._resend_seconds = self._config.resend_seconds
+            self._urgent_left = math.inf
             goes_on = bool(self._flight) or self._bulk < self._spool.newest
         if goes_on:
             self._poke()
@@ -132,10 +138,18 @@ class Delivery:
         while self._publisher.connected and self._clock.monotonic() < deadline:
             if self._spool.figures().held == 0:
                 return True
-            with self._lock:
-                self._step(flush=True)
+            try:
+                with self._lock:
+                    self._step(flush=True)
+            except Exception as error:  # noqa: BLE001  # as above: whoever ends has more to do
+                _LOG.error("delivery: spool.storage: %s", error)
+                break
             threading.Event().wait(0.05)
         return self._spool.figures().held == 0
+
+    def alive(self) -> bool:
+        """Whether the thread runs, or was stopped."""
+        return self._thread.is_alive() or self._stopping.is_set()
 
     def stop(self) -> None:
         """End the thread."""
@@ -171,7 +185,7 @@ class Delivery:
         oldest = self._spool.oldest()
         unacked = max(self._urgent, self._bulk) >= oldest or self._live > max(self._live_from, oldest - 1)
         if not unacked:
-            self._progress_at = now
+            self._progress_at, self._urgent_left = now, max(self._urgent_left, _URGENT_BATCH)
         elif now - self._progress_at >= self._resend_seconds:
             resend_seconds = min(self._resend_seconds * 2, _RESEND_CAP_SECONDS)
             self._rewind(oldest)
@@ -190,10 +204,10 @@ class Delivery:
         return max(0.0, min(wait_seconds, self._progress_at + self._resend_seconds - now))
 
     def _send_waiting(self, now: float, oldest: int) -> float | None:
-        """Alerts and reports of the time without a connection; None when telemetry may go."""
-        if self._searched_waiting >= self._live_from:
+        """Alerts and reports of the time without a connection, or sent again; None when telemetry may go."""
+        if self._searched_waiting >= self._live_from or self._urgent_left < 1:
             return None
-        allowed = int(min(_URGENT_BATCH, self._bucket.available(now)))
+        allowed = int(min(_URGENT_BATCH, self._urgent_left, self._bucket.available(now)))
         found = self._spool.peek(self._urgent, max(1, allowed), _URGENT)
         for held in found:
             if held.seq > self._live_from:
@@ -204,6 +218,7 @@ class Delivery:
             if not self._send_urgent(held, oldest):
                 return _BUSY_SECONDS
             self._bucket.take(1)
+            self._urgent_left -= 1
             self._urgent = held.seq
         else:
             if len(found) == max(1, allowed):

@@ -3,6 +3,7 @@
 Invariants:
     * Its thread is its own: a slow or hostile client costs a bounded time, a bounded memory and one of
       :data:`MAX_CLIENTS` places; the agent never waits for it.
+    * Where the process has no descriptor left, nobody is let in for a second, rather than asked for in a loop.
     * A request is at most :data:`MAX_REQUEST_BYTES`, an answer at most :data:`MAX_ANSWER_BYTES`; a client that has not
       finished after :data:`CLIENT_SECONDS` is hung up on.
     * The socket appears by one rename with its mode already set; what a killed agent left is replaced, but the socket
@@ -47,6 +48,7 @@ CLIENT_SECONDS: Final = 5.0
 _MODE: Final = 0o660
 _BACKLOG: Final = 64
 _RETRY_SECONDS: Final = 0.02
+_CLOSED_SECONDS: Final = 1.0
 _MAX_PATH_BYTES: Final = 100  # sun_path has 108, unix(7)
 
 
@@ -89,6 +91,9 @@ class LocalServer:
         self._wake, self._woken = socket.socketpair()
         self._listener: socket.socket | None = None
         self._inode = 0
+        self._closed_until: float | None = None
+        """When the listener is looked at again; None: it is looked at."""
+        self._refused = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="local-socket", daemon=True)
 
@@ -100,8 +105,11 @@ class LocalServer:
         """
         if _answers(self._path):
             raise AgentError("local.in_use", f"another agent answers at {self._path}; does it run twice?")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         temporary = self._path.with_name(f".{self._path.name}.tmp")
+        try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            raise AgentError("local.socket", f"{self._path} cannot be made: {error}") from error
         try:
             temporary.unlink(missing_ok=True)
             with _short(temporary) as name:
@@ -147,18 +155,33 @@ class LocalServer:
         now = time.monotonic()
         for client in [client for client in self._clients.values() if client.until <= now]:
             self._hang_up(client)
-        soonest = min((client.until for client in self._clients.values()), default=None)
-        for key, events in self._selector.select(None if soonest is None else max(0.0, soonest - now)):
+        if self._listener is not None and self._closed_until is not None and self._closed_until <= now:
+            self._closed_until = None
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        times = [client.until for client in self._clients.values()]
+        times += [] if self._closed_until is None else [self._closed_until]
+        for key, events in self._selector.select(max(0.0, min(times) - now) if times else None):
             if key.fileobj is self._listener:
                 self._accept()
             elif key.fileobj is not self._woken:
-                self._serve(self._clients[key.fd], events)
+                found = self._clients.get(key.fd)
+                if found is not None and found.connection is key.fileobj:  # else it was hung up on in this turn
+                    self._serve(found, events)
 
     def _accept(self) -> None:
         assert self._listener is not None
-        with contextlib.suppress(OSError):  # BlockingIOError: all have been taken
+        try:
             for _ in range(MAX_CLIENTS):  # then the others are served
                 self._take(self._listener.accept()[0])
+                self._refused = False
+        except BlockingIOError:
+            pass  # all have been taken
+        except OSError as error:  # no descriptor is left, perhaps: who waits would wake this thread for ever
+            if not self._refused:
+                _LOG.warning("local socket: nobody can be let in: %s", error)
+            self._refused = True
+            self._selector.unregister(self._listener)
+            self._closed_until = time.monotonic() + _CLOSED_SECONDS
 
     def _take(self, connection: socket.socket) -> None:
         if len(self._clients) >= MAX_CLIENTS:  # the oldest has had its time

@@ -3,8 +3,9 @@ speak it.
 
 Invariants: publishes only below the device's own ``up/``; subscribes to its own ``down/+`` at QoS 0 with a clean
 session; the will says
-that the device is offline; a lost or refused connection is tried again for ever, with capped backoff and jitter; no
-packet above the protocol's cap is held.
+that the device is offline; a lost or refused connection is tried again for ever, with capped backoff and jitter that
+only a connection which stood for a while resets; what ``on_connected`` raises ends the connection, so that a device
+that seems connected hears what comes down; no packet above the protocol's cap is held.
 
 Not done here: what the payloads mean; what must be sent again (:mod:`delivery`).
 """
@@ -15,6 +16,7 @@ import logging
 import random
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,11 @@ _CONNECT_SECONDS: Final = 15.0
 _KEEPALIVE_SECONDS: Final = 30
 _MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 64 * 1024
 """With topic and properties."""
+_STOOD_SECONDS: Final = 30.0
+"""A connection that stood so long was good: the next attempt comes at once. A broker that accepts and then drops is
+not tried in a loop."""
+_LOOK_SECONDS: Final = 5.0
+"""How often is asked whether the thread of a connection still runs."""
 _VERSIONS: Final = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
 
 
@@ -83,6 +90,8 @@ class Link:
         self._up = threading.Event()
         self._ended = threading.Event()
         self._stopping = threading.Event()
+        self._reader: threading.Thread | None = None
+        """The thread of the connection, once it has said something."""
         self._version = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -95,6 +104,10 @@ class Link:
     def protocol(self) -> str:
         """The version of MQTT in use or tried next: ``5`` or ``3.1.1``."""
         return "5" if _VERSIONS[self._version] is MQTTProtocolVersion.MQTTv5 else "3.1.1"
+
+    def alive(self) -> bool:
+        """Whether the thread runs, or was stopped."""
+        return self._thread.is_alive() or self._stopping.is_set()
 
     def start(self) -> None:
         """Begin to connect."""
@@ -157,9 +170,14 @@ class Link:
             _LOG.error("mqtt.subscription: the broker refused the device's own topics: %s", reasons)
             self._ended.set()
             return
+        self._reader = threading.current_thread()
         self._up.set()
         _LOG.info("mqtt: connected to %s:%d, MQTT %s", self._address.host, self._address.port, self.protocol)
-        self._on_connected()
+        try:
+            self._on_connected()
+        except Exception:  # noqa: BLE001  # else this thread ends, and with it whatever comes down
+            _LOG.exception("mqtt: the connection could not be taken up")
+            self._ended.set()
 
     def _disconnected(self, client: paho.Client, _data: Any, _flags: Any, _reason: Any, _properties: Any) -> None:
         if client is self._client:
@@ -175,7 +193,7 @@ class Link:
             _LOG.exception("mqtt: a %s could not be handled", kind.value)
 
     def _attempt(self) -> bool:
-        """One connection from beginning to end; returns whether it was accepted."""
+        """One connection from beginning to end; returns whether it stood for a while."""
         client = self._client = self._make()
         self._ended.clear()
         if self._stopping.is_set():
@@ -194,10 +212,14 @@ class Link:
                 # No answer to CONNECT that we can read: perhaps a broker that does not speak this version.
                 self._version = (self._version + 1) % len(_VERSIONS)
                 return False
-            self._ended.wait()
+            up_at = time.monotonic()
+            while not self._ended.wait(_LOOK_SECONDS):
+                if self._reader is not None and not self._reader.is_alive():
+                    _LOG.error("mqtt: the thread of the connection ended")
+                    break
             if client.too_large_bytes:
                 _LOG.warning("mqtt.too_large: the broker sent a packet of %d bytes", client.too_large_bytes)
-            return True
+            return time.monotonic() - up_at >= _STOOD_SECONDS
         finally:
             self._up.clear()
             client.disconnect()
@@ -208,11 +230,11 @@ class Link:
         while not self._stopping.is_set():
             version = self._version
             try:
-                accepted = self._attempt()
+                stood = self._attempt()
             except Exception:  # noqa: BLE001  # whatever the network does, the next attempt must come
                 _LOG.exception("mqtt: the attempt to connect failed")
-                accepted = False
-            failures = 0 if accepted else failures + 1
+                stood = False
+            failures = 0 if stood else failures + 1
             fell_back = self._version != version and failures == 1
             delay = 0.05 if fell_back else min(self._reconnect_max_seconds, 0.25 * 2 ** min(failures, 10))
             self._stopping.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret

@@ -37,9 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_agent.adapters.spool_database import Item, encode_item
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits
-from wheeltapper_agent.adapters.spool_store import Held, Row, SpoolFigures, SpoolStore, read_figures
+from wheeltapper_agent.adapters.spool_rows import Item, Row, encode_item
+from wheeltapper_agent.adapters.spool_store import Held, SpoolFigures, SpoolStore, read_figures
 from wheeltapper_protocols.messages import TelemetryRecord
 
 __all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]
@@ -144,7 +144,7 @@ class Spool(SpoolStore):
         failed: Exception | None = None
         try:
             self._write([row for ticket in tickets for row in ticket.rows])
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, no ticket may be lost
             failed = error
         self._refused = failed is not None
         with self._queue_lock:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wheeltapper_agent.adapters.spool_database import State, used_bytes
+from wheeltapper_agent.adapters.spool_rows import kind_of
 
 __all__ = ["SpoolLimits", "drop_acked", "drop_beyond", "drop_share"]
 
@@ -48,7 +49,10 @@ def drop_beyond(connection: sqlite3.Connection, state: State, limits: SpoolLimit
         held = sum(state.held.values())
         if held <= 1:
             break  # what is left is not records
-        gone += _drop_oldest(connection, state, max(1, held // _SLACK), "spool.full")
+        dropped = _drop_oldest(connection, state, max(1, held // _SLACK), "spool.full")
+        if not dropped:
+            break  # fewer are held than was counted: some are damaged
+        gone += dropped
     return gone
 
 
@@ -76,7 +80,8 @@ def _drop_oldest(connection: sqlite3.Connection, state: State, count: int, why: 
 
 
 def _drop_old(connection: sqlite3.Connection, state: State, before: float) -> int:
-    """Drop records of any kind that came before ``before`` of the age clock."""
+    """Drop records of any kind that came before ``before`` of the age clock, each by its own age: one whose age is
+    damaged takes no other along."""
     gone = 0
     while before > 0:
         query = (
@@ -86,17 +91,18 @@ def _drop_old(connection: sqlite3.Connection, state: State, before: float) -> in
         last = connection.execute(query, (state.acked, _AGE_STEP, before)).fetchone()
         if last[0] is None:
             break
-        where = "WHERE seq > ? AND seq <= ?"
-        range_ = (state.acked, *last)
+        where = "WHERE seq > ? AND seq <= ? AND coalesce(age_seconds, 0) < ?"
+        range_ = (state.acked, *last, before)
         kinds = connection.execute(f"SELECT kind, count(*) FROM records {where} GROUP BY kind", range_).fetchall()  # noqa: S608  # a constant
         connection.execute(f"DELETE FROM records {where}", range_)  # noqa: S608  # as above
         gone += _count(state, kinds, "spool.age")
     return gone
 
 
-def _count(state: State, kinds: Iterable[tuple[str, int]], why: str) -> int:
+def _count(state: State, kinds: Iterable[tuple[object, int]], why: str) -> int:
     gone = 0
-    for kind, count in kinds:
+    for stored, count in kinds:
+        kind = kind_of(stored)
         state.held[kind] = max(0, state.held.get(kind, 0) - count)
         state.dropped[kind] = state.dropped.get(kind, 0) + count
         gone += count

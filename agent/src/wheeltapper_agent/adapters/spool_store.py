@@ -15,39 +15,41 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from wheeltapper_agent.adapters.spool_database import (
-    KINDS,
     STATE_EVERY,
+    UNREADABLE,
     Damaged,
-    Item,
     State,
-    checksum,
-    decode_item,
-    encode_item,
+    damaged_of,
+    holds,
+    insert,
     is_corrupt,
     is_full,
+    keep_answers,
     limit_growth,
     open_database,
     read_state,
     release,
+    release_damaged,
     reserve,
+    salvaged,
     set_aside,
     transaction,
     write_state,
 )
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
+from wheeltapper_agent.adapters.spool_rows import Item, Row, decode_item, encode_item, kind_of, of_kinds
 from wheeltapper_agent.ports import NO_EPOCH, unnumbered_report
-from wheeltapper_protocols.messages import CaptureReport, LossReport, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.messages import LossReport, Severity
 
-__all__ = ["Held", "Row", "SpoolFigures", "SpoolStore", "read_figures"]
+__all__ = ["Held", "SpoolFigures", "SpoolStore", "read_figures"]
 
 _LOG = logging.getLogger(__name__)
 _ACK_SECONDS: Final = 5.0
 _ACKS_TOGETHER: Final = 64
 """Acknowledged records are forgotten so many at a time, or after so long: a page less to write a commit."""
-_ANSWERED_KEPT: Final = 1000
 _AGE_CHECK_SECONDS: Final = 60.0
 _ATTEMPTS: Final = 4
 
@@ -80,12 +82,14 @@ class SpoolFigures:
     dropped_by_kind: dict[str, int] = field(default_factory=dict)
 
 
-def _figures(connection: sqlite3.Connection, state: State) -> SpoolFigures:
+def _oldest(connection: sqlite3.Connection, state: State) -> int:
     row = connection.execute("SELECT min(seq) FROM records WHERE seq > ?", (state.acked,)).fetchone()
+    return int(row[0] or state.seq + 1)
+
+
+def _figures(state: State, oldest: int) -> SpoolFigures:
     held, dropped = sum(state.held.values()), sum(state.dropped.values())
-    return SpoolFigures(
-        state.epoch, state.seq, state.acked, row[0] or state.seq + 1, held, dropped, dict(state.dropped)
-    )
+    return SpoolFigures(state.epoch, state.seq, state.acked, oldest, held, dropped, dict(state.dropped))
 
 
 def read_figures(path: Path) -> SpoolFigures | None:
@@ -94,14 +98,11 @@ def read_figures(path: Path) -> SpoolFigures | None:
         return None
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
-            return _figures(connection, read_state(connection))
-    except sqlite3.Error as error:
+            state = read_state(connection)
+            return _figures(state, _oldest(connection, state))
+    except UNREADABLE as error:
         _LOG.warning("spool.unreadable: %s", error)
         return None
-
-
-Row: TypeAlias = tuple[Item, bytes]
-"""A record and its encoding."""
 
 
 class SpoolStore:
@@ -137,7 +138,7 @@ class SpoolStore:
                 self._open()
                 if self._losses:
                     self._write([])
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # SQLite, the file system and damage each have their own
             _LOG.error("spool.storage: %s; records wait in memory until the disk takes them", error)
             self._peep()
 
@@ -167,10 +168,16 @@ class SpoolStore:
             return self._maybe
         try:
             self._take(open_database(self._path))
-        except sqlite3.Error as error:
+        except Exception as error:
             if not is_corrupt(error):
                 raise
             self._renew(error)
+        kept = damaged_of(self._path)
+        if self._state.seq == 0 and not self._losses and kept.exists():  # killed before the new epoch's first record
+            lost = salvaged(kept)
+            self._losses.append(_loss(lost, "the agent ended while it was set aside"))
+            self._state.windows |= lost.windows
+            self._state.alerts |= lost.alerts
         return self._connection
 
     def _take(self, connection: sqlite3.Connection) -> None:
@@ -181,37 +188,31 @@ class SpoolStore:
             raise
         for pipeline, window in self._state.windows.items():  # of a spool that was lost meanwhile
             state.windows.setdefault(pipeline, window)
+        for pipeline, severity in self._state.alerts.items():
+            state.alerts.setdefault(pipeline, severity)
         self._maybe, self._state = connection, state
         self._saved, self._forgotten, self._state_dirty = state.seq, state.acked, False
         self._age_base, self._opened_at = state.age_seconds, self._monotonic()
         self._keep_reserve()
 
-    def _renew(self, error: sqlite3.Error) -> None:
+    def _renew(self, error: Exception) -> None:
         """Set the damaged database aside and begin a new epoch; its first record tells what was lost."""
-        lost = self._state if self._state.epoch != NO_EPOCH else _salvaged(self._path)
+        lost = self._state if self._state.epoch != NO_EPOCH else salvaged(self._path)
         _LOG.error("spool.corrupt: %s; set aside as %s.bad, a new epoch begins", error, self._path.name)
         if self._maybe is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._maybe.close()
             self._maybe = None
         set_aside(self._path)
-        self._losses.append(
-            LossReport(
-                why="spool.corrupt",
-                counts=dict(lost.held),
-                lost_epoch=None if lost.epoch == NO_EPOCH else lost.epoch,
-                first=lost.acked + 1 if lost.seq > lost.acked else 0,
-                last=lost.seq,
-                detail=str(error)[:500],
-            )
-        )
-        self._state = State(windows=dict(lost.windows))
+        self._losses.append(_loss(lost, str(error)))
+        self._state = State(windows=dict(lost.windows), alerts=dict(lost.alerts))
         self._take(open_database(self._path))
 
     def _peep(self) -> None:
         """Where a spool that cannot be written stands, so that no window gets an index twice."""
-        if windows := _salvaged(self._path).windows:
-            self._state = State(windows=windows)
+        found = salvaged(self._path)
+        if found.windows:
+            self._state = State(windows=found.windows, alerts=found.alerts)
 
     # --- transactions ---------------------------------------------------------------------------------------------
 
@@ -220,12 +221,12 @@ class SpoolStore:
         for attempt in range(_ATTEMPTS):
             try:
                 self._transaction(rows)
-            except sqlite3.Error as error:
+            except Exception as error:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 if is_corrupt(error):
                     self._renew(error)
-                elif not (is_full(error) and self._make_room(drop=attempt > 0)):
+                elif not (is_full(error, self._path) and self._make_room(drop=attempt > 0)):
                     raise
             else:
                 self._keep_reserve()
@@ -242,9 +243,9 @@ class SpoolStore:
         with transaction(connection):
             if forgets:
                 drop_acked(connection, state)
-            _insert(connection, state, [self._report(loss) for loss in losses])
-            _insert(connection, state, rows)
-            dirty |= _keep_answers(connection, rows)
+            insert(connection, state, [self._report(loss) for loss in losses])
+            insert(connection, state, rows)
+            dirty |= keep_answers(connection, rows)
             if drop_beyond(connection, state, self._limits, self._age_due()):
                 dirty = True
             dirty |= self._report_drops(connection, state)
@@ -266,11 +267,11 @@ class SpoolStore:
     def _report_drops(self, connection: sqlite3.Connection, state: State) -> bool:
         """Tell of what was dropped, unless the report before still waits: then once that is gone."""
         dropped = sum(state.dropped.values())
-        if dropped == state.reported or (state.report_seq > state.acked and _holds(connection, state.report_seq)):
+        if dropped == state.reported or (state.report_seq > state.acked and holds(connection, state.report_seq)):
             return False
         _LOG.warning("%s: dropped so far, by kind: %s", ",".join(state.why), state.dropped)
         body = LossReport(why=",".join(sorted(state.why))[:80], counts=dict(state.dropped))
-        _insert(connection, state, [self._report(body)])
+        insert(connection, state, [self._report(body)])
         state.reported, state.report_seq = dropped, state.seq
         return True
 
@@ -290,13 +291,17 @@ class SpoolStore:
             return
         reserved = reserve(self._path)
         if not reserved or self._limited:
-            limit_growth(self._maybe, None if reserved else self._path)
+            with contextlib.suppress(sqlite3.Error, OSError):  # what was committed before is committed
+                limit_growth(self._maybe, None if reserved else self._path)
         self._limited = not reserved
 
     def _make_room(self, drop: bool) -> bool:
-        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up some of the
-        oldest telemetry; False if it cannot be done."""
+        """On a full disk: use the log's place again, and where that was not enough (``drop``) give up the damaged
+        spool that was kept, or else some of the oldest telemetry; False if it cannot be done."""
         connection, state = self._open(), self._state.copy()
+        if drop and release_damaged(self._path):
+            self._keep_reserve()
+            return True
         if drop:
             release(self._path)
         try:
@@ -324,34 +329,33 @@ class SpoolStore:
         Raises:
             sqlite3.Error: the disk refuses.
         """
-        marks = ",".join("?" * len(kinds))
-        urgent = "" if "telemetry" in kinds else "AND kind != 'telemetry'"  # so that the partial index is used
-        query = f"SELECT seq, kind, crc, payload FROM records WHERE seq > ? AND kind IN ({marks}) {urgent} ORDER BY seq LIMIT ?"  # noqa: S608, E501  # only question marks and a constant are put in
+        columns, condition = "seq, kind, payload, age_seconds, crc", of_kinds(kinds)
+        query = f"SELECT {columns} FROM records WHERE seq > ? {condition} ORDER BY seq LIMIT ?"  # noqa: S608  # constants
         with self._lock:
             if self._maybe is None:
                 return []
             try:
-                return self._peek(query, max(after, self._state.acked), limit, kinds)
-            except sqlite3.Error as error:
+                return self._peek(query, max(after, self._state.acked), limit)
+            except Exception as error:
                 if not is_corrupt(error):
                     raise
                 self._write_renewed(error)
                 return []
 
-    def _write_renewed(self, error: sqlite3.Error) -> None:
+    def _write_renewed(self, error: Exception) -> None:
         self._renew(error)
         self._write([])
 
-    def _peek(self, query: str, after: int, limit: int, kinds: Sequence[str]) -> list[Held]:
+    def _peek(self, query: str, after: int, limit: int) -> list[Held]:
         for _ in range(_ATTEMPTS):
-            rows = self._connection.execute(query, (after, *kinds, limit)).fetchall()
+            rows = self._connection.execute(query, (after, limit)).fetchall()
             held: list[Held] = []
-            damaged: list[tuple[int, str]] = []
+            damaged: list[tuple[int, object]] = []
             previous = 0
-            for seq, kind, crc, payload in rows:
-                item = decode_item(self._state.epoch, seq, kind, crc, payload)
+            for row in rows:
+                seq, item = row[0], decode_item(self._state.epoch, row)
                 if item is None:
-                    damaged.append((seq, kind))
+                    damaged.append((seq, row[1]))
                     continue
                 before = seq - 1 if previous == seq - 1 else self._below(seq)
                 held.append(Held(seq, item, before))
@@ -379,10 +383,11 @@ class SpoolStore:
             if row is not None:
                 self._discard([(seq, row[0])], why)
 
-    def _discard(self, rows: Iterable[tuple[int, str]], why: str) -> None:
+    def _discard(self, rows: Iterable[tuple[int, object]], why: str) -> None:
         connection, state = self._connection, self._state.copy()
         with transaction(connection):
-            for seq, kind in rows:
+            for seq, stored in rows:
+                kind = kind_of(stored)
                 connection.execute("DELETE FROM records WHERE seq = ?", (seq,))
                 state.held[kind] = max(0, state.held.get(kind, 0) - 1)
                 state.dropped[kind] = state.dropped.get(kind, 0) + 1
@@ -406,9 +411,10 @@ class SpoolStore:
                 return True
             query = "SELECT kind, count(*) FROM records WHERE seq > ? AND seq <= ? GROUP BY kind"
             try:
-                for kind, count in self._maybe.execute(query, (state.acked, seq)).fetchall():
+                for stored, count in self._maybe.execute(query, (state.acked, seq)).fetchall():
+                    kind = kind_of(stored)
                     state.held[kind] = max(0, state.held.get(kind, 0) - count)
-            except sqlite3.Error as error:
+            except Exception as error:  # noqa: BLE001  # what is not damage passes: the fleet acknowledges it again
                 if is_corrupt(error):
                     self._write_renewed(error)
                 return False
@@ -425,26 +431,33 @@ class SpoolStore:
         self._write_renewed(sqlite3.DatabaseError(f"the fleet has seq {seq}, this spool gave {self._state.seq}"))
 
     def figures(self) -> SpoolFigures:
-        """Where the spool stands."""
+        """Where the spool stands; by what is in memory where the disk cannot be read."""
         with self._lock:
             if self._maybe is None:
                 return SpoolFigures(self._state.epoch, 0, 0, 1, 0, 0)
-            return _figures(self._maybe, self._state)
+            try:
+                oldest = self.oldest()
+            except Exception as error:  # noqa: BLE001  # who asks how it is must get an answer
+                _LOG.warning("spool.storage: %s", error)
+                oldest = self._state.acked + 1
+            return _figures(self._state, oldest)
 
     def oldest(self) -> int:
-        """The lowest seq held; the next one to be given if none is."""
+        """The lowest seq held; the next one to be given if none is.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses.
+        """
         with self._lock:
             if self._maybe is None:
                 return 1
-            query = "SELECT min(seq) FROM records WHERE seq > ?"
             try:
-                row = self._maybe.execute(query, (self._state.acked,)).fetchone()
-            except sqlite3.Error as error:
+                return _oldest(self._maybe, self._state)
+            except Exception as error:
                 if not is_corrupt(error):
                     raise
                 self._write_renewed(error)
                 return 1
-            return int(row[0] or self._state.seq + 1)
 
     def next_window(self, pipeline: str) -> int:
         """The index of the next window of ``pipeline``, committed ones only."""
@@ -452,54 +465,35 @@ class SpoolStore:
             return self._state.windows.get(pipeline, 0)
 
     def open_alert(self, pipeline: str) -> Severity:
-        return Severity.NORMAL
+        """The severity of the alert of ``pipeline`` that is open, by committed records; NORMAL where none is."""
+        with self._lock:
+            return Severity(self._state.alerts.get(pipeline, Severity.NORMAL))
 
     def answered(self, command: str) -> bool:
-        """Whether an answer to ``command`` was appended."""
+        """Whether an answer to ``command`` was appended.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses.
+        """
         with self._lock:
             if self._maybe is None:
                 return False
-            row = self._maybe.execute("SELECT 1 FROM answered WHERE command = ?", (command,)).fetchone()
+            try:
+                row = self._maybe.execute("SELECT 1 FROM answered WHERE command = ?", (command,)).fetchone()
+            except Exception as error:
+                if not is_corrupt(error):
+                    raise
+                self._write_renewed(error)
+                return False
             return row is not None
 
 
-def _insert(connection: sqlite3.Connection, state: State, items: Sequence[Row]) -> None:
-    rows = []
-    seq, epoch, age, held, windows = state.seq, state.epoch, round(state.age_seconds, 1), state.held, state.windows
-    for item, payload in items:
-        seq += 1
-        kind = KINDS[type(item)]
-        rows.append((seq, kind, payload, age, checksum(epoch, seq, payload)))
-        held[kind] = held.get(kind, 0) + 1
-        if type(item) is TelemetryRecord:
-            windows[item.pipeline] = item.window + 1
-    connection.executemany("INSERT INTO records(seq, kind, payload, age_seconds, crc) VALUES (?, ?, ?, ?, ?)", rows)
-    state.seq = seq
-
-
-def _keep_answers(connection: sqlite3.Connection, rows: Iterable[Row]) -> bool:
-    commands = [
-        (item.body.command or item.body.upload,)
-        for item, _ in rows
-        if isinstance(item, Report) and isinstance(item.body, CaptureReport)
-    ]
-    if commands:
-        connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)
-        low = "DELETE FROM answered WHERE rowid <= (SELECT max(rowid) FROM answered) - ?"
-        connection.execute(low, (_ANSWERED_KEPT,))
-    return bool(commands)
-
-
-def _holds(connection: sqlite3.Connection, seq: int) -> bool:
-    return connection.execute("SELECT 1 FROM records WHERE seq = ?", (seq,)).fetchone() is not None
-
-
-def _salvaged(path: Path) -> State:
-    """What can still be told of a damaged database; the empty state where nothing can."""
-    for mode in ("mode=ro", "immutable=1"):
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
-        ):
-            return read_state(connection)
-    return State()
+def _loss(lost: State, detail: str) -> LossReport:
+    return LossReport(
+        why="spool.corrupt",
+        counts=dict(lost.held),
+        lost_epoch=None if lost.epoch == NO_EPOCH else lost.epoch,
+        first=lost.acked + 1 if lost.seq > lost.acked else 0,
+        last=lost.seq,
+        detail=detail[:500],
+    )
