@@ -195,9 +195,17 @@ class Continuous:
                 found = framer.push(physical, at_s=t_s, monotonic_s=t_s, t_s=t_s)
             else:
                 try:
-                    found = framer.push_times(physical, times_s, at_s=0.0, monotonic_s=float(times_s[-1]))
-                except (ValueError, IndexError) as error:
+                    if len(times_s) == 0:
+                        raise ValueError("none of its rows has a time")
+                    found = framer.push_times(physical, times_s, at_s=0.0, monotonic_s=None)
+                except ValueError as error:
                     raise AgentError("source.malformed", f"{self._config.path.name}: {error}") from error
+                if (hz := framer.wrong_rate_hz) is not None:
+                    raise AgentError(
+                        "source.mismatch",
+                        f"{self._config.path.name}: sample_rate_hz is {self._framing.sample_rate_hz:g}, but by its "
+                        f"times it has {hz:.4g} Hz",
+                    )
             count += len(samples)
             yield from found
 
