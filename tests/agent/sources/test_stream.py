@@ -204,6 +204,21 @@ def test_a_wrong_rate_shows_in_payloads_of_any_size(size: int) -> None:
         taken.until_state("source.mismatch")
 
 
+@pytest.mark.parametrize("hop", [420, 500, 750])
+def test_payloads_that_overlap_are_right_whatever_their_size(hop: int) -> None:
+    windows: list[Window] = []
+    clock = Ticking(1e9)
+    sink = Sink(replace(QUICK, window_samples=300, queue_windows=1), clock, windows.extend, "main")
+    signal = np.random.default_rng(1).normal(size=(20_000, 1)).astype(np.float32)
+    for first in range(0, 19_000, hop):
+        clock.passed_s = first / 100 + 10.0
+        sink.push(signal[first : first + 1000], t_s=1e9 + first / 100)  # taken in 4 pieces
+        assert sink.state == "running"
+    assert sum(window.late_samples for window in windows) > 4_000
+    assert {window.gap_samples for window in windows} == {0}
+    np.testing.assert_array_equal(joined(windows), signal[: 300 * len(windows)])
+
+
 def test_what_was_left_out_and_could_not_be_read_is_counted() -> None:
     def read(sink: Sink) -> None:
         _push(sink, 0, 25)

@@ -98,6 +98,8 @@ class Framer:
         """The last samples of the chunk before, where some are left out."""
         self._arrivals = Arrivals(framing.sample_rate_hz)
         self._rate = RateWatch(framing.sample_rate_hz, framing.tolerance_seconds)
+        self._unsure = 0
+        """Samples of the payload under way that were left out; what follows in it says whether they were known."""
         self._back: tuple[int, float, float] | None = None
         """Chunks in a row whose place had passed, when the first of them came, and its time."""
         self._anew = False
@@ -163,14 +165,15 @@ class Framer:
             raise ValueError(f"each sample must have a time from 0 to {MAX_T_S:g} s")
         if len(samples) == 0:
             return []
-        found: list[Window] = []
         piece = max(self._rate.span_samples, -(-len(samples) // _PIECES))
         if len(samples) <= piece:
             return self._push_piece(samples, times_s, at_s, monotonic_s)
+        found: list[Window] = []
         for at in range(0, len(samples), piece):
             left_s = max(0, len(samples) - at - piece) / self._framing.sample_rate_hz
             came_s = None if monotonic_s is None else monotonic_s - left_s
-            found += self._push_piece(samples[at : at + piece], times_s[at : at + piece], at_s, came_s)
+            part, part_s = samples[at : at + piece], times_s[at : at + piece]
+            found += self._push_piece(part, part_s, at_s, came_s, counted=at > 0)
         return found
 
     def _push_piece(
@@ -179,6 +182,7 @@ class Framer:
         times_s: NDArray[np.float64],
         at_s: float,
         monotonic_s: float | None,
+        counted: bool = False,
     ) -> list[Window]:
         period_s = 1 / self._framing.sample_rate_hz
         tolerance = self._framing.tolerance_seconds
@@ -191,7 +195,8 @@ class Framer:
             began_s, ended_s = float(times_s[first]), float(times_s[end - 1]) + period_s
             spread = tolerance or 0.5 * period_s
             came_s = None if monotonic_s is None else monotonic_s - (len(samples) - end) * period_s
-            found += self._push(samples[first:end], at_s, came_s, began_s, spread, ended_s)
+            part, counted = samples[first:end], counted or first > 0
+            found += self._push(part, at_s, came_s, began_s, spread, ended_s, counted=counted)
             if self._anew:
                 since = first
         self._rate.each(times_s[since:], steps_s[since:])
@@ -237,16 +242,12 @@ class Framer:
         else:
             off = (t_s - self._next_t_s) * rate_hz if self._next_t_s is not None and self._timed else 0.0
             if abs(off) > max(0.5, tolerance_s * rate_hz):
-                samples, t_s, found = self._out_of_place(samples, t_s, off, monotonic_s)
+                samples, t_s, found = self._out_of_place(samples, t_s, off, monotonic_s, counted)
             elif off > 0 and self._last_chunk:
                 lost = round(off / self._last_chunk) * self._last_chunk  # whole chunks, within the tolerance
             self._timed = True
         if ended_s is None and self._timed:
-            left_out = len(given) - len(samples)
-            known = left_out if left_out and self._repeats(given) else 0
-            self._rate.chunk(None if counted else began_s, len(given), known, lost)
-            if self.late_samples and len(samples):
-                self._tail = samples[-_TAIL_SAMPLES:].copy()
+            self._watch(given, len(samples), None if counted else began_s, lost)
         if len(samples) == 0:
             return found
         if t_s is not None:
@@ -260,6 +261,18 @@ class Framer:
         if ended_s is not None:
             self._next_t_s = ended_s
         return found
+
+    def _watch(self, given: NDArray[np.floating[Any]], kept: int, t_s: float | None, lost: int) -> None:
+        """Show the rate watch a chunk with one time, or what follows in its payload, of which the last were kept."""
+        if t_s is not None and self._unsure:
+            self._rate.chunk(None, self._unsure)
+            self._unsure = 0
+        left_out = len(given) - kept
+        if left_out:
+            self._unsure = 0 if self._repeats(given) else self._unsure + left_out
+        self._rate.chunk(t_s, len(given), left_out, lost)
+        if self.late_samples and kept:
+            self._tail = given[-_TAIL_SAMPLES:].copy()
 
     def _repeats(self, samples: NDArray[np.floating[Any]]) -> bool:
         """Whether the chunk before ended within ``samples``: then they overlap on purpose, or were sent again."""
@@ -288,7 +301,7 @@ class Framer:
             self._next_t_s += _SLEW_SHARE * off_s
 
     def _out_of_place(
-        self, samples: NDArray[np.floating[Any]], t_s: float, off: float, monotonic_s: float | None
+        self, samples: NDArray[np.floating[Any]], t_s: float, off: float, monotonic_s: float | None, counted: bool
     ) -> tuple[NDArray[np.floating[Any]], float, list[Window]]:
         """What of ``samples`` still counts, from when, and the windows that a short gap completes."""
         rate_hz = self._framing.sample_rate_hz
@@ -304,7 +317,10 @@ class Framer:
             return samples, t_s, []
         old = round(min(-off, _MAX_GAP_SAMPLES))
         if old > self._framing.window_samples + len(samples) or (
-            old >= len(samples) and monotonic_s is not None and self._set_back(t_s, monotonic_s)
+            old >= len(samples)
+            and monotonic_s is not None
+            and not counted  # of a payload only the first samples tell
+            and self._set_back(t_s, monotonic_s)
         ):
             self._begin_anew(0)
             return samples, t_s, []
