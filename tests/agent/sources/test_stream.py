@@ -128,6 +128,22 @@ def test_a_payload_of_more_windows_than_may_wait_keeps_them(windows: int) -> Non
         assert taken.source.dropped == 0
 
 
+def test_windows_that_wait_for_room_are_pending() -> None:
+    def deliver(sink: Sink) -> None:
+        sink.push(np.zeros((80, 1)))  # 8 windows in two pieces, where 4 may wait
+        sink.closed.wait()
+
+    source = StreamSource(Script(deliver), QUICK, SystemClock(), "main")
+    stream = source.windows(0)
+    next(stream)
+    until(lambda: pending_windows(source) == 7, 0.5, "all others")
+    for left in range(6, -1, -1):
+        next(stream)
+        until(lambda left=left: pending_windows(source) == left, 0.5, "one less")
+    stream.close()  # type: ignore[attr-defined]  # it is a generator
+    assert source.dropped == 0
+
+
 def test_a_payload_does_not_wait_longer_than_it_lasts() -> None:
     done = threading.Event()
 
