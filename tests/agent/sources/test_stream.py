@@ -133,10 +133,10 @@ def test_windows_that_wait_for_room_are_pending() -> None:
         sink.push(np.zeros((80, 1)))  # 8 windows in two pieces, where 4 may wait
         sink.closed.wait()
 
-    source = StreamSource(Script(deliver), QUICK, SystemClock(), "main")
+    source = StreamSource(Script(deliver), replace(QUICK, sample_rate_hz=10), SystemClock(), "main")
     stream = source.windows(0)
     next(stream)
-    until(lambda: pending_windows(source) == 7, 0.5, "all others")
+    until(lambda: pending_windows(source) == 7, 0.9, "all others")
     for left in range(6, -1, -1):
         next(stream)
         until(lambda left=left: pending_windows(source) == left, 0.5, "one less")
@@ -175,7 +175,7 @@ def test_a_pipeline_that_gathers_keeps_up_with_large_payloads() -> None:
                 return
         sink.closed.wait()
 
-    source = StreamSource(Script(deliver), replace(QUICK, sample_rate_hz=400), SystemClock(), "main")
+    source = StreamSource(Script(deliver), QUICK, SystemClock(), "main")
     pipeline = Pipeline("main", source, Nothing(), SystemClock(), gather_seconds=0.4)
     pipeline.start()
     until(lambda: pipeline.status().windows + source.dropped >= 80, 10, "all")
