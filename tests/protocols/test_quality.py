@@ -31,9 +31,19 @@ def test_planted_faults_are_counted() -> None:
     samples[100:180, 1] = 0.25
     samples[300:363, 0] = 0.5  # one too short
     samples[500, 0], samples[501, 1], samples[502, 1] = 8.0, -8.5, 7.9
-    found = window_quality(samples, full_scale=(8.0, 8.0), gap_samples=5, late=True, dropped=2)
+    found = window_quality(samples, full_scale=(8.0, 8.0), gap_samples=5, late=True, dropped=2, late_samples=7)
     assert found == DataQuality(
-        windows=1, values=8192, missing=4, incomplete=1, stuck=80, clipped=2, late=1, gaps=1, gap_samples=5, dropped=2
+        windows=1,
+        values=8192,
+        missing=4,
+        incomplete=1,
+        stuck=80,
+        clipped=2,
+        late=1,
+        gaps=1,
+        gap_samples=5,
+        dropped=2,
+        late_samples=7,
     )
 
 

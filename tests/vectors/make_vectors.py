@@ -108,6 +108,20 @@ VALID: dict[str, tuple[str, m.Message]] = {
             },
         ),
     ),
+    "status_quality_late": (
+        "up/status",
+        m.Status(
+            online=True,
+            at=1.7e9,
+            pipelines={
+                "main": m.PipelineStatus(
+                    windows=2,
+                    source="running",
+                    quality=DataQuality(windows=2, values=512, late_samples=40, malformed=3),
+                )
+            },
+        ),
+    ),
     "telemetry": ("up/telemetry", m.Telemetry(epoch=EPOCH, oldest=7, records=[RECORD])),
     "telemetry_unscored": (
         "up/telemetry",

@@ -33,6 +33,7 @@ __all__ = [
     "SourceSpec",
     "Verified",
     "Window",
+    "malformed_payloads",
     "pending_windows",
     "source_room",
     "unnumbered_report",
@@ -74,6 +75,8 @@ class Window:
     """Samples that the source lost between the window before and this one."""
     late_seconds: float = 0.0
     """How much later than due its last sample came."""
+    late_samples: int = 0
+    """Samples that the source left out since the window before: they came twice or when their place had passed."""
 
     @property
     def wire_t_s(self) -> float:
@@ -118,6 +121,11 @@ def pending_windows(source: Source) -> int:
 def source_room(source: Source) -> int:
     """How many windows ``source`` keeps, without losing one, while nobody asks for them; 0 where it cannot say."""
     return int(getattr(source, "room", 0))
+
+
+def malformed_payloads(source: Source) -> int:
+    """How many payloads ``source`` could not read; 0 where it cannot say."""
+    return int(getattr(source, "malformed_payloads", 0))
 
 
 @dataclass(frozen=True, slots=True)

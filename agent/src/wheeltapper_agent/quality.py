@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from wheeltapper_agent.config import QualityConfig
-from wheeltapper_agent.ports import Observation, Source
+from wheeltapper_agent.ports import Observation, Source, malformed_payloads
 from wheeltapper_protocols.messages import Alert, Report
 from wheeltapper_protocols.quality import DataQuality, window_quality
 
@@ -27,20 +29,27 @@ class QualityObserver:
         self._source = source
         self._config = config
         self._full_scale: tuple[float, ...] = ()
-        self.total = DataQuality()
-        """Without ``dropped``, which the pipeline counts. Replaced, never changed: any thread may read it."""
+        self._total = DataQuality()
+        """Replaced, never changed: any thread may read it."""
+
+    @property
+    def total(self) -> DataQuality:
+        """Without ``dropped``, which the pipeline counts; from any thread."""
+        malformed = malformed_payloads(self._source)
+        return msgspec.structs.replace(self._total, malformed=malformed) if malformed else self._total
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
         """Count; nothing is to be said of a single window."""
         if not self._full_scale:
             self._full_scale = self._source.spec.full_scale
         window = seen.window
-        self.total += window_quality(
+        self._total += window_quality(
             window.samples,
             full_scale=self._full_scale,
             stuck_samples=self._config.stuck_samples,
             gap_samples=window.gap_samples,
             late=window.late_seconds > self._config.late_seconds,
+            late_samples=window.late_samples,
             whole=seen.verdict is not None,  # what has a verdict was searched for missing values
         )
         return ()

@@ -53,6 +53,10 @@ class DataQuality(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Samples lost there."""
     dropped: _Count = 0
     """Whole windows that were skipped because the pipeline was too slow."""
+    late_samples: _Count = 0
+    """Samples left out because they came twice, or when their place in the stream had passed."""
+    malformed: _Count = 0
+    """Payloads that could not be read; what they held is lost."""
 
     def __add__(self, other: DataQuality) -> DataQuality:
         """The counts of both; one that would pass 2**53 stays there."""
@@ -70,6 +74,8 @@ class DataQuality(Struct, frozen=True, kw_only=True, omit_defaults=True):
             gaps=min(self.gaps + other.gaps, most),
             gap_samples=min(self.gap_samples + other.gap_samples, most),
             dropped=min(self.dropped + other.dropped, most),
+            late_samples=min(self.late_samples + other.late_samples, most),
+            malformed=min(self.malformed + other.malformed, most),
         )
 
 
@@ -81,6 +87,7 @@ def window_quality(
     gap_samples: int = 0,
     late: bool = False,
     dropped: int = 0,
+    late_samples: int = 0,
     whole: bool = False,
 ) -> DataQuality:
     """The counts of one window.
@@ -93,6 +100,7 @@ def window_quality(
         gap_samples: samples lost between the window before and this one.
         late: whether it came later than tolerated.
         dropped: whole windows skipped before this one.
+        late_samples: samples left out before this window ended.
         whole: whether it is known already that no value is missing, so that none need be looked for.
 
     Raises:
@@ -112,6 +120,7 @@ def window_quality(
         gaps=int(gap_samples > 0),
         gap_samples=max(0, gap_samples),
         dropped=max(0, dropped),
+        late_samples=max(0, late_samples),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.agent.servers import until
-from tests.agent.sources.rig import Running, joined, open_source
+from tests.agent.sources.rig import Running, joined, open_source, running
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Window, pending_windows
 from wheeltapper_protocols.errors import ProtocolError
@@ -139,6 +139,15 @@ def test_csv_whose_clock_jumps(tmp_path: Path) -> None:
     assert [window.t_s for window in windows] == pytest.approx([0, 0.1, 5000, 5000.1, 100, 100.1])
     assert [window.gap_samples for window in windows] == [0, 0, 499_980, 0, 0, 0]
     np.testing.assert_array_equal(joined(windows)[:, 0], np.arange(60))
+
+
+@pytest.mark.parametrize("rate_hz", [50.0, 75.0, 90.0, 120.0, 202.0])
+def test_a_table_whose_times_show_another_rate_is_refused(tmp_path: Path, rate_hz: float) -> None:
+    (tmp_path / "a.csv").write_text("t,x\n" + "\n".join(f"{i / rate_hz:.6f},{i % 7}" for i in range(6000)))
+    text = f"{FAST}path = 'a.csv'\nsample_rate_hz = 100\nwindow_samples = 10\ntime_column = 't'"
+    with running(tmp_path, text) as taken:
+        taken.until_state("source.mismatch")
+        assert taken.windows == []
 
 
 @pytest.mark.parametrize("t_s", [np.arange(4) * 0.16, np.arange(4) * 10.0])

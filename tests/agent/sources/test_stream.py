@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +13,33 @@ import pytest
 from tests.agent.servers import until
 from tests.agent.sources.rig import Running, joined
 from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.sources.polling import Ticks
 from wheeltapper_agent.adapters.sources.stream import Sink, StreamSource
 from wheeltapper_agent.adapters.sources.stream_config import StreamConfig
+from wheeltapper_agent.config import QualityConfig
 from wheeltapper_agent.core.backoff import retry_delay_seconds
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import pending_windows
+from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Window, pending_windows
+from wheeltapper_agent.quality import QualityObserver
+from wheeltapper_protocols.messages import Alert, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.quality import DataQuality
 
 QUICK = StreamConfig(
     sample_rate_hz=100, window_samples=10, queue_windows=4, retry_first_seconds=0.02, retry_max_seconds=0.08
 )
+
+
+class Nothing:
+    """Records that are kept nowhere."""
+
+    def append(self, *items: TelemetryRecord | Alert | Report) -> None: ...
+
+    def next_window(self, pipeline: str) -> int:
+        return 0
+
+    def open_alert(self, pipeline: str) -> Severity:
+        return Severity.NORMAL
 
 
 class Script:
@@ -96,6 +116,208 @@ def test_a_slow_pipeline_loses_whole_windows_and_they_are_counted() -> None:
         until(lambda: len(taken.windows) + source.dropped == 100, 10, "all")
         assert source.dropped == 95
         np.testing.assert_array_equal(joined(taken.windows[-4:])[:, 0], np.arange(960, 1000))
+
+
+@pytest.mark.parametrize("windows", [6, 24, 61])
+def test_a_payload_of_more_windows_than_may_wait_keeps_them(windows: int) -> None:
+    def deliver(sink: Sink) -> None:
+        for k in range(5):
+            _push(sink, 10 * windows * k, 10 * windows)
+            sink.closed.wait(0.02)
+        sink.closed.wait()
+
+    with _source(Script(deliver)) as taken:
+        np.testing.assert_array_equal(joined(taken.until(5 * windows))[:, 0], np.arange(50 * windows))
+        assert taken.source.dropped == 0
+
+
+def test_windows_that_wait_for_room_are_pending() -> None:
+    def deliver(sink: Sink) -> None:
+        sink.push(np.zeros((80, 1)))  # 8 windows in two pieces, where 4 may wait
+        sink.closed.wait()
+
+    source = StreamSource(Script(deliver), replace(QUICK, sample_rate_hz=10), SystemClock(), "main")
+    stream = source.windows(0)
+    next(stream)
+    until(lambda: pending_windows(source) == 7, 0.9, "all others")
+    for left in range(6, -1, -1):
+        next(stream)
+        until(lambda left=left: pending_windows(source) == left, 0.5, "one less")
+    stream.close()  # type: ignore[attr-defined]  # it is a generator
+    assert source.dropped == 0
+
+
+def test_a_payload_does_not_wait_longer_than_it_lasts() -> None:
+    done = threading.Event()
+
+    def deliver(sink: Sink) -> None:
+        for k in range(5):
+            _push(sink, 80 * k, 80)  # 8 windows, 0.8 s
+        _push(sink, 400, 1200)
+        done.set()
+        sink.closed.wait()
+
+    source = StreamSource(Script(deliver), QUICK, SystemClock(), "main")
+    with Running(source, slow=True) as taken:
+        taken.until(1)
+        assert pending_windows(source) >= 4
+        began_s = time.monotonic()
+        assert done.wait(10)
+        assert time.monotonic() - began_s < 5 * 0.8 + 1.0
+        until(lambda: pending_windows(source) == 4, 5, "a full queue")
+        taken.gate.set()
+        until(lambda: len(taken.windows) + source.dropped == 160, 10, "all")
+        assert source.dropped == 155
+
+
+def test_a_pipeline_that_gathers_keeps_up_with_large_payloads() -> None:
+    def deliver(sink: Sink) -> None:
+        for k in range(4):
+            _push(sink, 200 * k, 200)  # 20 windows, where 4 may wait
+            if sink.closed.wait(0.5):
+                return
+        sink.closed.wait()
+
+    source = StreamSource(Script(deliver), QUICK, SystemClock(), "main")
+    pipeline = Pipeline("main", source, Nothing(), SystemClock(), gather_seconds=0.4)
+    pipeline.start()
+    until(lambda: pipeline.status().windows + source.dropped >= 80, 10, "all")
+    pipeline.stop()
+    assert (pipeline.status().windows, source.dropped) == (80, 0)
+
+
+def test_a_wrong_rate_is_said_and_its_windows_are_not_given() -> None:
+    heal = threading.Event()
+
+    def read(sink: Sink) -> None:
+        sink.connected()
+        stamps = 1e9 + np.arange(3000) / 180
+        for first in range(0, 3000, 20):
+            sink.push_physical(np.arange(first, first + 20.0)[:, None], stamps[first : first + 20])
+        heal.wait(10)
+        stamps = stamps[-1] + np.arange(1, 1001) / 100
+        for first in range(0, 1000, 20):
+            sink.push_physical(np.arange(first, first + 20.0)[:, None], stamps[first : first + 20])
+        sink.closed.wait()
+
+    with _source(Script(read), replace(QUICK, queue_windows=1000)) as taken:
+        taken.until_state("source.mismatch")
+        count = len(taken.windows)
+        assert 100 < count < 200  # until it was sure
+        heal.set()
+        taken.until_state("running")
+        until(lambda: len(taken.windows) - count > 50, 5, "windows again")
+
+
+@pytest.mark.parametrize("size", [20, 500, 2500])
+def test_a_wrong_rate_shows_in_payloads_of_any_size(size: int) -> None:
+    random = np.random.default_rng(1)
+
+    def read(sink: Sink) -> None:
+        sink.connected()
+        for k in range(max(8, 3000 // size)):
+            sink.push(random.normal(size=(size, 1)), t_s=1e9 + k * size / 150)
+        sink.closed.wait()
+
+    with _source(Script(read), replace(QUICK, queue_windows=200)) as taken:
+        taken.until_state("source.mismatch")
+
+
+@pytest.mark.parametrize("hop", [420, 500, 750])
+def test_payloads_that_overlap_are_right_whatever_their_size(hop: int) -> None:
+    windows: list[Window] = []
+    clock = Ticking(1e9)
+    sink = Sink(replace(QUICK, window_samples=300, queue_windows=1), clock, windows.extend, "main")
+    signal = np.random.default_rng(1).normal(size=(20_000, 1)).astype(np.float32)
+    for first in range(0, 19_000, hop):
+        clock.passed_s = first / 100 + 10.0
+        sink.push(signal[first : first + 1000], t_s=1e9 + first / 100)  # taken in 4 pieces
+        assert sink.state == "running"
+    assert sum(window.late_samples for window in windows) > 4_000
+    assert {window.gap_samples for window in windows} == {0}
+    np.testing.assert_array_equal(joined(windows), signal[: 300 * len(windows)])
+
+
+def test_what_was_left_out_and_could_not_be_read_is_counted() -> None:
+    def read(sink: Sink) -> None:
+        _push(sink, 0, 25)
+        _push(sink, 0, 25)
+        sink.refuse(AgentError("source.payload", "nonsense"))
+        _push(sink, 25, 15)
+        sink.refuse(AgentError("source.payload", "nonsense"))
+        sink.closed.wait()
+
+    source = StreamSource(Script(read), QUICK, SystemClock(), "main")
+    quality = QualityObserver(source, QualityConfig())
+    pipeline = Pipeline("main", source, Nothing(), SystemClock(), [quality])
+    pipeline.start()
+    until(lambda: quality.total.windows == 4 and quality.total.malformed == 2, 10, "the counts")
+    assert quality.total == DataQuality(windows=4, values=40, late_samples=25, malformed=2)
+    pipeline.stop()
+
+
+class Ticking:
+    """A clock whose wall time is set by the test."""
+
+    def __init__(self, ahead_s: float) -> None:
+        self.passed_s, self.ahead_s = 5.0, ahead_s
+
+    def now(self) -> float:
+        return self.passed_s + self.ahead_s
+
+    def monotonic(self) -> float:
+        return self.passed_s
+
+
+class Polled:
+    """What a polling reader does at 10 Hz, in simulated time."""
+
+    def __init__(self, ahead_s: float) -> None:
+        self.clock, self.windows = Ticking(ahead_s), list[Window]()
+        self.sink = Sink(StreamConfig(sample_rate_hz=10, window_samples=600), self.clock, self.windows.extend, "main")
+
+    def connect(self) -> None:
+        self.ticks = Ticks(self.sink, 10.0)
+        self.sink.connected()
+
+    def poll(self, seconds: float) -> None:
+        for _ in range(round(10 * seconds)):
+            self.clock.passed_s += self.ticks.due_in_seconds() + 1e-9
+            self.sink.push(np.zeros((1, 1)), t_s=self.ticks.t_s)
+
+    @property
+    def lost(self) -> int:
+        return sum(each.gap_samples + int(np.isnan(each.samples).sum()) for each in self.windows)
+
+
+@pytest.mark.parametrize("jump_s", [1.79e9, 20.0, -20.0, -900.0])
+def test_a_wall_clock_that_is_set_moves_what_is_polled(jump_s: float) -> None:
+    polled = Polled(ahead_s=1000.0)
+    polled.connect()
+    polled.poll(90)
+    polled.clock.ahead_s += jump_s
+    polled.poll(150)
+    polled.clock.ahead_s += 0.5  # not more than a clock is slewed
+    polled.poll(60)
+    assert len(polled.windows) == 5
+    assert polled.windows[-1].t_s == pytest.approx(max(0.0, polled.clock.now() - 60), abs=1.0)
+    assert polled.lost == 0
+    assert max(each.late_seconds for each in polled.windows) < 1
+
+
+@pytest.mark.parametrize("jump_s", [0.0, 1.79e9, -42.0])
+def test_a_wall_clock_that_is_set_between_two_connections_is_no_gap(jump_s: float) -> None:
+    polled = Polled(ahead_s=1000.0)
+    polled.connect()
+    polled.poll(90)
+    polled.sink.broke()
+    polled.clock.passed_s += 5.0
+    polled.clock.ahead_s += jump_s
+    polled.connect()
+    polled.poll(150)
+    assert polled.lost == pytest.approx(50, abs=2)
+    assert polled.windows[-1].t_s == pytest.approx(polled.clock.now() - 65, abs=1.0)
+    assert sum(each.late_samples for each in polled.windows) == 0
 
 
 def test_a_pipe_waits_instead() -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from wheeltapper_agent.adapters.pause import Pause
 from wheeltapper_agent.core.backoff import retry_delay_seconds
 from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.ports import Source, SourceSpec, Window, pending_windows, source_room
+from wheeltapper_agent.ports import Source, SourceSpec, Window, malformed_payloads, pending_windows, source_room
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["LateSource", "why_not_made"]
@@ -77,6 +77,11 @@ class LateSource:
     def room(self) -> int:
         """Windows that may wait."""
         return 0 if self._made is None else source_room(self._made)
+
+    @property
+    def malformed_payloads(self) -> int:
+        """Payloads that could not be read."""
+        return 0 if self._made is None else malformed_payloads(self._made)
 
     def model_ready(self) -> None:
         """Begin, if the source was holding or will be."""

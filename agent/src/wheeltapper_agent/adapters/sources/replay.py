@@ -206,9 +206,12 @@ class Continuous:
                     t_s = count / self._framing.sample_rate_hz
                     found = framer.push(physical, at_s=t_s, monotonic_s=t_s, t_s=t_s)
                 else:
-                    found = framer.push_times(physical, times_s, at_s=0.0, monotonic_s=float(times_s[-1]))
+                    found = framer.push_times(physical, times_s, at_s=0.0, monotonic_s=None)
             except ValueError as error:
                 raise AgentError("source.malformed", f"{self._config.path.name}: {error}") from error
+            if (hz := framer.wrong_rate_hz) is not None:
+                text = f"sample_rate_hz is {self._framing.sample_rate_hz:g}, but by its times it has {hz:.4g} Hz"
+                raise AgentError("source.mismatch", f"{self._config.path.name}: {text}")
             count += len(samples)
             yield from found
 

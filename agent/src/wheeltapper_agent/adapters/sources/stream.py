@@ -4,7 +4,9 @@ What is different from kind to kind is a :class:`Reader`: it connects, and pushe
 
 Invariants:
     * At most ``queue_windows`` windows wait. A further one pushes out the oldest, which is counted in ``dropped``; a
-      source that can wait (a pipe) waits instead.
+      source that can wait (a pipe) waits instead, and so do, for a while, windows that came in one payload.
+    * Windows of a stream whose time stamps show another rate than the declared one are not given: ``state`` is
+      ``source.mismatch`` as long as they do.
     * A reader that breaks is started again after a growing, jittered delay, without end; ``state`` is the code of what
       broke it until samples come again. Only the reader's own end ends the stream.
     * A payload that cannot be read is counted, logged (once until a good one comes) and shown in ``state``; it never
@@ -34,6 +36,9 @@ __all__ = ["Reader", "Sink", "StreamSource"]
 
 _LOG = logging.getLogger(__name__)
 _JOIN_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 1.0
+_PATIENCE_SHARE: Final = 0.9
+"""Of the time that a payload's samples took: its reader stays quicker than its sensor."""
 
 
 class Reader(Protocol):
@@ -60,12 +65,16 @@ class Sink:
         self.malformed_payloads = 0
         self.full_scale: tuple[float, ...] = config.full_scale
         """What the configuration or else the device says."""
+        self.patience_s = 0.0
+        """How long the windows of the payload under way may still wait for room."""
         self._framer = Framer(config.framing)
+        self._ahead_s: float | None = None
         self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
         self._offset = np.array(config.offset, dtype=np.float64) if config.offset else None
         self._take = take
         self._rate_hz = config.sample_rate_hz
-        self._piece = config.queue_windows * config.framing.hop
+        self._hop = config.framing.hop
+        self._piece = config.queue_windows * self._hop
         self._name = name
 
     def connected(self) -> None:
@@ -79,12 +88,15 @@ class Sink:
         """Take samples that came now, [sample, channel] of any real type, as the sensor gives them; NaN where one is
         missing. ``t_s`` is the time of the first one by the source's clock, if it says."""
         at_s, monotonic_s = self.clock.now(), self.clock.monotonic()
+        self._begin_payload(len(samples))
         for first in range(0, len(samples), self._piece):  # so that a payload of many windows never becomes all of them
             part, off_s = self._physical(samples[first : first + self._piece]), first / self._rate_hz
             left_s = (len(samples) - first - len(part)) / self._rate_hz
             begun_s = None if t_s is None else t_s + off_s
             try:
-                found = self._framer.push(part, at_s=at_s - left_s, monotonic_s=monotonic_s - left_s, t_s=begun_s)
+                found = self._framer.push(
+                    part, at_s=at_s - left_s, monotonic_s=monotonic_s - left_s, t_s=begun_s, counted=first > 0
+                )
             except ValueError as error:
                 self.refuse(AgentError("source.payload", str(error)))
                 return
@@ -93,6 +105,7 @@ class Sink:
     def push_physical(self, samples: NDArray[np.float64], times_s: NDArray[np.float64] | None = None) -> None:
         """Take samples that the reader has scaled itself; with ``times_s`` [sample], each has its time in seconds."""
         now, monotonic_s = self.clock.now(), self.clock.monotonic()
+        self._begin_payload(len(samples))
         try:
             if times_s is None:
                 found = self._framer.push(samples, at_s=now, monotonic_s=monotonic_s)
@@ -115,6 +128,17 @@ class Sink:
         """Samples may be lost from here on."""
         self._framer.restart()
 
+    def stamp_ahead(self, seconds: float, limit_seconds: float) -> None:
+        """The reader's time stamps are so far ahead of the monotonic clock; if that differs by more than
+        ``limit_seconds`` from before, the wall clock that they come from was set."""
+        if self._ahead_s is not None and abs(seconds - self._ahead_s) > limit_seconds:
+            self._framer.shift(seconds - self._ahead_s)
+        self._ahead_s = seconds
+
+    def _begin_payload(self, count: int) -> None:
+        many = count > self._hop
+        self.patience_s = min(_PATIENCE_SECONDS, _PATIENCE_SHARE * count / self._rate_hz) if many else 0.0
+
     def _physical(self, samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
         if self._scale is None and self._offset is None:
             return samples if samples.dtype.kind == "f" else samples.astype(np.float64)
@@ -125,9 +149,21 @@ class Sink:
         if count:
             self.heard_at_s = self.clock.monotonic()
             self.failures = 0
+            if (hz := self._framer.wrong_rate_hz) is not None:
+                self._mismatched(hz)
+                return
             self.state = "running"
         if found:
             self._take(found)
+
+    def _mismatched(self, rate_hz: float) -> None:
+        """The model would hear everything at the wrong pitch."""
+        if self.state != "source.mismatch":
+            _LOG.warning(
+                "pipeline %s: source.mismatch: sample_rate_hz is %g, but by their time stamps samples come at %.4g Hz",
+                self._name, self._rate_hz, rate_hz,
+            )  # fmt: skip
+        self.state = "source.mismatch"
 
 
 class StreamSource:
@@ -156,6 +192,8 @@ class StreamSource:
         self._reader, self._config, self._clock, self._name = reader, config, clock, name
         self._wait_when_full, self._uniform = wait_when_full, uniform
         self._ready: deque[Window] = deque()
+        self._blocked = 0
+        """Windows that wait for room."""
         self._changed = threading.Condition()
         self._over = False
         self._sink = Sink(config, clock, self._take, name)
@@ -176,8 +214,8 @@ class StreamSource:
 
     @property
     def pending(self) -> int:
-        """Windows that are ready."""
-        return len(self._ready)
+        """Windows that are ready, and those that come as soon as there is room."""
+        return len(self._ready) + self._blocked
 
     @property
     def room(self) -> int:
@@ -220,17 +258,31 @@ class StreamSource:
 
     def _take(self, found: list[Window]) -> None:
         with self._changed:
-            for window in found:
+            for place, window in enumerate(found):
                 while len(self._ready) >= self._config.queue_windows:
                     if not self._wait_when_full:
-                        self._ready.popleft()
-                        self.dropped += 1
+                        if not self._found_room(len(found) - place):
+                            self._ready.popleft()
+                            self.dropped += 1
                     elif self._sink.closed.is_set():
                         return
                     else:
                         self._changed.wait()
                 self._ready.append(window)
                 self._changed.notify_all()
+
+    def _found_room(self, count: int) -> bool:
+        """Wait for room, with ``count`` windows, as long as the payload under way may; the lock is held."""
+        patience_s, began_s = self._sink.patience_s, self._clock.monotonic()
+        if patience_s <= 0 or self._sink.closed.is_set():
+            return False
+        self._blocked = count
+        found = self._changed.wait_for(
+            lambda: len(self._ready) < self._config.queue_windows or self._sink.closed.is_set(), patience_s
+        )
+        self._blocked = 0
+        self._sink.patience_s = patience_s - (self._clock.monotonic() - began_s) if found else 0.0
+        return found
 
     def _run(self) -> None:
         sink, config = self._sink, self._config
