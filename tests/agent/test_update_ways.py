@@ -14,16 +14,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.agent.bundles import MODEL_FILE, make_bundle
+from tests.agent.bundles import MODEL_FILE, SMALL, make_bundle
 from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from tests.agent.test_hardening import JumpingClock
 from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.bundle import load_bundle
+from wheeltapper_agent.config import AgentConfig, DeliveryConfig, DeviceConfig, PipelineConfig, Profile
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Observation, Window
+from wheeltapper_agent.service import Agent
 from wheeltapper_agent.shadow import QUEUE_WINDOWS, Shadow
+from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.manifest import Shadowing
 from wheeltapper_protocols.messages import ExecutionReport, Severity, ShadowReport
@@ -358,6 +361,54 @@ def test_a_release_that_is_given_up_is_not_even_loaded(
     with _restarted(tmp_path / "device", server) as device:
         until(lambda: device.last() == ("ROLLED_BACK", "probation.crash_loop"), 10, "the end of the loop")
         assert 2 not in loaded
+
+
+def test_a_clean_end_in_probation_decides_nothing(tmp_path: Path, server: DeviceServer) -> None:
+    """Whichever of the two is stopped first: the next life goes on with the probation."""
+    with _restarted(tmp_path / "device", server, probation_windows=1000) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: device.states("e2")[-1:] == ["PROBATION"] and device.scores_with() == 2, 15, "probation")
+        device.pipeline.stop()
+        time.sleep(0.3)
+        assert device.states("e2")[-1] == "PROBATION"
+    found = Journal(tmp_path / "device/journal.json").read().execution
+    assert found is not None
+    assert (found.state, found.stopped) == ("PROBATION", True)
+
+
+def test_the_agent_ends_its_updater_before_its_pipelines(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").mkdir()
+    config = AgentConfig(
+        device=DeviceConfig(state_dir=tmp_path / "state"),
+        delivery=DeliveryConfig(flush_seconds=0.0),
+        pipelines=(PipelineConfig(name="main", source=SMALL),),
+    )
+    agent = Agent(config, Profile(name="test"), server.identity(tmp_path / "identity"))
+    ended: list[str] = []
+    for kind in (Updater, Pipeline):
+        real = kind.stop
+        monkeypatch.setattr(kind, "stop", lambda self, real=real, kind=kind: (ended.append(kind.__name__), real(self)))
+    agent.stop()
+    agent.run()
+    assert ended == ["Updater", "Pipeline"]
+
+
+@pytest.mark.parametrize(("windows", "end"), [(1, "ROLLED_BACK"), (5, "COMMITTED")])
+def test_a_source_that_ends_in_probation_must_have_shown_enough(
+    tmp_path: Path, server: DeviceServer, windows: int, end: str
+) -> None:
+    with _restarted(tmp_path / "device", server, probation_windows=1000) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: device.states("e2")[-1:] == ["PROBATION"], 15, "probation")
+        if windows == 1:
+            device.pipeline.swap(load_bundle(device.slots.path(str(device.slots.active("main")))))
+        else:
+            until(lambda: device.pipeline.health().windows >= windows, 10, "windows")
+        device.pipeline._source.close()
+        until(lambda: device.states("e2")[-1] == end, 15, end)
+        assert device.last() == (end, "probation.timeout" if windows == 1 else "")
 
 
 # --- disks that refuse the way back -----------------------------------------------------------------------------------

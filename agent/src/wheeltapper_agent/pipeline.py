@@ -120,6 +120,7 @@ class Pipeline:
         self._last: Verdict | None = None
         self._error = ""
         self._broken: set[str] = set()
+        self._over = False
         self.pulse = Pulse(clock)
         self._stopping = Pause()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
@@ -209,6 +210,11 @@ class Pipeline:
         """``waiting``, ``running``, ``ended`` or an error code."""
         return self._source.state
 
+    @property
+    def over(self) -> bool:
+        """Whether the source ended by itself and its last window was judged."""
+        return self._over
+
     def _run(self) -> None:
         try:
             stream = self._source.windows(self._ledger.begin())
@@ -224,6 +230,7 @@ class Pipeline:
             _LOG.exception("pipeline %s: source.failed: the stream ended", self.name)
             self._error = "source.failed"
         finally:
+            self._over = self._source.state == "ended" and not self._stopping.is_set()
             observed(self._live, None, self.name, self._broken)
             self._ledger.end()
         self._end_captures()
