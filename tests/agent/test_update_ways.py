@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -387,9 +388,18 @@ def test_the_agent_ends_its_updater_before_its_pipelines(
     )
     agent = Agent(config, Profile(name="test"), server.identity(tmp_path / "identity"))
     ended: list[str] = []
-    for kind in (Updater, Pipeline):
+
+    def noted(kind: type[Updater] | type[Pipeline]) -> Any:
         real = kind.stop
-        monkeypatch.setattr(kind, "stop", lambda self, real=real, kind=kind: (ended.append(kind.__name__), real(self)))
+
+        def stop(self: Any) -> None:
+            ended.append(kind.__name__)
+            real(self)
+
+        return stop
+
+    for kind in (Updater, Pipeline):
+        monkeypatch.setattr(kind, "stop", noted(kind))
     agent.stop()
     agent.run()
     assert ended == ["Updater", "Pipeline"]
@@ -409,6 +419,30 @@ def test_a_source_that_ends_in_probation_must_have_shown_enough(
         device.pipeline._source.close()
         until(lambda: device.states("e2")[-1] == end, 15, end)
         assert device.last() == (end, "probation.timeout" if windows == 1 else "")
+
+
+# --- what runs, whatever the links say --------------------------------------------------------------------------------
+
+
+def _damage(device_folder: Path, which: str = "active") -> None:
+    """Flip a bit of the network that a link of the pipeline names."""
+    path = (device_folder / "slots/pipelines/main" / which).resolve() / MODEL_FILE
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def test_a_release_scores_no_windows_that_it_was_not_made_for(tmp_path: Path, server: DeviceServer) -> None:
+    """The configuration changed between two starts; neither that release nor the one before it runs."""
+    _with_release_2(tmp_path / "device", server)
+    with _restarted(tmp_path / "device", server, source=replace(SMALL, sample_rate_hz=3200.0)) as device:
+        until(lambda: device.pipeline.status().windows > 3, 10, "windows")
+        assert device.pipeline.status().release is None
+        assert device.pipeline.status().source == "update.input_mismatch"
+        assert device.scores_with() is None
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: device.scores_with() == 2, 10, "release 2 with the configuration of before")
+        assert device.pipeline.status().source == "running"
 
 
 # --- disks that refuse the way back -----------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is
 followed only after the director's assignment and the team's targets metadata agreed on it; no release below its model's
-floor is begun or gone back to; a release that is distrusted (it is being given up) is not loaded at a start.
+floor is begun or gone back to; a release that is distrusted (it is being given up) is not loaded at a start; none scores
+windows that it was not made for; what a pipeline runs is what it has loaded, whatever a link says.
 
 What this module does not do: conditions (:mod:`waiting`), shadow and probation (:mod:`trials`).
 """
@@ -111,8 +112,19 @@ class Effects:
                 raise AgentError("update.internal", "FINISH leads to no event")
 
     def active(self, pipelines: Mapping[str, PipelineTarget]) -> dict[str, str | None]:
-        """The slots that ``pipelines`` run now."""
-        return {name: self._slots.active(name) for name in pipelines}
+        """The slots of what ``pipelines`` run now."""
+        return {name: self._running(name) for name in pipelines}
+
+    def _running(self, name: str) -> str | None:
+        bundle = self._pipelines[name].bundle
+        if bundle is None:
+            return None
+        return f"{bundle.manifest.model}-{bundle.manifest.release}-{bundle.sha256[:8]}"
+
+    def _runs(self, name: str, target: PipelineTarget) -> bool:
+        """Whether the pipeline ``name`` runs these very bytes, and would after a restart."""
+        bundle = self._pipelines[name].bundle
+        return self._slots.active(name) == slot_name(target) and bundle is not None and bundle.sha256 == target.sha256
 
     def baseline(self, pipelines: Mapping[str, PipelineTarget]) -> dict[str, Figures]:
         """What the releases that ``pipelines`` run now came to."""
@@ -143,10 +155,12 @@ class Effects:
         )
 
     def load_active(self, name: str) -> None:
-        """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one."""
+        """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one; where it was made for
+        other windows than the source gives by now, none."""
         self._load_first(name, (self._slots.active(name), self._slots.previous(name)))
 
     def _load_first(self, name: str, slots: tuple[str | None, ...]) -> None:
+        why_none = ""
         for slot in slots:
             if slot is None or slot in self._distrusted:
                 continue
@@ -154,12 +168,17 @@ class Effects:
                 _LOG.error("pipeline %s: %s is below the floor [update.below_floor]", name, slot)
                 continue
             try:
-                self._pipelines[name].swap(self._load(slot))
+                self._pipelines[name].swap(self._load(name, slot))
             except (AgentError, ProtocolError) as error:
                 _LOG.error("pipeline %s: %s cannot be run: %s", name, slot, error)
+                why_none = why_none or error.code
+                if error.code == "update.input_mismatch":  # the configuration changed; an older release is no answer
+                    break
             else:
                 _LOG.info("pipeline %s: runs %s", name, slot)
                 return
+        if why_none:
+            self._pipelines[name].swap(None, why_none)
 
     def raise_floors(self, execution: Execution) -> None:
         """Take over the floors of the releases that ``execution`` committed. Done twice, it is as done once."""
@@ -186,8 +205,9 @@ class Effects:
         except OSError as error:
             _LOG.warning("slot.storage: cleaning up: %s", error)
 
-    def _load(self, slot: str) -> Bundle:
+    def _load(self, name: str, slot: str) -> Bundle:
         bundle = load_bundle(self._slots.path(slot), self._profile, slot.rpartition("-")[2]).without_golden()
+        check_input(bundle.manifest, self._pipelines[name].spec)
         bundle.warm_up()
         return bundle
 
@@ -279,17 +299,18 @@ class Effects:
         return Outcome(Event.TEST_PASSED, metrics=metrics)
 
     def _activate(self, execution: Execution) -> Outcome:
-        bundles = {name: self._bundle(slot_name(target)) for name, target in execution.targets.items()}
+        bundles = {name: self._bundle(name, target) for name, target in execution.targets.items()}
         for name, target in execution.targets.items():
             self._slots.activate(name, slot_name(target))
             self._pipelines[name].swap(bundles[name])
         return Outcome(Event.ACTIVATED)
 
-    def _bundle(self, slot: str) -> Bundle:
-        return self._tested.get(slot) or self._load(slot)
+    def _bundle(self, name: str, target: PipelineTarget) -> Bundle:
+        slot = slot_name(target)
+        return self._tested.get(slot) or self._load(name, slot)
 
     def _shadow(self, execution: Execution) -> Outcome:
-        bundles = {name: self._bundle(slot_name(target)) for name, target in execution.targets.items()}
+        bundles = {name: self._bundle(name, target) for name, target in execution.targets.items()}
         outcome = self._trials.shadow(execution, bundles, self.report)
         if outcome.event is Event.SHADOWED:  # the window may have closed since WAITING
             self._waiting.until_met(execution, self._say, fetching=False)

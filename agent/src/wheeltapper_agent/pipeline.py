@@ -121,6 +121,7 @@ class Pipeline:
         self._error = ""
         self._broken: set[str] = set()
         self._over = False
+        self._why_none = ""
         self.pulse = Pulse(clock)
         self._stopping = Pause()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
@@ -145,9 +146,10 @@ class Pipeline:
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
-    def swap(self, bundle: Bundle | None) -> None:
-        """Run ``bundle`` from the next window on; its health starts anew."""
+    def swap(self, bundle: Bundle | None, why_none: str = "") -> None:
+        """Run ``bundle`` from the next window on; its health starts anew. ``why_none``: a code for the status."""
         with self._lock:
+            self._why_none = why_none
             self._next = (bundle,)
             self._scored, self._first_error, self._calls = 0, "", 0
         if bundle is not None:
@@ -189,7 +191,10 @@ class Pipeline:
                 release=manifest.release if manifest else None,
                 windows=self._windows,
                 dropped_windows=self._source.dropped + self._ledger.dropped,
-                source=("spool.storage" if self._ledger.storage_failed else "") or self._error or self._source.state,
+                source=("spool.storage" if self._ledger.storage_failed else "")
+                or self._error
+                or self._why_none
+                or self._source.state,
                 runtime=bundle.model.provider[:80] if bundle else "",
             )
 
@@ -199,10 +204,15 @@ class Pipeline:
         return self._last
 
     @property
+    def bundle(self) -> Bundle | None:
+        """What runs, or will from the next window on."""
+        with self._lock:
+            return self._next[0] if self._next is not None else self._bundle
+
+    @property
     def budget_p95_ms(self) -> float | None:
         """What the manifest of the present model allows it; None without a model."""
-        with self._lock:
-            bundle = self._next[0] if self._next is not None else self._bundle
+        bundle = self.bundle
         return bundle.manifest.budget.latency_p95_ms if bundle is not None else None
 
     @property
