@@ -445,6 +445,16 @@ def test_a_release_scores_no_windows_that_it_was_not_made_for(tmp_path: Path, se
         assert device.pipeline.status().source == "running"
 
 
+def test_probation_judges_the_release_under_trial_only(tmp_path: Path, server: DeviceServer) -> None:
+    """It was damaged on the disk, so that after a restart the one before it runs."""
+    _back_in_probation(_with_release_2(tmp_path / "device", server), id="e9")
+    _damage(tmp_path / "device")
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: device.last() == ("ROLLED_BACK", "probation.not_active"), 10, "the way back")
+        until(lambda: device.scores_with() == 1, 10, "release 1")
+        assert str(device.slots.active("main")).startswith("bearing-1-")
+
+
 # --- disks that refuse the way back -----------------------------------------------------------------------------------
 
 

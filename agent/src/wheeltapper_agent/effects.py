@@ -318,9 +318,10 @@ class Effects:
 
     def _observe(self, execution: Execution) -> Outcome:
         for name, target in execution.targets.items():
-            if self._slots.active(name) != slot_name(target):
-                # A life before went back and could not journal it.
-                return Outcome(Event.BROKE, "probation.not_active", f"{name} does not run {slot_name(target)}")
+            if not self._runs(name, target):
+                # A life before went back and could not journal it, or it could not be loaded any more.
+                text = f"{name} does not run {slot_name(target)} but {self._running(name) or 'nothing'}"
+                return Outcome(Event.BROKE, "probation.not_active", text)
         return self._trials.observe(execution)
 
     def _roll_back(self, execution: Execution) -> Outcome:
