@@ -21,6 +21,7 @@ from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from tests.agent.test_hardening import JumpingClock
 from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.marks import Marks
 from wheeltapper_agent.bundle import load_bundle
 from wheeltapper_agent.config import AgentConfig, DeliveryConfig, DeviceConfig, PipelineConfig, Profile
 from wheeltapper_agent.pipeline import Pipeline
@@ -453,6 +454,23 @@ def test_probation_judges_the_release_under_trial_only(tmp_path: Path, server: D
         until(lambda: device.last() == ("ROLLED_BACK", "probation.not_active"), 10, "the way back")
         until(lambda: device.scores_with() == 1, 10, "release 1")
         assert str(device.slots.active("main")).startswith("bearing-1-")
+
+
+def test_a_way_back_below_the_floor_ends_with_no_release(tmp_path: Path, server: DeviceServer) -> None:
+    """Another pipeline's release raised the model's floor meanwhile."""
+    settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 5}
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        device.marks.rise(Marks(floors={"bearing": 2}))
+        assert device.scores_with() == 1  # it may stay where it is
+        device.updater.assign(_bad(server, 3))
+        until(lambda: device.states("e3")[-1:] == ["FAILED"], 15, "the end")
+        assert device.last() == ("FAILED", "update.below_floor")
+        assert "probation.score_shift" in device.bodies()[-1].detail
+        until(lambda: device.scores_with() is None, 5, "no release")
+        assert device.slots.active("main") is None
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        until(lambda: device.pipeline.status().windows > 3, 10, "windows")
+        assert device.pipeline.status().release is None
 
 
 # --- disks that refuse the way back -----------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is
 followed only after the director's assignment and the team's targets metadata agreed on it; no release below its model's
-floor is begun or gone back to; a release that is distrusted (it is being given up) is not loaded at a start; none scores
-windows that it was not made for; what a pipeline runs is what it has loaded, whatever a link says.
+floor is begun or gone back to; a release that is distrusted (it is being given up) is not loaded at a start; none
+scores windows that it was not made for; what a pipeline runs is what it has loaded, whatever a link says.
 
 What this module does not do: conditions (:mod:`waiting`), shadow and probation (:mod:`trials`).
 """
@@ -155,8 +155,8 @@ class Effects:
         )
 
     def load_active(self, name: str) -> None:
-        """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one; where it was made for
-        other windows than the source gives by now, none."""
+        """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one; where it was made
+        for other windows than the source gives by now, none."""
         self._load_first(name, (self._slots.active(name), self._slots.previous(name)))
 
     def _load_first(self, name: str, slots: tuple[str | None, ...]) -> None:
@@ -326,20 +326,28 @@ class Effects:
 
     def _roll_back(self, execution: Execution) -> Outcome:
         failed: AgentError | None = None
+        below: list[str] = []
         self.distrust(execution)
         for name, slot in execution.before.items():
             if name not in self._pipelines:
                 continue
-            if slot is not None and self._below_floor(slot):
+            previous = self._slots.previous(name)
+            back = next((one for one in (slot, previous) if one is not None and not self._below_floor(one)), None)
+            if slot is not None and back != slot:
                 _LOG.error("pipeline %s: not back to %s, it is below the floor [update.below_floor]", name, slot)
-                continue
+                below.append(f"{name} runs {back or 'nothing'}, since {slot} is below the floor")
+            else:
+                back = slot
             try:
-                self._slots.restore(name, slot)
+                self._slots.restore(name, back)
             except AgentError as error:
                 failed = error
             self._pipelines[name].swap(None)
-            self._load_first(name, (slot, self._slots.previous(name)))
+            self._load_first(name, (back, previous))
         if failed is not None:
             # What runs is the model of before, but a restart would take the other one.
             raise failed
+        if below:
+            text = f"{'; '.join(below)}; it went back for {execution.code or 'no code'}: {execution.detail}"
+            return Outcome(Event.GIVE_UP, "update.below_floor", text)
         return Outcome(Event.RESTORED, execution.code, execution.detail)
