@@ -473,6 +473,33 @@ def test_a_way_back_below_the_floor_ends_with_no_release(tmp_path: Path, server:
         assert device.pipeline.status().release is None
 
 
+def test_a_damaged_release_is_mended_by_assigning_it_again(tmp_path: Path, server: DeviceServer) -> None:
+    target = server.repository.publish(2, make_bundle(2, gain=0.55))
+    with _restarted(tmp_path / "device", server) as device:
+        device.updater.assign(server.repository.assign(target, 2))
+        until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
+    _damage(tmp_path / "device")
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: device.scores_with() == 1, 10, "the previous release")
+        device.updater.assign(server.repository.assign(target, 3))
+        until(lambda: device.states("e3")[-1:] == ["COMMITTED"], 10, "release 2 again")
+        assert "PROBATION" in device.states("e3")
+        until(lambda: device.scores_with() == 2, 10, "its scores")
+        load_bundle(device.slots.path(str(device.slots.active("main"))))
+        assert str(device.slots.previous("main")).startswith("bearing-1-")
+
+
+def test_the_way_back_leads_to_what_ran_not_to_what_was_linked(tmp_path: Path, server: DeviceServer) -> None:
+    _with_release_2(tmp_path / "device", server)
+    _damage(tmp_path / "device")
+    with _restarted(tmp_path / "device", server, shadow_windows=30, probation_windows=5) as device:
+        until(lambda: device.scores_with() == 1, 10, "the previous release")
+        device.updater.assign(_bad(server, 3))
+        until(lambda: device.states("e3")[-1:] == ["ROLLED_BACK"], 15, "the rollback")
+        until(lambda: device.scores_with() == 1, 5, "release 1")
+        assert str(device.slots.active("main")).startswith("bearing-1-")
+
+
 # --- disks that refuse the way back -----------------------------------------------------------------------------------
 
 

@@ -220,7 +220,7 @@ class Effects:
                 floor = self._marks.marks.floors[target.model]
                 text = f"{target.model} {target.release} is below the rollback floor {floor}; assign {floor} or later"
                 return Outcome(Event.REFUSED, "update.below_floor", text)
-        if all(self._slots.active(name) == slot_name(target) for name, target in execution.targets.items()):
+        if all(self._runs(name, target) for name, target in execution.targets.items()):
             return Outcome(Event.ALREADY_ACTIVE)
         return Outcome(Event.ACCEPTED)
 
@@ -301,7 +301,8 @@ class Effects:
     def _activate(self, execution: Execution) -> Outcome:
         bundles = {name: self._bundle(name, target) for name, target in execution.targets.items()}
         for name, target in execution.targets.items():
-            self._slots.activate(name, slot_name(target))
+            ran = self._slots.active(name) == execution.before.get(name)
+            self._slots.activate(name, slot_name(target), keep_previous=not ran)
             self._pipelines[name].swap(bundles[name])
         return Outcome(Event.ACTIVATED)
 
