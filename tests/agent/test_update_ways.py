@@ -20,6 +20,7 @@ from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from tests.agent.test_hardening import JumpingClock
+from wheeltapper_agent import sandbox
 from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.adapters.marks import Marks
 from wheeltapper_agent.bundle import load_bundle
@@ -600,6 +601,60 @@ def test_an_assignment_after_activation_waits_for_the_end(
         assert device.states("e2")[-1] == ("ROLLED_BACK" if bad else "COMMITTED")
         found = [body.execution for body in device.bodies() if isinstance(body, ExecutionReport)]
         assert found == sorted(found)  # one after the other
+
+
+def _repeat(device: Device, envelopes: tuple[bytes, ...], state: str, seconds: float) -> None:
+    """Say ``envelopes`` every 0.1 s for so long, while the newest execution is in ``state``."""
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s and device.last()[0] in (state, "refused"):
+        for envelope in envelopes:
+            device.updater.assign(envelope)
+        time.sleep(0.1)
+
+
+def test_what_changes_nothing_disturbs_no_shadow(tmp_path: Path, server: DeviceServer) -> None:
+    """The broker repeats the retained assignment at each connection; whoever owns it may send anything."""
+    settings: dict[str, Any] = {"shadow_windows": 60, "shadow_timeout_seconds": 30.0}
+    old = _assign(server, 1)
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        envelope = _assign(server, 2)
+        device.updater.assign(envelope)
+        until(lambda: device.states("e2")[-1:] == ["SHADOW"], 15, "the shadow")
+        _repeat(device, (envelope, old, b"{}"), "SHADOW", 10.0)
+        assert device.states("e2")[-1] != "SHADOW"
+        until(lambda: device.states("e2")[-1] == "COMMITTED", 10, "its end")
+        assert [shadow.windows for shadow in _shadows(device)] == [60]
+
+
+def test_what_changes_nothing_is_no_reason_to_say_again_why_it_waits(tmp_path: Path, server: DeviceServer) -> None:
+    envelope, old = _assign(server, 2), _assign(server, 1)
+    with _restarted(tmp_path / "device", server, maintenance_windows=(_closed_window(),)) as device:
+        device.updater.assign(envelope)
+        until(lambda: "update.waiting_window" in _codes(device, "e2"), 10, "the reason")
+        _repeat(device, (envelope, old), "WAITING", 1.0)
+        assert device.states("e2") == ["ASSIGNED", "WAITING", "WAITING"]
+        device.updater.assign(_assign(server, 3))
+        until(lambda: device.states("e2")[-1] == "SUPERSEDED", 10, "one that counts")
+
+
+def test_what_changes_nothing_starts_no_second_self_test(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envelope, old = _assign(server, 2), _assign(server, 1)
+    real, tried = sandbox.try_candidate, 0
+    with _restarted(tmp_path / "device", server) as device:
+
+        def noted(*args: Any) -> Any:
+            nonlocal tried
+            tried += 1
+            device.updater.assign(envelope)
+            device.updater.assign(old)
+            return real(*args)
+
+        monkeypatch.setattr("wheeltapper_agent.effects.try_candidate", noted)
+        device.updater.assign(envelope)
+        until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
+        assert tried == 1
 
 
 def test_of_two_assignments_in_a_row_the_newer_wins(server: DeviceServer, device: Device) -> None:

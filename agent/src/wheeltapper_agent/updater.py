@@ -12,7 +12,8 @@ Invariants:
       between two lives of the agent it has the wall clock alone, of which a step back counts for nothing.
     * The counter, the newest time and the floors outlive the journal (:mod:`adapters.marks`).
     * Every effect may be done twice. Every execution reaches a terminal state.
-    * A refused assignment changes nothing and is reported once per distinct envelope and reason.
+    * A refused assignment changes nothing and is reported once per distinct envelope and reason; neither it nor a known
+      one disturbs what is under way.
 
 What this module does not do: rules (:mod:`core.trust`), what follows a restart (:mod:`core.resume`), bytes over the
 network (adapters).
@@ -45,10 +46,11 @@ from wheeltapper_agent.core.update import TABLE, Effect, Event, step
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_agent.outcome import Interrupted, Outcome
-from wheeltapper_agent.ports import Clock, MetadataClient, Records, unnumbered_report
+from wheeltapper_agent.ports import Clock, MetadataClient, Records
+from wheeltapper_agent.reports import Reports
 from wheeltapper_protocols.assignment import Assignment
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report, ShadowReport
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState
 
 __all__ = ["Updater"]
 
@@ -58,7 +60,6 @@ _MAX_REMEMBERED_REFUSALS: Final = 256
 _LEAST_ALLOWED_SECONDS: Final = 1e-3
 """Stands for a deadline that is over: 0 would say that there is none."""
 _MAX_REMEMBERED_CANCELS: Final = 64
-_MAX_UNSENT_REPORTS: Final = 256
 _UNSENT_SECONDS: Final = 2.0
 _JOURNAL_ATTEMPTS: Final = 3
 _GOES_ON_UNJOURNALLED: Final = frozenset({ExecutionState.ROLLING_BACK})
@@ -121,13 +122,14 @@ class Updater:
         self._metadata = metadata
         self._effects = effects
         self._marks = marks
-        self._records = records
+        self._reports = Reports(records, clock)
         self._clock = clock
         self._retry_seconds = retry_seconds
         self._on_change = on_change
         self._entry = self._raised(journal.read())
-        self._unsent: list[Report] = []
         self._inbox = _Inbox()
+        self._asked: Outcome | None = None
+        """What the effect under way was interrupted for."""
         self._refused: set[tuple[str, str]] = set()
         self._deferred: bytes | None = None
         """An envelope that could not be judged while an execution was under way, for want of metadata."""
@@ -135,7 +137,7 @@ class Updater:
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
         self._since_seconds = clock.monotonic()
         effects.interrupted = self._interrupted
-        effects.report = self._report
+        effects.report = self._reports.add
         self._plan = self._count_restart()
 
     @property
@@ -166,7 +168,9 @@ class Updater:
                 _LOG.error("updater: this end will count as an unclean one: %s", error)
 
     def assign(self, envelope: bytes) -> None:
-        """An assignment came in; only the newest one counts."""
+        """An assignment came in; only the newest one counts. The broker says the one under way at every connection."""
+        if is_known(envelope, self._standing()):
+            return
         with self._inbox.changed:
             self._inbox.envelope = envelope
             self._inbox.changed.notify_all()
@@ -192,9 +196,9 @@ class Updater:
                 if self._inbox.envelope is None:
                     self._inbox.envelope, self._deferred = self._deferred, None
                 if self._inbox.envelope is None or wait_seconds > 0:
-                    self._inbox.changed.wait(wait_seconds or (_UNSENT_SECONDS if self._unsent else None))
+                    self._inbox.changed.wait(wait_seconds or (_UNSENT_SECONDS if self._reports.waiting else None))
                 envelope, self._inbox.envelope = self._inbox.envelope, None
-            self._send()
+            self._reports.send()
             if self._stopping.is_set() or envelope is None:
                 continue
             try:
@@ -262,23 +266,7 @@ class Updater:
             self._refused.clear()
         self._refused.add((digest, code))
         _LOG.warning("assignment refused: %s [%s]", message, code)
-        self._report(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
-
-    def _report(self, body: AssignmentRefused | ExecutionReport | ShadowReport) -> None:
-        """Append; what the disk refuses is kept for the next try, up to a bound."""
-        self._unsent.append(unnumbered_report(body, self._clock.now()))
-        del self._unsent[:-_MAX_UNSENT_REPORTS]
-        self._send()
-
-    def _send(self) -> None:
-        if not self._unsent:
-            return
-        try:
-            self._records.append(*self._unsent)
-        except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
-            _LOG.error("updater: %d reports wait for the spool: %s [spool.storage]", len(self._unsent), error)
-        else:
-            self._unsent.clear()
+        self._reports.add(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
 
     def _accept(self, accepted: Accepted) -> None:
         assignment, standing = accepted.assignment, accepted.standing
@@ -420,7 +408,7 @@ class Updater:
             execution = self._remember(**changes)
         log = _LOG.warning if outcome.code else _LOG.info
         log("execution %s: %s %s %s", execution.id, state.value, outcome.code, outcome.detail)
-        self._report(
+        self._reports.add(
             ExecutionReport(
                 execution=execution.id,
                 state=state,
@@ -429,7 +417,7 @@ class Updater:
                 metrics=outcome.metrics,
             )
         )
-        if state.terminal and not self._unsent:
+        if state.terminal and not self._reports.waiting:
             try:
                 self._change(reported=True)
             except AgentError as error:
@@ -469,7 +457,7 @@ class Updater:
                 try:
                     return self._effects.do(effect, execution, effective_now(self._clock.now(), self._standing()))
                 except Interrupted:
-                    asked = self._asked_to_end(ExecutionState(execution.state), execution)
+                    asked, self._asked = self._asked, None
                     if asked is not None:
                         return asked
             return None
@@ -510,8 +498,7 @@ class Updater:
         return None
 
     def _interrupted(self, execution: Execution) -> bool:
-        """Whether a long effect shall stop early."""
-        with self._inbox.changed:
-            waiting = execution.id in self._inbox.cancel or self._inbox.envelope is not None
-        asked = waiting or self._expired(execution)
-        return self._stopping.is_set() or (asked and (ExecutionState(execution.state), Event.CANCEL) in TABLE)
+        """Whether a long effect shall stop early: for what counts, not for whatever came in."""
+        if not self._stopping.is_set():
+            self._asked = self._asked_to_end(ExecutionState(execution.state), execution)
+        return self._stopping.is_set() or self._asked is not None
