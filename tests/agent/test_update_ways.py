@@ -570,6 +570,27 @@ def test_a_way_back_that_failed_is_finished_at_the_next_start(
         until(lambda: again.scores_with() == 1, 5, "release 1")
 
 
+def test_a_way_back_that_failed_is_finished_before_the_next_assignment(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes next is refused while the disk refuses, and forgets nothing once it does not."""
+    settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 20}
+    bad = server.repository.publish(2, make_bundle(2, gain=-9.0))
+    with monkeypatch.context() as patch, _restarted(tmp_path / "device", server, **settings) as device:
+        device.updater.assign(server.repository.assign(bad, 2))
+        until(lambda: device.states("e2")[-1:] == ["PROBATION"], 15, "probation")
+        patch.setattr("wheeltapper_agent.adapters.slots.Slots._promote_previous", _refusing_agent)
+        until(lambda: device.states("e2")[-1:] == ["FAILED"], 15, "the failure")
+        device.updater.assign(_assign(server, 3, make_bundle(3, golden_error=5.0)))
+        until(lambda: device.last() == ("refused", "storage.failed"), 10, "the refusal")
+        assert str(device.slots.active("main")).startswith("bearing-2-")
+        patch.undo()
+        until(lambda: device.states("e3")[-1:] == ["REJECTED"], 15, "the next one's own end")
+        assert str(device.slots.active("main")).startswith("bearing-1-")
+    with _restarted(tmp_path / "device", server, **settings) as again:
+        until(lambda: again.scores_with() == 1, 10, "release 1")
+
+
 def _refusing_agent(*_args: Any) -> None:
     from wheeltapper_agent.errors import AgentError
 

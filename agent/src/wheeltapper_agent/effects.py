@@ -140,12 +140,14 @@ class Effects:
             self.distrust(execution)
 
     def finish_rolling_back(self, execution: Execution) -> None:
-        """Try the way back that the disk refused once more."""
+        """Try the way back that the disk refused once more, if one is left.
+
+        Raises:
+            AgentError: ``storage.*``, it refused again.
+        """
         if self._unfinished(execution):
-            try:
-                self._roll_back(execution)
-            except AgentError as error:
-                _LOG.error("execution %s: still not gone back: %s", execution.id, error)
+            self._roll_back(execution)
+            self._distrusted.clear()
 
     def _unfinished(self, execution: Execution) -> bool:
         return execution.state == ExecutionState.FAILED.value and any(

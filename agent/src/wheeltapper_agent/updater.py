@@ -10,6 +10,7 @@ Invariants:
       is not committed. A clean end is no restart.
     * The deadline counts seconds since the assignment, of the monotonic clock while the agent runs; for the time
       between two lives of the agent it has the wall clock alone, of which a step back counts for nothing.
+    * A way back that the disk refused is finished before anything else is accepted.
     * The counter, the newest time and the floors outlive the journal (:mod:`adapters.marks`).
     * Every effect may be done twice. Every execution reaches a terminal state.
     * A refused assignment changes nothing and is reported once per distinct envelope and reason; neither it nor a known
@@ -233,6 +234,12 @@ class Updater:
         accepted = self._judge(envelope)
         if isinstance(accepted, bool):
             return accepted
+        if self._entry.execution is not None:
+            try:  # the next execution's journal entry would forget it
+                self._effects.finish_rolling_back(self._entry.execution)
+            except AgentError as error:
+                self._refuse(hashlib.sha256(envelope).hexdigest(), error.code, error.message, None)
+                return True
         self._accept(accepted)
         return False
 
@@ -324,7 +331,10 @@ class Updater:
         if plan is None:
             if execution.state == ExecutionState.COMMITTED.value:
                 self._effects.raise_floors(execution)
-            self._effects.finish_rolling_back(execution)
+            try:
+                self._effects.finish_rolling_back(execution)
+            except AgentError as error:
+                _LOG.error("execution %s: still not gone back: %s", execution.id, error)
             if not execution.reported:
                 self._enter(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
             return
