@@ -21,6 +21,7 @@ from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from tests.agent.test_hardening import JumpingClock
 from wheeltapper_agent import sandbox
+from wheeltapper_agent.adapters import files
 from wheeltapper_agent.adapters.journal import Journal
 from wheeltapper_agent.adapters.marks import Marks
 from wheeltapper_agent.bundle import load_bundle
@@ -589,6 +590,32 @@ def test_a_way_back_that_failed_is_finished_before_the_next_assignment(
         assert str(device.slots.active("main")).startswith("bearing-1-")
     with _restarted(tmp_path / "device", server, **settings) as again:
         until(lambda: again.scores_with() == 1, 10, "release 1")
+
+
+def test_a_commit_waits_for_the_journal(tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither reported nor a floor before it is written, so that a restart cannot take it back."""
+    real = files.write_atomic
+    refused = 0
+
+    def refuse_commits(path: Path, content: bytes, mode: int = 0o600) -> None:
+        nonlocal refused
+        if b'"state":"COMMITTED"' in content:
+            refused += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, content, mode)
+
+    folder = tmp_path / "device"
+    with monkeypatch.context() as patch:
+        patch.setattr("wheeltapper_agent.adapters.journal.write_atomic", refuse_commits)
+        with _restarted(folder, server) as device:
+            device.updater.assign(_assign(server, 2, make_bundle(2, gain=0.55, rollback_floor=2)))
+            until(lambda: refused > 3, 15, "the refusals")
+            assert device.states("e2")[-1] == "PROBATION"
+            assert device.marks.marks.floors == {}
+    with _restarted(folder, server) as device:
+        until(lambda: device.states("e2")[-1] == "COMMITTED", 15, "the commit")
+        assert device.states("e2").count("COMMITTED") == 1
+        until(lambda: device.marks.marks.floors == {"bearing": 2}, 5, "the floor")
 
 
 def _refusing_agent(*_args: Any) -> None:

@@ -5,7 +5,7 @@ Invariants:
     * A state is journalled before its effect is begun and before it is reported; a terminal state that was journalled
       but perhaps not reported is reported again after a restart. Where the disk refuses the journal, an execution that
       did not touch the active model yet ends as FAILED, and one that did goes back to the release before: by renames
-      and unlinks, which need no room.
+      and unlinks, which need no room. Only a commit waits until it is journalled, so that no restart can undo it.
     * A restart is counted in the journal before any model is loaded; where it cannot be counted, no release runs that
       is not committed. A clean end is no restart.
     * The deadline counts seconds since the assignment, of the monotonic clock while the agent runs; for the time
@@ -43,7 +43,7 @@ from wheeltapper_agent.core.trust import (
     effective_now,
     is_known,
 )
-from wheeltapper_agent.core.update import TABLE, Effect, Event, step
+from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, step
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_agent.outcome import Interrupted, Outcome
@@ -63,8 +63,6 @@ _LEAST_ALLOWED_SECONDS: Final = 1e-3
 _MAX_REMEMBERED_CANCELS: Final = 64
 _UNSENT_SECONDS: Final = 2.0
 _JOURNAL_ATTEMPTS: Final = 3
-_GOES_ON_UNJOURNALLED: Final = frozenset({ExecutionState.ROLLING_BACK})
-"""The way back needs no journal: a restart that finds the state before comes to the same."""
 _UNTOUCHED: Final = frozenset(state for (state, _), end in TABLE.items() if end is ExecutionState.FAILED) - {
     ExecutionState.ROLLING_BACK
 }
@@ -336,7 +334,7 @@ class Updater:
             except AgentError as error:
                 _LOG.error("execution %s: still not gone back: %s", execution.id, error)
             if not execution.reported:
-                self._enter(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
+                self._tell(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
             return
         _LOG.info("execution %s: resumed in %s", execution.id, plan.state.value)
         if plan.event is not None:
@@ -385,6 +383,10 @@ class Updater:
 
     def _transition(self, state: ExecutionState, outcome: Outcome) -> tuple[ExecutionState, Effect]:
         following = step(state, outcome.event)
+        if following.state is ExecutionState.COMMITTED and not self._commit(outcome):
+            return state, ENTRY_EFFECTS[state]
+        if following.state is ExecutionState.COMMITTED:
+            return following.state, following.effect
         if following.state is ExecutionState.ACTIVATING:
             execution = self._entry.execution
             if execution is not None and not execution.before:
@@ -396,9 +398,23 @@ class Updater:
             given_up = Outcome(Event.GIVE_UP, error.code, error.message)
             following = step(state, Event.GIVE_UP)
             self._enter(following.state, given_up)
-        if following.state is ExecutionState.COMMITTED and self._entry.execution is not None:
-            self._effects.raise_floors(self._entry.execution)
         return following.state, following.effect
+
+    def _commit(self, outcome: Outcome) -> bool:
+        """Enter COMMITTED, however long the disk refuses that; False if the agent stopped before."""
+        wait_seconds = max(self._retry_seconds, _UNSENT_SECONDS)
+        while True:
+            try:
+                self._enter(ExecutionState.COMMITTED, outcome)
+            except AgentError as error:
+                _LOG.error("updater: COMMITTED waits for the journal: %s", error)
+                if self._stopping.wait(wait_seconds):
+                    return False
+                wait_seconds = min(wait_seconds * 2, _RETRY_CAP_SECONDS)
+            else:
+                assert self._entry.execution is not None
+                self._effects.raise_floors(self._entry.execution)
+                return True
 
     def _enter(self, state: ExecutionState, outcome: Outcome) -> None:
         """Journal ``state``, then report it.
@@ -410,12 +426,18 @@ class Updater:
         if self._entry.execution is not None and self._entry.execution.state != state.value:
             changes |= {"state": state.value, "resumes": 0}
         try:
-            execution = self._change(**changes, reported=not state.terminal)
+            self._change(**changes, reported=not state.terminal)
         except AgentError as error:
-            if (state, Event.GIVE_UP) in TABLE and state not in _GOES_ON_UNJOURNALLED:
+            if not (state.terminal or state is ExecutionState.ROLLING_BACK) or state is ExecutionState.COMMITTED:
                 raise
+            # The way back needs no journal: a restart that finds the state before comes to the same.
             _LOG.error("updater: %s goes on unjournalled: %s", state.value, error)
-            execution = self._remember(**changes)
+            self._remember(**changes)
+        self._tell(state, outcome)
+
+    def _tell(self, state: ExecutionState, outcome: Outcome) -> None:
+        execution = self._entry.execution
+        assert execution is not None
         log = _LOG.warning if outcome.code else _LOG.info
         log("execution %s: %s %s %s", execution.id, state.value, outcome.code, outcome.detail)
         self._reports.add(
