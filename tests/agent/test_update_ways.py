@@ -182,6 +182,34 @@ def test_a_clock_that_is_set_back_does_not_put_the_deadline_off(tmp_path: Path, 
         device.close()
 
 
+def test_a_deadline_is_counted_from_the_time_that_was_just_verified(tmp_path: Path, server: DeviceServer) -> None:
+    """The clock is days behind, and nothing verified before tells it."""
+    for name in ("marks.json", "slots/marks.json", "journal.json"):
+        (tmp_path / "device" / name).unlink()
+    clock = JumpingClock(-3 * 86_400.0)
+    with _restarted(tmp_path / "device", server, clock=clock, maintenance_windows=(_closed_window(),)) as device:
+        device.updater.assign(_assign(server, 2, deadline=time.time() + 2.0))
+        until(lambda: device.last() == ("FAILED", "update.deadline"), 10, "the deadline")
+
+
+def test_a_clock_that_is_set_is_no_time_that_passed(tmp_path: Path, server: DeviceServer) -> None:
+    """The device boots in 1970 and gets the time later; then the process is killed."""
+    window = (_closed_window(),)
+    with _restarted(tmp_path / "device", server, maintenance_windows=window) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: "WAITING" in device.states("e2"), 10, "waiting")
+    clock = JumpingClock(60.0 - time.time())
+    with _restarted(tmp_path / "device", server, clock=clock, maintenance_windows=("00:00-24:00",)) as device:
+        until(lambda: "the clock is wrong" in device.bodies()[-1].detail, 10, "the reason")
+        clock.offset_seconds = 0.0
+        killed = (tmp_path / "device/journal.json").read_bytes()
+        device.updater.stop()
+    (tmp_path / "device/journal.json").write_bytes(killed)
+    with _restarted(tmp_path / "device", server, maintenance_windows=window) as device:
+        time.sleep(1.0)
+        assert device.states("e2")[-1] == "WAITING"
+
+
 def test_a_cancel_may_come_before_its_assignment_and_old_ones_do_not_fill_the_memory(
     server: DeviceServer, device: Device
 ) -> None:

@@ -67,7 +67,7 @@ class Effects:
         self._distrusted: set[str] = set()
         self._patience = Patience(clock)
         self._trials = Trials(pipelines, config, clock, self._patience)
-        self._waiting = Waiting(config, slots.folder, clock, self._patience)
+        self._waiting = Waiting(config, slots.folder, clock, self._patience, lambda: marks.marks.newest_time_seconds)
         self.report: Callable[[ExecutionReport | ShadowReport], None] = lambda _body: None
 
     @property

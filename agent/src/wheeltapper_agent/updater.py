@@ -9,7 +9,7 @@ Invariants:
     * A restart is counted in the journal before any model is loaded; where it cannot be counted, no release runs that
       is not committed. A clean end is no restart.
     * The deadline counts seconds since the assignment, of the monotonic clock while the agent runs; for the time
-      between two lives of the agent it has the wall clock alone, of which a step back counts for nothing.
+      between two lives of the agent see :mod:`core.deadline`.
     * A way back that the disk refused is finished before anything else is accepted.
     * The counter, the newest time and the floors outlive the journal (:mod:`adapters.marks`).
     * Every effect may be done twice. Every execution reaches a terminal state.
@@ -31,8 +31,10 @@ from typing import Final
 
 import msgspec
 
+from wheeltapper_agent.adapters.clock import since_boot
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
 from wheeltapper_agent.adapters.marks import Marks, MarkStore
+from wheeltapper_agent.core.deadline import Moment, allowed_seconds, away_seconds
 from wheeltapper_agent.core.resume import Plan, resume, uncounted
 from wheeltapper_agent.core.trust import (
     IGNORED,
@@ -49,7 +51,6 @@ from wheeltapper_agent.errors import AgentError, storage_error
 from wheeltapper_agent.outcome import Interrupted, Outcome
 from wheeltapper_agent.ports import Clock, MetadataClient, Records
 from wheeltapper_agent.reports import Reports
-from wheeltapper_protocols.assignment import Assignment
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState
 
@@ -58,8 +59,6 @@ __all__ = ["Updater"]
 _LOG = logging.getLogger(__name__)
 _RETRY_CAP_SECONDS: Final = 60.0
 _MAX_REMEMBERED_REFUSALS: Final = 256
-_LEAST_ALLOWED_SECONDS: Final = 1e-3
-"""Stands for a deadline that is over: 0 would say that there is none."""
 _MAX_REMEMBERED_CANCELS: Final = 64
 _UNSENT_SECONDS: Final = 2.0
 _JOURNAL_ATTEMPTS: Final = 3
@@ -285,7 +284,11 @@ class Updater:
                 campaign=assignment.campaign,
                 state=ExecutionState.ASSIGNED.value,
                 targets=dict(assignment.pipelines),
-                deadline_seconds=self._allowed_seconds(assignment),
+                deadline_seconds=allowed_seconds(
+                    self._effects.config.deadline_seconds,
+                    assignment.deadline if isinstance(assignment.deadline, float) else None,
+                    effective_now(self._clock.now(), standing),
+                ),
             ),
         )
         self._since_seconds = self._clock.monotonic()
@@ -310,11 +313,12 @@ class Updater:
             self._effects.distrust_unfinished(execution)
             return None
         resumes = execution.resumes + (0 if execution.stopped else 1)
-        away_seconds = max(0.0, self._clock.now() - execution.at) if execution.at else 0.0
+        then = Moment(execution.at, execution.boot, execution.boot_seconds)
+        away = away_seconds(then, self._moment(), self._entry.newest_time_seconds)
         plan = resume(execution.state, resumes, self._effects.config.probation_max_deaths)
         assert plan is not None
         try:
-            self._change(resumes=resumes, stopped=False, spent_seconds=execution.spent_seconds + away_seconds)
+            self._change(resumes=resumes, stopped=False, spent_seconds=execution.spent_seconds + away)
         except AgentError as error:
             _LOG.error("execution %s: its restart cannot be counted: %s", execution.id, error)
             plan = uncounted(plan, error.code)
@@ -346,13 +350,8 @@ class Updater:
         if plan.effect is not None:
             self._walk(plan.state, plan.effect)
 
-    def _allowed_seconds(self, assignment: Assignment) -> float:
-        """From now to the deadline: the device's own, or the assignment's where that is nearer; 0: none."""
-        own = self._effects.config.deadline_seconds
-        if not isinstance(assignment.deadline, float):
-            return own
-        theirs = max(_LEAST_ALLOWED_SECONDS, assignment.deadline - effective_now(self._clock.now(), self._standing()))
-        return min(own or theirs, theirs)
+    def _moment(self) -> Moment:
+        return Moment(self._clock.now(), *since_boot())
 
     def _spent_seconds(self, execution: Execution) -> float:
         return execution.spent_seconds + self._clock.monotonic() - self._since_seconds
@@ -461,7 +460,9 @@ class Updater:
         before, since_seconds = self._entry, self._since_seconds
         execution = before.execution
         assert execution is not None
-        passed = {"spent_seconds": self._spent_seconds(execution), "at": self._clock.now()}
+        now = self._moment()
+        passed: dict[str, object] = {"spent_seconds": self._spent_seconds(execution), "at": now.wall_seconds}
+        passed |= {"boot": now.boot, "boot_seconds": now.boot_seconds}
         execution = self._remember(**(passed | changes))
         self._since_seconds = self._clock.monotonic()
         for attempt in range(_JOURNAL_ATTEMPTS):

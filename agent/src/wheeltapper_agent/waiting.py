@@ -35,14 +35,23 @@ class Waiting:
         folder: on the file system that must have room.
         clock: time.
         patience: how to wait.
+        verified_seconds: says the newest Unix time that was verified.
     """
 
-    def __init__(self, config: UpdateConfig, folder: Path, clock: Clock, patience: Patience) -> None:
+    def __init__(
+        self,
+        config: UpdateConfig,
+        folder: Path,
+        clock: Clock,
+        patience: Patience,
+        verified_seconds: Callable[[], float],
+    ) -> None:
         self._config = config
         self._conditions = config.conditions()
         self._folder = folder
         self._clock = clock
         self._patience = patience
+        self._verified_seconds = verified_seconds
 
     def until_met(self, execution: Execution, say: Say, need_bytes: int = 0, fetching: bool = True) -> None:
         """Return when everything holds.
@@ -68,7 +77,7 @@ class Waiting:
             _LOG.info("execution %s: waited long enough", execution.id)
 
     def _missing(self, need_bytes: int, fetching: bool, explain: bool) -> tuple[Unmet, ...]:
-        seen = Surroundings(self._clock.now())
+        seen = Surroundings(self._clock.now(), verified_seconds=self._verified_seconds())
         if self._conditions.need_mains:
             seen = replace(seen, mains=on_mains(self._config.power_supply_dir))
         if fetching:

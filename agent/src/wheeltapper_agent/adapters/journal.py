@@ -49,6 +49,10 @@ class Execution(Struct, frozen=True, kw_only=True):
     """Of these, up to ``at``."""
     at: float = 0.0
     """Unix time when this was written, by the device's clock."""
+    boot: str = ""
+    """Id of the boot in which this was written."""
+    boot_seconds: float = 0.0
+    """Seconds since that boot when this was written."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
