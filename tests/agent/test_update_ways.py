@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -731,6 +732,43 @@ def test_what_changes_nothing_starts_no_second_self_test(
         device.updater.assign(envelope)
         until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
         assert tried == 1
+
+
+def test_what_was_fetched_stays_when_the_next_execution_may_need_it(tmp_path: Path, server: DeviceServer) -> None:
+    """The same release again goes on where the one before was; another one makes room."""
+    files_2 = make_bundle(2, gain=0.55)
+    golden = files_2["golden.npz"]
+    target, sha256 = server.repository.publish(2, files_2), hashlib.sha256(golden).hexdigest()
+    partial = tmp_path / "device/blobs" / f".{sha256}.part"
+
+    def fetched_bytes() -> int:
+        return partial.stat().st_size if partial.exists() else 0
+
+    with _restarted(tmp_path / "device", server, fetch_bytes_per_second=len(golden) / 3) as device:
+        device.updater.assign(server.repository.assign(target, 2))
+        until(lambda: fetched_bytes() > len(golden) / 3, 20, "a part")
+        before, asked = fetched_bytes(), len(server.ranges)
+        device.updater.assign(server.repository.assign(target, 3))
+        until(lambda: "FETCHING" in device.states("e3"), 10, "the next one")
+        assert device.states("e2")[-1] == "SUPERSEDED"
+        until(lambda: any(server.ranges[asked:]), 10, "the rest of it")
+        assert fetched_bytes() >= before
+        device.updater.assign(_assign(server, 4, make_bundle(4, gain=0.6)))
+        until(lambda: "FETCHING" in device.states("e4"), 10, "another release")
+        until(lambda: not partial.exists(), 10, "room")
+
+
+def test_what_was_left_makes_room_for_the_next_update(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "device/blobs" / f".{'a' * 64}.part"
+    monkeypatch.setattr("wheeltapper_agent.waiting.free_bytes", lambda _folder: 0 if left.exists() else 2**30)
+    with _restarted(tmp_path / "device", server) as device:
+        time.sleep(0.3)
+        left.write_bytes(b"x")
+        device.updater.assign(_assign(server, 2))
+        until(lambda: "update.waiting_disk" in _codes(device, "e2"), 10, "the reason")
+        until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
 
 
 def test_of_two_assignments_in_a_row_the_newer_wins(server: DeviceServer, device: Device) -> None:

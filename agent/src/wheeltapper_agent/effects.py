@@ -90,7 +90,7 @@ class Effects:
             case Effect.ACCEPT:
                 return self._accept(execution)
             case Effect.AWAIT_CONDITIONS:
-                self._waiting.until_met(execution, self._say)
+                self._waiting.until_met(execution, self._say, make_room=self._drop_blobs)
                 return Outcome(Event.CONDITIONS_MET)
             case Effect.FETCH:
                 return self._fetch(execution, now_seconds)
@@ -197,13 +197,21 @@ class Effects:
         model, release, _ = slot.rsplit("-", 2)
         return int(release) < self._marks.marks.floors.get(model, 1)
 
-    def finish(self) -> None:
-        """Forget what no slot needs."""
+    def finish(self, keep_fetched: bool = False) -> None:
+        """Forget what no slot needs; ``keep_fetched``: but for what was fetched, which the next execution may need."""
         self._tested.clear()
         self._distrusted.clear()
         try:
             self._slots.collect_garbage(set())
-            self._blobs.collect_garbage(self._slots.hashes())
+        except OSError as error:
+            _LOG.warning("slot.storage: cleaning up: %s", error)
+        if not keep_fetched:
+            self._drop_blobs()
+
+    def _drop_blobs(self, needed: set[str] | None = None) -> None:
+        """Remove what was fetched and is neither in a slot nor ``needed``."""
+        try:
+            self._blobs.collect_garbage(self._slots.hashes() | (needed or set()), partly=needed is not None)
         except OSError as error:
             _LOG.warning("slot.storage: cleaning up: %s", error)
 
@@ -263,6 +271,8 @@ class Effects:
             verified.check_target(target)
             manifest = decode_manifest(self._blobs.fetch(target.sha256, target.length).read_bytes())
             lengths |= {file.sha256: file.length for file in manifest.files}
+        # What an execution that was superseded left is of use for this one, or of none.
+        self._drop_blobs({target.sha256 for target in execution.targets.values()} | set(lengths))
         for sha256, length in lengths.items():
             need_bytes = sum(self._blobs.missing_bytes(*each) for each in lengths.items())
             if need_bytes:

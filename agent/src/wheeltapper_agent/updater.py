@@ -374,7 +374,7 @@ class Updater:
             if self._entry.execution is not None:
                 with self._inbox.changed:
                     self._inbox.cancel.pop(self._entry.execution.id, None)
-            self._effects.finish()
+            self._effects.finish(keep_fetched=state is ExecutionState.SUPERSEDED)
 
     def _advance(self, state: ExecutionState, outcome: Outcome) -> None:
         following, effect = self._transition(state, outcome)

@@ -53,7 +53,14 @@ class Waiting:
         self._patience = patience
         self._verified_seconds = verified_seconds
 
-    def until_met(self, execution: Execution, say: Say, need_bytes: int = 0, fetching: bool = True) -> None:
+    def until_met(
+        self,
+        execution: Execution,
+        say: Say,
+        need_bytes: int = 0,
+        fetching: bool = True,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
         """Return when everything holds.
 
         Args:
@@ -61,6 +68,7 @@ class Waiting:
             say: called when what is missing changes.
             need_bytes: room that the release still takes.
             fetching: False: only what an activation needs, the window and the power.
+            make_room: called when room on the disk begins to lack.
 
         Raises:
             Interrupted: somebody asked to stop.
@@ -72,6 +80,8 @@ class Waiting:
                 said = codes
                 missing = self._missing(need_bytes, fetching, explain=True) or missing
                 say(execution, Unmet(codes[0], "; ".join(each.detail for each in missing)))
+                if "update.waiting_disk" in codes:
+                    make_room()
             self._patience.wait(execution, self._config.condition_seconds)
         if said:
             _LOG.info("execution %s: waited long enough", execution.id)
