@@ -771,6 +771,35 @@ def test_what_was_left_makes_room_for_the_next_update(
         until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
 
 
+def test_a_start_cleans_up_what_a_kill_left(tmp_path: Path, server: DeviceServer) -> None:
+    part, slot = tmp_path / "device/blobs" / f".{'a' * 64}.part", tmp_path / "device/slots/releases/bearing-9-deadbeef"
+    part.write_bytes(b"x")
+    slot.mkdir()
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: not part.exists() and not slot.exists(), 10, "room")
+        until(lambda: device.scores_with() == 1, 10, "release 1")
+
+
+def test_a_restart_in_fetching_asks_for_nothing_over_a_metered_network(tmp_path: Path, server: DeviceServer) -> None:
+    route = tmp_path / "route"
+    route.write_text("head\nwwan0\t00000000\t0\t3\t0\t0\t1\t00000000\t0\t0\t0\n")
+    settings: dict[str, Any] = {"metered_interfaces": ("wwan*",), "route_file": route}
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: "update.waiting_network" in _codes(device, "e2"), 10, "waiting")
+    journal = Journal(tmp_path / "device/journal.json")
+    entry = journal.read()
+    assert entry.execution is not None
+    execution = msgspec.structs.replace(entry.execution, state="FETCHING")
+    journal.write(msgspec.structs.replace(entry, execution=execution))
+    asked = len(server.requests)
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        until(lambda: _codes(device, "e2").count("update.waiting_network") == 2, 10, "waiting again")
+        assert server.requests[asked:] == []
+        route.write_text("head\neth0\t00000000\t0\t3\t0\t0\t1\t00000000\t0\t0\t0\n")
+        until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
+
+
 def test_of_two_assignments_in_a_row_the_newer_wins(server: DeviceServer, device: Device) -> None:
     first, second = _assign(server, 2), _assign(server, 3)
     device.updater.assign(first)

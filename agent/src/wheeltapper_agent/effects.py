@@ -265,6 +265,7 @@ class Effects:
             self._patience.wait(execution, delay)
 
     def _fetch_once(self, execution: Execution, now_seconds: float) -> None:
+        self._waiting.until_met(execution, self._say)
         verified = self._metadata.refresh(now_seconds)
         lengths: dict[str, int] = {}
         for target in execution.targets.values():

@@ -329,6 +329,7 @@ class Updater:
     def _resume(self) -> None:
         execution, plan = self._entry.execution, self._plan
         if execution is None:
+            self._effects.finish()
             return
         if plan is None:
             if execution.state == ExecutionState.COMMITTED.value:
@@ -337,6 +338,8 @@ class Updater:
                 self._effects.finish_rolling_back(execution)
             except AgentError as error:
                 _LOG.error("execution %s: still not gone back: %s", execution.id, error)
+            else:  # a kill may have come between the end and the cleaning up
+                self._effects.finish(keep_fetched=execution.state == ExecutionState.SUPERSEDED.value)
             if not execution.reported:
                 self._tell(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
             return
