@@ -219,8 +219,8 @@ def test_a_cancel_may_come_before_its_assignment_and_old_ones_do_not_fill_the_me
     device.updater.cancel("e2")
     device.updater.assign(_assign(server, 2))
     until(lambda: device.states("e2")[-1:] == ["CANCELLED"], 10, "the cancellation")
-    assert len(device.updater._inbox.cancel) < 100
-    until(lambda: "e2" not in device.updater._inbox.cancel, 5, "forgetting it")
+    assert len(device.updater._inbox.cancels) < 100
+    until(lambda: "e2" not in device.updater._inbox.cancels, 5, "forgetting it")
 
 
 # --- shadow -----------------------------------------------------------------------------------------------------------
@@ -523,9 +523,11 @@ def test_a_damaged_release_is_mended_by_assigning_it_again(tmp_path: Path, serve
 def test_the_way_back_leads_to_what_ran_not_to_what_was_linked(tmp_path: Path, server: DeviceServer) -> None:
     _with_release_2(tmp_path / "device", server)
     _damage(tmp_path / "device")
-    with _restarted(tmp_path / "device", server, shadow_windows=30, probation_windows=5) as device:
+    with _restarted(tmp_path / "device", server, shadow_windows=30, probation_windows=25) as device:
         until(lambda: device.scores_with() == 1, 10, "the previous release")
         device.updater.assign(_bad(server, 3))
+        until(lambda: device.states("e3")[-1:] == ["PROBATION"], 15, "probation")
+        assert str(device.slots.previous("main")).startswith("bearing-1-")
         until(lambda: device.states("e3")[-1:] == ["ROLLED_BACK"], 15, "the rollback")
         until(lambda: device.scores_with() == 1, 5, "release 1")
         assert str(device.slots.active("main")).startswith("bearing-1-")

@@ -345,19 +345,17 @@ class Effects:
         for name, slot in execution.before.items():
             if name not in self._pipelines:
                 continue
-            previous = self._slots.previous(name)
-            back = next((one for one in (slot, previous) if one is not None and not self._below_floor(one)), None)
-            if slot is not None and back != slot:
+            back = slot
+            if slot is not None and self._below_floor(slot):
                 _LOG.error("pipeline %s: not back to %s, it is below the floor [update.below_floor]", name, slot)
-                below.append(f"{name} runs {back or 'nothing'}, since {slot} is below the floor")
-            else:
-                back = slot
+                below.append(f"{name} does not go back to {slot}, which is below the floor")
+                back = None
             try:
                 self._slots.restore(name, back)
             except AgentError as error:
                 failed = error
             self._pipelines[name].swap(None)
-            self._load_first(name, (back, previous))
+            self._load_first(name, (back, self._slots.previous(name)))
         if failed is not None:
             # What runs is the model of before, but a restart would take the other one.
             raise failed

@@ -26,7 +26,6 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -45,9 +44,10 @@ from wheeltapper_agent.core.trust import (
     effective_now,
     is_known,
 )
-from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, step
+from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, Step, step
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError, storage_error
+from wheeltapper_agent.inbox import Inbox
 from wheeltapper_agent.outcome import Interrupted, Outcome
 from wheeltapper_agent.ports import Clock, MetadataClient, Records
 from wheeltapper_agent.reports import Reports
@@ -59,10 +59,9 @@ __all__ = ["Updater"]
 _LOG = logging.getLogger(__name__)
 _RETRY_CAP_SECONDS: Final = 60.0
 _MAX_REMEMBERED_REFUSALS: Final = 256
-_MAX_REMEMBERED_CANCELS: Final = 64
 _UNSENT_SECONDS: Final = 2.0
 _JOURNAL_ATTEMPTS: Final = 3
-_UNTOUCHED: Final = frozenset(state for (state, _), end in TABLE.items() if end is ExecutionState.FAILED) - {
+_UNTOUCHED: Final = {state for (state, _), end in TABLE.items() if end is ExecutionState.FAILED} - {
     ExecutionState.ROLLING_BACK
 }
 """States that can end as FAILED because the active model was not touched yet."""
@@ -72,20 +71,6 @@ def _marks(entry: Entry) -> Marks:
     return Marks(
         counter=entry.counter, payload_sha256=entry.payload_sha256, newest_time_seconds=entry.newest_time_seconds
     )
-
-
-def _over(execution: Execution) -> bool:
-    return execution.state in {state.value for state in ExecutionState if state.terminal}
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """What came in and was not looked at yet; guarded by ``changed``."""
-
-    envelope: bytes | None = None
-    cancel: dict[str, None] = field(default_factory=dict)
-    """Executions to cancel, oldest first; one may come before its assignment."""
-    changed: threading.Condition = field(default_factory=threading.Condition)
 
 
 class Updater:
@@ -125,12 +110,10 @@ class Updater:
         self._retry_seconds = retry_seconds
         self._on_change = on_change
         self._entry = self._raised(journal.read())
-        self._inbox = _Inbox()
+        self._inbox = Inbox()
         self._asked: Outcome | None = None
         """What the effect under way was interrupted for."""
         self._refused: set[tuple[str, str]] = set()
-        self._deferred: bytes | None = None
-        """An envelope that could not be judged while an execution was under way, for want of metadata."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
         self._since_seconds = clock.monotonic()
@@ -154,12 +137,11 @@ class Updater:
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """End after the effect under way; what is unfinished is resumed at the next start."""
         self._stopping.set()
-        with self._inbox.changed:
-            self._inbox.changed.notify_all()
+        self._inbox.close()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
         execution = self._entry.execution
-        if not self._thread.is_alive() and execution is not None and not _over(execution):
+        if not self._thread.is_alive() and execution is not None and not execution.over:
             try:
                 self._change(stopped=True)
             except AgentError as error:
@@ -167,19 +149,12 @@ class Updater:
 
     def assign(self, envelope: bytes) -> None:
         """An assignment came in; only the newest one counts. The broker says the one under way at every connection."""
-        if is_known(envelope, self._standing()):
-            return
-        with self._inbox.changed:
-            self._inbox.envelope = envelope
-            self._inbox.changed.notify_all()
+        if not is_known(envelope, self._standing()):
+            self._inbox.put(envelope)
 
     def cancel(self, execution: str) -> None:
         """End ``execution`` if it is not active yet."""
-        with self._inbox.changed:
-            self._inbox.cancel[execution] = None
-            while len(self._inbox.cancel) > _MAX_REMEMBERED_CANCELS:
-                del self._inbox.cancel[next(iter(self._inbox.cancel))]
-            self._inbox.changed.notify_all()
+        self._inbox.cancel(execution)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -190,12 +165,7 @@ class Updater:
         except Exception:  # noqa: BLE001  # the agent must outlive a fault here
             _LOG.exception("updater: resuming failed")
         while not self._stopping.is_set():
-            with self._inbox.changed:
-                if self._inbox.envelope is None:
-                    self._inbox.envelope, self._deferred = self._deferred, None
-                if self._inbox.envelope is None or wait_seconds > 0:
-                    self._inbox.changed.wait(wait_seconds or (_UNSENT_SECONDS if self._reports.waiting else None))
-                envelope, self._inbox.envelope = self._inbox.envelope, None
+            envelope = self._inbox.take(wait_seconds, _UNSENT_SECONDS if self._reports.waiting else None)
             self._reports.send()
             if self._stopping.is_set() or envelope is None:
                 continue
@@ -204,11 +174,8 @@ class Updater:
             except Exception:  # noqa: BLE001  # as above
                 _LOG.exception("updater: an assignment could not be handled")
                 retry = True
-            wait_seconds = min(max(self._retry_seconds, wait_seconds * 2), _RETRY_CAP_SECONDS) if retry else 0.0
-            with self._inbox.changed:
-                newer = self._inbox.envelope
-                self._inbox.envelope = newer if newer is not None or not retry else envelope
-                wait_seconds = wait_seconds if newer is None else 0.0
+            held = retry and self._inbox.put_back(envelope)
+            wait_seconds = min(max(self._retry_seconds, wait_seconds * 2), _RETRY_CAP_SECONDS) if held else 0.0
 
     def _raised(self, entry: Entry) -> Entry:
         """``entry`` with the higher of its marks and those of the store, which then has them too."""
@@ -309,7 +276,7 @@ class Updater:
         execution = self._entry.execution
         if execution is None:
             return None
-        if _over(execution):
+        if execution.over:
             self._effects.distrust_unfinished(execution)
             return None
         resumes = execution.resumes + (0 if execution.stopped else 1)
@@ -375,20 +342,17 @@ class Updater:
             state, effect = self._transition(state, outcome)
         if effect is Effect.FINISH:
             if self._entry.execution is not None:
-                with self._inbox.changed:
-                    self._inbox.cancel.pop(self._entry.execution.id, None)
+                self._inbox.forget_cancel(self._entry.execution.id)
             self._effects.finish(keep_fetched=state is ExecutionState.SUPERSEDED)
 
     def _advance(self, state: ExecutionState, outcome: Outcome) -> None:
         following, effect = self._transition(state, outcome)
         self._walk(following, effect)
 
-    def _transition(self, state: ExecutionState, outcome: Outcome) -> tuple[ExecutionState, Effect]:
+    def _transition(self, state: ExecutionState, outcome: Outcome) -> Step:
         following = step(state, outcome.event)
-        if following.state is ExecutionState.COMMITTED and not self._commit(outcome):
-            return state, ENTRY_EFFECTS[state]
         if following.state is ExecutionState.COMMITTED:
-            return following.state, following.effect
+            return following if self._commit(outcome) else Step(state, ENTRY_EFFECTS[state])
         if following.state is ExecutionState.ACTIVATING:
             execution = self._entry.execution
             if execution is not None and not execution.before:
@@ -400,7 +364,7 @@ class Updater:
             given_up = Outcome(Event.GIVE_UP, error.code, error.message)
             following = step(state, Event.GIVE_UP)
             self._enter(following.state, given_up)
-        return following.state, following.effect
+        return following
 
     def _commit(self, outcome: Outcome) -> bool:
         """Enter COMMITTED, however long the disk refuses that; False if the agent stopped before."""
@@ -512,10 +476,8 @@ class Updater:
 
     def _asked_to_end(self, state: ExecutionState, execution: Execution) -> Outcome | None:
         """SUPERSEDE or CANCEL, if somebody asked for it and the state still allows it."""
-        with self._inbox.changed:
-            cancelled = execution.id in self._inbox.cancel
-            envelope = self._inbox.envelope
-        if cancelled and (state, Event.CANCEL) in TABLE:
+        envelope = self._inbox.envelope
+        if execution.id in self._inbox.cancels and (state, Event.CANCEL) in TABLE:
             return Outcome(Event.CANCEL, "update.cancelled", "cancelled by the fleet")
         if (state, Event.EXPIRED) in TABLE and self._expired(execution):
             text = f"not active within {execution.deadline_seconds:.0f} s"
@@ -527,14 +489,11 @@ class Updater:
         if isinstance(judged, Accepted):
             # The envelope stays in the inbox: it is judged again, and carried out, when this execution has ended.
             return Outcome(Event.SUPERSEDE, "update.superseded", f"by {judged.assignment.execution}")
-        with self._inbox.changed:
-            if self._inbox.envelope is envelope:
-                self._inbox.envelope = None
-                self._deferred = envelope if judged else None
+        self._inbox.drop(envelope, later=judged)
         return None
 
     def _interrupted(self, execution: Execution) -> bool:
         """Whether a long effect shall stop early: for what counts, not for whatever came in."""
-        if not self._stopping.is_set():
-            self._asked = self._asked_to_end(ExecutionState(execution.state), execution)
-        return self._stopping.is_set() or self._asked is not None
+        stopping = self._stopping.is_set()
+        self._asked = None if stopping else self._asked_to_end(ExecutionState(execution.state), execution)
+        return stopping or self._asked is not None
