@@ -14,10 +14,12 @@ from tests.agent.bundles import write_bundle
 from tests.agent.servers import until
 from tests.agent.task_bundles import RAW_INPUT, files_of, graph, linear
 from wheeltapper_agent.adapters.clock import SystemClock
+from wheeltapper_agent.adapters.sources import LateSource
 from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.bundle import Bundle, load_bundle
+from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Observation, SourceSpec, Window
+from wheeltapper_agent.ports import Observation, Source, SourceSpec, Window
 from wheeltapper_agent.recent import Recent
 from wheeltapper_protocols.decision import DecisionSpec, Verdict
 from wheeltapper_protocols.manifest import Anomaly, Manifest, RawInput
@@ -127,4 +129,35 @@ def test_a_score_of_minus_infinity_does_not_end_the_stream(tmp_path: Path) -> No
     records = [held.item for held in spool.peek(0, 100, ("telemetry",))]
     assert [item.score is None for item in records if isinstance(item, TelemetryRecord)] == [False, False, True, False]
     assert pipeline.health().error == "probation.not_finite"
+    spool.close()
+
+
+@pytest.mark.parametrize(("rate_hz", "release"), [(1000.0, 1), (500.0, None)])
+def test_what_a_source_gives_is_looked_at_when_it_is_there(
+    tmp_path: Path, mean_of_samples: Bundle, rate_hz: float, release: int | None
+) -> None:
+    """The active release is loaded at the start, perhaps before anybody knows what its windows will look like."""
+    source = Levels([0.5, 0.5, 0.5])
+    there: list[Levels] = []
+
+    def make() -> Source:
+        if not there:
+            raise AgentError("source.unreadable", "not yet")
+        source.spec = SourceSpec(rate_hz, 16, ("x",), ("g",))
+        return source
+
+    spool = Spool(tmp_path / "spool.db")
+    late = LateSource(make, AgentError("source.unreadable", "not yet"), "main")
+    pipeline = Pipeline("main", late, spool, SystemClock())
+    pipeline.swap(mean_of_samples)
+    pipeline.start()
+    assert pipeline.status().source == "source.unreadable"
+    there.append(source)
+    until(lambda: not pipeline._thread.is_alive(), 20, "the end of the stream")
+    records = [held.item for held in spool.peek(0, 100, ("telemetry",))]
+    assert [(item.release, item.score) for item in records if isinstance(item, TelemetryRecord)] == [
+        (release, 0.5 if release else None)
+    ] * 3
+    assert pipeline.status().source == ("ended" if release else "update.input_mismatch")
+    assert pipeline.status().release == release
     spool.close()

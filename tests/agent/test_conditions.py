@@ -130,6 +130,17 @@ def test_every_condition_has_its_code_and_what_is_unknown_holds_nothing_up() -> 
     assert unmet(Conditions(), Surroundings(noon, False, True, 0)) == ()
 
 
+def test_no_window_is_open_while_the_clock_is_wrong() -> None:
+    always = Conditions((parse_window("00:00-24:00"),))
+    now = datetime(2026, 1, 5, 12, 0, tzinfo=UTC).timestamp()
+    assert unmet(always, Surroundings(now, verified_seconds=now + 30.0)) == ()
+    (found,) = unmet(always, Surroundings(60.0, verified_seconds=now))
+    assert found.code == "update.waiting_window"
+    assert "1970-01-02" in found.detail or "1970-01-01" in found.detail
+    assert "2026-01-05 12:00 UTC or later" in found.detail
+    assert unmet(Conditions(), Surroundings(60.0, verified_seconds=now)) == ()
+
+
 def _supply(folder: Path, name: str, **files: str) -> None:
     (folder / name).mkdir(parents=True)
     for file, text in files.items():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.agent.repository import Repository
+from wheeltapper_agent.core.deadline import Moment, allowed_seconds, away_seconds
 from wheeltapper_agent.core.resume import MAX_RESUMES, max_resumes, resume, uncounted
 from wheeltapper_agent.core.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, is_known
 from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, IllegalTransitionError, step
@@ -108,6 +109,26 @@ def test_a_restart_that_cannot_be_counted_runs_nothing_new(state: S) -> None:
     assert (found.event is Event.BROKE) == touched
     if touched:
         assert step(found.state, Event.BROKE).state is S.ROLLING_BACK
+
+
+def test_what_passed_between_two_lives() -> None:
+    """Within a boot by the seconds since it; over one by the wall clock, where that was right when it was noted."""
+    now, verified = 1.8e9, 1.7e9
+    assert away_seconds(Moment(now, "a", 100.0), Moment(60.0, "a", 130.0), verified) == 30.0
+    assert away_seconds(Moment(60.0, "a", 100.0), Moment(now, "a", 101.0), verified) == 1.0
+    assert away_seconds(Moment(60.0, "a", 100.0), Moment(now, "b", 20.0), verified) == 0.0
+    assert away_seconds(Moment(now, "a", 100.0), Moment(now + 86_400.0, "b", 20.0), verified) == 86_400.0
+    assert away_seconds(Moment(now, "a", 100.0), Moment(60.0, "b", 20.0), verified) == 0.0
+    assert away_seconds(Moment(now), Moment(now + 5.0), verified) == 5.0
+    assert away_seconds(Moment(0.0), Moment(now), 0.0) == 0.0
+
+
+def test_the_nearer_of_two_deadlines_counts() -> None:
+    assert allowed_seconds(100.0, None, 1e9) == 100.0
+    assert allowed_seconds(100.0, 1e9 + 40.0, 1e9) == 40.0
+    assert allowed_seconds(100.0, 1e9 + 400.0, 1e9) == 100.0
+    assert allowed_seconds(0.0, 1e9 + 400.0, 1e9) == 400.0
+    assert 0.0 < allowed_seconds(0.0, 1e9 - 400.0, 1e9) < 0.1
 
 
 def test_a_loop_in_probation_is_a_crash_loop_and_a_wait_is_patient() -> None:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.agent.bundles import MODEL_FILE, make_bundle
+from tests.agent.bundles import MODEL_FILE, SMALL, make_bundle
 from tests.agent.inside import Device, with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from tests.agent.test_hardening import JumpingClock
+from wheeltapper_agent import sandbox
+from wheeltapper_agent.adapters import files
 from wheeltapper_agent.adapters.journal import Journal
+from wheeltapper_agent.adapters.marks import Marks
 from wheeltapper_agent.bundle import load_bundle
+from wheeltapper_agent.config import AgentConfig, DeliveryConfig, DeviceConfig, PipelineConfig, Profile
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_agent.ports import Observation, Window
+from wheeltapper_agent.service import Agent
 from wheeltapper_agent.shadow import QUEUE_WINDOWS, Shadow
+from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.manifest import Shadowing
 from wheeltapper_protocols.messages import ExecutionReport, Severity, ShadowReport
@@ -175,6 +183,34 @@ def test_a_clock_that_is_set_back_does_not_put_the_deadline_off(tmp_path: Path, 
         device.close()
 
 
+def test_a_deadline_is_counted_from_the_time_that_was_just_verified(tmp_path: Path, server: DeviceServer) -> None:
+    """The clock is days behind, and nothing verified before tells it."""
+    for name in ("marks.json", "slots/marks.json", "journal.json"):
+        (tmp_path / "device" / name).unlink()
+    clock = JumpingClock(-3 * 86_400.0)
+    with _restarted(tmp_path / "device", server, clock=clock, maintenance_windows=(_closed_window(),)) as device:
+        device.updater.assign(_assign(server, 2, deadline=time.time() + 2.0))
+        until(lambda: device.last() == ("FAILED", "update.deadline"), 10, "the deadline")
+
+
+def test_a_clock_that_is_set_is_no_time_that_passed(tmp_path: Path, server: DeviceServer) -> None:
+    """The device boots in 1970 and gets the time later; then the process is killed."""
+    window = (_closed_window(),)
+    with _restarted(tmp_path / "device", server, maintenance_windows=window) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: "WAITING" in device.states("e2"), 10, "waiting")
+    clock = JumpingClock(60.0 - time.time())
+    with _restarted(tmp_path / "device", server, clock=clock, maintenance_windows=("00:00-24:00",)) as device:
+        until(lambda: "the clock is wrong" in device.bodies()[-1].detail, 10, "the reason")
+        clock.offset_seconds = 0.0
+        killed = (tmp_path / "device/journal.json").read_bytes()
+        device.updater.stop()
+    (tmp_path / "device/journal.json").write_bytes(killed)
+    with _restarted(tmp_path / "device", server, maintenance_windows=window) as device:
+        time.sleep(1.0)
+        assert device.states("e2")[-1] == "WAITING"
+
+
 def test_a_cancel_may_come_before_its_assignment_and_old_ones_do_not_fill_the_memory(
     server: DeviceServer, device: Device
 ) -> None:
@@ -183,8 +219,8 @@ def test_a_cancel_may_come_before_its_assignment_and_old_ones_do_not_fill_the_me
     device.updater.cancel("e2")
     device.updater.assign(_assign(server, 2))
     until(lambda: device.states("e2")[-1:] == ["CANCELLED"], 10, "the cancellation")
-    assert len(device.updater._inbox.cancel) < 100
-    until(lambda: "e2" not in device.updater._inbox.cancel, 5, "forgetting it")
+    assert len(device.updater._inbox.cancels) < 100
+    until(lambda: "e2" not in device.updater._inbox.cancels, 5, "forgetting it")
 
 
 # --- shadow -----------------------------------------------------------------------------------------------------------
@@ -360,6 +396,143 @@ def test_a_release_that_is_given_up_is_not_even_loaded(
         assert 2 not in loaded
 
 
+def test_a_clean_end_in_probation_decides_nothing(tmp_path: Path, server: DeviceServer) -> None:
+    """Whichever of the two is stopped first: the next life goes on with the probation."""
+    with _restarted(tmp_path / "device", server, probation_windows=1000) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: device.states("e2")[-1:] == ["PROBATION"] and device.scores_with() == 2, 15, "probation")
+        device.pipeline.stop()
+        time.sleep(0.3)
+        assert device.states("e2")[-1] == "PROBATION"
+    found = Journal(tmp_path / "device/journal.json").read().execution
+    assert found is not None
+    assert (found.state, found.stopped) == ("PROBATION", True)
+
+
+def test_the_agent_ends_its_updater_before_its_pipelines(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").mkdir()
+    config = AgentConfig(
+        device=DeviceConfig(state_dir=tmp_path / "state"),
+        delivery=DeliveryConfig(flush_seconds=0.0),
+        pipelines=(PipelineConfig(name="main", source=SMALL),),
+    )
+    agent = Agent(config, Profile(name="test"), server.identity(tmp_path / "identity"))
+    ended: list[str] = []
+
+    def noted(kind: type[Updater] | type[Pipeline]) -> Any:
+        real = kind.stop
+
+        def stop(self: Any) -> None:
+            ended.append(kind.__name__)
+            real(self)
+
+        return stop
+
+    for kind in (Updater, Pipeline):
+        monkeypatch.setattr(kind, "stop", noted(kind))
+    agent.stop()
+    agent.run()
+    assert ended == ["Updater", "Pipeline"]
+
+
+@pytest.mark.parametrize(("windows", "end"), [(1, "ROLLED_BACK"), (5, "COMMITTED")])
+def test_a_source_that_ends_in_probation_must_have_shown_enough(
+    tmp_path: Path, server: DeviceServer, windows: int, end: str
+) -> None:
+    with _restarted(tmp_path / "device", server, probation_windows=1000) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: device.states("e2")[-1:] == ["PROBATION"], 15, "probation")
+        if windows == 1:
+            device.pipeline.swap(load_bundle(device.slots.path(str(device.slots.active("main")))))
+        else:
+            until(lambda: device.pipeline.health().windows >= windows, 10, "windows")
+        device.pipeline._source.close()
+        until(lambda: device.states("e2")[-1] == end, 15, end)
+        assert device.last() == (end, "probation.timeout" if windows == 1 else "")
+
+
+# --- what runs, whatever the links say --------------------------------------------------------------------------------
+
+
+def _damage(device_folder: Path, which: str = "active") -> None:
+    """Flip a bit of the network that a link of the pipeline names."""
+    path = (device_folder / "slots/pipelines/main" / which).resolve() / MODEL_FILE
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def test_a_release_scores_no_windows_that_it_was_not_made_for(tmp_path: Path, server: DeviceServer) -> None:
+    """The configuration changed between two starts; neither that release nor the one before it runs."""
+    _with_release_2(tmp_path / "device", server)
+    with _restarted(tmp_path / "device", server, source=replace(SMALL, sample_rate_hz=3200.0)) as device:
+        until(lambda: device.pipeline.status().windows > 3, 10, "windows")
+        assert device.pipeline.status().release is None
+        assert device.pipeline.status().source == "update.input_mismatch"
+        assert device.scores_with() is None
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: device.scores_with() == 2, 10, "release 2 with the configuration of before")
+        assert device.pipeline.status().source == "running"
+
+
+def test_probation_judges_the_release_under_trial_only(tmp_path: Path, server: DeviceServer) -> None:
+    """It was damaged on the disk, so that after a restart the one before it runs."""
+    _back_in_probation(_with_release_2(tmp_path / "device", server), id="e9")
+    _damage(tmp_path / "device")
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: device.last() == ("ROLLED_BACK", "probation.not_active"), 10, "the way back")
+        until(lambda: device.scores_with() == 1, 10, "release 1")
+        assert str(device.slots.active("main")).startswith("bearing-1-")
+
+
+def test_a_way_back_below_the_floor_ends_with_no_release(tmp_path: Path, server: DeviceServer) -> None:
+    """Another pipeline's release raised the model's floor meanwhile."""
+    settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 5}
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        device.marks.rise(Marks(floors={"bearing": 2}))
+        assert device.scores_with() == 1  # it may stay where it is
+        device.updater.assign(_bad(server, 3))
+        until(lambda: device.states("e3")[-1:] == ["FAILED"], 15, "the end")
+        assert device.last() == ("FAILED", "update.below_floor")
+        assert "probation.score_shift" in device.bodies()[-1].detail
+        until(lambda: device.scores_with() is None, 5, "no release")
+        assert device.slots.active("main") is None
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        until(lambda: device.pipeline.status().windows > 3, 10, "windows")
+        assert device.pipeline.status().release is None
+
+
+def test_a_damaged_release_is_mended_by_assigning_it_again(tmp_path: Path, server: DeviceServer) -> None:
+    target = server.repository.publish(2, make_bundle(2, gain=0.55))
+    with _restarted(tmp_path / "device", server) as device:
+        device.updater.assign(server.repository.assign(target, 2))
+        until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")
+    _damage(tmp_path / "device")
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: device.scores_with() == 1, 10, "the previous release")
+        device.updater.assign(server.repository.assign(target, 3))
+        until(lambda: device.states("e3")[-1:] == ["COMMITTED"], 10, "release 2 again")
+        assert "PROBATION" in device.states("e3")
+        until(lambda: device.scores_with() == 2, 10, "its scores")
+        load_bundle(device.slots.path(str(device.slots.active("main"))))
+        assert str(device.slots.previous("main")).startswith("bearing-1-")
+
+
+def test_the_way_back_leads_to_what_ran_not_to_what_was_linked(tmp_path: Path, server: DeviceServer) -> None:
+    _with_release_2(tmp_path / "device", server)
+    _damage(tmp_path / "device")
+    with _restarted(tmp_path / "device", server, shadow_windows=30, probation_windows=25) as device:
+        until(lambda: device.scores_with() == 1, 10, "the previous release")
+        device.updater.assign(_bad(server, 3))
+        until(lambda: device.states("e3")[-1:] == ["PROBATION"], 15, "probation")
+        assert str(device.slots.previous("main")).startswith("bearing-1-")
+        until(lambda: device.states("e3")[-1:] == ["ROLLED_BACK"], 15, "the rollback")
+        until(lambda: device.scores_with() == 1, 5, "release 1")
+        assert str(device.slots.active("main")).startswith("bearing-1-")
+
+
 # --- disks that refuse the way back -----------------------------------------------------------------------------------
 
 
@@ -429,6 +602,53 @@ def test_a_way_back_that_failed_is_finished_at_the_next_start(
         until(lambda: again.scores_with() == 1, 5, "release 1")
 
 
+def test_a_way_back_that_failed_is_finished_before_the_next_assignment(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes next is refused while the disk refuses, and forgets nothing once it does not."""
+    settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 20}
+    bad = server.repository.publish(2, make_bundle(2, gain=-9.0))
+    with monkeypatch.context() as patch, _restarted(tmp_path / "device", server, **settings) as device:
+        device.updater.assign(server.repository.assign(bad, 2))
+        until(lambda: device.states("e2")[-1:] == ["PROBATION"], 15, "probation")
+        patch.setattr("wheeltapper_agent.adapters.slots.Slots._promote_previous", _refusing_agent)
+        until(lambda: device.states("e2")[-1:] == ["FAILED"], 15, "the failure")
+        device.updater.assign(_assign(server, 3, make_bundle(3, golden_error=5.0)))
+        until(lambda: device.last() == ("refused", "storage.failed"), 10, "the refusal")
+        assert str(device.slots.active("main")).startswith("bearing-2-")
+        patch.undo()
+        until(lambda: device.states("e3")[-1:] == ["REJECTED"], 15, "the next one's own end")
+        assert str(device.slots.active("main")).startswith("bearing-1-")
+    with _restarted(tmp_path / "device", server, **settings) as again:
+        until(lambda: again.scores_with() == 1, 10, "release 1")
+
+
+def test_a_commit_waits_for_the_journal(tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither reported nor a floor before it is written, so that a restart cannot take it back."""
+    real = files.write_atomic
+    refused = 0
+
+    def refuse_commits(path: Path, content: bytes, mode: int = 0o600) -> None:
+        nonlocal refused
+        if b'"state":"COMMITTED"' in content:
+            refused += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, content, mode)
+
+    folder = tmp_path / "device"
+    with monkeypatch.context() as patch:
+        patch.setattr("wheeltapper_agent.adapters.journal.write_atomic", refuse_commits)
+        with _restarted(folder, server) as device:
+            device.updater.assign(_assign(server, 2, make_bundle(2, gain=0.55, rollback_floor=2)))
+            until(lambda: refused > 3, 15, "the refusals")
+            assert device.states("e2")[-1] == "PROBATION"
+            assert device.marks.marks.floors == {}
+    with _restarted(folder, server) as device:
+        until(lambda: device.states("e2")[-1] == "COMMITTED", 15, "the commit")
+        assert device.states("e2").count("COMMITTED") == 1
+        until(lambda: device.marks.marks.floors == {"bearing": 2}, 5, "the floor")
+
+
 def _refusing_agent(*_args: Any) -> None:
     from wheeltapper_agent.errors import AgentError
 
@@ -460,6 +680,126 @@ def test_an_assignment_after_activation_waits_for_the_end(
         assert device.states("e2")[-1] == ("ROLLED_BACK" if bad else "COMMITTED")
         found = [body.execution for body in device.bodies() if isinstance(body, ExecutionReport)]
         assert found == sorted(found)  # one after the other
+
+
+def _repeat(device: Device, envelopes: tuple[bytes, ...], state: str, seconds: float) -> None:
+    """Say ``envelopes`` every 0.1 s for so long, while the newest execution is in ``state``."""
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s and device.last()[0] in (state, "refused"):
+        for envelope in envelopes:
+            device.updater.assign(envelope)
+        time.sleep(0.1)
+
+
+def test_what_changes_nothing_disturbs_no_shadow(tmp_path: Path, server: DeviceServer) -> None:
+    """The broker repeats the retained assignment at each connection; whoever owns it may send anything."""
+    settings: dict[str, Any] = {"shadow_windows": 60, "shadow_timeout_seconds": 30.0}
+    old = _assign(server, 1)
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        envelope = _assign(server, 2)
+        device.updater.assign(envelope)
+        until(lambda: device.states("e2")[-1:] == ["SHADOW"], 15, "the shadow")
+        _repeat(device, (envelope, old, b"{}"), "SHADOW", 10.0)
+        assert device.states("e2")[-1] != "SHADOW"
+        until(lambda: device.states("e2")[-1] == "COMMITTED", 10, "its end")
+        assert [shadow.windows for shadow in _shadows(device)] == [60]
+
+
+def test_what_changes_nothing_is_no_reason_to_say_again_why_it_waits(tmp_path: Path, server: DeviceServer) -> None:
+    envelope, old = _assign(server, 2), _assign(server, 1)
+    with _restarted(tmp_path / "device", server, maintenance_windows=(_closed_window(),)) as device:
+        device.updater.assign(envelope)
+        until(lambda: "update.waiting_window" in _codes(device, "e2"), 10, "the reason")
+        _repeat(device, (envelope, old), "WAITING", 1.0)
+        assert device.states("e2") == ["ASSIGNED", "WAITING", "WAITING"]
+        device.updater.assign(_assign(server, 3))
+        until(lambda: device.states("e2")[-1] == "SUPERSEDED", 10, "one that counts")
+
+
+def test_what_changes_nothing_starts_no_second_self_test(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envelope, old = _assign(server, 2), _assign(server, 1)
+    real, tried = sandbox.try_candidate, 0
+    with _restarted(tmp_path / "device", server) as device:
+
+        def noted(*args: Any) -> Any:
+            nonlocal tried
+            tried += 1
+            device.updater.assign(envelope)
+            device.updater.assign(old)
+            return real(*args)
+
+        monkeypatch.setattr("wheeltapper_agent.effects.try_candidate", noted)
+        device.updater.assign(envelope)
+        until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
+        assert tried == 1
+
+
+def test_what_was_fetched_stays_when_the_next_execution_may_need_it(tmp_path: Path, server: DeviceServer) -> None:
+    """The same release again goes on where the one before was; another one makes room."""
+    files_2 = make_bundle(2, gain=0.55)
+    golden = files_2["golden.npz"]
+    target, sha256 = server.repository.publish(2, files_2), hashlib.sha256(golden).hexdigest()
+    partial = tmp_path / "device/blobs" / f".{sha256}.part"
+
+    def fetched_bytes() -> int:
+        return partial.stat().st_size if partial.exists() else 0
+
+    with _restarted(tmp_path / "device", server, fetch_bytes_per_second=len(golden) / 3) as device:
+        device.updater.assign(server.repository.assign(target, 2))
+        until(lambda: fetched_bytes() > len(golden) / 3, 20, "a part")
+        before, asked = fetched_bytes(), len(server.ranges)
+        device.updater.assign(server.repository.assign(target, 3))
+        until(lambda: "FETCHING" in device.states("e3"), 10, "the next one")
+        assert device.states("e2")[-1] == "SUPERSEDED"
+        until(lambda: any(server.ranges[asked:]), 10, "the rest of it")
+        assert fetched_bytes() >= before
+        device.updater.assign(_assign(server, 4, make_bundle(4, gain=0.6)))
+        until(lambda: "FETCHING" in device.states("e4"), 10, "another release")
+        until(lambda: not partial.exists(), 10, "room")
+
+
+def test_what_was_left_makes_room_for_the_next_update(
+    tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "device/blobs" / f".{'a' * 64}.part"
+    monkeypatch.setattr("wheeltapper_agent.waiting.free_bytes", lambda _folder: 0 if left.exists() else 2**30)
+    with _restarted(tmp_path / "device", server) as device:
+        time.sleep(0.3)
+        left.write_bytes(b"x")
+        device.updater.assign(_assign(server, 2))
+        until(lambda: "update.waiting_disk" in _codes(device, "e2"), 10, "the reason")
+        until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
+
+
+def test_a_start_cleans_up_what_a_kill_left(tmp_path: Path, server: DeviceServer) -> None:
+    part, slot = tmp_path / "device/blobs" / f".{'a' * 64}.part", tmp_path / "device/slots/releases/bearing-9-deadbeef"
+    part.write_bytes(b"x")
+    slot.mkdir()
+    with _restarted(tmp_path / "device", server) as device:
+        until(lambda: not part.exists() and not slot.exists(), 10, "room")
+        until(lambda: device.scores_with() == 1, 10, "release 1")
+
+
+def test_a_restart_in_fetching_asks_for_nothing_over_a_metered_network(tmp_path: Path, server: DeviceServer) -> None:
+    route = tmp_path / "route"
+    route.write_text("head\nwwan0\t00000000\t0\t3\t0\t0\t1\t00000000\t0\t0\t0\n")
+    settings: dict[str, Any] = {"metered_interfaces": ("wwan*",), "route_file": route}
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        device.updater.assign(_assign(server, 2))
+        until(lambda: "update.waiting_network" in _codes(device, "e2"), 10, "waiting")
+    journal = Journal(tmp_path / "device/journal.json")
+    entry = journal.read()
+    assert entry.execution is not None
+    execution = msgspec.structs.replace(entry.execution, state="FETCHING")
+    journal.write(msgspec.structs.replace(entry, execution=execution))
+    asked = len(server.requests)
+    with _restarted(tmp_path / "device", server, **settings) as device:
+        until(lambda: _codes(device, "e2").count("update.waiting_network") == 2, 10, "waiting again")
+        assert server.requests[asked:] == []
+        route.write_text("head\neth0\t00000000\t0\t3\t0\t0\t1\t00000000\t0\t0\t0\n")
+        until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
 
 
 def test_of_two_assignments_in_a_row_the_newer_wins(server: DeviceServer, device: Device) -> None:

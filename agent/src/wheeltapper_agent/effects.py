@@ -2,7 +2,8 @@
 
 Invariants: each effect may be done twice; nothing before ACTIVATE touches what the pipelines run; a manifest is
 followed only after the director's assignment and the team's targets metadata agreed on it; no release below its model's
-floor is begun or gone back to; a release that is distrusted (it is being given up) is not loaded at a start.
+floor is begun or gone back to; a release that is distrusted (it is being given up) is not loaded at a start; none
+scores windows that it was not made for; what a pipeline runs is what it has loaded, whatever a link says.
 
 What this module does not do: conditions (:mod:`waiting`), shadow and probation (:mod:`trials`).
 """
@@ -66,7 +67,7 @@ class Effects:
         self._distrusted: set[str] = set()
         self._patience = Patience(clock)
         self._trials = Trials(pipelines, config, clock, self._patience)
-        self._waiting = Waiting(config, slots.folder, clock, self._patience)
+        self._waiting = Waiting(config, slots.folder, clock, self._patience, lambda: marks.marks.newest_time_seconds)
         self.report: Callable[[ExecutionReport | ShadowReport], None] = lambda _body: None
 
     @property
@@ -89,7 +90,7 @@ class Effects:
             case Effect.ACCEPT:
                 return self._accept(execution)
             case Effect.AWAIT_CONDITIONS:
-                self._waiting.until_met(execution, self._say)
+                self._waiting.until_met(execution, self._say, make_room=self._drop_blobs)
                 return Outcome(Event.CONDITIONS_MET)
             case Effect.FETCH:
                 return self._fetch(execution, now_seconds)
@@ -111,8 +112,19 @@ class Effects:
                 raise AgentError("update.internal", "FINISH leads to no event")
 
     def active(self, pipelines: Mapping[str, PipelineTarget]) -> dict[str, str | None]:
-        """The slots that ``pipelines`` run now."""
-        return {name: self._slots.active(name) for name in pipelines}
+        """The slots of what ``pipelines`` run now."""
+        return {name: self._running(name) for name in pipelines}
+
+    def _running(self, name: str) -> str | None:
+        bundle = self._pipelines[name].bundle
+        if bundle is None:
+            return None
+        return f"{bundle.manifest.model}-{bundle.manifest.release}-{bundle.sha256[:8]}"
+
+    def _runs(self, name: str, target: PipelineTarget) -> bool:
+        """Whether the pipeline ``name`` runs these very bytes, and would after a restart."""
+        bundle = self._pipelines[name].bundle
+        return self._slots.active(name) == slot_name(target) and bundle is not None and bundle.sha256 == target.sha256
 
     def baseline(self, pipelines: Mapping[str, PipelineTarget]) -> dict[str, Figures]:
         """What the releases that ``pipelines`` run now came to."""
@@ -128,12 +140,14 @@ class Effects:
             self.distrust(execution)
 
     def finish_rolling_back(self, execution: Execution) -> None:
-        """Try the way back that the disk refused once more."""
+        """Try the way back that the disk refused once more, if one is left.
+
+        Raises:
+            AgentError: ``storage.*``, it refused again.
+        """
         if self._unfinished(execution):
-            try:
-                self._roll_back(execution)
-            except AgentError as error:
-                _LOG.error("execution %s: still not gone back: %s", execution.id, error)
+            self._roll_back(execution)
+            self._distrusted.clear()
 
     def _unfinished(self, execution: Execution) -> bool:
         return execution.state == ExecutionState.FAILED.value and any(
@@ -143,10 +157,12 @@ class Effects:
         )
 
     def load_active(self, name: str) -> None:
-        """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one."""
+        """Make the pipeline ``name`` run its active slot; where that is damaged, the previous one; where it was made
+        for other windows than the source gives by now, none."""
         self._load_first(name, (self._slots.active(name), self._slots.previous(name)))
 
     def _load_first(self, name: str, slots: tuple[str | None, ...]) -> None:
+        why_none = ""
         for slot in slots:
             if slot is None or slot in self._distrusted:
                 continue
@@ -154,12 +170,17 @@ class Effects:
                 _LOG.error("pipeline %s: %s is below the floor [update.below_floor]", name, slot)
                 continue
             try:
-                self._pipelines[name].swap(self._load(slot))
+                self._pipelines[name].swap(self._load(name, slot))
             except (AgentError, ProtocolError) as error:
                 _LOG.error("pipeline %s: %s cannot be run: %s", name, slot, error)
+                why_none = why_none or error.code
+                if error.code == "update.input_mismatch":  # the configuration changed; an older release is no answer
+                    break
             else:
                 _LOG.info("pipeline %s: runs %s", name, slot)
                 return
+        if why_none:
+            self._pipelines[name].swap(None, why_none)
 
     def raise_floors(self, execution: Execution) -> None:
         """Take over the floors of the releases that ``execution`` committed. Done twice, it is as done once."""
@@ -176,18 +197,32 @@ class Effects:
         model, release, _ = slot.rsplit("-", 2)
         return int(release) < self._marks.marks.floors.get(model, 1)
 
-    def finish(self) -> None:
-        """Forget what no slot needs."""
+    def finish(self, keep_fetched: bool = False) -> None:
+        """Forget what no slot needs; ``keep_fetched``: but for what was fetched, which the next execution may need."""
         self._tested.clear()
         self._distrusted.clear()
         try:
             self._slots.collect_garbage(set())
-            self._blobs.collect_garbage(self._slots.hashes())
+        except OSError as error:
+            _LOG.warning("slot.storage: cleaning up: %s", error)
+        if not keep_fetched:
+            self._drop_blobs()
+
+    def _drop_blobs(self, needed: set[str] | None = None) -> None:
+        """Remove what was fetched and is neither in a slot nor ``needed``."""
+        try:
+            self._blobs.collect_garbage(self._slots.hashes() | (needed or set()), partly=needed is not None)
         except OSError as error:
             _LOG.warning("slot.storage: cleaning up: %s", error)
 
-    def _load(self, slot: str) -> Bundle:
+    def _load(self, name: str, slot: str) -> Bundle:
         bundle = load_bundle(self._slots.path(slot), self._profile, slot.rpartition("-")[2]).without_golden()
+        try:
+            spec = self._pipelines[name].spec
+        except AgentError as error:  # its source is not there yet: the pipeline looks when its first window comes
+            _LOG.info("pipeline %s: %s waits for the source: %s", name, slot, error)
+        else:
+            check_input(bundle.manifest, spec)
         bundle.warm_up()
         return bundle
 
@@ -200,7 +235,7 @@ class Effects:
                 floor = self._marks.marks.floors[target.model]
                 text = f"{target.model} {target.release} is below the rollback floor {floor}; assign {floor} or later"
                 return Outcome(Event.REFUSED, "update.below_floor", text)
-        if all(self._slots.active(name) == slot_name(target) for name, target in execution.targets.items()):
+        if all(self._runs(name, target) for name, target in execution.targets.items()):
             return Outcome(Event.ALREADY_ACTIVE)
         return Outcome(Event.ACCEPTED)
 
@@ -235,12 +270,15 @@ class Effects:
             self._patience.wait(execution, delay)
 
     def _fetch_once(self, execution: Execution, now_seconds: float) -> None:
+        self._waiting.until_met(execution, self._say)
         verified = self._metadata.refresh(now_seconds)
         lengths: dict[str, int] = {}
         for target in execution.targets.values():
             verified.check_target(target)
             manifest = decode_manifest(self._blobs.fetch(target.sha256, target.length).read_bytes())
             lengths |= {file.sha256: file.length for file in manifest.files}
+        # What an execution that was superseded left is of use for this one, or of none.
+        self._drop_blobs({target.sha256 for target in execution.targets.values()} | set(lengths))
         for sha256, length in lengths.items():
             need_bytes = sum(self._blobs.missing_bytes(*each) for each in lengths.items())
             if need_bytes:
@@ -279,17 +317,19 @@ class Effects:
         return Outcome(Event.TEST_PASSED, metrics=metrics)
 
     def _activate(self, execution: Execution) -> Outcome:
-        bundles = {name: self._bundle(slot_name(target)) for name, target in execution.targets.items()}
+        bundles = {name: self._bundle(name, target) for name, target in execution.targets.items()}
         for name, target in execution.targets.items():
-            self._slots.activate(name, slot_name(target))
+            ran = self._slots.active(name) == execution.before.get(name)
+            self._slots.activate(name, slot_name(target), keep_previous=not ran)
             self._pipelines[name].swap(bundles[name])
         return Outcome(Event.ACTIVATED)
 
-    def _bundle(self, slot: str) -> Bundle:
-        return self._tested.get(slot) or self._load(slot)
+    def _bundle(self, name: str, target: PipelineTarget) -> Bundle:
+        slot = slot_name(target)
+        return self._tested.get(slot) or self._load(name, slot)
 
     def _shadow(self, execution: Execution) -> Outcome:
-        bundles = {name: self._bundle(slot_name(target)) for name, target in execution.targets.items()}
+        bundles = {name: self._bundle(name, target) for name, target in execution.targets.items()}
         outcome = self._trials.shadow(execution, bundles, self.report)
         if outcome.event is Event.SHADOWED:  # the window may have closed since WAITING
             self._waiting.until_met(execution, self._say, fetching=False)
@@ -297,27 +337,34 @@ class Effects:
 
     def _observe(self, execution: Execution) -> Outcome:
         for name, target in execution.targets.items():
-            if self._slots.active(name) != slot_name(target):
-                # A life before went back and could not journal it.
-                return Outcome(Event.BROKE, "probation.not_active", f"{name} does not run {slot_name(target)}")
+            if not self._runs(name, target):
+                # A life before went back and could not journal it, or it could not be loaded any more.
+                text = f"{name} does not run {slot_name(target)} but {self._running(name) or 'nothing'}"
+                return Outcome(Event.BROKE, "probation.not_active", text)
         return self._trials.observe(execution)
 
     def _roll_back(self, execution: Execution) -> Outcome:
         failed: AgentError | None = None
+        below: list[str] = []
         self.distrust(execution)
         for name, slot in execution.before.items():
             if name not in self._pipelines:
                 continue
+            back = slot
             if slot is not None and self._below_floor(slot):
                 _LOG.error("pipeline %s: not back to %s, it is below the floor [update.below_floor]", name, slot)
-                continue
+                below.append(f"{name} does not go back to {slot}, which is below the floor")
+                back = None
             try:
-                self._slots.restore(name, slot)
+                self._slots.restore(name, back)
             except AgentError as error:
                 failed = error
             self._pipelines[name].swap(None)
-            self._load_first(name, (slot, self._slots.previous(name)))
+            self._load_first(name, (back, self._slots.previous(name)))
         if failed is not None:
             # What runs is the model of before, but a restart would take the other one.
             raise failed
+        if below:
+            text = f"{'; '.join(below)}; it went back for {execution.code or 'no code'}: {execution.detail}"
+            return Outcome(Event.GIVE_UP, "update.below_floor", text)
         return Outcome(Event.RESTORED, execution.code, execution.detail)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.adapters.pause import Pause
-from wheeltapper_agent.bundle import MAX_BATCH, Bundle, Evaluation
+from wheeltapper_agent.bundle import MAX_BATCH, Bundle, Evaluation, check_input
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ledger import Judged, Ledger, observed
 from wheeltapper_agent.liveness import Pulse
@@ -118,6 +118,8 @@ class Pipeline:
         self._last: Verdict | None = None
         self._error = ""
         self._broken: set[str] = set()
+        self._over = False
+        self._why_none = ""
         self.pulse = Pulse(clock)
         self._stopping = Pause()
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
@@ -142,9 +144,10 @@ class Pipeline:
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
-    def swap(self, bundle: Bundle | None) -> None:
-        """Run ``bundle`` from the next window on; its health starts anew."""
+    def swap(self, bundle: Bundle | None, why_none: str = "") -> None:
+        """Run ``bundle`` from the next window on; its health starts anew. ``why_none``: a code for the status."""
         with self._lock:
+            self._why_none = why_none
             self._next = (bundle.for_one_stream() if bundle is not None else None,)
             self._scored, self._first_error, self._calls = 0, "", 0
         if bundle is not None:
@@ -186,7 +189,10 @@ class Pipeline:
                 release=manifest.release if manifest else None,
                 windows=self._windows,
                 dropped_windows=self._source.dropped + self._ledger.dropped,
-                source=("spool.storage" if self._ledger.storage_failed else "") or self._error or self._source.state,
+                source=("spool.storage" if self._ledger.storage_failed else "")
+                or self._error
+                or self._why_none
+                or self._source.state,
                 runtime=bundle.model.provider[:80] if bundle else "",
             )
 
@@ -196,16 +202,26 @@ class Pipeline:
         return self._last
 
     @property
+    def bundle(self) -> Bundle | None:
+        """What runs, or will from the next window on."""
+        with self._lock:
+            return self._next[0] if self._next is not None else self._bundle
+
+    @property
     def budget_p95_ms(self) -> float | None:
         """What the manifest of the present model allows it; None without a model."""
-        with self._lock:
-            bundle = self._next[0] if self._next is not None else self._bundle
+        bundle = self.bundle
         return bundle.manifest.budget.latency_p95_ms if bundle is not None else None
 
     @property
     def source_state(self) -> str:
         """``waiting``, ``running``, ``ended`` or an error code."""
         return self._source.state
+
+    @property
+    def over(self) -> bool:
+        """Whether the source ended by itself and its last window was judged."""
+        return self._over
 
     def _run(self) -> None:
         try:
@@ -224,6 +240,7 @@ class Pipeline:
             _LOG.exception("pipeline %s: source.failed: the stream ended", self.name)
             self._error = "source.failed"
         finally:
+            self._over = self._source.state == "ended" and not self._stopping.is_set()
             observed(self._live, None, self.name, self._broken)
             self._ledger.end()
         self._end_captures()
@@ -253,6 +270,7 @@ class Pipeline:
             if self._next is not None:
                 (self._bundle,), self._next = self._next, None
                 self._state = carried_over(self._state.severity)
+                self._check_input()
             bundle, live = self._bundle, self._live
         index, call = self._ledger.following, self._call
         rows = self._evaluate(batch, bundle) if bundle is not None else [None] * len(batch)
@@ -275,6 +293,17 @@ class Pipeline:
         if self._captures:
             for window in batch:
                 self._feed_captures(window)
+
+    def _check_input(self) -> None:
+        """Let go of a model that was made for other windows: what a source gives may only be known when it is there.
+        The lock is held."""
+        if self._bundle is None:
+            return
+        try:
+            check_input(self._bundle.manifest, self._source.spec)
+        except AgentError as error:
+            _LOG.error("pipeline %s: %s cannot run here: %s", self.name, self._bundle.manifest.release, error)
+            self._bundle, self._why_none = None, error.code
 
     def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[_Row | None]:
         """What the model makes of windows; None where it fails, or where samples are missing and it would not show."""

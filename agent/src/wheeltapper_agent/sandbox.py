@@ -143,8 +143,10 @@ def _watch(
         selector.register(process.stdout, selectors.EVENT_READ, answer)
         selector.register(process.stderr, selectors.EVENT_READ, said)
         while selector.get_map():
+            asked_at = time.monotonic()
             if interrupted():
                 return None
+            deadline += time.monotonic() - asked_at  # the answer may have taken a while; the child is not to blame
             left = deadline - time.monotonic()
             if left <= 0:
                 text = f"the release was not loaded and tested within {timeout_seconds:g} s"

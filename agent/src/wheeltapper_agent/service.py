@@ -240,9 +240,9 @@ class Agent:
         _LOG.info("agent: ending")
         self._notifier.stopping()
         self._local.stop()
+        self.updater.stop()  # before the pipelines: a stream that is stopped says nothing of a release
         for pipeline in self.pipelines.values():
             pipeline.stop()
-        self.updater.stop()
         self._captures.stop()
         if self._delivery.flush(self._config.delivery.flush_seconds):
             _LOG.info("agent: everything was delivered")

@@ -1,7 +1,8 @@
 """What a new release must show on live windows: the shadow run before it is active, probation after.
 
 Invariants: a first release has nothing to run beside and passes the shadow; the statistical rules of probation are
-asked once, at its end; a trial ends by its time-out whatever the source does.
+asked once, at its end; a trial ends by its time-out whatever the source does; a release that scored fewer windows than
+the rules ask for is never healthy.
 
 What this module does not do: the statistics (:mod:`core.comparison`, :mod:`core.probation`).
 """
@@ -109,24 +110,27 @@ class Trials:
             Interrupted: somebody asked to stop.
         """
         deadline = self._clock.monotonic() + self._config.probation_timeout_seconds
+        least = min(self._rules.new_windows, self._config.probation_windows)
         enough_at: float | None = None
         pipelines = [self._pipelines[name] for name in execution.targets]
         while True:
+            over = [pipeline.over for pipeline in pipelines]  # first: no window comes after that
             health = [pipeline.health() for pipeline in pipelines]
             errors = [state.error for state in health if state.error]
             if errors:
                 return Outcome(Event.BROKE, errors[0], "the new model could not score a live window")
-            waiting = [
-                pipeline
-                for pipeline, state in zip(pipelines, health, strict=True)
-                if state.windows < self._config.probation_windows and pipeline.source_state != _ENDED
-            ]
+            waiting = []
+            for pipeline, state, ended in zip(pipelines, health, over, strict=True):
+                if ended and state.windows < least:
+                    text = f"the source of {pipeline.name} ended after {state.windows} of at least {least} windows"
+                    return Outcome(Event.BROKE, "probation.timeout", text)
+                if state.windows < self._config.probation_windows and not ended:
+                    waiting.append(pipeline)
             now = self._clock.monotonic()
             if not waiting:
                 enough_at = now if enough_at is None else enough_at
                 few = any(state.calls < min(LEAST_CALLS, state.windows) for state in health)
-                ended = all(pipeline.source_state == _ENDED for pipeline in pipelines)
-                if not few or ended or now - enough_at >= _CALLS_SECONDS:
+                if not few or all(over) or now - enough_at >= _CALLS_SECONDS:
                     return self._judged(execution, float(min(state.windows for state in health)))
             elif now > deadline:
                 text = f"{waiting[0].name} did not score {self._config.probation_windows} windows in time"

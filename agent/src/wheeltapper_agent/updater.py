@@ -5,14 +5,16 @@ Invariants:
     * A state is journalled before its effect is begun and before it is reported; a terminal state that was journalled
       but perhaps not reported is reported again after a restart. Where the disk refuses the journal, an execution that
       did not touch the active model yet ends as FAILED, and one that did goes back to the release before: by renames
-      and unlinks, which need no room.
+      and unlinks, which need no room. Only a commit waits until it is journalled, so that no restart can undo it.
     * A restart is counted in the journal before any model is loaded; where it cannot be counted, no release runs that
       is not committed. A clean end is no restart.
     * The deadline counts seconds since the assignment, of the monotonic clock while the agent runs; for the time
-      between two lives of the agent it has the wall clock alone, of which a step back counts for nothing.
+      between two lives of the agent see :mod:`core.deadline`.
+    * A way back that the disk refused is finished before anything else is accepted.
     * The counter, the newest time and the floors outlive the journal (:mod:`adapters.marks`).
     * Every effect may be done twice. Every execution reaches a terminal state.
-    * A refused assignment changes nothing and is reported once per distinct envelope and reason.
+    * A refused assignment changes nothing and is reported once per distinct envelope and reason; neither it nor a known
+      one disturbs what is under way.
 
 What this module does not do: rules (:mod:`core.trust`), what follows a restart (:mod:`core.resume`), bytes over the
 network (adapters).
@@ -24,13 +26,14 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
+from wheeltapper_agent.adapters.clock import since_boot
 from wheeltapper_agent.adapters.journal import Entry, Execution, Journal
 from wheeltapper_agent.adapters.marks import Marks, MarkStore
+from wheeltapper_agent.core.deadline import Moment, allowed_seconds, away_seconds
 from wheeltapper_agent.core.resume import Plan, resume, uncounted
 from wheeltapper_agent.core.trust import (
     IGNORED,
@@ -41,28 +44,23 @@ from wheeltapper_agent.core.trust import (
     effective_now,
     is_known,
 )
-from wheeltapper_agent.core.update import TABLE, Effect, Event, step
+from wheeltapper_agent.core.update import ENTRY_EFFECTS, TABLE, Effect, Event, Step, step
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError, storage_error
+from wheeltapper_agent.inbox import Inbox
 from wheeltapper_agent.outcome import Interrupted, Outcome
-from wheeltapper_agent.ports import Clock, MetadataClient, Records, unnumbered_report
-from wheeltapper_protocols.assignment import Assignment
+from wheeltapper_agent.ports import Clock, MetadataClient, Records
+from wheeltapper_agent.reports import Reports
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState, Report, ShadowReport
+from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState
 
 __all__ = ["Updater"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_CAP_SECONDS: Final = 60.0
 _MAX_REMEMBERED_REFUSALS: Final = 256
-_LEAST_ALLOWED_SECONDS: Final = 1e-3
-"""Stands for a deadline that is over: 0 would say that there is none."""
-_MAX_REMEMBERED_CANCELS: Final = 64
-_MAX_UNSENT_REPORTS: Final = 256
 _UNSENT_SECONDS: Final = 2.0
 _JOURNAL_ATTEMPTS: Final = 3
-_GOES_ON_UNJOURNALLED: Final = frozenset({ExecutionState.ROLLING_BACK})
-"""The way back needs no journal: a restart that finds the state before comes to the same."""
 _OF_THE_DEVICE: Final = ("storage.", "source.", "recording.")
 _UNTOUCHED: Final = frozenset(state for (state, _), end in TABLE.items() if end is ExecutionState.FAILED) - {
     ExecutionState.ROLLING_BACK
@@ -74,20 +72,6 @@ def _marks(entry: Entry) -> Marks:
     return Marks(
         counter=entry.counter, payload_sha256=entry.payload_sha256, newest_time_seconds=entry.newest_time_seconds
     )
-
-
-def _over(execution: Execution) -> bool:
-    return execution.state in {state.value for state in ExecutionState if state.terminal}
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """What came in and was not looked at yet; guarded by ``changed``."""
-
-    envelope: bytes | None = None
-    cancel: dict[str, None] = field(default_factory=dict)
-    """Executions to cancel, oldest first; one may come before its assignment."""
-    changed: threading.Condition = field(default_factory=threading.Condition)
 
 
 class Updater:
@@ -122,21 +106,20 @@ class Updater:
         self._metadata = metadata
         self._effects = effects
         self._marks = marks
-        self._records = records
+        self._reports = Reports(records, clock)
         self._clock = clock
         self._retry_seconds = retry_seconds
         self._on_change = on_change
         self._entry = self._raised(journal.read())
-        self._unsent: list[Report] = []
-        self._inbox = _Inbox()
+        self._inbox = Inbox()
+        self._asked: Outcome | None = None
+        """What the effect under way was interrupted for."""
         self._refused: set[tuple[str, str]] = set()
-        self._deferred: bytes | None = None
-        """An envelope that could not be judged while an execution was under way, for want of metadata."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
         self._since_seconds = clock.monotonic()
         effects.interrupted = self._interrupted
-        effects.report = self._report
+        effects.report = self._reports.add
         self._plan = self._count_restart()
 
     @property
@@ -155,30 +138,24 @@ class Updater:
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """End after the effect under way; what is unfinished is resumed at the next start."""
         self._stopping.set()
-        with self._inbox.changed:
-            self._inbox.changed.notify_all()
+        self._inbox.close()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
         execution = self._entry.execution
-        if not self._thread.is_alive() and execution is not None and not _over(execution):
+        if not self._thread.is_alive() and execution is not None and not execution.over:
             try:
                 self._change(stopped=True)
             except AgentError as error:
                 _LOG.error("updater: this end will count as an unclean one: %s", error)
 
     def assign(self, envelope: bytes) -> None:
-        """An assignment came in; only the newest one counts."""
-        with self._inbox.changed:
-            self._inbox.envelope = envelope
-            self._inbox.changed.notify_all()
+        """An assignment came in; only the newest one counts. The broker says the one under way at every connection."""
+        if not is_known(envelope, self._standing()):
+            self._inbox.put(envelope)
 
     def cancel(self, execution: str) -> None:
         """End ``execution`` if it is not active yet."""
-        with self._inbox.changed:
-            self._inbox.cancel[execution] = None
-            while len(self._inbox.cancel) > _MAX_REMEMBERED_CANCELS:
-                del self._inbox.cancel[next(iter(self._inbox.cancel))]
-            self._inbox.changed.notify_all()
+        self._inbox.cancel(execution)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -189,13 +166,8 @@ class Updater:
         except Exception:  # noqa: BLE001  # the agent must outlive a fault here
             _LOG.exception("updater: resuming failed")
         while not self._stopping.is_set():
-            with self._inbox.changed:
-                if self._inbox.envelope is None:
-                    self._inbox.envelope, self._deferred = self._deferred, None
-                if self._inbox.envelope is None or wait_seconds > 0:
-                    self._inbox.changed.wait(wait_seconds or (_UNSENT_SECONDS if self._unsent else None))
-                envelope, self._inbox.envelope = self._inbox.envelope, None
-            self._send()
+            envelope = self._inbox.take(wait_seconds, _UNSENT_SECONDS if self._reports.waiting else None)
+            self._reports.send()
             if self._stopping.is_set() or envelope is None:
                 continue
             try:
@@ -203,11 +175,8 @@ class Updater:
             except Exception:  # noqa: BLE001  # as above
                 _LOG.exception("updater: an assignment could not be handled")
                 retry = True
-            wait_seconds = min(max(self._retry_seconds, wait_seconds * 2), _RETRY_CAP_SECONDS) if retry else 0.0
-            with self._inbox.changed:
-                newer = self._inbox.envelope
-                self._inbox.envelope = newer if newer is not None or not retry else envelope
-                wait_seconds = wait_seconds if newer is None else 0.0
+            held = retry and self._inbox.put_back(envelope)
+            wait_seconds = min(max(self._retry_seconds, wait_seconds * 2), _RETRY_CAP_SECONDS) if held else 0.0
 
     def _raised(self, entry: Entry) -> Entry:
         """``entry`` with the higher of its marks and those of the store, which then has them too."""
@@ -230,6 +199,12 @@ class Updater:
         accepted = self._judge(envelope)
         if isinstance(accepted, bool):
             return accepted
+        if self._entry.execution is not None:
+            try:  # the next execution's journal entry would forget it
+                self._effects.finish_rolling_back(self._entry.execution)
+            except AgentError as error:
+                self._refuse(hashlib.sha256(envelope).hexdigest(), error.code, error.message, None)
+                return True
         self._accept(accepted)
         return False
 
@@ -263,23 +238,7 @@ class Updater:
             self._refused.clear()
         self._refused.add((digest, code))
         _LOG.warning("assignment refused: %s [%s]", message, code)
-        self._report(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
-
-    def _report(self, body: AssignmentRefused | ExecutionReport | ShadowReport) -> None:
-        """Append; what the disk refuses is kept for the next try, up to a bound."""
-        self._unsent.append(unnumbered_report(body, self._clock.now()))
-        del self._unsent[:-_MAX_UNSENT_REPORTS]
-        self._send()
-
-    def _send(self) -> None:
-        if not self._unsent:
-            return
-        try:
-            self._records.append(*self._unsent)
-        except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
-            _LOG.error("updater: %d reports wait for the spool: %s [spool.storage]", len(self._unsent), error)
-        else:
-            self._unsent.clear()
+        self._reports.add(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
 
     def _accept(self, accepted: Accepted) -> None:
         assignment, standing = accepted.assignment, accepted.standing
@@ -293,7 +252,11 @@ class Updater:
                 campaign=assignment.campaign,
                 state=ExecutionState.ASSIGNED.value,
                 targets=dict(assignment.pipelines),
-                deadline_seconds=self._allowed_seconds(assignment),
+                deadline_seconds=allowed_seconds(
+                    self._effects.config.deadline_seconds,
+                    assignment.deadline if isinstance(assignment.deadline, float) else None,
+                    effective_now(self._clock.now(), standing),
+                ),
             ),
         )
         self._since_seconds = self._clock.monotonic()
@@ -314,15 +277,16 @@ class Updater:
         execution = self._entry.execution
         if execution is None:
             return None
-        if _over(execution):
+        if execution.over:
             self._effects.distrust_unfinished(execution)
             return None
         resumes = execution.resumes + (0 if execution.stopped else 1)
-        away_seconds = max(0.0, self._clock.now() - execution.at) if execution.at else 0.0
+        then = Moment(execution.at, execution.boot, execution.boot_seconds)
+        away = away_seconds(then, self._moment(), self._entry.newest_time_seconds)
         plan = resume(execution.state, resumes, self._effects.config.probation_max_deaths)
         assert plan is not None
         try:
-            self._change(resumes=resumes, stopped=False, spent_seconds=execution.spent_seconds + away_seconds)
+            self._change(resumes=resumes, stopped=False, spent_seconds=execution.spent_seconds + away)
         except AgentError as error:
             _LOG.error("execution %s: its restart cannot be counted: %s", execution.id, error)
             plan = uncounted(plan, error.code)
@@ -333,13 +297,19 @@ class Updater:
     def _resume(self) -> None:
         execution, plan = self._entry.execution, self._plan
         if execution is None:
+            self._effects.finish()
             return
         if plan is None:
             if execution.state == ExecutionState.COMMITTED.value:
                 self._effects.raise_floors(execution)
-            self._effects.finish_rolling_back(execution)
+            try:
+                self._effects.finish_rolling_back(execution)
+            except AgentError as error:
+                _LOG.error("execution %s: still not gone back: %s", execution.id, error)
+            else:  # a kill may have come between the end and the cleaning up
+                self._effects.finish(keep_fetched=execution.state == ExecutionState.SUPERSEDED.value)
             if not execution.reported:
-                self._enter(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
+                self._tell(ExecutionState(execution.state), Outcome(Event.ACCEPTED, execution.code, execution.detail))
             return
         _LOG.info("execution %s: resumed in %s", execution.id, plan.state.value)
         if plan.event is not None:
@@ -351,13 +321,8 @@ class Updater:
         if plan.effect is not None:
             self._walk(plan.state, plan.effect)
 
-    def _allowed_seconds(self, assignment: Assignment) -> float:
-        """From now to the deadline: the device's own, or the assignment's where that is nearer; 0: none."""
-        own = self._effects.config.deadline_seconds
-        if not isinstance(assignment.deadline, float):
-            return own
-        theirs = max(_LEAST_ALLOWED_SECONDS, assignment.deadline - effective_now(self._clock.now(), self._standing()))
-        return min(own or theirs, theirs)
+    def _moment(self) -> Moment:
+        return Moment(self._clock.now(), *since_boot())
 
     def _spent_seconds(self, execution: Execution) -> float:
         return execution.spent_seconds + self._clock.monotonic() - self._since_seconds
@@ -378,16 +343,17 @@ class Updater:
             state, effect = self._transition(state, outcome)
         if effect is Effect.FINISH:
             if self._entry.execution is not None:
-                with self._inbox.changed:
-                    self._inbox.cancel.pop(self._entry.execution.id, None)
-            self._effects.finish()
+                self._inbox.forget_cancel(self._entry.execution.id)
+            self._effects.finish(keep_fetched=state is ExecutionState.SUPERSEDED)
 
     def _advance(self, state: ExecutionState, outcome: Outcome) -> None:
         following, effect = self._transition(state, outcome)
         self._walk(following, effect)
 
-    def _transition(self, state: ExecutionState, outcome: Outcome) -> tuple[ExecutionState, Effect]:
+    def _transition(self, state: ExecutionState, outcome: Outcome) -> Step:
         following = step(state, outcome.event)
+        if following.state is ExecutionState.COMMITTED:
+            return following if self._commit(outcome) else Step(state, ENTRY_EFFECTS[state])
         if following.state is ExecutionState.ACTIVATING:
             execution = self._entry.execution
             if execution is not None and not execution.before:
@@ -399,9 +365,23 @@ class Updater:
             given_up = Outcome(Event.GIVE_UP, error.code, error.message)
             following = step(state, Event.GIVE_UP)
             self._enter(following.state, given_up)
-        if following.state is ExecutionState.COMMITTED and self._entry.execution is not None:
-            self._effects.raise_floors(self._entry.execution)
-        return following.state, following.effect
+        return following
+
+    def _commit(self, outcome: Outcome) -> bool:
+        """Enter COMMITTED, however long the disk refuses that; False if the agent stopped before."""
+        wait_seconds = max(self._retry_seconds, _UNSENT_SECONDS)
+        while True:
+            try:
+                self._enter(ExecutionState.COMMITTED, outcome)
+            except AgentError as error:
+                _LOG.error("updater: COMMITTED waits for the journal: %s", error)
+                if self._stopping.wait(wait_seconds):
+                    return False
+                wait_seconds = min(wait_seconds * 2, _RETRY_CAP_SECONDS)
+            else:
+                assert self._entry.execution is not None
+                self._effects.raise_floors(self._entry.execution)
+                return True
 
     def _enter(self, state: ExecutionState, outcome: Outcome) -> None:
         """Journal ``state``, then report it.
@@ -413,15 +393,21 @@ class Updater:
         if self._entry.execution is not None and self._entry.execution.state != state.value:
             changes |= {"state": state.value, "resumes": 0}
         try:
-            execution = self._change(**changes, reported=not state.terminal)
+            self._change(**changes, reported=not state.terminal)
         except AgentError as error:
-            if (state, Event.GIVE_UP) in TABLE and state not in _GOES_ON_UNJOURNALLED:
+            if not (state.terminal or state is ExecutionState.ROLLING_BACK) or state is ExecutionState.COMMITTED:
                 raise
+            # The way back needs no journal: a restart that finds the state before comes to the same.
             _LOG.error("updater: %s goes on unjournalled: %s", state.value, error)
-            execution = self._remember(**changes)
+            self._remember(**changes)
+        self._tell(state, outcome)
+
+    def _tell(self, state: ExecutionState, outcome: Outcome) -> None:
+        execution = self._entry.execution
+        assert execution is not None
         log = _LOG.warning if outcome.code else _LOG.info
         log("execution %s: %s %s %s", execution.id, state.value, outcome.code, outcome.detail)
-        self._report(
+        self._reports.add(
             ExecutionReport(
                 execution=execution.id,
                 state=state,
@@ -430,7 +416,7 @@ class Updater:
                 metrics=outcome.metrics,
             )
         )
-        if state.terminal and not self._unsent:
+        if state.terminal and not self._reports.waiting:
             try:
                 self._change(reported=True)
             except AgentError as error:
@@ -442,7 +428,9 @@ class Updater:
         before, since_seconds = self._entry, self._since_seconds
         execution = before.execution
         assert execution is not None
-        passed = {"spent_seconds": self._spent_seconds(execution), "at": self._clock.now()}
+        now = self._moment()
+        passed: dict[str, object] = {"spent_seconds": self._spent_seconds(execution), "at": now.wall_seconds}
+        passed |= {"boot": now.boot, "boot_seconds": now.boot_seconds}
         execution = self._remember(**(passed | changes))
         self._since_seconds = self._clock.monotonic()
         for attempt in range(_JOURNAL_ATTEMPTS):
@@ -470,7 +458,7 @@ class Updater:
                 try:
                     return self._effects.do(effect, execution, effective_now(self._clock.now(), self._standing()))
                 except Interrupted:
-                    asked = self._asked_to_end(ExecutionState(execution.state), execution)
+                    asked, self._asked = self._asked, None
                     if asked is not None:
                         return asked
             return None
@@ -489,10 +477,8 @@ class Updater:
 
     def _asked_to_end(self, state: ExecutionState, execution: Execution) -> Outcome | None:
         """SUPERSEDE or CANCEL, if somebody asked for it and the state still allows it."""
-        with self._inbox.changed:
-            cancelled = execution.id in self._inbox.cancel
-            envelope = self._inbox.envelope
-        if cancelled and (state, Event.CANCEL) in TABLE:
+        envelope = self._inbox.envelope
+        if execution.id in self._inbox.cancels and (state, Event.CANCEL) in TABLE:
             return Outcome(Event.CANCEL, "update.cancelled", "cancelled by the fleet")
         if (state, Event.EXPIRED) in TABLE and self._expired(execution):
             text = f"not active within {execution.deadline_seconds:.0f} s"
@@ -504,15 +490,11 @@ class Updater:
         if isinstance(judged, Accepted):
             # The envelope stays in the inbox: it is judged again, and carried out, when this execution has ended.
             return Outcome(Event.SUPERSEDE, "update.superseded", f"by {judged.assignment.execution}")
-        with self._inbox.changed:
-            if self._inbox.envelope is envelope:
-                self._inbox.envelope = None
-                self._deferred = envelope if judged else None
+        self._inbox.drop(envelope, later=judged)
         return None
 
     def _interrupted(self, execution: Execution) -> bool:
-        """Whether a long effect shall stop early."""
-        with self._inbox.changed:
-            waiting = execution.id in self._inbox.cancel or self._inbox.envelope is not None
-        asked = waiting or self._expired(execution)
-        return self._stopping.is_set() or (asked and (ExecutionState(execution.state), Event.CANCEL) in TABLE)
+        """Whether a long effect shall stop early: for what counts, not for whatever came in."""
+        stopping = self._stopping.is_set()
+        self._asked = None if stopping else self._asked_to_end(ExecutionState(execution.state), execution)
+        return stopping or self._asked is not None

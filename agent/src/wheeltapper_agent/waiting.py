@@ -35,16 +35,32 @@ class Waiting:
         folder: on the file system that must have room.
         clock: time.
         patience: how to wait.
+        verified_seconds: says the newest Unix time that was verified.
     """
 
-    def __init__(self, config: UpdateConfig, folder: Path, clock: Clock, patience: Patience) -> None:
+    def __init__(
+        self,
+        config: UpdateConfig,
+        folder: Path,
+        clock: Clock,
+        patience: Patience,
+        verified_seconds: Callable[[], float],
+    ) -> None:
         self._config = config
         self._conditions = config.conditions()
         self._folder = folder
         self._clock = clock
         self._patience = patience
+        self._verified_seconds = verified_seconds
 
-    def until_met(self, execution: Execution, say: Say, need_bytes: int = 0, fetching: bool = True) -> None:
+    def until_met(
+        self,
+        execution: Execution,
+        say: Say,
+        need_bytes: int = 0,
+        fetching: bool = True,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
         """Return when everything holds.
 
         Args:
@@ -52,6 +68,7 @@ class Waiting:
             say: called when what is missing changes.
             need_bytes: room that the release still takes.
             fetching: False: only what an activation needs, the window and the power.
+            make_room: called when room on the disk begins to lack.
 
         Raises:
             Interrupted: somebody asked to stop.
@@ -63,12 +80,14 @@ class Waiting:
                 said = codes
                 missing = self._missing(need_bytes, fetching, explain=True) or missing
                 say(execution, Unmet(codes[0], "; ".join(each.detail for each in missing)))
+                if "update.waiting_disk" in codes:
+                    make_room()
             self._patience.wait(execution, self._config.condition_seconds)
         if said:
             _LOG.info("execution %s: waited long enough", execution.id)
 
     def _missing(self, need_bytes: int, fetching: bool, explain: bool) -> tuple[Unmet, ...]:
-        seen = Surroundings(self._clock.now())
+        seen = Surroundings(self._clock.now(), verified_seconds=self._verified_seconds())
         if self._conditions.need_mains:
             seen = replace(seen, mains=on_mains(self._config.power_supply_dir))
         if fetching:

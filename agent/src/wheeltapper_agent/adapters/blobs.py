@@ -165,10 +165,16 @@ class BlobStore:
             self.gained_bytes -= size
             raise AgentError("fetch.hash", f"the blob received as {sha256[:12]} has another SHA-256")
 
-    def collect_garbage(self, keep: set[str]) -> None:
-        """Remove every file that is not one of ``keep`` (hashes), also what was left by a kill."""
+    def collect_garbage(self, keep: set[str], partly: bool = False) -> None:
+        """Remove every file that is not one of ``keep`` (hashes), also what was left by a kill.
+
+        Args:
+            keep: what stays.
+            partly: what came of them so far stays too.
+        """
+        stays = keep | {self._partial(sha256).name for sha256 in keep} if partly else keep
         for path in self._folder.iterdir():
-            if path.name not in keep:
+            if path.name not in stays:
                 path.unlink(missing_ok=True)
 
 

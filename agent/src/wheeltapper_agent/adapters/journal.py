@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -18,10 +19,12 @@ from wheeltapper_agent.adapters.files import write_atomic
 from wheeltapper_agent.core.probation import Figures
 from wheeltapper_agent.errors import storage_error
 from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.messages import ExecutionState
 
 __all__ = ["Entry", "Execution", "Journal"]
 
 _LOG = logging.getLogger(__name__)
+_ENDS: Final = frozenset(state.value for state in ExecutionState if state.terminal)
 
 
 class Execution(Struct, frozen=True, kw_only=True):
@@ -49,6 +52,15 @@ class Execution(Struct, frozen=True, kw_only=True):
     """Of these, up to ``at``."""
     at: float = 0.0
     """Unix time when this was written, by the device's clock."""
+    boot: str = ""
+    """Id of the boot in which this was written."""
+    boot_seconds: float = 0.0
+    """Seconds since that boot when this was written."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it came to its end."""
+        return self.state in _ENDS
 
 
 class Entry(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ Not done here: deciding that a bundle is good.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -34,6 +35,22 @@ def slot_name(target: PipelineTarget) -> str:
     return f"{target.model}-{target.release}-{target.sha256[:8]}"
 
 
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files; one that cannot be read is another."""
+    try:
+        return _hashes(one) == _hashes(other)
+    except OSError:
+        return False
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
 class Slots:
     """The slots in ``folder``."""
 
@@ -54,7 +71,7 @@ class Slots:
         return self._releases / name
 
     def stage(self, name: str, manifest: bytes, blobs: Mapping[str, Path]) -> Path:
-        """Put a verified bundle in place; doing it again replaces what is there unless it is in use.
+        """Put a verified bundle in place. What is there already and in use is kept, if it is whole; else replaced.
 
         Args:
             name: of the slot.
@@ -78,7 +95,7 @@ class Slots:
             write_once(temporary / MANIFEST_FILE, manifest)
             fsync_folder(temporary)
             if target.exists():
-                if name in self._referenced():
+                if name in self._referenced() and _same_files(temporary, target):
                     shutil.rmtree(temporary)
                     return target
                 shutil.rmtree(target)
@@ -97,8 +114,13 @@ class Slots:
         """The name of the release that ``pipeline`` ran before."""
         return self._read(pipeline, PREVIOUS)
 
-    def activate(self, pipeline: str, name: str) -> None:
+    def activate(self, pipeline: str, name: str, keep_previous: bool = False) -> None:
         """Make ``name`` active and what was active previous. Done twice, it is as done once.
+
+        Args:
+            pipeline: whose links.
+            name: of the slot.
+            keep_previous: what was active did not run, so that ``previous`` is the better one to go back to.
 
         Raises:
             AgentError: ``slot.missing``, ``storage.*``.
@@ -109,7 +131,7 @@ class Slots:
         if current == name:
             self._settle(pipeline)
             return
-        if current is not None:
+        if current is not None and not keep_previous:
             self._link(pipeline, PREVIOUS, current)
         self._link(pipeline, ACTIVE, name)
 

@@ -5,7 +5,8 @@ Invariants:
     * A maintenance window is what the clock on the wall says, in the device's time zone: ``Sat 22:00-05:00`` begins on
       Saturday and ends on Sunday. When the clocks go forward, the hour that is left out is in no window; when they go
       back, the hour that comes twice counts twice. So people who plan by their wall clock are never surprised.
-    * Nothing is remembered between two looks, so a jump of the clock is over with the next look.
+    * Nothing is remembered between two looks, so a jump of the clock is over with the next look. While the clock lies
+      before a time that was verified, it is wrong, and no window counts as open.
 
 What this module does not do: look at the device (:mod:`wheeltapper_agent.adapters.surroundings`), wait.
 """
@@ -34,6 +35,8 @@ _DAY_MINUTES: Final = 24 * 60
 _LOOK_AHEAD_DAYS: Final = 8
 _LOOK_AHEAD_QUARTERS: Final = _LOOK_AHEAD_DAYS * 96
 _QUARTER_SECONDS: Final = 900.0
+_SKEW_SECONDS: Final = 60.0
+"""So far two clocks may differ that are both right."""
 _FORM: Final = re.compile(r"(?:(?P<days>[A-Za-z,-]+)\s+)?(?P<from>\d\d?:\d\d)-(?P<to>\d\d?:\d\d)")
 
 
@@ -70,6 +73,8 @@ class Surroundings:
     mains: bool | None = None
     metered: bool | None = None
     free_bytes: int | None = None
+    verified_seconds: float = 0.0
+    """The newest Unix time in something verified: it cannot be earlier than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,16 @@ def unmet(
         explain: also say when the next window opens, which takes some milliseconds.
     """
     found: list[Unmet] = []
-    if not is_open(conditions.windows, conditions.zone, surroundings.now_seconds):
+    if conditions.windows and surroundings.now_seconds < surroundings.verified_seconds - _SKEW_SECONDS:
+        says, least = (
+            f"{_local(seconds, conditions.zone):%Y-%m-%d %H:%M %Z}"
+            for seconds in (surroundings.now_seconds, surroundings.verified_seconds)
+        )
+        text = (
+            f"the clock is wrong, so no maintenance window counts as open: it says {says}, and it is {least} or later"
+        )
+        found.append(Unmet("update.waiting_window", text))
+    elif not is_open(conditions.windows, conditions.zone, surroundings.now_seconds):
         opening = next_opening(conditions.windows, conditions.zone, surroundings.now_seconds) if explain else None
         when = "" if opening is None else f"; the next opens {_local(opening, conditions.zone):%a %Y-%m-%d %H:%M %Z}"
         found.append(Unmet("update.waiting_window", f"no maintenance window is open{when}"))
