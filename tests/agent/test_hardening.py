@@ -16,6 +16,7 @@ from tests.agent.inside import Device
 from tests.agent.repository import Repository
 from tests.agent.servers import DeviceServer, until
 from wheeltapper_agent.adapters import files, marks
+from wheeltapper_agent.adapters.journal import Entry, Journal
 from wheeltapper_agent.adapters.marks import Marks, MarkStore, merge
 from wheeltapper_agent.adapters.simulator import SimulatorSource
 from wheeltapper_agent.adapters.spool import Spool
@@ -95,6 +96,16 @@ def test_an_old_assignment_is_refused_after_the_journal_was_lost(
         until(lambda: again.states("e3")[reports:] == ["ASSIGNED", "COMMITTED"], 10, "the newest one")
     finally:
         again.close()
+
+
+def test_a_journal_with_one_byte_changed_is_put_aside(tmp_path: Path, device: Device) -> None:
+    path = tmp_path / "device/journal.json"
+    whole = path.read_bytes()
+    damaged = whole.replace(b'"path":"releases/', b'"path":"releases?', 1)
+    assert damaged != whole  # it is JSON of the right types, but no target of a pipeline
+    path.write_bytes(damaged)
+    assert Journal(path).read() == Entry()
+    assert path.with_name("journal.json.bad").read_bytes() == damaged
 
 
 # --- the floor --------------------------------------------------------------------------------------------------------
