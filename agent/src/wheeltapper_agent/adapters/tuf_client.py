@@ -3,15 +3,18 @@ delegation.
 
 Invariants: the root that came with the enrolment is the anchor; whatever fails, the cached metadata stays as it was,
 and a later try is possible;
-metadata are judged at a time that never runs back past the newest time verified.
+metadata are judged at a time that never runs back past the newest time verified; a server that sends them ever so
+slowly is left after a time.
 
 Not done here: the rules for an assignment (:mod:`wheeltapper_agent.core.trust`), blobs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +26,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
 from wheeltapper_agent.errors import AgentError, storage_error
-from wheeltapper_agent.ports import Clock
+from wheeltapper_agent.ports import Clock, Pause, no_pause
 from wheeltapper_protocols.assignment import PipelineTarget
 
 __all__ = ["DIRECTOR", "TufClient", "VerifiedMetadata"]
@@ -41,11 +44,30 @@ _CONFIG: Final = UpdaterConfig(
 )
 
 
-class _Fetcher(FetcherInterface):
-    """python-tuf's downloads through our client; its ``download_file`` caps the length while it reads."""
+class _SlowError(exceptions.DownloadError):
+    """They do not come in time."""
 
-    def __init__(self, client: HttpsClient) -> None:
+
+class _Fetcher(FetcherInterface):
+    """python-tuf's downloads through our client; its ``download_file`` caps the length while it reads.
+
+    Args:
+        client: of the server.
+        clock: what the time is counted by.
+        timeout_seconds: for all that is fetched after :meth:`begin`; 0: no limit.
+        pause: asked after each piece whether to go on.
+    """
+
+    def __init__(self, client: HttpsClient, clock: Clock, timeout_seconds: float, pause: Pause) -> None:
         self._client = client
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds or math.inf
+        self._pause = pause
+        self.begin()
+
+    def begin(self) -> None:
+        """The time runs from now on."""
+        self._until_seconds = self._clock.monotonic() + self._timeout_seconds
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         # A generator would raise only when read, outside of python-tuf's own wrapping: take the first piece here.
@@ -58,13 +80,17 @@ class _Fetcher(FetcherInterface):
             raise exceptions.DownloadError(error.message) from error
         return self._rest(first, pieces)
 
-    @staticmethod
-    def _rest(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        yield first
-        try:
-            yield from pieces
-        except HttpsError as error:
-            raise exceptions.DownloadError(error.message) from error
+    def _rest(self, piece: bytes, pieces: Generator[bytes, None, None]) -> Iterator[bytes]:
+        with contextlib.closing(pieces):
+            while piece:
+                yield piece
+                self._pause(0.0)
+                if self._clock.monotonic() > self._until_seconds:
+                    raise _SlowError(f"not there within {self._timeout_seconds:.0f} s")
+                try:
+                    piece = next(pieces, b"")
+                except HttpsError as error:
+                    raise exceptions.DownloadError(error.message) from error
 
 
 def _translated(error: Exception) -> AgentError:
@@ -75,6 +101,7 @@ def _translated(error: Exception) -> AgentError:
         (exceptions.UnsignedMetadataError, "trust.signature"),
         (exceptions.LengthOrHashMismatchError, "trust.hash"),
         (exceptions.DownloadLengthMismatchError, "trust.too_long"),
+        (_SlowError, "fetch.slow"),
         (exceptions.DownloadError, "fetch.unreachable"),
         (exceptions.RepositoryError, "trust.metadata"),
     )
@@ -89,6 +116,7 @@ class VerifiedMetadata:
     """One refresh's view of the repository: all questions are answered from the same consistent state."""
 
     updater: Updater
+    fetcher: _Fetcher
     targets: Targets
     timestamp_expires: datetime.datetime
 
@@ -114,6 +142,7 @@ class VerifiedMetadata:
         Raises:
             AgentError: ``update.not_published``, ``update.disagree``, and those of :meth:`TufClient.refresh`.
         """
+        self.fetcher.begin()
         try:
             info = self.updater.get_targetinfo(target.path)
         except (exceptions.RepositoryError, exceptions.DownloadError, OSError, ValueError) as error:
@@ -132,30 +161,37 @@ class TufClient:
     Args:
         root: bytes of the trusted root that came with the enrolment.
         clock: what expiry is judged by.
+        timeout_seconds: for one refresh, and for the metadata of one team; 0: no limit.
     """
 
-    def __init__(self, folder: Path, root: bytes, client: HttpsClient, clock: Clock) -> None:
+    def __init__(
+        self, folder: Path, root: bytes, client: HttpsClient, clock: Clock, timeout_seconds: float = 0.0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._root = root
         self._client = client
         self._clock = clock
+        self._timeout_seconds = timeout_seconds
 
-    def refresh(self, not_before_seconds: float) -> VerifiedMetadata:
+    def refresh(self, not_before_seconds: float, pause: Pause = no_pause) -> VerifiedMetadata:
         """Fetch and verify root, timestamp, snapshot and targets.
 
         Args:
             not_before_seconds: Unix time; expiry is judged at the clock's time, but not before this.
+            pause: asked after each piece whether to go on, here and in :meth:`VerifiedMetadata.check_target`; what it
+                raises comes through.
 
         Raises:
-            AgentError: ``trust.*`` where something does not verify, ``fetch.unreachable`` where it cannot be had,
-            ``storage.*`` where the disk refuses.
+            AgentError: ``trust.*`` where something does not verify, ``fetch.unreachable`` or ``fetch.slow`` where it
+            cannot be had, ``storage.*`` where the disk refuses.
         """
+        fetcher = _Fetcher(self._client, self._clock, self._timeout_seconds, pause)
         try:
             updater = Updater(
                 str(self._folder),
                 self._client.base_url + _TUF_PREFIX,
-                fetcher=_Fetcher(self._client),
+                fetcher=fetcher,
                 config=_CONFIG,
                 bootstrap=self._root,
             )
@@ -174,4 +210,4 @@ class TufClient:
             RecursionError,
         ) as error:
             raise _translated(error) from error
-        return VerifiedMetadata(updater, trusted.targets, trusted.timestamp.expires)
+        return VerifiedMetadata(updater, fetcher, trusted.targets, trusted.timestamp.expires)
