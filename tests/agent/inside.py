@@ -60,7 +60,9 @@ class Device:
         fields: dict[str, Any] = {"fetch_attempts": 2, "fetch_retry_seconds": 0.05, "probation_windows": 2}
         config = UpdateConfig(**(fields | {"condition_seconds": 0.05, "shadow_max_load": 1e6} | update))
         trusted = root or identity.root.read_bytes()
-        metadata = TufClient(folder / "tuf", trusted, client, clock, config.metadata_timeout_seconds)
+        self.metadata = metadata = TufClient(
+            folder / "tuf", trusted, client, clock, self.marks, config.metadata_timeout_seconds
+        )
         pipelines = {"main": self.pipeline}
         blobs = BlobStore(
             folder / "blobs",

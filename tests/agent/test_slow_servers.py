@@ -21,6 +21,7 @@ from wheeltapper_agent.adapters import blobs
 from wheeltapper_agent.adapters.blobs import BlobStore
 from wheeltapper_agent.adapters.clock import SystemClock
 from wheeltapper_agent.adapters.http import HttpsClient, HttpsError
+from wheeltapper_agent.adapters.marks import MarkStore
 from wheeltapper_agent.adapters.mqtt import tls_context
 from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.core.rate import LeastRate
@@ -146,7 +147,7 @@ def test_the_least_rate_is_looked_at_once_in_a_window() -> None:
 def test_metadata_have_a_time(tmp_path: Path, server: DeviceServer, dribbler: Any) -> None:
     client, began = dribbler(_BEGUN, b"{"), time.monotonic()
     with pytest.raises(AgentError) as refused:
-        TufClient(tmp_path / "tuf", server.repository.root, client, SystemClock(), 1.0).refresh(0.0)
+        TufClient(tmp_path / "tuf", server.repository.root, client, SystemClock(), MarkStore(()), 1.0).refresh(0.0)
     assert refused.value.code == "fetch.slow"
     assert 1.0 <= time.monotonic() - began < 2.0
 

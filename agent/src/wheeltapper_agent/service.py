@@ -115,10 +115,15 @@ class Agent:
                 profile.spool_commit_seconds,
                 entry.gather_seconds,
             )
-        metadata = LateMetadata(
-            state / "tuf", identity.root.read_bytes(), client, self._clock, config.update.metadata_timeout_seconds
-        )
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
+        metadata = LateMetadata(
+            state / "tuf",
+            identity.root.read_bytes(),
+            client,
+            self._clock,
+            marks,
+            config.update.metadata_timeout_seconds,
+        )
         slots = Slots(state / "slots")
         self._effects = Effects(
             self.pipelines,
