@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.config import Profile, SimulatorConfig, UpdateConfig
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Clock
+from wheeltapper_agent.ports import Clock, Source
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, ShadowReport, TelemetryRecord
 
@@ -47,14 +48,15 @@ class Device:
         clock: Clock | None = None,
         started: bool = True,
         http_timeout_seconds: float = 5.0,
+        make_source: Callable[[SimulatorConfig, Path, Clock], Source] = SimulatorSource,
         **update: Any,
     ) -> None:
         identity = server.identity(folder / "identity")
         context = tls_context(identity.ca, identity.certificate, identity.key)
-        client = HttpsClient(server.url, context, http_timeout_seconds)
+        self.client = client = HttpsClient(server.url, context, http_timeout_seconds)
         clock = clock or SystemClock()
         self.spool = Spool(folder / "spool.db")
-        self.pipeline = Pipeline("main", SimulatorSource(source, folder / "sim.json", clock), self.spool, clock)
+        self.pipeline = Pipeline("main", make_source(source, folder / "sim.json", clock), self.spool, clock)
         self.marks = MarkStore((folder / MARKS_FILE, folder / "slots" / MARKS_FILE))
         self.slots = Slots(folder / "slots")
         fields: dict[str, Any] = {"fetch_attempts": 2, "fetch_retry_seconds": 0.05, "probation_windows": 2}
