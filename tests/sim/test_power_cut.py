@@ -1,8 +1,8 @@
 """Promises 1, 2, 3 and 6: killed at any write, fsync, rename, link or unlink, the device comes back whole.
 
-Every distinct (state, call, file) of an update and of a rollback is cut, with what was not fsynced lost (see
-:mod:`tests.sim.disk`); every call, in each way, behind the marker ``slow``. The counts at the end fail if the sweep
-comes to cover less.
+Every distinct (state, call, file) of an update, of a rollback and of every other end is cut, with what was not fsynced
+lost (see :mod:`tests.sim.disk`); every call, in each way, behind the marker ``slow``. The counts fail if the sweep comes
+to cover less.
 """
 
 from __future__ import annotations
@@ -235,3 +235,12 @@ def test_what_was_not_fsynced_is_lost(tmp_path: Path, program: str, old: bytes, 
     _child(tmp_path, program)
     lose_power(root, tmp_path / "log")
     assert (root / "a").read_bytes() == new
+
+
+def test_names_may_be_durable_before_what_they_name(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").write_bytes(b"old")
+    _child(tmp_path, "open(root / 'b', 'w').write('new'); os.replace(root / 'b', root / 'a')")
+    lose_power(root, tmp_path / "log", names=True)
+    assert [(path.name, path.read_bytes()) for path in root.iterdir()] == [("a", b"")]
