@@ -1,8 +1,8 @@
 """Promises 1, 2, 3 and 6: killed at any write, fsync, rename, link or unlink, the device comes back whole.
 
 Every distinct (state, call, file) of an update, of a rollback and of every other end is cut, with what was not fsynced
-lost (see :mod:`tests.sim.disk`); every call, in each way, behind the marker ``slow``. The counts fail if the sweep comes
-to cover less.
+lost (see :mod:`tests.sim.disk`); every call, in each way, behind the marker ``slow``. The counts fail if the sweep
+comes to cover less.
 """
 
 from __future__ import annotations
