@@ -111,6 +111,7 @@ def test_an_old_assignment_is_refused_after_the_journal_was_lost(
 
 
 def test_a_journal_with_one_byte_changed_is_put_aside(tmp_path: Path, device: Device) -> None:
+    device.close()  # it would write the journal anew
     path = tmp_path / "device/journal.json"
     whole = path.read_bytes()
     damaged = whole.replace(b'"path":"releases/', b'"path":"releases?', 1)
