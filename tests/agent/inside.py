@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from wheeltapper_agent.adapters.tuf_client import TufClient
 from wheeltapper_agent.config import Profile, SimulatorConfig, UpdateConfig
 from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Clock
+from wheeltapper_agent.ports import Clock, Source
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, ShadowReport, TelemetryRecord
 
@@ -46,21 +47,32 @@ class Device:
         root: bytes = b"",
         clock: Clock | None = None,
         started: bool = True,
+        http_timeout_seconds: float = 5.0,
+        make_source: Callable[[SimulatorConfig, Path, Clock], Source] = SimulatorSource,
         **update: Any,
     ) -> None:
         identity = server.identity(folder / "identity")
         context = tls_context(identity.ca, identity.certificate, identity.key)
-        client = HttpsClient(server.url, context, 5.0)
+        self.client = client = HttpsClient(server.url, context, http_timeout_seconds)
         clock = clock or SystemClock()
         self.spool = Spool(folder / "spool.db")
-        self.pipeline = Pipeline("main", SimulatorSource(source, folder / "sim.json", clock), self.spool, clock)
-        metadata = TufClient(folder / "tuf", root or identity.root.read_bytes(), client, clock)
+        self.pipeline = Pipeline("main", make_source(source, folder / "sim.json", clock), self.spool, clock)
         self.marks = MarkStore((folder / MARKS_FILE, folder / "slots" / MARKS_FILE))
         self.slots = Slots(folder / "slots")
         fields: dict[str, Any] = {"fetch_attempts": 2, "fetch_retry_seconds": 0.05, "probation_windows": 2}
         config = UpdateConfig(**(fields | {"condition_seconds": 0.05, "shadow_max_load": 1e6} | update))
+        trusted = root or identity.root.read_bytes()
+        self.metadata = metadata = TufClient(
+            folder / "tuf", trusted, client, clock, self.marks, config.metadata_timeout_seconds
+        )
         pipelines = {"main": self.pipeline}
-        blobs = BlobStore(folder / "blobs", client, self.slots.find, config.fetch_bytes_per_second)
+        blobs = BlobStore(
+            folder / "blobs",
+            client,
+            self.slots.find,
+            config.fetch_bytes_per_second,
+            config.fetch_least_bytes_per_second,
+        )
         effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.marks)
         journal = Journal(folder / "journal.json")
         self.updater = Updater("device-1", journal, metadata, effects, self.marks, self.spool, clock, 0.2, lambda: None)

@@ -38,11 +38,22 @@ class Repository:
         self.team: dict[str, TargetFile] = {}
         self.metadata: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
-        root = Root(expires=self.expires, consistent_snapshot=True)
+        self.root = self._root(1)
+        self.sign()
+
+    def _root(self, version: int) -> bytes:
+        root = Root(version=version, expires=self.expires, consistent_snapshot=True)
         for name in ("root", "targets", "snapshot", "timestamp"):
             root.add_key(self.signers[name].public_key, name)
-        self.root = self._signed(root, "root")
-        self.metadata["1.root.json"] = self.root
+        self.metadata[f"{version}.root.json"] = self._signed(root, "root")
+        return self.metadata[f"{version}.root.json"]
+
+    def rotate(self, version: int) -> None:
+        """Root ``version`` with other keys for everything but root; every other version begins anew."""
+        for name in ("targets", "snapshot", "timestamp"):
+            self.signers[name] = CryptoSigner.generate_ed25519()
+        self._root(version)
+        self.version = 0
         self.sign()
 
     def _signed(self, signed: Any, role: str) -> bytes:

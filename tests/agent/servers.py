@@ -87,6 +87,8 @@ class DeviceServer:
         """Or ``ignore``, ``refuse`` (416), ``elsewhere`` (another part than asked for)."""
         self.break_after: int | None = None
         """Bytes of an answer after which the connection is closed."""
+        self.trickles = ""
+        """Paths that begin so are sent a byte at a time."""
         self.captures: dict[str, bytes] = {}
         self.enrol_name: str | None = None
         outer = self
@@ -101,7 +103,12 @@ class DeviceServer:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if not outer.trickles or not self.path.startswith(outer.trickles):
+                    self.wfile.write(body)
+                    return
+                for byte in body:
+                    time.sleep(0.05)
+                    self.wfile.write(bytes([byte]))
 
             def do_GET(self) -> None:
                 outer.requests.append(self.path)

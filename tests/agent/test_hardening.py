@@ -15,10 +15,12 @@ from tests.agent.bundles import MODEL_FILE, SMALL, make_bundle
 from tests.agent.inside import Device
 from tests.agent.repository import Repository
 from tests.agent.servers import DeviceServer, until
-from wheeltapper_agent.adapters import files, marks
+from wheeltapper_agent.adapters import files, marks, tuf_client
+from wheeltapper_agent.adapters.journal import Entry, Journal
 from wheeltapper_agent.adapters.marks import Marks, MarkStore, merge
 from wheeltapper_agent.adapters.simulator import SimulatorSource
 from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ledger import MAX_PENDING
 from wheeltapper_agent.pipeline import Pipeline
 from wheeltapper_protocols.messages import TelemetryRecord
@@ -62,6 +64,17 @@ def test_marks_rise_only_and_survive_the_loss_of_any_copy(tmp_path: Path) -> Non
     assert merge(Marks(), expected) == expected
 
 
+def test_marks_of_another_version_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"counter":5,"payload_sha256":"ab","newest_time_seconds":9.0,"floors":{"m":3},"later":[1]}')
+    store = MarkStore((path,))
+    store.rise(Marks(metadata={"root": 2}))
+    store.rise(Marks(counter=6, metadata={"root": 1, "x": 1}))
+    assert MarkStore((path,)).marks == Marks(
+        counter=6, newest_time_seconds=9.0, floors={"m": 3}, metadata={"root": 2, "x": 1}
+    )
+
+
 def test_marks_outlast_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MarkStore((tmp_path / "a.json",))
     with monkeypatch.context() as patch:
@@ -95,6 +108,17 @@ def test_an_old_assignment_is_refused_after_the_journal_was_lost(
         until(lambda: again.states("e3")[reports:] == ["ASSIGNED", "COMMITTED"], 10, "the newest one")
     finally:
         again.close()
+
+
+def test_a_journal_with_one_byte_changed_is_put_aside(tmp_path: Path, device: Device) -> None:
+    device.close()  # it would write the journal anew
+    path = tmp_path / "device/journal.json"
+    whole = path.read_bytes()
+    damaged = whole.replace(b'"path":"releases/', b'"path":"releases?', 1)
+    assert damaged != whole  # it is JSON of the right types, but no target of a pipeline
+    path.write_bytes(damaged)
+    assert Journal(path).read() == Entry()
+    assert path.with_name("journal.json.bad").read_bytes() == damaged
 
 
 # --- the floor --------------------------------------------------------------------------------------------------------
@@ -160,6 +184,75 @@ def test_windows_missed_by_a_late_reader_are_counted(tmp_path: Path) -> None:
     assert 20 <= source.dropped <= 40
     assert pipeline.status().dropped_windows == source.dropped
     spool.close()
+
+
+# --- metadata that are older than they were --------------------------------------------------------------------------
+
+
+def _cached(device: Device) -> Path:
+    return device.slots.folder.parent / "tuf"
+
+
+def _lose_cache(device: Device) -> None:
+    for path in _cached(device).rglob("*.json"):
+        path.write_bytes(b"")
+
+
+def _refresh(device: Device) -> str:
+    """How a look at the repository ends."""
+    try:
+        device.metadata.refresh(0.0)
+    except AgentError as error:
+        return error.code
+    return ""
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_older_metadata_are_refused_also_where_the_cache_was_lost(
+    tmp_path: Path, server: DeviceServer, device: Device, restarted: bool
+) -> None:
+    old = dict(server.repository.metadata)
+    server.repository.publish(2, make_bundle(2))
+    assert _refresh(device) == ""
+    new = dict(server.repository.metadata)
+    if restarted:
+        device.close()
+        device = Device(tmp_path / "device", server)
+    server.repository.metadata = old
+    assert _refresh(device) == "trust.version"
+    _lose_cache(device)
+    assert _refresh(device) == "trust.version"
+    server.repository.metadata = new
+    assert _refresh(device) == ""
+    if restarted:
+        device.close()
+
+
+def test_an_older_root_is_refused_and_other_keys_begin_anew(server: DeviceServer, device: Device) -> None:
+    for _ in range(5):
+        server.repository.sign()
+    assert _refresh(device) == ""
+    old = dict(server.repository.metadata)
+    server.repository.rotate(2)
+    assert _refresh(device) == ""
+    assert server.repository.version == 1
+    _lose_cache(device)
+    server.repository.metadata = old
+    assert _refresh(device) == "trust.version"
+
+
+def test_metadata_are_durable_when_they_count(
+    server: DeviceServer, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    for name in ("fsync_file", "fsync_folder"):
+        monkeypatch.setattr(tuf_client, name, lambda path: synced.append(path.name))
+    assert _refresh(device) == ""
+    assert synced == []
+    server.repository.rotate(2)
+    assert _refresh(device) == ""
+    folders = ["root_history", "tuf"]
+    assert sorted(synced) == sorted(["2.root.json", "snapshot.json", "targets.json", "timestamp.json", *folders])
 
 
 # --- metadata that are refused for good -------------------------------------------------------------------------------

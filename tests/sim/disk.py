@@ -8,6 +8,8 @@ durable:
     * a change of a name (create, rename, link, unlink, mkdir, rmdir) whose folder was not fsynced since is undone;
     * a file that was opened for writing and not fsynced since is cut to nothing, or to half of it.
 
+Or only the second: names reached the disk, and what they name did not (as ext4 does with ``noauto_da_alloc``).
+
 That is the strictest reading of POSIX (file systems promise more, e.g. ordered metadata), and each change counts
 alone: a folder that was fsynced keeps its names although another one loses its own.
 
@@ -209,13 +211,14 @@ def _folders(root: Path) -> dict[int, Path]:
     return {os.stat(folder).st_ino: Path(folder) for folder, _, _ in os.walk(root)}
 
 
-def lose_power(root: Path, log: Path, half: bool = False) -> int:
+def lose_power(root: Path, log: Path, half: bool = False, names: bool = False) -> int:
     """Take back what was not durable when the process died; returns how much was lost.
 
     Args:
         root: the state folder.
         log: of its :class:`Disk`.
         half: files that were not fsynced keep half of their bytes rather than none.
+        names: every change of a name survived.
     """
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     ops = [entry for entry in entries if "op" in entry]
@@ -228,11 +231,11 @@ def lose_power(root: Path, log: Path, half: bool = False) -> int:
         else:
             if "dirty" in op:
                 dirty.add(op["dirty"])
-            if op["op"] != "write":
+            if op["op"] != "write" and not names:
                 pending.append(op)
     lost = len(pending)
-    for folder, _, names in os.walk(root):
-        for name in names:
+    for folder, _, files in os.walk(root):
+        for name in files:
             path = Path(folder, name)
             if not path.is_symlink() and path.stat().st_ino in dirty:
                 lost += 1

@@ -9,9 +9,11 @@ from typing import Any
 
 from tests.sim import sqlite_calls
 from wheeltapper_agent import effects
-from wheeltapper_agent.adapters import files, journal, marks, slots
+from wheeltapper_agent.adapters import files, journal, marks, slots, tuf_client
 from wheeltapper_agent.bundle import Bundle, load_bundle, self_test
 from wheeltapper_agent.config import Profile
+from wheeltapper_agent.pipeline import Pipeline
+from wheeltapper_agent.ports import Window
 
 __all__ = ["FAULTS", "die_in_sqlite", "plant", "self_test_without_child"]
 
@@ -34,15 +36,58 @@ def _no_fsync(_path: Path) -> None:
     """Nothing is made durable."""
 
 
-FAULTS: dict[str, list[tuple[Any, str, Callable[..., None]]]] = {
+def _unsynced_write(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Content that is renamed into place before it is durable."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
+    files.fsync_folder(path.parent)
+
+
+_TAKE: Any = Pipeline._take
+
+
+def _losing_take(self: Any, batch: list[Window]) -> None:
+    """The windows that come with a swap are thrown away."""
+    with self._lock:
+        swapped = self._next is not None and self._bundle is not None
+        if swapped:
+            (self._bundle,), self._next = self._next, None
+    if not swapped:
+        _TAKE(self, batch)
+
+
+def _remember_only(self: Any, more: marks.Marks) -> None:
+    self.marks = marks.merge(self.marks, more)
+
+
+def _nothing(*_args: Any) -> None:
+    """Nothing is done, nothing is refused."""
+
+
+FAULTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "link": [(slots, "replace_link", _careless_link)],
     "journal": [(journal, "write_atomic", _careless_write), (marks, "write_atomic", _careless_write)],
     "stage": [
         (slots, "fsync_file", _no_fsync),
         (slots, "fsync_folder", _no_fsync),
     ],
+    "losing": [(Pipeline, "_take", _losing_take)],
+    "unloaded": [(effects.Effects, "load_active", _nothing)],
+    "unsigned": [(tuf_client.VerifiedMetadata, "verify_director", _nothing)],
+    "alone": [(tuf_client.VerifiedMetadata, "check_target", _nothing)],
+    "floorless": [(effects.Effects, "_below_floor", lambda *_args: False)],
+    "unversioned": [(tuf_client.TufClient, "_check_versions", _nothing)],
+    "forgetful": [(marks.MarkStore, "rise", _remember_only)],
+    "marks": [(marks, "write_atomic", _unsynced_write)],
+    "renamed": [(journal, "write_atomic", _unsynced_write)],
+    "metadata": [(tuf_client, "fsync_file", _no_fsync)],
 }
-"""By name: a link switched in two steps, a journal written in place, a release active before it is durable."""
+"""By name: a link switched in two steps; a journal written in place; a release active before it is durable; windows
+lost in a swap; nothing loaded at a start; the director's signature, the team's word, the floor, the versions of
+metadata not checked; marks that are not written, or not durable; a journal, metadata that are not durable."""
 
 
 def plant(name: str) -> None:

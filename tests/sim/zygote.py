@@ -2,7 +2,7 @@
 
 Importing numpy, onnxruntime and the rest takes a second; a fork takes some milliseconds. Each run is a process of its
 own that really is killed. What it sends to its fleet goes to a ledger, a file outside of its state folder: every
-record that left the device, as often as it left.
+record that left the device, as often as it left. Every window that the source gave is in a file beside it.
 
     python -m tests.sim.zygote
 """
@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,16 @@ from tests.agent.inside import Device
 from tests.sim import faults
 from tests.sim.disk import Disk
 from wheeltapper_agent.adapters.identity import Fleet, Identity
+from wheeltapper_agent.adapters.simulator import SimulatorSource
 from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_agent.ports import Window
 from wheeltapper_protocols.messages import Alert, ExecutionReport, ExecutionState, Report, TelemetryRecord
 
 SOURCE = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=100.0)
 _RUN_SECONDS = 40
 _WINDOWS_AFTER = 3
+_ENOUGH = ("SHADOW", "THEN", *(state.value for state in ExecutionState if state.terminal))
+"""From here on what ends the execution may come."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Elsewhere:
 def _line(epoch: str, item: Any) -> dict[str, Any]:
     line: dict[str, Any] = {"epoch": epoch, "seq": item.seq, "kind": type(item).__name__}
     if isinstance(item, TelemetryRecord):
-        line |= {"window": item.window, "release": item.release, "score": item.score}
+        line |= {"window": item.window, "t_s": item.t_s, "release": item.release, "score": item.score}
     elif isinstance(item, Alert):
         line |= {"window": item.window}
     elif isinstance(item, Report) and isinstance(item.body, ExecutionReport):
@@ -58,12 +63,24 @@ def _line(epoch: str, item: Any) -> dict[str, Any]:
     return line
 
 
+class ToldSource(SimulatorSource):
+    """The simulator, which tells the file ``told`` of each window that it gives."""
+
+    told = -1
+
+    def windows(self, first: int) -> Iterator[Window]:
+        """As of any source."""
+        for window in super().windows(first):
+            os.write(self.told, f"{window.wire_t_s!r}\n".encode())
+            yield window
+
+
 class Sender(threading.Thread):
     """Delivery and fleet in one: writes what is in the spool to the ledger, then acks it."""
 
     def __init__(self, device: Device, ledger: Path) -> None:
         super().__init__(daemon=True)
-        self._device, self._ledger = device, os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._device, self._ledger = device, _append(ledger)
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -84,8 +101,74 @@ def _over(device: Device, execution: str) -> bool:
     return found is not None and found.id == execution and ExecutionState(found.state).terminal
 
 
+def _append(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def _wait(what: Callable[[], bool], name: Callable[[], str]) -> None:
+    deadline = time.monotonic() + _RUN_SECONDS
+    while not what():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"this did not come: {name()}")
+        time.sleep(0.005)
+
+
+def _begin(device: Device) -> None:
+    """As the service, but that the first window is through before the updater goes on."""
+    device.effects.load_active("main")
+    device.pipeline.start()
+    _wait(lambda: device.pipeline.status().windows > 0, lambda: "a window")
+    device.updater.start()
+
+
+def _device(job: dict[str, Any]) -> Device:
+    folder = Path(job["folder"])
+    faults.plant(job.get("plant", ""))
+    ToldSource.told = _append(folder / "told")
+    os.write(ToldSource.told, b"life\n")
+    server = Elsewhere(job["url"], Path(job["identity"]))
+    return Device(folder / "state", server, SOURCE, started=False, make_source=ToldSource, **job.get("update", {}))
+
+
+def _end(device: Device, sender: Sender, job: dict[str, Any], **found: Any) -> None:
+    windows = device.pipeline.status().windows
+    _wait(lambda: device.pipeline.status().windows >= windows + _WINDOWS_AFTER, lambda: "windows after the end")
+    device.updater.stop()
+    device.pipeline.stop()
+    sender.stopping.set()
+    if sender.is_alive():
+        sender.join()
+    sender.send()
+    status = device.pipeline.status()
+    device.spool.close()
+    found |= {"release": status.release, "active": device.slots.active("main")}
+    Path(job["folder"], "result.json").write_text(json.dumps(found))
+
+
+def try_to_fool(job: dict[str, Any]) -> None:
+    """A life in which the assignments ``job["lies"]`` come; the first one with the metadata of another server."""
+    device = _device(job)
+    sender = Sender(device, Path(job["folder"]) / "ledger")
+    _begin(device)
+    answers: list[tuple[str, str]] = []
+    for number, envelope in enumerate(job["lies"], 1):
+        device.client.base_url = job["liar"] if number == 1 else job["url"]
+        before = len(device.bodies())
+        device.updater.assign(base64.b64decode(envelope))
+
+        def answered(before: int = before) -> bool:
+            if len(device.bodies()) == before:
+                return False
+            state, _ = device.last()
+            return state == "refused" or ExecutionState(state).terminal
+
+        _wait(answered, lambda number=number: f"an answer to lie {number}")  # type: ignore[misc]
+        answers.append(device.last())
+    _end(device, sender, job, answers=answers)
+
+
 def run(job: dict[str, Any]) -> None:
-    """One life of the agent, to the end of the execution ``job["execution"]`` or to its kill."""
+    """One life of the agent, to the end of the execution ``job["last"]`` or to its kill."""
     folder = Path(job["folder"])
     state, devices = folder / "state", list[Device]()
 
@@ -93,42 +176,30 @@ def run(job: dict[str, Any]) -> None:
         if not devices:
             return "START"
         found = devices[0].updater.entry.execution
-        return found.state if found is not None and found.id == job["execution"] else "IDLE"
+        if found is None or found.id not in (job["execution"], job["last"]):
+            return "IDLE"
+        return found.state if found.id == job["execution"] else f"THEN {found.state}"
 
     state.mkdir(exist_ok=True)
     disk = Disk(state, folder / "calls", folder / "backups", doing, job.get("kill_at", 0), job.get("before", False))
-    faults.plant(job.get("plant", ""))
     if not job.get("child_test"):
         faults.self_test_without_child()
     faults.die_in_sqlite(job.get("kill_sqlite_at", 0), folder / "sqlite-calls")
     disk.install()
-    device = Device(state, Elsewhere(job["url"], Path(job["identity"])), SOURCE, started=False, **job.get("update", {}))
+    device = _device(job)
     devices.append(device)
     sender = Sender(device, folder / "ledger")
-    device.start()
+    _begin(device)
     sender.start()
     device.updater.assign(base64.b64decode(job["envelope"]))
-    deadline = time.monotonic() + _RUN_SECONDS
-    while not _over(device, job["execution"]):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{job['execution']} did not end: {doing()}")
-        time.sleep(0.01)
-    windows = device.pipeline.status().windows
-    while device.pipeline.status().windows < windows + _WINDOWS_AFTER and time.monotonic() < deadline:
-        time.sleep(0.01)
-    device.updater.stop()
-    device.pipeline.stop()
-    sender.stopping.set()
-    sender.join()
-    sender.send()
-    status = device.pipeline.status()
-    device.spool.close()
-    result = {
-        "release": status.release,
-        "active": device.slots.active("main"),
-        "previous": device.slots.previous("main"),
-    }
-    (folder / "result.json").write_text(json.dumps(result | {"floors": device.marks.marks.floors}))
+    if job["then"]:
+        _wait(lambda: doing().startswith(_ENOUGH), doing)
+        if job["then"] == "cancel":
+            device.updater.cancel(job["execution"])
+        else:
+            device.updater.assign(base64.b64decode(job["then"]))
+    _wait(lambda: _over(device, job["last"]), doing)
+    _end(device, sender, job)
 
 
 def _forked(job: dict[str, Any]) -> int:
@@ -138,10 +209,10 @@ def _forked(job: dict[str, Any]) -> int:
     code = 1
     try:
         signal.alarm(_RUN_SECONDS + 10)
-        log = os.open(Path(job["folder"]) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = _append(Path(job["folder"]) / "log")
         os.dup2(log, 1)
         os.dup2(log, 2)
-        run(job)
+        (try_to_fool if "lies" in job else run)(job)
         code = 0
     except SystemExit as ended:
         os.write(2, f"{ended}\n".encode())

@@ -100,8 +100,13 @@ class UpdateConfig:
     fetch_retry_seconds: float = 1.0
     fetch_bytes_per_second: float = 0.0
     """0: as fast as it goes."""
+    fetch_least_bytes_per_second: float = 100.0
+    """A server that sends less, over a minute, is left; 0: not asked."""
     metadata_retry_seconds: float = 2.0
+    metadata_timeout_seconds: float = 300.0
+    """For the metadata of one look at the repository; 0: no limit."""
     http_timeout_seconds: float = 20.0
+    """For connecting, for the head of an answer, and for each piece of it."""
     self_test_timeout_seconds: float = 120.0
     """For a release's first load and self-test, which happen in a child process."""
     shadow_windows: int = 3

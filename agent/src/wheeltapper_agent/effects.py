@@ -270,12 +270,15 @@ class Effects:
             self._patience.wait(execution, delay)
 
     def _fetch_once(self, execution: Execution, now_seconds: float) -> None:
+        def pause(seconds: float) -> None:
+            self._patience.wait(execution, seconds)
+
         self._waiting.until_met(execution, self._say)
-        verified = self._metadata.refresh(now_seconds)
+        verified = self._metadata.refresh(now_seconds, pause)
         lengths: dict[str, int] = {}
         for target in execution.targets.values():
             verified.check_target(target)
-            manifest = decode_manifest(self._blobs.fetch(target.sha256, target.length).read_bytes())
+            manifest = decode_manifest(self._blobs.fetch(target.sha256, target.length, pause).read_bytes())
             lengths |= {file.sha256: file.length for file in manifest.files}
         # What an execution that was superseded left is of use for this one, or of none.
         self._drop_blobs({target.sha256 for target in execution.targets.values()} | set(lengths))
@@ -283,7 +286,7 @@ class Effects:
             need_bytes = sum(self._blobs.missing_bytes(*each) for each in lengths.items())
             if need_bytes:
                 self._waiting.until_met(execution, self._say, need_bytes)
-            self._blobs.fetch(sha256, length, lambda seconds: self._patience.wait(execution, seconds))
+            self._blobs.fetch(sha256, length, pause)
 
     def _manifest(self, target: PipelineTarget) -> tuple[bytes, Manifest]:
         """The manifest of ``target``; the store checks length and hash again."""

@@ -26,6 +26,7 @@ __all__ = [
     "Network",
     "Observation",
     "Observer",
+    "Pause",
     "Records",
     "Source",
     "SourceContext",
@@ -34,10 +35,19 @@ __all__ = [
     "Verified",
     "Window",
     "malformed_payloads",
+    "no_pause",
     "pending_windows",
     "source_room",
     "unnumbered_report",
 ]
+
+
+Pause = Callable[[float], None]
+"""Waits for so many seconds (0: only looks whether to go on); raises to break off."""
+
+
+def no_pause(_seconds: float) -> None:
+    """Goes on at once."""
 
 
 class Clock(Protocol):
@@ -249,4 +259,4 @@ class Verified(Protocol):
 class MetadataClient(Protocol):
     """Where verified views come from; see :class:`wheeltapper_agent.adapters.tuf_client.TufClient`."""
 
-    def refresh(self, not_before_seconds: float) -> Verified: ...
+    def refresh(self, not_before_seconds: float, pause: Pause = no_pause) -> Verified: ...

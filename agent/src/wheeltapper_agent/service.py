@@ -128,13 +128,26 @@ class Agent:
                 profile.spool_commit_seconds,
                 entry.gather_seconds,
             )
-        metadata = LateMetadata(state / "tuf", identity.root.read_bytes(), client, self._clock)
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
+        metadata = LateMetadata(
+            state / "tuf",
+            identity.root.read_bytes(),
+            client,
+            self._clock,
+            marks,
+            config.update.metadata_timeout_seconds,
+        )
         slots = Slots(state / "slots")
         self._effects = Effects(
             self.pipelines,
             slots,
-            BlobStore(state / "blobs", client, slots.find, config.update.fetch_bytes_per_second),
+            BlobStore(
+                state / "blobs",
+                client,
+                slots.find,
+                config.update.fetch_bytes_per_second,
+                config.update.fetch_least_bytes_per_second,
+            ),
             metadata,
             config.update,
             profile,

@@ -216,11 +216,13 @@ class Updater:
             return False
         now = self._clock.now()
         try:
-            verified = self._metadata.refresh(effective_now(now, standing))
+            verified = self._metadata.refresh(effective_now(now, standing), self._unless_stopping)
             found = check_assignment(envelope, standing, verified.verify_director, now, verified.expires_at_seconds)
         except RefusedError as error:
             self._refuse(digest, error.code, error.message, error.execution)
             return False
+        except Interrupted:
+            return True
         except AgentError as error:
             if error.code.startswith(("trust.", "storage.")):
                 self._refuse(digest, error.code, error.message, None)
@@ -230,6 +232,10 @@ class Updater:
         if found is IGNORED or not isinstance(found, Accepted):
             return False
         return found
+
+    def _unless_stopping(self, _seconds: float) -> None:
+        if self._stopping.is_set():
+            raise Interrupted
 
     def _refuse(self, digest: str, code: str, message: str, execution: str | None) -> None:
         if (digest, code) in self._refused:

@@ -3,7 +3,7 @@
 Invariants: a blob is in the store only under its own SHA-256; at most ``length`` bytes and one piece more are ever
 read; what is there and right, in the store or in a slot, is not fetched again. What came of a file before the line
 broke is kept, also over a restart, and only the rest is asked for; the hash of the whole decides in the end, so a rest
-of other bytes costs time and nothing else.
+of other bytes costs time and nothing else. A server that sends too little in a minute is left.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from wheeltapper_agent.adapters.files import fsync_file, fsync_folder
 from wheeltapper_agent.adapters.http import CHUNK_BYTES, HttpsClient, HttpsError
-from wheeltapper_agent.core.rate import TokenBucket
+from wheeltapper_agent.core.rate import LeastRate, TokenBucket
 from wheeltapper_agent.errors import AgentError, storage_error
+from wheeltapper_agent.ports import Pause
 
-__all__ = ["BlobStore", "Elsewhere", "Pause"]
+__all__ = ["BlobStore", "Elsewhere"]
 
 _PREFIX: Final = "/v1/blobs/"
 _LEAST_PIECE_BYTES: Final = 1024
 _PIECES_A_SECOND: Final = 4
 _RANGE_NOT_SATISFIABLE: Final = 416
+SLOW_WINDOW_SECONDS: Final = 60.0
+"""Over so much waiting for the server, the least rate is looked at: a bad line has its worse half minutes."""
 Elsewhere = Callable[[str, int], Path | None]
 """Where a file with this hash and length may lie already, not verified."""
-Pause = Callable[[float], None]
-"""Waits for so many seconds (0: only looks whether to go on); raises to break off."""
 
 
 def _digest(path: Path) -> str:
@@ -52,10 +53,16 @@ class BlobStore:
         client: of the server.
         elsewhere: where else they may be.
         bytes_per_second: at most, over all files; 0: no limit.
+        least_bytes_per_second: what the server must send, over a minute; 0: not asked.
     """
 
     def __init__(
-        self, folder: Path, client: HttpsClient, elsewhere: Elsewhere | None = None, bytes_per_second: float = 0.0
+        self,
+        folder: Path,
+        client: HttpsClient,
+        elsewhere: Elsewhere | None = None,
+        bytes_per_second: float = 0.0,
+        least_bytes_per_second: float = 0.0,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -65,6 +72,7 @@ class BlobStore:
         if bytes_per_second > 0:
             self._piece_bytes = int(min(CHUNK_BYTES, max(_LEAST_PIECE_BYTES, bytes_per_second / _PIECES_A_SECOND)))
         self._bucket = TokenBucket(bytes_per_second, self._piece_bytes, time.monotonic())
+        self._least_bytes_per_second = least_bytes_per_second
         self.gained_bytes = 0
         """How much nearer all answers brought their files to being whole; what is thrown away counts no more."""
 
@@ -84,7 +92,7 @@ class BlobStore:
 
         Raises:
             AgentError: ``fetch.too_long``, ``fetch.length`` (broke off early), ``fetch.hash``, ``fetch.range``,
-                ``fetch.unreachable``, ``fetch.status``, ``storage.*``.
+                ``fetch.unreachable``, ``fetch.status``, ``fetch.slow``, ``storage.*``.
         """
         path = self._folder / sha256
         if path.is_file() and path.stat().st_size == length and _digest(path) == sha256:
@@ -130,7 +138,7 @@ class BlobStore:
                 begins, pieces = stack.enter_context(self._client.partly(_PREFIX + sha256, offset, self._piece_bytes))
                 file = stack.enter_context(partial.open("r+b" if begins else "wb"))
                 total = file.seek(begins)
-                for piece in pieces:
+                for piece in self._fast_enough(sha256, pieces):
                     total += len(piece)
                     if total > length:
                         raise AgentError("fetch.too_long", f"blob {sha256[:12]} is longer than its {length} bytes")
@@ -148,6 +156,20 @@ class BlobStore:
             raise
         finally:
             self.gained_bytes += _size(partial) - offset
+
+    def _fast_enough(self, sha256: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """``pieces``; only the time that they took to come counts, not what was done with them."""
+        rate = LeastRate(self._least_bytes_per_second, SLOW_WINDOW_SECONDS)
+        while True:
+            began_seconds = time.monotonic()
+            piece = next(pieces, b"")
+            took_seconds = time.monotonic() - began_seconds
+            if not piece:
+                return
+            yield piece  # kept, even if it is the last one of a line that is left
+            if not rate.enough(len(piece), took_seconds):
+                least = self._least_bytes_per_second
+                raise AgentError("fetch.slow", f"blob {sha256[:12]} comes with less than {least:.0f} bytes a second")
 
     def _wait_seconds(self, count_bytes: int) -> float:
         """What came must be paid for before the next piece is read."""

@@ -1,12 +1,21 @@
-"""HTTPS to the fleet service: mutual TLS, streamed answers, no redirects, no trust in Content-Length."""
+"""HTTPS to the fleet service: mutual TLS, streamed answers, no redirects, no trust in Content-Length.
+
+Invariants: a piece of an answer is handed on as soon as it is there; no wait for the server, whatever it sends, is
+longer than the time-out, so whoever takes the pieces can look in between whether to go on; an answer that is taken
+whole has an end by the clock, too. An error of the caller's own is never taken for one of the line.
+
+Not done here: how long or how slow an answer in pieces may be (:mod:`blobs`, :mod:`tuf_client`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
+import math
 import ssl
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from wheeltapper_agent.errors import AgentError
@@ -18,10 +27,12 @@ __all__ = ["CHUNK_BYTES", "HttpsClient", "HttpsError"]
 
 CHUNK_BYTES: Final = 64 * 1024
 _MAX_ERROR_BYTES: Final = 4096
+_WHOLE_TIMEOUTS: Final = 3.0
+"""So many time-outs after its head, an answer that is taken whole must be there."""
 
 
 class HttpsError(AgentError):
-    """``fetch.unreachable`` (no answer; ``status`` 0) or ``fetch.status`` (an answer that is not 2xx)."""
+    """``fetch.unreachable`` (no answer; ``status`` 0), ``fetch.status`` (an answer that is not 2xx), ``fetch.slow``."""
 
     def __init__(self, code: str, message: str, status: int = 0, remote_code: str = "") -> None:
         super().__init__(code, message)
@@ -35,7 +46,7 @@ class HttpsClient:
     Args:
         base_url: ``https://host:port``.
         context: TLS context: whom to trust, which certificate to present.
-        timeout_seconds: for connecting, and between two pieces of an answer.
+        timeout_seconds: for connecting, for the head of an answer, and for each piece of it.
     """
 
     def __init__(self, base_url: str, context: ssl.SSLContext, timeout_seconds: float = 20.0) -> None:
@@ -47,15 +58,9 @@ class HttpsClient:
 
     @functools.cached_property
     def _pool(self) -> urllib3.PoolManager:
-        import urllib3
+        from wheeltapper_agent.adapters.https_pool import make_pool
 
-        # Read in pieces no larger than the caps: an answer is never taken into memory whole.
-        return urllib3.PoolManager(
-            ssl_context=self._context,
-            retries=False,
-            timeout=urllib3.Timeout(connect=min(self._timeout_seconds, 10.0), read=self._timeout_seconds),
-            maxsize=4,
-        )
+        return make_pool(self._context, self._timeout_seconds)
 
     @contextlib.contextmanager
     def _open(
@@ -71,14 +76,12 @@ class HttpsClient:
             raise HttpsError("fetch.unreachable", f"{method} {url}: {str(error)[:300]}") from error
         try:
             if not 200 <= response.status < 300:
-                raise _refused(method, url, response)
+                raise self._refused(method, url, response)
             yield response
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise HttpsError("fetch.unreachable", f"{method} {url} broke off: {str(error)[:300]}") from error
         finally:
             response.close()
 
-    def stream(self, url: str) -> Iterator[bytes]:
+    def stream(self, url: str) -> Generator[bytes, None, None]:
         """The pieces of the answer to GET ``url`` (absolute, or a path of the server); the reader counts them.
 
         Raises:
@@ -86,8 +89,7 @@ class HttpsClient:
         """
         full = url if url.startswith("https://") else self.base_url + url
         with self._open("GET", full, None, {"Accept-Encoding": "identity"}) as response:
-            while piece := response.read(CHUNK_BYTES):
-                yield piece
+            yield from _pieces(full, response)
 
     @contextlib.contextmanager
     def partly(self, url: str, offset: int, piece_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, Iterator[bytes]]]:
@@ -110,7 +112,7 @@ class HttpsClient:
                 if unit != "bytes" or not first.isascii() or not first.isdigit() or int(first) != offset:
                     raise HttpsError("fetch.range", f"GET {url}: asked from byte {offset}, got {span[:40]!r}")
                 begins = offset
-            yield begins, iter(lambda: response.read(piece_bytes), b"")
+            yield begins, _pieces(url, response, piece_bytes)
 
     def request(
         self,
@@ -123,16 +125,13 @@ class HttpsClient:
         """The whole answer, at most ``max_bytes`` long. A body in pieces needs a Content-Length in ``headers``.
 
         Raises:
-            HttpsError: as above, and ``fetch.too_long``.
+            HttpsError: as above, ``fetch.too_long``, and ``fetch.slow``.
         """
-        pieces, total = [], 0
         with self._open(method, self.base_url + path, body, headers) as response:
-            while piece := response.read(CHUNK_BYTES):
-                total += len(piece)
-                if total > max_bytes:
-                    raise HttpsError("fetch.too_long", f"{method} {path}: the answer exceeds {max_bytes} bytes")
-                pieces.append(piece)
-        return b"".join(pieces)
+            whole = self._whole(path, response, max_bytes)
+        if len(whole) > max_bytes:
+            raise HttpsError("fetch.too_long", f"{method} {path}: the answer exceeds {max_bytes} bytes")
+        return whole
 
     def head(self, path: str) -> dict[str, str]:
         """The headers of the answer to HEAD, their names in lower case.
@@ -147,17 +146,42 @@ class HttpsClient:
         """Close idle connections."""
         self._pool.clear()
 
+    def _whole(self, url: str, response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
+        """The answer; of one that is longer than ``max_bytes`` that much and some more."""
+        until_seconds = time.monotonic() + _WHOLE_TIMEOUTS * self._timeout_seconds
+        whole = bytearray()
+        for piece in _pieces(url, response, until_seconds=until_seconds):
+            whole += piece
+            if len(whole) > max_bytes:
+                break
+        return bytes(whole)
 
-def _refused(method: str, url: str, response: urllib3.BaseHTTPResponse) -> HttpsError:
-    """The error for an answer that is not 2xx, with the server's own code where there is one."""
+    def _refused(self, method: str, url: str, response: urllib3.BaseHTTPResponse) -> HttpsError:
+        """The error for an answer that is not 2xx, with the server's own code where there is one."""
+        code, message = "", ""
+        try:
+            body = json.loads(self._whole(url, response, _MAX_ERROR_BYTES)[:_MAX_ERROR_BYTES])
+            if isinstance(body, dict):
+                code, message = str(body.get("code", ""))[:80], str(body.get("message", ""))[:300]
+        except (ValueError, RecursionError, HttpsError):
+            message = ""
+        text = f"{method} {url}: HTTP {response.status} {code} {message}".rstrip()
+        return HttpsError("fetch.status", text, response.status, code)
+
+
+def _pieces(
+    url: str, response: urllib3.BaseHTTPResponse, piece_bytes: int = CHUNK_BYTES, until_seconds: float = math.inf
+) -> Iterator[bytes]:
+    """What comes, as it comes, up to ``until_seconds`` of the monotonic clock."""
     import urllib3
 
-    code, message = "", ""
-    try:
-        body = json.loads(response.read(_MAX_ERROR_BYTES))
-        if isinstance(body, dict):
-            code, message = str(body.get("code", ""))[:80], str(body.get("message", ""))[:300]
-    except (ValueError, RecursionError, urllib3.exceptions.HTTPError, OSError):
-        message = ""
-    text = f"{method} {url}: HTTP {response.status} {code} {message}".rstrip()
-    return HttpsError("fetch.status", text, response.status, code)
+    while True:
+        try:
+            piece = response.read1(piece_bytes)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise HttpsError("fetch.unreachable", f"{url} broke off: {str(error)[:300]}") from error
+        if not piece:
+            return
+        if time.monotonic() > until_seconds:
+            raise HttpsError("fetch.slow", f"{url}: the answer comes too slowly")
+        yield piece

@@ -19,6 +19,7 @@ from wheeltapper_agent.adapters.files import write_atomic
 from wheeltapper_agent.core.probation import Figures
 from wheeltapper_agent.errors import storage_error
 from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.messages import ExecutionState
 
 __all__ = ["Entry", "Execution", "Journal"]
@@ -85,7 +86,7 @@ class Journal:
             return msgspec.json.decode(self._path.read_bytes(), type=Entry)
         except FileNotFoundError:
             return Entry()
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError, ProtocolError) as error:  # msgspec's errors are ValueErrors
             _LOG.error("journal.unreadable: %s; kept as %s.bad", error, self._path.name)
             with contextlib.suppress(OSError):
                 self._path.replace(self._path.with_name(f"{self._path.name}.bad"))

@@ -8,7 +8,8 @@ import functools
 from pathlib import Path
 
 from wheeltapper_agent.adapters.http import HttpsClient
-from wheeltapper_agent.ports import Clock, MetadataClient, Verified
+from wheeltapper_agent.adapters.marks import MarkStore
+from wheeltapper_agent.ports import Clock, MetadataClient, Pause, Verified, no_pause
 
 __all__ = ["LateMetadata"]
 
@@ -16,15 +17,24 @@ __all__ = ["LateMetadata"]
 class LateMetadata:
     """As :class:`wheeltapper_agent.adapters.tuf_client.TufClient`, whose arguments these are."""
 
-    def __init__(self, folder: Path, root: bytes, client: HttpsClient, clock: Clock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        root: bytes,
+        client: HttpsClient,
+        clock: Clock,
+        marks: MarkStore,
+        timeout_seconds: float = 0.0,
+    ) -> None:
         self._folder, self._root, self._https, self._clock = folder, root, client, clock
+        self._marks, self._timeout_seconds = marks, timeout_seconds
 
     @functools.cached_property
     def _client(self) -> MetadataClient:
         from wheeltapper_agent.adapters.tuf_client import TufClient
 
-        return TufClient(self._folder, self._root, self._https, self._clock)
+        return TufClient(self._folder, self._root, self._https, self._clock, self._marks, self._timeout_seconds)
 
-    def refresh(self, not_before_seconds: float) -> Verified:
+    def refresh(self, not_before_seconds: float, pause: Pause = no_pause) -> Verified:
         """As :meth:`wheeltapper_agent.adapters.tuf_client.TufClient.refresh`."""
-        return self._client.refresh(not_before_seconds)
+        return self._client.refresh(not_before_seconds, pause)

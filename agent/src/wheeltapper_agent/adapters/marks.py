@@ -1,8 +1,9 @@
 """High-water marks: what may only rise, whatever else the device forgets.
 
-Invariants: counter, time and floors never fall; each mark is the maximum over all copies that can be read, so that the
-device forgets them only by losing every copy; one copy lies with the slots, so whoever has a release has its marks. A
-disk that refuses does not lower what is in memory: the copies are written again at the next rise.
+Invariants: counter, time, floors and the versions of metadata never fall; each mark is the maximum over all copies that
+can be read, so that the device forgets them only by losing every copy; one copy lies with the slots, so whoever has a
+release has its marks. A disk that refuses does not lower what is in memory: the copies are written again at the next
+rise. What a version of the agent does not know of a copy it leaves out, and does without what it lacks.
 
 What this module does not do: judge. See :mod:`wheeltapper_agent.core.trust`.
 """
@@ -35,6 +36,8 @@ class Marks(Struct, frozen=True, kw_only=True):
     newest_time_seconds: Seconds = 0.0
     floors: dict[Name, Release] = {}
     """By model: no release below may be run."""
+    metadata: dict[str, Count] = {}
+    """Versions of the repository's metadata, by what :mod:`wheeltapper_agent.adapters.tuf_client` calls them."""
 
 
 def merge(one: Marks, other: Marks) -> Marks:
@@ -46,6 +49,10 @@ def merge(one: Marks, other: Marks) -> Marks:
         newest_time_seconds=max(one.newest_time_seconds, other.newest_time_seconds),
         floors={
             model: max(one.floors.get(model, 1), other.floors.get(model, 1)) for model in {*one.floors, *other.floors}
+        },
+        metadata={
+            name: max(one.metadata.get(name, 0), other.metadata.get(name, 0))
+            for name in {*one.metadata, *other.metadata}
         },
     )
 

@@ -1,4 +1,4 @@
-"""A token bucket: how much may go out now.
+"""A token bucket: how much may go out now. A least rate: whether enough comes in.
 
 Invariant: over any span of time no more than ``burst`` plus ``rate`` times its seconds is granted. A clock that stands
 still or runs backwards grants nothing.
@@ -6,7 +6,7 @@ still or runs backwards grants nothing.
 
 from __future__ import annotations
 
-__all__ = ["TokenBucket"]
+__all__ = ["LeastRate", "TokenBucket"]
 
 
 class TokenBucket:
@@ -42,3 +42,27 @@ class TokenBucket:
         """How long until ``units`` (at most the burst) may go out."""
         lacking = min(units, self._burst) - self.available(now)
         return lacking / self._rate if lacking > 0 else 0.0
+
+
+class LeastRate:
+    """Looks once in ``window_seconds`` of waiting whether so much came meanwhile.
+
+    Args:
+        rate: units a second; 0: anything is enough.
+        window_seconds: long enough for a line that is bad for a while.
+    """
+
+    def __init__(self, rate: float, window_seconds: float) -> None:
+        self._rate = rate
+        self._window_seconds = window_seconds
+        self._units = self._seconds = 0.0
+
+    def enough(self, units: float, seconds: float) -> bool:
+        """Count ``units`` that took ``seconds`` to come; False if a window ended with too few of them."""
+        self._units += units
+        self._seconds += seconds
+        if self._seconds < self._window_seconds:
+            return True
+        came, wanted = self._units, self._rate * self._seconds
+        self._units = self._seconds = 0.0
+        return came >= wanted
