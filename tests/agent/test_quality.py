@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.agent.bundles import SMALL, make_bundle
 from tests.agent.servers import until
@@ -17,10 +19,10 @@ from wheeltapper_agent.adapters.spool import Spool
 from wheeltapper_agent.bundle import load_bundle
 from wheeltapper_agent.config import QualityConfig
 from wheeltapper_agent.pipeline import Captured, Pipeline
-from wheeltapper_agent.ports import SourceSpec, Window
+from wheeltapper_agent.ports import Observation, SourceSpec, Window
 from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_protocols.messages import TelemetryRecord
-from wheeltapper_protocols.quality import DataQuality
+from wheeltapper_protocols.quality import DataQuality, StuckRuns
 
 
 class Given:
@@ -107,3 +109,43 @@ def test_a_capture_of_windows_with_holes_is_answered(tmp_path: Path, spool: Spoo
     until(lambda: len(taken) == 3, 10, "the capture")
     pipeline.stop()
     assert np.isnan(taken[2].samples[100, 0])
+
+
+def test_a_dead_sensor_is_seen_in_windows_that_are_shorter_than_the_run() -> None:
+    """Of 64 equal values, in windows of 16; the living channel and the missing values are not stuck."""
+    random = np.random.default_rng(0)
+    dead, living = np.full(16, 3.0, np.float32), random.normal(size=(8, 16)).astype(np.float32)
+    windows = [Window(np.stack([dead, living[i]], axis=1), float(i)) for i in range(8)]
+    observer = QualityObserver(Given(windows), QualityConfig())
+    found = []
+    for index, window in enumerate(windows):
+        observer.observe(Observation("main", index, window, None))
+        found.append(observer.total.stuck)
+    assert found == [0, 0, 0, 16, 32, 48, 64, 80]
+    observer.observe(Observation("main", 8, Window(windows[0].samples, 8.0, gap_samples=5), None))
+    assert observer.total.stuck == 80
+    missing = np.full((16, 2), np.nan, np.float32)
+    for index in range(9, 20):
+        observer.observe(Observation("main", index, Window(missing, float(index)), None))
+    assert observer.total.stuck == 80
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, math.nan]), min_size=1, max_size=200), st.integers(1, 7), st.integers(2, 30))
+def test_runs_over_short_windows_are_those_of_the_whole(values: list[float], size: int, length: int) -> None:
+    """At the end of each window: whether what ends there is a run that is long enough."""
+    length = max(length, size + 1)
+    runs = StuckRuns(length)
+    for begin in range(0, len(values) - size + 1, size):
+        window = np.array(values[begin : begin + size], np.float32)[:, None]
+        run = 1
+        while run < begin + size and values[begin + size - 1 - run] == values[begin + size - 1]:
+            run += 1
+        within = min(run, size)
+        known = run if within == size else within  # what began within a window is counted from there
+        stuck = runs.count(window, size)
+        if within < size:
+            assert stuck == 0
+        elif values[begin + size - 1] == values[begin + size - 1] and (run - run % size) >= length:
+            assert stuck == size
+        elif known < length:
+            assert stuck == 0

@@ -12,7 +12,7 @@ import msgspec
 from wheeltapper_agent.config import QualityConfig
 from wheeltapper_agent.ports import Observation, Source, malformed_payloads
 from wheeltapper_protocols.messages import Alert, Report
-from wheeltapper_protocols.quality import DataQuality, window_quality
+from wheeltapper_protocols.quality import DataQuality, StuckRuns, window_quality
 
 __all__ = ["QualityObserver"]
 
@@ -29,6 +29,7 @@ class QualityObserver:
         self._source = source
         self._config = config
         self._full_scale: tuple[float, ...] = ()
+        self._runs = StuckRuns(config.stuck_samples)
         self._total = DataQuality()
         """Replaced, never changed: any thread may read it."""
 
@@ -42,16 +43,22 @@ class QualityObserver:
         """Count; nothing is to be said of a single window."""
         if not self._full_scale:
             self._full_scale = self._source.spec.full_scale
-        window = seen.window
-        self._total += window_quality(
+        window, stuck_samples = seen.window, self._config.stuck_samples
+        short = len(window.samples) < stuck_samples
+        found = window_quality(
             window.samples,
             full_scale=self._full_scale,
-            stuck_samples=self._config.stuck_samples,
+            stuck_samples=0 if short else stuck_samples,
             gap_samples=window.gap_samples,
             late=window.late_seconds > self._config.late_seconds,
             late_samples=window.late_samples,
             whole=seen.verdict is not None,  # what has a verdict was searched for missing values
         )
+        if short and len(window.samples):
+            fresh = min(self._source.spec.hop_samples or len(window.samples), len(window.samples))
+            stuck = self._runs.count(window.samples, fresh, window.gap_samples > 0)
+            found = msgspec.structs.replace(found, stuck=stuck)
+        self._total += found
         return ()
 
     def end(self) -> Sequence[Alert | Report]:

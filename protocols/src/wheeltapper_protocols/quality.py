@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-__all__ = ["STUCK_SAMPLES", "DataQuality", "complete", "window_quality"]
+__all__ = ["STUCK_SAMPLES", "DataQuality", "StuckRuns", "complete", "window_quality"]
 
 _MAX_COUNT: Final = 2**53
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_COUNT)]
@@ -122,6 +122,38 @@ def window_quality(
         dropped=max(0, dropped),
         late_samples=max(0, late_samples),
     )
+
+
+class StuckRuns:
+    """Runs of equal values over windows that are shorter than such a run must be; else :func:`window_quality` does.
+
+    Args:
+        stuck_samples: as there.
+    """
+
+    def __init__(self, stuck_samples: int) -> None:
+        self._length = stuck_samples
+        self._last: npt.NDArray[np.floating[Any]] | None = None
+        self._runs: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+
+    def count(self, samples: npt.NDArray[np.floating[Any]], fresh: int, gap: bool = False) -> int:
+        """Values of this window that belong to a run which is long enough by now.
+
+        Args:
+            samples: [sample, channel], not empty.
+            fresh: how many of them, the last ones, the window before did not have.
+            gap: whether samples were lost since that window.
+        """
+        same = samples[1:] == samples[:-1]
+        # How many values at the end are equal; a missing one is equal to nothing.
+        ends = np.where(same.all(axis=0), len(samples), 1 + np.argmin(same[::-1], axis=0) if len(same) else 1)
+        if self._last is not None and not gap:
+            goes_on = (ends == len(samples)) & (samples[0] == self._last)
+            self._runs = np.where(goes_on, self._runs + fresh, ends)
+        else:
+            self._runs = ends
+        self._last = samples[-1].copy()
+        return int(ends[(self._runs >= self._length) & np.isfinite(samples[-1])].sum())
 
 
 def complete(samples: npt.NDArray[np.floating[Any]]) -> bool:
