@@ -184,3 +184,15 @@ def test_a_small_file_does_not_become_much_memory() -> None:
 def test_an_offset_below_zero_is_malformed_and_a_missing_file_is_not(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_recording(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_large_arrays_are_written_as_numpy_writes_them(dtype: type) -> None:
+    samples: np.ndarray = np.random.default_rng(0).integers(-999, 999, (5, 70_001, 3)).astype(dtype)
+    for array in (samples, samples[:, ::2], np.asfortranarray(samples), samples[:1, :9]):
+        buffer = io.BytesIO()
+        module.write_npz({"samples": array}, buffer)
+        expected = io.BytesIO()
+        np.save(expected, array)
+        with zipfile.ZipFile(buffer) as archive:
+            assert archive.read("samples.npy") == expected.getvalue()

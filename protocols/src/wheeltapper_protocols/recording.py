@@ -30,7 +30,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,7 @@ MAX_RECORDING_BYTES: Final = 2 * 1024**3
 """Cap on the uncompressed arrays."""
 _MEMBERS: Final = ("samples", "scale", "sample_rate_hz", "t_s", "channels", "units", "meta")
 _MAX_META_BYTES: Final = 1024 * 1024
+_PIECE_BYTES: Final = 1024 * 1024
 _MAX_CHANNELS: Final = 64
 _PER_CHANNEL: Final = ("scale", "channels", "units")
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
@@ -150,7 +151,18 @@ def write_npz(arrays: dict[str, npt.NDArray[Any]], target: BinaryIO) -> None:
             info.create_system = 3
             info.external_attr = 0o644 << 16
             with archive.open(info, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+                _write_npy(member, array)
+
+
+def _write_npy(member: IO[bytes], array: npt.NDArray[Any]) -> None:
+    """As numpy's ``write_array``, to the byte, a megabyte at a time: numpy copies 16."""
+    if not array.flags.c_contiguous or array.nbytes <= _PIECE_BYTES or array.dtype.kind not in "iuf":
+        np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+        return
+    np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
+    content = array.reshape(-1).view(np.uint8)
+    for begin in range(0, len(content), _PIECE_BYTES):
+        member.write(content[begin : begin + _PIECE_BYTES].data)
 
 
 @contextlib.contextmanager
