@@ -40,7 +40,7 @@ from wheeltapper_agent.effects import Effects
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.liveness import Liveness
 from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Observation, Observer, Source
+from wheeltapper_agent.ports import MetadataClient, Observation, Observer, Source
 from wheeltapper_agent.quality import QualityObserver
 from wheeltapper_agent.updater import Updater
 from wheeltapper_protocols.decision import Verdict
@@ -129,14 +129,14 @@ class Agent:
                 entry.gather_seconds,
             )
         marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
-        metadata = LateMetadata(
-            state / "tuf",
-            identity.root.read_bytes(),
-            client,
-            self._clock,
-            marks,
-            config.update.metadata_timeout_seconds,
-        )
+        root, clock, seconds = identity.root.read_bytes(), self._clock, config.update.metadata_timeout_seconds
+
+        def make_metadata() -> MetadataClient:
+            from wheeltapper_agent.adapters.tuf_client import TufClient
+
+            return TufClient(state / "tuf", root, client, clock, marks, seconds)
+
+        metadata = LateMetadata(make_metadata)
         slots = Slots(state / "slots")
         self._effects = Effects(
             self.pipelines,

@@ -103,8 +103,7 @@ class Interpreter:
         finite = np.isfinite(found.score)
         if finite.all():
             return found
-        values = None if found.values is None else np.where(finite, found.values, np.nan)
-        return Reading(np.where(finite, found.score, np.nan), found.labels, values)
+        return Reading(np.where(finite, found.score, np.nan), found.labels, found.values)
 
     def _anomaly(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
         section = self._manifest.anomaly
