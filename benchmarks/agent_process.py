@@ -9,6 +9,7 @@ the simulated machine, whose own cost is in the figure).
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from wheeltapper_agent.config import SimulatorConfig
 
 _SETTLED_SECONDS = 15.0
 """After its start the agent gives memory back once (``lean.give_back``, after 10 s); that is no idling."""
-_IDLE_SECONDS = 30.0
+_IDLE_SECONDS, _IDLE_TIMES = 20.0, 3
 _STARTS = 5
 
 
@@ -52,10 +53,13 @@ def rows() -> list[Row]:
 
 
 def _cpu_percent(agent: RunningAgent) -> float:
-    """CPU of the agent's process over half a minute."""
-    cpu, began = cpu_seconds(agent.pid), time.monotonic()
-    time.sleep(_IDLE_SECONDS)
-    return (cpu_seconds(agent.pid) - cpu) / (time.monotonic() - began) * 100
+    """CPU of the agent's process over 20 s, median of three."""
+    found = []
+    for _ in range(_IDLE_TIMES):
+        cpu, began = cpu_seconds(agent.pid), time.monotonic()
+        time.sleep(_IDLE_SECONDS)
+        found.append((cpu_seconds(agent.pid) - cpu) / (time.monotonic() - began) * 100)
+    return statistics.median(found)
 
 
 def _start_seconds(config: Path, state: Path) -> float:

@@ -323,6 +323,42 @@ def test_a_delivery_without_a_connection_sleeps_whatever_waits(tmp_path: Path) -
     spool.close()
 
 
+def test_a_delivery_sleeps_while_a_batch_fills_and_wakes_when_it_is_full_or_an_alert_comes(tmp_path: Path) -> None:
+    network = Network()
+    spool = Spool(tmp_path / "s.db")
+    delivery = Delivery(spool, network, DeliveryConfig(batch_seconds=60.0, resend_seconds=60.0), SystemClock(), 20)
+    looks: list[float] = []
+    step = delivery._step
+
+    def noted(flush: bool = False) -> float:
+        looks.append(time.monotonic())
+        return step(flush)
+
+    delivery._step = noted  # type: ignore[method-assign]
+    delivery.start()
+
+    def count(kind: Up) -> int:
+        return [sent for sent, _ in network.sent].count(kind)
+
+    try:
+        for at in range(10):
+            spool.append(record(at))
+            time.sleep(0.02)
+        assert 1 <= len(looks) <= 4
+        spool.append(alert(10))
+        until(lambda: count(Up.ALERT) == 1, 5.0)
+        assert count(Up.TELEMETRY) == 0
+        for at in range(11, 20):
+            spool.append(record(at))
+        time.sleep(0.2)
+        assert count(Up.TELEMETRY) == 0  # twenty are held, and one of them is the alert
+        spool.append(record(20))
+        until(lambda: count(Up.TELEMETRY) == 1, 5.0)
+    finally:
+        delivery.stop()
+        spool.close()
+
+
 # --- with a real broker -----------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ bucket of one batch): a week that was missed neither floods the fleet nor starve
 records left in the numbering is told by the message above it (``after``).
 
 An idle device is quiet: the spool is asked only when something new is in it, and the thread sleeps until a batch is
-due, something is to be sent again, or it is woken by a record, an ack or a connection.
+due or full, something is to be sent again, or it is woken by an alert, a report, an ack or a connection.
 
 Not done here: the connection (:mod:`mqtt`), the store (:mod:`spool`).
 """
@@ -70,12 +70,16 @@ class Delivery:
         rate = config.catch_up_records_per_second
         self._bucket = TokenBucket(rate, max(batch_records, _URGENT_BATCH), clock.monotonic())
         self._lock = threading.Lock()
+        self._wake = threading.Condition()
         self._poked = False
-        self._seen = 0
-        """The newest seq when the thread looked last, connected or not."""
+        self._look_at: float = 0
+        """The seq for which the thread looks again, whatever it is of."""
+        self._urgent_seen = 0
+        """The spool's urgent commits when the thread looked last."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._restart()
+        spool.on_commit = self._on_commit
 
     def _restart(self) -> None:
         """Begin from the oldest record; what is in the spool now is what waited."""
@@ -124,9 +128,25 @@ class Delivery:
 
     def _poke(self) -> None:
         """Have the thread look."""
-        with self._spool.appended:
+        with self._wake:
             self._poked = True
-            self._spool.appended.notify_all()
+            self._wake.notify_all()
+
+    def _on_commit(self) -> None:
+        if self._is_due():
+            with self._wake:
+                self._wake.notify_all()
+
+    def _is_due(self) -> bool:
+        """Whether the thread has something to look at."""
+        if not self._publisher.connected:
+            return self._poked
+        return (
+            self._poked
+            or self._spool.newest >= self._look_at
+            or self._spool.urgent_commits != self._urgent_seen
+            or self._spool.epoch != self._epoch
+        )
 
     def flush(self, timeout_seconds: float) -> bool:
         """Send what there is without waiting for batches to fill; True if the fleet acked all in time."""
@@ -161,7 +181,7 @@ class Delivery:
     def _run(self) -> None:
         while not self._stopping.is_set():
             wait_seconds = _IDLE_SECONDS
-            self._poked, self._seen = False, self._spool.newest
+            self._poked, self._urgent_seen = False, self._spool.urgent_commits
             if self._publisher.connected:
                 try:
                     with self._lock:
@@ -172,9 +192,9 @@ class Delivery:
                     _LOG.exception("delivery: spool.storage")
                     self._stopping.wait(_FAILED_SECONDS)
             if wait_seconds > 0:
-                with self._spool.appended:
-                    if not self._poked and self._spool.newest <= self._seen:
-                        self._spool.appended.wait(wait_seconds)
+                with self._wake:
+                    if not self._is_due():
+                        self._wake.wait(wait_seconds)
 
     def _step(self, flush: bool = False) -> float:
         """Send what is due; returns how long nothing will be due unless a record or an ack comes."""
@@ -182,6 +202,7 @@ class Delivery:
         if self._spool.epoch != self._epoch:  # the spool was lost and began anew
             self._restart()
         newest = self._spool.newest
+        self._look_at = newest + 1
         oldest = self._spool.oldest()
         unacked = max(self._urgent, self._bulk) >= oldest or self._live > max(self._live_from, oldest - 1)
         if not unacked:
@@ -252,6 +273,7 @@ class Delivery:
             self._batch_began_at = now
         left = self._config.batch_seconds - (now - self._batch_began_at)
         if not flush and left > 0 and newest - self._bulk < self._batch_records:
+            self._look_at = self._bulk + self._batch_records
             return max(0.01, left)
         room = self._max_in_flight - sum(count for _, count in self._flight)
         if room <= 0:
@@ -265,6 +287,7 @@ class Delivery:
             return _IDLE_SECONDS
         more = flush or len(batch) == self._batch_records or len(batch) < len(found)
         if not more and left > 0:
+            self._look_at = newest + self._batch_records - len(batch)
             return max(0.01, left)
         if self._bucket.available(now) < len(batch):
             return self._pause(now, len(batch))

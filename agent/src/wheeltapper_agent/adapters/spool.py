@@ -92,7 +92,8 @@ class Spool(SpoolStore):
         self._due = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self.appended = threading.Condition()
+        self.on_commit: Callable[[], None] = lambda: None
+        """Called after each commit that held records, by whoever committed; it must be quick."""
         super().__init__(path, limits or SpoolLimits(max_records), monotonic, now)
 
     def append(self, *items: Item) -> None:
@@ -119,7 +120,7 @@ class Spool(SpoolStore):
                 self._commit()
         if ticket.error is not None:
             raise ticket.error
-        self._tell()
+        self.on_commit()
 
     def flush(self) -> None:
         """Commit what waits.
@@ -131,11 +132,7 @@ class Spool(SpoolStore):
             error = self._commit()
         if error is not None:
             raise error
-        self._tell()
-
-    def _tell(self) -> None:
-        with self.appended:
-            self.appended.notify_all()
+        self.on_commit()
 
     def _commit(self) -> Exception | None:
         """One transaction for every ticket; the lock is held. Where it fails, what may wait goes on waiting."""
@@ -187,6 +184,9 @@ class Spool(SpoolStore):
                 if self._closing.wait(_RETRY_SECONDS):
                     return
                 self._due.set()
+            else:  # what comes meanwhile waits at least so long: no need to be woken for it
+                if self._closing.wait(self._commit_seconds):
+                    return
 
     def ack(self, epoch: str, seq: int) -> bool:
         """As :meth:`SpoolStore.ack`; it is kept with a commit in a while."""

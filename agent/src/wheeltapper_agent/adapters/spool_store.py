@@ -42,7 +42,7 @@ from wheeltapper_agent.adapters.spool_database import (
 from wheeltapper_agent.adapters.spool_limits import SpoolLimits, drop_acked, drop_beyond, drop_share
 from wheeltapper_agent.adapters.spool_rows import Item, Row, decode_item, encode_item, kind_of, of_kinds
 from wheeltapper_agent.ports import NO_EPOCH, unnumbered_report
-from wheeltapper_protocols.messages import LossReport, Severity
+from wheeltapper_protocols.messages import LossReport, Severity, TelemetryRecord
 
 __all__ = ["Held", "SpoolFigures", "SpoolStore", "read_figures"]
 
@@ -131,6 +131,8 @@ class SpoolStore:
         self._opened_at = self._age_checked_at = monotonic()
         self._age_base = 0.0
         self._committed_at = float("-inf")
+        self.urgent_commits = 0
+        """Transactions so far that held an alert or a report."""
         self._limited = False
         self._maybe: sqlite3.Connection | None = None
         try:
@@ -256,6 +258,8 @@ class SpoolStore:
                 write_state(connection, state)
         if saves:
             self._saved, self._forgotten, self._state_dirty = state.seq, state.acked, False
+        telemetry = sum(type(item) is TelemetryRecord for item, _ in rows)
+        self.urgent_commits += state.seq - self._state.seq > telemetry
         self._state = state
         self._committed_at = self._monotonic()
         del self._losses[: len(losses)]
