@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ class Pipeline:
             return
         captured.done(windows(captured.wanted, self.value))
 
+    def end_captures_due(self, now: float) -> None:
+        due = [captured for captured in self.waits or [] if captured.expires_at < now]
+        self.waits = None if self.waits is None else [one for one in self.waits if one.expires_at >= now]
+        for captured in due:
+            captured.done(captured.windows)
+
 
 def windows(count: int, value: float = 1.0) -> list[Window]:
     return [Window(np.full((10, 1), value, dtype=np.float32), float(index)) for index in range(count)]
@@ -119,9 +126,9 @@ class Rig:
             "dev-1", anything[2], anything[0], anything[1], SystemClock(), folder=folder / "captures", **options
         )
 
-    def take(self, name: str, snapshots: int = 3, pipeline: str = "main") -> None:
+    def take(self, name: str, snapshots: int = 3, pipeline: str = "main", expires_at: float = 1e11) -> None:
         body = CaptureCommand(pipeline=pipeline, snapshots=snapshots)
-        self.captures.take(Command(id=name, expires_at=1e11, body=body), body)
+        self.captures.take(Command(id=name, expires_at=expires_at, body=body), body)
 
     def codes(self) -> dict[str | None, str]:
         return {body.command or body.upload: body.code for body in self.records.bodies}
@@ -236,6 +243,25 @@ def test_a_command_beyond_the_memory_is_refused_and_one_that_only_has_to_wait_wa
     until(lambda: not rig.captures._held)
     rig.take("c-4", 6)
     assert len(rig.pipeline.waits) == 2
+    rig.captures.stop()
+
+
+def test_a_command_on_a_silent_source_gives_its_memory_back_when_it_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.1)
+    rig = Rig(tmp_path, max_memory_bytes=10 * WINDOW_BYTES)
+    rig.pipeline.waits = []
+    rig.captures.start()
+    rig.take("c-1", 6, expires_at=time.time() + 1.0)
+    rig.pipeline.waits[0].windows.append(windows(1)[0])
+    rig.take("c-2", 6)
+    assert len(rig.pipeline.waits) == 1
+    until(lambda: rig.codes() == {"c-1": "capture.expired"})
+    assert "1 of 6 windows" in rig.records.bodies[0].detail
+    until(lambda: not rig.captures._held)
+    rig.take("c-2", 6)
+    assert len(rig.pipeline.waits) == 1
     rig.captures.stop()
 
 

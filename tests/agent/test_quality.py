@@ -111,6 +111,21 @@ def test_a_capture_of_windows_with_holes_is_answered(tmp_path: Path, spool: Spoo
     assert np.isnan(taken[2].samples[100, 0])
 
 
+def test_a_capture_ends_when_it_is_due_whatever_the_source_gives(spool: Spool) -> None:
+    ended: dict[str, int] = {}
+    pipeline = Pipeline("main", Given(_windows()), spool, SystemClock())
+    pipeline.capture(Captured(3, lambda windows: ended.update(short=len(windows)), expires_at=100.0))
+    pipeline.capture(Captured(3, lambda windows: ended.update(long=len(windows)), expires_at=200.0))
+    pipeline.end_captures_due(100.0)
+    assert ended == {}
+    pipeline.end_captures_due(100.1)
+    assert ended == {"short": 0}
+    pipeline.start()
+    until(lambda: len(ended) == 2, 10, "the other one")
+    pipeline.stop()
+    assert ended == {"short": 0, "long": 3}
+
+
 def test_a_dead_sensor_is_seen_in_windows_that_are_shorter_than_the_run() -> None:
     """Of 64 equal values, in windows of 16; the living channel and the missing values are not stuck."""
     random = np.random.default_rng(0)

@@ -63,6 +63,7 @@ class _Job:
     reason: str = ""
     command: Command | None = None
     first_window: int | None = None
+    wanted: int = 0
 
 
 def make_recording(windows: list[Window], spec: SourceSpec, meta: dict[str, str]) -> Recording:
@@ -73,7 +74,7 @@ def make_recording(windows: list[Window], spec: SourceSpec, meta: dict[str, str]
         RecordingError: ``recording.*``, e.g. where the sensor gave NaN.
     """
     if not windows:
-        raise AgentError("capture.empty", "the source ended before the first window")
+        raise AgentError("capture.empty", "no window came")
     shape = windows[0].samples.shape
     peak = np.zeros(shape[1:])
     for window in windows:  # one by one: beside them there is room for their int16, not for copies of all
@@ -230,9 +231,9 @@ class Captures:
             return
 
         def done(windows: list[Window]) -> None:
-            self._jobs.put(_Job(command.id, name, spec, windows, command=command))
+            self._jobs.put(_Job(command.id, name, spec, windows, command=command, wanted=body.snapshots))
 
-        pipeline.capture(Captured(body.snapshots, done))
+        pipeline.capture(Captured(body.snapshots, done, command.expires_at))
 
     def _known(self, command: str) -> bool:
         """Whether a command needs nothing more; asked in the order in which it gets on, so that none is missed."""
@@ -290,6 +291,9 @@ class Captures:
         meta = {"device": self._device, "pipeline": job.pipeline}
         windows = job.windows
         if job.command is not None:
+            if len(windows) < job.wanted and job.command.expires_at < self._clock.now():
+                came = f"{len(windows)} of {job.wanted} windows came"
+                raise AgentError("capture.expired", f"{came} until the command expired; is the source silent?")
             meta["command"] = job.command.id
         else:
             meta |= {"reason": job.reason, "first_window": str(job.first_window)}
@@ -375,6 +379,8 @@ class Captures:
         while not self._stopping.is_set():
             try:
                 self._ready.clear()
+                for pipeline in self._pipelines.values():
+                    pipeline.end_captures_due(self._clock.now())
                 self._say_rest()
                 entry, wait_seconds = self._next()
                 if entry is None:

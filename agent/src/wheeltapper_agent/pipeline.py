@@ -67,12 +67,12 @@ class Health:
 
 @dataclass(slots=True)
 class Captured:
-    """A capture under way. ``done`` is called in the pipeline's thread with the windows when ``wanted`` are there, or
-    with fewer at the
-    end of the source."""
+    """A capture under way. ``done`` is called once with the windows: when ``wanted`` are there, or with fewer when the
+    source ends or :meth:`Pipeline.end_captures_due` finds that it is later than ``expires_at`` (Unix seconds)."""
 
     wanted: int
     done: Callable[[list[Window]], None]
+    expires_at: float = math.inf
     windows: list[Window] = field(default_factory=list)
 
 
@@ -178,6 +178,10 @@ class Pipeline:
             self._captures.append(captured)
         if self._source.state == "ended":
             self._end_captures()
+
+    def end_captures_due(self, now: float) -> None:
+        """End the captures that had until before ``now`` (Unix seconds): a source may be silent. From any thread."""
+        self._end_captures(lambda captured: captured.expires_at < now)
 
     def status(self) -> PipelineStatus:
         """What runs now."""
@@ -365,14 +369,12 @@ class Pipeline:
         with self._lock:
             for captured in self._captures:
                 captured.windows.append(window)
-            full = [captured for captured in self._captures if len(captured.windows) >= captured.wanted]
-            self._captures = [captured for captured in self._captures if len(captured.windows) < captured.wanted]
-        for captured in full:
-            captured.done(captured.windows)
+        self._end_captures(lambda captured: len(captured.windows) >= captured.wanted)
 
-    def _end_captures(self) -> None:
+    def _end_captures(self, over: Callable[[Captured], bool] = lambda _: True) -> None:
         with self._lock:
-            ended, self._captures = self._captures, []
+            ended = [captured for captured in self._captures if over(captured)]
+            self._captures = [captured for captured in self._captures if not over(captured)]
         for captured in ended:
             captured.done(captured.windows)
 
