@@ -1,8 +1,6 @@
 """A continuous stream of samples, cut into windows. Pure: times are handed in.
 
 Invariants:
-    * A sample is copied once, into the block that its windows are views of; where windows overlap, the shared tail is
-      copied once more a block. Windows that do not overlap own their block.
     * Every sample is in the windows that its place in the stream gives it, in order, however the stream was chopped
       into chunks.
     * Nothing is interpolated or held. Where the time stamps say that samples are missing, they are NaN in the window
@@ -14,19 +12,19 @@ Invariants:
     * Time stamps that show for long that the rate is not the declared one are reported (``wrong_rate_hz``); jitter,
       bursts, loss and repetition are not taken for that.
 
-What this module does not do: wait, retry, drop windows that nobody takes (see ``adapters/sources/stream.py``).
+What this module does not do: cut what follows on from each other (:mod:`core.cutter`), watch the rate
+(:mod:`core.timing`), wait, retry, drop windows that nobody takes (see ``adapters/sources/stream.py``).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wheeltapper_agent.core.cutter import MAX_GAP_SAMPLES, Cutter, Framing
 from wheeltapper_agent.core.timing import Arrivals, RateWatch
 from wheeltapper_agent.ports import Window
 
@@ -34,8 +32,6 @@ __all__ = ["MAX_T_S", "Framer", "Framing"]
 
 MAX_T_S: Final = 1e12
 """Largest time of a window that the wire takes, in seconds."""
-_MAX_GAP_SAMPLES: Final = 2**53
-_OVERLAP_BLOCK_WINDOWS: Final = 4
 _JITTER_SECONDS: Final = 0.01
 _JITTER_SHARE: Final = 0.01
 _DELAY_LEAK: Final = 1e-3
@@ -55,41 +51,12 @@ _SLEW_SHARE: Final = 0.01
 _SLEW_LIMIT_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """How a stream is cut.
-
-    Args:
-        sample_rate_hz: nominal.
-        channels: how many.
-        window_samples: length of a window.
-        hop_samples: from the start of a window to the start of the next; below ``window_samples`` they overlap, above
-            it samples between them are left out; 0: as ``window_samples``.
-        tolerance_seconds: how far a time stamp may be off before samples count as missing or late. 0: half a sample
-            where each sample has its time; for a chunk with one time the greatest of that, 10 ms and 1 % of the chunk
-            before.
-    """
-
-    sample_rate_hz: float
-    channels: int
-    window_samples: int
-    hop_samples: int = 0
-    tolerance_seconds: float = 0.0
-
-    @property
-    def hop(self) -> int:
-        """Samples from window to window."""
-        return self.hop_samples or self.window_samples
-
-
 class Framer:
     """Cuts one stream; see the module."""
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
-        window, hop = framing.window_samples, framing.hop
-        self._block_samples = window if hop >= window else window + (_OVERLAP_BLOCK_WINDOWS - 1) * hop
-        self._overlaps = hop < window
+        self._cutter = Cutter(framing)
         self._next_t_s: float | None = None
         """When the next sample is due, by the stream's own clock."""
         self._timed = False
@@ -106,12 +73,8 @@ class Framer:
         self._least_delay_s: float | None = None
         self._least_delay_at_s = 0.0
         self._resume = False
-        self._gap = 0
-        self._late_s = 0.0
-        self._late_samples = 0
         self.late_samples = 0
         """Samples left out because they came when their place had passed, in all."""
-        self._open()
 
     @property
     def wrong_rate_hz(self) -> float | None:
@@ -293,7 +256,7 @@ class Framer:
             return
         off_s = began_s - self._next_t_s
         if self._resume:
-            self._give_up(min(_MAX_GAP_SAMPLES, max(0, round(off_s * self._framing.sample_rate_hz))))
+            self._cutter.give_up(min(MAX_GAP_SAMPLES, max(0, round(off_s * self._framing.sample_rate_hz))))
             self._next_t_s = began_s
         elif abs(off_s) > _SLEW_LIMIT_SECONDS:
             self._next_t_s = began_s  # the wall clock was set
@@ -306,16 +269,16 @@ class Framer:
         """What of ``samples`` still counts, from when, and the windows that a short gap completes."""
         rate_hz = self._framing.sample_rate_hz
         if off > 0:
-            missing = min(_MAX_GAP_SAMPLES, max(1, round(min(off, _MAX_GAP_SAMPLES))))
+            missing = min(MAX_GAP_SAMPLES, max(1, round(min(off, MAX_GAP_SAMPLES))))
             if (possible := self._possible_gap(samples, t_s, monotonic_s)) is not None:
                 self._begin_anew(min(missing, possible))
                 return samples, t_s, []
             self._rate.miss(missing)
             if missing <= self._framing.window_samples:
                 return samples, t_s, self._write(np.full((missing, samples.shape[1]), np.nan, np.float32))
-            self._give_up(missing)
+            self._cutter.give_up(missing)
             return samples, t_s, []
-        old = round(min(-off, _MAX_GAP_SAMPLES))
+        old = round(min(-off, MAX_GAP_SAMPLES))
         if old > self._framing.window_samples + len(samples) or (
             old >= len(samples)
             and monotonic_s is not None
@@ -326,8 +289,7 @@ class Framer:
             return samples, t_s, []
         old = min(old, len(samples))
         self.late_samples += old
-        self._late_samples += old
-        self._late_s = max(self._late_s, -off / rate_hz)
+        self._cutter.note_late(-off / rate_hz, old)
         return samples[old:], t_s + old / rate_hz, []
 
     def _possible_gap(self, samples: NDArray[np.floating[Any]], t_s: float, monotonic_s: float | None) -> int | None:
@@ -339,7 +301,7 @@ class Framer:
             return None
         rate_hz = self._framing.sample_rate_hz
         lost = (newest_s - self._next_t_s) * rate_hz - len(samples)
-        return round(min(_MAX_GAP_SAMPLES, max(0.0, lost)))
+        return round(min(MAX_GAP_SAMPLES, max(0.0, lost)))
 
     def _set_back(self, t_s: float, monotonic_s: float) -> bool:
         """Whether chunks whose place has passed come as a clock that was set back would have them; another one did."""
@@ -350,14 +312,14 @@ class Framer:
 
     def _begin_anew(self, missing: int) -> None:
         """The time stamps have no longer to do with those before; so many samples were lost meanwhile."""
-        self._give_up(missing)
+        self._cutter.give_up(missing)
         self._least_delay_s, self._back, self._anew = None, None, True
         self._rate.begin()
 
     def _note_lateness(self, count: int, monotonic_s: float) -> None:
         """How much later than the quickest the last of ``count`` samples came."""
         if not self._timed:
-            self._late_s = max(self._late_s, self._arrivals.late_seconds(count, monotonic_s))
+            self._cutter.note_late(self._arrivals.late_seconds(count, monotonic_s))
             return
         delay_s = monotonic_s - (self._next_t_s or 0.0) - count / self._framing.sample_rate_hz
         if self._least_delay_s is None or self._resume:
@@ -365,62 +327,10 @@ class Framer:
         else:
             least_s = min(delay_s, self._least_delay_s + _DELAY_LEAK * (monotonic_s - self._least_delay_at_s))
         self._least_delay_s, self._least_delay_at_s = least_s, monotonic_s
-        self._late_s = max(self._late_s, delay_s - least_s)
-
-    def _open(self) -> None:
-        self._block: NDArray[np.float32] = np.empty((self._block_samples, self._framing.channels), np.float32)
-        self._filled = 0
-        self._start = 0
-        self._fresh = 0
-        """Samples in the block that no window has given yet."""
-        self._skip = 0
-
-    def _give_up(self, missing: int) -> None:
-        """Drop the window begun; the next one says what was lost before it."""
-        self._gap = min(_MAX_GAP_SAMPLES, self._gap + missing + self._fresh)
-        self._open()
+        self._cutter.note_late(delay_s - least_s)
 
     def _write(self, samples: NDArray[np.floating[Any]]) -> list[Window]:
         """Append samples that follow on from the last ones."""
-        window, hop, rate_hz = self._framing.window_samples, self._framing.hop, self._framing.sample_rate_hz
         t_s = self._next_t_s or 0.0
-        at, found = 0, []
-        while at < len(samples):
-            if self._skip:
-                passed = min(self._skip, len(samples) - at)
-                self._skip -= passed
-                at += passed
-                continue
-            end = self._start + window
-            count = min(end - self._filled, len(samples) - at)
-            self._block[self._filled : self._filled + count] = samples[at : at + count]
-            self._filled += count
-            self._fresh += count
-            at += count
-            if self._filled == end:
-                began_s = t_s + (at - window) / rate_hz
-                found.append(self._take(self._block[self._start : end], began_s))
-                self._advance(window, hop)
-        self._next_t_s = t_s + len(samples) / rate_hz
-        return found
-
-    def _take(self, view: NDArray[np.float32], t_s: float) -> Window:
-        if self._overlaps:
-            view.flags.writeable = False
-        late_s = self._late_s if math.isfinite(self._late_s) else 0.0
-        made = Window(view, max(0.0, t_s), self._gap, late_s, min(self._late_samples, _MAX_GAP_SAMPLES))
-        self._gap, self._late_s, self._late_samples, self._fresh = 0, 0.0, 0, 0
-        return made
-
-    def _advance(self, window: int, hop: int) -> None:
-        """Go to the next window; a full block is left to its windows."""
-        if hop >= window:
-            self._open()
-            self._skip = hop - window
-            return
-        self._start += hop
-        if self._start + window > self._block_samples:
-            tail = self._block[self._start : self._filled]
-            self._open()
-            self._block[: len(tail)] = tail
-            self._filled = len(tail)
+        self._next_t_s = t_s + len(samples) / self._framing.sample_rate_hz
+        return self._cutter.write(samples, t_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_agent.core.framing import Framing
+from wheeltapper_agent.core.cutter import Framing
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import SourceSpec
 
