@@ -75,7 +75,11 @@ OLD = Figures(
             "",
         ),  # p95 of few
         (Figures(windows=5, calls=5, score_median=0.5, latency_median_ms=51.0, latency_p95_ms=51.0), None, "latency"),
-        (Figures(windows=30, calls=30, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=11.0), OLD, "latency"),
+        # The board was busy for a moment: within the budget that is nobody's fault.
+        (Figures(windows=30, calls=30, score_median=0.5, latency_median_ms=1.0, latency_p95_ms=49.0), OLD, ""),
+        (Figures(windows=30, calls=30, score_median=0.5, latency_median_ms=4.9, latency_p95_ms=11.0), OLD, ""),
+        (Figures(windows=30, calls=30, score_median=0.5, latency_median_ms=5.1, latency_p95_ms=5.2), OLD, "latency"),
+        (Figures(windows=19, calls=19, score_median=0.5, latency_median_ms=5.1, latency_p95_ms=5.2), OLD, ""),
         (Figures(windows=30, score_median=2.0), OLD, "score_shift"),
         (Figures(windows=30, score_median=-2.0), OLD, "score_shift"),  # a model that went blind is no better
         (Figures(windows=2, score_median=2.0), OLD, ""),  # too few

@@ -125,7 +125,7 @@ class UpdateConfig:
     probation_alert_alpha: float = 0.001
     """How seldom chance alone may look like more alerts; 0: not judged."""
     probation_latency_ratio: float = 5.0
-    """p95 against the old release's, from 20 windows on; 0: not judged."""
+    """Median against the old release's, from 20 calls on; 0: not judged."""
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):

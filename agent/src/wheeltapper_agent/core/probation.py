@@ -2,7 +2,8 @@
 
 Rules, in this order; each asks for a least number of windows and is silent below it:
     1. latency: the new one's p95 (below 20 calls: its median, since the p95 of few is just their largest) against the
-       manifest's budget, and against the old one's by a ratio. Windows that were scored in one call count once: what
+       manifest's budget; and its median against the old one's by a ratio, since a board that was busy for a moment
+       moves the p95 of some dozen calls and not their median. Windows that were scored in one call count once: what
        held up the call held up each of them;
     2. score shift: the distance of the medians in units of the old one's spread, 1.4826 times its median absolute
        deviation, which estimates the standard deviation and does not mind outliers (Iglewicz and Hoaglin 1993,
@@ -131,9 +132,9 @@ def judge(rules: Rules, old: Figures | None, new: Figures, budget_p95_ms: float)
         return Sick("probation.latency", f"{what} {latency_ms:.2f} ms exceeds the budget of {budget_p95_ms} ms")
     if old is None or old.windows < rules.old_windows:
         return None
-    if enough and rules.latency_ratio and new.latency_p95_ms > rules.latency_ratio * old.latency_p95_ms > 0:
-        text = f"p95 {new.latency_p95_ms:.2f} ms is over {rules.latency_ratio:g} times the {old.latency_p95_ms:.2f} ms"
-        return Sick("probation.latency", f"{text} of the release before")
+    if enough and rules.latency_ratio and new.latency_median_ms > rules.latency_ratio * old.latency_median_ms > 0:
+        text = f"median {new.latency_median_ms:.2f} ms is over {rules.latency_ratio:g} times the"
+        return Sick("probation.latency", f"{text} {old.latency_median_ms:.2f} ms of the release before")
     if new.windows < rules.new_windows:
         return None
     shift = shift_in_spreads(old, new, rules.least_spread)
