@@ -20,7 +20,8 @@ from rig import Row, main, row
 
 from wheeltapper_agent.adapters.sources.mqtt import MqttConfig
 from wheeltapper_agent.adapters.sources.payload import PayloadReader
-from wheeltapper_agent.core.framing import Framer, Framing
+from wheeltapper_agent.core.cutter import Framing
+from wheeltapper_agent.core.framing import Framer
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.quality import window_quality
 

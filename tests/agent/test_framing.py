@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wheeltapper_agent.core.framing import Framer, Framing
+from wheeltapper_agent.core.cutter import Framing
+from wheeltapper_agent.core.framing import Framer
 from wheeltapper_agent.ports import Window
 
 RATE_HZ = 100.0

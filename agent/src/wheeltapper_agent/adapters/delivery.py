@@ -72,7 +72,7 @@ class Delivery:
         self._lock = threading.Lock()
         self._wake = threading.Condition()
         self._poked = False
-        self._look_at: float = 0
+        self._look_at = 0
         """The seq for which the thread looks again, whatever it is of."""
         self._urgent_seen = 0
         """The spool's urgent commits when the thread looked last."""
@@ -144,8 +144,7 @@ class Delivery:
         return (
             self._poked
             or self._spool.newest >= self._look_at
-            or self._spool.urgent_commits != self._urgent_seen
-            or self._spool.epoch != self._epoch
+            or self._spool.urgent_commits != self._urgent_seen  # a lost spool's first record is a report
         )
 
     def flush(self, timeout_seconds: float) -> bool:

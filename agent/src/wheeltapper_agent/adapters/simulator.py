@@ -90,15 +90,12 @@ class Machine:
         shaft_hz = self.speed_hz(t_s) * (1 + 0.001 * random.standard_normal())
         load = self.load(t_s) * (1 + 0.02 * random.standard_normal())
         angle = 2 * math.pi * shaft_hz * time_s + random.uniform(0, 2 * math.pi)
-        turning = sum(g * np.sin(n * angle + n) for n, g in ((1, 0.25), (2, 0.09), (3, 0.04)))
-        harmonics = np.asarray(turning) * load
+        harmonics = sum(g * np.sin(n * angle + n) for n, g in ((1, 0.25), (2, 0.09), (3, 0.04))) * load
         gear = 0.03 * load * np.sin(23 * angle + 1.3)
         ringing = self._ringing(random, time_s, t_s, shaft_hz, load)
         noise = random.standard_normal((2, config.window_samples)) * (0.10 + 0.02 * load)
         horizontal = harmonics + gear + ringing + noise[0]
-        lag = config.window_samples // 7
-        turned = np.concatenate((harmonics[config.window_samples - lag :], harmonics[: config.window_samples - lag]))
-        vertical = 0.7 * turned + 0.8 * gear + 0.6 * ringing + noise[1]
+        vertical = 0.7 * np.roll(harmonics, config.window_samples // 7) + 0.8 * gear + 0.6 * ringing + noise[1]
         return np.stack([horizontal, vertical], axis=1).astype(np.float32)
 
     def _ringing(

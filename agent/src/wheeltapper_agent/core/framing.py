@@ -28,7 +28,7 @@ from wheeltapper_agent.core.cutter import MAX_GAP_SAMPLES, Cutter, Framing
 from wheeltapper_agent.core.timing import Arrivals, RateWatch
 from wheeltapper_agent.ports import Window
 
-__all__ = ["MAX_T_S", "Framer", "Framing"]
+__all__ = ["MAX_T_S", "Framer"]
 
 MAX_T_S: Final = 1e12
 """Largest time of a window that the wire takes, in seconds."""

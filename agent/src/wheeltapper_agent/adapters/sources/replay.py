@@ -23,7 +23,8 @@ from wheeltapper_agent.adapters.sources.recorded import CsvFile, ParquetFile, Re
 from wheeltapper_agent.adapters.sources.wav import WavFile
 from wheeltapper_agent.config import ReplayConfig
 from wheeltapper_agent.core.backoff import retry_delay_seconds
-from wheeltapper_agent.core.framing import Framer, Framing
+from wheeltapper_agent.core.cutter import Framing
+from wheeltapper_agent.core.framing import Framer
 from wheeltapper_agent.errors import AgentError
 from wheeltapper_agent.ports import Clock, SourceContext, SourceKind, SourceSpec, Window
 from wheeltapper_protocols.recording import Recording, read_recording
