@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rig import Row, RunningAgent, agent_beside, cpu_seconds, main, newest_seq, row, trained_bundle
 
-from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_agent.source.simulator import SimulatorConfig
 
 _SETTLED_SECONDS = 15.0
 """After its start the agent gives memory back once (``lean.give_back``, after 10 s); that is no idling."""

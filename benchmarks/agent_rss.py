@@ -25,7 +25,7 @@ from rig import REPOSITORY, Row, RunningAgent, agent_beside, main, row, simulate
 
 sys.path.append(str(REPOSITORY))
 from tests.agent.bundles import make_bundle, write_bundle
-from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_agent.source.simulator import SimulatorConfig
 from wheeltapper_fleet.demo.stage import wait_for
 from wheeltapper_protocols.manifest import Gate
 from wheeltapper_protocols.recording import recording_bytes
@@ -50,7 +50,7 @@ _BARE: Final = {
 
 _GROUND: Final = """
 import ctypes, gc, sqlite3, ssl, sys
-from wheeltapper_agent.lean import late_import
+from wheeltapper_agent.ground.memory import late_import
 late_import("urllib.request")  # as the agent does
 import paho.mqtt.client as mqtt
 import wheeltapper_protocols.manifest

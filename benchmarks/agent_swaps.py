@@ -24,12 +24,11 @@ import numpy as np
 from onnx import TensorProto, helper
 from rig import Row, main
 
-from wheeltapper_agent.adapters.clock import SystemClock
-from wheeltapper_agent.adapters.simulator import Machine
-from wheeltapper_agent.bundle import load_bundle
-from wheeltapper_agent.config import SimulatorConfig
-from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import SourceSpec, Window
+from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.model.bundle import load_bundle
+from wheeltapper_agent.pipeline.pipeline import Pipeline
+from wheeltapper_agent.source.base import SourceSpec, Window
+from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.manifest import Budget, BundleFile, Golden, Input, Manifest, encode_manifest

@@ -28,8 +28,7 @@ from typing import Any, Final
 import numpy as np
 from rig import REPOSITORY, Row, agent_beside, cpu_seconds, main, row, simulated, trained_bundle, wait_for_windows
 
-from wheeltapper_agent.adapters.simulator import Machine
-from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.manifest import Classification, Gate, Input, RawInput, decode_manifest
 from wheeltapper_protocols.recording import read_recording, write_recording

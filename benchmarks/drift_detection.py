@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from river.drift import ADWIN
 
-from wheeltapper_agent.core.change import Adwin, ScoreWatch, squashed
+from wheeltapper_agent.pipeline.change import Adwin, ScoreWatch, squashed
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.importers import import_femto

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 from rig import Row, main, row
 
-from wheeltapper_agent.adapters.clock import SystemClock
-from wheeltapper_agent.core.change import ScoreWatch
-from wheeltapper_agent.drift import BLOCK_WINDOWS, DriftObserver
-from wheeltapper_agent.ports import Observation, Window
+from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.pipeline.change import ScoreWatch
+from wheeltapper_agent.pipeline.drift import BLOCK_WINDOWS, DriftObserver
+from wheeltapper_agent.pipeline.observation import Observation
+from wheeltapper_agent.source.base import Window
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.drift import ChangeSpec, freeze
 from wheeltapper_protocols.features import FeatureSpec

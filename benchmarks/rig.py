@@ -17,11 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wheeltapper_agent.adapters.simulator import Machine
-from wheeltapper_agent.adapters.spool import read_figures
-from wheeltapper_agent.captures import make_recording
-from wheeltapper_agent.config import SimulatorConfig
-from wheeltapper_agent.ports import SourceSpec, Window
+from wheeltapper_agent.captures.captures import make_recording
+from wheeltapper_agent.records.spool import read_figures
+from wheeltapper_agent.source.base import SourceSpec, Window
+from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
 from wheeltapper_fleet.demo.stage import Stage, wait_for
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_protocols.recording import Recording

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rig import Row, main, row
 
-from wheeltapper_agent.adapters.sources.mqtt import MqttConfig
-from wheeltapper_agent.adapters.sources.payload import PayloadReader
-from wheeltapper_agent.core.cutter import Framing
-from wheeltapper_agent.core.framing import Framer
+from wheeltapper_agent.source.cutter import Framing
+from wheeltapper_agent.source.framing import Framer
+from wheeltapper_agent.source.mqtt import MqttConfig
+from wheeltapper_agent.source.payload import PayloadReader
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.quality import window_quality
 

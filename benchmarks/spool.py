@@ -19,8 +19,8 @@ from pathlib import Path
 
 from rig import Row, main, median_ratio, row
 
-from wheeltapper_agent.adapters.spool import Spool
-from wheeltapper_agent.adapters.spool_rows import encode_item
+from wheeltapper_agent.records.rows import encode_item
+from wheeltapper_agent.records.spool import Spool
 from wheeltapper_protocols.messages import TelemetryRecord
 
 _BATCH = 1000

@@ -191,7 +191,7 @@ def control(root: Path, arch: str, target: Target) -> None:
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     (folder / "control").write_text(text)
-    uninstall = (ROOT / "agent/src/wheeltapper_agent/uninstall.py").read_text(encoding="utf-8")
+    uninstall = (ROOT / "agent/src/wheeltapper_agent/host/uninstall.py").read_text(encoding="utf-8")
     for name in ("postinst", "prerm", "postrm"):
         script = (ROOT / f"packaging/debian/{name}").read_text(encoding="utf-8").replace("@UNINSTALL@\n", uninstall)
         (folder / name).write_text(script)

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from wheeltapper_agent.cli import app as agent_app
-from wheeltapper_fleet.cli import app as fleet_app
+from wheeltapper_fleet.cli.app import app as fleet_app
 from wheeltapper_fleet.demo.cli import demo
 
 ROOT = Path(__file__).resolve().parents[1]

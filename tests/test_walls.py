@@ -28,10 +28,10 @@ FORBIDDEN = {
         f"wheeltapper_fleet.{room}"
         for room in ("services", "db", "trust", "broker", "api", "ui", "training", "service")
     ],
-    "wheeltapper_fleet.services": ["wheeltapper_fleet.api", "wheeltapper_fleet.ui", "wheeltapper_fleet.cli"],
-    "wheeltapper_fleet.trust": ["wheeltapper_fleet.api", "wheeltapper_fleet.services", "wheeltapper_fleet.cli"],
+    "wheeltapper_fleet.services": ["wheeltapper_fleet.api", "wheeltapper_fleet.ui", "wheeltapper_fleet.cli.app"],
+    "wheeltapper_fleet.trust": ["wheeltapper_fleet.api", "wheeltapper_fleet.services", "wheeltapper_fleet.cli.app"],
     "wheeltapper_fleet.db": ["wheeltapper_fleet.api", "wheeltapper_fleet.services", "wheeltapper_fleet.broker"],
-    "wheeltapper_fleet.api": ["wheeltapper_fleet.cli", "wheeltapper_fleet.training"],
+    "wheeltapper_fleet.api": ["wheeltapper_fleet.cli.app", "wheeltapper_fleet.training"],
     "wheeltapper_fleet.training": ["wheeltapper_fleet.api", "wheeltapper_fleet.db", "wheeltapper_fleet.broker"],
 }
 DEVICE_NEVER = {"pandas", "scipy", "river", "whylogs", "sklearn", "sqlalchemy", "fastapi", "pydantic", "httpx"}

@@ -16,8 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from tests.agent.tflite_writer import gain_net
-from wheeltapper_agent.adapters.simulator import Machine
-from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
 from wheeltapper_protocols.decision import DecisionSpec
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.manifest import MODEL_FILES, Budget, BundleFile, Golden, Input, Manifest, encode_manifest

@@ -8,22 +8,23 @@ from typing import Any, Protocol
 
 from tests.agent.bundles import SMALL, make_bundle
 from tests.agent.servers import DeviceServer, until
-from wheeltapper_agent.adapters.blobs import BlobStore
-from wheeltapper_agent.adapters.clock import SystemClock
-from wheeltapper_agent.adapters.http import HttpsClient
-from wheeltapper_agent.adapters.identity import Identity
-from wheeltapper_agent.adapters.journal import Journal
-from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
-from wheeltapper_agent.adapters.mqtt import tls_context
-from wheeltapper_agent.adapters.simulator import SimulatorSource
-from wheeltapper_agent.adapters.slots import Slots
-from wheeltapper_agent.adapters.spool import Spool
-from wheeltapper_agent.adapters.tuf_client import TufClient
-from wheeltapper_agent.config import Profile, SimulatorConfig, UpdateConfig
-from wheeltapper_agent.effects import Effects
-from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Clock, Source
-from wheeltapper_agent.updater import Updater
+from wheeltapper_agent.ground.clock import Clock, SystemClock
+from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.link.https import HttpsClient
+from wheeltapper_agent.link.identity import Identity
+from wheeltapper_agent.link.mqtt import tls_context
+from wheeltapper_agent.pipeline.pipeline import Pipeline
+from wheeltapper_agent.records.spool import Spool
+from wheeltapper_agent.source.base import Source
+from wheeltapper_agent.source.simulator import SimulatorConfig, SimulatorSource
+from wheeltapper_agent.update.blobs import BlobStore
+from wheeltapper_agent.update.config import UpdateConfig
+from wheeltapper_agent.update.effects import Effects
+from wheeltapper_agent.update.floors import MARKS_FILE, MarkStore
+from wheeltapper_agent.update.journal import Journal
+from wheeltapper_agent.update.slots import Slots
+from wheeltapper_agent.update.tuf_client import TufClient
+from wheeltapper_agent.update.updater import Updater
 from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, ShadowReport, TelemetryRecord
 
 

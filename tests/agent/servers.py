@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.agent.repository import Repository
-from wheeltapper_agent.adapters.identity import Fleet, Identity
+from wheeltapper_agent.link.identity import Fleet, Identity
 
 _PEM = serialization.Encoding.PEM
 

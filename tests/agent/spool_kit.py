@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from wheeltapper_agent.adapters.spool import Spool
+from wheeltapper_agent.records.spool import Spool
 from wheeltapper_protocols.messages import Alert, LossReport, Report, Severity, TelemetryRecord
 from wheeltapper_protocols.topics import Up
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from tests.packaging.roots import REPOSITORY, checked, debian_root
-from wheeltapper_agent.adapters.simulator import Machine
-from wheeltapper_agent.config import SimulatorConfig
+from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_protocols.manifest import MANIFEST_FILE, Budget, decode_manifest, encode_manifest
 from wheeltapper_protocols.recording import Recording, write_recording

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.packaging.roots import DebianRoot, checked, debian_root, need_tools
-from wheeltapper_agent.replay import replay
+from wheeltapper_agent.model.score_recording import replay
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAME = "wheeltapper-agent"

@@ -23,14 +23,14 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.agent.bundles import make_bundle, write_bundle
+from tests.agent.end_to_end.test_agent import DEVICE, World
 from tests.agent.servers import until
-from tests.agent.test_agent_end_to_end import DEVICE, World
 from tests.agent.tflite_writer import gain_net
 from tests.packaging import probe
 from tests.packaging.conftest import SOURCE
 from tests.packaging.roots import REPOSITORY, DebianRoot, checked, debian_root
-from wheeltapper_agent.bundle import load_bundle
-from wheeltapper_agent.replay import replay
+from wheeltapper_agent.model.bundle import load_bundle
+from wheeltapper_agent.model.score_recording import replay
 from wheeltapper_protocols.features import FeatureSet, default_specs
 from wheeltapper_protocols.manifest import (
     GOLDEN_FILE,

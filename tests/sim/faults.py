@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.sim import sqlite_calls
-from wheeltapper_agent import effects
-from wheeltapper_agent.adapters import files, journal, marks, slots, tuf_client
-from wheeltapper_agent.bundle import Bundle, load_bundle, self_test
-from wheeltapper_agent.config import Profile
-from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import Window
+from wheeltapper_agent.ground import files
+from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.model.bundle import Bundle, load_bundle, self_test
+from wheeltapper_agent.pipeline.pipeline import Pipeline
+from wheeltapper_agent.source.base import Window
+from wheeltapper_agent.update import effects, journal, slots, tuf_client
+from wheeltapper_agent.update import floors as marks
 
 __all__ = ["FAULTS", "die_in_sqlite", "plant", "self_test_without_child"]
 

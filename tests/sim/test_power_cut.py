@@ -222,7 +222,7 @@ def _child(folder: Path, program: str) -> None:
     ("program", "old", "new"),
     [
         ("open(root / 'a', 'w').write('new')", b"old", b""),
-        ("from wheeltapper_agent.adapters.files import write_atomic\nwrite_atomic(root / 'a', b'new')", b"old", b"new"),
+        ("from wheeltapper_agent.ground.files import write_atomic\nwrite_atomic(root / 'a', b'new')", b"old", b"new"),
         ("open(root / 'b', 'w').write('x'); os.replace(root / 'b', root / 'a')", b"old", b"old"),
         ("os.unlink(root / 'a')", b"old", b"old"),
     ],

@@ -26,10 +26,9 @@ import onnxruntime  # noqa: F401  # warm
 from tests.agent.inside import Device
 from tests.sim import faults
 from tests.sim.disk import Disk
-from wheeltapper_agent.adapters.identity import Fleet, Identity
-from wheeltapper_agent.adapters.simulator import SimulatorSource
-from wheeltapper_agent.config import SimulatorConfig
-from wheeltapper_agent.ports import Window
+from wheeltapper_agent.link.identity import Fleet, Identity
+from wheeltapper_agent.source.base import Window
+from wheeltapper_agent.source.simulator import SimulatorConfig, SimulatorSource
 from wheeltapper_protocols.messages import Alert, ExecutionReport, ExecutionState, Report, TelemetryRecord
 
 SOURCE = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=100.0)

@@ -17,7 +17,7 @@ import typer
 
 from wheeltapper_agent import cli_device
 from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail
-from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["app", "main"]
@@ -50,9 +50,9 @@ def enroll(
 
     Prefer --token-file or the environment: a token on the command line can be seen by others on the machine.
     """
-    from wheeltapper_agent.adapters.identity import enroll as do_enroll
-    from wheeltapper_agent.adapters.identity import parse_token
     from wheeltapper_agent.config import load_config
+    from wheeltapper_agent.link.identity import enroll as do_enroll
+    from wheeltapper_agent.link.identity import parse_token
 
     try:
         if token_file is not None:
@@ -97,7 +97,7 @@ def replay(
     json_output: JsonOption = False,
 ) -> None:
     """Run a bundle over a recording without a fleet; with --json one line a snapshot."""
-    from wheeltapper_agent.replay import replay as do_replay
+    from wheeltapper_agent.model.score_recording import replay as do_replay
 
     try:
         for row in do_replay(bundle, recording):

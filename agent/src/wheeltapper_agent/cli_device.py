@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail
-from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ground.errors import AgentError
 
 __all__ = ["register"]
 
@@ -30,9 +30,9 @@ def register(app: typer.Typer) -> None:
 
 def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = False) -> None:
     """Where the agent stands: asked of the agent, or what it last wrote where it does not run."""
-    from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, ask
     from wheeltapper_agent.config import load_config
-    from wheeltapper_agent.status_text import status_lines
+    from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
+    from wheeltapper_agent.host.status_text import status_lines
 
     try:
         folder = load_config(config).device.state_dir
@@ -53,7 +53,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
 
 def _last_status(folder: Path) -> dict[str, Any]:
     """The status file, and the spool as it is."""
-    from wheeltapper_agent.adapters.spool import read_figures
+    from wheeltapper_agent.records.spool import read_figures
     from wheeltapper_agent.service import SPOOL_FILE, STATUS_FILE
 
     try:
@@ -74,7 +74,7 @@ def doctor(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
 
     Exit code 0 when nothing is wrong (warnings are allowed), 3 when a check failed.
     """
-    from wheeltapper_agent.doctor import FAIL, examine
+    from wheeltapper_agent.host.doctor import FAIL, examine
 
     findings = examine(config)
     failed = any(finding.verdict == FAIL for finding in findings)
@@ -91,7 +91,7 @@ def doctor(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
 
 def profiles(json_output: JsonOption = False) -> None:
     """The boards that there are profiles for."""
-    from wheeltapper_agent.config import load_profile, profile_names
+    from wheeltapper_agent.ground.profile import load_profile, profile_names
 
     try:
         found = [load_profile(name) for name in profile_names()]
@@ -113,7 +113,7 @@ def _must_be_root() -> None:
 
 def _token(token_file: Path | None, server: str | None, root: Path) -> str:
     """The enrolment token, checked before anything is done; empty where the device is not to be enrolled now."""
-    from wheeltapper_agent.adapters.identity import parse_token
+    from wheeltapper_agent.link.identity import parse_token
 
     if server is None:
         return ""
@@ -141,10 +141,10 @@ def install(
     json_output: JsonOption = False,
 ) -> None:
     """Install the service on this device or into an image: user, folders, configuration, systemd unit."""
-    from wheeltapper_agent import install as steps
     from wheeltapper_agent.config import load_config
-    from wheeltapper_agent.uninstall import STATE_DIR, EscapeError, Layout
-    from wheeltapper_agent.unit import CONFIG_FILE
+    from wheeltapper_agent.host import install as steps
+    from wheeltapper_agent.host.systemd_unit import CONFIG_FILE
+    from wheeltapper_agent.host.uninstall import STATE_DIR, EscapeError, Layout
 
     try:
         if not dry_run:
@@ -198,7 +198,7 @@ def uninstall(
     keep_config: Annotated[bool, typer.Option("--keep-config", help="Leave the configuration.")] = False,
 ) -> None:
     """Remove service, configuration, state and user: nothing is left, and the device must be enrolled anew."""
-    from wheeltapper_agent.uninstall import EscapeError, Layout, remove
+    from wheeltapper_agent.host.uninstall import EscapeError, Layout, remove
 
     try:
         _must_be_root()

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from wheeltapper_agent.errors import AgentError
+from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["DEFAULT_CONFIG", "ConfigOption", "JsonOption", "fail"]

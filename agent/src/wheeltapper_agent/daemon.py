@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Final
 
-from wheeltapper_agent.lean import keep_small, late_import, without
+from wheeltapper_agent.ground.memory import keep_small, late_import, without
 
 _LATE: Final = (
     "bz2",  # shutil and zipfile, for archives of other kinds
@@ -43,10 +43,11 @@ with without("typing_extensions"):  # msgspec prefers it to the equal parts of t
 
 from pathlib import Path  # noqa: E402  # after the above
 
-from wheeltapper_agent.adapters.identity import load_identity  # noqa: E402
-from wheeltapper_agent.adapters.notify import Notifier  # noqa: E402
-from wheeltapper_agent.config import load_config, load_profile  # noqa: E402
-from wheeltapper_agent.errors import AgentError  # noqa: E402
+from wheeltapper_agent.config import load_config  # noqa: E402
+from wheeltapper_agent.ground.errors import AgentError  # noqa: E402
+from wheeltapper_agent.ground.profile import load_profile  # noqa: E402
+from wheeltapper_agent.host.notify import Notifier  # noqa: E402
+from wheeltapper_agent.link.identity import load_identity  # noqa: E402
 from wheeltapper_agent.service import Agent  # noqa: E402
 from wheeltapper_protocols.errors import ProtocolError  # noqa: E402
 

@@ -17,32 +17,34 @@ from typing import Any, Final
 import msgspec
 
 from wheeltapper_agent import __version__
-from wheeltapper_agent.adapters.blobs import BlobStore
-from wheeltapper_agent.adapters.clock import SystemClock
-from wheeltapper_agent.adapters.delivery import Delivery
-from wheeltapper_agent.adapters.files import write_atomic
-from wheeltapper_agent.adapters.http import HttpsClient
-from wheeltapper_agent.adapters.identity import Identity
-from wheeltapper_agent.adapters.journal import Journal
-from wheeltapper_agent.adapters.late_metadata import LateMetadata
-from wheeltapper_agent.adapters.local_socket import SOCKET_FILE, LocalServer
-from wheeltapper_agent.adapters.marks import MARKS_FILE, MarkStore
-from wheeltapper_agent.adapters.mqtt import BrokerAddress, Link, tls_context
-from wheeltapper_agent.adapters.notify import Notifier
-from wheeltapper_agent.adapters.slots import Slots
-from wheeltapper_agent.adapters.sources import make_or_await_source
-from wheeltapper_agent.adapters.spool import Spool, SpoolLimits
-from wheeltapper_agent.adapters.state_lock import StateLock
-from wheeltapper_agent.captures import Captures
-from wheeltapper_agent.config import AgentConfig, Profile
-from wheeltapper_agent.drift import DriftObserver
-from wheeltapper_agent.effects import Effects
-from wheeltapper_agent.errors import AgentError
-from wheeltapper_agent.liveness import Liveness
-from wheeltapper_agent.pipeline import Pipeline
-from wheeltapper_agent.ports import MetadataClient, Observation, Observer, Source
-from wheeltapper_agent.quality import QualityObserver
-from wheeltapper_agent.updater import Updater
+from wheeltapper_agent.captures.captures import Captures
+from wheeltapper_agent.config import AgentConfig
+from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.files import write_atomic
+from wheeltapper_agent.ground.liveness import Liveness
+from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.ground.state_lock import StateLock
+from wheeltapper_agent.host.local_socket import SOCKET_FILE, LocalServer
+from wheeltapper_agent.host.notify import Notifier
+from wheeltapper_agent.link.https import HttpsClient
+from wheeltapper_agent.link.identity import Identity
+from wheeltapper_agent.link.mqtt import BrokerAddress, Link, tls_context
+from wheeltapper_agent.pipeline.drift import DriftObserver
+from wheeltapper_agent.pipeline.observation import Observation, Observer
+from wheeltapper_agent.pipeline.pipeline import Pipeline
+from wheeltapper_agent.pipeline.quality import QualityObserver
+from wheeltapper_agent.records.delivery import Delivery
+from wheeltapper_agent.records.spool import Spool, SpoolLimits
+from wheeltapper_agent.source.base import Source
+from wheeltapper_agent.source.opening import make_or_await_source
+from wheeltapper_agent.update.blobs import BlobStore
+from wheeltapper_agent.update.effects import Effects
+from wheeltapper_agent.update.floors import MARKS_FILE, MarkStore
+from wheeltapper_agent.update.journal import Journal
+from wheeltapper_agent.update.metadata import LateMetadata, MetadataClient
+from wheeltapper_agent.update.slots import Slots
+from wheeltapper_agent.update.updater import Updater
 from wheeltapper_protocols.decision import Verdict
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.messages import (
@@ -116,7 +118,7 @@ class Agent:
         )
         self._quality: dict[str, QualityObserver] = {}
         for entry in config.pipelines:
-            source = make_or_await_source(entry, state, self._clock)
+            source = make_or_await_source(entry.name, entry.source, state, self._clock)
             self._quality[entry.name] = QualityObserver(source, entry.quality)
             observers = self._observers(entry.name, source)
             self.pipelines[entry.name] = Pipeline(
@@ -132,7 +134,7 @@ class Agent:
         root, clock, seconds = identity.root.read_bytes(), self._clock, config.update.metadata_timeout_seconds
 
         def make_metadata() -> MetadataClient:
-            from wheeltapper_agent.adapters.tuf_client import TufClient
+            from wheeltapper_agent.update.tuf_client import TufClient
 
             return TufClient(state / "tuf", root, client, clock, marks, seconds)
 
@@ -383,13 +385,13 @@ class _FromFirstWindow:
         self._made: Observer | None = None
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        """See :class:`~wheeltapper_agent.ports.Observer`."""
+        """See :class:`~wheeltapper_agent.pipeline.observation.Observer`."""
         if not self._asked:
             self._made, self._asked = self._make(), True
         return self._made.observe(seen) if self._made is not None else ()
 
     def end(self) -> Sequence[Alert | Report]:
-        """See :class:`~wheeltapper_agent.ports.Observer`."""
+        """See :class:`~wheeltapper_agent.pipeline.observation.Observer`."""
         return self._made.end() if self._made is not None else ()
 
 

@@ -1,5 +1,5 @@
 """``python -m wheeltapper_fleet`` is ``wheeltapper``."""
 
-from wheeltapper_fleet.cli import main
+from wheeltapper_fleet.cli.app import main
 
 main()

@@ -30,26 +30,27 @@ import uvicorn
 from cryptography import x509
 from sqlalchemy import Engine as Database
 
-from wheeltapper_fleet.api.admin import admin_app
-from wheeltapper_fleet.api.auth import ensure_api_token
-from wheeltapper_fleet.api.device import DeviceApi, device_app
-from wheeltapper_fleet.api.ports import AdminContext
-from wheeltapper_fleet.api.tls_server import device_server, listening_socket
+from wheeltapper_fleet.access.tokens import ensure_api_token
+from wheeltapper_fleet.api.app import admin_app
+from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.broker.auth import AuthService
 from wheeltapper_fleet.broker.config import BrokerConfig
-from wheeltapper_fleet.broker.ingest import Ingest
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer, free_port
+from wheeltapper_fleet.campaigns import service as campaigns
+from wheeltapper_fleet.campaigns.engine import Engine
+from wheeltapper_fleet.captures.captures import Captures
 from wheeltapper_fleet.config import FleetConfig
 from wheeltapper_fleet.db.engine import open_database
-from wheeltapper_fleet.errors import FleetError
-from wheeltapper_fleet.services import campaigns, commands
-from wheeltapper_fleet.services.blobs import BlobStore
-from wheeltapper_fleet.services.captures import Captures
-from wheeltapper_fleet.services.engine import Engine
-from wheeltapper_fleet.services.enrolment import Endpoints, Enrolment
-from wheeltapper_fleet.services.releases import Releases
-from wheeltapper_fleet.trust import files
+from wheeltapper_fleet.device_api.app import DeviceApi, device_app
+from wheeltapper_fleet.device_api.tls_server import device_server, listening_socket
+from wheeltapper_fleet.devices import commands
+from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
+from wheeltapper_fleet.ground import files
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ingest.ingest import Ingest
+from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.trust.ca import FleetCA, certificate_sha256
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.repository import Repository

@@ -25,11 +25,11 @@ from sqlalchemy import Engine
 
 from wheeltapper_fleet.broker.auth import FLEET_CLIENT, AuthService
 from wheeltapper_fleet.broker.config import BrokerConfig
-from wheeltapper_fleet.broker.ingest import Ingest
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.db.tables import devices
+from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_protocols.topics import down_filter
 
 

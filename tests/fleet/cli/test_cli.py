@@ -92,7 +92,7 @@ def test_help_is_quick() -> None:
     began = time.monotonic()
     assert run("--help").returncode == 0
     assert time.monotonic() - began < 2.0  # 0.3 s on an idle machine
-    text = "import sys, wheeltapper_fleet.cli\n"
+    text = "import sys, wheeltapper_fleet.cli.app\n"
     text += "print([m for m in ('fastapi', 'sqlalchemy', 'numpy', 'httpx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", text], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

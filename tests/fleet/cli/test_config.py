@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wheeltapper_fleet.config import FleetConfig, load_config
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 
 
 def test_file_and_overrides(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
 
-from wheeltapper_fleet.broker.store import Heard, store
 from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
 from wheeltapper_fleet.db.tables import metadata, records, refused, spools
+from wheeltapper_fleet.ingest.store import Heard, store
 from wheeltapper_protocols.messages import Telemetry, TelemetryRecord
 
 

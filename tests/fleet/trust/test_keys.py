@@ -8,7 +8,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
 from tests.fleet.trust.world import MODEL, World
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 
 

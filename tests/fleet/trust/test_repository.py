@@ -10,7 +10,7 @@ from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 
 from tests.fleet.trust.world import MODEL, Clock, Killed, World, killed_at
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import sign_for_team, verified_target

@@ -18,11 +18,11 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import Engine
 
 from tests.fleet.trust.bundles import write_bundle
+from wheeltapper_fleet.captures.captures import Captures
 from wheeltapper_fleet.db.engine import open_database
-from wheeltapper_fleet.services.blobs import BlobStore
-from wheeltapper_fleet.services.captures import Captures
-from wheeltapper_fleet.services.enrolment import Endpoints, Enrolment
-from wheeltapper_fleet.services.releases import Release, Releases, prepare_release
+from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
+from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.registry.releases import Release, Releases, prepare_release
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import Repository, sign_for_team

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.browser import open_page, screenshot
-from tests.fleet.api_admin.harness import MODEL, AdminServer
+from tests.fleet.api.harness import MODEL, AdminServer
 from wheeltapper_fleet.db import tables
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"&"

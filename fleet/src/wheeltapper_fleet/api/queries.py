@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, Row, func, select
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.db import tables
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["Queries"]
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
-from wheeltapper_fleet.services.blobs import Blob, BlobStore
+from wheeltapper_fleet.registry.blobs import Blob, BlobStore
 
 __all__ = ["receive_blob"]
 

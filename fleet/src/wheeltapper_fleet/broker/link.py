@@ -20,7 +20,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from wheeltapper_fleet.broker.auth import FLEET_CLIENT_ID
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.topics import ALL_UP
 
 __all__ = ["FleetLink"]

@@ -24,7 +24,7 @@ from typing import Final
 
 from wheeltapper_fleet.broker import launch
 from wheeltapper_fleet.broker.config import BrokerConfig, render
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["BrokerServer", "free_port", "nats_server_binary"]
 

@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 from wheeltapper_fleet.demo.stage import Stage
 from wheeltapper_fleet.demo.story import Story
 from wheeltapper_fleet.demo.view import LiveView, render
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["demo", "main"]
 

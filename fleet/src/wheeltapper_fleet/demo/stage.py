@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 import httpx
 
 from wheeltapper_fleet.broker import launch
-from wheeltapper_fleet.client import FleetClient
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.client.fleet_client import FleetClient
+from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["AgentStatus", "Stage", "toml_text", "wait_for"]
 

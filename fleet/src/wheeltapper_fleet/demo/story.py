@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wheeltapper_fleet.demo.stage import AgentStatus, Stage, wait_for
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.messages import ExecutionState
 from wheeltapper_protocols.recording import read_recording
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["TrainingError"]
 

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from wheeltapper_fleet.errors import FleetError
-from wheeltapper_fleet.trust import files
+from wheeltapper_fleet.ground import files
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.ids import device_id
 
 __all__ = ["INGEST_NAME", "MAX_CSR_BYTES", "DeviceCertificate", "FleetCA", "TlsFiles", "certificate_sha256"]

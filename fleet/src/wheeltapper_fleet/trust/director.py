@@ -14,7 +14,7 @@ from pathlib import Path
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Signer
 
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.keys import load_signer, online_key
 from wheeltapper_protocols.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, encode_assignment
 

@@ -28,8 +28,8 @@ from securesystemslib.exceptions import Error as SecuresystemslibError
 from securesystemslib.signer import CryptoSigner, Key, Signer
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from wheeltapper_fleet.errors import FleetError
-from wheeltapper_fleet.trust import files
+from wheeltapper_fleet.ground import files
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_protocols.ids import name as valid_name
 

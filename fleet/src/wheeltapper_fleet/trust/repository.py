@@ -30,8 +30,8 @@ from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
-from wheeltapper_fleet.errors import FleetError
-from wheeltapper_fleet.trust import files
+from wheeltapper_fleet.ground import files
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.keys import DIRECTOR, Lifetimes, expiry, load_signer, meta_file, online_key, tuf_folder
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.ids import parse_manifest_path

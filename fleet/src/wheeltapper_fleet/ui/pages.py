@@ -21,13 +21,13 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from wheeltapper_fleet.api.auth import COOKIE, SESSION_SECONDS
+from wheeltapper_fleet.access.tokens import COOKIE, SESSION_SECONDS
 from wheeltapper_fleet.api.schemas import AlertView, CampaignView, DeviceView
-from wheeltapper_fleet.errors import FleetError
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.messages import ExecutionState
 
 if TYPE_CHECKING:
-    from wheeltapper_fleet.api.admin import AdminServices
+    from wheeltapper_fleet.api.app import AdminServices
 
 __all__ = ["page_router"]
 

@@ -1,0 +1,243 @@
+"""Who the device is: a key made here that never leaves, a certificate from the fleet's CA, the trusted root, and
+where the fleet is.
+
+The way in: a token ``wt1.<device>.<secret>.<sha256 of the CA's certificate>``. The CA is fetched over a connection
+that is not trusted yet;
+only if it has the digest that the token says, the device speaks TLS verified by it, and only then sends the secret.
+
+Invariants: the key file appears whole, with mode 0600, and is never overwritten; the identity exists when
+``fleet.json`` does, which is written last; an enrolment that broke off is repeated with the same key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import ssl
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.files import write_atomic, write_once
+from wheeltapper_agent.link.https import HttpsClient, HttpsError
+from wheeltapper_protocols.ids import NAME_PATTERN
+
+if TYPE_CHECKING:  # 9 MB that an agent which is enrolled does without
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+__all__ = ["Fleet", "Identity", "Token", "enroll", "load_identity", "parse_token"]
+
+_TOKEN: Final = re.compile(r"wt1\.([a-z0-9][a-z0-9-]{0,62})\.([A-Za-z0-9_-]{43})=?\.([0-9a-f]{64})\Z")
+_MAX_ANSWER_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A parsed enrolment token. Never log ``text``."""
+
+    text: str
+    device: str
+    ca_sha256: str
+
+    def __repr__(self) -> str:
+        return f"Token(device={self.device!r})"
+
+
+class Fleet(Struct, frozen=True, kw_only=True):
+    """Where the fleet is."""
+
+    device: Annotated[str, Meta(pattern=NAME_PATTERN)]
+    https_url: Annotated[str, Meta(pattern=r"^https://", max_length=300)]
+    mqtt_host: Annotated[str, Meta(min_length=1, max_length=255)]
+    mqtt_port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class _Answer(Fleet, frozen=True, kw_only=True):
+    certificate: Annotated[str, Meta(max_length=65536)]
+    ca: Annotated[str, Meta(max_length=65536)]
+    root: Annotated[str, Meta(max_length=131072)]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An enrolled device: its files and the fleet."""
+
+    fleet: Fleet
+    key: Path
+    certificate: Path
+    ca: Path
+    root: Path
+
+
+def _identity(folder: Path, fleet: Fleet) -> Identity:
+    return Identity(fleet, folder / "device.key", folder / "device.crt", folder / "ca.pem", folder / "root.json")
+
+
+def parse_token(text: str) -> Token:
+    """Read a token.
+
+    Raises:
+        AgentError: ``enrol.token``.
+    """
+    match = _TOKEN.match(text.strip())
+    if match is None:
+        raise AgentError(
+            "enrol.token", "this is not an enrolment token; ask the fleet for one: wheeltapper device token"
+        )
+    return Token(text.strip(), match.group(1), match.group(3))
+
+
+def load_identity(state_dir: Path) -> Identity:
+    """The identity in ``state_dir``.
+
+    Raises:
+        AgentError: ``enrol.missing``, ``enrol.denied``.
+    """
+    folder = state_dir / "identity"
+    try:
+        fleet = msgspec.json.decode((folder / "fleet.json").read_bytes(), type=Fleet)
+        identity = _identity(folder, fleet)
+        for path in (identity.key, identity.certificate, identity.ca, identity.root):
+            if not path.is_file():
+                raise AgentError("enrol.missing", f"{path.name} is missing from {folder}; enrol again")
+    except PermissionError as error:
+        raise AgentError(
+            "enrol.denied", f"{folder} is closed to this user; run it as root or as the service's user"
+        ) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise AgentError("enrol.missing", f"no identity in {state_dir}; run: wheeltapper-agent enroll") from error
+    return identity
+
+
+def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 20.0) -> Identity:
+    """Make a key, have it certified, keep what the fleet says.
+
+    Raises:
+        AgentError: ``enrol.already``, ``enrol.unreachable``, ``enrol.ca_mismatch``, ``enrol.refused``,
+        ``enrol.response``, ``enrol.storage``, ``enrol.key_damaged``.
+    """
+    folder = state_dir / "identity"
+    if (folder / "fleet.json").exists():
+        raise AgentError(
+            "enrol.already", f"{state_dir} holds an identity already; remove its folder identity to enrol anew"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ca_pem = _fetch_ca(server, token, timeout_seconds)
+        key = _key(folder / "device.key")
+        answer = _ask(server, ca_pem, token, key, timeout_seconds)
+        _check(answer, token, ca_pem, key)
+        write_atomic(folder / "ca.pem", ca_pem, 0o644)
+        write_atomic(folder / "device.crt", answer.certificate.encode(), 0o644)
+        write_atomic(folder / "root.json", answer.root.encode(), 0o644)
+        fleet = Fleet(
+            device=answer.device,
+            https_url=answer.https_url,
+            mqtt_host=answer.mqtt_host,
+            mqtt_port=answer.mqtt_port,
+        )
+        write_atomic(folder / "fleet.json", msgspec.json.encode(fleet))
+    except OSError as error:
+        raise AgentError("enrol.storage", f"the identity cannot be stored in {folder}: {error}") from error
+    return _identity(folder, fleet)
+
+
+def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    context = ssl.create_default_context()
+    # Not trusted yet, and nothing secret is sent: what comes back counts only if it has the token's digest.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # urllib3's, about exactly what is intended here
+            pem = HttpsClient(server, context, timeout_seconds).request("GET", "/v1/enrol/ca", _MAX_ANSWER_BYTES)
+    except HttpsError as error:
+        raise AgentError("enrol.unreachable", error.message) from error
+    try:
+        der = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+    except ValueError as error:
+        raise AgentError("enrol.ca_mismatch", "the server's CA cannot be read") from error
+    if hashlib.sha256(der).hexdigest() != token.ca_sha256:
+        raise AgentError(
+            "enrol.ca_mismatch", "the server's CA is not the one that the token names; is it the right server?"
+        )
+    # Only the certificate that was checked, whatever else the answer held.
+    return x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The device's key: made here, or left by an enrolment that broke off."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    if path.exists():
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise AgentError(
+                "enrol.key_damaged", f"{path} is damaged: {str(error)[:120]}; remove it and enrol again"
+            ) from error
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key
+        raise AgentError("enrol.key_damaged", f"{path} is not an EC key; remove it and enrol again")
+    made = ec.generate_private_key(ec.SECP256R1())
+    pem = made.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    write_once(path, pem, 0o600)
+    return made
+
+
+def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateKey, timeout_seconds: float) -> _Answer:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.x509.oid import NameOID
+
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, token.device)])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    body = {"token": token.text, "csr": csr.public_bytes(serialization.Encoding.PEM).decode()}
+    context = ssl.create_default_context(cadata=ca_pem.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        raw = HttpsClient(server, context, timeout_seconds).request(
+            "POST", "/v1/enrol", _MAX_ANSWER_BYTES, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+    except HttpsError as error:
+        code = "enrol.refused" if error.status else "enrol.unreachable"
+        raise AgentError(code, error.message) from error
+    try:
+        return msgspec.json.decode(raw, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise AgentError("enrol.response", f"the server's answer cannot be read: {error}") from error
+
+
+def _check(answer: _Answer, token: Token, ca_pem: bytes, key: ec.EllipticCurvePrivateKey) -> None:
+    """Check that the certificate is ours and the CA's, and that the root is a root."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.x509.oid import NameOID
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import Metadata, Root
+
+    try:
+        certificate = x509.load_pem_x509_certificate(answer.certificate.encode())
+        names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_pem))
+        metadata = Metadata[Root].from_bytes(answer.root.encode())
+        if not isinstance(metadata.signed, Root):
+            raise ValueError("the root of trust is of another type")
+        metadata.verify_delegate(Root.type, metadata)
+    except (ValueError, TypeError, InvalidSignature, RepositoryError) as error:
+        raise AgentError("enrol.response", f"the server's answer does not hold: {error}") from error
+    if answer.device != token.device or names != [token.device] or certificate.public_key() != key.public_key():
+        raise AgentError("enrol.response", f"the certificate received is not this device's ({token.device})")

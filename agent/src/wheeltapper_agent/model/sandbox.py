@@ -1,0 +1,263 @@
+"""The first load and self-test of a release, in a child process: a network can hang, take all memory, or crash its
+process, and must then take a child down and not the agent.
+
+Invariants:
+    * The child is in a session of its own, is nicer than the agent, is what the kernel ends first when memory is short,
+      and ends with the agent. It has limits on memory, processor time and open files, and writes no file.
+    * Whatever becomes of it, the parent gets figures or an :class:`AgentError`, within the time limit.
+    * What the child says is JSON of a bounded size and is not believed to be more than figures or a code.
+
+What this module does not do: keep a hostile network from reading what the agent may read. Releases are signed; this is
+about the broken ones.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.model.bundle import Bundle, load_bundle, process_mb, self_test
+from wheeltapper_agent.model.runtimes import preload
+from wheeltapper_protocols.errors import ProtocolError
+
+__all__ = ["main", "measure_in_child", "try_candidate"]
+
+_MAX_ANSWER_BYTES: Final = 64 * 1024
+_TAIL_BYTES: Final = 2000
+_POLL_SECONDS: Final = 0.1
+_NICENESS: Final = 10
+_NICE_LATENCY_FACTOR: Final = 4.0
+"""How much longer than its budget a window may take in the child, which yields to the agent's own work."""
+_MAX_FILES: Final = 256
+_PR_SET_PDEATHSIG: Final = 1
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
+_NO_MEMORY: Final = re.compile(r"bad_alloc|failed to allocate|out of memory|cannot allocate|alloc(ation)? failed", re.I)
+_PROFILE_FIELDS: Final = ("name", "runtimes", "providers", "threads")
+
+
+def try_candidate(
+    folder: Path,
+    profile: Profile,
+    sha256: str,
+    timeout_seconds: float,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[Bundle, dict[str, float]] | None:
+    """Test a release in a child process; where that went well, load it here and test it again, at this process's pace.
+
+    Args:
+        folder: of the release.
+        profile: the board.
+        sha256: what the manifest's hash must begin with.
+        timeout_seconds: for the child.
+        interrupted: asked every tenth of a second.
+
+    Returns:
+        The bundle and what was measured, or None where it was interrupted.
+
+    Raises:
+        AgentError: as :func:`measure_in_child`.
+        ProtocolError: ``manifest.*``.
+    """
+    in_child = measure_in_child(folder, profile, sha256, timeout_seconds, interrupted)
+    if in_child is None:
+        return None
+    bundle = load_bundle(folder, profile, sha256)
+    metrics = self_test(bundle)
+    # Here, what the library itself takes is long paid for, or hidden below an old peak.
+    metrics["rss_growth_mb"] = in_child.get("rss_growth_mb", metrics["rss_growth_mb"])
+    return bundle.without_golden(), metrics
+
+
+def measure_in_child(
+    folder: Path,
+    profile: Profile,
+    sha256: str,
+    timeout_seconds: float,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Load and self-test the release in ``folder`` in a child process.
+
+    Args: as :func:`try_candidate`.
+
+    Returns:
+        What :func:`wheeltapper_agent.model.bundle.self_test` returns, or None where it was interrupted.
+
+    Raises:
+        AgentError: ``self_test.timeout``, ``self_test.memory``, ``self_test.crashed``, or what the child met.
+    """
+    request = {
+        "folder": str(folder.resolve()),
+        "sha256": sha256,
+        "memory_mb": profile.memory_cap_mb,
+        "seconds": timeout_seconds,
+        "profile": {name: getattr(profile, name) for name in _PROFILE_FIELDS},
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "WHEELTAPPER_TOKEN"}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # each thread's buffer counts as data
+    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-B", "-m", "wheeltapper_agent.model.sandbox"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        watched = _watch(process, json.dumps(request).encode(), timeout_seconds, interrupted)
+    finally:
+        _end(process)
+    if watched is None:
+        return None
+    answer, said = watched
+    return _read_answer(answer, said, process.returncode, profile.memory_cap_mb)
+
+
+def _watch(
+    process: subprocess.Popen[bytes], request: bytes, timeout_seconds: float, interrupted: Callable[[], bool]
+) -> tuple[bytes, bytes] | None:
+    """Ask, and read until the child has closed both its outputs: its answer, and the end of what it said on stderr."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(request)  # shorter than a pipe's buffer
+    answer, said = bytearray(), bytearray()
+    deadline = time.monotonic() + timeout_seconds
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, answer)
+        selector.register(process.stderr, selectors.EVENT_READ, said)
+        while selector.get_map():
+            asked_at = time.monotonic()
+            if interrupted():
+                return None
+            deadline += time.monotonic() - asked_at  # the answer may have taken a while; the child is not to blame
+            left = deadline - time.monotonic()
+            if left <= 0:
+                text = f"the release was not loaded and tested within {timeout_seconds:g} s"
+                raise AgentError("self_test.timeout", text)
+            for key, _ in selector.select(min(left, _POLL_SECONDS)):
+                chunk = os.read(key.fd, 8192)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                key.data.extend(chunk)
+            del said[:-_TAIL_BYTES]
+            if len(answer) > _MAX_ANSWER_BYTES:
+                raise AgentError("self_test.crashed", "the child that tested the release gave an endless answer")
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    return bytes(answer), bytes(said)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Whatever is left of the child and of what it started."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _read_answer(answer: bytes, said: bytes, status: int, memory_cap_mb: int) -> dict[str, float]:
+    tail = said.decode(errors="replace").strip()[-300:]
+    try:
+        body = json.loads(answer)
+        metrics, code, message = body.get("metrics"), body.get("code"), str(body.get("message"))[:1000]
+    except (ValueError, AttributeError, RecursionError):
+        metrics, code, message = None, None, ""
+    if isinstance(code, str) and _CODE.fullmatch(code) and len(code) <= 80:
+        if _NO_MEMORY.search(message):
+            code, message = "self_test.memory", f"more than {memory_cap_mb} MB: {message}"
+        raise AgentError(code, message)
+    if isinstance(metrics, dict) and status == 0:
+        return {
+            str(name)[:80]: float(value)
+            for name, value in list(metrics.items())[:32]
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
+    if _NO_MEMORY.search(tail):
+        raise AgentError("self_test.memory", f"the release needs more than {memory_cap_mb} MB: {tail}")
+    end = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"exit status {status}"
+    raise AgentError("self_test.crashed", f"the network ended its process by {end} {tail}".strip())
+
+
+# --- in the child -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Read a request from stdin, test, answer on stdout."""
+    request = json.loads(sys.stdin.buffer.read())
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is not an answer
+    body = _tested(request)
+    os.write(answer, json.dumps(body).encode()[:_MAX_ANSWER_BYTES])
+    os._exit(0)  # no library gets to crash while it cleans up
+
+
+def _tested(request: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in request["profile"].items()
+    }
+    profile = Profile(**fields)
+    _die_with_parent()
+    os.nice(_NICENESS)
+    preload(profile)
+    try:
+        _confine(int(request["memory_mb"]), float(request["seconds"]))
+        before_mb = process_mb("VmHWM")
+        bundle = load_bundle(Path(request["folder"]), profile, request["sha256"])
+        return {"metrics": self_test(bundle, before_mb, _NICE_LATENCY_FACTOR)}
+    except (AgentError, ProtocolError) as error:
+        return {"code": error.code, "message": error.message}
+    except MemoryError:
+        return {"code": "self_test.memory", "message": f"the release needs more than {request['memory_mb']} MB"}
+
+
+def _confine(memory_mb: int, seconds: float) -> None:
+    """Limit this process.
+
+    Data (heap, private maps) is limited to ``memory_mb`` more than the libraries have now; not address space, of which
+    a GPU's driver reserves much without using it.
+    """
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    limits = {
+        resource.RLIMIT_DATA: round((process_mb("VmData") + memory_mb) * 1024 * 1024),
+        resource.RLIMIT_CPU: math.ceil(seconds) * 2 + 1,
+        resource.RLIMIT_NOFILE: _MAX_FILES,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+    }
+    for what, limit in limits.items():
+        _, hard = resource.getrlimit(what)
+        least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(what, (least, least))
+
+
+def _die_with_parent() -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # too late
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

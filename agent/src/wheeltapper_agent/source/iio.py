@@ -1,0 +1,244 @@
+"""The kind ``iio``: a sensor behind Linux's Industrial I/O, read through its buffer.
+
+The channels named in the configuration are enabled, together with the time stamp where the device has one, the buffer
+is started, and scans are read from the character device. Physical value = (raw + offset) * scale, with the device's own
+``_scale`` and ``_offset`` unless the configuration says others; units are those of the kernel's ABI (m/s² for
+``in_accel``, rad/s for ``in_anglvel``, mV for ``in_voltage``).
+
+Invariants: nothing is written to the device but ``scan_elements/*_en``, ``buffer/*``, the sampling frequency (if
+``set_rate``) and the clock of its time stamps, and that only while this reader has it open: the kernel lets one
+program at a time (``EBUSY``), so nobody else's reading is disturbed. The buffer is switched off at the end. A device
+whose rate is not the configured one is refused: the model would hear everything at the wrong pitch.
+
+What this module does not do: choose triggers; several buffers of one device; hardware without a buffer (poll it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.source.base import SourceContext, SourceKind
+from wheeltapper_agent.source.iio_format import Element, ScanLayout, parse_type
+from wheeltapper_agent.source.stream import Sink, StreamSource
+from wheeltapper_agent.source.stream_config import StreamConfig
+
+__all__ = ["KIND", "IioConfig", "IioReader"]
+
+_WAIT_MS: Final = 200
+_MAX_READ_BYTES: Final = 256 * 1024
+_MAX_TEXT_BYTES: Final = 4096
+_TIMESTAMP: Final = "in_timestamp"
+_RATE_SHARE: Final = 0.01
+_HANG_UP: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IioConfig(StreamConfig):
+    """A device and its channels, named as their scan elements: ``in_accel_x``, ``in_voltage0``."""
+
+    kind: Literal["iio"] = "iio"
+    device: str
+    """``iio:device0``, or what its ``name`` says, as ``adxl355``."""
+    buffer_samples: int = 0
+    """Length of the kernel's buffer; 0: two windows."""
+    set_rate: bool = True
+    """Write ``sampling_frequency`` before it is checked."""
+    clock: Literal["realtime", "monotonic", "boottime", "tai", ""] = "realtime"
+    """Of the device's time stamps; empty: as it is."""
+    sysfs: Path = Path("/sys/bus/iio/devices")
+    dev: Path = Path("/dev")
+
+    def __post_init__(self) -> None:
+        StreamConfig.__post_init__(self)
+        if any("/" in name or name.startswith(".") for name in (self.device, *self.channels)) or not self.device:
+            raise AgentError("config.invalid", "device and channels are names, not paths")
+        if not 0 <= self.buffer_samples <= 2**20:
+            raise AgentError("config.invalid", "buffer_samples is out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    index: int
+    element: Element
+    scale: float
+    offset: float
+
+
+class IioReader:
+    """Reads one device; the buffer is on for one call of :meth:`read`."""
+
+    def __init__(self, config: IioConfig) -> None:
+        self._config = config
+
+    def read(self, sink: Sink) -> None:
+        """See :class:`~wheeltapper_agent.source.stream.Reader`."""
+        folder = self._folder()
+        path = self._config.dev / folder.name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise AgentError("source.unreachable", f"{path} cannot be opened: {error.strerror}") from error
+        try:
+            _write(folder / "buffer" / "enable", "0")
+            self._set_rate(folder)
+            channels, timestamp = self._enable(folder)
+            length = self._config.buffer_samples or 2 * self._config.window_samples
+            _write(folder / "buffer" / "length", str(length))
+            _write(folder / "buffer" / "enable", "1")
+            sink.connected()
+            self._scans(descriptor, channels, timestamp, sink)
+        finally:
+            os.close(descriptor)
+            with contextlib.suppress(AgentError):  # the device may be gone
+                _write(folder / "buffer" / "enable", "0")
+
+    def _folder(self) -> Path:
+        """The device's folder in sysfs, by its number or its name."""
+        config = self._config
+        if (config.sysfs / config.device).is_dir():
+            return config.sysfs / config.device
+        with contextlib.suppress(OSError):
+            for folder in sorted(config.sysfs.glob("iio:device*")):
+                if _read(folder / "name", "") == config.device:
+                    return folder
+        raise AgentError("source.unreachable", f"there is no IIO device {config.device!r} in {config.sysfs}")
+
+    def _set_rate(self, folder: Path) -> None:
+        wanted_hz = self._config.sample_rate_hz
+        kinds = {name.rpartition("_")[0] for name in self._config.channels}
+        names = ["sampling_frequency", *sorted(f"{kind}_sampling_frequency" for kind in kinds)]
+        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        if path is None:
+            return  # set by a trigger: the time stamps will tell
+        if self._config.set_rate and os.access(path, os.W_OK):
+            _write(path, f"{wanted_hz:g}")
+        found_hz = _float(path)
+        if not abs(found_hz - wanted_hz) <= _RATE_SHARE * wanted_hz:
+            available = _read(folder / f"{path.name}_available", "")
+            raise AgentError(
+                "source.mismatch",
+                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it can {available or 'no other'}",
+            )
+
+    def _enable(self, folder: Path) -> tuple[list[_Channel], _Channel | None]:
+        """Switch the wanted scan elements on and all others off."""
+        elements = folder / "scan_elements"
+        wanted = set(self._config.channels)
+        present = {path.name.removesuffix("_en") for path in elements.glob("*_en")}
+        if missing := sorted(wanted - present):
+            raise AgentError("source.refused", f"{folder.name} has no channel {missing[0]}; it has {sorted(present)}")
+        timed = _TIMESTAMP in present
+        if timed and self._config.clock and (folder / "current_timestamp_clock").is_file():
+            _write(folder / "current_timestamp_clock", self._config.clock)
+        for name in sorted(present):
+            _write(elements / f"{name}_en", "1" if name in wanted or name == _TIMESTAMP else "0")
+        channels = [self._channel(folder, name, at) for at, name in enumerate(self._config.channels)]
+        return channels, self._channel(folder, _TIMESTAMP, -1) if timed else None
+
+    def _channel(self, folder: Path, name: str, at: int) -> _Channel:
+        elements, config = folder / "scan_elements", self._config
+        try:
+            element = parse_type(_read(elements / f"{name}_type"))
+        except ValueError as error:
+            raise AgentError("source.refused", f"{folder.name}: {name}: {error}") from error
+        scale = config.scale[at] if config.scale and at >= 0 else _shared(folder, name, "scale", 1.0)
+        offset = config.offset[at] if config.offset and at >= 0 else _shared(folder, name, "offset", 0.0)
+        return _Channel(int(_float(elements / f"{name}_index")), element, scale, offset)
+
+    def _scans(self, descriptor: int, channels: list[_Channel], timestamp: _Channel | None, sink: Sink) -> None:
+        ordered = sorted([*channels, *([timestamp] if timestamp else [])], key=lambda channel: channel.index)
+        layout = ScanLayout([channel.element for channel in ordered])
+        size = max(1, _MAX_READ_BYTES // layout.scan_bytes) * layout.scan_bytes
+        if not self._config.full_scale:
+            sink.full_scale = tuple(_limit(entry) for entry in channels)
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        rest = b""
+        while not sink.closed.is_set():
+            ready = poll.poll(_WAIT_MS)
+            if not ready:
+                continue
+            content = self._read(descriptor, size, bool(ready[0][1] & _HANG_UP))
+            content, rest = rest + content, b""
+            if odd := len(content) % layout.scan_bytes:
+                content, rest = content[:-odd], content[-odd:]
+            if not content:
+                continue
+            numbers = layout.decode(content)
+            physical = np.stack(
+                [(numbers[ordered.index(entry)] + entry.offset) * entry.scale for entry in channels], axis=1
+            )
+            if timestamp is None:
+                sink.push_physical(physical)
+            else:
+                sink.push_physical(physical, numbers[ordered.index(timestamp)] * 1e-9)
+
+    def _read(self, descriptor: int, size: int, gone: bool) -> bytes:
+        try:
+            content = os.read(descriptor, size)
+        except BlockingIOError:
+            content = b""
+            if not gone:
+                return content
+        except OSError as error:
+            raise AgentError("source.unreachable", f"{self._config.device} is gone: {error.strerror}") from error
+        if not content:
+            raise AgentError("source.unreachable", f"{self._config.device} is gone: its buffer ended")
+        return content
+
+
+def _limit(channel: _Channel) -> float:
+    """The largest absolute physical value: of both ends of the channel's bits the smaller, unless that end is near 0
+    (unsigned bits, a large offset)."""
+    smaller, larger = sorted(abs((number + channel.offset) * channel.scale) for number in channel.element.limits)
+    return smaller if smaller > larger / 2 else larger
+
+
+def _shared(folder: Path, name: str, what: str, default: float) -> float:
+    """``in_accel_x_scale``, else what all of the kind share: ``in_accel_scale``; of ``in_voltage0``: ``in_voltage``."""
+    kind = name.rpartition("_")[0].rstrip("0123456789") if "_" in name[3:] else name.rstrip("0123456789")
+    for stem in (name, kind):
+        if (folder / f"{stem}_{what}").is_file():
+            return _float(folder / f"{stem}_{what}")
+    return default
+
+
+def _read(path: Path, default: str | None = None) -> str:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(_MAX_TEXT_BYTES).decode("ascii", "replace").strip()
+    except OSError as error:
+        if default is not None:
+            return default
+        raise AgentError("source.unreachable", f"{path} cannot be read: {error.strerror}") from error
+
+
+def _float(path: Path) -> float:
+    text = _read(path)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise AgentError("source.refused", f"{path} holds {text[:40]!r}, not a number") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="ascii")
+    except OSError as error:
+        code = "source.refused" if isinstance(error, PermissionError) or error.errno == 22 else "source.unreachable"
+        raise AgentError(code, f"{path} does not take {text}: {error.strerror}; may the agent write there?") from error
+
+
+def _make(config: IioConfig, context: SourceContext) -> StreamSource:
+    return StreamSource(IioReader(config), config, context.clock, context.pipeline)
+
+
+KIND = SourceKind(IioConfig, _make, exclusive_by="device")

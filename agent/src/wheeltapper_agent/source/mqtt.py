@@ -1,0 +1,173 @@
+"""The kind ``mqtt``: payloads of a topic on a broker near the machine.
+
+Invariants: its own connection, never the agent's to the fleet; a clean session, so that a broker keeps nothing for it;
+the password comes from a file that only its owner can read. No packet above the cap is held. A retained payload without
+a time is left out: nobody knows how old it is, and it comes again with each connection.
+
+What this module does not do: remember what was published while it was away; subscribe to several topics for one
+pipeline (samples of two topics have no common order).
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from wheeltapper_agent.ground.bounded_mqtt import BoundedClient
+from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.source.base import SourceContext, SourceKind
+from wheeltapper_agent.source.payload import MAX_PAYLOAD_BYTES, PayloadConfig, PayloadReader
+from wheeltapper_agent.source.stream import Sink, StreamSource
+from wheeltapper_agent.source.stream_config import check_private, read_secret
+
+__all__ = ["KIND", "MqttConfig", "MqttReader"]
+
+_LOG = logging.getLogger(__name__)
+_KEEPALIVE_SECONDS: Final = 10
+_CONNECT_SECONDS: Final = 10.0
+_WAIT_SECONDS: Final = 0.2
+_MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 128 * 1024
+"""With topic and properties."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttConfig(PayloadConfig):
+    """A topic and how to reach its broker."""
+
+    kind: Literal["mqtt"] = "mqtt"
+    host: str = "127.0.0.1"
+    port: int = 1883
+    topic: str
+    qos: int = 0
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    username: str = ""
+    password_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    """Who may have signed the broker's certificate; None: the system's authorities."""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        PayloadConfig.__post_init__(self)
+        if not self.topic or any(sign in self.topic for sign in "+#\0") or not 0 <= self.qos <= 1:
+            raise AgentError("config.invalid", "topic must be one topic without wildcards, and qos 0 or 1")
+        if not 1 <= self.port <= 65535:
+            raise AgentError("config.invalid", "port must be from 1 to 65535")
+        if (self.ca_file or self.certificate_file or self.key_file) and not self.tls:
+            raise AgentError("config.invalid", "ca_file, certificate_file and key_file need tls = true")
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise AgentError("config.invalid", "certificate_file and key_file belong together")
+
+
+class MqttReader:
+    """Reads one topic; one connection a call of :meth:`read`."""
+
+    def __init__(self, config: MqttConfig, pipeline: str) -> None:
+        self._config = config
+        self._payloads = PayloadReader(config)
+        self._pipeline = pipeline
+        self._left_out = 0
+        """Retained payloads without a time."""
+
+    def read(self, sink: Sink) -> None:
+        """See :class:`~wheeltapper_agent.source.stream.Reader`."""
+        refused: list[AgentError] = []
+        client = self._client(sink, refused)
+        where = f"{self._config.host}:{self._config.port}"
+        try:
+            client.connect_bounded(self._config.host, self._config.port, _KEEPALIVE_SECONDS)
+        except (OSError, ValueError) as error:
+            raise AgentError("source.unreachable", f"no connection to the broker {where}: {error}") from error
+        deadline_s = sink.clock.monotonic() + _CONNECT_SECONDS
+        try:
+            while not sink.closed.is_set():
+                code = client.loop(_WAIT_SECONDS)
+                if refused:
+                    raise refused[0]
+                if client.too_large_bytes:
+                    text = f"a message has {client.too_large_bytes} bytes; the cap is {MAX_PAYLOAD_BYTES}"
+                    raise AgentError("source.payload", f"a payload cannot be read: {text}")
+                if code != paho.MQTT_ERR_SUCCESS:
+                    raise AgentError("source.unreachable", f"the broker {where} is gone: {paho.error_string(code)}")
+                if sink.heard_at_s is None and sink.clock.monotonic() > deadline_s:
+                    raise AgentError("source.unreachable", f"the broker {where} does not answer")
+        finally:
+            client.disconnect()
+
+    def _client(self, sink: Sink, refused: list[AgentError]) -> BoundedClient:
+        config = self._config
+        five = config.protocol == "5"
+        client = BoundedClient(
+            CallbackAPIVersion.VERSION2,
+            max_packet_bytes=_MAX_PACKET_BYTES,
+            client_id=f"wheeltapper-{self._pipeline}-{uuid.uuid4().hex[:8]}",
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            clean_session=None if five else True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = _CONNECT_SECONDS
+        if config.username or config.password_file:
+            password = read_secret(config.password_file) if config.password_file else None
+            client.username_pw_set(config.username, password)
+        if config.tls:
+            client.tls_set_context(_context(config))
+
+        def on_connect(_client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+            if reason.is_failure:
+                refused.append(AgentError("source.refused", f"the broker refuses the connection: {reason}"))
+            else:
+                client.subscribe(config.topic, qos=config.qos)
+
+        def on_subscribe(_client: paho.Client, _data: Any, _mid: Any, reasons: Any, _properties: Any) -> None:
+            if any(reason.is_failure for reason in reasons):
+                refused.append(AgentError("source.refused", f"the broker refuses the topic {config.topic}"))
+            else:
+                sink.connected()
+
+        def on_message(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+            try:
+                samples, t_s = self._payloads.read(message.payload)
+            except AgentError as error:
+                sink.refuse(error)
+                return
+            if message.retain and t_s is None:
+                self._leave_out()
+            else:
+                sink.push(samples, t_s)
+
+        client.on_connect, client.on_subscribe, client.on_message = on_connect, on_subscribe, on_message
+        return client
+
+    def _leave_out(self) -> None:
+        if not self._left_out:
+            topic = self._config.topic
+            _LOG.warning("pipeline %s: the payload that %s retains has no time: it is left out", self._pipeline, topic)
+        self._left_out += 1
+
+
+def _context(config: MqttConfig) -> ssl.SSLContext:
+    """TLS 1.2 or later; the broker's name is always checked."""
+    try:
+        context = ssl.create_default_context(cafile=str(config.ca_file) if config.ca_file else None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if config.certificate_file and config.key_file:
+            check_private(config.key_file)
+            context.load_cert_chain(config.certificate_file, config.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise AgentError("source.secret", f"the certificates for the broker cannot be read: {error}") from error
+    return context
+
+
+def _make(config: MqttConfig, context: SourceContext) -> StreamSource:
+    return StreamSource(MqttReader(config, context.pipeline), config, context.clock, context.pipeline)
+
+
+KIND = SourceKind(MqttConfig, _make)

@@ -1,0 +1,237 @@
+"""A simulated machine: a rolling bearing on a shaft, with an accelerometer on two axes.
+
+What is modelled: shaft harmonics (unbalance, misalignment) whose strength follows the load; slow changes of speed and
+load; broadband
+noise; a structural resonance that is rung by an impact each time that a rolling element passes a defect, at BPFO,
+BPFI or twice BSF
+computed from the bearing's geometry, with slip (jitter of the interval); the impact's strength grows from onset to
+failure.
+Inner-race impacts are modulated by the shaft, ball impacts by the cage. Formulas: Randall & Antoni,
+"Rolling element bearing diagnostics—A tutorial", MSSP 25 (2011), eqs. 1-4.
+
+Invariants: window ``i`` of machine time is the same for the same seed, whenever it is asked for; machine time runs on
+while the agent is down, so a restart neither heals the bearing nor repeats a moment. The wall clock is asked once, at
+the start: that it jumps neither stops nor hurries the machine. Windows that a late reader missed are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wheeltapper_agent.ground.clock import Clock, StopEvent
+from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.files import write_atomic
+from wheeltapper_agent.source.base import SourceContext, SourceKind, SourceSpec, Window
+from wheeltapper_protocols.bearing import Bearing
+
+__all__ = ["KIND", "Bearing", "Machine", "SimulatorConfig", "SimulatorSource"]
+
+_CATCH_UP_WINDOWS: Final = 20
+
+
+_MAX_SIMULATED_SAMPLES: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorConfig:
+    """A simulated bearing; see :mod:`wheeltapper_agent.adapters.simulator`. Times are of the machine, in seconds."""
+
+    kind: Literal["simulator"] = "simulator"
+    seed: int = 1
+    sample_rate_hz: float = 12800.0
+    window_samples: int = 4096
+    interval_seconds: float = 60.0
+    """Machine time between the starts of two windows."""
+    time_scale: float = 60.0
+    """Machine seconds a second of the wall clock."""
+    started_at: float | None = None
+    """Unix time of machine time 0; None: the first start, remembered in the state folder."""
+    shaft_hz: float = 29.17
+    fault: Literal["none", "outer", "inner", "ball"] = "none"
+    onset_seconds: float = 0.0
+    failure_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("sample_rate_hz", 1e7), ("interval_seconds", 1e9), ("time_scale", 1e6), ("shaft_hz", 1e4),
+        ):  # fmt: skip
+            if not 0 < getattr(self, name) <= most:
+                raise AgentError("config.invalid", f"{name} of a simulator must be above 0 and at most {most:g}")
+        if not 0 < self.window_samples <= _MAX_SIMULATED_SAMPLES or self.seed < 0:
+            text = f"window_samples must be from 1 to {_MAX_SIMULATED_SAMPLES}, and seed not below 0"
+            raise AgentError("config.invalid", f"of a simulator, {text}")
+
+
+class Machine:
+    """The vibration of one machine as a function of machine time. Pure: no clock.
+
+    Args:
+        config: see :class:`SimulatorConfig`.
+        bearing: its geometry.
+    """
+
+    resonance_hz: Final = 3300.0
+    damping_per_s: Final = 900.0
+    slip: Final = 0.012
+    """Standard deviation of an impact's interval, relative to the interval."""
+
+    def __init__(self, config: SimulatorConfig, bearing: Bearing | None = None) -> None:
+        self._config = config
+        self.bearing = bearing or Bearing()
+        self._phase = float(np.random.default_rng(config.seed).uniform(0, 2 * math.pi))
+
+    def wear(self, t_s: float) -> float:
+        """0 until the onset, 1 at the failure and beyond."""
+        config = self._config
+        if config.fault == "none" or t_s <= config.onset_seconds:
+            return 0.0
+        return min(1.0, (t_s - config.onset_seconds) / max(config.failure_seconds - config.onset_seconds, 1e-9))
+
+    def impact_g(self, t_s: float) -> float:
+        """Strength of one impact at the sensor, in g."""
+        return 4.0 * math.expm1(3.0 * self.wear(t_s)) / math.expm1(3.0)
+
+    def speed_hz(self, t_s: float) -> float:
+        """Shaft speed: within 2 % of nominal."""
+        slow = math.sin(2 * math.pi * t_s / 5400 + self._phase) + 0.5 * math.sin(2 * math.pi * t_s / 1370)
+        return self._config.shaft_hz * (1 + 0.012 * slow)
+
+    def load(self, t_s: float) -> float:
+        """Relative load: around 1, within 25 %."""
+        return (
+            1 + 0.18 * math.sin(2 * math.pi * t_s / 8100 + 2 * self._phase) + 0.06 * math.sin(2 * math.pi * t_s / 2040)
+        )
+
+    def strike_hz(self, shaft_hz: float) -> float:
+        """How often the configured fault strikes."""
+        kinds = {"outer": self.bearing.bpfo_hz, "inner": self.bearing.bpfi_hz}
+        kind = kinds.get(self._config.fault)
+        return kind(shaft_hz) if kind else 2 * self.bearing.bsf_hz(shaft_hz)
+
+    def window(self, index: int, t_s: float) -> NDArray[np.float32]:
+        """The window that starts at ``t_s``: [sample, 2] float32 in g."""
+        config = self._config
+        random = np.random.default_rng([config.seed, index])
+        time_s = np.arange(config.window_samples) / config.sample_rate_hz
+        shaft_hz = self.speed_hz(t_s) * (1 + 0.001 * random.standard_normal())
+        load = self.load(t_s) * (1 + 0.02 * random.standard_normal())
+        angle = 2 * math.pi * shaft_hz * time_s + random.uniform(0, 2 * math.pi)
+        harmonics = sum(g * np.sin(n * angle + n) for n, g in ((1, 0.25), (2, 0.09), (3, 0.04))) * load
+        gear = 0.03 * load * np.sin(23 * angle + 1.3)
+        ringing = self._ringing(random, time_s, t_s, shaft_hz, load)
+        noise = random.standard_normal((2, config.window_samples)) * (0.10 + 0.02 * load)
+        horizontal = harmonics + gear + ringing + noise[0]
+        vertical = 0.7 * np.roll(harmonics, config.window_samples // 7) + 0.8 * gear + 0.6 * ringing + noise[1]
+        return np.stack([horizontal, vertical], axis=1).astype(np.float32)
+
+    def _ringing(
+        self, random: np.random.Generator, time_s: NDArray[np.float64], t_s: float, shaft_hz: float, load: float
+    ) -> NDArray[np.float64]:
+        result = np.zeros_like(time_s)
+        strength_g = self.impact_g(t_s) * load
+        if strength_g <= 0:
+            return result
+        interval_s = 1 / self.strike_hz(shaft_hz)
+        count = int(time_s[-1] / interval_s) + 3
+        steps = interval_s * (1 + self.slip * random.standard_normal(count))
+        strikes_s = np.cumsum(steps) - interval_s * (1 + random.uniform(0, 1))
+        turn_hz = {"inner": shaft_hz, "ball": self.bearing.ftf_hz(shaft_hz)}.get(self._config.fault, 0.0)
+        ring_samples = int(6 / self.damping_per_s * self._config.sample_rate_hz)
+        for strike_s in strikes_s:
+            first = max(0, math.ceil(strike_s * self._config.sample_rate_hz))
+            since_s = time_s[first : first + ring_samples] - strike_s
+            modulation = 1 + 0.6 * math.cos(2 * math.pi * turn_hz * strike_s) if turn_hz else 1.0
+            strength = strength_g * modulation * (1 + 0.1 * random.standard_normal())
+            ring = np.exp(-self.damping_per_s * since_s) * np.sin(2 * math.pi * self.resonance_hz * since_s)
+            result[first : first + ring_samples] += strength * ring
+        return result
+
+
+class SimulatorSource:
+    """Windows of a :class:`Machine`, paced by the monotonic clock from where the wall clock says that it is.
+
+    Args:
+        config: of the source.
+        memory: the file that remembers when machine time 0 was, if the configuration does not say.
+        clock: the device's.
+    """
+
+    def __init__(self, config: SimulatorConfig, memory: Path, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._machine = Machine(config)
+        started_at = config.started_at if config.started_at is not None else _remembered(memory, clock)
+        self._offset_s = clock.now() - started_at - clock.monotonic()
+        self.dropped = 0
+        self._index = 0
+        """Of the window that was given last."""
+        self._closed = StopEvent()
+        self.state = "running"
+        self.spec = SourceSpec(config.sample_rate_hz, config.window_samples, ("horizontal", "vertical"), ("g", "g"))
+
+    room: Final = _CATCH_UP_WINDOWS
+
+    @property
+    def pending(self) -> int:
+        """Windows that are due."""
+        return max(0, self._now_index() - self._index)
+
+    def model_ready(self) -> None:
+        """A machine does not wait for a model."""
+
+    def close(self) -> None:
+        """End :meth:`windows` soon."""
+        self._closed.set()
+
+    def _running_s(self) -> float:
+        """Wall seconds since machine time 0."""
+        return self._clock.monotonic() + self._offset_s
+
+    def _now_index(self) -> int:
+        return max(0, math.floor(self._running_s() * self._config.time_scale / self._config.interval_seconds))
+
+    def windows(self, first: int) -> Iterator[Window]:
+        """Windows from now on; ``first`` only says that some were taken before, in another life of the agent."""
+        # A clock that was set back to before machine time 0 must not silence the sensor until then.
+        seen_s = first * self._config.interval_seconds / self._config.time_scale
+        if self._running_s() < 0:
+            self._offset_s += seen_s - self._running_s()
+        index = self._now_index() + (1 if first else 0)
+        while not self._closed.is_set():
+            # Late windows are made up for, but not without bound: a machine does not wait for its sensor.
+            skipped = self._now_index() - _CATCH_UP_WINDOWS - index
+            if skipped > 0:
+                index += skipped
+                self.dropped += skipped
+            t_s = index * self._config.interval_seconds
+            due_in = t_s / self._config.time_scale - self._running_s()
+            if due_in > 0 and self._closed.wait(due_in):
+                break
+            self._index = index
+            yield Window(self._machine.window(index, t_s), t_s)
+            index += 1
+        self.state = "ended"
+
+
+def _remembered(memory: Path, clock: Clock) -> float:
+    try:
+        return float(json.loads(memory.read_bytes())["started_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        started_at = clock.now()
+        write_atomic(memory, json.dumps({"started_at": started_at}).encode())
+        return started_at
+
+
+def _make(config: SimulatorConfig, context: SourceContext) -> SimulatorSource:
+    return SimulatorSource(config, context.state_dir / f"simulator-{context.pipeline}.json", context.clock)
+
+
+KIND = SourceKind(SimulatorConfig, _make)

@@ -1,0 +1,73 @@
+"""What the device sees of its surroundings: power, network, disk. Reads ``/sys`` and ``/proc``; all paths can be set.
+
+What cannot be read is None, and holds nothing up (:mod:`wheeltapper_agent.update.conditions`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["default_interface", "free_bytes", "metered", "on_mains"]
+
+
+def _word(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def on_mains(folder: Path) -> bool | None:
+    """Whether the device has outside power, by ``/sys/class/power_supply`` (Linux, ABI/testing/sysfs-class-power).
+
+    A supply of type Mains or USB that is online says yes; else a battery that discharges says no. None where there is
+    neither, as on most gateways: they have nothing but their supply.
+    """
+    try:
+        supplies = sorted(folder.iterdir())
+    except OSError:
+        return None
+    plugs = [_word(supply / "online") for supply in supplies if _word(supply / "type") in ("Mains", "USB")]
+    if any(state in ("1", "2") for state in plugs):
+        return True
+    batteries = [
+        _word(supply / "status")
+        for supply in supplies
+        if _word(supply / "type") == "Battery" and _word(supply / "scope") != "Device"
+    ]
+    if "Discharging" in batteries or (plugs and batteries):
+        return False
+    return True if batteries else None
+
+
+def default_interface(routes: Path) -> str | None:
+    """The interface of the IPv4 default route with the lowest metric, from ``/proc/net/route``; None without one."""
+    try:
+        lines = routes.read_text(encoding="ascii", errors="replace").splitlines()[1:]
+    except OSError:
+        return None
+    found: list[tuple[int, str]] = []
+    for line in lines:
+        fields = line.split()
+        if len(fields) >= 8 and fields[1] == fields[7] == "00000000" and fields[6].isdigit():
+            found.append((int(fields[6]), fields[0]))
+    return min(found)[1] if found else None
+
+
+def metered(routes: Path, patterns: Sequence[str]) -> bool | None:
+    """Whether the default route's interface matches one of ``patterns`` (as of a shell, e.g. ``wwan*``)."""
+    if not patterns:
+        return False
+    interface = default_interface(routes)
+    return None if interface is None else any(fnmatch.fnmatchcase(interface, pattern) for pattern in patterns)
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Room on the file system of ``folder`` for who may write there."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None

@@ -1,0 +1,228 @@
+"""Slots: verified bundles on the disk, and which of them each pipeline runs.
+
+``releases/<model>-<n>-<sha8>/`` holds a bundle; ``pipelines/<pipeline>/active`` and ``previous`` are symbolic links
+to one. A release folder
+appears by one rename, after everything in it is on the disk; a link changes by one rename. So after a kill at any
+moment ``active`` is
+the old or the new bundle, never neither.
+
+Not done here: deciding that a bundle is good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from wheeltapper_agent.ground.errors import AgentError, storage_error
+from wheeltapper_agent.ground.files import fsync_file, fsync_folder, replace_link, write_once
+from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.manifest import MANIFEST_FILE, decode_manifest
+
+__all__ = ["ACTIVE", "PREVIOUS", "Slots", "slot_name"]
+
+ACTIVE: Final = "active"
+PREVIOUS: Final = "previous"
+
+
+def slot_name(target: PipelineTarget) -> str:
+    """The folder's name of a release."""
+    return f"{target.model}-{target.release}-{target.sha256[:8]}"
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files; one that cannot be read is another."""
+    try:
+        return _hashes(one) == _hashes(other)
+    except OSError:
+        return False
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+class Slots:
+    """The slots in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._releases = folder / "releases"
+        self._pipelines = folder / "pipelines"
+        for path in (self._releases, self._pipelines):
+            path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def folder(self) -> Path:
+        """Where the slots lie."""
+        return self._folder
+
+    def path(self, name: str) -> Path:
+        """The folder of the release called ``name`` (see :func:`slot_name`)."""
+        return self._releases / name
+
+    def stage(self, name: str, manifest: bytes, blobs: Mapping[str, Path]) -> Path:
+        """Put a verified bundle in place. What is there already and in use is kept, if it is whole; else replaced.
+
+        Args:
+            name: of the slot.
+            manifest: its bytes.
+            blobs: verified files by name.
+
+        Raises:
+            AgentError: ``storage.*``.
+        """
+        target = self.path(name)
+        temporary = self._releases / f".{name}.tmp"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for file, blob in blobs.items():
+                try:
+                    os.link(blob, temporary / file)
+                except OSError:
+                    shutil.copyfile(blob, temporary / file)
+                fsync_file(temporary / file)
+            write_once(temporary / MANIFEST_FILE, manifest)
+            fsync_folder(temporary)
+            if target.exists():
+                if name in self._referenced() and _same_files(temporary, target):
+                    shutil.rmtree(temporary)
+                    return target
+                shutil.rmtree(target)
+            os.rename(temporary, target)
+            fsync_folder(self._releases)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise storage_error(error, "the bundle cannot be stored") from error
+        return target
+
+    def active(self, pipeline: str) -> str | None:
+        """The name of the release that ``pipeline`` runs."""
+        return self._read(pipeline, ACTIVE)
+
+    def previous(self, pipeline: str) -> str | None:
+        """The name of the release that ``pipeline`` ran before."""
+        return self._read(pipeline, PREVIOUS)
+
+    def activate(self, pipeline: str, name: str, keep_previous: bool = False) -> None:
+        """Make ``name`` active and what was active previous. Done twice, it is as done once.
+
+        Args:
+            pipeline: whose links.
+            name: of the slot.
+            keep_previous: what was active did not run, so that ``previous`` is the better one to go back to.
+
+        Raises:
+            AgentError: ``slot.missing``, ``storage.*``.
+        """
+        if not self.path(name).is_dir():
+            raise AgentError("slot.missing", f"{name} is not staged")
+        current = self.active(pipeline)
+        if current == name:
+            self._settle(pipeline)
+            return
+        if current is not None and not keep_previous:
+            self._link(pipeline, PREVIOUS, current)
+        self._link(pipeline, ACTIVE, name)
+
+    def restore(self, pipeline: str, name: str | None) -> None:
+        """Go back to ``name`` (None: to no release at all). Done twice, it is as done once.
+
+        Where ``previous`` names it, that link becomes the active one: a rename needs no room, so a full disk cannot
+        keep a device on a bad release.
+
+        Raises:
+            AgentError: ``storage.*``.
+        """
+        if name is not None and self.path(name).is_dir():
+            if self.active(pipeline) == name:
+                self._settle(pipeline)
+                return
+            if self.previous(pipeline) == name:
+                self._promote_previous(pipeline)
+                return
+            self._link(pipeline, ACTIVE, name)
+        else:
+            folder = self._pipelines / pipeline
+            try:
+                (folder / ACTIVE).unlink(missing_ok=True)
+                if folder.is_dir():
+                    fsync_folder(folder)
+            except OSError as error:
+                raise storage_error(error, f"{pipeline} cannot be switched") from error
+
+    def collect_garbage(self, keep: set[str]) -> None:
+        """Remove releases that no link and not ``keep`` name, and what a kill left."""
+        keep = keep | self._referenced()
+        for path in self._releases.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def find(self, sha256: str, length: int) -> Path | None:
+        """A file of a release here that its manifest says has this hash and length; it is not verified."""
+        for path in self._releases.iterdir():
+            try:
+                files = decode_manifest((path / MANIFEST_FILE).read_bytes()).files
+            except (OSError, WireError):
+                continue
+            for file in files:
+                if file.sha256 == sha256 and file.length == length:
+                    return path / file.name
+        return None
+
+    def hashes(self) -> set[str]:
+        """SHA-256 of every file of every release here: blobs that need not be fetched again."""
+        found: set[str] = set()
+        for path in self._releases.iterdir():
+            try:
+                raw = (path / MANIFEST_FILE).read_bytes()
+                found |= {file.sha256 for file in decode_manifest(raw).files}
+            except (OSError, WireError):
+                continue
+        return found
+
+    def _referenced(self) -> set[str]:
+        links = (self._read(folder.name, which) for folder in self._pipelines.iterdir() for which in (ACTIVE, PREVIOUS))
+        return {name for name in links if name is not None}
+
+    def _read(self, pipeline: str, which: str) -> str | None:
+        try:
+            name = Path(os.readlink(self._pipelines / pipeline / which)).name
+        except OSError:
+            return None
+        return name if self.path(name).is_dir() else None
+
+    def _settle(self, pipeline: str) -> None:
+        """A link that is right may have been switched by a life that was killed before it was durable."""
+        try:
+            fsync_folder(self._pipelines / pipeline)
+        except OSError as error:
+            raise storage_error(error, f"{pipeline} cannot be switched") from error
+
+    def _promote_previous(self, pipeline: str) -> None:
+        folder = self._pipelines / pipeline
+        try:
+            os.replace(folder / PREVIOUS, folder / ACTIVE)
+            fsync_folder(folder)
+        except OSError as error:
+            raise storage_error(error, f"{pipeline} cannot be switched back") from error
+
+    def _link(self, pipeline: str, which: str, name: str) -> None:
+        folder = self._pipelines / pipeline
+        try:
+            if not folder.is_dir():
+                folder.mkdir()
+                fsync_folder(self._pipelines)
+            replace_link(folder / which, f"../../releases/{name}")
+        except OSError as error:
+            raise storage_error(error, f"{which} of {pipeline} cannot be switched") from error

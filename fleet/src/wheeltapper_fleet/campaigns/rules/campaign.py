@@ -1,0 +1,334 @@
+"""The campaign machine: ``step(campaign, event) -> (campaign, effects)``. Pure: no clock, no database, no network.
+
+Invariants:
+    * Only executions of the one wave that is RUNNING or SOAKING, or of waves before it, are ever assigned.
+    * A wave passes only with enough successes, after its soak time, with no abort rule broken. A wave that can no
+      longer get there is FAILED and the campaign pauses; resuming it is refused, since that would go past a failed
+      wave.
+    * Every execution comes to exactly one terminal state, which never changes: by report, refusal, deadline or
+      cancellation.
+    * Deadlines count in every state, so a paused or aborted campaign ends its executions too.
+
+A device has one assignment at a time: a newer campaign's supersedes the unfinished execution of an older one (the
+engine does this when it assigns). A paused campaign therefore never blocks its successor.
+
+What this module does not do: ROLLED_BACK is a state that nothing leads to yet (rolling a campaign back comes later).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from wheeltapper_fleet.campaigns.rules.execution import PENDING, advance, refuse
+from wheeltapper_fleet.campaigns.rules.spec import AbortAction, CampaignSpec
+from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, tally
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_protocols.messages import ExecutionState
+
+__all__ = [
+    "Abort",
+    "Approve",
+    "Assign",
+    "Campaign",
+    "CampaignState",
+    "Cancel",
+    "Effect",
+    "Event",
+    "Log",
+    "Pause",
+    "Refused",
+    "Reported",
+    "Resume",
+    "Start",
+    "Superseded",
+    "Tick",
+    "step",
+]
+
+
+class CampaignState(StrEnum):
+    """Where a campaign stands. The last three are terminal."""
+
+    DRAFT = "DRAFT"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
+    SCHEDULED = "SCHEDULED"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    COMPLETED = "COMPLETED"
+    ABORTED = "ABORTED"
+    ROLLED_BACK = "ROLLED_BACK"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One campaign with everything that :func:`step` looks at."""
+
+    id: str
+    spec: CampaignSpec
+    waves: tuple[Wave, ...]
+    executions: tuple[Execution, ...]
+    state: CampaignState = CampaignState.DRAFT
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A person releases the draft."""
+
+
+@dataclass(frozen=True)
+class Approve:
+    """A second person agrees."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Assign nothing more for now."""
+
+    reason: str = "paused by a person"
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on."""
+
+
+@dataclass(frozen=True)
+class Abort:
+    """End it: pending executions are cancelled, those under way are asked to stop."""
+
+    reason: str = "aborted by a person"
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed; ``now`` in Unix seconds."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A device said that its execution came to ``state``."""
+
+    execution: str
+    state: ExecutionState
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A device did not accept its assignment."""
+
+    execution: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """A newer campaign took the device."""
+
+    execution: str
+    by: str
+
+
+Event = Start | Approve | Pause | Resume | Abort | Tick | Reported | Refused | Superseded
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Sign and publish an assignment for this execution."""
+
+    execution: str
+    device: str
+    deadline_at: float
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Ask the device to end this execution."""
+
+    execution: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Log:
+    """A line for the campaign's log."""
+
+    event: str
+    detail: str = ""
+
+
+Effect = Assign | Cancel | Log
+Outcome = tuple[Campaign, tuple[Effect, ...]]
+_S: Final = CampaignState
+
+
+def step(campaign: Campaign, event: Event) -> Outcome:
+    """The campaign after ``event``, and what must be done about it.
+
+    Raises:
+        FleetError: ``campaign.illegal``: the event is a person's and makes no sense in this state;
+            ``campaign.wave_failed``: resuming would go past a failed wave.
+    """
+    match event:
+        case Reported(execution, state, code):
+            return _change(campaign, execution, lambda each: advance(each.state, state), code)
+        case Refused(execution, code):
+            return _change(campaign, execution, lambda each: refuse(each.state), code)
+        case Superseded(execution, by):
+            return _change(
+                campaign,
+                execution,
+                lambda each: each.state if each.terminal else ExecutionState.SUPERSEDED.value,
+                "execution.superseded",
+                f"by {by}",
+            )
+        case Tick(now):
+            return _tick(campaign, now)
+        case _:
+            action = _TABLE.get((campaign.state, type(event)))
+            if action is None:
+                name = type(event).__name__.lower()
+                raise FleetError("campaign.illegal", f"{name} is not possible: the campaign is {campaign.state}", 409)
+            return action(campaign, event)
+
+
+def _start(campaign: Campaign, _event: Event) -> Outcome:
+    state = _S.AWAITING_APPROVAL if campaign.spec.needs_approval else _S.SCHEDULED
+    return replace(campaign, state=state), (Log("started"),)
+
+
+def _approve(campaign: Campaign, _event: Event) -> Outcome:
+    return replace(campaign, state=_S.SCHEDULED), (Log("approved"),)
+
+
+def _pause(campaign: Campaign, event: Event) -> Outcome:
+    assert isinstance(event, Pause)
+    return replace(campaign, state=_S.PAUSED, reason=event.reason), (Log("paused", event.reason),)
+
+
+def _resume(campaign: Campaign, _event: Event) -> Outcome:
+    if any(wave.state is WaveState.FAILED for wave in campaign.waves):
+        raise FleetError("campaign.wave_failed", "a wave has failed: abort the campaign and make a new one", 409)
+    return replace(campaign, state=_S.RUNNING, reason=""), (Log("resumed"),)
+
+
+def _abort(campaign: Campaign, event: Event) -> Outcome:
+    assert isinstance(event, Abort)
+    effects: list[Effect] = [Log("aborted", event.reason)]
+    executions = []
+    for each in campaign.executions:
+        if each.state == PENDING:
+            each = replace(each, state=ExecutionState.CANCELLED.value, code="execution.cancelled")
+        elif not each.terminal:
+            effects.append(Cancel(each.id, each.device))
+        executions.append(each)
+    ended = replace(campaign, state=_S.ABORTED, reason=event.reason, executions=tuple(executions))
+    return ended, tuple(effects)
+
+
+_TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Event], Outcome]]] = {
+    (_S.DRAFT,             Start):   _start,
+    (_S.DRAFT,             Abort):   _abort,
+    (_S.AWAITING_APPROVAL, Approve): _approve,
+    (_S.AWAITING_APPROVAL, Abort):   _abort,
+    (_S.SCHEDULED,         Pause):   _pause,
+    (_S.SCHEDULED,         Abort):   _abort,
+    (_S.RUNNING,           Pause):   _pause,
+    (_S.RUNNING,           Abort):   _abort,
+    (_S.PAUSED,            Resume):  _resume,
+    (_S.PAUSED,            Abort):   _abort,
+}  # fmt: skip
+
+
+def _change(campaign: Campaign, execution: str, to: Callable[[Execution], str], code: str, detail: str = "") -> Outcome:
+    executions = []
+    for each in campaign.executions:
+        if each.id == execution and (state := to(each)) != each.state:
+            each = replace(each, state=state, code=code, detail=detail or each.detail)
+        executions.append(each)
+    return replace(campaign, executions=tuple(executions)), ()
+
+
+def _tick(campaign: Campaign, now: float) -> Outcome:
+    campaign = _end_overdue(campaign, now)
+    effects: list[Effect] = []
+    if campaign.state is _S.SCHEDULED and campaign.spec.start_at <= now:
+        campaign = replace(campaign, state=_S.RUNNING)
+        effects.append(Log("running"))
+    if campaign.state is not _S.RUNNING:
+        return campaign, tuple(effects)
+    current = next((i for i, wave in enumerate(campaign.waves) if wave.state is not WaveState.PASSED), None)
+    rule = broken_rule(
+        campaign.spec.abort, campaign.executions, len(campaign.waves) - 1 if current is None else current
+    )
+    if rule is not None:
+        reason = f"an abort rule is broken: {rule}"
+        stop = _abort if campaign.spec.on_abort is AbortAction.CANCEL_PENDING else _pause
+        event: Event = Abort(reason) if stop is _abort else Pause(reason)
+        campaign, more = stop(campaign, event)
+        return campaign, (*effects, *more)
+    if current is None:
+        if all(each.terminal for each in campaign.executions):
+            return replace(campaign, state=_S.COMPLETED), (*effects, Log("completed"))
+        return campaign, tuple(effects)
+    campaign, more = _tick_wave(campaign, current, now)
+    return campaign, (*effects, *more)
+
+
+def _tick_wave(campaign: Campaign, index: int, now: float) -> Outcome:
+    wave = campaign.waves[index]
+    count = tally(each for each in campaign.executions if each.wave == index)
+    label = f"wave {index + 1}"
+    if wave.state is WaveState.PENDING:
+        return _open_wave(campaign, index, now)
+    if count.passed(campaign.spec.success):
+        if wave.state is WaveState.RUNNING:
+            wave = Wave(WaveState.SOAKING, now)
+            campaign = _set_wave(campaign, index, wave)
+        if now - wave.since < campaign.spec.soak_seconds:
+            return campaign, (Log("soaking", label),) if wave.since == now else ()
+        return _set_wave(campaign, index, Wave(WaveState.PASSED, now)), (Log("passed", label),)
+    if count.hopeless(campaign.spec.success):
+        reason = f"{label} ended below its success threshold: {count.successes} of {count.size} succeeded"
+        campaign = _set_wave(campaign, index, Wave(WaveState.FAILED, now))
+        return _pause(campaign, Pause(reason))
+    return campaign, ()
+
+
+def _open_wave(campaign: Campaign, index: int, now: float) -> Outcome:
+    deadline = now + campaign.spec.execution_deadline_seconds
+    effects: list[Effect] = [Log("wave", f"wave {index + 1} runs")]
+    executions = []
+    for each in campaign.executions:
+        if each.wave == index and each.state == PENDING:
+            each = replace(each, state=ExecutionState.ASSIGNED.value, assigned_at=now, deadline_at=deadline)
+            effects.append(Assign(each.id, each.device, deadline))
+        executions.append(each)
+    campaign = replace(campaign, executions=tuple(executions))
+    return _set_wave(campaign, index, Wave(WaveState.RUNNING, now)), tuple(effects)
+
+
+def _set_wave(campaign: Campaign, index: int, wave: Wave) -> Campaign:
+    return replace(campaign, waves=(*campaign.waves[:index], wave, *campaign.waves[index + 1 :]))
+
+
+def _end_overdue(campaign: Campaign, now: float) -> Campaign:
+    if not any(
+        not each.terminal and each.deadline_at is not None and each.deadline_at <= now for each in campaign.executions
+    ):
+        return campaign
+    return replace(
+        campaign,
+        executions=tuple(
+            replace(each, state=ExecutionState.FAILED.value, code="execution.deadline", detail=f"was {each.state}")
+            if not each.terminal and each.deadline_at is not None and each.deadline_at <= now
+            else each
+            for each in campaign.executions
+        ),
+    )

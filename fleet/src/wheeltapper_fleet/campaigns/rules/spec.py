@@ -1,0 +1,201 @@
+"""What a campaign shall do: the spec, read strictly and refused where it is created.
+
+Invariants: a spec that :func:`read_spec` and :func:`plan_waves` accept has rules that can be reached and waves that
+cover the audience exactly once. What cannot be understood is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_protocols.messages import Name, Release
+
+__all__ = [
+    "ALL_PIPELINES",
+    "AbortAction",
+    "AbortRule",
+    "Audience",
+    "CampaignSpec",
+    "Success",
+    "WaveSpec",
+    "plan_waves",
+    "read_spec",
+]
+
+ALL_PIPELINES: Final = "*"
+_BAD_ENDS: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
+Percent = Annotated[float, Meta(gt=0, le=100)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class AbortAction(StrEnum):
+    """What a broken abort rule does."""
+
+    PAUSE = "PAUSE"
+    CANCEL_PENDING = "CANCEL_PENDING"
+
+
+class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Devices named, and carrying all ``tags``; both empty means all. Taken once, when the campaign is created."""
+
+    devices: list[Name] = []
+    tags: dict[str, str] = {}
+
+
+class WaveSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A share of the audience: ``percent`` of all of it, a ``count``, or ``devices`` by name. None: all the rest."""
+
+    percent: Percent | None = None
+    count: Positive | None = None
+    devices: Annotated[list[Name], Meta(min_length=1)] | None = None
+
+
+class Success(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many of a wave must be COMMITTED for it to pass: ``percent`` of the wave, or a ``count`` in each wave."""
+
+    percent: Percent | None = None
+    count: Positive | None = None
+
+    def needed(self, size: int) -> int:
+        """Successes needed in a wave of ``size`` devices. Unset means all of them."""
+        if self.count is not None:
+            return self.count
+        return max(1, math.ceil(size * (100.0 if self.percent is None else self.percent) / 100 - 1e-9))
+
+
+class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Broken when, of at least ``minimum_executed`` ended executions, ``percent`` or ``count`` ended in ``states``.
+
+    ``percent`` is of what was executed (assigned and ended), never of the whole wave.
+    """
+
+    states: Annotated[tuple[str, ...], Meta(min_length=1)] = ("FAILED", "REJECTED", "ROLLED_BACK")
+    percent: Percent | None = None
+    count: Positive | None = None
+    minimum_executed: Positive = 1
+    scope: Literal["wave", "campaign"] = "campaign"
+
+    def __str__(self) -> str:
+        limits = [f"{self.percent:g} %"] if self.percent is not None else []
+        limits += [str(self.count)] if self.count is not None else []
+        return f"{' or '.join(limits)} or more of what this {self.scope} executed ended {', '.join(self.states)}"
+
+
+class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device said it has."""
+
+    model: Name
+    release: Release
+    pipelines: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)] = ("main",)
+    audience: Audience = Audience()
+    waves: Annotated[tuple[WaveSpec, ...], Meta(min_length=1, max_length=100)] = (WaveSpec(),)
+    success: Success = Success()
+    soak_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
+    abort: Annotated[tuple[AbortRule, ...], Meta(max_length=32)] = ()
+    on_abort: AbortAction = AbortAction.PAUSE
+    execution_deadline_seconds: Annotated[float, Meta(gt=0, le=1e8)] = 3600.0
+    needs_approval: bool = False
+    start_at: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+
+
+def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
+    """Read a spec.
+
+    Raises:
+        FleetError: ``campaign.spec_invalid`` (a field), ``campaign.rule_invalid`` (an abort rule, a success condition).
+    """
+    try:
+        built = msgspec.to_builtins(raw) if isinstance(raw, CampaignSpec) else dict(raw)
+        spec = msgspec.convert(built, CampaignSpec)
+        for pipeline in spec.pipelines:
+            if pipeline != ALL_PIPELINES:
+                msgspec.convert(pipeline, Name)
+    except msgspec.ValidationError as error:
+        rule = "$.abort" in str(error) or "$.success" in str(error)
+        raise FleetError(
+            f"campaign.{'rule' if rule else 'spec'}_invalid", f"the campaign is refused: {error}", 422
+        ) from error
+    if ALL_PIPELINES in spec.pipelines and len(spec.pipelines) > 1:
+        raise FleetError("campaign.spec_invalid", "pipelines: use '*' alone or name them", 422)
+    if spec.success.percent is not None and spec.success.count is not None:
+        raise _rule("success: give percent or count, not both")
+    for rule_ in spec.abort:
+        if rule_.percent is None and rule_.count is None:
+            raise _rule("abort rule: give percent, count or both, else it can never be broken")
+        strange = sorted(set(rule_.states) - _BAD_ENDS)
+        if strange:
+            raise _rule(f"abort rule: {strange} are not ways to fail; use some of {sorted(_BAD_ENDS)}")
+    return spec
+
+
+def plan_waves(spec: CampaignSpec, audience: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Which devices each wave takes; every device of the audience is in exactly one.
+
+    Raises:
+        FleetError: ``campaign.audience_empty``, ``campaign.waves_invalid``, ``campaign.rule_unreachable``.
+    """
+    left = list(dict.fromkeys(audience))
+    total = len(left)
+    if total == 0:
+        raise FleetError("campaign.audience_empty", "no enrolled device is in the audience", 422)
+    named = {device for wave in spec.waves for device in wave.devices or ()}
+    waves: list[tuple[str, ...]] = []
+    percent = 0.0
+    for index, wave in enumerate(spec.waves):
+        before = math.ceil(total * percent / 100 - 1e-9)
+        percent += wave.percent or 0.0
+        size = math.ceil(total * percent / 100 - 1e-9) - before
+        taken = _take(wave, left, named, size if wave.percent is not None else wave.count, index)
+        left = [device for device in left if device not in set(taken)]
+        waves.append(taken)
+    if left:
+        raise _waves(
+            f"{len(left)} devices are in no wave; end with a wave without percent, count or devices to take the rest"
+        )
+    _check_reachable(spec, [len(wave) for wave in waves])
+    return tuple(waves)
+
+
+def _take(wave: WaveSpec, left: list[str], named: set[str], size: int | None, index: int) -> tuple[str, ...]:
+    if sum(each is not None for each in (wave.percent, wave.count, wave.devices)) > 1:
+        raise _waves(f"wave {index + 1}: give percent, count or devices, not more than one")
+    if wave.devices is not None:
+        strange = [device for device in wave.devices if device not in left]
+        if strange:
+            raise _waves(f"wave {index + 1}: {strange[:5]} are not in the audience, or already in a wave before it")
+        return tuple(dict.fromkeys(wave.devices))
+    free = [device for device in left if device not in named]
+    if size is not None and size > len(free):
+        raise _waves(f"wave {index + 1} wants {size} devices, but only {len(free)} are left")
+    taken = tuple(free if size is None else free[:size])
+    if not taken:
+        raise _waves(f"wave {index + 1} would be empty")
+    return taken
+
+
+def _check_reachable(spec: CampaignSpec, sizes: list[int]) -> None:
+    if spec.success.count is not None and spec.success.count > min(sizes):
+        raise _unreachable(f"success: {spec.success.count} successes can never come from a wave of {min(sizes)}")
+    for rule in spec.abort:
+        most = max(sizes) if rule.scope == "wave" else sum(sizes)
+        if rule.minimum_executed > most or (rule.percent is None and rule.count is not None and rule.count > most):
+            raise _unreachable(f"abort rule: it needs more executions than the {most} that its {rule.scope} has")
+
+
+def _rule(message: str) -> FleetError:
+    return FleetError("campaign.rule_invalid", message, 422)
+
+
+def _waves(message: str) -> FleetError:
+    return FleetError("campaign.waves_invalid", message, 422)
+
+
+def _unreachable(message: str) -> FleetError:
+    return FleetError("campaign.rule_unreachable", message, 422)

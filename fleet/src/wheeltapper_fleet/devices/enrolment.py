@@ -1,0 +1,204 @@
+"""Enrolment: a one-time token and a CSR become a device with a certificate.
+
+Invariants:
+    * Of a token only the SHA-256 of its secret is kept. It is good for one device id, once, until it expires.
+    * Using up the token and adding the device are one transaction: of two that race, one wins; whoever is refused, for
+      whatever reason, leaves the token unused.
+    * The device's private key is never here: the CSR carries the public one.
+
+Not here: renewing a certificate, and the rate limit (``api/device.py``).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.tables import devices, enrolment_tokens
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.trust.ca import DeviceCertificate, FleetCA
+from wheeltapper_protocols.ids import device_id
+
+__all__ = ["DEFAULT_TTL_SECONDS", "Endpoints", "Enrolled", "Enrolment"]
+
+DEFAULT_TTL_SECONDS: Final = 86_400.0
+_TOKEN: Final = re.compile(r"wt1\.([a-z0-9][a-z0-9-]{0,62})\.([A-Za-z0-9_-]{43})\.([0-9a-f]{64})\Z")
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a device finds the fleet from now on."""
+
+    mqtt_host: str
+    mqtt_port: int
+    https_url: str
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """Everything that a new device needs; the answer to its enrolment."""
+
+    device: str
+    certificate: str
+    ca: str
+    root: str
+    mqtt_host: str
+    mqtt_port: int
+    https_url: str
+
+
+class Enrolment:
+    """Makes tokens and takes them.
+
+    Args:
+        engine: the fleet's database.
+        ca: signs the devices' certificates.
+        root: the TUF root that devices shall trust.
+        endpoints: told to each device.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, engine: Engine, ca: FleetCA, root: bytes, endpoints: Endpoints, clock: Callable[[], float]
+    ) -> None:
+        self._engine = engine
+        self._ca = ca
+        self._root = root
+        self._endpoints = endpoints
+        self._clock = clock
+
+    def create_token(
+        self, device: str, ttl_seconds: float = DEFAULT_TTL_SECONDS, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """A new token for ``device``. The text is shown once and kept nowhere.
+
+        Raises:
+            FleetError: ``enrol.device_exists``, ``enrol.ttl``.
+            WireError: ``id.invalid``.
+        """
+        device_id(device)
+        if not 1 <= ttl_seconds <= 366 * 86_400:
+            raise FleetError("enrol.ttl", f"a token cannot live for {ttl_seconds} s; use 1 s to 366 days")
+        secret = secrets.token_bytes(32)
+        now = self._clock()
+        with self._engine.begin() as connection:
+            if connection.execute(select(devices.c.id).where(devices.c.id == device)).first() is not None:
+                raise _exists(device)
+            row = {
+                "secret_sha256": hashlib.sha256(secret).hexdigest(),
+                "device": device,
+                "tags": dict(tags or {}),
+                "created_at": now,
+                "expires_at": now + ttl_seconds,
+                "used_at": None,
+            }
+            connection.execute(insert(enrolment_tokens).values(row))
+        text = base64.urlsafe_b64encode(secret).rstrip(b"=").decode("ascii")
+        return f"wt1.{device}.{text}.{self._ca.ca_sha256}"
+
+    def enrol(self, token: str, csr_pem: bytes) -> Enrolled:
+        """Take a token and sign the CSR.
+
+        Raises:
+            FleetError: ``enrol.token_unknown``, ``enrol.token_used``, ``enrol.token_expired``, ``enrol.csr_invalid``,
+                ``enrol.cn_mismatch``, ``enrol.device_exists``.
+        """
+        device, secret_sha256 = _parse(token)
+        with reading(self._engine) as connection:
+            query = select(enrolment_tokens).where(enrolment_tokens.c.secret_sha256 == secret_sha256)
+            row = connection.execute(query).first()
+        if row is None or row.device != device:
+            raise _unknown()
+        if row.used_at is not None:
+            raise _used()
+        if row.expires_at <= self._clock():
+            raise FleetError("enrol.token_expired", "this token has expired; make a new one")
+        certificate = self._ca.sign_device_csr(csr_pem, device)
+        self._admit(device, secret_sha256, row.tags, certificate)
+        return Enrolled(
+            device=device,
+            certificate=certificate.pem.decode("ascii"),
+            ca=self._ca.pem.decode("ascii"),
+            root=self._root.decode("utf-8"),
+            mqtt_host=self._endpoints.mqtt_host,
+            mqtt_port=self._endpoints.mqtt_port,
+            https_url=self._endpoints.https_url,
+        )
+
+    def revoke(self, device: str) -> None:
+        """Refuse the device from now on.
+
+        Raises:
+            FleetError: ``device.not_found``.
+        """
+        with self._engine.begin() as connection:
+            if connection.execute(update(devices).where(devices.c.id == device).values(revoked=True)).rowcount != 1:
+                raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
+
+    def forget(self, device: str) -> None:
+        """Remove the device so that its id can be enrolled again (a board that lost its key). Its old certificate
+        stays refused: the database then knows another one.
+
+        Raises:
+            FleetError: ``device.not_found``.
+        """
+        with self._engine.begin() as connection:
+            if connection.execute(delete(devices).where(devices.c.id == device)).rowcount != 1:
+                raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
+
+    def _admit(self, device: str, secret_sha256: str, tags: Mapping[str, str], certificate: DeviceCertificate) -> None:
+        now = self._clock()
+        unused = (enrolment_tokens.c.secret_sha256 == secret_sha256, enrolment_tokens.c.used_at.is_(None))
+        row = {
+            "id": device,
+            "tags": tags,
+            "enrolled_at": now,
+            "certificate_sha256": certificate.sha256,
+            "certificate_expires_at": certificate.expires_at,
+            "revoked": False,
+            "online": False,
+            "counter": 0,
+        }
+        try:
+            with self._engine.begin() as connection:
+                # The update comes first: it takes the write lock, so that of two that race the second sees it used.
+                if connection.execute(update(enrolment_tokens).where(*unused).values(used_at=now)).rowcount != 1:
+                    raise _used()
+                connection.execute(insert(devices).values(row))
+        except IntegrityError as error:
+            raise _exists(device) from error
+
+
+def _parse(token: str) -> tuple[str, str]:
+    match = _TOKEN.match(token)
+    if match is None:
+        raise _unknown()
+    try:
+        secret = base64.urlsafe_b64decode(match.group(2) + "=")
+    except binascii.Error as error:
+        raise _unknown() from error
+    return match.group(1), hashlib.sha256(secret).hexdigest()
+
+
+def _unknown() -> FleetError:
+    return FleetError(
+        "enrol.token_unknown", "this token is not known here; ask for one with `wheeltapper device token`"
+    )
+
+
+def _used() -> FleetError:
+    return FleetError("enrol.token_used", "this token has been used; make a new one")
+
+
+def _exists(device: str) -> FleetError:
+    return FleetError("enrol.device_exists", f"{device} is enrolled already; remove it first if its key is lost")

@@ -1,0 +1,124 @@
+"""The blob store: files named by their SHA-256, in one flat folder.
+
+Invariants: a blob's bytes hash to its name (checked as they come in, before it gets the name); it appears whole or not
+at all; putting what is there already changes nothing; no blob is longer than the cap.
+
+Not here: who may read a blob (every enrolled device may: nothing in a release is secret from the fleet's own devices),
+and the removal of what no release names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from wheeltapper_fleet.ground import files
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_protocols.ids import SHA256_PATTERN
+from wheeltapper_protocols.manifest import MAX_FILE_BYTES
+
+__all__ = ["Blob", "BlobStore", "chunks_of"]
+
+_SHA256: Final = re.compile(SHA256_PATTERN)
+_CHUNK_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Blob:
+    """What was stored."""
+
+    sha256: str
+    length: int
+
+
+def chunks_of(source: BinaryIO) -> Iterable[bytes]:
+    """The content of ``source``, piece by piece."""
+    return iter(lambda: source.read(_CHUNK_BYTES), b"")
+
+
+class BlobStore:
+    """Blobs in ``folder``, each at most ``cap_bytes`` long. Left-over temporary files are removed at the start."""
+
+    def __init__(self, folder: Path, cap_bytes: int = MAX_FILE_BYTES) -> None:
+        self._folder = files.make_folder(folder)
+        self._cap_bytes = cap_bytes
+        for stale in folder.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
+
+    def put(self, chunks: Iterable[bytes], sha256: str | None = None) -> Blob:
+        """Store what ``chunks`` make up together.
+
+        Args:
+            chunks: the content; read only as far as the cap.
+            sha256: what it must hash to, if that is known.
+
+        Raises:
+            FleetError: ``blob.too_large``, ``blob.hash``, ``blob.empty``.
+        """
+        temporary = self._folder / f".{secrets.token_hex(16)}.tmp"
+        try:
+            blob = self._receive(temporary, chunks)
+            if sha256 is not None and blob.sha256 != sha256:
+                raise FleetError(
+                    "blob.hash", f"the content hashes to {blob.sha256}, not to {sha256[:64]}; send it again"
+                )
+            if self.has(blob.sha256, blob.length):
+                return blob
+            files.publish_file(temporary, self._folder / blob.sha256)
+            return blob
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put_bytes(self, content: bytes, sha256: str | None = None) -> Blob:
+        """Store ``content``. Raises as :meth:`put`."""
+        return self.put([content], sha256)
+
+    def path(self, sha256: str) -> Path:
+        """Where the blob is.
+
+        Raises:
+            FleetError: ``blob.not_found``.
+        """
+        path = self._folder / sha256
+        if not _SHA256.match(sha256) or not path.is_file():
+            raise FleetError("blob.not_found", f"there is no blob {sha256[:64]!r}")
+        return path
+
+    def has(self, sha256: str, length: int) -> bool:
+        """Whether a blob of this hash and length is here (by its name; :meth:`check` reads it)."""
+        path = self._folder / sha256
+        return bool(_SHA256.match(sha256)) and path.is_file() and path.stat().st_size == length
+
+    def check(self, sha256: str, length: int) -> None:
+        """Read the blob and see that it is what its name says.
+
+        Raises:
+            FleetError: ``blob.not_found``, ``blob.hash``.
+        """
+        with self.path(sha256).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256 or file.tell() != length:
+                raise FleetError("blob.hash", f"the blob {sha256} is damaged; put the file again")
+
+    def _receive(self, temporary: Path, chunks: Iterable[bytes]) -> Blob:
+        digest = hashlib.sha256()
+        length = 0
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.PUBLIC)
+        with os.fdopen(descriptor, "wb") as file:
+            for chunk in chunks:
+                length += len(chunk)
+                if length > self._cap_bytes:
+                    raise FleetError("blob.too_large", f"the content is longer than the cap of {self._cap_bytes} bytes")
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if length == 0:
+            raise FleetError("blob.empty", "the content is empty")
+        return Blob(digest.hexdigest(), length)

@@ -1,0 +1,252 @@
+"""Releases: from a bundle that passed its gates to something a device will accept.
+
+Invariants:
+    * The truth about what is published is the TUF metadata. The table ``releases`` follows it, and
+      :meth:`Releases.reconcile` makes good what a crash between the two left out.
+    * Before a release is in the metadata, its manifest and every file that it names are in the blob store.
+    * A release's number is the last one + 1, stands in its path and in its manifest, and never changes its content.
+    * A release whose gates did not all pass, or that has none, does not exist.
+
+Not here: signing (the team's key is offline; see ``trust/repository.py``), and who may call this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine, Row, insert, select
+from sqlalchemy.exc import IntegrityError
+from tuf.api.metadata import TargetFile
+
+from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.tables import releases as table
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.trust.repository import Repository, verified_target
+from wheeltapper_protocols.ids import manifest_path
+from wheeltapper_protocols.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, check_file
+from wheeltapper_protocols.manifest import decode_manifest as decode
+from wheeltapper_protocols.manifest import encode_manifest as encode
+
+__all__ = ["Release", "Releases", "prepare_release"]
+
+
+@dataclass(frozen=True)
+class Release:
+    """One published release."""
+
+    model: str
+    release: int
+    path: str
+    sha256: str
+    length: int
+    published_at: float
+    published_by: str
+
+
+def prepare_release(bundle_dir: Path, number: int, rollback_floor: int | None = None) -> bytes:
+    """The manifest's bytes of a bundle as release ``number``, after every file was found to be what it names.
+
+    Args:
+        bundle_dir: the bundle.
+        number: its number.
+        rollback_floor: devices that commit it never go below this release again; at most ``number``.
+
+    Raises:
+        FleetError: ``release.bundle``, ``release.floor``.
+        WireError: ``manifest.*``, ``id.invalid``.
+    """
+    try:
+        with (bundle_dir / MANIFEST_FILE).open("rb") as file:
+            manifest = decode(file.read(MAX_MANIFEST_BYTES + 1))
+        for named in manifest.files:
+            check_file(named, (bundle_dir / named.name).read_bytes())
+    except OSError as error:
+        message = f"{bundle_dir} is not a whole bundle ({error.strerror}: {error.filename}); train it again"
+        raise FleetError("release.bundle", message) from error
+    manifest_path(manifest.model, number)
+    if rollback_floor is not None and not 1 <= rollback_floor <= number:
+        raise FleetError("release.floor", f"the rollback floor must be 1 to {number}, the release itself")
+    return encode(msgspec.structs.replace(manifest, release=number, rollback_floor=rollback_floor))
+
+
+class Releases:
+    """Publishes and lists releases.
+
+    Args:
+        engine: the fleet's database.
+        repository: the TUF repository.
+        blobs: where the files are.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, engine: Engine, repository: Repository, blobs: BlobStore, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._repository = repository
+        self._blobs = blobs
+        self._clock = clock
+
+    def next_number(self, model: str) -> int:
+        """The number of the next release of ``model``.
+
+        Raises:
+            FleetError: ``release.model_unknown``.
+        """
+        return max(self._repository.releases(model), default=0) + 1
+
+    def publish(self, model: str, manifest: bytes, role_metadata: bytes, by: str) -> Release:
+        """Publish a release. Doing it again with the same manifest changes nothing.
+
+        Args:
+            manifest: its bytes, as :func:`prepare_release` made them.
+            role_metadata: the next metadata of the team's role, as ``sign_for_team`` made it.
+            by: who publishes, for the record.
+
+        Raises:
+            FleetError: ``release.*``, ``tuf.*``, ``blob.*``.
+            WireError: ``manifest.*``.
+        """
+        decoded = decode(manifest)
+        number = self._checked_number(model, decoded)
+        published = self._repository.releases(model)
+        if number in published:
+            if not _matches(published[number], manifest):
+                raise FleetError(
+                    "release.exists", f"{model} {number} is published with other content; use the next number"
+                )
+            self._record(model, number, published[number], manifest, by)
+            return self.get(model, number)
+        if number != max(published, default=0) + 1:
+            raise FleetError("release.number", f"the next release of {model} is {max(published, default=0) + 1}")
+        self._check_content(decoded)
+        path = manifest_path(model, number)
+        new = self._repository.check(model, role_metadata)
+        if set(new) != {path} or not _matches(new[path], manifest):
+            raise FleetError(
+                "release.metadata", f"the metadata must add {path} with this manifest's hash, and nothing else"
+            )
+        self._blobs.put_bytes(manifest)
+        self._repository.publish(model, role_metadata)
+        self._record(model, number, new[path], manifest, by)
+        return self.get(model, number)
+
+    def reconcile(self) -> int:
+        """Add to the table what is published and missing there (a crash came in between). Call it at the start.
+
+        Returns: how many rows were added.
+        """
+        added = 0
+        for model in self._repository.models():
+            known = {entry.release for entry in self.list(model)}
+            for number, target in self._repository.releases(model).items():
+                if number in known:
+                    continue
+                manifest = self._blobs.path(target.hashes["sha256"]).read_bytes()
+                added += self._record(model, number, target, manifest, "reconciled")
+        return added
+
+    def get(self, model: str, release: int) -> Release:
+        """One release.
+
+        Raises:
+            FleetError: ``release.not_found``.
+        """
+        found = [entry for entry in self.list(model) if entry.release == release]
+        if not found:
+            raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}")
+        return found[0]
+
+    def list(self, model: str | None = None) -> list[Release]:
+        """The releases, of one model or of all, in order."""
+        query = select(table).order_by(table.c.model, table.c.release)
+        if model is not None:
+            query = query.where(table.c.model == model)
+        with reading(self._engine) as connection:
+            return [_release(row) for row in connection.execute(query)]
+
+    def manifest(self, model: str, release: int) -> Manifest:
+        """The manifest of a release.
+
+        Raises:
+            FleetError: ``release.not_found``, ``blob.not_found``.
+        """
+        return decode(self._blobs.path(self.get(model, release).sha256).read_bytes())
+
+    def verify(self, model: str, release: int, root: bytes | None = None) -> Manifest:
+        """Verify a release as a device would, from the trusted root down to every byte of every file.
+
+        Args:
+            root: the root to start from; by default the repository's own first one.
+
+        Raises:
+            FleetError: ``tuf.unverified``, ``release.not_found``, ``release.metadata``, ``blob.*``.
+        """
+        path = manifest_path(model, release)
+        target = verified_target(self._repository.folder, root or self._repository.trusted_root(), path)
+        self._blobs.check(target.hashes["sha256"], target.length)
+        manifest = decode(self._blobs.path(target.hashes["sha256"]).read_bytes())
+        if (manifest.model, manifest.release) != (model, release):
+            raise FleetError("release.metadata", f"{path} names another release; do not use it")
+        for file in manifest.files:
+            self._blobs.check(file.sha256, file.length)
+        return manifest
+
+    def _checked_number(self, model: str, manifest: Manifest) -> int:
+        if manifest.model != model:
+            raise FleetError("release.model", f"the manifest is of {manifest.model!r}, not of {model[:80]!r}")
+        if manifest.release is None:
+            raise FleetError("release.number", "the manifest has no release number; prepare the release first")
+        return manifest.release
+
+    def _check_content(self, manifest: Manifest) -> None:
+        failed = [gate.name for gate in manifest.gates if not gate.passed]
+        if failed or not manifest.gates:
+            which = "did not pass: " + ", ".join(failed) if failed else "were not run"
+            raise FleetError("release.gate_failed", f"gates {which}; train a better candidate")
+        for file in manifest.files:
+            if not self._blobs.has(file.sha256, file.length):
+                raise FleetError(
+                    "release.blob_missing", f"the blob of {file.name} is not in the store; upload it first"
+                )
+
+    def _record(self, model: str, number: int, target: TargetFile, manifest: bytes, by: str) -> bool:
+        values: dict[str, Any] = {
+            "model": model,
+            "release": number,
+            "path": target.path,
+            "sha256": target.hashes["sha256"],
+            "length": target.length,
+            "manifest": msgspec.json.decode(manifest),
+            "published_at": self._clock(),
+            "published_by": by[:128],
+        }
+        known = select(table.c.release).where(table.c.model == model, table.c.release == number)
+        try:
+            with self._engine.begin() as connection:
+                if connection.execute(known).first() is not None:
+                    return False
+                connection.execute(insert(table).values(values))
+        except IntegrityError:  # someone else was faster; the row is the same
+            return False
+        return True
+
+
+def _matches(target: TargetFile, manifest: bytes) -> bool:
+    own = TargetFile.from_data(target.path, manifest, ["sha256"])
+    return target.length == own.length and target.hashes.get("sha256") == own.hashes["sha256"]
+
+
+def _release(row: Row[Any]) -> Release:
+    return Release(
+        model=row.model,
+        release=row.release,
+        path=row.path,
+        sha256=row.sha256,
+        length=row.length,
+        published_at=row.published_at,
+        published_by=row.published_by,
+    )

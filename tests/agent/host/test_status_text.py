@@ -1,0 +1,85 @@
+"""What ``status`` prints for people, and where commands look for the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from wheeltapper_agent.cli import app
+from wheeltapper_agent.cli_support import DEFAULT_CONFIG
+from wheeltapper_agent.host.status_text import status_lines
+from wheeltapper_agent.host.systemd_unit import CONFIG_FILE
+
+_RUNS: dict[str, Any] = {
+    "running": True, "device": "press-1", "at": 1000.0, "connected": True, "mqtt": "5.0", "agent_version": "0.1.0",
+    "profile": "x86-gateway", "execution": "e-1", "execution_state": "WAITING",
+    "execution_code": "update.waiting_window", "execution_detail": "opens at 22:00",
+    "pipelines": {
+        "main": {
+            "model": "bearing", "release": 3, "windows": 12, "dropped_windows": 2, "source": "source.lost",
+            "runtime": "onnxruntime/CPUExecutionProvider",
+            "last": {"score": 1.23456, "severity": "warning", "alert": True, "label": None, "value": None, "zone": "C"},
+            "quality": {"windows": 12, "values": 99, "missing": 7, "dropped": 2},
+        },
+        "other": {"model": None, "release": None, "windows": 0, "dropped_windows": 0, "source": "running"},
+    },
+    "seq": 40, "held": 2, "dropped": 5, "troubles": ["pipeline main hangs"],
+}  # fmt: skip
+
+
+def test_a_running_agent_in_a_few_lines() -> None:
+    assert status_lines(_RUNS, 1000.0) == [
+        "press-1: connected, MQTT 5.0; agent 0.1.0, profile x86-gateway",
+        "  TROUBLE  pipeline main hangs",
+        "pipeline main: bearing 3 on onnxruntime/CPUExecutionProvider; source SOURCE.LOST",
+        "  last: score 1.23, warning, ISO 20816 zone C, ALERT",
+        "  12 windows since the start, 2 DROPPED",
+        "  data quality: missing 7",
+        "pipeline other: no release yet; source running",
+        "  0 windows since the start",
+        "update e-1: WAITING: opens at 22:00 [update.waiting_window]",
+        "spool: 2 records wait, newest is 40, 5 DROPPED",
+    ]
+
+
+def test_recordings_are_said_where_there_are_any() -> None:
+    figures = {"waiting": 0, "dropped": 0, "ignored": 0, "unsaid": 0}
+    assert status_lines(_RUNS | {"captures": figures}, 1000.0) == status_lines(_RUNS, 1000.0)
+    lines = status_lines(_RUNS | {"captures": figures | {"waiting": 3}}, 1000.0)
+    assert lines[-2] == "recordings: 3 wait for their upload"
+    figures = {"waiting": 3, "dropped": 2, "ignored": 5, "unsaid": 1}
+    (line,) = [line for line in status_lines(_RUNS | {"captures": figures}, 1000.0) if line.startswith("recordings")]
+    assert line.endswith("upload, 2 DROPPED, 5 triggers ignored, 1 reports refused by the disk")
+
+
+def test_classes_and_remaining_lives_are_said() -> None:
+    last = {"score": 0.5, "severity": "normal", "alert": False, "label": "inner race", "value": 41.25, "zone": None}
+    body = _RUNS | {"pipelines": {"main": _RUNS["pipelines"]["main"] | {"last": last}}}
+    assert "  last: score 0.5, normal, inner race, 41.25 left" in status_lines(body, 0.0)
+
+
+def test_an_agent_that_does_not_run_says_since_when() -> None:
+    lines = status_lines(_RUNS | {"running": False}, 1000.0 + 3 * 3600)
+    assert lines[:2] == [
+        "press-1: DOES NOT RUN; agent 0.1.0, profile x86-gateway",
+        "  last written 3 hours ago, 1970-01-01 00:16:40 UTC",
+    ]
+    assert "last written 0 s ago" in status_lines(_RUNS | {"running": False}, 0.0)[1]  # a clock that went back
+    assert "at no time that a calendar has" in status_lines(_RUNS | {"running": False, "at": 1e300}, 0.0)[1]
+
+
+def test_what_an_older_agent_wrote_is_shown_as_far_as_it_goes() -> None:
+    assert status_lines({"device": "d", "connected": False}, 0.0) == ["d: DOES NOT RUN; agent ?, profile ?"]
+
+
+def test_the_configuration_is_looked_for_where_install_puts_it(tmp_path: Path) -> None:
+    assert Path(CONFIG_FILE) == DEFAULT_CONFIG
+    if not DEFAULT_CONFIG.exists():
+        for command in (["status"], ["doctor"]):
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code != 0
+            assert CONFIG_FILE in done.output
+        enrol = ["enroll", "--server", "https://127.0.0.1:1", "--token-file", str(tmp_path / "none")]
+        assert "enrol.token" in CliRunner().invoke(app, enrol).output

@@ -1,0 +1,34 @@
+"""Every example in the documentation of the sources is a configuration that loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from wheeltapper_agent.config import load_config
+from wheeltapper_agent.source.kinds import BUILT_IN
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / "docs/agent/sources.md").read_text(encoding="utf-8")
+EXAMPLES = [text for text in re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL) if "entry-points" not in text]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_loads(tmp_path: Path, example: str) -> None:
+    head = '[device]\nstate_dir = "state"\n'
+    if "[[pipelines]]" not in example:
+        head += '[[pipelines]]\nname = "main"\n'
+    (tmp_path / "agent.toml").write_text(head + example)
+    (pipeline,) = load_config(tmp_path / "agent.toml").pipelines
+    assert pipeline.source.kind in BUILT_IN
+
+
+def test_every_kind_has_an_example_and_every_code_is_explained() -> None:
+    kinds = {kind for text in EXAMPLES for kind in re.findall(r'kind = "(\w+)"', text)}
+    assert kinds == set(BUILT_IN)
+    folder = ROOT / "agent/src/wheeltapper_agent/source"
+    code = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    raised = set(re.findall(r'"(source\.\w+)"', code))
+    assert raised == set(re.findall(r"`(source\.\w+)`", TEXT))

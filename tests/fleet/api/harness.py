@@ -1,0 +1,171 @@
+"""The admin server as a real uvicorn in a thread, and rows as the ingest writes them.
+
+``TableCampaigns`` and ``TableCaptures`` implement the ports over the real tables with the least of rules: what is
+tested here is the API, not the campaign machine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import uvicorn
+from sqlalchemy import Engine, insert, select, update
+
+from wheeltapper_fleet.access.tokens import COOKIE, ensure_api_token
+from wheeltapper_fleet.api.app import admin_app
+from wheeltapper_fleet.api.context import AdminContext
+from wheeltapper_fleet.db import tables
+from wheeltapper_fleet.db.engine import open_database
+from wheeltapper_fleet.device_api.tls_server import listening_socket
+from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.registry.releases import Releases
+from wheeltapper_fleet.trust.ca import FleetCA
+from wheeltapper_fleet.trust.keys import init_keys
+from wheeltapper_fleet.trust.repository import Repository
+
+MODEL = "bearing-anomaly"
+
+
+class TableCampaigns:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def create(self, spec: Mapping[str, Any], who: str) -> str:
+        if "model" not in spec:
+            raise FleetError("campaign.invalid", "the campaign needs a model", 422)
+        name = f"c-{time.time_ns()}"
+        row = {"id": name, "version": 1, "state": "DRAFT", "spec": dict(spec), "waves": [{"state": "PENDING"}]}
+        with self.engine.begin() as connection:
+            connection.execute(
+                insert(tables.campaigns).values({**row, "reason": "", "created_at": 1e9, "updated_at": 1e9})
+            )
+            log = {"campaign": name, "at": 1e9, "who": who, "event": "created", "detail": ""}
+            connection.execute(insert(tables.campaign_log).values(log))
+        return name
+
+    def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
+        state = {"start": "RUNNING", "pause": "PAUSED", "resume": "RUNNING", "abort": "ABORTED"}[action]
+        table = tables.campaigns
+        with self.engine.begin() as connection:
+            version = connection.execute(select(table.c.version).where(table.c.id == campaign)).scalar_one()
+            if version != expected_version:
+                raise FleetError("campaign.conflict", f"the campaign is at version {version} now", 409)
+            connection.execute(update(table).where(table.c.id == campaign).values(state=state, version=version + 1))
+
+
+class TableCaptures:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def request(self, device: str, pipeline: str, snapshots: int) -> str:
+        body = {
+            "id": "k1",
+            "expires_at": 4e9,
+            "body": {"type": "capture", "pipeline": pipeline, "snapshots": snapshots},
+        }
+        row = {"id": "k1", "device": device, "body": body, "created_at": 1e9, "expires_at": 4e9}
+        with self.engine.begin() as connection:
+            connection.execute(insert(tables.commands).values(row))
+        return "k1"
+
+
+class AdminServer:
+    """Running between ``with``'s start and end."""
+
+    def __init__(self, data_dir: Path, hosts: tuple[str, ...] = ("127.0.0.1",)) -> None:
+        self.data_dir = data_dir
+        self.keys_dir = data_dir.with_name("keys")
+        init_keys(self.keys_dir, data_dir, [MODEL], threshold=1)
+        self.engine = open_database(f"sqlite:///{data_dir / 'fleet.db'}")
+        ensure_api_token(self.engine, data_dir / "api-token", 1e9)
+        self.token = (data_dir / "api-token").read_text().strip()
+        repository = Repository.open(data_dir, time.time)
+        self.blobs = blobs = BlobStore(data_dir / "blobs")
+        endpoints = Endpoints("127.0.0.1", 1, "https://127.0.0.1:2")
+        (data_dir / "captures").mkdir()
+        context = AdminContext(
+            engine=self.engine,
+            enrolment=Enrolment(
+                self.engine, FleetCA(data_dir / "ca", time.time), repository.trusted_root(), endpoints, time.time
+            ),
+            releases=Releases(self.engine, repository, blobs, time.time),
+            repository=repository,
+            blobs=blobs,
+            campaigns=TableCampaigns(self.engine),
+            captures=TableCaptures(self.engine),
+            captures_dir=data_dir / "captures",
+            clock=time.time,
+            hosts=hosts,
+        )
+        self._socket = listening_socket("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(admin_app(context), log_config=None, timeout_graceful_shutdown=2, lifespan="on")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+
+    def __enter__(self) -> AdminServer:
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._socket.close()
+        self.engine.dispose()
+        assert not self._thread.is_alive()
+
+    def http(self, token: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=10)
+
+    def sign_in(self) -> str:
+        """The page's cookie."""
+        answer = httpx.post(self.url + "/sign-in", data={"token": self.token}, trust_env=False)
+        assert answer.status_code == 303, answer.text
+        return answer.cookies[COOKIE]
+
+    def insert(self, table: Any, **row: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(insert(table).values(row))
+
+    def add_device(self, device: str, **changes: Any) -> None:
+        row = {
+            "id": device,
+            "tags": {"site": "hall-1"},
+            "enrolled_at": 1.79e9,
+            "certificate_sha256": "0" * 64,
+            "certificate_expires_at": 1.8e9,
+            "revoked": False,
+            "online": True,
+            "last_seen_at": 1.79e9,
+            "counter": 1,
+            "status": {"online": True, "pipelines": {"bearing": {"model": MODEL, "release": 1, "windows": 9}}},
+        }
+        self.insert(tables.devices, **{**row, **changes})
+
+    def add_scores(self, device: str, scores: list[float], severity: str = "normal") -> None:
+        rows = [
+            {"device": device, "epoch": "0" * 16, "seq": index + 1, "kind": "telemetry", "received_at": 1.79e9 + index}
+            | {"pipeline": "bearing", "window": index, "t_s": float(index), "model": MODEL, "release": 1}
+            | {"score": score, "severity": severity if index == len(scores) - 1 else "normal", "latency_ms": 1.0}
+            for index, score in enumerate(scores)
+        ]
+        with self.engine.begin() as connection:
+            connection.execute(insert(tables.records), rows)
+
+    def add_alert(self, device: str, reasons: list[dict[str, Any]], **changes: Any) -> None:
+        row = {"device": device, "epoch": "0" * 16, "seq": time.time_ns() % 10**9, "pipeline": "bearing", "window": 41}
+        row |= {"t_s": 41.0, "at": 1.79e9, "model": MODEL, "release": 1, "score": 1.7, "severity": "critical"}
+        self.insert(tables.alerts, **{**row, "raised": True, "reasons": reasons, **changes})

@@ -1,0 +1,326 @@
+"""Campaigns over a real database: engine, services and ingest on SQLite and PostgreSQL, devices simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine as Database
+from sqlalchemy import func, select
+
+from wheeltapper_fleet.campaigns import service as campaigns
+from wheeltapper_fleet.campaigns.engine import Engine
+from wheeltapper_fleet.db.engine import open_database, reading
+from wheeltapper_fleet.db.tables import alerts, assignments, devices, metadata, records, refused, releases, spools
+from wheeltapper_fleet.devices import commands
+from wheeltapper_fleet.devices.devices import get_device, list_devices
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ingest.ingest import Ingest
+from wheeltapper_protocols.assignment import Assignment, decode_assignment, encode_assignment
+from wheeltapper_protocols.messages import (
+    Ack,
+    Alert,
+    AssignmentRefused,
+    CaptureReport,
+    ExecutionReport,
+    ExecutionState,
+    Report,
+    Severity,
+    Status,
+    Telemetry,
+    TelemetryRecord,
+    decode_down,
+    encode,
+)
+from wheeltapper_protocols.topics import Down, Up, down_topic, up_topic
+
+EPOCH = "00000000000000aa"
+SPEC: dict[str, Any] = {
+    "model": "bearing",
+    "release": 1,
+    "waves": [{"count": 2}, {}],
+    "execution_deadline_seconds": 60.0,
+}
+
+
+class World:
+    """The fleet without a broker: what is published is collected."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.now = 1000.0
+        self.said: list[tuple[str, bytes, bool]] = []
+        self.engine = Engine(database, lambda assignment: encode_assignment(assignment).decode())
+        self.ingest = Ingest(database, lambda *message: self.said.append(message), clock=lambda: self.now)
+        self.seq: dict[str, int] = {}
+        self.assigned: dict[str, Assignment] = {}
+
+    def populate(self, count: int) -> None:
+        with self.database.begin() as connection:
+            for index in range(count):
+                row = {"id": f"dev-{index}", "tags": {"site": "a" if index < 2 else "b"}, "enrolled_at": 0.0}
+                connection.execute(
+                    devices.insert().values(certificate_sha256="0" * 64, certificate_expires_at=1e10, **row)
+                )
+            for release in (1, 2):
+                path = f"releases/bearing/{release}/manifest.json"
+                connection.execute(
+                    releases.insert().values(
+                        model="bearing",
+                        release=release,
+                        path=path,
+                        sha256="1" * 64,
+                        length=10,
+                        manifest={},
+                        published_at=0.0,
+                        published_by="t",
+                    )
+                )
+
+    def tick(self) -> list[str]:
+        self.now += 1.0
+        heard = []
+        for each in self.engine.tick(self.now):
+            if each.topic.endswith("/assignment"):
+                assignment = decode_assignment(each.payload)
+                self.assigned[assignment.device] = assignment
+                heard.append(assignment.device)
+                assert each.retain
+        return heard
+
+    def send(self, device: str, kind: Up, payload: bytes) -> None:
+        self.ingest.process([(up_topic(device, kind), payload)])
+
+    def report(self, device: str, body: ExecutionReport | AssignmentRefused | CaptureReport) -> None:
+        self.seq[device] = seq = self.seq.get(device, 0) + 1
+        self.send(device, Up.REPORT, encode(Report(epoch=EPOCH, oldest=1, seq=seq, at=self.now, body=body)))
+
+    def end(self, device: str, state: ExecutionState, code: str = "") -> None:
+        self.report(device, ExecutionReport(execution=self.assigned[device].execution, state=state, code=code))
+
+    def states(self, campaign: str) -> dict[str, str]:
+        return {each["device"]: each["state"] for each in campaigns.get_campaign(self.database, campaign)["executions"]}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    url = f"sqlite:///{tmp_path}/fleet.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    database = open_database(url)
+    world = World(database)
+    world.populate(5)
+    yield world
+    with database.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    database.dispose()
+
+
+def create(world: World, **fields: Any) -> str:
+    made = campaigns.create_campaign(world.database, {**SPEC, **fields}, who="ann", now=world.now, start=True)
+    return str(made["id"])
+
+
+def test_a_campaign_completes_in_two_waves(world: World) -> None:
+    campaign = create(world)
+    assert world.tick() == ["dev-0", "dev-1"]
+    assert world.tick() == []
+    for device in ("dev-0", "dev-1"):
+        world.end(device, ExecutionState.COMMITTED)
+    assert world.tick() == ["dev-2", "dev-3", "dev-4"]
+    for device in ("dev-2", "dev-3", "dev-4"):
+        world.end(device, ExecutionState.COMMITTED)
+    world.tick()
+    shown = campaigns.get_campaign(world.database, campaign)
+    assert shown["state"] == "COMPLETED"
+    assert {line["who"] for line in shown["log"]} == {"ann", "engine"}
+    assert campaigns.list_campaigns(world.database)[0]["executions"] == {"COMMITTED": 5}
+
+
+def test_a_bad_release_stops_at_the_first_wave_and_the_next_campaign_supersedes_it(world: World) -> None:
+    bad = create(world)
+    world.tick()
+    for device in ("dev-0", "dev-1"):
+        world.end(device, ExecutionState.FAILED, "selftest.output")
+    assert world.tick() == []
+    shown = campaigns.get_campaign(world.database, bad)
+    assert shown["state"] == "PAUSED"
+    assert "dev-4" not in world.assigned
+    good = create(world, release=2, waves=[{}])
+    assert len(world.tick()) == 5
+    assert set(list(world.states(bad).values())[2:]) == {"SUPERSEDED"}
+    assert world.assigned["dev-0"].counter == 2
+    assert world.states(good)["dev-0"] == "ASSIGNED"
+
+
+def test_a_refusal_and_a_deadline_end_executions(world: World) -> None:
+    campaign = create(world)
+    world.tick()
+    given = world.assigned["dev-1"]
+    assert given.deadline == given.expires_at  # the device gives up when the fleet does
+    refusal = AssignmentRefused(code="assignment.expired", execution=world.assigned["dev-0"].execution)
+    world.report("dev-0", refusal)
+    world.now += 100
+    world.tick()
+    states = world.states(campaign)
+    assert (states["dev-0"], states["dev-1"]) == ("REJECTED", "FAILED")
+    world.end("dev-1", ExecutionState.COMMITTED)
+    assert world.states(campaign)["dev-1"] == "FAILED"
+
+
+def test_a_campaign_shows_what_a_device_waits_for(world: World) -> None:
+    campaign = create(world)
+    world.tick()
+
+    def shown() -> tuple[str, str]:
+        executions = campaigns.get_campaign(world.database, campaign)["executions"]
+        (row,) = [each for each in executions if each["device"] == "dev-0"]
+        return row["state"], row["code"]
+
+    world.end("dev-0", ExecutionState.WAITING)
+    assert shown() == ("WAITING", "")
+    for code in ("update.waiting_window", "update.waiting_disk"):
+        world.end("dev-0", ExecutionState.WAITING, code)
+        assert shown() == ("WAITING", code)
+    world.end("dev-0", ExecutionState.FETCHING)
+    world.end("dev-0", ExecutionState.WAITING, "update.waiting_mains")  # late: it is past that
+    assert shown() == ("FETCHING", "")
+    world.end("dev-0", ExecutionState.FAILED, "fetch.failed")
+    world.end("dev-0", ExecutionState.FAILED, "update.internal")
+    assert shown() == ("FAILED", "fetch.failed")
+
+
+def test_one_device_cannot_report_for_another(world: World) -> None:
+    campaign = create(world)
+    world.tick()
+    stolen = ExecutionReport(execution=world.assigned["dev-0"].execution, state=ExecutionState.COMMITTED)
+    world.report("dev-1", stolen)
+    assert world.states(campaign)["dev-0"] == "ASSIGNED"
+
+
+def test_an_assignment_that_was_stored_but_not_said_is_said_again(world: World) -> None:
+    create(world)
+    world.tick()  # the fleet dies here, before publishing
+    again = Engine(world.database, lambda assignment: "").republish()
+    assert sorted(each.topic for each in again) == [down_topic(f"dev-{i}", Down.ASSIGNMENT) for i in range(2)]
+    world.send("dev-0", Up.STATUS, encode(Status(online=True, counter=0)))
+    assert world.said[-1][0] == down_topic("dev-0", Down.ASSIGNMENT)
+    world.said.clear()
+    world.send("dev-0", Up.STATUS, encode(Status(online=True, counter=1)))
+    assert world.said == []
+
+
+def test_a_failing_director_changes_nothing(world: World) -> None:
+    campaign = create(world)
+
+    def fail(_assignment: Assignment) -> str:
+        raise RuntimeError("no key")
+
+    with pytest.raises(RuntimeError):
+        Engine(world.database, fail).tick(world.now)
+    assert set(world.states(campaign).values()) == {"PENDING"}
+    assert world.tick() == ["dev-0", "dev-1"]
+
+
+def test_the_counter_rises_past_what_the_device_has_seen(world: World) -> None:
+    world.send("dev-0", Up.STATUS, encode(Status(online=True, counter=41)))
+    create(world)
+    world.tick()
+    assert world.assigned["dev-0"].counter == 42
+    with reading(world.database) as connection:
+        assert (
+            connection.execute(select(assignments.c.counter).where(assignments.c.device == "dev-0")).scalar_one() == 42
+        )
+
+
+def test_a_conflict_is_answered_with_the_state(world: World) -> None:
+    campaign = create(world)
+    version = campaigns.get_campaign(world.database, campaign)["version"]
+    world.tick()
+    with pytest.raises(FleetError) as caught:
+        campaigns.pause_campaign(world.database, campaign, version=version, who="bob", now=world.now)
+    assert (caught.value.code, caught.value.status) == ("campaign.conflict", 409)
+    assert "RUNNING" in caught.value.message
+    version = campaigns.get_campaign(world.database, campaign)["version"]
+    paused = campaigns.pause_campaign(world.database, campaign, version=version, who="bob", now=world.now)
+    assert paused["state"] == "PAUSED"
+    resumed = campaigns.resume_campaign(world.database, campaign, version=paused["version"], who="bob", now=world.now)
+    aborted = campaigns.abort_campaign(world.database, campaign, version=resumed["version"], who="bob", now=world.now)
+    assert aborted["state"] == "ABORTED"
+    cancels = [each for each in commands.list_commands(world.database) if each["body"]["type"] == "cancel"]
+    assert len(cancels) == 2
+    world.end("dev-0", ExecutionState.CANCELLED)
+    assert sum(each["answered_at"] is not None for each in commands.list_commands(world.database)) == 1
+
+
+def test_audiences_by_tag_and_what_is_refused(world: World) -> None:
+    campaign = create(world, audience={"tags": {"site": "b"}}, waves=[{}])
+    assert sorted(world.states(campaign)) == ["dev-2", "dev-3", "dev-4"]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"release": 9}, "release.not_found"),
+        ({"audience": {"devices": ["nobody"]}}, "device.not_found"),
+    ]
+    cases.append(({"audience": {"tags": {"site": "z"}}}, "campaign.audience_empty"))
+    for fields, code in cases:
+        with pytest.raises(FleetError) as caught:
+            create(world, **fields)
+        assert caught.value.code == code
+
+
+def test_a_command_is_repeated_until_answered(world: World) -> None:
+    command = commands.create_capture(world.database, device="dev-0", pipeline="main", snapshots=3, now=world.now)
+    topics = [each.topic for each in world.engine.tick(world.now)]
+    assert topics == [down_topic("dev-0", Down.COMMAND)]
+    assert world.engine.tick(world.now + 1) == []
+    assert len(world.engine.tick(world.now + 6)) == 1
+    world.report("dev-1", CaptureReport(command=command, pipeline="main"))
+    assert len(world.engine.tick(world.now + 12)) == 1
+    world.report("dev-0", CaptureReport(command=command, pipeline="main", sha256="2" * 64, length=1, snapshots=3))
+    assert world.engine.tick(world.now + 18) == []
+    answer = commands.get_command(world.database, command)["answer"]
+    assert answer["snapshots"] == 3
+
+
+def batch(first: int, count: int, oldest: int = 1) -> bytes:
+    each = [TelemetryRecord(seq=first + i, pipeline="main", window=i, t_s=0.0, score=0.5) for i in range(count)]
+    return encode(Telemetry(epoch=EPOCH, oldest=oldest, records=each))
+
+
+def last_ack(world: World) -> int:
+    topic, payload, _ = world.said[-1]
+    assert topic == down_topic("dev-0", Down.ACK)
+    ack = decode_down(Down.ACK, payload)
+    assert isinstance(ack, Ack)
+    return ack.seq
+
+
+def test_acks_are_contiguous_whatever_the_order_and_what_was_dropped_is_counted(world: World) -> None:
+    for first, count, oldest, expected in ((1, 3, 1, 3), (7, 2, 1, 3), (1, 3, 1, 3), (4, 3, 1, 8), (20, 1, 15, 14)):
+        world.send("dev-0", Up.TELEMETRY, batch(first, count, oldest))
+        assert last_ack(world) == expected
+    world.send("dev-0", Up.TELEMETRY, batch(15, 5, 15))
+    assert last_ack(world) == 20
+    with reading(world.database) as connection:
+        assert connection.execute(select(spools.c.dropped)).scalar_one() == 6
+        assert connection.execute(select(func.count()).select_from(records)).scalar_one() == 14
+    world.said.clear()
+    world.send("dev-0", Up.STATUS, encode(Status(online=True, epoch=EPOCH, seq=20)))
+    assert last_ack(world) == 20
+    assert get_device(world.database, "dev-0")["records"] == 14
+    assert [each["online"] for each in list_devices(world.database)] == [True, False, False, False, False]
+
+
+def test_an_alert_is_stored_once_and_a_poisoned_batch_keeps_the_rest(world: World) -> None:
+    fields: dict[str, Any] = {"epoch": EPOCH, "oldest": 1, "pipeline": "main", "window": 1, "t_s": 1.0, "at": 1.0}
+    fields |= {"model": "m", "release": 1, "score": 2.0, "severity": Severity.WARNING}
+    alert = encode(Alert(seq=1, **fields))
+    code = "bad\0code"
+    poison = encode(Report(epoch=EPOCH, oldest=1, seq=2, at=0.0, body=AssignmentRefused(code=code)))
+    topic = up_topic("dev-0", Up.ALERT)
+    world.ingest.process([(topic, alert), (up_topic("dev-0", Up.REPORT), poison), (topic, b"nonsense"), (topic, alert)])
+    with reading(world.database) as connection:
+        assert connection.execute(select(func.count()).select_from(alerts)).scalar_one() == 1
+        codes = set(connection.execute(select(refused.c.code)).scalars())
+    assert "wire.malformed" in codes
+    assert codes <= {"wire.malformed", "ingest.unstorable"}

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from tuf.api.exceptions import DownloadHTTPError
+
+from tests.fleet.captures.test_captures import ask, recording_bytes
+from tests.fleet.device_api.client import Client, Listener
+from tests.fleet.trust.world import MODEL, World, make_csr, sha256
+from wheeltapper_fleet.trust.ca import FleetCA
+from wheeltapper_protocols.ids import manifest_path
+from wheeltapper_protocols.manifest import check_file, decode_manifest
+
+
+def enrol(client: Client, token: str, csr: bytes) -> tuple[int, dict[str, str]]:
+    answer = client.ask("POST", "/v1/enrol", json.dumps({"token": token, "csr": csr.decode()}).encode())
+    return answer.status, answer.json
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+def test_from_token_to_release(listener: Listener, world: World) -> None:
+    """Everything a device does: CA by its digest, CSR, metadata from the first root, manifest, files."""
+    world.publish(1)
+    token = world.enrolment.create_token("dev-1")
+    pem = Client(listener.url, urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False)).get("/v1/enrol/ca")
+    der = x509.load_pem_x509_certificate(pem.body).public_bytes(serialization.Encoding.DER)
+    assert hashlib.sha256(der).hexdigest() == token.split(".")[3]
+    key, csr = make_csr("dev-1")
+    status, answer = enrol(listener.client(), token, csr)
+    assert status == 200
+    assert set(answer) == {"device", "certificate", "ca", "root", "mqtt_host", "mqtt_port", "https_url"}
+    client = listener.client(answer["certificate"].encode(), key)
+    target = client.updater(world.folder / "tuf-cache", answer["root"].encode()).get_targetinfo(manifest_path(MODEL, 1))
+    assert target is not None
+    manifest = client.get(f"/v1/blobs/{target.hashes['sha256']}").body
+    target.verify_length_and_hashes(manifest)
+    for file in decode_manifest(manifest).files:
+        check_file(file, client.get(f"/v1/blobs/{file.sha256}").body)
+
+
+def test_updater_sees_what_comes_later(listener: Listener, world: World) -> None:
+    client = listener.enrolled("dev-1")
+    root = world.repository.trusted_root()
+    path = manifest_path(MODEL, 1)
+    assert client.updater(world.folder / "a", root).get_targetinfo(path) is None
+    world.publish(1)
+    assert client.updater(world.folder / "b", root).get_targetinfo(path) is not None
+    assert client.updater(world.folder / "c", root).get_targetinfo(manifest_path("pump-anomaly", 1)) is None
+
+
+def test_refused_enrolments(listener: Listener, world: World) -> None:
+    client = listener.client()
+    _, csr = make_csr("dev-1")
+    token = world.enrolment.create_token("dev-1")
+    made_up = f"wt1.dev-1.{'A' * 43}.{'0' * 64}"
+    for text in (made_up, "wt1.dev-1.x.y", ""):
+        status, answer = enrol(client, text, csr)
+        assert (status, answer["code"]) == (403, "enrol.token_unknown")
+    status, answer = enrol(client, token, make_csr("dev-2")[1])
+    assert (status, answer["code"]) == (403, "enrol.cn_mismatch")
+    status, answer = enrol(client, token, b"garbage")
+    assert (status, answer["code"]) == (400, "enrol.csr_invalid")
+    assert enrol(client, token, csr)[0] == 200
+    status, answer = enrol(client, token, csr)
+    assert (status, answer["code"]) == (403, "enrol.token_used")
+    expired = world.enrolment.create_token("dev-3", ttl_seconds=1)
+    world.clock.now += 2
+    status, answer = enrol(client, expired, make_csr("dev-3")[1])
+    assert (status, answer["code"]) == (403, "enrol.token_expired")
+    assert token.split(".")[2] not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "api.bad_request"),
+        (b"[" * 10_000, 400, "api.bad_request"),
+        (b'{"token": 1, "csr": ""}', 400, "api.bad_request"),
+        (b'{"token": "\\ud800", "csr": "\\ud800"}', 400, "api.bad_request"),
+        (b"\xff", 400, "api.bad_request"),
+        (b"x" * 100_000, 413, "api.too_large"),
+    ],
+)
+def test_bad_bodies(listener: Listener, body: bytes, status: int, code: str) -> None:
+    answer = listener.client().ask("POST", "/v1/enrol", body)
+    assert (answer.status, answer.code) == (status, code)
+
+
+def test_enrolments_are_limited(listener: Listener) -> None:
+    client = listener.client()
+    codes = [client.ask("POST", "/v1/enrol", b"{}").code for _ in range(10)]
+    assert codes == ["api.bad_request"] * 8 + ["api.rate_limited"] * 2
+
+
+PROTECTED = ["/v1/tuf/timestamp.json", "/v1/tuf/1.root.json", f"/v1/blobs/{'0' * 64}"]
+
+
+def test_who_may_not(listener: Listener, world: World) -> None:
+    nobody = listener.client()
+    forged = {"wheeltapper_cn": "dev-1", "x-forwarded-for": "1.2.3.4", "x-client-cn": "dev-1"}
+    for path in PROTECTED:
+        assert (nobody.get(path, forged).status, nobody.get(path).code) == (401, "api.unauthorized")
+    put = nobody.ask("PUT", "/v1/captures/c-1", b"x")
+    assert (put.status, put.code) == (401, "api.unauthorized")
+    ingest = world.ca.ingest_files()
+    stranger = listener.client(ingest.certificate.read_bytes(), ingest.key.read_bytes())
+    assert (stranger.get(PROTECTED[0]).status, stranger.get(PROTECTED[0]).code) == (403, "device.unknown")
+
+
+def test_revoked_and_replaced(listener: Listener, world: World) -> None:
+    client = listener.enrolled("dev-1")
+    assert client.get(PROTECTED[0]).status == 200
+    world.enrolment.revoke("dev-1")
+    for path in PROTECTED:
+        assert (client.get(path).status, client.get(path).code) == (403, "device.revoked")
+    with pytest.raises(DownloadHTTPError):
+        client.updater(world.folder / "cache", world.repository.trusted_root()).refresh()
+    world.enrolment.forget("dev-1")
+    assert client.get(PROTECTED[0]).code == "device.unknown"
+    again = listener.enrolled("dev-1")
+    assert again.get(PROTECTED[0]).status == 200
+    assert (client.get(PROTECTED[0]).status, client.get(PROTECTED[0]).code) == (403, "device.certificate_replaced")
+
+
+def test_foreign_ca(listener: Listener, world: World) -> None:
+    world.enrol("dev-1")
+    other = FleetCA.create(world.folder / "other-ca", world.clock)
+    key, csr = make_csr("dev-1")
+    client = listener.client(other.sign_device_csr(csr, "dev-1").pem, key)
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        client.get(PROTECTED[0])
+    server = world.ca.server_files()  # the right CA, but not a client's certificate
+    client = listener.client(server.certificate.read_bytes(), server.key.read_bytes())
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        client.get(PROTECTED[0])
+    assert listener.client().get("/v1/enrol/ca").status == 200
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_old_tls_is_refused(listener: Listener) -> None:
+    context = listener.context()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    pool = urllib3.PoolManager(ssl_context=context)
+    modern = listener.context()
+    modern.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert Client(listener.url, urllib3.PoolManager(ssl_context=modern)).get("/v1/enrol/ca").status == 200
+    with pytest.raises((urllib3.exceptions.HTTPError, ssl.SSLError)):
+        Client(listener.url, pool).get("/v1/enrol/ca")
+
+
+def test_ranges(listener: Listener, world: World) -> None:
+    client = listener.enrolled("dev-1")
+    content = bytes(range(256)) * 8000
+    path = f"/v1/blobs/{world.blobs.put_bytes(content).sha256}"
+    whole = client.get(path)
+    assert (whole.status, whole.body, whole.headers["accept-ranges"]) == (200, content, "bytes")
+    part = client.get(path, {"Range": "bytes=1000-"})
+    assert (part.status, part.body) == (206, content[1000:])
+    assert part.headers["content-range"] == f"bytes 1000-{len(content) - 1}/{len(content)}"
+    assert client.get(path, {"Range": "bytes=10-19"}).body == content[10:20]
+    assert client.get(path, {"Range": f"bytes={len(content)}-"}).status == 416
+    for bad in ("/v1/blobs/../keys/director.pem", "/v1/blobs/%2e%2e%2fkeys%2fdirector.pem", f"/v1/blobs/{'0' * 64}"):
+        assert client.get(bad).status == 404
+        assert "code" in client.get(bad).json
+
+
+def test_unknown_paths_are_json(listener: Listener) -> None:
+    client = listener.enrolled("dev-1")
+    for path in ("/", "/docs", "/openapi.json", "/v1/tuf/root.json", "/v1/tuf/..%2fkeys%2fdirector.pem"):
+        assert client.get(path).status == 404
+        assert client.get(path).code in {"api.not_found", "tuf.not_found"}
+    assert client.ask("DELETE", "/v1/tuf/timestamp.json").status == 405
+
+
+def test_captures(listener: Listener, world: World) -> None:
+    client, other = listener.enrolled("dev-1"), listener.enrolled("dev-2")
+    ask(world, "c-1")
+    content = recording_bytes(40, 4096)
+    head = {"X-Content-SHA256": sha256(content)}
+    for who, command, body, headers, status, code in [
+        (client, "c-9", content, head, 404, "capture.command_unknown"),
+        (other, "c-1", content, head, 403, "capture.device_mismatch"),
+        (client, "c-1", content, {}, 400, "capture.hash"),
+        (client, "c-1", b"garbage", {"X-Content-SHA256": sha256(b"garbage")}, 400, "capture.invalid"),
+    ]:
+        answer = who.ask("PUT", f"/v1/captures/{command}", body, headers)
+        assert (answer.status, answer.code) == (status, code)
+    first = client.ask("PUT", "/v1/captures/c-1", content, head)
+    assert first.status == 200
+    assert first.json["snapshots"] == 40
+    assert client.ask("PUT", "/v1/captures/c-1", content, head).json == first.json
+    assert world.captures.path(sha256(content)).read_bytes() == content
+
+
+def test_a_capture_beyond_the_cap_is_cut_off(listener: Listener, world: World) -> None:
+    client = listener.enrolled("dev-1")
+    ask(world, "c-1")
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(40):
+            yield bytes(100_000)
+
+    try:
+        answer = client.ask("PUT", "/v1/captures/c-1", endless(), {"X-Content-SHA256": "0" * 64})
+    except urllib3.exceptions.HTTPError:
+        pass  # the server may close before everything was sent
+    else:
+        assert (answer.status, answer.code) == (413, "capture.too_large")
+    assert not list((world.data_dir / "captures").iterdir())
+
+
+def test_many_devices_at_once(listener: Listener, world: World) -> None:
+    clients = [listener.enrolled(f"dev-{number}") for number in range(6)]
+    content = b"z" * 1_000_000
+    path = f"/v1/blobs/{world.blobs.put_bytes(content).sha256}"
+    with ThreadPoolExecutor(6) as pool:
+        assert all(answer.body == content for answer in pool.map(lambda client: client.get(path), clients * 3))

@@ -1,0 +1,28 @@
+"""A device's shadow report is kept as a record and acknowledged; it moves no execution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import select
+
+from wheeltapper_fleet.db.engine import open_database
+from wheeltapper_fleet.db.tables import executions, records
+from wheeltapper_fleet.ingest.store import Heard, store
+from wheeltapper_protocols.messages import Ack, Report, ShadowReport, decode_down
+from wheeltapper_protocols.topics import Down
+
+EPOCH = "00112233445566aa"
+
+
+def test_a_shadow_report_is_stored_and_acknowledged(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/fleet.db")
+    body = ShadowReport(execution="e1", pipeline="main", windows=3, agreement=1.0)
+    report = Report(epoch=EPOCH, oldest=1, seq=1, at=1.7e9, body=body)
+    with engine.begin() as connection:
+        outcome = store(connection, [Heard("press-1", report), Heard("press-1", report)], [], 1.7e9)
+    with engine.begin() as connection:
+        kept = connection.execute(select(records.c.body)).scalars().all()
+        assert [(one["body"]["type"], one["body"]["windows"]) for one in kept] == [("shadow", 3)]
+        assert connection.execute(select(executions.c.id)).all() == []
+    assert [decode_down(Down.ACK, payload) for _, payload, _ in outcome.publish] == [Ack(epoch=EPOCH, seq=1)]
