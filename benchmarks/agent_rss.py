@@ -27,8 +27,8 @@ sys.path.append(str(REPOSITORY))
 from tests.agent.bundles import make_bundle, write_bundle
 from wheeltapper_agent.source.simulator import SimulatorConfig
 from wheeltapper_fleet.demo.stage import wait_for
-from wheeltapper_protocols.manifest import Gate
-from wheeltapper_protocols.recording import recording_bytes
+from wheeltapper_protocols.manifest.manifest import Gate
+from wheeltapper_protocols.signal.recording import recording_bytes
 
 _WINDOWS: Final = 15
 _RECORDED: Final = 80
@@ -53,8 +53,8 @@ import ctypes, gc, sqlite3, ssl, sys
 from wheeltapper_agent.ground.memory import late_import
 late_import("urllib.request")  # as the agent does
 import paho.mqtt.client as mqtt
-import wheeltapper_protocols.manifest
-from wheeltapper_protocols.features import FeatureSet, default_specs
+import wheeltapper_protocols.manifest.manifest
+from wheeltapper_protocols.signal.features import FeatureSet, default_specs
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
 client.tls_set_context(context)

@@ -29,11 +29,11 @@ from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
-from wheeltapper_protocols.decision import DecisionSpec
-from wheeltapper_protocols.features import FeatureSet, default_specs
-from wheeltapper_protocols.manifest import Budget, BundleFile, Golden, Input, Manifest, encode_manifest
-from wheeltapper_protocols.messages import Severity, TelemetryRecord
-from wheeltapper_protocols.scoring import ScoringSpec
+from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.decision.scoring import ScoringSpec
+from wheeltapper_protocols.manifest.manifest import Budget, BundleFile, Golden, Input, Manifest, encode_manifest
+from wheeltapper_protocols.signal.features import FeatureSet, default_specs
+from wheeltapper_protocols.wire.messages import Severity, TelemetryRecord
 
 MACHINE = SimulatorConfig(window_samples=2048)
 WARM_SWAPS = 100

@@ -29,9 +29,9 @@ import numpy as np
 from rig import REPOSITORY, Row, agent_beside, cpu_seconds, main, row, simulated, trained_bundle, wait_for_windows
 
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
-from wheeltapper_protocols.features import FeatureSet, default_specs
-from wheeltapper_protocols.manifest import Classification, Gate, Input, RawInput, decode_manifest
-from wheeltapper_protocols.recording import read_recording, write_recording
+from wheeltapper_protocols.manifest.manifest import Classification, Gate, Input, RawInput, decode_manifest
+from wheeltapper_protocols.signal.features import FeatureSet, default_specs
+from wheeltapper_protocols.signal.recording import read_recording, write_recording
 
 sys.path.append(str(REPOSITORY))
 from tests.agent.bundles import write_bundle

@@ -23,9 +23,9 @@ from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.evaluate import Bundle, compute_features, evaluate, first_alert, read_bundle
 from wheeltapper_fleet.training.importers import import_cwru, import_femto
 from wheeltapper_fleet.training.recipe import DECISION
-from wheeltapper_protocols.decision import DecisionState, decide
-from wheeltapper_protocols.features import FeatureSet, FeatureSpec
-from wheeltapper_protocols.recording import Recording
+from wheeltapper_protocols.decision.decision import DecisionState, decide
+from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec
+from wheeltapper_protocols.signal.recording import Recording
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from wheeltapper_agent.pipeline.change import Adwin, ScoreWatch, squashed
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.importers import import_femto
-from wheeltapper_protocols.drift import ChangeSpec
+from wheeltapper_protocols.drift.drift import ChangeSpec
 
 Values = NDArray[np.float64]
 WINDOWS, CHANGED_AT, SEEDS = 4000, 2000, 20

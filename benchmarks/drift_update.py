@@ -20,12 +20,12 @@ from wheeltapper_agent.pipeline.change import ScoreWatch
 from wheeltapper_agent.pipeline.drift import BLOCK_WINDOWS, DriftObserver
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Window
-from wheeltapper_protocols.decision import DecisionSpec
-from wheeltapper_protocols.drift import ChangeSpec, freeze
-from wheeltapper_protocols.features import FeatureSpec
-from wheeltapper_protocols.manifest import Budget, BundleFile, Golden, Input, Manifest
-from wheeltapper_protocols.scoring import ScoringSpec
-from wheeltapper_protocols.sketch import Bins
+from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.decision.scoring import ScoringSpec
+from wheeltapper_protocols.drift.drift import ChangeSpec, freeze
+from wheeltapper_protocols.drift.sketch import Bins
+from wheeltapper_protocols.manifest.manifest import Budget, BundleFile, Golden, Input, Manifest
+from wheeltapper_protocols.signal.features import FeatureSpec
 
 FEATURES = 26
 WINDOWS = 64 * 64

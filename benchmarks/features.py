@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rig import Row, main
 
-from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
+from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec, default_specs
 
 RATE_HZ = 25_600.0
 TARGET = 0.4

@@ -23,7 +23,7 @@ from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
 from wheeltapper_fleet.demo.stage import Stage, wait_for
 from wheeltapper_fleet.training.anomaly import train_anomaly
-from wheeltapper_protocols.recording import Recording
+from wheeltapper_protocols.signal.recording import Recording
 
 __all__ = [
     "REPOSITORY",

@@ -22,8 +22,8 @@ from wheeltapper_agent.source.cutter import Framing
 from wheeltapper_agent.source.framing import Framer
 from wheeltapper_agent.source.mqtt import MqttConfig
 from wheeltapper_agent.source.payload import PayloadReader
-from wheeltapper_protocols.features import FeatureSet, default_specs
-from wheeltapper_protocols.quality import window_quality
+from wheeltapper_protocols.signal.features import FeatureSet, default_specs
+from wheeltapper_protocols.signal.quality import window_quality
 
 _RATE_HZ, _WINDOW, _CHUNK = 12800.0, 4096, 256
 

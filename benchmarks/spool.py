@@ -21,7 +21,7 @@ from rig import Row, main, median_ratio, row
 
 from wheeltapper_agent.records.rows import encode_item
 from wheeltapper_agent.records.spool import Spool
-from wheeltapper_protocols.messages import TelemetryRecord
+from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 _BATCH = 1000
 _RECORDS = 40_000

@@ -17,10 +17,18 @@ import numpy as np
 
 from tests.agent.tflite_writer import gain_net
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
-from wheeltapper_protocols.decision import DecisionSpec
-from wheeltapper_protocols.features import FeatureSet, default_specs
-from wheeltapper_protocols.manifest import MODEL_FILES, Budget, BundleFile, Golden, Input, Manifest, encode_manifest
-from wheeltapper_protocols.scoring import Scorer, ScoringSpec
+from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.decision.scoring import Scorer, ScoringSpec
+from wheeltapper_protocols.manifest.manifest import (
+    MODEL_FILES,
+    Budget,
+    BundleFile,
+    Golden,
+    Input,
+    Manifest,
+    encode_manifest,
+)
+from wheeltapper_protocols.signal.features import FeatureSet, default_specs
 
 Runtime = Literal["onnx", "tflite"]
 RUNTIME: Final[Runtime] = "tflite" if os.environ.get("WHEELTAPPER_TEST_RUNTIME") == "tflite" else "onnx"

@@ -25,7 +25,13 @@ from wheeltapper_agent.update.journal import Journal
 from wheeltapper_agent.update.slots import Slots
 from wheeltapper_agent.update.tuf_client import TufClient
 from wheeltapper_agent.update.updater import Updater
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, Report, ShadowReport, TelemetryRecord
+from wheeltapper_protocols.wire.messages import (
+    AssignmentRefused,
+    ExecutionReport,
+    Report,
+    ShadowReport,
+    TelemetryRecord,
+)
 
 
 class Reachable(Protocol):

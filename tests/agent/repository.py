@@ -22,8 +22,8 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from wheeltapper_protocols.assignment import PAYLOAD_TYPE, Assignment, PipelineTarget, encode_assignment
-from wheeltapper_protocols.ids import manifest_path
+from wheeltapper_protocols.wire.assignment import PAYLOAD_TYPE, Assignment, PipelineTarget, encode_assignment
+from wheeltapper_protocols.wire.ids import manifest_path
 
 
 class Repository:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from wheeltapper_agent.records.spool import Spool
-from wheeltapper_protocols.messages import Alert, LossReport, Report, Severity, TelemetryRecord
-from wheeltapper_protocols.topics import Up
+from wheeltapper_protocols.wire.messages import Alert, LossReport, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.wire.topics import Up
 
 ALL = ("telemetry", "alert", "report")
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from wheeltapper_protocols.decision import DecisionSpec
-from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
-from wheeltapper_protocols.manifest import (
+from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.decision.scoring import ScoringSpec
+from wheeltapper_protocols.manifest.interpreter import Interpreter
+from wheeltapper_protocols.manifest.manifest import (
     Budget,
     BundleFile,
     Classification,
@@ -27,8 +28,7 @@ from wheeltapper_protocols.manifest import (
     RemainingLife,
     encode_manifest,
 )
-from wheeltapper_protocols.scoring import ScoringSpec
-from wheeltapper_protocols.tasks import Interpreter
+from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec, default_specs
 
 CLASSES = ["normal", "inner", "outer"]
 RAW_INPUT = Input(sample_rate_hz=1000.0, window_samples=16, channels=["x"], units=["g"])

@@ -9,7 +9,7 @@ import pytest
 from wheeltapper_fleet.demo.stage import Stage
 from wheeltapper_fleet.demo.story import Story
 from wheeltapper_fleet.training.importers import import_femto
-from wheeltapper_protocols.recording import read_recording, write_recording
+from wheeltapper_protocols.signal.recording import read_recording, write_recording
 
 pytestmark = [pytest.mark.e2e, pytest.mark.data, pytest.mark.timeout(420)]
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from tests.e2e.facts import assignments, windows_by_device
 from wheeltapper_fleet.demo.stage import Stage, wait_for
 from wheeltapper_fleet.demo.story import Story
-from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 

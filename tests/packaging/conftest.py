@@ -14,8 +14,8 @@ import pytest
 from tests.packaging.roots import REPOSITORY, checked, debian_root
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig
 from wheeltapper_fleet.training.anomaly import train_anomaly
-from wheeltapper_protocols.manifest import MANIFEST_FILE, Budget, decode_manifest, encode_manifest
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, Budget, decode_manifest, encode_manifest
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 SOURCE = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=20.0)
 FOREIGN_WHEELS = ("msgspec", "cffi")

@@ -46,9 +46,9 @@ def onnx(path: Path, rows: Any) -> Any:
 
 def main() -> None:
     """Command line."""
-    from wheeltapper_protocols.features import FeatureSet
-    from wheeltapper_protocols.manifest import decode_manifest
-    from wheeltapper_protocols.scoring import Scorer
+    from wheeltapper_protocols.decision.scoring import Scorer
+    from wheeltapper_protocols.manifest.manifest import decode_manifest
+    from wheeltapper_protocols.signal.features import FeatureSet
 
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     manifest = decode_manifest((folder / "bundle/manifest.json").read_bytes())

@@ -31,8 +31,7 @@ from tests.packaging.conftest import SOURCE
 from tests.packaging.roots import REPOSITORY, DebianRoot, checked, debian_root
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.model.score_recording import replay
-from wheeltapper_protocols.features import FeatureSet, default_specs
-from wheeltapper_protocols.manifest import (
+from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     Budget,
@@ -41,8 +40,9 @@ from wheeltapper_protocols.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from wheeltapper_protocols.messages import ExecutionReport, Report
-from wheeltapper_protocols.topics import Down
+from wheeltapper_protocols.signal.features import FeatureSet, default_specs
+from wheeltapper_protocols.wire.messages import ExecutionReport, Report
+from wheeltapper_protocols.wire.topics import Down
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 CONFIG = "/etc/wheeltapper/agent.toml"

@@ -32,9 +32,9 @@ from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer
 from tests.sim.disk import lose_power
 from wheeltapper_agent.pipeline.pipeline import MAX_BATCH
-from wheeltapper_protocols.assignment import PipelineTarget
-from wheeltapper_protocols.manifest import MANIFEST_FILE, check_file, decode_manifest
-from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, check_file, decode_manifest
+from wheeltapper_protocols.wire.assignment import PipelineTarget
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["Cut", "Ground", "Point", "Scenario"]
 

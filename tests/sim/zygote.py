@@ -29,7 +29,7 @@ from tests.sim.disk import Disk
 from wheeltapper_agent.link.identity import Fleet, Identity
 from wheeltapper_agent.source.base import Window
 from wheeltapper_agent.source.simulator import SimulatorConfig, SimulatorSource
-from wheeltapper_protocols.messages import Alert, ExecutionReport, ExecutionState, Report, TelemetryRecord
+from wheeltapper_protocols.wire.messages import Alert, ExecutionReport, ExecutionState, Report, TelemetryRecord
 
 SOURCE = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=100.0)
 _RUN_SECONDS = 40

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.vectors.make_vectors import FOLDER, add_new
-from wheeltapper_protocols.bearing import Bearing, BearingWatch
-from wheeltapper_protocols.decision import DecisionSpec, DecisionState, decide
-from wheeltapper_protocols.drift import DriftSpec, freeze
+from wheeltapper_protocols.decision.bearing import Bearing, BearingWatch
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, decide
+from wheeltapper_protocols.decision.reasons import UsualBand
+from wheeltapper_protocols.decision.scoring import ScoringSpec
+from wheeltapper_protocols.drift.drift import DriftSpec, freeze
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.features import FeatureSet, FeatureSpec, default_specs
-from wheeltapper_protocols.iso20816 import Iso20816
-from wheeltapper_protocols.manifest import (
+from wheeltapper_protocols.manifest.manifest import (
     Anomaly,
     Budget,
     BundleFile,
@@ -36,9 +36,9 @@ from wheeltapper_protocols.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from wheeltapper_protocols.reasons import UsualBand
-from wheeltapper_protocols.recording import Recording, read_recording, recording_bytes
-from wheeltapper_protocols.scoring import ScoringSpec
+from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec, default_specs
+from wheeltapper_protocols.signal.iso20816 import Iso20816
+from wheeltapper_protocols.signal.recording import Recording, read_recording, recording_bytes
 
 RATE_HZ = 12_800.0
 WINDOW_SAMPLES = 1024

@@ -16,13 +16,14 @@ import msgspec
 import numpy as np
 import zstandard
 
-from wheeltapper_protocols import messages as m
-from wheeltapper_protocols.assignment import Assignment, PipelineTarget, encode_assignment
+from wheeltapper_protocols.drift.sketch import Bins, encode_sketches
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.ids import device_id
-from wheeltapper_protocols.quality import DataQuality
-from wheeltapper_protocols.sketch import Bins, encode_sketches
-from wheeltapper_protocols.topics import Down, Up, parse_up_topic
+from wheeltapper_protocols.signal.quality import DataQuality
+from wheeltapper_protocols.wire import codec
+from wheeltapper_protocols.wire import messages as m
+from wheeltapper_protocols.wire.assignment import Assignment, PipelineTarget, encode_assignment
+from wheeltapper_protocols.wire.ids import device_id
+from wheeltapper_protocols.wire.topics import Down, Up, parse_up_topic
 
 FOLDER = Path(__file__).parent
 EPOCH = "00112233445566aa"
@@ -324,7 +325,7 @@ def invalid() -> dict[str, tuple[str, bytes]]:
         return "up/report", msgspec.json.encode(report | {"body": report["body"] | changes})
 
     negative = SKETCHES.replace(np.float64(SKETCHES_M2).tobytes(), np.float64(-1.0).tobytes())
-    bomb = zstandard.ZstdCompressor().compress(bytes(m.MAX_DECOMPRESSED_BYTES + 1))
+    bomb = zstandard.ZstdCompressor().compress(bytes(codec.MAX_DECOMPRESSED_BYTES + 1))
     return {
         "empty": ("up/status", b""),
         "not_json": ("up/status", b"\xff\xfe\x00"),
@@ -396,7 +397,7 @@ def invalid() -> dict[str, tuple[str, bytes]]:
 def read(topic: str, payload: bytes) -> m.Message:
     """Decode what came on ``up/<kind>`` or ``down/<kind>``."""
     way, _, kind = topic.partition("/")
-    return m.decode(Up(kind), payload) if way == "up" else m.decode_down(Down(kind), payload)
+    return codec.decode(Up(kind), payload) if way == "up" else codec.decode_down(Down(kind), payload)
 
 
 def assignment_vector(name: str = "assignment", **changes: Any) -> dict[str, str]:
@@ -462,7 +463,7 @@ def add_new(path: Path, vectors: Sequence[Mapping[str, Any]]) -> None:
 
 def main() -> None:
     good = [
-        {"name": name, "topic": topic, "payload": base64.b64encode(m.encode(message)).decode("ascii")}
+        {"name": name, "topic": topic, "payload": base64.b64encode(codec.encode(message)).decode("ascii")}
         for name, (topic, message) in VALID.items()
     ]
     bad = []

@@ -18,7 +18,7 @@ from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.source.kinds import known_kinds, source_kind
 from wheeltapper_agent.update.config import UpdateConfig
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.ids import name as check_name
+from wheeltapper_protocols.wire.ids import name as check_name
 
 __all__ = ["AgentConfig", "DeviceConfig", "load_config"]
 

@@ -45,9 +45,10 @@ from wheeltapper_agent.update.journal import Journal
 from wheeltapper_agent.update.metadata import LateMetadata, MetadataClient
 from wheeltapper_agent.update.slots import Slots
 from wheeltapper_agent.update.updater import Updater
-from wheeltapper_protocols.decision import Verdict
+from wheeltapper_protocols.decision.decision import Verdict
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.messages import (
+from wheeltapper_protocols.wire.codec import decode_down, encode
+from wheeltapper_protocols.wire.messages import (
     Ack,
     Alert,
     CancelCommand,
@@ -56,10 +57,8 @@ from wheeltapper_protocols.messages import (
     PipelineStatus,
     Report,
     Status,
-    decode_down,
-    encode,
 )
-from wheeltapper_protocols.topics import Down, Up
+from wheeltapper_protocols.wire.topics import Down, Up
 
 __all__ = ["SPOOL_FILE", "STATUS_FILE", "Agent"]
 

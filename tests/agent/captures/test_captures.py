@@ -30,8 +30,8 @@ from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.pipeline.pipeline import Captured
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.errors import RecordingError
-from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command, Report
-from wheeltapper_protocols.recording import Recording, recording_bytes
+from wheeltapper_protocols.signal.recording import Recording, recording_bytes
+from wheeltapper_protocols.wire.messages import CaptureCommand, CaptureReport, Command, Report
 
 SPEC = SourceSpec(1000.0, 10, ("x",), ("g",))
 WINDOW_BYTES = 40

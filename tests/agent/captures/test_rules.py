@@ -24,8 +24,8 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.rate import TokenBucket
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import SourceSpec, Window
-from wheeltapper_protocols.decision import Verdict
-from wheeltapper_protocols.messages import Severity
+from wheeltapper_protocols.decision.decision import Verdict
+from wheeltapper_protocols.wire.messages import Severity
 
 SPEC = SourceSpec(1000.0, 16, ("x",), ("g",))
 

@@ -19,7 +19,8 @@ from tests.agent.bundles import make_bundle
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, Mosquitto, until
 from wheeltapper_agent.link.mqtt import tls_context
-from wheeltapper_protocols.messages import (
+from wheeltapper_protocols.wire.codec import decode, encode
+from wheeltapper_protocols.wire.messages import (
     Ack,
     Alert,
     CaptureCommand,
@@ -29,10 +30,8 @@ from wheeltapper_protocols.messages import (
     Report,
     Status,
     Telemetry,
-    decode,
-    encode,
 )
-from wheeltapper_protocols.topics import ALL_UP, Down, Up, down_topic, parse_up_topic
+from wheeltapper_protocols.wire.topics import ALL_UP, Down, Up, down_topic, parse_up_topic
 
 DEVICE = "device-1"
 

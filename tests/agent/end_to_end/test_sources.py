@@ -15,7 +15,9 @@ from tests.agent.end_to_end.test_agent import World
 from tests.agent.servers import until
 from tests.agent.source.broker import PlainBroker
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.messages import (
+from wheeltapper_protocols.signal.recording import Recording, write_recording
+from wheeltapper_protocols.wire.codec import encode
+from wheeltapper_protocols.wire.messages import (
     Alert,
     CaptureCommand,
     CaptureReport,
@@ -24,10 +26,8 @@ from wheeltapper_protocols.messages import (
     PipelineStatus,
     Report,
     TelemetryRecord,
-    encode,
 )
-from wheeltapper_protocols.recording import Recording, write_recording
-from wheeltapper_protocols.topics import Down
+from wheeltapper_protocols.wire.topics import Down
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.service import Agent
 from wheeltapper_agent.source.replay import ReplayConfig, ReplaySource
 from wheeltapper_agent.source.simulator import SimulatorConfig
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 
 class Manager:

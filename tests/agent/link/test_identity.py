@@ -21,7 +21,7 @@ from wheeltapper_agent.ground.files import write_atomic, write_once
 from wheeltapper_agent.link.identity import enroll, load_identity, parse_token
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from tests.agent.servers import Authority, until
 from wheeltapper_agent.link import mqtt
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link
-from wheeltapper_protocols.topics import Down, down_topic
+from wheeltapper_protocols.wire.topics import Down, down_topic
 
 
 class Broker:

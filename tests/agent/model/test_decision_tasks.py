@@ -36,10 +36,10 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.bearing import Bearing, BearingWatch
-from wheeltapper_protocols.decision import DecisionSpec, DecisionState, Verdict
-from wheeltapper_protocols.iso20816 import Iso20816, velocity_specs
-from wheeltapper_protocols.manifest import (
+from wheeltapper_protocols.decision.bearing import Bearing, BearingWatch
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict
+from wheeltapper_protocols.manifest.interpreter import Interpreter, Reading
+from wheeltapper_protocols.manifest.manifest import (
     Anomaly,
     Classification,
     Input,
@@ -48,9 +48,9 @@ from wheeltapper_protocols.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from wheeltapper_protocols.messages import Alert, Severity, TelemetryRecord
-from wheeltapper_protocols.recording import Recording, recording_bytes
-from wheeltapper_protocols.tasks import Interpreter, Reading
+from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_specs
+from wheeltapper_protocols.signal.recording import Recording, recording_bytes
+from wheeltapper_protocols.wire.messages import Alert, Severity, TelemetryRecord
 
 FAULTS = {
     "normal": "normal_0_97",

@@ -18,11 +18,11 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.importers import import_femto
-from wheeltapper_protocols.bearing import Bearing, BearingWatch
-from wheeltapper_protocols.decision import DecisionSpec, DecisionState
-from wheeltapper_protocols.manifest import Anomaly, Input, RawInput
-from wheeltapper_protocols.reasons import UsualBand, feature_reasons, undo_bands
-from wheeltapper_protocols.scoring import Scorer
+from wheeltapper_protocols.decision.bearing import Bearing, BearingWatch
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState
+from wheeltapper_protocols.decision.reasons import UsualBand, feature_reasons, undo_bands
+from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.manifest.manifest import Anomaly, Input, RawInput
 
 QUICK = DecisionSpec(smooth_windows=1, raise_windows=1, clear_windows=1)
 FAULTS = {"normal": "normal_0_97", "inner": "48k_Drive_End_IR021_0_213", "outer": "48k_Drive_End_OR021@6_0_238"}

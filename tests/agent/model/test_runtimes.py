@@ -23,7 +23,7 @@ from wheeltapper_agent.model import inference as base
 from wheeltapper_agent.model.bundle import load_bundle, self_test
 from wheeltapper_agent.model.runtimes import open_network
 from wheeltapper_agent.model.tensors import Tensor, decode, encode, fitted, with_specs
-from wheeltapper_protocols.manifest import TensorSpec
+from wheeltapper_protocols.manifest.manifest import TensorSpec
 
 BOARD = Profile(name="test")
 TFLITE = "tflite-runtime" if LEGACY else "ai-edge-litert"

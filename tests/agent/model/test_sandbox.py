@@ -25,7 +25,7 @@ from tests.legacy import needs_onnx
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.sandbox import measure_in_child, try_candidate
-from wheeltapper_protocols.manifest import Budget
+from wheeltapper_protocols.manifest.manifest import Budget
 
 BOARD = Profile(name="test", memory_cap_mb=512)
 
@@ -98,7 +98,7 @@ def test_as_many_windows_as_may_come_together_are_tried(tmp_path: Path) -> None:
 
     from tests.agent.onnx_nets import FLOAT, net, value
     from tests.agent.task_bundles import RAW_INPUT, files_of
-    from wheeltapper_protocols.manifest import Anomaly, RawInput
+    from wheeltapper_protocols.manifest.manifest import Anomaly, RawInput
 
     nodes = [
         helper.make_node("Unsqueeze", ["input", "axes"], ["tall"]),

@@ -22,9 +22,9 @@ from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import Source, SourceSpec, Window
 from wheeltapper_agent.source.deferred import LateSource
 from wheeltapper_agent.update.score_history import Recent
-from wheeltapper_protocols.decision import DecisionSpec, Verdict
-from wheeltapper_protocols.manifest import Anomaly, Manifest, RawInput
-from wheeltapper_protocols.messages import Alert, Severity, TelemetryRecord
+from wheeltapper_protocols.decision.decision import DecisionSpec, Verdict
+from wheeltapper_protocols.manifest.manifest import Anomaly, Manifest, RawInput
+from wheeltapper_protocols.wire.messages import Alert, Severity, TelemetryRecord
 
 
 def run(pipeline: Pipeline, bundle: Bundle) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wheeltapper_agent.pipeline import change as module
 from wheeltapper_agent.pipeline.change import Adwin, ScoreWatch, squashed
-from wheeltapper_protocols.drift import ChangeSpec
+from wheeltapper_protocols.drift.drift import ChangeSpec
 
 Values = NDArray[np.float64]
 DELTA = 0.002

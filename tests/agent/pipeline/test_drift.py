@@ -21,12 +21,13 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.drift import DriftSpec, freeze
-from wheeltapper_protocols.manifest import Manifest, decode_manifest
-from wheeltapper_protocols.messages import DriftReport, Report, TelemetryRecord, decode, encode
-from wheeltapper_protocols.quality import DataQuality
-from wheeltapper_protocols.sketch import Bins, Sketches, decode_sketches
-from wheeltapper_protocols.topics import Up
+from wheeltapper_protocols.drift.drift import DriftSpec, freeze
+from wheeltapper_protocols.drift.sketch import Bins, Sketches, decode_sketches
+from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
+from wheeltapper_protocols.signal.quality import DataQuality
+from wheeltapper_protocols.wire.codec import decode, encode
+from wheeltapper_protocols.wire.messages import DriftReport, Report, TelemetryRecord
+from wheeltapper_protocols.wire.topics import Up
 
 NOTHING = Window(np.zeros((4, 2), dtype=np.float32), 0.0)
 PERIOD = 100

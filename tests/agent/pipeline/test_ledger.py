@@ -12,8 +12,8 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.pipeline.ledger import MAX_BLOCK, MAX_BLOCK_BYTES, MAX_PENDING, Judged, Ledger
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Window
-from wheeltapper_protocols.decision import DecisionState, Verdict
-from wheeltapper_protocols.messages import Alert, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.decision.decision import DecisionState, Verdict
+from wheeltapper_protocols.wire.messages import Alert, Report, Severity, TelemetryRecord
 
 FAST = 0.01
 

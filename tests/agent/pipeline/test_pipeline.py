@@ -22,7 +22,7 @@ from wheeltapper_agent.pipeline.pipeline import MAX_BATCH, Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.messages import Alert, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.wire.messages import Alert, Report, Severity, TelemetryRecord
 
 MACHINE = Machine(SMALL)
 

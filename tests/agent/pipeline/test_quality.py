@@ -22,8 +22,8 @@ from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.messages import TelemetryRecord
-from wheeltapper_protocols.quality import DataQuality, StuckRuns
+from wheeltapper_protocols.signal.quality import DataQuality, StuckRuns
+from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 
 class Given:

@@ -10,7 +10,7 @@ import pytest
 from tests.agent.spool_kit import alert, kill, record
 from wheeltapper_agent.records.database import STATE_EVERY, State
 from wheeltapper_agent.records.spool import Spool
-from wheeltapper_protocols.messages import Severity
+from wheeltapper_protocols.wire.messages import Severity
 
 
 def _severities(spool: Spool) -> tuple[Severity, Severity]:

@@ -16,7 +16,7 @@ from wheeltapper_agent.records import database as spool_database
 from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.records.delivery import Delivery
 from wheeltapper_agent.records.spool import Spool, SpoolLimits, read_figures
-from wheeltapper_protocols.messages import TelemetryRecord
+from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 DAY = 86_400.0
 PAGE = 4096

@@ -18,7 +18,7 @@ from tests.agent.servers import until
 from tests.agent.spool_kit import ALL, Clock, alert, kill, losses, record
 from wheeltapper_agent.records.database import is_full, used_bytes
 from wheeltapper_agent.records.spool import Spool, SpoolLimits, read_figures
-from wheeltapper_protocols.messages import Report, TelemetryRecord
+from wheeltapper_protocols.wire.messages import Report, TelemetryRecord
 
 DAY = 86_400.0
 

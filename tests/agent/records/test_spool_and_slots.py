@@ -21,7 +21,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.records.spool import Spool, read_figures
 from wheeltapper_agent.update.journal import Entry, Execution, Journal
 from wheeltapper_agent.update.slots import Slots
-from wheeltapper_protocols.messages import Alert, CaptureReport, LossReport, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.wire.messages import Alert, CaptureReport, LossReport, Report, Severity, TelemetryRecord
 
 ALL = ("telemetry", "alert", "report")
 
@@ -79,7 +79,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from wheeltapper_agent.records.spool import Spool
-from wheeltapper_protocols.messages import TelemetryRecord
+from wheeltapper_protocols.wire.messages import TelemetryRecord
 spool = Spool(Path(sys.argv[1]))
 window = spool.next_window("main")
 while True:

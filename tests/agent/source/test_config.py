@@ -15,7 +15,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import load_profile
 from wheeltapper_agent.source.replay import ReplayConfig, ReplaySource
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig, SimulatorSource
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 FAULTY = SimulatorConfig(window_samples=12800, fault="outer", onset_seconds=1000, failure_seconds=2000)
 

@@ -20,7 +20,7 @@ from wheeltapper_agent.source.base import Source, SourceContext, SourceKind, pen
 from wheeltapper_agent.source.deferred import LateSource
 from wheeltapper_agent.source.opening import make_or_await_source
 from wheeltapper_agent.source.replay import ReplaySource
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 FAST = "kind = 'replay'\nrate_hz = 1000000\n"
 

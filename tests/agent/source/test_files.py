@@ -16,8 +16,8 @@ from tests.agent.source.rig import Running, joined, open_source, running
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import Window, pending_windows
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.quality import window_quality
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.signal.quality import window_quality
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 FAST = "kind = 'replay'\nrate_hz = 1000000\n"
 

@@ -22,8 +22,8 @@ from wheeltapper_agent.source.base import Window, pending_windows
 from wheeltapper_agent.source.polling import Ticks
 from wheeltapper_agent.source.stream import Sink, StreamSource
 from wheeltapper_agent.source.stream_config import StreamConfig
-from wheeltapper_protocols.messages import Alert, Report, Severity, TelemetryRecord
-from wheeltapper_protocols.quality import DataQuality
+from wheeltapper_protocols.signal.quality import DataQuality
+from wheeltapper_protocols.wire.messages import Alert, Report, Severity, TelemetryRecord
 
 QUICK = StreamConfig(
     sample_rate_hz=100, window_samples=10, queue_windows=4, retry_first_seconds=0.02, retry_max_seconds=0.08

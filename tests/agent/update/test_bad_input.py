@@ -24,7 +24,7 @@ from wheeltapper_agent.model.bundle import Bundle
 from wheeltapper_agent.source.simulator import SimulatorConfig
 from wheeltapper_agent.update.config import UpdateConfig
 from wheeltapper_agent.update.journal import Journal
-from wheeltapper_protocols.messages import AssignmentRefused
+from wheeltapper_protocols.wire.messages import AssignmentRefused
 
 
 @dataclass

@@ -25,7 +25,7 @@ from wheeltapper_agent.update import floors as marks
 from wheeltapper_agent.update import tuf_client
 from wheeltapper_agent.update.floors import Marks, MarkStore, merge
 from wheeltapper_agent.update.journal import Entry, Journal
-from wheeltapper_protocols.messages import TelemetryRecord
+from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 
 class JumpingClock:

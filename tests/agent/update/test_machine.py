@@ -17,8 +17,8 @@ from wheeltapper_agent.update.deadline import Moment, allowed_seconds, away_seco
 from wheeltapper_agent.update.machine import ENTRY_EFFECTS, TABLE, Effect, Event, IllegalTransitionError, step
 from wheeltapper_agent.update.resume import MAX_RESUMES, max_resumes, resume, uncounted
 from wheeltapper_agent.update.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, is_known
-from wheeltapper_protocols.assignment import PipelineTarget
-from wheeltapper_protocols.messages import ExecutionState as S
+from wheeltapper_protocols.wire.assignment import PipelineTarget
+from wheeltapper_protocols.wire.messages import ExecutionState as S
 
 _ENDS = {S.FAILED, S.REJECTED, S.SUPERSEDED, S.CANCELLED, S.ROLLED_BACK, S.COMMITTED}
 

@@ -16,9 +16,9 @@ from wheeltapper_agent.source.base import Window
 from wheeltapper_agent.update.comparison import QUANTILES, Pair, compare
 from wheeltapper_agent.update.probation import Figures, Rules, alert_rate_p, figures, judge, shift_in_spreads
 from wheeltapper_agent.update.score_history import Recent
-from wheeltapper_protocols.decision import Verdict
-from wheeltapper_protocols.manifest import decode_manifest
-from wheeltapper_protocols.messages import Severity
+from wheeltapper_protocols.decision.decision import Verdict
+from wheeltapper_protocols.manifest.manifest import decode_manifest
+from wheeltapper_protocols.wire.messages import Severity
 
 MANIFEST = decode_manifest(make_bundle()["manifest.json"])
 _scores = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)

@@ -36,9 +36,9 @@ from wheeltapper_agent.update.floors import Marks
 from wheeltapper_agent.update.journal import Journal
 from wheeltapper_agent.update.shadow import QUEUE_WINDOWS, Shadow
 from wheeltapper_agent.update.updater import Updater
-from wheeltapper_protocols.decision import Verdict
-from wheeltapper_protocols.manifest import Shadowing
-from wheeltapper_protocols.messages import ExecutionReport, Severity, ShadowReport
+from wheeltapper_protocols.decision.decision import Verdict
+from wheeltapper_protocols.manifest.manifest import Shadowing
+from wheeltapper_protocols.wire.messages import ExecutionReport, Severity, ShadowReport
 
 
 @pytest.fixture(scope="module")

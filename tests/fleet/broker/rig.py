@@ -30,7 +30,7 @@ from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.ingest.ingest import Ingest
-from wheeltapper_protocols.topics import down_filter
+from wheeltapper_protocols.wire.topics import down_filter
 
 
 def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:

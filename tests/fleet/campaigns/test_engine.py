@@ -18,8 +18,9 @@ from wheeltapper_fleet.devices import commands
 from wheeltapper_fleet.devices.devices import get_device, list_devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ingest.ingest import Ingest
-from wheeltapper_protocols.assignment import Assignment, decode_assignment, encode_assignment
-from wheeltapper_protocols.messages import (
+from wheeltapper_protocols.wire.assignment import Assignment, decode_assignment, encode_assignment
+from wheeltapper_protocols.wire.codec import decode_down, encode
+from wheeltapper_protocols.wire.messages import (
     Ack,
     Alert,
     AssignmentRefused,
@@ -31,10 +32,8 @@ from wheeltapper_protocols.messages import (
     Status,
     Telemetry,
     TelemetryRecord,
-    decode_down,
-    encode,
 )
-from wheeltapper_protocols.topics import Down, Up, down_topic, up_topic
+from wheeltapper_protocols.wire.topics import Down, Up, down_topic, up_topic
 
 EPOCH = "00000000000000aa"
 SPEC: dict[str, Any] = {

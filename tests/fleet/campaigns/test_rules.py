@@ -31,7 +31,7 @@ from wheeltapper_fleet.campaigns.rules.execution import SUCCESS
 from wheeltapper_fleet.campaigns.rules.spec import plan_waves, read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, tally
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 S = ExecutionState
 

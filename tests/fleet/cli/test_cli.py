@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {

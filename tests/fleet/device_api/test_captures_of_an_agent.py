@@ -23,8 +23,8 @@ from wheeltapper_agent.link.https import HttpsClient
 from wheeltapper_agent.pipeline.pipeline import Captured
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
-from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command, Report
-from wheeltapper_protocols.recording import read_recording
+from wheeltapper_protocols.signal.recording import read_recording
+from wheeltapper_protocols.wire.messages import CaptureCommand, CaptureReport, Command, Report
 
 RULE = CaptureRule(pipeline="main", on_alert=True, on_drift=True, before_windows=2, after_windows=1, pause_seconds=0.0)
 BIG = SourceSpec(1000.0, 4096, ("x", "y"), ("g", "g"))

@@ -16,8 +16,8 @@ from tests.fleet.captures.test_captures import ask, recording_bytes
 from tests.fleet.device_api.client import Client, Listener
 from tests.fleet.trust.world import MODEL, World, make_csr, sha256
 from wheeltapper_fleet.trust.ca import FleetCA
-from wheeltapper_protocols.ids import manifest_path
-from wheeltapper_protocols.manifest import check_file, decode_manifest
+from wheeltapper_protocols.manifest.manifest import check_file, decode_manifest
+from wheeltapper_protocols.wire.ids import manifest_path
 
 
 def enrol(client: Client, token: str, csr: bytes) -> tuple[int, dict[str, str]]:

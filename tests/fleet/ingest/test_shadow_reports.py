@@ -9,8 +9,9 @@ from sqlalchemy import select
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.db.tables import executions, records
 from wheeltapper_fleet.ingest.store import Heard, store
-from wheeltapper_protocols.messages import Ack, Report, ShadowReport, decode_down
-from wheeltapper_protocols.topics import Down
+from wheeltapper_protocols.wire.codec import decode_down
+from wheeltapper_protocols.wire.messages import Ack, Report, ShadowReport
+from wheeltapper_protocols.wire.topics import Down
 
 EPOCH = "00112233445566aa"
 

@@ -27,8 +27,9 @@ from wheeltapper_agent.records.spool import Held, Spool, SpoolLimits
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.db.tables import alerts, records, spools
 from wheeltapper_fleet.ingest.ingest import Ingest
-from wheeltapper_protocols.messages import Ack, Alert, LossReport, Report, Telemetry, decode, decode_down, encode
-from wheeltapper_protocols.topics import Down, Up, up_topic
+from wheeltapper_protocols.wire.codec import decode, decode_down, encode
+from wheeltapper_protocols.wire.messages import Ack, Alert, LossReport, Report, Telemetry
+from wheeltapper_protocols.wire.topics import Down, Up, up_topic
 
 DEVICE = "dev-1"
 MAX_RECORDS = 24

@@ -7,7 +7,7 @@ from tests.fleet.trust.world import FAILED, MODEL, PASSED, Killed, World, killed
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.releases import Releases, prepare_release
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.manifest import decode_manifest
+from wheeltapper_protocols.manifest.manifest import decode_manifest
 
 
 def code_of_publishing(world: World, number: int, manifest: bytes, metadata: bytes) -> str:

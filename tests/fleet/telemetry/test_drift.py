@@ -14,12 +14,12 @@ from tests.vectors.make_signal_vectors import manifest as small_manifest
 from wheeltapper_fleet.db import tables
 from wheeltapper_fleet.ingest.store import Heard, store
 from wheeltapper_fleet.telemetry import drift as service
-from wheeltapper_protocols.drift import freeze
-from wheeltapper_protocols.features import FeatureSpec
-from wheeltapper_protocols.manifest import Manifest, encode_manifest
-from wheeltapper_protocols.messages import DriftEvent, DriftReport, Report
-from wheeltapper_protocols.scoring import ScoringSpec
-from wheeltapper_protocols.sketch import Bins, encode_sketches
+from wheeltapper_protocols.decision.scoring import ScoringSpec
+from wheeltapper_protocols.drift.drift import freeze
+from wheeltapper_protocols.drift.sketch import Bins, encode_sketches
+from wheeltapper_protocols.manifest.manifest import Manifest, encode_manifest
+from wheeltapper_protocols.signal.features import FeatureSpec
+from wheeltapper_protocols.wire.messages import DriftEvent, DriftReport, Report
 
 EPOCH = "0123456789abcdef"
 FEATURES = 3

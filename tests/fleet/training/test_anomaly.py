@@ -14,10 +14,10 @@ from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
 from wheeltapper_fleet.training.network import open_session
-from wheeltapper_protocols.features import FeatureSet
-from wheeltapper_protocols.manifest import GOLDEN_FILE, MODEL_FILE, Gate
-from wheeltapper_protocols.recording import Recording, write_recording
-from wheeltapper_protocols.scoring import Scorer
+from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.manifest.manifest import GOLDEN_FILE, MODEL_FILE, Gate
+from wheeltapper_protocols.signal.features import FeatureSet
+from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 
 def machine(snapshots: int = 60, seed: int = 0, rate_hz: float = 12_000.0, fault_from: int | None = None) -> Recording:

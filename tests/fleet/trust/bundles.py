@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from wheeltapper_protocols.decision import DecisionSpec
-from wheeltapper_protocols.features import FeatureSpec
-from wheeltapper_protocols.manifest import Budget, BundleFile, Gate, Golden, Input, Manifest, encode_manifest
-from wheeltapper_protocols.scoring import ScoringSpec
+from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.decision.scoring import ScoringSpec
+from wheeltapper_protocols.manifest.manifest import Budget, BundleFile, Gate, Golden, Input, Manifest, encode_manifest
+from wheeltapper_protocols.signal.features import FeatureSpec
 
 
 def write_bundle(folder: Path, model: str, number: int, gates: tuple[Gate, ...]) -> None:

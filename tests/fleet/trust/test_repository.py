@@ -14,8 +14,8 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import sign_for_team, verified_target
-from wheeltapper_protocols.assignment import Assignment, PipelineTarget, decode_assignment
-from wheeltapper_protocols.ids import manifest_path
+from wheeltapper_protocols.wire.assignment import Assignment, PipelineTarget, decode_assignment
+from wheeltapper_protocols.wire.ids import manifest_path
 
 ONE = manifest_path(MODEL, 1)
 TWO = manifest_path(MODEL, 2)

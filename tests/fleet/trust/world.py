@@ -26,8 +26,8 @@ from wheeltapper_fleet.registry.releases import Release, Releases, prepare_relea
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import Repository, sign_for_team
-from wheeltapper_protocols.ids import manifest_path
-from wheeltapper_protocols.manifest import Gate
+from wheeltapper_protocols.manifest.manifest import Gate
+from wheeltapper_protocols.wire.ids import manifest_path
 
 MODEL = "bearing-anomaly"
 PASSED = Gate(name="separation", value=3.0, limit=2.0, passed=True)

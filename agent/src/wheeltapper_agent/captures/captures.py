@@ -35,8 +35,8 @@ from wheeltapper_agent.pipeline.pipeline import Captured, Pipeline
 from wheeltapper_agent.records.port import Records, unnumbered_report
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.errors import RecordingError
-from wheeltapper_protocols.messages import CaptureCommand, CaptureReport, Command
-from wheeltapper_protocols.recording import Recording, write_recording
+from wheeltapper_protocols.signal.recording import Recording, write_recording
+from wheeltapper_protocols.wire.messages import CaptureCommand, CaptureReport, Command
 
 __all__ = ["Captures", "make_recording"]
 

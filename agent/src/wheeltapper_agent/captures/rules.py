@@ -26,7 +26,7 @@ from wheeltapper_agent.captures.config import CaptureRule
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import SourceSpec, Window
-from wheeltapper_protocols.messages import Alert, Report
+from wheeltapper_protocols.wire.messages import Alert, Report
 
 __all__ = ["CaptureRules", "Collected"]
 

@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic, write_once
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
-from wheeltapper_protocols.ids import NAME_PATTERN
+from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 if TYPE_CHECKING:  # 9 MB that an agent which is enrolled does without
     from cryptography.hazmat.primitives.asymmetric import ec

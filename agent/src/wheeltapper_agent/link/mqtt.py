@@ -26,8 +26,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from wheeltapper_agent.ground.bounded_mqtt import BoundedClient
-from wheeltapper_protocols.messages import MAX_PAYLOAD_BYTES, Status, encode
-from wheeltapper_protocols.topics import Down, Up, down_filter, down_topic, up_topic
+from wheeltapper_protocols.wire.codec import MAX_PAYLOAD_BYTES, encode
+from wheeltapper_protocols.wire.messages import Status
+from wheeltapper_protocols.wire.topics import Down, Up, down_filter, down_topic, up_topic
 
 __all__ = ["BrokerAddress", "Link", "tls_context"]
 

@@ -28,13 +28,12 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.inference import Model
 from wheeltapper_agent.model.runtimes import open_network
 from wheeltapper_agent.source.base import SourceSpec
-from wheeltapper_protocols import iso20816
-from wheeltapper_protocols.bearing import BearingFinder
-from wheeltapper_protocols.decision import DecisionState, Verdict, step
+from wheeltapper_protocols.decision.bearing import BearingFinder
+from wheeltapper_protocols.decision.decision import DecisionState, Verdict, step
+from wheeltapper_protocols.decision.reasons import feature_reasons, raw_reasons
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.features import FeatureSet
-from wheeltapper_protocols.iso20816 import velocity_specs
-from wheeltapper_protocols.manifest import (
+from wheeltapper_protocols.manifest.interpreter import Interpreter, Reading
+from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MAX_FILE_BYTES,
@@ -43,9 +42,10 @@ from wheeltapper_protocols.manifest import (
     check_file,
     decode_manifest,
 )
-from wheeltapper_protocols.messages import Reason, Zone
-from wheeltapper_protocols.reasons import feature_reasons, raw_reasons
-from wheeltapper_protocols.tasks import Interpreter, Reading
+from wheeltapper_protocols.signal import iso20816
+from wheeltapper_protocols.signal.features import FeatureSet
+from wheeltapper_protocols.signal.iso20816 import Zone, velocity_specs
+from wheeltapper_protocols.wire.messages import Reason
 
 __all__ = ["MAX_BATCH", "Bundle", "Evaluation", "check_input", "load_bundle", "process_mb", "self_test"]
 
@@ -146,7 +146,7 @@ class Bundle:
         return Evaluation(samples, table, model_input, model_output, self._read(model_input, model_output), velocity)
 
     def decide(self, state: DecisionState, found: Evaluation, row: int = 0) -> tuple[DecisionState, Verdict]:
-        """Take the window ``row`` of ``found`` into account; see :func:`wheeltapper_protocols.decision.step`.
+        """Take the window ``row`` of ``found`` into account; see :func:`wheeltapper_protocols.decision.decision.step`.
 
         The verdict has reasons where it raised an alert or made it worse.
         """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.inference import BaseNetwork, announce
 from wheeltapper_agent.model.tensors import Tensor, with_specs
-from wheeltapper_protocols.manifest import TensorSpec
+from wheeltapper_protocols.manifest.manifest import TensorSpec
 
 __all__ = ["OnnxNetwork"]
 

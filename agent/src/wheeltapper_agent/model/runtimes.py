@@ -12,7 +12,7 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.inference import Network, announce
 from wheeltapper_agent.model.onnx import OnnxNetwork
 from wheeltapper_agent.model.tflite import PACKAGES, TfliteNetwork
-from wheeltapper_protocols.manifest import TensorSpec
+from wheeltapper_protocols.manifest.manifest import TensorSpec
 
 __all__ = ["EXTRAS", "open_network", "preload"]
 

@@ -11,9 +11,9 @@ import msgspec
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import check_input, load_bundle
 from wheeltapper_agent.source.base import SourceSpec
-from wheeltapper_protocols.decision import DecisionState, Verdict
-from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.recording import read_recording
+from wheeltapper_protocols.decision.decision import DecisionState, Verdict
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.signal.recording import read_recording
 
 __all__ = ["replay"]
 

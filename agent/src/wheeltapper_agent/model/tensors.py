@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_protocols.manifest import TensorSpec
+from wheeltapper_protocols.manifest.manifest import TensorSpec
 
 __all__ = ["Tensor", "decode", "encode", "fitted", "not_a_number", "with_specs"]
 

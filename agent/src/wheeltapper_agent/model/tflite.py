@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.inference import BaseNetwork, announce, stateful_error
 from wheeltapper_agent.model.tensors import Tensor, with_specs
-from wheeltapper_protocols.manifest import TensorSpec
+from wheeltapper_protocols.manifest.manifest import TensorSpec
 
 __all__ = ["PACKAGES", "TfliteNetwork"]
 

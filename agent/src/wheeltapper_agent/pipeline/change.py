@@ -18,7 +18,7 @@ Invariants:
     * A NaN is ignored; an infinite score counts as 1.
 
 What this module does not do: say what to do about a change; look at features (their sketches are compared with the
-reference by :mod:`wheeltapper_protocols.drift`).
+reference by :mod:`wheeltapper_protocols.drift.drift`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from wheeltapper_protocols.drift import ChangeSpec
+from wheeltapper_protocols.drift.drift import ChangeSpec
 
 __all__ = ["Adwin", "Change", "ScoreWatch", "squashed"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_protocols.quality import STUCK_SAMPLES
+from wheeltapper_protocols.signal.quality import STUCK_SAMPLES
 
 __all__ = ["PipelineConfig", "QualityConfig"]
 

@@ -11,8 +11,9 @@ Invariants:
 
 Windows are collected and sketched together, :data:`BLOCK_WINDOWS` at a time: what numpy costs a call is then shared.
 
-What this module does not do: the arithmetic (:mod:`wheeltapper_protocols.sketch`, :mod:`wheeltapper_protocols.drift`,
-:mod:`wheeltapper_agent.pipeline.change`), keep anything over a restart, decide what is done about drift.
+What this module does not do: the arithmetic (:mod:`wheeltapper_protocols.drift.sketch`,
+:mod:`wheeltapper_protocols.drift.drift`, :mod:`wheeltapper_agent.pipeline.change`), keep anything over a restart,
+decide what is done about drift.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.pipeline.change import Change, ScoreWatch
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.records.port import unnumbered_report
-from wheeltapper_protocols.drift import Distances, DriftSpec, distances
-from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import Alert, DriftEvent, DriftReport, Report
-from wheeltapper_protocols.quality import DataQuality
-from wheeltapper_protocols.sketch import Bins, Sketches, encode_sketches
+from wheeltapper_protocols.drift.drift import Distances, DriftSpec, distances
+from wheeltapper_protocols.drift.sketch import Bins, Sketches, encode_sketches
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.signal.quality import DataQuality
+from wheeltapper_protocols.wire.messages import Alert, DriftEvent, DriftReport, Report
 
 __all__ = ["BLOCK_WINDOWS", "MIN_REPORT_WINDOWS", "DriftObserver"]
 

@@ -32,8 +32,8 @@ import msgspec
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.pipeline.observation import Observation, Observer
 from wheeltapper_agent.records.port import NO_EPOCH, Records
-from wheeltapper_protocols.decision import DecisionState
-from wheeltapper_protocols.messages import Alert, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.decision.decision import DecisionState
+from wheeltapper_protocols.wire.messages import Alert, Report, Severity, TelemetryRecord
 
 __all__ = ["MAX_BLOCK", "MAX_PENDING", "Judged", "Ledger", "observed"]
 

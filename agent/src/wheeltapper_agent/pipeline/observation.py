@@ -10,9 +10,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from wheeltapper_agent.source.base import Window
-from wheeltapper_protocols.decision import Verdict
-from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import Alert, Report
+from wheeltapper_protocols.decision.decision import Verdict
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.wire.messages import Alert, Report
 
 __all__ = ["Observation", "Observer"]
 

@@ -35,9 +35,9 @@ from wheeltapper_agent.pipeline.ledger import Judged, Ledger, observed
 from wheeltapper_agent.pipeline.observation import Observation, Observer
 from wheeltapper_agent.records.port import Records
 from wheeltapper_agent.source.base import Source, SourceSpec, Window, pending_windows, source_room
-from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState, Verdict, carried_over
-from wheeltapper_protocols.messages import PipelineStatus
-from wheeltapper_protocols.quality import complete
+from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, Verdict, carried_over
+from wheeltapper_protocols.signal.quality import complete
+from wheeltapper_protocols.wire.messages import PipelineStatus
 
 __all__ = ["MAX_BATCH", "Captured", "Health", "Pipeline"]
 

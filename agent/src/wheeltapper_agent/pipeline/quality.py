@@ -1,6 +1,6 @@
 """Data quality of one pipeline since the agent started, for its status.
 
-Counts are kept for every window that the source gave, scored or not. See :mod:`wheeltapper_protocols.quality`.
+Counts are kept for every window that the source gave, scored or not. See :mod:`wheeltapper_protocols.signal.quality`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import msgspec
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Source, malformed_payloads
-from wheeltapper_protocols.messages import Alert, Report
-from wheeltapper_protocols.quality import DataQuality, StuckRuns, window_quality
+from wheeltapper_protocols.signal.quality import DataQuality, StuckRuns, window_quality
+from wheeltapper_protocols.wire.messages import Alert, Report
 
 __all__ = ["QualityObserver"]
 

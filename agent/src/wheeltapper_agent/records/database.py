@@ -22,7 +22,7 @@ import msgspec
 
 from wheeltapper_agent.records.port import NO_EPOCH
 from wheeltapper_agent.records.rows import KINDS, Item, Row, checksum, decode_item, kind_of, start_of_checksums
-from wheeltapper_protocols.messages import Alert, CaptureReport, Report, TelemetryRecord
+from wheeltapper_protocols.wire.messages import Alert, CaptureReport, Report, TelemetryRecord
 
 __all__ = [
     "STATE_EVERY",

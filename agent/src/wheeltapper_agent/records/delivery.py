@@ -30,8 +30,9 @@ from wheeltapper_agent.ground.rate import TokenBucket
 from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.records.spool import Held, Spool
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.messages import Ack, Alert, Report, Telemetry, TelemetryRecord, encode
-from wheeltapper_protocols.topics import Up
+from wheeltapper_protocols.wire.codec import encode
+from wheeltapper_protocols.wire.messages import Ack, Alert, Report, Telemetry, TelemetryRecord
+from wheeltapper_protocols.wire.topics import Up
 
 __all__ = ["Delivery", "Publisher"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from wheeltapper_protocols.messages import Alert, Report, ReportBody, Severity, TelemetryRecord
+from wheeltapper_protocols.wire.messages import Alert, Report, ReportBody, Severity, TelemetryRecord
 
 __all__ = ["NO_EPOCH", "Records", "unnumbered_report"]
 

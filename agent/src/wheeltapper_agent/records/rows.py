@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from wheeltapper_protocols.messages import Alert, Report, TelemetryRecord
+from wheeltapper_protocols.wire.messages import Alert, Report, TelemetryRecord
 
 __all__ = [
     "KINDS",

@@ -40,7 +40,7 @@ from typing import Final
 from wheeltapper_agent.records.limits import SpoolLimits
 from wheeltapper_agent.records.rows import Item, Row, encode_item
 from wheeltapper_agent.records.store import Held, SpoolFigures, SpoolStore, read_figures
-from wheeltapper_protocols.messages import TelemetryRecord
+from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 __all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]
 

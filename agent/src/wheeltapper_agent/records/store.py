@@ -42,7 +42,7 @@ from wheeltapper_agent.records.database import (
 from wheeltapper_agent.records.limits import SpoolLimits, drop_acked, drop_beyond, drop_share
 from wheeltapper_agent.records.port import NO_EPOCH, unnumbered_report
 from wheeltapper_agent.records.rows import Item, Row, decode_item, encode_item, kind_of, of_kinds
-from wheeltapper_protocols.messages import LossReport, Severity, TelemetryRecord
+from wheeltapper_protocols.wire.messages import LossReport, Severity, TelemetryRecord
 
 __all__ = ["Held", "SpoolFigures", "SpoolStore", "read_figures"]
 

@@ -28,7 +28,7 @@ from wheeltapper_agent.source.cutter import Framing
 from wheeltapper_agent.source.framing import Framer
 from wheeltapper_agent.source.recorded import CsvFile, ParquetFile, RecordedFile
 from wheeltapper_agent.source.wav import WavFile
-from wheeltapper_protocols.recording import Recording, read_recording
+from wheeltapper_protocols.signal.recording import Recording, read_recording
 
 __all__ = ["KIND", "ReplayConfig", "ReplaySource"]
 

@@ -30,7 +30,7 @@ from wheeltapper_agent.ground.clock import Clock, StopEvent
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_agent.source.base import SourceContext, SourceKind, SourceSpec, Window
-from wheeltapper_protocols.bearing import Bearing
+from wheeltapper_protocols.decision.bearing import Bearing
 
 __all__ = ["KIND", "Bearing", "Machine", "SimulatorConfig", "SimulatorSource"]
 

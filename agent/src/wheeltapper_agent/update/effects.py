@@ -33,10 +33,10 @@ from wheeltapper_agent.update.probation import Figures
 from wheeltapper_agent.update.slots import Slots, slot_name
 from wheeltapper_agent.update.trials import Trials
 from wheeltapper_agent.update.waiting import Waiting
-from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import ProtocolError, WireError
-from wheeltapper_protocols.manifest import MANIFEST_FILE, Manifest, decode_manifest
-from wheeltapper_protocols.messages import ExecutionReport, ExecutionState, ShadowReport
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, Manifest, decode_manifest
+from wheeltapper_protocols.wire.assignment import PipelineTarget
+from wheeltapper_protocols.wire.messages import ExecutionReport, ExecutionState, ShadowReport
 
 __all__ = ["Effects", "Interrupted", "Outcome"]
 

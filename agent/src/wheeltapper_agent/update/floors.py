@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wheeltapper_agent.ground.files import write_atomic
-from wheeltapper_protocols.messages import Count, Name, Release, Seconds
+from wheeltapper_protocols.wire.messages import Count, Name, Release, Seconds
 
 __all__ = ["MARKS_FILE", "MarkStore", "Marks", "merge"]
 

@@ -18,9 +18,9 @@ from msgspec import Struct
 from wheeltapper_agent.ground.errors import storage_error
 from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_agent.update.probation import Figures
-from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.wire.assignment import PipelineTarget
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["Entry", "Execution", "Journal"]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from wheeltapper_protocols.messages import ExecutionState as S
+from wheeltapper_protocols.wire.messages import ExecutionState as S
 
 __all__ = ["ENTRY_EFFECTS", "TABLE", "Effect", "Event", "IllegalTransitionError", "Step", "step"]
 

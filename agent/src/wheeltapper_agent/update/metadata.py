@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from wheeltapper_agent.ground.clock import Pause, no_pause
-from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.wire.assignment import PipelineTarget
 
 __all__ = ["LateMetadata", "MetadataClient", "Verified"]
 

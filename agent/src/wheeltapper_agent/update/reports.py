@@ -12,7 +12,7 @@ from typing import Final
 
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.records.port import Records, unnumbered_report
-from wheeltapper_protocols.messages import Report, ReportBody
+from wheeltapper_protocols.wire.messages import Report, ReportBody
 
 __all__ = ["Reports"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wheeltapper_agent.update.machine import ENTRY_EFFECTS, Effect, Event
-from wheeltapper_protocols.messages import ExecutionState as S
+from wheeltapper_protocols.wire.messages import ExecutionState as S
 
 __all__ = ["MAX_RESUMES", "PATIENT_RESUMES", "Plan", "max_resumes", "resume", "uncounted"]
 

@@ -14,8 +14,8 @@ from typing import Final
 
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.update.probation import Figures, figures
-from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import Alert, Report
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.wire.messages import Alert, Report
 
 __all__ = ["KEPT_WINDOWS", "Recent"]
 

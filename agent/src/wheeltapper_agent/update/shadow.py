@@ -27,9 +27,9 @@ from wheeltapper_agent.model.bundle import Bundle
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.pipeline.pipeline import MAX_BATCH
 from wheeltapper_agent.update.comparison import Pair, compare
-from wheeltapper_protocols.decision import SCORE_LIMIT, DecisionState, carried_over
-from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import Alert, Report, ShadowReport
+from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, carried_over
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.wire.messages import Alert, Report, ShadowReport
 
 __all__ = ["QUEUE_WINDOWS", "Shadow", "load_per_core"]
 

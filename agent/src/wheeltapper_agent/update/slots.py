@@ -20,9 +20,9 @@ from typing import Final
 
 from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_file, fsync_folder, replace_link, write_once
-from wheeltapper_protocols.assignment import PipelineTarget
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.manifest import MANIFEST_FILE, decode_manifest
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, decode_manifest
+from wheeltapper_protocols.wire.assignment import PipelineTarget
 
 __all__ = ["ACTIVE", "PREVIOUS", "Slots", "slot_name"]
 

@@ -22,7 +22,7 @@ from wheeltapper_agent.update.machine import Event
 from wheeltapper_agent.update.probation import LEAST_CALLS, Figures, judge, shift_in_spreads
 from wheeltapper_agent.update.score_history import Recent
 from wheeltapper_agent.update.shadow import Shadow
-from wheeltapper_protocols.messages import ShadowReport
+from wheeltapper_protocols.wire.messages import ShadowReport
 
 __all__ = ["Trials"]
 

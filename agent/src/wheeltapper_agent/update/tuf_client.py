@@ -30,7 +30,7 @@ from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_file, fsync_folder
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 from wheeltapper_agent.update.floors import Marks, MarkStore
-from wheeltapper_protocols.assignment import PipelineTarget
+from wheeltapper_protocols.wire.assignment import PipelineTarget
 
 if TYPE_CHECKING:
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet

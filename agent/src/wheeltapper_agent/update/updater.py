@@ -53,7 +53,7 @@ from wheeltapper_agent.update.trust import (
     is_known,
 )
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.messages import AssignmentRefused, ExecutionReport, ExecutionState
+from wheeltapper_protocols.wire.messages import AssignmentRefused, ExecutionReport, ExecutionState
 
 __all__ = ["Updater"]
 

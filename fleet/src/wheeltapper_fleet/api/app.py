@@ -34,8 +34,8 @@ from wheeltapper_fleet.telemetry.drift import release_drift
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_fleet.ui.pages import page_router
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.ids import device_id, name
-from wheeltapper_protocols.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
+from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
+from wheeltapper_protocols.wire.ids import device_id, name
 
 __all__ = ["AdminServices", "admin_app"]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from wheeltapper_protocols.ids import NAME_PATTERN
+from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 __all__ = [
     "AlertView",

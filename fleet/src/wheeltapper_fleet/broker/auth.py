@@ -39,7 +39,7 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.ids import device_id
+from wheeltapper_protocols.wire.ids import device_id
 
 __all__ = ["FLEET_CLIENT", "FLEET_CLIENT_ID", "AuthService", "Grant", "decide", "new_seed", "public_key"]
 

@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from wheeltapper_fleet.broker.auth import FLEET_CLIENT_ID
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.topics import ALL_UP
+from wheeltapper_protocols.wire.topics import ALL_UP
 
 __all__ = ["FleetLink"]
 

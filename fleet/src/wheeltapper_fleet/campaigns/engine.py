@@ -29,9 +29,9 @@ from wheeltapper_fleet.campaigns.store import load_campaign, log_campaign, save_
 from wheeltapper_fleet.db.engine import reading, upsert_statement
 from wheeltapper_fleet.db.tables import assignments, campaigns, devices, executions, releases
 from wheeltapper_fleet.devices.commands import pending_payloads
-from wheeltapper_protocols.assignment import Assignment, PipelineTarget
-from wheeltapper_protocols.messages import ExecutionState
-from wheeltapper_protocols.topics import Down, down_topic
+from wheeltapper_protocols.wire.assignment import Assignment, PipelineTarget
+from wheeltapper_protocols.wire.messages import ExecutionState
+from wheeltapper_protocols.wire.topics import Down, down_topic
 
 __all__ = ["Engine", "Publication", "Sign"]
 

@@ -34,9 +34,9 @@ from wheeltapper_fleet.db.tables import commands
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import RecordingError
-from wheeltapper_protocols.ids import SHA256_PATTERN
-from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command
-from wheeltapper_protocols.recording import read_recording
+from wheeltapper_protocols.signal.recording import read_recording
+from wheeltapper_protocols.wire.ids import SHA256_PATTERN
+from wheeltapper_protocols.wire.messages import CancelCommand, CaptureCommand, Command
 
 __all__ = ["AUTO", "MAX_AUTO_BYTES_A_DAY", "MAX_CAPTURE_BYTES", "Capture", "Captures", "Upload"]
 

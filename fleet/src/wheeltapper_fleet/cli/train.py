@@ -14,7 +14,7 @@ import typer
 from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, print_json
 
 if TYPE_CHECKING:
-    from wheeltapper_protocols.recording import Recording
+    from wheeltapper_protocols.signal.recording import Recording
 
 __all__ = ["train_app"]
 
@@ -75,7 +75,7 @@ def import_set(
     """Turn a shared data set into recordings."""
     written = []
     with failures():
-        from wheeltapper_protocols.recording import write_recording
+        from wheeltapper_protocols.signal.recording import write_recording
 
         out.mkdir(parents=True, exist_ok=True)
         for name, found in _imported(kind, source):

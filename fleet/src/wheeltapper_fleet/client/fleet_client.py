@@ -166,8 +166,8 @@ class FleetClient:
         from wheeltapper_fleet.registry.releases import prepare_release
         from wheeltapper_fleet.trust.keys import load_signer
         from wheeltapper_fleet.trust.repository import sign_for_team
-        from wheeltapper_protocols.ids import manifest_path
-        from wheeltapper_protocols.manifest import decode_manifest
+        from wheeltapper_protocols.manifest.manifest import decode_manifest
+        from wheeltapper_protocols.wire.ids import manifest_path
 
         model = decode_manifest(prepare_release(bundle_dir, 1)).model
         current, number = self.role_metadata(model)

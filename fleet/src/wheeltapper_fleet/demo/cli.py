@@ -36,7 +36,7 @@ def _recordings(folder: Path | None, into: Path) -> list[Path]:
         return []
     from wheeltapper_fleet.training.importers import import_femto
     from wheeltapper_protocols.errors import RecordingError
-    from wheeltapper_protocols.recording import read_recording, write_recording
+    from wheeltapper_protocols.signal.recording import read_recording, write_recording
 
     found: list[Path] = []
     for file in sorted(folder.glob("*.npz")):

@@ -20,8 +20,8 @@ from typing import Any
 
 from wheeltapper_fleet.demo.stage import AgentStatus, Stage, wait_for
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.messages import ExecutionState
-from wheeltapper_protocols.recording import read_recording
+from wheeltapper_protocols.signal.recording import read_recording
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["PIPELINE", "Story"]
 

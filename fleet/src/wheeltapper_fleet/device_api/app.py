@@ -37,8 +37,8 @@ from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.trust.ca import MAX_CSR_BYTES, FleetCA
 from wheeltapper_fleet.trust.repository import Repository
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.ids import SHA256_PATTERN
-from wheeltapper_protocols.ids import name as check_name
+from wheeltapper_protocols.wire.ids import SHA256_PATTERN
+from wheeltapper_protocols.wire.ids import name as check_name
 
 __all__ = ["DeviceApi", "device_app"]
 

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, select
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import commands, devices
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.messages import CancelCommand, CaptureCommand, Command, encode
+from wheeltapper_protocols.wire.codec import encode
+from wheeltapper_protocols.wire.messages import CancelCommand, CaptureCommand, Command
 
 __all__ = ["create_cancel", "create_capture", "get_command", "list_commands", "pending_payloads"]
 

@@ -27,7 +27,7 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import devices, enrolment_tokens
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import DeviceCertificate, FleetCA
-from wheeltapper_protocols.ids import device_id
+from wheeltapper_protocols.wire.ids import device_id
 
 __all__ = ["DEFAULT_TTL_SECONDS", "Endpoints", "Enrolled", "Enrolment"]
 

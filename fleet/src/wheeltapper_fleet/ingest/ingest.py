@@ -23,9 +23,10 @@ from sqlalchemy.exc import OperationalError
 
 from wheeltapper_fleet.ingest.store import Heard, Outcome, Refusal, store
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.ids import device_id
-from wheeltapper_protocols.messages import Ack, Command, decode
-from wheeltapper_protocols.topics import parse_up_topic
+from wheeltapper_protocols.wire.codec import decode
+from wheeltapper_protocols.wire.ids import device_id
+from wheeltapper_protocols.wire.messages import Ack, Command
+from wheeltapper_protocols.wire.topics import parse_up_topic
 
 __all__ = ["Ingest", "Publish", "read"]
 

@@ -26,7 +26,8 @@ from sqlalchemy import Connection, Table, func, select
 from wheeltapper_fleet.campaigns.rules.execution import advance, is_terminal, refuse
 from wheeltapper_fleet.db.engine import insert_ignore, upsert_statement
 from wheeltapper_fleet.db.tables import alerts, assignments, commands, devices, executions, records, refused, spools
-from wheeltapper_protocols.messages import (
+from wheeltapper_protocols.wire.codec import encode
+from wheeltapper_protocols.wire.messages import (
     Ack,
     Alert,
     AssignmentRefused,
@@ -37,9 +38,8 @@ from wheeltapper_protocols.messages import (
     Status,
     Telemetry,
     TelemetryRecord,
-    encode,
 )
-from wheeltapper_protocols.topics import Down, down_topic
+from wheeltapper_protocols.wire.topics import Down, down_topic
 
 __all__ = ["Heard", "Outcome", "Refusal", "store"]
 

@@ -20,8 +20,8 @@ from typing import BinaryIO, Final
 
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.ids import SHA256_PATTERN
-from wheeltapper_protocols.manifest import MAX_FILE_BYTES
+from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES
+from wheeltapper_protocols.wire.ids import SHA256_PATTERN
 
 __all__ = ["Blob", "BlobStore", "chunks_of"]
 

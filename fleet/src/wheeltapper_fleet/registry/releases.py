@@ -27,10 +27,10 @@ from wheeltapper_fleet.db.tables import releases as table
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.trust.repository import Repository, verified_target
-from wheeltapper_protocols.ids import manifest_path
-from wheeltapper_protocols.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, check_file
-from wheeltapper_protocols.manifest import decode_manifest as decode
-from wheeltapper_protocols.manifest import encode_manifest as encode
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, check_file
+from wheeltapper_protocols.manifest.manifest import decode_manifest as decode
+from wheeltapper_protocols.manifest.manifest import encode_manifest as encode
+from wheeltapper_protocols.wire.ids import manifest_path
 
 __all__ = ["Release", "Releases", "prepare_release"]
 

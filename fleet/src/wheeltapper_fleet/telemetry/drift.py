@@ -6,7 +6,7 @@ Invariants:
     * A report whose sketches are over other bins than the release's manifest is left out and counted: it cannot be of
       the release that it names.
 
-What this module does not do: judge what drift means; the arithmetic (:mod:`wheeltapper_protocols.drift`).
+What this module does not do: judge what drift means; the arithmetic (:mod:`wheeltapper_protocols.drift.drift`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from sqlalchemy import Engine, select
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.tables import records
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.drift import Distances, DriftSpec, Reference, distances
-from wheeltapper_protocols.manifest import Manifest
-from wheeltapper_protocols.messages import DriftReport, Report
-from wheeltapper_protocols.sketch import Bins, Sketches, decode_sketches
+from wheeltapper_protocols.drift.drift import Distances, DriftSpec, Reference, distances
+from wheeltapper_protocols.drift.sketch import Bins, Sketches, decode_sketches
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.wire.messages import DriftReport, Report
 
 __all__ = ["MAX_REPORTS", "FeatureDrift", "ReleaseDrift", "release_drift"]
 

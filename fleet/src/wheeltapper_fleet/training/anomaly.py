@@ -25,9 +25,9 @@ from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_by
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.recipe import DECISION, Calibration, calibrate, fit_scoring
-from wheeltapper_protocols.drift import DriftSpec, freeze
-from wheeltapper_protocols.features import FeatureSet, default_specs
-from wheeltapper_protocols.manifest import (
+from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.drift.drift import DriftSpec, freeze
+from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -38,8 +38,8 @@ from wheeltapper_protocols.manifest import (
     Manifest,
     encode_manifest,
 )  # fmt: skip
-from wheeltapper_protocols.recording import Recording, read_recording
-from wheeltapper_protocols.scoring import Scorer
+from wheeltapper_protocols.signal.features import FeatureSet, default_specs
+from wheeltapper_protocols.signal.recording import Recording, read_recording
 
 __all__ = ["train_anomaly"]
 

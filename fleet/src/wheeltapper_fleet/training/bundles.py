@@ -19,8 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_protocols.manifest import GOLDEN_FILE, MANIFEST_FILE, BundleFile, decode_manifest, encode_manifest
-from wheeltapper_protocols.recording import write_npz
+from wheeltapper_protocols.manifest.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    BundleFile,
+    decode_manifest,
+    encode_manifest,
+)
+from wheeltapper_protocols.signal.recording import write_npz
 
 __all__ = ["break_golden", "bundle_file", "npz_bytes", "write_bundle"]
 

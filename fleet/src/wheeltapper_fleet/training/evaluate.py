@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from wheeltapper_fleet.training import network
 from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_protocols.decision import DecisionSpec, DecisionState, Verdict, decide
-from wheeltapper_protocols.features import FeatureSet
-from wheeltapper_protocols.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, check_file, decode_manifest
-from wheeltapper_protocols.recording import Recording
-from wheeltapper_protocols.scoring import Scorer
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
+from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, check_file, decode_manifest
+from wheeltapper_protocols.signal.features import FeatureSet
+from wheeltapper_protocols.signal.recording import Recording
 
 __all__ = ["Bundle", "Evaluation", "compute_features", "evaluate", "first_alert", "read_bundle", "verdicts"]
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from wheeltapper_fleet.training.evaluate import verdicts
 from wheeltapper_fleet.training.recipe import DECISION
-from wheeltapper_protocols.manifest import Gate
-from wheeltapper_protocols.scoring import Scorer
+from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.manifest.manifest import Gate
 
 __all__ = ["agreement", "false_alerts", "finite", "latency", "reproducible", "sensitivity", "size"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_protocols.recording import Recording
+from wheeltapper_protocols.signal.recording import Recording
 
 __all__ = ["IMPORTERS", "import_cwru", "import_femto", "import_uci_fan"]
 

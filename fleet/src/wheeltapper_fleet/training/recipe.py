@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wheeltapper_fleet.training import network
-from wheeltapper_protocols.decision import DecisionSpec
-from wheeltapper_protocols.features import FeatureSpec
-from wheeltapper_protocols.scoring import Scorer, ScoringSpec, transformed
+from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.decision.scoring import Scorer, ScoringSpec, transformed
+from wheeltapper_protocols.signal.features import FeatureSpec
 
 __all__ = ["DECISION", "Calibration", "calibrate", "fit_scoring"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
-from wheeltapper_protocols.recording import Recording
+from wheeltapper_protocols.signal.recording import Recording
 
 __all__ = ["SETS", "load_sources", "recordings_of"]
 

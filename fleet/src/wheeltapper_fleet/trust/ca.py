@@ -30,7 +30,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.ids import device_id
+from wheeltapper_protocols.wire.ids import device_id
 
 __all__ = ["INGEST_NAME", "MAX_CSR_BYTES", "DeviceCertificate", "FleetCA", "TlsFiles", "certificate_sha256"]
 

@@ -16,7 +16,7 @@ from securesystemslib.signer import Signer
 
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.keys import load_signer, online_key
-from wheeltapper_protocols.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, encode_assignment
+from wheeltapper_protocols.wire.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, encode_assignment
 
 __all__ = ["Director"]
 

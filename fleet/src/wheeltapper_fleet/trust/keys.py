@@ -31,7 +31,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Roo
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import FleetCA
-from wheeltapper_protocols.ids import name as valid_name
+from wheeltapper_protocols.wire.ids import name as valid_name
 
 __all__ = [
     "DIRECTOR",

@@ -34,7 +34,7 @@ from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.keys import DIRECTOR, Lifetimes, expiry, load_signer, meta_file, online_key, tuf_folder
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.ids import parse_manifest_path
+from wheeltapper_protocols.wire.ids import parse_manifest_path
 
 __all__ = ["MAX_METADATA_BYTES", "Repository", "sign_for_team", "verified_target"]
 

@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from wheeltapper_fleet.access.tokens import COOKIE, SESSION_SECONDS
 from wheeltapper_fleet.api.schemas import AlertView, CampaignView, DeviceView
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 if TYPE_CHECKING:
     from wheeltapper_fleet.api.app import AdminServices

@@ -26,7 +26,7 @@ from wheeltapper_fleet.campaigns.rules.execution import PENDING, advance, refuse
 from wheeltapper_fleet.campaigns.rules.spec import AbortAction, CampaignSpec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, tally
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = [
     "Abort",

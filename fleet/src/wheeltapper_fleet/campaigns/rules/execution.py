@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wheeltapper_protocols.messages import ExecutionState
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["PENDING", "SUCCESS", "advance", "is_terminal", "refuse"]
 

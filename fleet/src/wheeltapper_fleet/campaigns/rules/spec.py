@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.messages import Name, Release
+from wheeltapper_protocols.wire.messages import Name, Release
 
 __all__ = [
     "ALL_PIPELINES",

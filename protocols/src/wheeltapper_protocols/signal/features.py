@@ -1,0 +1,123 @@
+"""Features of a window of vibration samples: the one implementation, used by devices and by training.
+
+Kinds (each of one channel; ``x`` is the window without its mean):
+
+* ``rms``: root mean square of x. ``peak``: largest absolute x. ``crest``: peak / rms.
+* ``kurtosis``: m4 / m2**2 (3 for Gaussian noise). ``skewness``: m3 / m2**1.5.
+* ``band_rms`` (low_hz, high_hz): root mean square of what lies in low_hz <= f < high_hz (by Parseval, no taper).
+* ``centroid``: power-weighted mean frequency in Hz.
+* ``envelope_rms`` (low_hz, high_hz, carrier_low_hz, carrier_high_hz): modulation depth. Of the squared envelope of
+  what lies in the carrier band, the root mean square in low_hz <= f < high_hz over its mean (Randall and Antoni, MSSP
+  25 (2011) 485-520).
+* ``velocity_rms`` (low_hz, high_hz, m_s2_per_unit): root mean square velocity in mm/s (:mod:`iso20816`).
+* ``bearing_line`` (line_hz, harmonics, tolerance, carrier_low_hz, carrier_high_hz): how far a bearing's fault frequency
+  stands out of the envelope's spectrum (:mod:`bearing_lines`).
+
+Invariants: float32 and numpy only; all spectral features of a window share one FFT; finite samples give finite
+features (a constant window has 0 for every feature), a sample that is not finite makes every feature of its channel
+NaN; the result of a window does not depend on the windows beside it.
+
+What this module does not do: cut recordings into windows, standardise (:mod:`scoring`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wheeltapper_protocols.signal.channel_plan import ChannelPlan
+from wheeltapper_protocols.signal.feature_kinds import KINDS, FeatureSpec, check_spec
+
+__all__ = ["KINDS", "FeatureSet", "FeatureSpec", "default_specs"]
+
+Array = npt.NDArray[np.float32]
+
+
+class FeatureSet:
+    """Some features, precomputed for one form of window.
+
+    Args:
+        specs: the features, in the order of the result.
+        sample_rate_hz: of the samples.
+        window_samples: samples in a window.
+        channels: number of channels in a window.
+
+    Raises:
+        ValueError: an unknown kind, missing or unknown parameters, a band without a bin, a channel that is not there.
+    """
+
+    def __init__(self, specs: Sequence[FeatureSpec], sample_rate_hz: float, window_samples: int, channels: int) -> None:
+        self.specs = tuple(specs)
+        self.names: tuple[str, ...] = tuple(spec.name for spec in self.specs)
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("two features have the same name")
+        self._form = (window_samples, channels)
+        for spec in self.specs:
+            check_spec(spec, channels)
+        self._plans = [
+            ChannelPlan(
+                [(column, spec) for column, spec in enumerate(self.specs) if spec.channel == channel],
+                sample_rate_hz,
+                window_samples,
+            )
+            for channel in range(channels)
+        ]
+
+    def compute(self, samples: npt.NDArray[Any]) -> Array:
+        """Features of some windows.
+
+        Args:
+            samples: [window, sample, channel], physical.
+
+        Returns:
+            float32 [window, feature].
+
+        Raises:
+            ValueError: the windows have another form.
+        """
+        if samples.ndim != 3 or samples.shape[1:] != self._form:
+            raise ValueError(f"windows must be [window, {', '.join(map(str, self._form))}], not {list(samples.shape)}")
+        result = np.zeros((len(samples), len(self.specs)), dtype=np.float32)
+        for window, row in zip(samples, result, strict=True):
+            for channel, plan in enumerate(self._plans):
+                plan.fill(np.ascontiguousarray(window[:, channel], dtype=np.float32), row)
+        return result
+
+
+def default_specs(
+    sample_rate_hz: float, channels: Sequence[str], window_samples: int | None = None
+) -> list[FeatureSpec]:
+    """The features of the default recipe: shape and energy of each channel, octave bands, envelope bands.
+
+    Args:
+        sample_rate_hz: of the samples.
+        channels: their names.
+        window_samples: samples in a window; bands that it cannot resolve are left out.
+    """
+    nyquist = sample_rate_hz / 2
+    resolution = sample_rate_hz / window_samples if window_samples else nyquist / 512
+    edges = [0.0, *(nyquist / 2**k for k in range(6, -1, -1) if nyquist / 2**k > 4 * resolution)]
+    carrier = {"carrier_low_hz": nyquist / 8, "carrier_high_hz": nyquist}
+    envelope_edges = [e for e in (nyquist / 256, nyquist / 64, nyquist / 32, nyquist / 16) if e >= 2 * resolution]
+    specs: list[FeatureSpec] = []
+    for channel, label in enumerate(channels):
+        for kind in ("rms", "peak", "crest", "kurtosis", "skewness", "centroid"):
+            specs.append(FeatureSpec(name=f"{label}.{kind}", kind=kind, channel=channel))
+        for low, high in pairwise(edges):
+            name = f"{label}.band_{_edge(low)}_{_edge(high)}_hz"
+            params = {"low_hz": low, "high_hz": high * 1.0001 if high == nyquist else high}
+            specs.append(FeatureSpec(name=name, kind="band_rms", channel=channel, params=params))
+        for low, high in pairwise(envelope_edges):
+            name = f"{label}.envelope_{_edge(low)}_{_edge(high)}_hz"
+            params = {"low_hz": low, "high_hz": high, **carrier}
+            specs.append(FeatureSpec(name=name, kind="envelope_rms", channel=channel, params=params))
+    return specs
+
+
+def _edge(hz: float) -> str:
+    """The edge of a band in a name: whole Hz, more where bands lie nearer to each other than that."""
+    return f"{hz:.0f}" if hz >= 4 or hz == 0 else f"{hz:.3g}"

@@ -1,0 +1,108 @@
+"""Messages to bytes and back: MessagePack for telemetry, JSON for the rest.
+
+Invariants: whatever the bytes, a reader gives a valid message or raises :class:`WireError`; both directions are capped.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+import zstandard
+
+from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.wire.messages import Ack, Alert, Command, Message, Report, Status, Telemetry
+from wheeltapper_protocols.wire.topics import Down, Up
+
+__all__ = ["MAX_DECOMPRESSED_BYTES", "MAX_PAYLOAD_BYTES", "decode", "decode_down", "encode"]
+
+MAX_PAYLOAD_BYTES: Final = 256 * 1024
+MAX_DECOMPRESSED_BYTES: Final = 1024 * 1024
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_MINIMUM_BYTES: Final = 512
+_M = TypeVar("_M", bound=msgspec.Struct)
+
+_PACKED: Final[tuple[type[msgspec.Struct], ...]] = (Telemetry,)
+_SELDOM: Final[tuple[type[msgspec.Struct], ...]] = (Alert, Report, Command)
+"""What is read again before it is sent: a value within a list or an object may be one that no reader accepts."""
+_UP: Final[dict[Up, type[msgspec.Struct]]] = {
+    Up.STATUS: Status,
+    Up.TELEMETRY: Telemetry,
+    Up.ALERT: Alert,
+    Up.REPORT: Report,
+}
+_DOWN: Final[dict[Down, type[msgspec.Struct]]] = {Down.COMMAND: Command, Down.ACK: Ack}
+_DECODERS: Final[dict[type[msgspec.Struct], Any]] = {
+    kind: (msgspec.msgpack if kind in _PACKED else msgspec.json).Decoder(kind)
+    for kind in (*_UP.values(), *_DOWN.values())
+}
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message: MessagePack for telemetry (zstd where that is shorter), else JSON.
+
+    Raises:
+        WireError: ``wire.invalid`` (a value that no reader would accept), ``wire.too_large``.
+    """
+    if isinstance(message, _PACKED):
+        payload = msgspec.msgpack.encode(message)
+        if len(payload) >= _ZSTD_MINIMUM_BYTES:
+            payload = min(payload, zstandard.ZstdCompressor(level=3).compress(payload), key=len)
+    else:
+        payload = msgspec.json.encode(message)
+        if isinstance(message, _SELDOM):
+            _decode(type(message), payload)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise WireError("wire.too_large", f"the message has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
+    return payload
+
+
+def decode(kind: Up, payload: bytes) -> Message:
+    """The message that a device sent on its ``up/<kind>``.
+
+    Raises:
+        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON or MessagePack, or not zstd), ``wire.invalid``
+            (well-formed, but a field is missing, out of range or of another type).
+    """
+    struct = _UP.get(kind)
+    if struct is None:
+        raise WireError("wire.topic", f"nothing is defined for up/{kind.value} yet")
+    return _decode(struct, payload)  # type: ignore[return-value]  # _UP holds Message types only
+
+
+def decode_down(kind: Down, payload: bytes) -> Command | Ack:
+    """The message that the fleet sent on ``down/<kind>``. Assignments are read by :mod:`assignment`.
+
+    Raises:
+        WireError: as :func:`decode`.
+    """
+    struct = _DOWN.get(kind)
+    if struct is None:
+        raise WireError("wire.topic", f"down/{kind.value} does not carry a plain message")
+    return _decode(struct, payload)  # type: ignore[return-value]  # _DOWN holds Command and Ack only
+
+
+def _decode(struct: type[_M], payload: bytes) -> _M:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise WireError("wire.too_large", f"the payload has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
+    if struct in _PACKED and payload[:4] == _ZSTD_MAGIC:
+        payload = _decompress(payload)
+    try:
+        decoded: _M = _DECODERS[struct].decode(payload)
+    except msgspec.ValidationError as error:
+        raise WireError("wire.invalid", f"{struct.__name__.lower()}: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+        raise WireError("wire.malformed", f"{struct.__name__.lower()}: {error}") from error
+    return decoded
+
+
+def _decompress(payload: bytes) -> bytes:
+    """Decompress at most :data:`MAX_DECOMPRESSED_BYTES`, whatever the frame's header promises."""
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=MAX_DECOMPRESSED_BYTES * 8).stream_reader(payload)
+        text = reader.read(MAX_DECOMPRESSED_BYTES + 1)
+    except zstandard.ZstdError as error:
+        raise WireError("wire.malformed", f"not a zstd frame: {error}") from error
+    if len(text) > MAX_DECOMPRESSED_BYTES:
+        raise WireError("wire.too_large", f"the payload decompresses to more than {MAX_DECOMPRESSED_BYTES} bytes")
+    return text

@@ -1,0 +1,104 @@
+"""The decision: spikes, persistence, hysteresis, NaN, reasons."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
+from wheeltapper_protocols.wire.messages import Severity
+
+SPEC = DecisionSpec(smooth_windows=3, raise_windows=2, clear_windows=3)
+NAMES = ("a", "b")
+
+
+def play(scores: list[float], spec: DecisionSpec = SPEC) -> list[Verdict]:
+    state, found = DecisionState(), []
+    for score in scores:
+        shares, features = np.array([0.2, 0.8]), np.array([1.0, 9.0])
+        state, verdict = decide(spec, state, score, shares, features, NAMES, np.array([1, 2]))
+        found.append(verdict)
+    return found
+
+
+def test_a_spike_does_not_alert_and_persistence_does() -> None:
+    assert not any(verdict.alert for verdict in play([0.1, 0.1, 50.0, 0.1, 0.1, 50.0, 0.1, 0.1]))
+    found = play([0.1, 0.1, 0.1, 1.5, 1.5, 1.5, 1.5])
+    assert [verdict.alert for verdict in found] == [False] * 5 + [True, True]
+    assert [verdict.changed for verdict in found] == [False] * 5 + [True, False]
+    assert found[5].severity is Severity.WARNING
+    assert [reason.feature for reason in found[5].reasons] == ["b", "a"]
+    assert found[5].reasons[0].value == 9.0
+
+
+def test_it_becomes_critical_and_clears_with_hysteresis() -> None:
+    found = play([1.5] * 5 + [5.0] * 4 + [0.9] * 9 + [0.1] * 6)
+    severities = [verdict.severity for verdict in found]
+    assert Severity.CRITICAL in severities
+    assert severities[-1] is Severity.NORMAL
+    assert all(verdict.alert for verdict in found[3:18])
+    assert found[-1].reasons == ()
+
+
+def test_nan_is_ignored_and_infinity_counts() -> None:
+    found = play([1.5] * 4 + [math.nan] * 20 + [math.inf] * 4)
+    assert found[4].alert
+    assert not found[4].valid
+    assert not found[4].changed
+    assert found[-1].severity is Severity.CRITICAL
+    assert play([math.nan])[0].score == 0.0
+
+
+TWO_SPEED = DecisionSpec(
+    smooth_windows=1, raise_windows=3, clear_windows=4, critical_level=3.0, fast_level=1.5, fast_windows=2
+)
+
+
+def test_far_above_the_threshold_alerts_sooner() -> None:
+    slow = play([0.1, 1.2, 1.2, 1.2, 1.2], TWO_SPEED)
+    assert [verdict.alert for verdict in slow] == [False, False, False, True, True]
+    fast = play([0.1, 1.6, 1.6, 1.6], TWO_SPEED)
+    assert [verdict.alert for verdict in fast] == [False, False, True, True]
+    assert fast[2].severity is Severity.WARNING
+    assert fast[2].changed
+    assert fast[2].reasons
+
+
+def test_two_speeds_ignore_spikes_and_interruptions() -> None:
+    assert not any(verdict.alert for verdict in play([0.1, 900.0, 0.1, 900.0, 0.1, 1.2, 1.2, 0.1] * 4, TWO_SPEED))
+    assert not any(verdict.alert for verdict in play([0.1, 1.6, 1.4, 0.9, 1.6, 1.1, 0.9] * 4, TWO_SPEED))
+
+
+def test_a_fast_alert_is_not_cleared_sooner() -> None:
+    found = play([0.1, 1.6, 1.6, 0.1, 0.1, 0.1, 0.1, 0.1], TWO_SPEED)
+    assert [verdict.alert for verdict in found] == [False, False, True, True, True, True, False, False]
+
+
+def test_quiet_before_a_fast_alert_does_not_clear_it() -> None:
+    smoothed = DecisionSpec(smooth_windows=5, raise_windows=3, clear_windows=4, fast_windows=2)
+    found = play([0.1] * 20 + [9.0, 9.0, 0.1, 0.1, 0.1, 0.1, 0.1], smoothed)
+    assert [verdict.alert for verdict in found[20:]] == [False, True, True, True, True, False, False]
+
+
+def test_without_fast_windows_there_is_one_speed() -> None:
+    one_speed = DecisionSpec(smooth_windows=1, raise_windows=3)
+    assert not any(verdict.alert for verdict in play([0.1, 50.0, 50.0, 0.1, 0.1], one_speed))
+
+
+@pytest.mark.parametrize(("fast_windows", "fast_level", "text"), [(1, 2.0, "one spike"), (2, 0.9, "ask for more")])
+def test_a_fast_speed_that_is_none_is_refused(fast_windows: int, fast_level: float, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        DecisionSpec(fast_windows=fast_windows, fast_level=fast_level)
+
+
+@given(st.lists(st.floats(allow_nan=True), max_size=60))
+def test_verdicts_are_finite_and_changes_are_told(scores: list[float]) -> None:
+    found = play(scores)
+    assert all(math.isfinite(verdict.score) for verdict in found)
+    for before, after in pairwise(found):
+        assert after.changed == (after.severity is not before.severity)
