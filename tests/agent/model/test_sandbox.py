@@ -195,7 +195,7 @@ def test_the_child_is_confined_and_ends_with_its_parent(tmp_path: Path) -> None:
 
     folder = write_bundle(tmp_path, make_bundle(runtime="onnx", content=endless_net()))
     code = (
-        "from pathlib import Path; from wheeltapper_agent.config import Profile;"
+        "from pathlib import Path; from wheeltapper_agent.ground.profile import Profile;"
         "from wheeltapper_agent.model.sandbox import measure_in_child;"
         f"measure_in_child(Path({str(folder)!r}), Profile(name='test'), '', 60.0, lambda: False)"
     )

@@ -37,7 +37,7 @@ class Model(Protocol):
 
 
 class Network(Model, Protocol):
-    """A loaded network, whole; see :mod:`wheeltapper_agent.adapters.runtimes`."""
+    """A loaded network, whole; see :mod:`wheeltapper_agent.model.runtimes`."""
 
     @property
     def inputs(self) -> tuple[Tensor, ...]: ...

@@ -26,7 +26,7 @@ class QualityConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """One sensor stream. ``source`` is the configuration of its kind: see :mod:`wheeltapper_agent.plugins`."""
+    """One sensor stream. ``source`` is the configuration of its kind: see :mod:`wheeltapper_agent.source.kinds`."""
 
     name: str
     source: Any

@@ -41,7 +41,7 @@ _MAX_WINDOW_VALUES: Final = 2**24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayConfig:
-    """A recording played once: see :mod:`wheeltapper_agent.adapters.sources.replay`.
+    """A recording that is played once.
 
     What a file says of itself (all of it in ``.npz``; rate and channels in ``.wav``; channels in tables) need not be
     said here; where both do, they must agree.

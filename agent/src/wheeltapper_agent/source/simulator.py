@@ -42,7 +42,7 @@ _MAX_SIMULATED_SAMPLES: Final = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorConfig:
-    """A simulated bearing; see :mod:`wheeltapper_agent.adapters.simulator`. Times are of the machine, in seconds."""
+    """A simulated bearing. Times are of the machine, in seconds."""
 
     kind: Literal["simulator"] = "simulator"
     seed: int = 1

@@ -26,7 +26,7 @@ class Verified(Protocol):
 
 
 class MetadataClient(Protocol):
-    """Where verified views come from; see :class:`wheeltapper_agent.adapters.tuf_client.TufClient`."""
+    """Where verified views come from; see :class:`wheeltapper_agent.update.tuf_client.TufClient`."""
 
     def refresh(self, not_before_seconds: float, pause: Pause = no_pause) -> Verified: ...
 
