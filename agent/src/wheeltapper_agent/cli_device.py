@@ -53,8 +53,9 @@ def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
 
 def _last_status(folder: Path) -> dict[str, Any]:
     """The status file, and the spool as it is."""
+    from wheeltapper_agent.host.status import STATUS_FILE
     from wheeltapper_agent.records.spool import read_figures
-    from wheeltapper_agent.service import SPOOL_FILE, STATUS_FILE
+    from wheeltapper_agent.service import SPOOL_FILE
 
     try:
         body: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())

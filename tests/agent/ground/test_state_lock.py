@@ -116,7 +116,7 @@ def agent(tmp_path: Path, server: DeviceServer) -> Iterator[Agent]:
         made.stop()
         if runner.ident is None:
             made.spool.close()
-            made._lock.close()
+            made._state_lock.close()
         else:
             runner.join(20)
             assert not runner.is_alive()
@@ -153,7 +153,7 @@ def test_a_second_agent_on_a_folder_is_refused_before_it_touches_the_spool(
 
 def test_a_status_that_cannot_be_told_does_not_end_the_agent(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    status = agent._status
+    status = agent._status.message
 
     def failing(online: bool = True) -> Any:
         told.append("")
@@ -161,7 +161,7 @@ def test_a_status_that_cannot_be_told_does_not_end_the_agent(agent: Agent, monke
             raise RuntimeError("planted")
         return status(online)
 
-    monkeypatch.setattr(agent, "_status", failing)
+    monkeypatch.setattr(agent._status, "message", failing)
     _start(agent)
     until(lambda: len(told) > 4, 15, "a status after those that failed")
 

@@ -22,7 +22,7 @@ from wheeltapper_agent.cli import app
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.host import local_socket
 from wheeltapper_agent.host.local_socket import MAX_CLIENTS, MAX_REQUEST_BYTES, SOCKET_FILE, LocalServer, ask
-from wheeltapper_agent.service import STATUS_FILE
+from wheeltapper_agent.host.status import STATUS_FILE
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

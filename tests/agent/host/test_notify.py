@@ -214,7 +214,7 @@ def test_a_dead_thread_of_the_captures_starves_the_watchdog(tmp_path: Path, mana
     try:
         until(lambda: any("captures ended" in line for line in manager.hear()), 10, "the word of the dead thread")
         figures = {"waiting": 0, "dropped": 0, "ignored": 0, "unsaid": 0}
-        assert agent._answer_local({"ask": "status"})["captures"] == figures
+        assert agent._status.answer({"ask": "status"})["captures"] == figures
     finally:
         agent.stop()
         runner.join(20)

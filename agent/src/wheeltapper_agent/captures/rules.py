@@ -28,7 +28,7 @@ from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.wire.messages import Alert, Report
 
-__all__ = ["CaptureRules", "Collected"]
+__all__ = ["CaptureRules", "Collected", "RulesFromFirstWindow"]
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE_BYTES: Final = 4
@@ -166,6 +166,28 @@ class CaptureRules:
         if not self._sink(Collected(self._pipeline, full.reason, self._spec, full.windows, full.first_window)):
             self.dropped += 1
             _LOG.warning("pipeline %s: a recording (%s) was dropped: others wait", self._pipeline, full.reason)
+
+
+class RulesFromFirstWindow:
+    """An observer that is made with the first window, since a source may not know before what its windows look like.
+
+    Args:
+        make: called once; None where the pipeline has no rule.
+    """
+
+    def __init__(self, make: Callable[[], CaptureRules | None]) -> None:
+        self._make, self._asked = make, False
+        self._rules: CaptureRules | None = None
+
+    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+        """See :class:`~wheeltapper_agent.pipeline.observation.Observer`."""
+        if not self._asked:
+            self._rules, self._asked = self._make(), True
+        return self._rules.observe(seen) if self._rules is not None else ()
+
+    def end(self) -> Sequence[Alert | Report]:
+        """See :class:`~wheeltapper_agent.pipeline.observation.Observer`."""
+        return self._rules.end() if self._rules is not None else ()
 
 
 def _within(rule: CaptureRule, spec: SourceSpec, max_bytes: int, pipeline: str) -> CaptureRule:
