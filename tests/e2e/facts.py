@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from wheeltapper_fleet.db import tables
+from wheeltapper_fleet import tables
 from wheeltapper_fleet.demo.stage import Stage
 
 __all__ = ["assignments", "rows", "windows_by_device"]

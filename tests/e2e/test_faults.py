@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.e2e.facts import rows, windows_by_device
-from wheeltapper_fleet.db import tables
+from wheeltapper_fleet import tables
 from wheeltapper_fleet.demo.stage import Stage, wait_for
 from wheeltapper_fleet.demo.story import TERMINAL, Story
 

@@ -17,10 +17,10 @@ import httpx
 import uvicorn
 from sqlalchemy import Engine, insert, select, update
 
+from wheeltapper_fleet import tables
 from wheeltapper_fleet.access.tokens import COOKIE, ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
-from wheeltapper_fleet.db import tables
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment

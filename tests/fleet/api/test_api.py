@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from tests.fleet.api.harness import MODEL, AdminServer
+from wheeltapper_fleet import tables
 from wheeltapper_fleet.access.tokens import COOKIE
 from wheeltapper_fleet.client.fleet_client import FleetClient
-from wheeltapper_fleet.db import tables
 from wheeltapper_fleet.ground.errors import FleetError
 
 

@@ -28,8 +28,8 @@ from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.db.engine import open_database
-from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.ingest.ingest import Ingest
+from wheeltapper_fleet.tables import devices
 from wheeltapper_protocols.wire.topics import down_filter
 
 

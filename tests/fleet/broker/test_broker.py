@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 
 from tests.fleet.broker.rig import Ca, Rig, until
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import devices, records, refused, spools
+from wheeltapper_fleet.tables import devices, records, refused, spools
 from wheeltapper_protocols.wire.codec import decode_down, encode
 from wheeltapper_protocols.wire.messages import Status, Telemetry, TelemetryRecord
 from wheeltapper_protocols.wire.topics import Down, Up, down_topic, up_topic

@@ -13,11 +13,11 @@ from sqlalchemy import func, select
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.engine import Engine
 from wheeltapper_fleet.db.engine import open_database, reading
-from wheeltapper_fleet.db.tables import alerts, assignments, devices, metadata, records, refused, releases, spools
 from wheeltapper_fleet.devices import commands
 from wheeltapper_fleet.devices.devices import get_device, list_devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ingest.ingest import Ingest
+from wheeltapper_fleet.tables import alerts, assignments, devices, metadata, records, refused, releases, spools
 from wheeltapper_protocols.wire.assignment import Assignment, decode_assignment, encode_assignment
 from wheeltapper_protocols.wire.codec import decode_down, encode
 from wheeltapper_protocols.wire.messages import (

@@ -10,8 +10,8 @@ from sqlalchemy import insert, select
 
 from tests.fleet.trust.world import Killed, World, killed_at, sha256
 from wheeltapper_fleet.captures.captures import Capture
-from wheeltapper_fleet.db.tables import captures, commands
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.tables import captures, commands
 from wheeltapper_protocols.signal.recording import Recording, read_recording, write_recording
 from wheeltapper_protocols.wire.messages import CancelCommand, CaptureCommand, Command
 

@@ -13,8 +13,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
 
 from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
-from wheeltapper_fleet.db.tables import metadata, records, refused, spools
 from wheeltapper_fleet.ingest.store import Heard, store
+from wheeltapper_fleet.tables import metadata, records, refused, spools
 from wheeltapper_protocols.wire.messages import Telemetry, TelemetryRecord
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from sqlalchemy import select
 
 from wheeltapper_fleet.db.engine import open_database
-from wheeltapper_fleet.db.tables import executions, records
 from wheeltapper_fleet.ingest.store import Heard, store
+from wheeltapper_fleet.tables import executions, records
 from wheeltapper_protocols.wire.codec import decode_down
 from wheeltapper_protocols.wire.messages import Ack, Report, ShadowReport
 from wheeltapper_protocols.wire.topics import Down

@@ -25,8 +25,8 @@ from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.records.delivery import Delivery
 from wheeltapper_agent.records.spool import Held, Spool, SpoolLimits
 from wheeltapper_fleet.db.engine import open_database, reading
-from wheeltapper_fleet.db.tables import alerts, records, spools
 from wheeltapper_fleet.ingest.ingest import Ingest
+from wheeltapper_fleet.tables import alerts, records, spools
 from wheeltapper_protocols.wire.codec import decode, decode_down, encode
 from wheeltapper_protocols.wire.messages import Ack, Alert, LossReport, Report, Telemetry
 from wheeltapper_protocols.wire.topics import Down, Up, up_topic

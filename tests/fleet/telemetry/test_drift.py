@@ -11,7 +11,7 @@ from scipy import stats
 
 from tests.fleet.api.harness import MODEL, AdminServer
 from tests.vectors.make_signal_vectors import manifest as small_manifest
-from wheeltapper_fleet.db import tables
+from wheeltapper_fleet import tables
 from wheeltapper_fleet.ingest.store import Heard, store
 from wheeltapper_fleet.telemetry import drift as service
 from wheeltapper_protocols.decision.scoring import ScoringSpec

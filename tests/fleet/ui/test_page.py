@@ -12,7 +12,7 @@ import pytest
 
 from tests.browser import open_page, screenshot
 from tests.fleet.api.harness import MODEL, AdminServer
-from wheeltapper_fleet.db import tables
+from wheeltapper_fleet import tables
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"&"
 

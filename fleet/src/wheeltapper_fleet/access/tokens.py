@@ -23,8 +23,8 @@ from typing import Final
 
 from sqlalchemy import Engine, insert, select
 
+from wheeltapper_fleet.access.tables import api_tokens
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import api_tokens
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["COOKIE", "SESSION_SECONDS", "Authenticator", "ensure_api_token"]

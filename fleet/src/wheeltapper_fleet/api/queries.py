@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
+from wheeltapper_fleet import tables
 from wheeltapper_fleet.api import schemas
-from wheeltapper_fleet.db import tables
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 

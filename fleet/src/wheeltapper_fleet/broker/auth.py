@@ -36,7 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wheeltapper_fleet.broker.config import FLEET_ACCOUNT
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import devices
+from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.wire.ids import device_id

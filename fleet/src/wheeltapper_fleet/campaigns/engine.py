@@ -26,9 +26,11 @@ from wheeltapper_fleet.campaigns.rules.campaign import Assign, Campaign, Campaig
 from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES, CampaignSpec
 from wheeltapper_fleet.campaigns.service import record_effects
 from wheeltapper_fleet.campaigns.store import load_campaign, log_campaign, save_campaign
+from wheeltapper_fleet.campaigns.tables import assignments, campaigns, executions
 from wheeltapper_fleet.db.engine import reading, upsert_statement
-from wheeltapper_fleet.db.tables import assignments, campaigns, devices, executions, releases
 from wheeltapper_fleet.devices.commands import pending_payloads
+from wheeltapper_fleet.devices.tables import devices
+from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_protocols.wire.assignment import Assignment, PipelineTarget
 from wheeltapper_protocols.wire.messages import ExecutionState
 from wheeltapper_protocols.wire.topics import Down, down_topic

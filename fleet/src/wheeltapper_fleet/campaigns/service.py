@@ -29,10 +29,12 @@ from wheeltapper_fleet.campaigns.rules.campaign import (
 from wheeltapper_fleet.campaigns.rules.spec import Audience, CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave
 from wheeltapper_fleet.campaigns.store import insert_campaign, load_campaign, log_campaign, save_campaign
+from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import campaign_log, campaigns, devices, executions, releases
 from wheeltapper_fleet.devices.commands import create_cancel
+from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.tables import releases
 
 __all__ = [
     "abort_campaign",

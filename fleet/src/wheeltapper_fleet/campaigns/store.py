@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState
-from wheeltapper_fleet.db.tables import campaign_log, campaigns, executions
+from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["insert_campaign", "load_campaign", "log_campaign", "save_campaign"]

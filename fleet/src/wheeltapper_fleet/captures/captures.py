@@ -28,9 +28,9 @@ from sqlalchemy import Engine, Row, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from wheeltapper_fleet.captures.partials import Partial, Partials
+from wheeltapper_fleet.captures.tables import captures as table
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import captures as table
-from wheeltapper_fleet.db.tables import commands
+from wheeltapper_fleet.devices.tables import commands
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import RecordingError

@@ -3,7 +3,7 @@
 Invariants:
     * SQLite runs in WAL mode with foreign keys on; a transaction takes the write lock when it begins, so two threads
       never deadlock by upgrading read locks. Who only reads uses :func:`reading`, which waits for nobody.
-    * :func:`open_database` returns a database whose tables are those of :mod:`tables`.
+    * :func:`open_database` returns a database whose tables are those of :mod:`wheeltapper_fleet.tables`.
 
 What this module does not do: queries. Those belong to the services and the ingest.
 """

@@ -29,9 +29,9 @@ from starlette.requests import ClientDisconnect
 
 from wheeltapper_fleet.captures.captures import Captures
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import devices
 from wheeltapper_fleet.device_api.tls_server import SCOPE_CN, SCOPE_SHA256
 from wheeltapper_fleet.devices.enrolment import Enrolment
+from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.trust.ca import MAX_CSR_BYTES, FleetCA

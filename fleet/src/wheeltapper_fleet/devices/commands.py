@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, select
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import commands, devices
+from wheeltapper_fleet.devices.tables import commands, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import CancelCommand, CaptureCommand, Command

@@ -7,8 +7,9 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import devices, records, spools
+from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.telemetry.tables import records, spools
 
 __all__ = ["get_device", "list_devices"]
 

@@ -24,7 +24,7 @@ from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import devices, enrolment_tokens
+from wheeltapper_fleet.devices.tables import devices, enrolment_tokens
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import DeviceCertificate, FleetCA
 from wheeltapper_protocols.wire.ids import device_id

@@ -23,9 +23,12 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Table, func, select
 
+from wheeltapper_fleet.alerts.tables import alerts
 from wheeltapper_fleet.campaigns.rules.execution import advance, is_terminal, refuse
+from wheeltapper_fleet.campaigns.tables import assignments, executions
 from wheeltapper_fleet.db.engine import insert_ignore, upsert_statement
-from wheeltapper_fleet.db.tables import alerts, assignments, commands, devices, executions, records, refused, spools
+from wheeltapper_fleet.devices.tables import commands, devices
+from wheeltapper_fleet.telemetry.tables import records, refused, spools
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import (
     Ack,

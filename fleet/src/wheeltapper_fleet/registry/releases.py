@@ -23,9 +23,9 @@ from sqlalchemy.exc import IntegrityError
 from tuf.api.metadata import TargetFile
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import releases as table
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.registry.tables import releases as table
 from wheeltapper_fleet.trust.repository import Repository, verified_target
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, check_file
 from wheeltapper_protocols.manifest.manifest import decode_manifest as decode

@@ -18,8 +18,8 @@ import msgspec
 from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.db.tables import records
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.telemetry.tables import records
 from wheeltapper_protocols.drift.drift import Distances, DriftSpec, Reference, distances
 from wheeltapper_protocols.drift.sketch import Bins, Sketches, decode_sketches
 from wheeltapper_protocols.manifest.manifest import Manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from wheeltapper_fleet.db.tables import metadata
+from wheeltapper_fleet.db.metadata import metadata
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=metadata, transaction_per_migration=False

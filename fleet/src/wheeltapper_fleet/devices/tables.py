@@ -1,0 +1,54 @@
+"""Tables of devices: who is enrolled, the tokens to enrol with, and the commands to devices.
+
+    * ``devices``: one row per enrolled device: its present certificate, and the last status message it sent.
+    * ``enrolment_tokens``: one-time tokens, by the SHA-256 of their secret.
+    * ``commands``: what a device was asked to do, and its answer. ``body`` is the command as sent, without its id.
+
+Times are Unix seconds. JSON columns hold what msgspec encoded.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, String, Table
+
+from wheeltapper_fleet.db.metadata import metadata
+
+__all__ = ["commands", "devices", "enrolment_tokens"]
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", String(63), primary_key=True),
+    Column("tags", JSON, nullable=False),
+    Column("enrolled_at", Float, nullable=False),
+    Column("certificate_sha256", String(64), nullable=False),
+    Column("certificate_expires_at", Float, nullable=False),
+    Column("revoked", Boolean, nullable=False, default=False),
+    Column("online", Boolean, nullable=False, default=False),
+    Column("last_seen_at", Float),
+    Column("status", JSON),
+    Column("counter", BigInteger, nullable=False, default=0),
+)
+
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("secret_sha256", String(64), primary_key=True),
+    Column("device", String(63), nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("device", String(63), nullable=False, index=True),
+    Column("body", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("answered_at", Float),
+    Column("answer", JSON),
+)

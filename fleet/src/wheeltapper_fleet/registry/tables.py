@@ -1,0 +1,27 @@
+"""The table of published releases. It follows the TUF metadata, which decides what is published.
+
+``path`` is the TUF target path of the manifest; ``sha256`` and ``length`` (bytes) are the manifest's; ``published_at``
+is Unix seconds.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Column, Float, Integer, PrimaryKeyConstraint, String, Table
+
+from wheeltapper_fleet.db.metadata import metadata
+
+__all__ = ["releases"]
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("model", String(63), nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("path", String(200), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("manifest", JSON, nullable=False),
+    Column("published_at", Float, nullable=False),
+    Column("published_by", String(128), nullable=False),
+    PrimaryKeyConstraint("model", "release"),
+)

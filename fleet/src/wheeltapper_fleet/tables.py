@@ -1,0 +1,34 @@
+"""All tables of the fleet's database: importing this module puts each room's tables on the one MetaData.
+
+For whoever needs the whole schema: the test that compares it with the migrations, and programs that read tables of
+several rooms. A room imports its own ``tables.py`` instead.
+"""
+
+from __future__ import annotations
+
+from wheeltapper_fleet.access.tables import api_tokens
+from wheeltapper_fleet.alerts.tables import alerts
+from wheeltapper_fleet.campaigns.tables import assignments, campaign_log, campaigns, executions
+from wheeltapper_fleet.captures.tables import captures
+from wheeltapper_fleet.db.metadata import metadata
+from wheeltapper_fleet.devices.tables import commands, devices, enrolment_tokens
+from wheeltapper_fleet.registry.tables import releases
+from wheeltapper_fleet.telemetry.tables import records, refused, spools
+
+__all__ = [
+    "alerts",
+    "api_tokens",
+    "assignments",
+    "campaign_log",
+    "campaigns",
+    "captures",
+    "commands",
+    "devices",
+    "enrolment_tokens",
+    "executions",
+    "metadata",
+    "records",
+    "refused",
+    "releases",
+    "spools",
+]
