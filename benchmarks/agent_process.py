@@ -21,7 +21,7 @@ from rig import Row, RunningAgent, agent_beside, cpu_seconds, main, newest_seq, 
 from wheeltapper_agent.source.simulator import SimulatorConfig
 
 _SETTLED_SECONDS = 15.0
-"""After its start the agent gives memory back once (``lean.give_back``, after 10 s); that is no idling."""
+"""After its start the agent releases memory once (``memory.release_memory``, after 10 s); that is no idling."""
 _IDLE_SECONDS, _IDLE_TIMES = 20.0, 3
 _STARTS = 5
 

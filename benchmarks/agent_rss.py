@@ -50,8 +50,8 @@ _BARE: Final = {
 
 _GROUND: Final = """
 import ctypes, gc, sqlite3, ssl, sys
-from wheeltapper_agent.ground.memory import late_import
-late_import("urllib.request")  # as the agent does
+from wheeltapper_agent.ground.lazy_import import lazy_import
+lazy_import("urllib.request")  # as the agent does
 import paho.mqtt.client as mqtt
 import wheeltapper_protocols.manifest.manifest
 from wheeltapper_protocols.signal.features import FeatureSet, default_specs

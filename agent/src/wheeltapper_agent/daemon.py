@@ -12,9 +12,9 @@ import signal
 import sys
 from typing import Final
 
-from wheeltapper_agent.ground.memory import keep_small, late_import, without
+from wheeltapper_agent.ground.lazy_import import hidden_module, lazy_import
 
-_LATE: Final = (
+_LAZY_MODULES: Final = (
     "bz2",  # shutil and zipfile, for archives of other kinds
     "csv",  # a source that is a file
     "ipaddress",  # urllib.parse, for addresses of IPv6 in URLs
@@ -36,15 +36,16 @@ Not here, though they would save memory: what a fault needs (``traceback`` to lo
 agent whose disk cannot be read, or that cannot open one more file, must still be able to say so and go on.
 """
 
-with without("typing_extensions"):  # msgspec prefers it to the equal parts of typing
-    for _name in _LATE:
-        late_import(_name)
+with hidden_module("typing_extensions"):  # msgspec prefers it to the equal parts of typing
+    for _name in _LAZY_MODULES:
+        lazy_import(_name)
     import msgspec  # noqa: F401
 
 from pathlib import Path  # noqa: E402  # after the above
 
 from wheeltapper_agent.config import load_config  # noqa: E402
 from wheeltapper_agent.ground.errors import AgentError  # noqa: E402
+from wheeltapper_agent.ground.memory import start_releasing_memory  # noqa: E402
 from wheeltapper_agent.ground.profile import load_profile  # noqa: E402
 from wheeltapper_agent.host.notify import Notifier  # noqa: E402
 from wheeltapper_agent.link.identity import load_identity  # noqa: E402
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: agent.stop())
-    keep_small()
+    start_releasing_memory()
     agent.run()
     return 0
 

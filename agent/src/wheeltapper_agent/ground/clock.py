@@ -1,4 +1,5 @@
-"""The real clock, and how long the system has been up."""
+"""The agent's clocks, and the two ways in which its threads wait: a sleep that its caller can break off, and an event
+that ends every wait when the agent stops."""
 
 from __future__ import annotations
 
@@ -9,29 +10,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-__all__ = ["Clock", "Pause", "StopEvent", "SystemClock", "no_pause", "since_boot"]
+__all__ = ["Clock", "InterruptibleSleep", "StopEvent", "SystemClock", "no_sleep", "since_boot"]
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-Pause = Callable[[float], None]
-"""Waits for so many seconds (0: only looks whether to go on); raises to break off."""
+InterruptibleSleep = Callable[[float], None]
+"""Sleeps for a number of seconds. Raises an exception of the caller's choice instead where the work that it is part of
+shall end, e.g. because an update was cancelled; 0 seconds only asks for that."""
 
 
-def no_pause(_seconds: float) -> None:
-    """Goes on at once."""
+def no_sleep(_seconds: float) -> None:
+    """An :data:`InterruptibleSleep` that returns at once and never breaks off."""
 
 
 class Clock(Protocol):
-    """Time: :meth:`now` may jump, :meth:`monotonic` never does. Both in seconds."""
+    """Where the agent reads the time; tests hand in a clock of their own."""
 
-    def now(self) -> float: ...
+    def now(self) -> float:
+        """Unix time in seconds. It may jump when the system's clock is set."""
 
-    def monotonic(self) -> float: ...
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary moment. It never jumps and never runs backwards."""
 
 
 def since_boot() -> tuple[str, float]:
-    """The id of this boot (empty where the system does not say), and the seconds since it, those asleep included."""
+    """The id of the present boot, and the seconds since that boot.
+
+    Returns:
+        The kernel's ``boot_id``, empty where the system does not have one; and ``CLOCK_BOOTTIME``, which also counts
+        while the system is suspended (``clock_gettime(2)``).
+    """
     try:
         boot = _BOOT_ID.read_text(encoding="ascii", errors="replace").strip()[:64]
     except OSError:
@@ -40,37 +49,49 @@ def since_boot() -> tuple[str, float]:
 
 
 class SystemClock:
-    """Implements :class:`wheeltapper_agent.ground.clock.Clock`."""
+    """The clock of the operating system; implements :class:`Clock`."""
 
     def now(self) -> float:
-        """Unix time in seconds."""
+        """See :class:`Clock`."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never jumps."""
+        """See :class:`Clock`."""
         return time.monotonic()
 
 
 class StopEvent:
-    """As :class:`threading.Event`, without a way back."""
+    """Like :class:`threading.Event`, but once set it stays set. For threads that wait once a window.
+
+    It is one lock that is held until :meth:`set`. ``threading.Event.wait`` creates and queues a lock at each call: that
+    costs 50 us of a window's CPU time where the processor's cache is cold between two windows.
+    """
 
     def __init__(self) -> None:
-        self._held = threading.Lock()
-        self._held.acquire()
-        self._over = False
+        self._held_until_set = threading.Lock()
+        self._held_until_set.acquire()
+        self._is_set = False
 
     def is_set(self) -> bool:
         """Whether :meth:`set` was called."""
-        return self._over
+        return self._is_set
 
     def set(self) -> None:
         """End every wait, now and later."""
-        self._over = True
-        with contextlib.suppress(RuntimeError):  # another thread did it just now
-            self._held.release()
+        self._is_set = True
+        with contextlib.suppress(RuntimeError):  # another thread released it just now
+            self._held_until_set.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for so long at most; True once :meth:`set` was called."""
-        if not self._over and seconds > 0 and self._held.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
-            self._held.release()
-        return self._over
+        """Wait until :meth:`set` is called, at most ``seconds``.
+
+        Returns:
+            Whether :meth:`set` was called; True also at once where it was called before.
+        """
+        if (
+            not self._is_set
+            and seconds > 0
+            and self._held_until_set.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        ):
+            self._held_until_set.release()
+        return self._is_set

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_agent.ground.clock import Pause
+from wheeltapper_agent.ground.clock import InterruptibleSleep
 from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_file, fsync_folder
 from wheeltapper_agent.ground.rate import LeastRate, TokenBucket
@@ -87,7 +87,7 @@ class BlobStore:
             return 0
         return max(0, length - _size(self._partial(sha256)))
 
-    def fetch(self, sha256: str, length: int, pause: Pause = _sleep) -> Path:
+    def fetch(self, sha256: str, length: int, pause: InterruptibleSleep = _sleep) -> Path:
         """The file with this hash and length.
 
         Raises:
@@ -131,7 +131,7 @@ class BlobStore:
         fsync_folder(self._folder)
         return True
 
-    def _download(self, sha256: str, length: int, partial: Path, pause: Pause) -> None:
+    def _download(self, sha256: str, length: int, partial: Path, pause: InterruptibleSleep) -> None:
         offset = _size(partial)
         try:
             with contextlib.ExitStack() as stack:

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from wheeltapper_agent.ground.clock import Pause, no_pause
+from wheeltapper_agent.ground.clock import InterruptibleSleep, no_sleep
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 
 __all__ = ["LateMetadata", "MetadataClient", "Verified"]
@@ -28,7 +28,7 @@ class Verified(Protocol):
 class MetadataClient(Protocol):
     """Where verified views come from; see :class:`wheeltapper_agent.update.tuf_client.TufClient`."""
 
-    def refresh(self, not_before_seconds: float, pause: Pause = no_pause) -> Verified: ...
+    def refresh(self, not_before_seconds: float, pause: InterruptibleSleep = no_sleep) -> Verified: ...
 
 
 class LateMetadata:
@@ -41,6 +41,6 @@ class LateMetadata:
     def _client(self) -> MetadataClient:
         return self._make()
 
-    def refresh(self, not_before_seconds: float, pause: Pause = no_pause) -> Verified:
+    def refresh(self, not_before_seconds: float, pause: InterruptibleSleep = no_sleep) -> Verified:
         """See :class:`~wheeltapper_agent.update.metadata.MetadataClient`."""
         return self._client.refresh(not_before_seconds, pause)

@@ -25,7 +25,7 @@ from tuf.api.metadata import Root, Targets
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
-from wheeltapper_agent.ground.clock import Clock, Pause, no_pause
+from wheeltapper_agent.ground.clock import Clock, InterruptibleSleep, no_sleep
 from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_file, fsync_folder
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
@@ -64,7 +64,7 @@ class _Fetcher(FetcherInterface):
         pause: asked after each piece whether to go on.
     """
 
-    def __init__(self, client: HttpsClient, clock: Clock, timeout_seconds: float, pause: Pause) -> None:
+    def __init__(self, client: HttpsClient, clock: Clock, timeout_seconds: float, pause: InterruptibleSleep) -> None:
         self._client = client
         self._clock = clock
         self._timeout_seconds = timeout_seconds or math.inf
@@ -188,7 +188,7 @@ class TufClient:
         self._marks = marks
         self._timeout_seconds = timeout_seconds
 
-    def refresh(self, not_before_seconds: float, pause: Pause = no_pause) -> VerifiedMetadata:
+    def refresh(self, not_before_seconds: float, pause: InterruptibleSleep = no_sleep) -> VerifiedMetadata:
         """Fetch and verify root, timestamp, snapshot and targets.
 
         Args:
