@@ -9,11 +9,11 @@ import pytest
 
 from wheeltapper_fleet.training import anomaly, gates
 from wheeltapper_fleet.training.anomaly import train_anomaly
+from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.bundles import break_golden
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
-from wheeltapper_fleet.training.network import open_session
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import GOLDEN_FILE, MODEL_FILE, Gate
 from wheeltapper_protocols.signal.features import FeatureSet
@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_bundle_is_whole_and_golden_is_reproducible(bundle: Path) -> None:
+def test_the_bundle_is_complete_and_its_golden_vectors_are_reproducible(bundle: Path) -> None:
     found = read_bundle(bundle)
     manifest = found.manifest
     assert manifest.release is None
@@ -67,7 +67,7 @@ def test_a_fault_alerts_and_a_healthy_machine_does_not(bundle: Path) -> None:
     assert faulty.verdicts[faulty.first_alert].reasons
 
 
-def test_it_is_deterministic(bundle: Path, tmp_path: Path) -> None:
+def test_training_is_deterministic(bundle: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "1.npz", tmp_path / "2.npz"]
     for seed, path in enumerate(paths, start=1):
         write_recording(machine(seed=seed), path)
@@ -95,14 +95,14 @@ def test_a_broken_bundle_is_well_formed_and_wrong(bundle: Path, tmp_path: Path) 
         ("training.fraction", [machine()], float("nan")),
     ],
 )
-def test_refusals_leave_nothing(code: str, recordings: list[Recording], fraction: float, tmp_path: Path) -> None:
+def test_refused_input_writes_no_file(code: str, recordings: list[Recording], fraction: float, tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         train_anomaly(recordings, healthy_fraction=fraction, out=tmp_path / "out")
     assert caught.value.code == code
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_gate_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_gate_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "SIZE_LIMIT_BYTES", 10)
     with pytest.raises(TrainingError) as caught:
         train_anomaly([machine()], healthy_fraction=0.5, out=tmp_path / "out")
@@ -118,7 +118,7 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "x"
 
 
-def test_few_windows_work(tmp_path: Path) -> None:
+def test_training_works_with_few_windows(tmp_path: Path) -> None:
     manifest = train_anomaly([machine(230)], healthy_fraction=0.1, out=tmp_path / "b")
     assert anomaly.MIN_WINDOWS <= 23
     assert not evaluate(machine(230), read_bundle(tmp_path / "b")).alert.any()
@@ -126,7 +126,7 @@ def test_few_windows_work(tmp_path: Path) -> None:
     assert manifest.scoring.threshold > 4
 
 
-def test_the_limit_of_false_alerts_knows_how_few_windows_there_are(bundle: Path) -> None:
+def test_the_false_alert_limit_allows_one_alert_among_few_windows(bundle: Path) -> None:
     manifest = read_bundle(bundle).manifest
     assert manifest.scoring is not None
     scorer = Scorer(manifest.scoring, tuple(spec.name for spec in manifest.features))
@@ -143,14 +143,14 @@ def test_the_limit_of_false_alerts_knows_how_few_windows_there_are(bundle: Path)
     assert not gate(300, 40).passed
 
 
-def test_int8_scores_damage_as_the_float_net_does(bundle: Path) -> None:
+def test_int8_scores_damage_as_the_float_model_does(bundle: Path) -> None:
     agreement = next(gate for gate in read_bundle(bundle).manifest.gates if gate.name == "int8_agreement")
     assert agreement.value < 0.06
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("run", ["2_1", "3_2"])
-def test_a_thinned_life_alerts_before_its_end(run: str, data_dir: Path, tmp_path: Path) -> None:
+def test_a_recording_with_few_snapshots_alerts_before_its_end(run: str, data_dir: Path, tmp_path: Path) -> None:
     whole = import_femto(data_dir / "femto" / f"Learning_set__Bearing{run}.npz")
     thin = whole.part(slice(0, None, whole.snapshots // 230))
     train_anomaly([thin], healthy_fraction=0.1, out=tmp_path / "b")

@@ -1,9 +1,11 @@
-"""``train anomaly``: from recordings to a gated bundle.
+"""``wheeltapper train anomaly``: trains an anomaly model on recordings and writes its bundle.
 
 Healthy first part of each recording -> features -> autoencoder -> ONNX -> int8 -> golden vectors -> gates -> bundle.
 
-Invariants: deterministic for a seed (but for ``created_at`` and the measured latency); recordings are held one at a
-time; if anything fails there is no bundle at ``out`` that was not there before.
+Invariants:
+    * The same recordings and seed give the same bundle, except for ``created_at`` and the measured latency.
+    * One recording is in memory at a time.
+    * If anything fails, ``out`` is as it was before.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from wheeltapper_fleet.training import gates, network
+from wheeltapper_fleet.training import autoencoder, gates
 from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
@@ -46,8 +48,9 @@ __all__ = ["train_anomaly"]
 MIN_WINDOWS: Final = 8
 MIN_WINDOWS_EACH: Final = 6
 _ATTEMPTS: Final = 4
-"""Seeds that are tried."""
+"""How many seeds are tried until the int8 model agrees with the float model."""
 _SAMPLE_WINDOWS: Final = 8
+"""Windows of each recording that are kept for golden vectors."""
 _GOLDEN: Final = Golden(output_atol=0.05, score_rtol=0.02)
 _BUDGET: Final = Budget(latency_p95_ms=50.0, rss_growth_mb=96.0)
 
@@ -55,24 +58,32 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class _Healthy:
-    """What is kept of a recording."""
+class _HealthyPart:
+    """What is kept of a recording's healthy part.
 
-    form: Input
+    Args:
+        input: rate, window, channels and units.
+        features: [window, feature].
+        samples: a few windows in physical units for golden vectors, [window, sample, channel].
+        step_seconds: time from one window to the next.
+        sha256: hash of rate, scale and healthy samples; goes into the manifest's lineage.
+    """
+
+    input: Input
     features: npt.NDArray[np.float32]
     samples: npt.NDArray[np.float32]
-    """A few windows, physical, for golden vectors."""
     step_seconds: float
-    """From one window to the next."""
     sha256: str
 
 
 @dataclass(frozen=True)
 class _Candidate:
+    """A trained model that has not passed its gates yet."""
+
     features: FeatureSet
     scorer: Scorer
     calibration: Calibration
-    layers: list[network.Layer]
+    layers: list[autoencoder.Layer]
     model: bytes
 
 
@@ -85,69 +96,78 @@ def train_anomaly(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Train, check and write a bundle.
+    """Train a model, run its gates, and write its bundle.
 
     Args:
-        recordings: of one kind of machine: rate, channels and window agree.
-        healthy_fraction: the first part of each that is known to be healthy, above 0 and at most 1.
-        out: the folder to become the bundle.
-        model: the line of releases.
-        seed: of everything random; the next ones are tried where only the int8 net is not near enough to the float net.
-        progress: is told what happens, in a few words.
+        recordings: recordings, or paths of recordings, that agree in rate, window, channels and units.
+        healthy_fraction: how much of each recording, from its start, is known to be healthy; above 0 and at most 1.
+        out: the bundle's folder; an older bundle there is replaced.
+        model: the model's name.
+        seed: seeds everything random. If ``int8_agreement`` is the only gate that fails, the following seeds are tried.
+        progress: called with a few words at each step.
+
+    Returns:
+        The bundle's manifest, with the results of its gates.
 
     Raises:
-        TrainingError: ``training.fraction``, ``training.mixed_input``, ``training.too_little``,
-        ``training.out_exists``,
-            ``training.gate_failed``.
-        RecordingError: a recording cannot be accepted.
+        TrainingError: ``training.fraction``, ``training.window``, ``training.mixed_input``, ``training.too_little``,
+            ``training.out_exists``, ``training.gate_failed``.
+        RecordingError: a recording is malformed.
     """
     say = progress or (lambda text: None)
     if not 0 < healthy_fraction <= 1:
-        raise TrainingError("training.fraction", f"healthy_fraction must be above 0 and at most 1: {healthy_fraction}")
+        raise TrainingError(
+            "training.fraction", f"healthy_fraction is {healthy_fraction}; give a number above 0 and at most 1"
+        )
     check_target(out)
     say("features")
     healthy = _read_all(recordings, healthy_fraction)
     for attempt in range(_ATTEMPTS):
-        say("fit from another seed" if attempt else "cross-validation and fit")
+        say("fit with another seed" if attempt else "cross-validation and fit")
         candidate = _fit(healthy, seed)
         say("gates")
-        golden, measured = _judge(candidate, healthy, seed)
+        golden, measured = _run_gates(candidate, healthy, seed)
         failed = [gate for gate in measured if not gate.passed]
         if attempt + 1 == _ATTEMPTS or [gate.name for gate in failed] != ["int8_agreement"]:
             break
-        # How well a net can be quantised depends on where its training began, and on the processor's arithmetic.
+        # How well a model can be quantized depends on its initial weights and on the processor's arithmetic.
         seed += 1
     if failed:
         text = "; ".join(f"{gate.name} is {gate.value:.4g}, limit {gate.limit:.4g}" for gate in failed)
-        raise TrainingError("training.gate_failed", f"the candidate did not pass: {text}. No bundle was written")
+        raise TrainingError("training.gate_failed", f"the candidate failed its gates: {text}; no bundle was written")
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction)
     write_bundle(out, {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)})
     say("bundle written")
     return manifest
 
 
-def _read_all(recordings: Sequence[Path | Recording], fraction: float) -> list[_Healthy]:
-    healthy: list[_Healthy] = []
+def _read_all(recordings: Sequence[Path | Recording], fraction: float) -> list[_HealthyPart]:
+    """Read the recordings one after the other and keep their healthy parts."""
+    healthy: list[_HealthyPart] = []
     for source in recordings:
         recording = source if isinstance(source, Recording) else read_recording(source)
-        if healthy and _form(recording) != healthy[0].form:
+        if healthy and _input_of(recording) != healthy[0].input:
             raise TrainingError(
-                "training.mixed_input", "rates, channels, units and window must be the same in all recordings"
+                "training.mixed_input",
+                "the recordings differ in rate, window, channels or units; train on one kind of recording at a time",
             )
-        healthy.append(_healthy(recording, fraction))
+        healthy.append(_healthy_part(recording, fraction))
     total = sum(len(part.features) for part in healthy)
     if not healthy or total < MIN_WINDOWS or min(len(part.features) for part in healthy) < MIN_WINDOWS_EACH:
         raise TrainingError(
             "training.too_little",
-            f"{total} healthy windows in {len(healthy)} recordings; needed are {MIN_WINDOWS} in all and "
-            f"{MIN_WINDOWS_EACH} in each: record longer or raise the healthy fraction",
+            f"there are {total} healthy windows in {len(healthy)} recordings; at least {MIN_WINDOWS} in all and "
+            f"{MIN_WINDOWS_EACH} in each are needed: record longer or raise the healthy fraction",
         )
     return healthy
 
 
-def _form(recording: Recording) -> Input:
+def _input_of(recording: Recording) -> Input:
+    """The manifest's description of a model input like this recording."""
     if not 16 <= recording.window_samples <= 2**20:
-        raise TrainingError("training.window", f"a window has {recording.window_samples} samples; 16 to 1048576 work")
+        raise TrainingError(
+            "training.window", f"a window has {recording.window_samples} samples; 16 to 1048576 are supported"
+        )
     return Input(
         sample_rate_hz=recording.sample_rate_hz,
         window_samples=recording.window_samples,
@@ -156,14 +176,16 @@ def _form(recording: Recording) -> Input:
     )
 
 
-def _features(form: Input) -> FeatureSet:
-    specs = default_specs(form.sample_rate_hz, form.channels, form.window_samples)
-    return FeatureSet(specs, form.sample_rate_hz, form.window_samples, len(form.channels))
+def _feature_set(wanted: Input) -> FeatureSet:
+    """The default features for a model input."""
+    specs = default_specs(wanted.sample_rate_hz, wanted.channels, wanted.window_samples)
+    return FeatureSet(specs, wanted.sample_rate_hz, wanted.window_samples, len(wanted.channels))
 
 
-def _healthy(recording: Recording, fraction: float) -> _Healthy:
-    form = _form(recording)
-    # A decimal fraction of a whole number: 0.1 of 230 is 23, whatever binary arithmetic says.
+def _healthy_part(recording: Recording, fraction: float) -> _HealthyPart:
+    """Features, a few windows and the hash of a recording's healthy part."""
+    wanted = _input_of(recording)
+    # 0.1 of 230 is 23; without the small addition binary arithmetic can round it down to 22.
     stop = max(1, math.floor(recording.snapshots * fraction + 1e-9))
     digest = hashlib.sha256(np.float64(recording.sample_rate_hz).tobytes() + recording.scale.tobytes())
     digest.update(np.ascontiguousarray(recording.samples[:stop]).data)
@@ -171,22 +193,25 @@ def _healthy(recording: Recording, fraction: float) -> _Healthy:
     samples = np.concatenate([recording.physical(slice(i, i + 1)) for i in picked])
     step = np.median(np.diff(recording.t_s)) if recording.snapshots > 1 else 0.0
     step_seconds = float(step) or recording.window_samples / recording.sample_rate_hz
-    features = compute_features(_features(form), recording, stop)
-    return _Healthy(form, features, samples, step_seconds, digest.hexdigest())
+    features = compute_features(_feature_set(wanted), recording, stop)
+    return _HealthyPart(wanted, features, samples, step_seconds, digest.hexdigest())
 
 
-def _fit(healthy: list[_Healthy], seed: int) -> _Candidate:
-    features = _features(healthy[0].form)
+def _fit(healthy: list[_HealthyPart], seed: int) -> _Candidate:
+    """Calibrate, fit and quantize one candidate."""
+    features = _feature_set(healthy[0].input)
     groups = [part.features for part in healthy]
     calibration = calibrate(features.specs, groups, seed)
     scorer = Scorer(fit_scoring(features.specs, groups, calibration.threshold), features.names)
     rows = np.concatenate([scorer.model_input(group) for group in groups])
-    layers = network.fit(rows, seed)
-    return _Candidate(features, scorer, calibration, layers, network.quantised(network.to_onnx(layers), rows))
+    layers = autoencoder.fit(rows, seed)
+    model = autoencoder.quantize_int8(autoencoder.to_onnx(layers), rows)
+    return _Candidate(features, scorer, calibration, layers, model)
 
 
-def _drift(candidate: _Candidate, healthy: list[_Healthy]) -> DriftSpec:
-    """What devices compare with: all healthy features, the scores of nets that had not seen the window, an hour."""
+def _drift(candidate: _Candidate, healthy: list[_HealthyPart]) -> DriftSpec:
+    """The drift reference: bins frozen from all healthy features and the cross-validated scores, for reports by the
+    hour."""
     calibration = candidate.calibration
     scores = np.concatenate(calibration.held_out) / calibration.threshold
     windows_an_hour = 3600.0 / float(np.median([part.step_seconds for part in healthy]))
@@ -194,7 +219,7 @@ def _drift(candidate: _Candidate, healthy: list[_Healthy]) -> DriftSpec:
 
 
 def _damaged(samples: npt.NDArray[np.float32], gain: float, seed: int) -> npt.NDArray[np.float32]:
-    """Windows ``gain`` times as loud, with sparse impacts."""
+    """Simulate damage: windows ``gain`` times as loud, with sparse impacts, in the shape of ``samples``."""
     random = np.random.default_rng(seed)
     mean = samples.mean(axis=1, keepdims=True)
     level = samples.std(axis=1, keepdims=True) + 1e-6
@@ -202,32 +227,36 @@ def _damaged(samples: npt.NDArray[np.float32], gain: float, seed: int) -> npt.ND
     return np.asarray(mean + (samples - mean) * gain + impacts * level, dtype=np.float32)
 
 
-def _judge(candidate: _Candidate, healthy: list[_Healthy], seed: int) -> tuple[bytes, list[Gate]]:
-    """The golden vectors, and the gates' results."""
-    session = network.open_session(candidate.model)
+def _run_gates(candidate: _Candidate, healthy: list[_HealthyPart], seed: int) -> tuple[bytes, list[Gate]]:
+    """Make the golden vectors (the bytes of an ``.npz``) and measure every gate."""
+    session = autoencoder.open_session(candidate.model)
     scorer = candidate.scorer
 
     def score(values: npt.NDArray[Any]) -> tuple[Any, Any, Any, Any]:
         rows = scorer.model_input(values)
         output = session.run(["output"], {"input": rows})[0]
-        float_score = scorer.score(rows, network.run(candidate.layers, rows)).score
+        float_score = scorer.score(rows, autoencoder.reconstruct(candidate.layers, rows)).score
         return rows, output, scorer.score(rows, output).score, float_score
 
     samples = np.concatenate([part.samples for part in healthy])
-    gross = score(candidate.features.compute(_damaged(samples, 10.0, seed)))
-    usual = score(np.concatenate([part.features for part in healthy]))
-    some = samples[np.linspace(0, len(samples) - 1, 4).astype(int)]
-    windows = np.concatenate([some, *(_damaged(some[i : i + 1], 1.0 + i, seed + i) for i in range(4))])
+    damaged = score(candidate.features.compute(_damaged(samples, 10.0, seed)))
+    normal = score(np.concatenate([part.features for part in healthy]))
+    golden_samples = samples[np.linspace(0, len(samples) - 1, 4).astype(int)]
+    windows = np.concatenate(
+        [golden_samples, *(_damaged(golden_samples[i : i + 1], 1.0 + i, seed + i) for i in range(4))]
+    )
     values = candidate.features.compute(windows)
     rows, output, golden_score, _ = score(values)
-    again = network.open_session(candidate.model).run(["output"], {"input": rows})[0]
+    again = autoencoder.open_session(candidate.model).run(["output"], {"input": rows})[0]
     groups = [part.features for part in healthy]
     calibration = candidate.calibration
     measured = [
-        gates.finite(np.concatenate([output, usual[1], gross[1]]), np.concatenate([golden_score, usual[2], gross[2]])),
-        gates.agreement(np.concatenate([usual[2], gross[2]]), np.concatenate([usual[3], gross[3]])),
+        gates.finite(
+            np.concatenate([output, normal[1], damaged[1]]), np.concatenate([golden_score, normal[2], damaged[2]])
+        ),
+        gates.agreement(np.concatenate([normal[2], damaged[2]]), np.concatenate([normal[3], damaged[3]])),
         gates.false_alerts(calibration.held_out, calibration.threshold, groups, scorer),
-        gates.sensitivity(gross[2]),
+        gates.sensitivity(damaged[2]),
         gates.reproducible(output, again, _GOLDEN.output_atol),
         gates.size(candidate.model),
         gates.latency(session, rows[:1]),
@@ -238,7 +267,7 @@ def _judge(candidate: _Candidate, healthy: list[_Healthy], seed: int) -> tuple[b
 
 def _manifest(
     candidate: _Candidate,
-    healthy: list[_Healthy],
+    healthy: list[_HealthyPart],
     golden: bytes,
     measured: list[Gate],
     model: str,
@@ -252,7 +281,7 @@ def _manifest(
         model=model,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         files=[bundle_file(MODEL_FILE, candidate.model), bundle_file(GOLDEN_FILE, golden)],
-        input=healthy[0].form,
+        input=healthy[0].input,
         features=list(candidate.features.specs),
         scoring=candidate.scorer.spec,
         decision=DECISION,

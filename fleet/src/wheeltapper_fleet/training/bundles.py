@@ -1,7 +1,8 @@
-"""Bundles on disk: a folder with ``manifest.json`` and the files that it names.
+"""Writes bundles: folders with ``manifest.json`` and the files that it names.
 
-Invariants: a bundle appears whole or not at all (written beside, synced, renamed); nothing that is not a bundle is
-replaced.
+Invariants:
+    * A bundle appears whole or not at all: it is written to a temporary folder beside its place, synced, and renamed.
+    * A folder that is not a bundle is never replaced.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from wheeltapper_fleet.ground.files import sync_folder
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
@@ -28,62 +30,66 @@ from wheeltapper_protocols.manifest.manifest import (
 )
 from wheeltapper_protocols.signal.recording import write_npz
 
-__all__ = ["break_golden", "bundle_file", "npz_bytes", "write_bundle"]
+__all__ = ["break_golden", "bundle_file", "check_target", "npz_bytes", "write_bundle"]
 
 
 def bundle_file(name: str, content: bytes) -> BundleFile:
-    """The manifest's entry of a file."""
+    """The manifest's entry for a file: name, SHA-256 and length."""
     return BundleFile(name=name, sha256=hashlib.sha256(content).hexdigest(), length=len(content))
 
 
 def npz_bytes(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """Arrays as the bytes of an ``.npz``."""
+    """Arrays, by name, as the bytes of an ``.npz`` file."""
     buffer = io.BytesIO()
     write_npz(arrays, buffer)
     return buffer.getvalue()
 
 
 def check_target(out: Path) -> None:
-    """Check that a bundle may be written at ``out``.
+    """Check that a bundle may be written to ``out``: the folder is absent, empty, or a bundle already.
 
     Raises:
         TrainingError: ``training.out_exists``.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).exists())):
-        raise TrainingError("training.out_exists", f"{out} exists and is not a bundle: name another folder")
+        raise TrainingError("training.out_exists", f"{out} exists and is not a bundle; choose another folder")
 
 
 def write_bundle(out: Path, files: dict[str, bytes]) -> None:
-    """Write the files (with the manifest) as the bundle ``out``, in place of an older one.
+    """Write a bundle to ``out`` and replace an older bundle there.
+
+    Args:
+        out: the bundle's folder.
+        files: the content of every file by name, ``manifest.json`` included.
 
     Raises:
         TrainingError: ``training.out_exists``.
     """
     check_target(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         for name, content in files.items():
-            with (fresh / name).open("xb") as handle:
+            with (temporary / name).open("xb") as handle:
                 handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
-        fresh.chmod(0o755)
-        _sync(fresh)
+        temporary.chmod(0o755)
+        sync_folder(temporary)
         if out.exists():
             shutil.rmtree(out)
-        fresh.rename(out)
-        _sync(out.parent)
+        temporary.rename(out)
+        sync_folder(out.parent)
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def break_golden(bundle: Path) -> None:
-    """Make a bundle well-formed but wrong: its golden outputs are no longer what its model gives.
+    """Change a bundle's golden outputs, so that its model no longer reproduces them.
 
-    Hashes and lengths in the manifest fit the new file, so only a device's self-test can tell. For tests and
-    demonstrations.
+    The bundle stays well-formed: the manifest has the new file's hash and length, so only a device's self-test notices.
+    The demo and tests use this to show that a device refuses such a release.
     """
     manifest = decode_manifest((bundle / MANIFEST_FILE).read_bytes())
     with np.load(bundle / GOLDEN_FILE, allow_pickle=False) as archive:
@@ -97,11 +103,3 @@ def break_golden(bundle: Path) -> None:
     files[GOLDEN_FILE] = golden
     files[MANIFEST_FILE] = encode_manifest(msgspec.structs.replace(manifest, files=entries))
     write_bundle(bundle, files)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

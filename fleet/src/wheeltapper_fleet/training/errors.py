@@ -1,4 +1,4 @@
-"""Errors of training. Codes are stable: ``training.*`` and ``import.*``."""
+"""The error that training raises. Its codes are stable: ``training.*`` and ``import.*``."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["TrainingError"]
 
 
 class TrainingError(FleetError):
-    """No bundle was made (or evaluated), and nothing was left behind."""
+    """Training, evaluation or the import of a data set failed. No bundle was written and no temporary file remains."""

@@ -1,9 +1,16 @@
-"""A bundle over a recording: what a device would say at each snapshot. Gates and benchmarks share it.
+"""Runs a bundle over a recording: the score and the decision that a device would reach at each snapshot.
 
-Invariants: features, scoring and decision are the device's own code; the model runs in a session opened as devices
-open it.
+Gates and benchmarks use it.
 
-What this module does not do: verify signatures (a bundle here is a folder that the caller made or trusts).
+Example:
+    >>> evaluation = evaluate(read_recording(Path("run.npz")), read_bundle(Path("bundle")))
+    >>> evaluation.first_alert
+    412
+
+Invariants:
+    * Features, scoring and decision are the code that devices run; the model runs with the devices' session options.
+
+What this module does not do: verify signatures. A bundle here is a folder that the caller made or trusts.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wheeltapper_fleet.training import network
+from wheeltapper_fleet.training import autoencoder
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
 from wheeltapper_protocols.decision.scoring import Scorer
@@ -28,7 +35,7 @@ __all__ = ["Bundle", "Evaluation", "compute_features", "evaluate", "first_alert"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A manifest and the model's bytes."""
+    """A bundle in memory: its manifest and its serialised model."""
 
     manifest: Manifest
     model: bytes
@@ -36,7 +43,13 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a bundle says of a recording, snapshot by snapshot."""
+    """A bundle's scores and decisions over a recording, one entry a snapshot.
+
+    Args:
+        t_s: start times of the snapshots, seconds.
+        raw_score: scores before smoothing; 1.0 is the warning threshold.
+        verdicts: the decisions.
+    """
 
     t_s: npt.NDArray[np.float64]
     raw_score: npt.NDArray[np.float64]
@@ -44,12 +57,12 @@ class Evaluation:
 
     @property
     def alert(self) -> npt.NDArray[np.bool_]:
-        """Whether the alert is on, [snapshot]."""
+        """Whether the alert is on at each snapshot, bool [snapshot]."""
         return np.array([verdict.alert for verdict in self.verdicts])
 
     @property
     def first_alert(self) -> int | None:
-        """Index of the first snapshot with the alert on."""
+        """Index of the first snapshot at which the alert is on; None if it never is."""
         return first_alert(self.verdicts)
 
 
@@ -57,7 +70,7 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check its files against the manifest.
 
     Raises:
-        WireError: the manifest or a file is not what it should be.
+        WireError: the manifest is malformed, or a file's hash or length differs from it.
         OSError: a file cannot be read.
     """
     manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes())
@@ -67,7 +80,13 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def compute_features(features: FeatureSet, recording: Recording, stop: int | None = None) -> npt.NDArray[np.float32]:
-    """Features [snapshot, feature] of a recording's first ``stop`` snapshots, some at a time."""
+    """Compute the features of a recording's first ``stop`` snapshots (by default all).
+
+    Snapshots are converted to physical units in blocks, so that a long recording needs little memory.
+
+    Returns:
+        float32 [snapshot, feature].
+    """
     stop = recording.snapshots if stop is None else stop
     block = max(1, 2**20 // (recording.window_samples * len(recording.channels)))
     parts = [
@@ -83,7 +102,15 @@ def verdicts(
     features: npt.NDArray[Any],
     scorer: Scorer,
 ) -> tuple[Verdict, ...]:
-    """The decision's verdicts over windows in order."""
+    """Decide over consecutive windows, from a fresh state.
+
+    Args:
+        spec: the decision's parameters.
+        score: scores, [window].
+        shares: each feature's share of the score, [window, feature].
+        features: feature values, [window, feature].
+        scorer: names the features and knows their healthy values.
+    """
     state, found = DecisionState(), []
     for i in range(len(score)):
         state, verdict = decide(spec, state, float(score[i]), shares[i], features[i], scorer.names, scorer.usual)
@@ -92,7 +119,7 @@ def verdicts(
 
 
 def first_alert(found: tuple[Verdict, ...]) -> int | None:
-    """Index of the first verdict with the alert on."""
+    """Index of the first verdict with the alert on; None if there is none."""
     return next((i for i, verdict in enumerate(found) if verdict.alert), None)
 
 
@@ -100,7 +127,8 @@ def evaluate(recording: Recording, bundle: Bundle) -> Evaluation:
     """Run a bundle over a recording.
 
     Raises:
-        TrainingError: ``training.mixed_input``, the recording is not what the bundle was made for.
+        TrainingError: ``training.mixed_input``: rate, window or channels differ from what the bundle expects, or its
+            model reads samples instead of features.
     """
     manifest = bundle.manifest
     wanted = (manifest.input.sample_rate_hz, manifest.input.window_samples, len(manifest.input.channels))
@@ -108,17 +136,18 @@ def evaluate(recording: Recording, bundle: Bundle) -> Evaluation:
     if wanted != given:
         raise TrainingError(
             "training.mixed_input",
-            f"the bundle wants (rate in Hz, samples, channels) {wanted}, the recording has {given}: cut or resample it",
+            f"the bundle expects (rate in Hz, samples, channels) {wanted} and the recording has {given}; "
+            "cut or resample the recording",
         )
     if manifest.scoring is None:
         raise TrainingError(
-            "training.mixed_input", "the bundle's network reads samples: this evaluation is of features"
+            "training.mixed_input", "the bundle's model reads samples; only models that read features can be evaluated"
         )
     features = FeatureSet(manifest.features, *wanted)
     scorer = Scorer(manifest.scoring, features.names)
     values = compute_features(features, recording)
     rows = scorer.model_input(values)
-    output = network.open_session(bundle.model).run(["output"], {"input": rows})[0]
+    output = autoencoder.open_session(bundle.model).run(["output"], {"input": rows})[0]
     scores = scorer.score(rows, output)
     found = verdicts(manifest.decision, scores.score, scores.shares, values, scorer)
     return Evaluation(t_s=recording.t_s, raw_score=scores.score, verdicts=found)

@@ -1,6 +1,7 @@
-"""Gates of a candidate: what has to hold before a bundle exists. Each returns what was measured beside its limit.
+"""The gates that a candidate must pass before its bundle is written.
 
-Latency is the least p95 of several rounds: another process that takes the CPU for a moment does not fail a model.
+Each function measures one property and returns a :class:`Gate`: the value, its limit, and whether it passed. The gates
+become part of the signed manifest.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ __all__ = ["agreement", "false_alerts", "finite", "latency", "reproducible", "se
 
 AGREEMENT_LIMIT: Final = 0.1
 FALSE_ALERT_LIMIT: Final = 0.1
-FALSE_ALERT_LIMIT_MOST: Final = 0.5
-"""However few windows there are: with an alert on half of the time a bundle is of no use."""
+MAX_FALSE_ALERT_LIMIT: Final = 0.5
+"""The limit never rises above this, however few windows there are: a bundle that alerts half of the time is useless."""
 LATENCY_LIMIT_MS: Final = 5.0
 SIZE_LIMIT_BYTES: Final = 256 * 1024
 SENSITIVITY_LIMIT: Final = 0.5
@@ -30,15 +31,29 @@ Values = npt.NDArray[Any]
 
 
 def agreement(int8_score: Values, float_score: Values) -> Gate:
-    """95th percentile of the difference of the int8 and the float net's scores, relative to the score or 0.2."""
+    """Gate ``int8_agreement``: how far the int8 model's scores are from the float model's.
+
+    The value is the 95th percentile of the absolute difference, divided by the float score or by 0.2, whichever is
+    greater.
+
+    Args:
+        int8_score, float_score: scores of the same windows, [window].
+    """
     value = float(np.quantile(np.abs(int8_score - float_score) / np.maximum(np.abs(float_score), 0.2), 0.95))
     return Gate(name="int8_agreement", value=value, limit=AGREEMENT_LIMIT, passed=value <= AGREEMENT_LIMIT)
 
 
 def false_alerts(held_out: tuple[Values, ...], threshold: float, groups: list[Values], scorer: Scorer) -> Gate:
-    """Share of healthy windows with the alert on, by nets that had not seen them and the real decision.
+    """Gate ``false_alert_rate``: the share of healthy windows during which the alert is on.
 
-    A single alert lasts as long as it takes to clear, which of 23 windows is 43 %: one such is within the limit.
+    The decision is the one that devices use, on scores of models that were not fitted to the window. The limit allows
+    one alert: it lasts until it clears, which is 43 % of 23 windows.
+
+    Args:
+        held_out: for each recording the residuals of its healthy windows, by models that did not see them, [window].
+        threshold: the residual that counts as score 1.0.
+        groups: for each recording the features of its healthy windows, [window, feature].
+        scorer: names the features and knows their healthy values.
     """
     alerts = windows = 0
     for residual, group in zip(held_out, groups, strict=True):
@@ -47,7 +62,7 @@ def false_alerts(held_out: tuple[Values, ...], threshold: float, groups: list[Va
         alerts += sum(verdict.alert for verdict in found)
         windows += len(found)
     value = alerts / windows
-    limit = min(FALSE_ALERT_LIMIT_MOST, max(FALSE_ALERT_LIMIT, DECISION.clear_windows / windows))
+    limit = min(MAX_FALSE_ALERT_LIMIT, max(FALSE_ALERT_LIMIT, DECISION.clear_windows / windows))
     return Gate(
         name="false_alert_rate", value=value, limit=limit, passed=value <= limit,
         detail=f"{alerts} of {windows} healthy windows, cross-validated over blocks of time",
@@ -55,13 +70,17 @@ def false_alerts(held_out: tuple[Values, ...], threshold: float, groups: list[Va
 
 
 def finite(output: Values, score: Values) -> Gate:
-    """Number of outputs and scores that are not finite."""
+    """Gate ``finite``: how many model outputs and scores are NaN or infinite; none may be."""
     value = float(np.sum(~np.isfinite(output)) + np.sum(~np.isfinite(score)))
     return Gate(name="finite", value=value, limit=0.0, passed=value == 0)
 
 
 def sensitivity(score: Values) -> Gate:
-    """Share of grossly damaged windows (healthy ones, ten times as loud, with impacts) that reach 1.0."""
+    """Gate ``sensitivity``: the share of badly damaged windows whose score reaches 1.0, the warning threshold.
+
+    Args:
+        score: scores of healthy windows made ten times as loud and given impacts, [window].
+    """
     value = float(np.mean(score >= 1.0))
     return Gate(
         name="sensitivity", value=value, limit=SENSITIVITY_LIMIT, passed=value >= SENSITIVITY_LIMIT,
@@ -70,20 +89,27 @@ def sensitivity(score: Values) -> Gate:
 
 
 def reproducible(first: Values, second: Values, atol: float) -> Gate:
-    """Largest difference between two runs of the golden windows in sessions of their own."""
+    """Gate ``golden_reproducible``: the largest difference between two sessions' outputs for the golden windows."""
     value = float(np.max(np.abs(first - second)))
     return Gate(name="golden_reproducible", value=value, limit=atol, passed=value <= atol)
 
 
 def size(model: bytes) -> Gate:
-    """Bytes of the model."""
+    """Gate ``model_bytes``: the length of the serialised model."""
     return Gate(
         name="model_bytes", value=float(len(model)), limit=SIZE_LIMIT_BYTES, passed=len(model) <= SIZE_LIMIT_BYTES
     )
 
 
 def latency(session: Any, row: Values) -> Gate:
-    """Milliseconds of one window through the net."""
+    """Gate ``latency_p95_ms``: the 95th percentile of the time that the model takes for one window.
+
+    The value is the smallest of five rounds, so that a model does not fail because another process took the CPU.
+
+    Args:
+        session: an open onnxruntime session of the int8 model.
+        row: one window's model input, [1, feature].
+    """
     best = float("inf")
     for _ in range(5):
         times = []

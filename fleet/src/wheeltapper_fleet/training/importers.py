@@ -1,11 +1,13 @@
-"""Adapters that turn public data sets into recordings. Nothing is resampled or invented; units are the source's.
+"""Importers: each turns one file of a public data set into a recording.
 
 * FEMTO-ST PRONOSTIA: milli-g counts of two accelerometers, 0.1 s at 25.6 kHz every 10 s.
-* CWRU bearing data: one accelerometer; files named ``12k_*`` are at 12 kHz, ``48k_*`` and ``normal*`` at 48 kHz.
+* CWRU bearing data: one accelerometer; recordings named ``12k_*`` are at 12 kHz, ``48k_*`` and ``normal*`` at 48 kHz.
 * UCI fan: three axes of a MEMS accelerometer at 50 Hz.
 
-Raises everywhere: TrainingError ``import.malformed`` for a file that is not of the set, ``import.unknown`` for a name
-that it does not hold.
+Invariant: samples are neither resampled nor filled in, and keep the source's units.
+
+Every importer raises TrainingError: ``import.malformed`` for a file that does not belong to its data set,
+``import.unknown`` for a recording that the file does not hold.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ _FAN_RATE_HZ: Final = 50.0
 
 
 def _load(path: Path) -> Any:
+    """Open an ``.npz`` archive."""
     try:
         return np.load(path, allow_pickle=False)
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
@@ -35,6 +38,7 @@ def _load(path: Path) -> Any:
 
 
 def _array(archive: Any, name: str, what: str) -> npt.NDArray[Any]:
+    """Read one array of an archive; ``what`` names the archive in error messages."""
     try:
         return np.asarray(archive[name])
     except KeyError as error:
@@ -44,7 +48,11 @@ def _array(archive: Any, name: str, what: str) -> npt.NDArray[Any]:
 
 
 def import_femto(path: Path) -> Recording:
-    """One run to failure: ``acc_milli_g`` [snapshot, 2560, 2]."""
+    """Import one FEMTO run to failure.
+
+    Args:
+        path: an ``.npz`` with ``acc_milli_g``, integers [snapshot, 2560, 2] in thousandths of g.
+    """
     with _load(path) as archive:
         counts = _array(archive, "acc_milli_g", path.name)
     if counts.ndim != 3 or counts.dtype.kind not in "iu":
@@ -64,7 +72,13 @@ def import_femto(path: Path) -> Recording:
 
 
 def import_cwru(folder: Path, name: str, window_samples: int = 4096) -> Recording:
-    """One recording of ``cwru_de_int16.npz``, cut into windows of ``window_samples`` side by side."""
+    """Import one CWRU recording, cut into adjacent windows.
+
+    Args:
+        folder: holds ``cwru_de_int16.npz``.
+        name: a recording in that file, e.g. ``normal_0_97``.
+        window_samples: samples in a window; an incomplete last window is left out.
+    """
     with _load(folder / "cwru_de_int16.npz") as archive:
         counts = _array(archive, name, "the CWRU set")
         lsb = float(_array(archive, f"{name}__lsb", "the CWRU set"))
@@ -83,7 +97,14 @@ def import_cwru(folder: Path, name: str, window_samples: int = 4096) -> Recordin
 
 
 def import_uci_fan(path: Path, configuration: int, speed_percent: int, window_samples: int = 100) -> Recording:
-    """One block (60 s) of the fan at a configuration (1 to 3) and speed, cut into windows side by side."""
+    """Import one block (60 s) of the fan, cut into adjacent windows.
+
+    Args:
+        path: an ``.npz`` with ``xyz_milli_g`` [sample, 3], ``config`` [sample] and ``speed_pct`` [sample].
+        configuration: 1 to 3.
+        speed_percent: 20 to 100, in steps of 5.
+        window_samples: samples in a window; an incomplete last window is left out.
+    """
     with _load(path) as archive:
         counts, config, speed = (_array(archive, key, path.name) for key in ("xyz_milli_g", "config", "speed_pct"))
     block = counts[(config == configuration) & (speed == speed_percent)]
@@ -102,4 +123,4 @@ def import_uci_fan(path: Path, configuration: int, speed_percent: int, window_sa
 
 
 IMPORTERS: Final = {"femto": import_femto}
-"""Importers of one file to one recording, by the name that ``--import`` takes."""
+"""The importers that ``--import`` and ``wheeltapper train import`` offer, by name."""

@@ -1,10 +1,14 @@
-"""The default network: an autoencoder of standardised features, fitted by scikit-learn, exported to ONNX, quantised to
-int8.
+"""The default model: a denoising autoencoder of standardised features.
 
-Invariants: deterministic for a seed on one machine; the graph clips its input at :data:`CLIP`, so the float and the
-int8 net agree however far a window is out; input ``input`` and output ``output``, float32 [n, feature].
+scikit-learn fits it, this module exports it to ONNX, and onnxruntime quantizes it to int8.
 
-What this module does not do: standardise, score, judge.
+Invariants:
+    * On one machine the same rows and seed give the same model.
+    * The graph clips its input to ±:data:`CLIP`, so that the float and the int8 model agree however large a feature is.
+    * The ONNX graph has one input ``input`` and one output ``output``, both float32 [window, feature].
+
+What this module does not do: standardise features (:mod:`wheeltapper_protocols.decision.scoring`), choose a threshold
+(:mod:`recipe`), judge the result (:mod:`gates`).
 """
 
 from __future__ import annotations
@@ -28,40 +32,52 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
-__all__ = ["CLIP", "Layer", "fit", "open_session", "quantised", "run", "to_onnx"]
+__all__ = ["CLIP", "Layer", "fit", "open_session", "quantize_int8", "reconstruct", "to_onnx"]
 
 CLIP: Final = 4.0
-BOTTLENECK: Final = 3
+"""Inputs are clipped here, in healthy standard deviations."""
+_BOTTLENECK: Final = 3
 _OPSET: Final = 17
-_ROWS_MIN: Final = 512
-_ROWS_MAX: Final = 4096
+_MIN_ROWS: Final = 512
+"""Fewer rows are repeated (each time with fresh noise) until there are about this many."""
+_MAX_ROWS: Final = 4096
+"""Of more rows a random choice is used, so that training stays a matter of seconds."""
 _NOISE: Final = 0.5
-_GROWN: Final = (0.0, CLIP / 2, 2 * CLIP)
+"""Standard deviation of the noise that the autoencoder learns to remove."""
+_CALIBRATION_SHIFTS: Final = (0.0, CLIP / 2, 2 * CLIP)
+"""Added to healthy rows when int8 ranges are chosen, so that the ranges also cover damaged machines."""
 
 Rows = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """``y = x @ weight + bias``; all but the last are followed by a rectifier."""
+    """One dense layer: ``y = x @ weight + bias``. A ReLU follows every layer but the last."""
 
     weight: Rows
     bias: Rows
 
 
 def fit(rows: Rows, seed: int) -> list[Layer]:
-    """Fit a denoising autoencoder to healthy rows [window, feature].
+    """Fit a denoising autoencoder to healthy windows.
 
-    Rows are repeated with noise, so that few of them cannot be learnt by heart.
+    Noise is added to the rows. Few rows are repeated with fresh noise, so that they are not memorised.
+
+    Args:
+        rows: standardised features of healthy windows, float32 [window, feature].
+        seed: seeds the choice of rows, the noise and the initial weights.
+
+    Returns:
+        The layers, from input to output.
     """
     random = np.random.default_rng(seed)
     clean = np.clip(rows, -CLIP, CLIP)
-    if len(clean) > _ROWS_MAX:
-        clean = clean[np.sort(random.choice(len(clean), _ROWS_MAX, replace=False))]
-    clean = np.tile(clean, (max(1, -(-_ROWS_MIN // len(clean))), 1))
+    if len(clean) > _MAX_ROWS:
+        clean = clean[np.sort(random.choice(len(clean), _MAX_ROWS, replace=False))]
+    clean = np.tile(clean, (max(1, -(-_MIN_ROWS // len(clean))), 1))
     noisy = clean + random.normal(scale=_NOISE, size=clean.shape).astype(np.float32)
     width = rows.shape[1]
-    bottleneck = max(2, min(BOTTLENECK, width // 4))
+    bottleneck = max(2, min(_BOTTLENECK, width // 4))
     model = MLPRegressor(
         hidden_layer_sizes=(2 * bottleneck, bottleneck, 2 * bottleneck),
         activation="relu", alpha=0.1, batch_size=64, learning_rate_init=3e-3, max_iter=40, random_state=seed,
@@ -75,8 +91,8 @@ def fit(rows: Rows, seed: int) -> list[Layer]:
     ]
 
 
-def run(layers: list[Layer], rows: Rows) -> Rows:
-    """What the float net makes of rows [window, feature]."""
+def reconstruct(layers: list[Layer], rows: Rows) -> Rows:
+    """Run the float model: the reconstruction of ``rows``, float32 [window, feature], in the same shape."""
     value = np.clip(rows, -CLIP, CLIP)
     for number, layer in enumerate(layers):
         value = value @ layer.weight + layer.bias
@@ -86,7 +102,7 @@ def run(layers: list[Layer], rows: Rows) -> Rows:
 
 
 def to_onnx(layers: list[Layer]) -> bytes:
-    """The float net as an ONNX model."""
+    """Export the float model to ONNX; returns the serialised model."""
     constants = [("low", np.array(-CLIP, np.float32)), ("high", np.array(CLIP, np.float32))]
     nodes = [helper.make_node("Clip", ["input", "low", "high"], ["clipped"], name="clip")]
     value = "clipped"
@@ -108,7 +124,7 @@ def to_onnx(layers: list[Layer]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-class _Rows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class _CalibrationRows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, rows: Rows) -> None:
         self._batches: Iterator[dict[str, Rows]] = iter([{"input": rows}])
 
@@ -117,8 +133,8 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without onnxruntime's advice, on the root logger, to optimise a graph that has nothing to optimise."""
+def _warnings_silenced() -> Iterator[None]:
+    """Silence log warnings: onnxruntime advises through the root logger to optimise a graph that needs none."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -127,25 +143,37 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def quantised(model: bytes, healthy: Rows) -> bytes:
-    """The model in int8 (static, QDQ, weights and activations signed).
+def quantize_int8(model: bytes, healthy: Rows) -> bytes:
+    """Quantize a model to int8: static, QDQ format, signed weights and activations.
 
-    Ranges come from healthy rows and from the same rows grown louder, up to where the graph clips: from healthy rows
-    alone the int8 net saturates early, and its score of a damaged machine was up to 21 % off the float net's.
+    Activation ranges come from healthy rows and from the same rows shifted up to where the graph clips. With ranges
+    from healthy rows alone the int8 model saturates early: its scores of damaged machines differed from the float
+    model's by up to 21 %.
+
+    Args:
+        model: the float model, as :func:`to_onnx` gives it.
+        healthy: standardised features of healthy windows, float32 [window, feature].
+
+    Returns:
+        The serialised int8 model.
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _warnings_silenced():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
-        rows = np.concatenate([np.clip(healthy[:_ROWS_MAX] + grown, -CLIP, CLIP) for grown in _GROWN])
+        rows = np.concatenate([np.clip(healthy[:_MAX_ROWS] + shift, -CLIP, CLIP) for shift in _CALIBRATION_SHIFTS])
         quantize_static(
-            source, target, _Rows(rows.astype(np.float32)), quant_format=QuantFormat.QDQ,
+            source, target, _CalibrationRows(rows.astype(np.float32)), quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=False,
         )  # fmt: skip
         return target.read_bytes()
 
 
 def open_session(model: bytes) -> Any:
-    """An onnxruntime session as devices open it: one thread, no spinning, CPU."""
+    """Open an onnxruntime session with the options that devices use: one thread, no spinning, CPU only.
+
+    Example:
+        >>> output = open_session(model).run(["output"], {"input": rows})[0]
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
