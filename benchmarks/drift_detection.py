@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from river.drift import ADWIN
 
-from wheeltapper_agent.pipeline.change import Adwin, ScoreWatch, squashed
+from wheeltapper_agent.pipeline.change import Adwin, ScoreChangeDetector, to_unit_interval
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.importers import import_femto
@@ -38,12 +38,12 @@ SPEC = ChangeSpec()
 def ours(scores: Values) -> list[int]:
     """Where the level's ADWIN alone fires."""
     watch = Adwin(SPEC.delta, SPEC.look_windows, SPEC.warm_up_windows)
-    return [index for index, score in enumerate(scores.tolist()) if watch.add(squashed(score)) is not None]
+    return [index for index, score in enumerate(scores.tolist()) if watch.add(to_unit_interval(score)) is not None]
 
 
 def both(scores: Values) -> list[int]:
     """Where the level or the spread fires: what devices run."""
-    watch = ScoreWatch(SPEC)
+    watch = ScoreChangeDetector(SPEC)
     return [index for index, score in enumerate(scores.tolist()) if watch.add(score)]
 
 
@@ -52,7 +52,7 @@ def rivers(scores: Values) -> list[int]:
     watch = ADWIN(delta=SPEC.delta, clock=SPEC.look_windows, grace_period=SPEC.warm_up_windows)
     found = []
     for index, score in enumerate(scores.tolist()):
-        watch.update(squashed(score))
+        watch.update(to_unit_interval(score))
         if watch.drift_detected:
             found.append(index)
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from rig import Row, main, row
 
 from wheeltapper_agent.ground.clock import SystemClock
-from wheeltapper_agent.pipeline.change import ScoreWatch
+from wheeltapper_agent.pipeline.change import ScoreChangeDetector
 from wheeltapper_agent.pipeline.drift import BLOCK_WINDOWS, DriftObserver
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Window
@@ -87,7 +87,7 @@ def measure() -> dict[str, float]:
             merged = merged.merged(bins.sketch(block))
 
     def detectors() -> None:
-        watch = ScoreWatch(ChangeSpec())
+        watch = ScoreChangeDetector(ChangeSpec())
         for score in scores:
             watch.add(score)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.packaging.roots import DebianRoot, checked, debian_root, need_tools
-from wheeltapper_agent.model.score_recording import replay
+from wheeltapper_agent.model.score_recording import score_recording
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAME = "wheeltapper-agent"
@@ -93,7 +93,7 @@ def _doctor_and_replay(root: DebianRoot, release: Path, recording: Path) -> None
     line = ("wheeltapper-agent", "replay", "--bundle", "/tmp/bundle", "--recording", "/tmp/recording.npz", "--json")
     rows = [json.loads(row) for row in root.run(*line, user="wheeltapper", offline=True).splitlines()]
     assert [row["score"] for row in rows] == pytest.approx(
-        [row["score"] for row in replay(release, recording)], rel=1e-6
+        [row["score"] for row in score_recording(release, recording)], rel=1e-6
     )
 
 

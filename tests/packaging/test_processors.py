@@ -30,7 +30,7 @@ from tests.packaging import probe
 from tests.packaging.conftest import SOURCE
 from tests.packaging.roots import REPOSITORY, DebianRoot, checked, debian_root
 from wheeltapper_agent.model.bundle import load_bundle
-from wheeltapper_agent.model.score_recording import replay
+from wheeltapper_agent.model.score_recording import score_recording
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -200,7 +200,7 @@ def test_a_release_made_here_gives_the_same_scores_there(
     root.run("chmod", "-R", "a+rX", "/tmp/bundle", "/tmp/recording.npz")
     line = ("wheeltapper-agent", "replay", "--bundle", "/tmp/bundle", "--recording", "/tmp/recording.npz", "--json")
     rows = [json.loads(row) for row in root.run(*line, user="wheeltapper", offline=True).splitlines()]
-    expected = list(replay(suitable, recording))
+    expected = list(score_recording(suitable, recording))
     tolerance = decode_manifest((suitable / MANIFEST_FILE).read_bytes()).golden.score_rtol
     one, other = (np.array([row["score"] for row in found]) for found in (expected, rows))
     apart = np.abs(one - other) / one

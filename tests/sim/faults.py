@@ -10,7 +10,8 @@ from typing import Any
 from tests.sim import sqlite_calls
 from wheeltapper_agent.ground import files
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.model.bundle import Bundle, load_bundle, self_test
+from wheeltapper_agent.model.bundle import Bundle, load_bundle
+from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.source.base import Window
 from wheeltapper_agent.update import effects, journal, slots, tuf_client

@@ -97,10 +97,10 @@ def replay(
     json_output: JsonOption = False,
 ) -> None:
     """Run a bundle over a recording without a fleet; with --json one line a snapshot."""
-    from wheeltapper_agent.model.score_recording import replay as do_replay
+    from wheeltapper_agent.model.score_recording import score_recording
 
     try:
-        for row in do_replay(bundle, recording):
+        for row in score_recording(bundle, recording):
             if json_output:
                 print(json.dumps(row))
             else:

@@ -36,7 +36,7 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.delivery import Delivery
 from wheeltapper_agent.records.spool import Spool, SpoolLimits
-from wheeltapper_agent.source.opening import make_or_await_source
+from wheeltapper_agent.source.opening import make_or_defer_source
 from wheeltapper_agent.update.blobs import BlobStore
 from wheeltapper_agent.update.effects import Effects
 from wheeltapper_agent.update.floors import MARKS_FILE, MarkStore
@@ -150,7 +150,7 @@ class Agent:
     def _add_pipeline(self, entry: PipelineConfig) -> None:
         """Open the source of a pipeline and set up what observes its windows: quality, drift, capture rules."""
         name = entry.name
-        source = make_or_await_source(name, entry.source, self._state_dir, self._clock)
+        source = make_or_defer_source(name, entry.source, self._state_dir, self._clock)
         quality = self._quality[name] = QualityObserver(source, entry.quality)
         drift = DriftObserver(name, self._clock, lambda: quality.total, self._captures.on_drift)
         observers: list[Observer] = [quality, drift]

@@ -31,7 +31,8 @@ from tests.agent.task_bundles import (
 from wheeltapper_agent.cli import app
 from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.model.bundle import Bundle, Evaluation, load_bundle, self_test
+from wheeltapper_agent.model.bundle import Bundle, Evaluation, load_bundle
+from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
@@ -170,7 +171,7 @@ def test_a_remaining_life_falls_with_real_wear_and_warns(data_dir: Path, tmp_pat
 
 
 def life(output: float, warn_at: float = 10.0) -> float:
-    """The score of a network that says ``output`` whatever it reads."""
+    """The score of a model that gives ``output`` whatever it reads."""
     files = files_of(
         linear(np.zeros((16, 1)), np.array([output])),
         np.zeros((2, 16, 1), np.float32),
@@ -209,7 +210,7 @@ def test_logits_of_raw_samples_become_probabilities(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["flat", "sample_channel", "channel_sample"])
 def test_raw_samples_are_laid_out_as_asked(tmp_path: Path, layout: str) -> None:
-    """A network that multiplies by 0 reconstructs nothing: the score is the root mean square of what it read."""
+    """A model that multiplies by 0 reconstructs nothing: the score is the root mean square of what it read."""
     shapes: dict[str, list[int | None]] = {
         "flat": [1, 32],
         "sample_channel": [1, 16, 2],
@@ -227,7 +228,7 @@ def test_raw_samples_are_laid_out_as_asked(tmp_path: Path, layout: str) -> None:
         anomaly=Anomaly(output="reconstruction", threshold=0.5),
     )
     bundle = load(tmp_path / "b", files)
-    self_test(bundle)  # the network takes one window at a time, the golden ones are three
+    self_test(bundle)  # the model takes one window at a time, the golden ones are three
     found = bundle.evaluate(samples)
     wanted = np.stack([(samples[:, :, 2] - 1) / 2, samples[:, :, 0] / 0.5], axis=2)
     if layout == "channel_sample":
@@ -236,7 +237,7 @@ def test_raw_samples_are_laid_out_as_asked(tmp_path: Path, layout: str) -> None:
     np.testing.assert_allclose(found.scores.score, np.sqrt(np.mean(wanted**2, axis=(1, 2))) / 0.5, rtol=1e-5)
 
 
-def test_a_network_may_give_the_score_itself(tmp_path: Path) -> None:
+def test_a_model_may_give_the_score_itself(tmp_path: Path) -> None:
     weights = np.full((16, 1), 1 / 16)
     samples = np.linspace(0, 3, 5)[:, None, None] * np.ones((5, 16, 1), np.float32)
     fields = {"input": RAW_INPUT, "anomaly": Anomaly(output="score", threshold=1.5)}
@@ -282,7 +283,7 @@ def test_zones_are_told_and_raise_only_where_asked(tmp_path: Path) -> None:
         found = plain.evaluate(window)
         assert found.velocity_mm_s is not None
         assert found.velocity_mm_s[0].max() == pytest.approx(velocity, rel=1e-3)
-        assert found.features.shape == (1, len(plain.names))
+        assert found.features.shape == (1, len(plain.interpreter.names))
         quiet = Evaluation(
             samples=found.samples,
             features=found.features,
@@ -351,7 +352,7 @@ def test_records_and_alerts_carry_what_the_model_says(tmp_path: Path) -> None:
     assert (alerts[0].unit, alerts[0].zone) == ("cycles", "A")
 
 
-# --- what a network may say that is none of it ------------------------------------------------------------------------
+# --- outputs that a model must not give ------------------------------------------------------------------------
 
 
 def reading(manifest_fields: dict[str, Any], output: list[list[float]]) -> Reading:
@@ -424,7 +425,7 @@ def test_a_velocity_may_also_be_a_feature(tmp_path: Path) -> None:
         np.random.default_rng(0).normal(size=(2, 512, 1)).astype(np.float32),
         input=shape, features=specs, iso20816=section, scoring=scoring_of(np.ones((2, 1))),
     )  # fmt: skip
-    assert load(tmp_path / "b", files).names == ("x.velocity_mm_s",)
+    assert load(tmp_path / "b", files).interpreter.names == ("x.velocity_mm_s",)
 
 
 def test_an_alert_that_the_zone_raised_says_so(tmp_path: Path) -> None:

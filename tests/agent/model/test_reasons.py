@@ -36,7 +36,7 @@ def session_of(folder: Path) -> Any:
 @pytest.mark.data
 @pytest.mark.parametrize("run", ["1_1", "3_1"])
 def test_undoing_the_first_reason_of_real_wear_lowers_the_score_most(run: str, data_dir: Path, tmp_path: Path) -> None:
-    """Through the trained int8 network, worked out here a second time: feature by feature, with the definition of the
+    """Through the trained int8 model, worked out here a second time: feature by feature, with the definition of the
     score. By shares of the residual instead, the first would be right in about 95 % of the windows."""
     recording = import_femto(data_dir / "femto" / f"Learning_set__Bearing{run}.npz")
     train_anomaly([recording], healthy_fraction=0.1, out=tmp_path / "b")
@@ -61,11 +61,11 @@ def test_undoing_the_first_reason_of_real_wear_lowers_the_score_most(run: str, d
             undone = z.copy()
             undone[feature] = 0.0
             falls.append(score(z) - score(undone))
-        best = bundle.names[int(np.argmax(falls))]
+        best = bundle.interpreter.names[int(np.argmax(falls))]
         count += 1
         right += bundle.reasons(found)[0].feature == best
-        shares = Scorer(spec, bundle.names).score(found.model_input, found.model_output).shares
-        by_share += bundle.names[int(shares[0].argmax())] == best
+        shares = Scorer(spec, bundle.interpreter.names).score(found.model_input, found.model_output).shares
+        by_share += bundle.interpreter.names[int(shares[0].argmax())] == best
     assert count >= 10
     assert right >= 0.99 * count
     assert 0.8 * count <= by_share <= right
@@ -91,7 +91,7 @@ def test_undoing_the_first_reason_of_a_class_lowers_its_score_most(data_dir: Pat
             # A certain class stays certain without any one feature: then it is told the other way round.
             if normal.max() > 1e-3:
                 count += 1
-                right += reasons[0].feature == bundle.names[int(normal.argmax())]
+                right += reasons[0].feature == bundle.interpreter.names[int(normal.argmax())]
             assert sum(reason.share for reason in reasons) <= 1 + 1e-9
             assert [reason.share for reason in reasons[:-1]] == sorted((r.share for r in reasons[:-1]), reverse=True)
     assert count >= 50
@@ -128,7 +128,7 @@ def bands_of(samples: np.ndarray) -> list[UsualBand]:
 
 
 def raw_bundle(folder: Path, healthy: np.ndarray, batch: int | None = None) -> Bundle:
-    """A linear autoencoder of 640 raw samples (as long as the input of MLPerf Tiny's anomaly network): their first 32
+    """A linear autoencoder of 640 raw samples (as long as the input of MLPerf Tiny's anomaly model): their first 32
     principal components."""
     scale = float(healthy.std())
     x = healthy[:, :, 0] / scale

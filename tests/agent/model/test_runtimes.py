@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from tests.agent import tflite_writer as tflite
 from tests.agent.bundles import make_bundle, network, write_bundle
+from tests.agent.model.tensor_runs import run_all
 from tests.legacy import LEGACY, needs_onnx
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.model import inference as base
-from wheeltapper_agent.model.bundle import load_bundle, self_test
-from wheeltapper_agent.model.runtimes import open_network
+from wheeltapper_agent.model import inference
+from wheeltapper_agent.model.bundle import load_bundle
+from wheeltapper_agent.model.runtimes import load_model
+from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_agent.model.tensors import Tensor, decode, encode, fitted, with_specs
 from wheeltapper_protocols.manifest.manifest import TensorSpec
 
@@ -119,16 +121,16 @@ def test_a_spec_that_cannot_be(tensor: Tensor, spec: TensorSpec) -> None:
 @pytest.mark.parametrize("windows", [1, 5])
 def test_tflite_float_and_int8(windows: int) -> None:
     values = ramp(windows, 8)
-    plain = open_network(tflite.gain_net(8, 0.7), "tflite", BOARD)
+    plain = load_model(tflite.gain_net(8, 0.7), "tflite", BOARD)
     assert plain.provider.startswith(f"{TFLITE}/")
     np.testing.assert_allclose(plain.run(values), values * np.float32(0.7), rtol=1e-6)
-    small = open_network(tflite.gain_net(8, 0.7, "int8", limit=4.0), "tflite", BOARD)
+    small = load_model(tflite.gain_net(8, 0.7, "int8", limit=4.0), "tflite", BOARD)
     assert (small.inputs[0].dtype, small.inputs[0].shape) == ("int8", (None, 8))
     np.testing.assert_allclose(small.run(values), values * 0.7, atol=1.1 * 4.0 / 127)
 
 
 def test_a_window_that_is_not_a_number_stays_one() -> None:
-    small = open_network(tflite.gain_net(4, 0.7, "int8", limit=4.0), "tflite", BOARD)
+    small = load_model(tflite.gain_net(4, 0.7, "int8", limit=4.0), "tflite", BOARD)
     values = ramp(3, 4)
     values[1, 2] = np.nan
     found = small.run(values)
@@ -137,24 +139,24 @@ def test_a_window_that_is_not_a_number_stays_one() -> None:
 
 
 def test_tflite_several_inputs_and_outputs() -> None:
-    found = open_network(tflite.sum_net(3), "tflite", BOARD)
+    found = load_model(tflite.sum_net(3), "tflite", BOARD)
     assert [tensor.name for tensor in (*found.inputs, *found.outputs)] == ["left", "right", "total", "twice"]
     left, right = ramp(1, 3), np.ones((1, 3), np.float32)
-    total, twice = found.run_all([left, right])
+    total, twice = run_all(found, [left, right])
     np.testing.assert_allclose(total, left + 1)
     np.testing.assert_allclose(twice, 2 * total)
     for arrays in ([left], [left, right[:, :2]]):
         with pytest.raises(AgentError) as raised:
-            found.run_all(arrays)
+            run_all(found, arrays)
         assert raised.value.code == "runtime.shape"
     with pytest.raises(AgentError) as raised:
         found.run(left)
     assert raised.value.code == "runtime.shape"
 
 
-def test_a_network_that_counts_is_refused() -> None:
+def test_a_model_that_counts_is_refused() -> None:
     with pytest.raises(AgentError) as raised:
-        open_network(tflite.counting_net(3), "tflite", BOARD)
+        load_model(tflite.counting_net(3), "tflite", BOARD)
     assert raised.value.code == "runtime.stateful"
     assert "VAR_HANDLE" in raised.value.message
 
@@ -165,7 +167,7 @@ def test_memory_that_the_graph_does_not_show_is_found_by_asking(monkeypatch: pyt
     monkeypatch.setattr(runtime_tflite, "_VARIABLE_OPS", frozenset())
     content = tflite.counting_net(3)
     with pytest.raises(AgentError) as raised:
-        open_network(content, "tflite", BOARD)
+        load_model(content, "tflite", BOARD)
     # An old runtime already refuses to read a variable that nothing was written to.
     assert raised.value.code in (("runtime.run",) if LEGACY else ("runtime.stateful",))
 
@@ -174,14 +176,14 @@ def test_memory_that_the_graph_does_not_show_is_found_by_asking(monkeypatch: pyt
     ("content", "code"),
     [
         (tflite.custom_net(4), "runtime.load"),
-        (b"not a network", "runtime.load"),
+        (b"not a model", "runtime.load"),
         (b"", "runtime.load"),
         (tflite.gain_net(8)[:8], "runtime.load"),
     ],
 )
 def test_a_tflite_file_that_cannot_be_used(content: bytes, code: str) -> None:
     with pytest.raises(AgentError) as raised:
-        open_network(content, "tflite", BOARD)
+        load_model(content, "tflite", BOARD)
     assert raised.value.code == code
 
 
@@ -194,20 +196,20 @@ def test_onnx_integers_by_the_manifest() -> None:
 
     specs = [TensorSpec(name="samples", scale=0.5, zero_point=3), TensorSpec(name="result", scale=0.25, zero_point=-5)]
     for batch in (None, 1):
-        found = open_network(int8_net(4, batch), "onnx", BOARD, specs)
+        found = load_model(int8_net(4, batch), "onnx", BOARD, specs)
         values = ramp(3, 4)
         np.testing.assert_allclose(found.run(values), 2 * np.rint(values / 0.5) * 0.5, atol=1e-6)
-    plain = open_network(int8_net(4), "onnx", BOARD)
+    plain = load_model(int8_net(4), "onnx", BOARD)
     with pytest.raises(AgentError) as raised:
         plain.run(values)
     assert raised.value.code == "runtime.tensors"
-    raw = plain.run_all([np.array([[3, 4, 5, 6]], np.int8)], raw=True)[0]
+    raw = run_all(plain, [np.array([[3, 4, 5, 6]], np.int8)], raw=True)[0]
     assert raw.tolist() == [[-5, -1, 3, 7]]
     with pytest.raises(AgentError) as raised:
-        plain.run_all([values[:1]], raw=True)
+        run_all(plain, [values[:1]], raw=True)
     assert raised.value.code == "runtime.tensors"
     with pytest.raises(AgentError) as raised:
-        open_network(int8_net(4), "onnx", BOARD, [TensorSpec(name="sample", scale=0.5)])
+        load_model(int8_net(4), "onnx", BOARD, [TensorSpec(name="sample", scale=0.5)])
     assert raised.value.code == "runtime.tensors"
 
 
@@ -215,12 +217,12 @@ def test_onnx_integers_by_the_manifest() -> None:
 def test_onnx_several_inputs_and_fixed_batches() -> None:
     from tests.agent.onnx_nets import fixed_net, sum_net
 
-    total, twice = open_network(sum_net(3), "onnx", BOARD).run_all([ramp(2, 3), ramp(2, 3)])
+    total, twice = run_all(load_model(sum_net(3), "onnx", BOARD), [ramp(2, 3), ramp(2, 3)])
     np.testing.assert_allclose(total, 2 * ramp(2, 3))
     np.testing.assert_allclose(twice, 4 * ramp(2, 3))
-    one = open_network(fixed_net(3, 1), "onnx", BOARD)
+    one = load_model(fixed_net(3, 1), "onnx", BOARD)
     np.testing.assert_allclose(one.run(ramp(5, 3)), 2 * ramp(5, 3))
-    four = open_network(fixed_net(3, 4), "onnx", BOARD)
+    four = load_model(fixed_net(3, 4), "onnx", BOARD)
     np.testing.assert_allclose(four.run(ramp(4, 3)), 2 * ramp(4, 3))
     for windows in (0, 3, 5):
         with pytest.raises(AgentError) as raised:
@@ -234,7 +236,7 @@ def test_an_onnx_file_that_cannot_be_used() -> None:
 
     for content in (unknown_net(), network()[:-20], b"\x00" * 100, b""):
         with pytest.raises(AgentError) as raised:
-            open_network(content, "onnx", BOARD)
+            load_model(content, "onnx", BOARD)
         assert raised.value.code == "runtime.load"
 
 
@@ -242,19 +244,19 @@ def test_an_onnx_file_that_cannot_be_used() -> None:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(base, "_SAID", set())
+def runtime_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(inference, "_ANNOUNCED", set())
     caplog.set_level(logging.INFO)
     return caplog
 
 
-def test_the_profile_orders_and_what_is_missing_is_passed_over(said: pytest.LogCaptureFixture) -> None:
+def test_the_profile_orders_and_what_is_missing_is_passed_over(runtime_log: pytest.LogCaptureFixture) -> None:
     other = "ai-edge-litert" if LEGACY else "tflite-runtime"
     board = replace(BOARD, runtimes=(other, TFLITE))
     for _ in range(2):
-        assert open_network(tflite.gain_net(2), "tflite", board).provider.startswith(TFLITE)
-    assert said.text.count(f"the runtime {other} cannot be used") == 1
-    assert said.text.count(f"networks run on {TFLITE}") == 1
+        assert load_model(tflite.gain_net(2), "tflite", board).provider.startswith(TFLITE)
+    assert runtime_log.text.count(f"the runtime {other} cannot be used") == 1
+    assert runtime_log.text.count(f"models run on {TFLITE}") == 1
 
 
 @pytest.mark.parametrize(
@@ -267,24 +269,24 @@ def test_the_profile_orders_and_what_is_missing_is_passed_over(said: pytest.LogC
 )
 def test_no_runtime(runtime: str, runtimes: tuple[str, ...], code: str, hint: str) -> None:
     with pytest.raises(AgentError) as raised:
-        open_network(tflite.gain_net(2), runtime, replace(BOARD, runtimes=runtimes))
+        load_model(tflite.gain_net(2), runtime, replace(BOARD, runtimes=runtimes))
     assert raised.value.code == code
     assert hint in raised.value.message
 
 
 @needs_onnx
-def test_onnx_falls_back_to_the_cpu_and_says_so(said: pytest.LogCaptureFixture) -> None:
+def test_onnx_falls_back_to_the_cpu_and_says_so(runtime_log: pytest.LogCaptureFixture) -> None:
     board = replace(BOARD, providers=("TensorrtExecutionProvider", "CPUExecutionProvider"))
     for _ in range(2):
-        assert open_network(network(), "onnx", board).provider == "onnxruntime/CPUExecutionProvider"
-    assert said.text.count("onnxruntime lacks TensorrtExecutionProvider") == 1
+        assert load_model(network(), "onnx", board).provider == "onnxruntime/CPUExecutionProvider"
+    assert runtime_log.text.count("onnxruntime does not offer TensorrtExecutionProvider") == 1
 
 
-def test_tflite_falls_back_from_a_delegate_and_says_so(said: pytest.LogCaptureFixture) -> None:
+def test_tflite_falls_back_from_a_delegate_and_says_so(runtime_log: pytest.LogCaptureFixture) -> None:
     board = replace(BOARD, providers=("delegate:/usr/lib/libno_such_delegate.so",))
-    found = open_network(tflite.gain_net(2), "tflite", board)
+    found = load_model(tflite.gain_net(2), "tflite", board)
     assert found.provider == f"{TFLITE}/XNNPACK"
-    assert said.text.count("cannot use /usr/lib/libno_such_delegate.so") == 1
+    assert runtime_log.text.count("cannot use /usr/lib/libno_such_delegate.so") == 1
 
 
 # --- bundles ----------------------------------------------------------------------------------------------------------
@@ -296,7 +298,7 @@ def test_a_bundle_of_either_runtime_passes_its_self_test(tmp_path: Path, runtime
     assert self_test(bundle)["output_error"] < 1e-4
 
 
-def test_a_network_of_another_width_does_not_fit_the_features(tmp_path: Path) -> None:
+def test_a_model_of_another_width_does_not_fit_the_features(tmp_path: Path) -> None:
     bundle = load_bundle(write_bundle(tmp_path, make_bundle(runtime="tflite", content=tflite.gain_net(3))))
     with pytest.raises(AgentError) as raised:
         self_test(bundle)
@@ -334,14 +336,14 @@ def test_a_zero_point_of_sixteen_bits_can_be_declared() -> None:
 
 
 @needs_onnx
-def test_an_onnx_network_with_random_numbers_is_refused() -> None:
+def test_an_onnx_model_with_random_numbers_is_refused() -> None:
     from onnx import helper
 
     from tests.agent.onnx_nets import net, value
 
     nodes = [helper.make_node("RandomNormalLike", ["x"], ["noise"]), helper.make_node("Add", ["x", "noise"], ["y"])]
     with pytest.raises(AgentError) as raised:
-        open_network(net(nodes, [value("x", [None, 4])], [value("y", [None, 4])]), "onnx", BOARD)
+        load_model(net(nodes, [value("x", [None, 4])], [value("y", [None, 4])]), "onnx", BOARD)
     assert raised.value.code == "runtime.stateful"
 
 
@@ -353,4 +355,4 @@ def test_onnx_takes_windows_with_axes_of_one_more_or_less() -> None:
 
     nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
     content = net(nodes, [value("x", [None, 4, 1])], [value("y", [None, 4, 1])])
-    assert open_network(content, "onnx", BOARD).run(ramp(3, 4)).shape == (3, 4, 1)
+    assert load_model(content, "onnx", BOARD).run(ramp(3, 4)).shape == (3, 4, 1)

@@ -70,7 +70,7 @@ def test_a_truncated_file_and_an_unknown_operator(tmp_path: Path) -> None:
 
 
 @needs_onnx
-def test_a_network_that_hangs(tmp_path: Path) -> None:
+def test_a_model_that_hangs(tmp_path: Path) -> None:
     from tests.agent.onnx_nets import endless_net
 
     found = refused(tmp_path, make_bundle(runtime="onnx", content=endless_net()), seconds=5.0)
@@ -78,7 +78,7 @@ def test_a_network_that_hangs(tmp_path: Path) -> None:
 
 
 @needs_onnx
-def test_a_network_that_takes_all_memory(tmp_path: Path) -> None:
+def test_a_model_that_takes_all_memory(tmp_path: Path) -> None:
     from tests.agent.onnx_nets import greedy_net
 
     found = refused(tmp_path, make_bundle(runtime="onnx", content=greedy_net(gigabytes=6)))
@@ -121,8 +121,8 @@ def test_as_many_windows_as_may_come_together_are_tried(tmp_path: Path) -> None:
     assert "32 windows in a call" in error.message
 
 
-def test_a_network_that_crashes_its_process(tmp_path: Path) -> None:
-    """The branch of its only operator is the network itself: the runtime follows it to the end of the stack."""
+def test_a_model_that_crashes_its_process(tmp_path: Path) -> None:
+    """The branch of its only operator is the model itself: the runtime follows it to the end of the stack."""
     found = refused(tmp_path, make_bundle(runtime="tflite", content=tflite.bottomless_net(4)))
     assert found.code == "self_test.crashed"
     assert f"signal {int(signal.SIGSEGV)}" in found.message
@@ -254,7 +254,7 @@ def test_threads_do_not_share_an_interpreter_at_once(tmp_path: Path) -> None:
     from wheeltapper_agent.model.bundle import load_bundle
 
     bundle = load_bundle(write_bundle(tmp_path, make_bundle(runtime="tflite")), BOARD)
-    width = len(bundle.names)
+    width = len(bundle.interpreter.names)
     wrong: list[int] = []
     stop = time.monotonic() + 0.5
 

@@ -20,7 +20,7 @@ from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import Source, SourceSpec, Window
-from wheeltapper_agent.source.deferred import LateSource
+from wheeltapper_agent.source.deferred import DeferredSource
 from wheeltapper_agent.update.score_history import Recent
 from wheeltapper_protocols.decision.decision import DecisionSpec, Verdict
 from wheeltapper_protocols.manifest.manifest import Anomaly, Manifest, RawInput
@@ -148,7 +148,7 @@ def test_what_a_source_gives_is_looked_at_when_it_is_there(
         return source
 
     spool = Spool(tmp_path / "spool.db")
-    late = LateSource(make, AgentError("source.unreadable", "not yet"), "main")
+    late = DeferredSource(make, AgentError("source.unreadable", "not yet"), "main")
     pipeline = Pipeline("main", late, spool, SystemClock())
     pipeline.swap(mean_of_samples)
     pipeline.start()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wheeltapper_agent.pipeline import change as module
-from wheeltapper_agent.pipeline.change import Adwin, ScoreWatch, squashed
+from wheeltapper_agent.pipeline.change import Adwin, ScoreChangeDetector, to_unit_interval
 from wheeltapper_protocols.drift.drift import ChangeSpec
 
 Values = NDArray[np.float64]
@@ -79,7 +79,7 @@ def test_a_spread_that_grows_is_found_though_the_mean_stays() -> None:
     random = np.random.default_rng(1)
     deviation = np.where(np.arange(3000) < CHANGED_AT, 0.03, 0.12)
     scores = np.clip(random.normal(0.4, deviation), 0, None)
-    watch = ScoreWatch(ChangeSpec())
+    watch = ScoreChangeDetector(ChangeSpec())
     found = [(index, one.kind, one.before, one.after) for index, score in enumerate(scores) for one in watch.add(score)]
     kinds = {kind for _, kind, _, _ in found}
     assert "spread" in kinds
@@ -117,9 +117,9 @@ def test_memory_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_scores_that_are_no_numbers_do_no_harm() -> None:
-    watch = ScoreWatch(ChangeSpec())
+    watch = ScoreChangeDetector(ChangeSpec())
     for score in (math.nan, math.inf, -1.0, 1e300, 0.0) * 40:
         watch.add(score)
     assert watch.level.width == 160
     assert 0 <= watch.level.mean <= 1
-    assert [squashed(score) for score in (-1.0, 0.0, 1.0, 3.0, math.inf)] == [0.0, 0.0, 0.5, 0.75, 1.0]
+    assert [to_unit_interval(score) for score in (-1.0, 0.0, 1.0, 3.0, math.inf)] == [0.0, 0.0, 0.5, 0.75, 1.0]

@@ -17,8 +17,8 @@ from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.source import deferred as late
 from wheeltapper_agent.source.base import Source, SourceContext, SourceKind, pending_windows, source_room
-from wheeltapper_agent.source.deferred import LateSource
-from wheeltapper_agent.source.opening import make_or_await_source
+from wheeltapper_agent.source.deferred import DeferredSource
+from wheeltapper_agent.source.opening import make_or_defer_source
 from wheeltapper_agent.source.replay import ReplaySource
 from wheeltapper_protocols.signal.recording import Recording, write_recording
 
@@ -26,7 +26,7 @@ FAST = "kind = 'replay'\nrate_hz = 1000000\n"
 
 
 def _source(folder: Path, text: str) -> Source:
-    return make_or_await_source("main", pipeline_config(folder, FAST + text).source, folder, SystemClock())
+    return make_or_defer_source("main", pipeline_config(folder, FAST + text).source, folder, SystemClock())
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def _recording(path: Path) -> None:
 
 def test_a_file_that_comes_later(tmp_path: Path) -> None:
     source = _source(tmp_path, "path = 'r.npz'\nhold_until_model = true")
-    assert isinstance(source, LateSource)
+    assert isinstance(source, DeferredSource)
     assert (source.state, source.dropped, pending_windows(source)) == ("source.unreadable", 0, 0)
     with pytest.raises(AgentError) as refused:
         source.spec  # noqa: B018  # it raises
@@ -80,7 +80,7 @@ def test_what_the_configuration_got_wrong_ends_the_start(tmp_path: Path) -> None
     for text in ("path = 'r.npz'\nwindow_samples = 17", "path = 'r.npz'\nrate_hz = 0"):
         config = pipeline_config(tmp_path, "kind = 'replay'\n" + text).source
         with pytest.raises(AgentError) as refused:
-            make_or_await_source("main", config, tmp_path, SystemClock())
+            make_or_defer_source("main", config, tmp_path, SystemClock())
         assert refused.value.code == "config.invalid"
 
 
@@ -95,7 +95,7 @@ def test_a_plug_in_that_raises_anything(tmp_path: Path, monkeypatch: pytest.Monk
     config = pipeline_config(tmp_path, FAST + "path = 'r.npz'").source
     monkeypatch.setattr("wheeltapper_agent.source.opening.source_kind", lambda _kind: SourceKind(type(config), make))
     _recording(tmp_path / "r.npz")
-    with Running(make_or_await_source("main", config, tmp_path, SystemClock())) as taken:
+    with Running(make_or_defer_source("main", config, tmp_path, SystemClock())) as taken:
         taken.until_state("source.failed")
         ready.set()
         taken.until(5)
@@ -120,5 +120,5 @@ def test_a_source_that_was_closed_while_it_was_made(tmp_path: Path) -> None:
         source.close()
         return made  # type: ignore[return-value]  # enough of one
 
-    source = LateSource(make, AgentError("source.unreadable", "gone"), "main")
+    source = DeferredSource(make, AgentError("source.unreadable", "gone"), "main")
     assert list(source.windows(0)) == []

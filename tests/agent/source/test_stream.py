@@ -19,7 +19,7 @@ from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.source.base import Window, pending_windows
-from wheeltapper_agent.source.polling import Ticks
+from wheeltapper_agent.source.polling import PollSchedule
 from wheeltapper_agent.source.stream import Sink, StreamSource
 from wheeltapper_agent.source.stream_config import StreamConfig
 from wheeltapper_protocols.signal.quality import DataQuality
@@ -277,7 +277,7 @@ class Polled:
         self.sink = Sink(StreamConfig(sample_rate_hz=10, window_samples=600), self.clock, self.windows.extend, "main")
 
     def connect(self) -> None:
-        self.ticks = Ticks(self.sink, 10.0)
+        self.ticks = PollSchedule(self.sink, 10.0)
         self.sink.connected()
 
     def poll(self, seconds: float) -> None:

@@ -1,6 +1,8 @@
-"""What every runtime's network has in common: conversion between real values and tensors, and windows one by one.
+"""How a model file, once loaded into a runtime, scores windows: the part that all runtimes share.
 
-A runtime's module has a class that inherits :class:`BaseNetwork` and says how arrays go through its library.
+A model takes a window's features or samples and gives an anomaly score, class probabilities or a remaining life. Each
+runtime library has one class, derived from :class:`TensorModel`, that says how arrays go through that library:
+:class:`~wheeltapper_agent.model.onnx.OnnxModel` and :class:`~wheeltapper_agent.model.tflite.TfliteModel`.
 """
 
 from __future__ import annotations
@@ -14,63 +16,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.model.tensors import Tensor, decode, encode, fitted, not_a_number
+from wheeltapper_agent.model.tensors import Tensor, decode, encode, fitted, holds_nan
 
-__all__ = ["BaseNetwork", "Model", "Network", "announce", "stateful_error"]
+__all__ = ["LoadedModel", "TensorModel", "announce", "stateful_error"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_PROBED_VALUES: Final = 1 << 22
-_SAID: Final[set[str]] = set()
-_SAID_LOCK: Final = threading.Lock()
+"""Models with larger inputs are not tested for a state: the test would take too much memory."""
+_ANNOUNCED: Final[set[str]] = set()
+_ANNOUNCED_LOCK: Final = threading.Lock()
 
 
-class Model(Protocol):
-    """A loaded network with one input: float32 [window, …] in, float32 [window, …] out; the task's reader checks the
-    output's form."""
+class LoadedModel(Protocol):
+    """A model that is ready to score: float32 [window, …] in, float32 [window, …] out.
+
+    A bundle needs no more of a model than this. What the numbers mean is the task's business
+    (:mod:`wheeltapper_protocols.manifest.interpreter`).
+    """
 
     @property
     def provider(self) -> str:
-        """What computes: ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``, …"""
+        """The library and the hardware that compute: ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``,
+        …"""
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The first output for the only input. Quantised tensors are converted; NaN in a window gives NaN out."""
+        """Return the first output for the only input, both as real values.
 
+        A quantised tensor is converted. A window that holds a NaN gives NaN.
 
-class Network(Model, Protocol):
-    """A loaded network, whole; see :mod:`wheeltapper_agent.model.runtimes`."""
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[Tensor, ...]: ...
-
-    def run_all(self, arrays: Sequence[NDArray[Any]], raw: bool = False) -> list[NDArray[Any]]:
-        """Every output for every input: real values as float32, or with ``raw`` what the tensors hold."""
+        Raises:
+            AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``.
+        """
 
 
 def announce(level: int, text: str) -> None:
-    """Log ``text`` once in the life of this process: what runs where, and what it fell back from."""
-    with _SAID_LOCK:
-        if text in _SAID:
+    """Log ``text`` once in the life of this process: which runtime computes, and which accelerator it could not use."""
+    with _ANNOUNCED_LOCK:
+        if text in _ANNOUNCED:
             return
-        _SAID.add(text)
+        _ANNOUNCED.add(text)
     _LOG.log(level, "%s", text)
 
 
 def stateful_error(why: str) -> AgentError:
-    """Why a network that remembers is refused."""
-    return AgentError("runtime.stateful", f"{why}; export it so that a window is all it reads")
+    """Return the error for a model whose output depends on earlier windows. ``why`` begins the message."""
+    return AgentError(
+        "runtime.stateful", f"{why}; export the model so that its output depends on the present window only"
+    )
 
 
-class BaseNetwork:
-    """A loaded network; see :class:`wheeltapper_agent.model.inference.Network`.
+class TensorModel:
+    """A loaded model with named input and output tensors; implements :class:`LoadedModel`.
+
+    A subclass implements :meth:`_invoke`.
 
     Args:
-        provider: the library and what of it computes.
-        inputs: in the order of the file.
-        outputs: in the order of the file.
-        fixed_batch: windows that the network takes at once; None: any number.
+        provider: the library and the hardware that compute, as ``onnxruntime/CPUExecutionProvider``.
+        inputs: in the order of the model file.
+        outputs: in the order of the model file.
+        fixed_batch: how many windows the model takes in one call; None: any number.
     """
 
     def __init__(
@@ -80,18 +84,20 @@ class BaseNetwork:
         self.inputs = inputs
         self.outputs = outputs
         self._fixed_batch = fixed_batch
-        announce(logging.INFO, f"networks run on {provider}")
+        announce(logging.INFO, f"models run on {provider}")
 
     def _invoke(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs for ``arrays``, which have the right types and shapes."""
+        """Return the outputs for ``arrays``, which already have the types and shapes of :attr:`inputs`."""
         raise NotImplementedError
 
-    def _refuse_memory(self, shapes: Sequence[tuple[int, ...]], exact: bool = True) -> None:
-        """Ask the same twice, with something else between: the answers must agree.
+    def _refuse_stateful(self, shapes: Sequence[tuple[int, ...]], exact: bool = True) -> None:
+        """Refuse a model that gives different outputs for the same input.
+
+        The model is run on zeros, then on ones, then on zeros again. The first and the last outputs must agree.
 
         Args:
             shapes: of the inputs.
-            exact: to the bit; else as near as an accelerator comes.
+            exact: whether the outputs must agree to the bit; otherwise to the precision of an accelerator.
 
         Raises:
             AgentError: ``runtime.stateful``, ``runtime.run``.
@@ -109,52 +115,34 @@ class BaseNetwork:
                 if exact
                 else old.shape == new.shape and np.allclose(old, new, rtol=1e-2, atol=1e-4, equal_nan=with_nan)
             ):
-                raise stateful_error("it answers differently when it is asked the same again")
+                raise stateful_error("the model gives different outputs for the same input")
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The first output for the only input, as real values; the first axis of both is the window.
+        """Return the first output for the only input, both as real values; the first axis of both is the window.
 
         Raises:
             AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``.
         """
         if len(self.inputs) != 1:
             names = ", ".join(tensor.name for tensor in self.inputs)
-            raise AgentError("runtime.shape", f"the network has {len(self.inputs)} inputs ({names}); give all of them")
+            raise AgentError("runtime.shape", f"the model has {len(self.inputs)} inputs ({names}); it must have one")
         values = np.asarray(model_input, dtype=np.float32)
         if self._fixed_batch is None or len(values) == self._fixed_batch:
-            output = self._one(values)
+            output = self._run_batch(values)
         elif self._fixed_batch == 1 and len(values):
-            output = np.concatenate([self._one(values[row : row + 1]) for row in range(len(values))])
+            output = np.concatenate([self._run_batch(values[row : row + 1]) for row in range(len(values))])
         else:
-            text = f"the network takes {self._fixed_batch} windows at once, not {len(values)}"
+            text = (
+                f"the model takes {self._fixed_batch} windows a call, not {len(values)}; export it for 1 or any number"
+            )
             raise AgentError("runtime.shape", text)
-        if not self.inputs[0].is_float and (missing := not_a_number(values)).any():
+        if not self.inputs[0].is_float and (missing := holds_nan(values)).any():
             output = np.array(output, dtype=np.float32)
             output[missing] = np.nan
         return output
 
-    def _one(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run_batch(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the first output for ``values`` [window, …], in one call of the library."""
         tensor = self.inputs[0]
-        found = self._invoke([encode(tensor, fitted(tensor, values))])[0]
-        return decode(self.outputs[0], found)
-
-    def run_all(self, arrays: Sequence[NDArray[Any]], raw: bool = False) -> list[NDArray[Any]]:
-        """Every output for every input, in the order of :attr:`inputs` and :attr:`outputs`.
-
-        Args:
-            arrays: real values; with ``raw`` what the tensors themselves hold.
-            raw: no conversion, in or out.
-
-        Raises:
-            AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``.
-        """
-        if len(arrays) != len(self.inputs):
-            raise AgentError("runtime.shape", f"the network has {len(self.inputs)} inputs, not {len(arrays)}")
-        given = []
-        for tensor, array in zip(self.inputs, arrays, strict=True):
-            values = fitted(tensor, np.asarray(array))
-            if raw and values.dtype != np.dtype(tensor.dtype):
-                raise AgentError("runtime.tensors", f"{tensor.name} is {tensor.dtype}, not {values.dtype}")
-            given.append(values if raw else encode(tensor, np.asarray(values, dtype=np.float32)))
-        found = self._invoke(given)
-        return found if raw else [decode(tensor, out) for tensor, out in zip(self.outputs, found, strict=True)]
+        output = self._invoke([encode(tensor, fitted(tensor, values))])[0]
+        return decode(self.outputs[0], output)

@@ -1,4 +1,9 @@
-"""ONNX Runtime: one thread, no spinning (an idle agent is quiet). Loads from bytes: what runs is what was verified."""
+"""ONNX models, run by ONNX Runtime.
+
+Invariants:
+    * The model is loaded from the bytes that were verified, never from a file.
+    * Worker threads do not spin while they wait: an idle agent uses no processor time.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.model.inference import BaseNetwork, announce
+from wheeltapper_agent.model.inference import TensorModel, announce
 from wheeltapper_agent.model.tensors import Tensor, with_specs
 from wheeltapper_protocols.manifest.manifest import TensorSpec
 
-__all__ = ["OnnxNetwork"]
+__all__ = ["OnnxModel"]
 
 _CPU: Final = "CPUExecutionProvider"
 _TYPES: Final = {"float": "float32", "double": "float64"} | {
     name: name for name in ("float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")
 }
-"""Numpy's names of the types in ``tensor(…)``."""
+"""Numpy's name for each element type that ONNX Runtime writes as ``tensor(…)``."""
 
 
-class OnnxNetwork(BaseNetwork):
-    """A network in an ``InferenceSession``.
+class OnnxModel(TensorModel):
+    """An ONNX model in an ``onnxruntime.InferenceSession``.
 
     Args:
-        content: an ONNX file.
-        providers: in the order of preference; those that ONNX Runtime lacks here are passed over, and said so.
-        threads: within an operator.
-        specs: quantisation of inputs and outputs that are integers.
+        content: the model file.
+        providers: ONNX Runtime's execution providers, most wanted first. One that is not available here is skipped, and
+            the log says so. The CPU is always the last.
+        threads: for the work within one operator.
+        specs: scale and zero point of integer inputs and outputs, from the manifest.
 
     Raises:
-        AgentError: ``runtime.load``, ``runtime.tensors``.
+        AgentError: ``runtime.load``, ``runtime.stateful``, ``runtime.tensors``.
     """
 
     def __init__(
@@ -47,7 +53,7 @@ class OnnxNetwork(BaseNetwork):
         inputs = with_specs([_tensor(entry) for entry in self._session.get_inputs()], specs)
         outputs = with_specs([_tensor(entry) for entry in self._session.get_outputs()], specs)
         if not inputs or not outputs:
-            raise AgentError("runtime.load", "the network has no input or no output")
+            raise AgentError("runtime.load", "the model has no input or no output")
         fixed_batch = inputs[0].shape[0] if inputs[0].shape else 1
         super().__init__(f"onnxruntime/{self._session.get_providers()[0]}", inputs, outputs, fixed_batch)
         self._input_names = [tensor.name for tensor in inputs]
@@ -57,11 +63,12 @@ class OnnxNetwork(BaseNetwork):
             if len(inputs) == 1 and fixed_batch is None and inputs[0].dtype == outputs[0].dtype == "float32"
             else -1
         )
-        """Axes of the input in the common case, where nothing is to be converted or copied."""
+        """Number of axes of the input in the common case, in which nothing needs converting or copying; otherwise -1.
+        """
         self._probe()
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As :meth:`BaseNetwork.run`."""
+        """See :meth:`TensorModel.run`; the common case, float32 without conversion, takes a shorter way."""
         if model_input.ndim != self._plain_rank:
             return super().run(model_input)
         try:
@@ -69,16 +76,18 @@ class OnnxNetwork(BaseNetwork):
                 self._output_names[:1], {self._input_names[0]: model_input}
             )[0]
         except Exception as error:  # onnxruntime raises classes of its own that it does not export
-            raise AgentError("runtime.run", f"the network failed: {str(error)[:300]}") from error
+            raise AgentError("runtime.run", f"the model failed: {str(error)[:300]}") from error
         return output
 
     def _probe(self) -> None:
-        """Refuse a network that answers differently when it is asked the same again: one with random numbers in it."""
+        """Refuse a model that gives different outputs for the same input, as one with random numbers in it does."""
         shapes = [tuple(1 if length is None else length for length in tensor.shape) for tensor in self.inputs]
         try:
-            self._refuse_memory(shapes, exact=self.provider.endswith(_CPU))
+            self._refuse_stateful(shapes, exact=self.provider.endswith(_CPU))
         except AgentError as error:
-            if error.code != "runtime.run":  # an axis of any length may have to be longer; golden windows will tell
+            if (
+                error.code != "runtime.run"
+            ):  # an open axis may need to be longer than 1; the self-test runs the real shapes
                 raise
 
     def _invoke(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -86,12 +95,13 @@ class OnnxNetwork(BaseNetwork):
             found: list[NDArray[Any]] = self._session.run(
                 self._output_names, dict(zip(self._input_names, arrays, strict=True))
             )
-        except Exception as error:  # as above
-            raise AgentError("runtime.run", f"the network failed: {str(error)[:300]}") from error
+        except Exception as error:  # onnxruntime raises classes of its own that it does not export
+            raise AgentError("runtime.run", f"the model failed: {str(error)[:300]}") from error
         return found
 
 
 def _tensor(entry: Any) -> Tensor:
+    """Return the tensor that ONNX Runtime describes by ``entry``, a ``NodeArg``."""
     kind = str(entry.type).removeprefix("tensor(").removesuffix(")")
     if kind not in _TYPES:
         raise AgentError("runtime.tensors", f"{entry.name} is {entry.type}; only tensors of numbers can be used")
@@ -100,14 +110,16 @@ def _tensor(entry: Any) -> Tensor:
 
 
 def _session(content: bytes, providers: Sequence[str], threads: int) -> Any:
-    """A session on the first provider that works, the CPU at last."""
-    import onnxruntime  # 20 MB that `status` and `enroll` do without
+    """Return a session on the first execution provider that works; the CPU is tried last."""
+    import onnxruntime  # costs 20 MB, which `status` and `enroll` do not need
 
     available = onnxruntime.get_available_providers()
     wanted = [name for name in providers if name.endswith("ExecutionProvider") and name != _CPU]
     usable = [name for name in wanted if name in available]
     if missing := [name for name in wanted if name not in available]:
-        announce(logging.WARNING, f"onnxruntime lacks {', '.join(missing)} here; it has {', '.join(available)}")
+        announce(
+            logging.WARNING, f"onnxruntime does not offer {', '.join(missing)} here; it offers {', '.join(available)}"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -119,6 +131,6 @@ def _session(content: bytes, providers: Sequence[str], threads: int) -> Any:
             return onnxruntime.InferenceSession(content, options, providers=[*usable, _CPU])
         except Exception as error:  # onnxruntime raises classes of its own that it does not export
             if not usable:
-                raise AgentError("runtime.load", f"the network cannot be loaded: {str(error)[:300]}") from error
+                raise AgentError("runtime.load", f"the model cannot be loaded: {str(error)[:300]}") from error
             announce(logging.WARNING, f"onnxruntime cannot use {usable[0]} here: {str(error)[:300]}")
             del usable[0]

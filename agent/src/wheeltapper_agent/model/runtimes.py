@@ -1,4 +1,5 @@
-"""Which library runs a network: the first of the board profile's runtimes that can and is installed."""
+"""Chooses the library that runs a model: the first of the board profile's runtimes that is installed and reads the
+model's format."""
 
 from __future__ import annotations
 
@@ -9,62 +10,70 @@ from typing import Final
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.model.inference import Network, announce
-from wheeltapper_agent.model.onnx import OnnxNetwork
-from wheeltapper_agent.model.tflite import PACKAGES, TfliteNetwork
+from wheeltapper_agent.model.inference import TensorModel, announce
+from wheeltapper_agent.model.onnx import OnnxModel
+from wheeltapper_agent.model.tflite import PACKAGES, TfliteModel
 from wheeltapper_protocols.manifest.manifest import TensorSpec
 
-__all__ = ["EXTRAS", "open_network", "preload"]
+__all__ = ["EXTRAS", "load_model", "preload"]
 
 EXTRAS: Final = {"onnxruntime": "onnx", "ai-edge-litert": "litert", "tflite-runtime": "tflite"}
-"""The extra of wheeltapper-agent that brings a runtime."""
+"""For each runtime, the extra of wheeltapper-agent that installs it."""
 _MODULES: Final = {"onnxruntime": "onnxruntime"} | {
     name: f"{package}.interpreter" for name, package in PACKAGES.items()
 }
-_ABLE: Final = {"onnx": ("onnxruntime",), "tflite": tuple(PACKAGES)}
-"""What can run the networks of a manifest's runtime."""
+_RUNTIMES_BY_FORMAT: Final = {"onnx": ("onnxruntime",), "tflite": tuple(PACKAGES)}
+"""For each model format that a manifest names, the runtimes that read it."""
 
 
-def open_network(
+def load_model(
     content: bytes, runtime: str, profile: Profile | None = None, tensors: Sequence[TensorSpec] | None = None
-) -> Network:
-    """Load a network.
+) -> TensorModel:
+    """Load a model file into a runtime.
 
     Args:
-        content: its file.
-        runtime: the manifest's: ``onnx`` or ``tflite``.
-        profile: the board: which runtimes and providers, in which order, and how many threads; None: any, one thread.
-        tensors: the manifest's, where the file does not say how integers stand for real values.
+        content: the model file.
+        runtime: the format that the manifest names: ``onnx`` or ``tflite``.
+        profile: the board: its runtimes and providers in their order, and the number of threads; None: any runtime, one
+            thread.
+        tensors: scale and zero point of integer tensors where the file does not say them, from the manifest.
 
     Raises:
         AgentError: ``runtime.unknown``, ``runtime.missing``, ``runtime.load``, ``runtime.stateful``,
-        ``runtime.tensors``.
+            ``runtime.tensors``.
     """
     board = profile or Profile(name="any")
-    able = _ABLE.get(runtime)
-    if able is None:
-        raise AgentError("runtime.unknown", f"nothing runs networks for {runtime[:40]!r}; known are {', '.join(_ABLE)}")
-    order = [name for name in board.runtimes if name in able]
+    usable = _RUNTIMES_BY_FORMAT.get(runtime)
+    if usable is None:
+        raise AgentError(
+            "runtime.unknown",
+            f"no runtime reads models of the format {runtime[:40]!r}; known are {', '.join(_RUNTIMES_BY_FORMAT)}",
+        )
+    order = [name for name in board.runtimes if name in usable]
     if not order:
-        text = f"the profile {board.name} has no runtime for {runtime}; it needs one of {', '.join(able)}"
+        text = f"the profile {board.name} lists no runtime for {runtime} models; add one of {', '.join(usable)}"
         raise AgentError("runtime.missing", text)
     for name in order:
         if _usable(name):
-            network = _open(name, content, board, tensors or ())
-            _check_names(network, tensors or ())
-            return network
-    text = f"no runtime for {runtime} is installed; install wheeltapper-agent[{EXTRAS[order[0]]}]"
+            model = _load_with(name, content, board, tensors or ())
+            _check_names(model, tensors or ())
+            return model
+    text = f"no runtime for {runtime} models is installed; install wheeltapper-agent[{EXTRAS[order[0]]}]"
     raise AgentError("runtime.missing", text)
 
 
 def preload(board: Profile) -> None:
-    """Import every runtime of ``board`` that is installed: what a network takes can then be told from what they do."""
+    """Import every runtime of ``board`` that is installed.
+
+    The sandbox calls it before it measures memory, so that the libraries are not counted as memory of the model.
+    """
     for name in board.runtimes:
         if name in _MODULES:
             _usable(name)
 
 
 def _usable(name: str) -> bool:
+    """Return whether the runtime ``name`` can be imported; say why not in the log."""
     try:
         importlib.import_module(_MODULES[name])
     except (ImportError, AttributeError) as error:  # AttributeError: built for another numpy
@@ -73,15 +82,17 @@ def _usable(name: str) -> bool:
     return True
 
 
-def _open(name: str, content: bytes, board: Profile, tensors: Sequence[TensorSpec]) -> Network:
+def _load_with(name: str, content: bytes, board: Profile, tensors: Sequence[TensorSpec]) -> TensorModel:
+    """Load ``content`` with the runtime ``name``."""
     if name == "onnxruntime":
-        return OnnxNetwork(content, board.providers, board.threads, tensors)
-    return TfliteNetwork(content, name, board.providers, board.threads, tensors)
+        return OnnxModel(content, board.providers, board.threads, tensors)
+    return TfliteModel(content, name, board.providers, board.threads, tensors)
 
 
-def _check_names(network: Network, tensors: Sequence[TensorSpec]) -> None:
-    known = {tensor.name for tensor in (*network.inputs, *network.outputs)}
+def _check_names(model: TensorModel, tensors: Sequence[TensorSpec]) -> None:
+    """Raise ``runtime.tensors`` if the manifest describes a tensor that the model does not have."""
+    known = {tensor.name for tensor in (*model.inputs, *model.outputs)}
     unknown = sorted(spec.name for spec in tensors if spec.name not in known)
     if unknown:
-        text = f"the manifest has a tensor {unknown[0]!r}; the network has {', '.join(sorted(known))[:200]}"
+        text = f"the manifest describes a tensor {unknown[0]!r}; the model has {', '.join(sorted(known))[:200]}"
         raise AgentError("runtime.tensors", text)

@@ -1,14 +1,16 @@
-"""The first load and self-test of a release, in a child process: a network can hang, take all memory, or crash its
-process, and must then take a child down and not the agent.
+"""Loads and self-tests a release in a child process, so that a broken model takes down a child and not the agent.
+
+A model can hang, take all memory or crash its process (ADR 7).
 
 Invariants:
-    * The child is in a session of its own, is nicer than the agent, is what the kernel ends first when memory is short,
-      and ends with the agent. It has limits on memory, processor time and open files, and writes no file.
-    * Whatever becomes of it, the parent gets figures or an :class:`AgentError`, within the time limit.
-    * What the child says is JSON of a bounded size and is not believed to be more than figures or a code.
+    * The child has a session of its own, a lower priority than the agent, and limits on memory, processor time and open
+      files. It writes no file.
+    * The kernel ends the child first when memory is short, and ends it together with the agent.
+    * Whatever the child does, the parent gets figures or raises an :class:`AgentError` within the time limit.
+    * The child's answer is JSON of bounded size, and only figures or an error code are taken from it.
 
-What this module does not do: keep a hostile network from reading what the agent may read. Releases are signed; this is
-about the broken ones.
+What this module does not do: keep a hostile model from reading what the agent may read. Releases are signed; this
+module protects from broken ones.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from typing import Any, Final
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.model.bundle import Bundle, load_bundle, process_mb, self_test
+from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.runtimes import preload
+from wheeltapper_agent.model.self_test import process_memory_mb, self_test
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["main", "measure_in_child", "try_candidate"]
@@ -41,7 +44,7 @@ _TAIL_BYTES: Final = 2000
 _POLL_SECONDS: Final = 0.1
 _NICENESS: Final = 10
 _NICE_LATENCY_FACTOR: Final = 4.0
-"""How much longer than its budget a window may take in the child, which yields to the agent's own work."""
+"""How many times its latency budget a window may take in the child, which runs at a lower priority than the agent."""
 _MAX_FILES: Final = 256
 _PR_SET_PDEATHSIG: Final = 1
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
@@ -56,17 +59,17 @@ def try_candidate(
     timeout_seconds: float,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[Bundle, dict[str, float]] | None:
-    """Test a release in a child process; where that went well, load it here and test it again, at this process's pace.
+    """Test a release in a child process; if it passes, load it in this process and test it here as well.
 
     Args:
         folder: of the release.
         profile: the board.
-        sha256: what the manifest's hash must begin with.
+        sha256: the beginning of the SHA-256 that the manifest must have.
         timeout_seconds: for the child.
-        interrupted: asked every tenth of a second.
+        interrupted: asked every tenth of a second whether to give up.
 
     Returns:
-        The bundle and what was measured, or None where it was interrupted.
+        The bundle and the figures of the self-test, or None if it was interrupted.
 
     Raises:
         AgentError: as :func:`measure_in_child`.
@@ -77,7 +80,7 @@ def try_candidate(
         return None
     bundle = load_bundle(folder, profile, sha256)
     metrics = self_test(bundle)
-    # Here, what the library itself takes is long paid for, or hidden below an old peak.
+    # In this process the library may be loaded already, and an old peak may hide the growth: the child's figure counts.
     metrics["rss_growth_mb"] = in_child.get("rss_growth_mb", metrics["rss_growth_mb"])
     return bundle.without_golden(), metrics
 
@@ -91,13 +94,19 @@ def measure_in_child(
 ) -> dict[str, float] | None:
     """Load and self-test the release in ``folder`` in a child process.
 
-    Args: as :func:`try_candidate`.
+    Args:
+        folder: of the release.
+        profile: the board.
+        sha256: the beginning of the SHA-256 that the manifest must have.
+        timeout_seconds: for the child.
+        interrupted: asked every tenth of a second whether to give up.
 
     Returns:
-        What :func:`wheeltapper_agent.model.bundle.self_test` returns, or None where it was interrupted.
+        The figures of :func:`wheeltapper_agent.model.self_test.self_test`, or None if it was interrupted.
 
     Raises:
-        AgentError: ``self_test.timeout``, ``self_test.memory``, ``self_test.crashed``, or what the child met.
+        AgentError: ``self_test.timeout``, ``self_test.memory``, ``self_test.crashed``, or the error that the child
+            found.
     """
     request = {
         "folder": str(folder.resolve()),
@@ -107,7 +116,7 @@ def measure_in_child(
         "profile": {name: getattr(profile, name) for name in _PROFILE_FIELDS},
     }
     environment = {name: value for name, value in os.environ.items() if name != "WHEELTAPPER_TOKEN"}
-    environment["OPENBLAS_NUM_THREADS"] = "1"  # each thread's buffer counts as data
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # the buffer of each thread would count against the limit on data
     environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
     process = subprocess.Popen(
         [sys.executable, "-P", "-B", "-m", "wheeltapper_agent.model.sandbox"],
@@ -119,53 +128,58 @@ def measure_in_child(
         start_new_session=True,
     )
     try:
-        watched = _watch(process, json.dumps(request).encode(), timeout_seconds, interrupted)
+        output = _watch(process, json.dumps(request).encode(), timeout_seconds, interrupted)
     finally:
         _end(process)
-    if watched is None:
+    if output is None:
         return None
-    answer, said = watched
-    return _read_answer(answer, said, process.returncode, profile.memory_cap_mb)
+    answer, stderr = output
+    return _read_answer(answer, stderr, process.returncode, profile.memory_cap_mb)
 
 
 def _watch(
     process: subprocess.Popen[bytes], request: bytes, timeout_seconds: float, interrupted: Callable[[], bool]
 ) -> tuple[bytes, bytes] | None:
-    """Ask, and read until the child has closed both its outputs: its answer, and the end of what it said on stderr."""
+    """Send the request and read until the child has closed both outputs; return its answer and the end of its stderr.
+
+    The answer is not checked here: see :func:`_read_answer`.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     with suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(request)  # shorter than a pipe's buffer
-    answer, said = bytearray(), bytearray()
+        process.stdin.write(request)  # fits into the pipe's buffer, so this never blocks
+    answer, stderr = bytearray(), bytearray()
     deadline = time.monotonic() + timeout_seconds
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, answer)
-        selector.register(process.stderr, selectors.EVENT_READ, said)
+        selector.register(process.stderr, selectors.EVENT_READ, stderr)
         while selector.get_map():
             asked_at = time.monotonic()
             if interrupted():
                 return None
-            deadline += time.monotonic() - asked_at  # the answer may have taken a while; the child is not to blame
+            deadline += time.monotonic() - asked_at  # the child does not pay for the time of interrupted()
             left = deadline - time.monotonic()
             if left <= 0:
-                text = f"the release was not loaded and tested within {timeout_seconds:g} s"
+                text = (
+                    f"the release was not loaded and tested within {timeout_seconds:g} s; see self_test_timeout_seconds"
+                )
                 raise AgentError("self_test.timeout", text)
             for key, _ in selector.select(min(left, _POLL_SECONDS)):
                 chunk = os.read(key.fd, 8192)
                 if not chunk:
                     selector.unregister(key.fileobj)
                 key.data.extend(chunk)
-            del said[:-_TAIL_BYTES]
+            del stderr[:-_TAIL_BYTES]
             if len(answer) > _MAX_ANSWER_BYTES:
-                raise AgentError("self_test.crashed", "the child that tested the release gave an endless answer")
+                raise AgentError("self_test.crashed", "the process that tested the release wrote an endless answer")
     with suppress(subprocess.TimeoutExpired):
         process.wait(1.0)
-    return bytes(answer), bytes(said)
+    return bytes(answer), bytes(stderr)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Whatever is left of the child and of what it started."""
+    """Kill the child and all that it started, and close its pipes."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -175,8 +189,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _read_answer(answer: bytes, said: bytes, status: int, memory_cap_mb: int) -> dict[str, float]:
-    tail = said.decode(errors="replace").strip()[-300:]
+def _read_answer(answer: bytes, stderr: bytes, status: int, memory_cap_mb: int) -> dict[str, float]:
+    """Return the figures that the child sent, or raise the error that it sent or died of."""
+    tail = stderr.decode(errors="replace").strip()[-300:]
     try:
         body = json.loads(answer)
         metrics, code, message = body.get("metrics"), body.get("code"), str(body.get("message"))[:1000]
@@ -195,23 +210,24 @@ def _read_answer(answer: bytes, said: bytes, status: int, memory_cap_mb: int) ->
     if _NO_MEMORY.search(tail):
         raise AgentError("self_test.memory", f"the release needs more than {memory_cap_mb} MB: {tail}")
     end = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"exit status {status}"
-    raise AgentError("self_test.crashed", f"the network ended its process by {end} {tail}".strip())
+    raise AgentError("self_test.crashed", f"the model ended its process with {end} {tail}".strip())
 
 
 # --- in the child -----------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Read a request from stdin, test, answer on stdout."""
+    """Run in the child: read a request from stdin, test the release, write the answer to stdout."""
     request = json.loads(sys.stdin.buffer.read())
     answer = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is not an answer
+    os.dup2(2, 1)  # what libraries print goes to stderr
     body = _tested(request)
     os.write(answer, json.dumps(body).encode()[:_MAX_ANSWER_BYTES])
-    os._exit(0)  # no library gets to crash while it cleans up
+    os._exit(0)  # skip the libraries' cleaning up, in which they may crash
 
 
 def _tested(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to ``request``: ``metrics``, or ``code`` and ``message`` of the error."""
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in request["profile"].items()
     }
@@ -221,7 +237,7 @@ def _tested(request: dict[str, Any]) -> dict[str, Any]:
     preload(profile)
     try:
         _confine(int(request["memory_mb"]), float(request["seconds"]))
-        before_mb = process_mb("VmHWM")
+        before_mb = process_memory_mb("VmHWM")
         bundle = load_bundle(Path(request["folder"]), profile, request["sha256"])
         return {"metrics": self_test(bundle, before_mb, _NICE_LATENCY_FACTOR)}
     except (AgentError, ProtocolError) as error:
@@ -231,15 +247,15 @@ def _tested(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _confine(memory_mb: int, seconds: float) -> None:
-    """Limit this process.
+    """Limit what this process may use.
 
-    Data (heap, private maps) is limited to ``memory_mb`` more than the libraries have now; not address space, of which
-    a GPU's driver reserves much without using it.
+    The limit is on data (heap and private maps), ``memory_mb`` above what the libraries have now. Address space is not
+    limited: a GPU's driver reserves much of it and uses little.
     """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     limits = {
-        resource.RLIMIT_DATA: round((process_mb("VmData") + memory_mb) * 1024 * 1024),
+        resource.RLIMIT_DATA: round((process_memory_mb("VmData") + memory_mb) * 1024 * 1024),
         resource.RLIMIT_CPU: math.ceil(seconds) * 2 + 1,
         resource.RLIMIT_NOFILE: _MAX_FILES,
         resource.RLIMIT_CORE: 0,
@@ -252,10 +268,11 @@ def _confine(memory_mb: int, seconds: float) -> None:
 
 
 def _die_with_parent() -> None:
+    """Have the kernel end this process when the agent ends (prctl(2), ``PR_SET_PDEATHSIG``)."""
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # too late
+    if os.getppid() == 1:  # the parent ended before prctl took effect
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""A bundle over a recording, without a fleet: one decision a snapshot."""
+"""Scores a recording with a bundle on this computer, without a device or a fleet."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from wheeltapper_protocols.decision.decision import DecisionState, Verdict
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.recording import read_recording
 
-__all__ = ["replay"]
+__all__ = ["score_recording"]
 
 
-def replay(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
-    """Score each snapshot of a recording as a device would.
+def score_recording(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
+    """Score each snapshot of a recording as a device would; implements ``wheeltapper-agent replay``.
+
+    Args:
+        bundle_dir: folder of a release, with its ``manifest.json``.
+        recording_file: an ``.npz`` recording.
 
     Yields:
-        ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a number), ``severity``,
-        ``alert``; ``label`` of a classification, ``value`` and ``unit`` of a remaining life, ``zone`` of ISO 20816;
-        ``reasons`` where an alert was raised or became worse.
+        One row a snapshot: ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a
+            number), ``severity``, ``alert``; ``label`` of a classification, ``value`` and ``unit`` of a remaining life,
+            ``zone`` of ISO 20816; ``reasons`` where an alert was raised or became worse.
 
     Raises:
         AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.unreadable``, ``runtime.*``.
         ProtocolError: ``recording.*``, ``manifest.*``.
+
+    Example:
+        >>> for row in score_recording(Path("release"), Path("run.npz")):
+        ...     print(row["snapshot"], row["score"], row["severity"])
     """
     bundle = load_bundle(bundle_dir)
     try:
@@ -41,8 +49,8 @@ def replay(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
     check_input(bundle.manifest, spec)
     state = DecisionState()
     for index in range(recording.samples.shape[0]):
-        found = bundle.evaluate(recording.physical(slice(index, index + 1)))
-        state, verdict = bundle.decide(state, found)
+        evaluation = bundle.evaluate(recording.physical(slice(index, index + 1)))
+        state, verdict = bundle.decide(state, evaluation)
         row = {
             "snapshot": index,
             "t_s": float(recording.t_s[index]),
@@ -50,18 +58,18 @@ def replay(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
             "severity": verdict.severity.value,
             "alert": verdict.alert,
         }
-        yield row | _more(bundle.manifest, verdict)
+        yield row | _task_fields(bundle.manifest, verdict)
 
 
-def _more(manifest: Manifest, verdict: Verdict) -> dict[str, Any]:
-    """What only some releases and some windows have."""
-    found: dict[str, Any] = {}
+def _task_fields(manifest: Manifest, verdict: Verdict) -> dict[str, Any]:
+    """Return the fields that depend on the task of the release or on the window."""
+    fields: dict[str, Any] = {}
     if manifest.classification is not None:
-        found["label"] = verdict.label
+        fields["label"] = verdict.label
     if manifest.remaining_life is not None:
-        found |= {"value": verdict.value, "unit": manifest.remaining_life.unit}
+        fields |= {"value": verdict.value, "unit": manifest.remaining_life.unit}
     if manifest.iso20816 is not None:
-        found["zone"] = verdict.zone
+        fields["zone"] = verdict.zone
     if verdict.reasons:
-        found["reasons"] = msgspec.to_builtins(verdict.reasons)
-    return found
+        fields["reasons"] = msgspec.to_builtins(verdict.reasons)
+    return fields

@@ -1,12 +1,14 @@
-"""TensorFlow Lite, by ``ai-edge-litert`` or by ``tflite-runtime`` 2.14: the same interpreter in two packages.
+"""TensorFlow Lite models, run by ``ai-edge-litert`` or by ``tflite-runtime`` 2.14: the same interpreter in two
+packages.
 
-State: an operator that keeps something from one call for the next makes a network's answer depend on what it was asked
-before, and then neither the golden vectors nor a swap between two windows mean anything. Resource variables and
-operators that take one time step a call are refused (``runtime.stateful``). Operators that read a whole sequence in one
-call keep a state too, but only within it is it meant: it is set to zero before each call. What else there may be is
-found by asking twice.
+Some operators keep a state from one call to the next. A model with such an operator gives an output that depends on
+earlier windows, so golden vectors cannot test it and it cannot be swapped between two windows.
 
-An interpreter is used by one thread at a time.
+Invariants:
+    * Resource variables, and operators that take one time step a call, are refused (``runtime.stateful``).
+    * Operators that take a whole sequence in one call are allowed; their state is set to zero before each call.
+    * Any other state is found when the model is loaded, by running the same input twice.
+    * An interpreter is used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -22,19 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.model.inference import BaseNetwork, announce, stateful_error
+from wheeltapper_agent.model.inference import TensorModel, announce, stateful_error
 from wheeltapper_agent.model.tensors import Tensor, with_specs
 from wheeltapper_protocols.manifest.manifest import TensorSpec
 
-__all__ = ["PACKAGES", "TfliteNetwork"]
+__all__ = ["PACKAGES", "TfliteModel"]
 
 PACKAGES: Final = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
-"""Packages by distribution."""
+"""Import name by the name of the distribution on PyPI."""
 _DELEGATE: Final = "delegate:"
 _IDENTIFIER: Final = b"TFL3"
 _VARIABLE_OPS: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"})
 _STEP_OPS: Final = frozenset({"SVDF", "RNN", "LSTM"})
-"""They read one time step a call and keep the rest."""
+"""Operators that take one time step a call and keep a state for the next."""
 _SEQUENCE_OPS: Final = frozenset(
     {
         "UNIDIRECTIONAL_SEQUENCE_LSTM",
@@ -43,21 +45,23 @@ _SEQUENCE_OPS: Final = frozenset(
         "BIDIRECTIONAL_SEQUENCE_RNN",
     }
 )
+"""Operators that take a whole sequence in one call."""
 
 
-class TfliteNetwork(BaseNetwork):
-    """A network in an ``Interpreter``.
+class TfliteModel(TensorModel):
+    """A TFLite model in an ``Interpreter``.
 
     Args:
-        content: a TFLite file.
+        content: the model file.
         package: a key of :data:`PACKAGES`.
-        providers: ``delegate:<path>`` are tried first; XNNPACK and the built-in kernels come after.
-        threads: within an operator.
-        specs: quantisation of inputs and outputs where the file does not say it.
+        providers: entries ``delegate:<path>`` name shared libraries that are tried first, in this order; XNNPACK and
+            the built-in kernels come last. Other entries are ignored.
+        threads: for the work within one operator.
+        specs: scale and zero point of inputs and outputs whose file does not say them, from the manifest.
 
     Raises:
         AgentError: ``runtime.load``, ``runtime.stateful``, ``runtime.tensors``.
-        ImportError: the package is not there, or not for this numpy.
+        ImportError: the package is not installed, or was built for another numpy.
     """
 
     def __init__(
@@ -69,29 +73,29 @@ class TfliteNetwork(BaseNetwork):
         specs: Sequence[TensorSpec] = (),
     ) -> None:
         if content[4:8] != _IDENTIFIER:
-            raise AgentError("runtime.load", "the network is not a TFLite file")
+            raise AgentError("runtime.load", "the model is not a TFLite file")
         library = importlib.import_module(f"{PACKAGES[package]}.interpreter")
         self._lock = threading.Lock()
-        self._content = content  # the interpreter reads weights from it
+        self._content = content  # keeps the bytes alive: the interpreter reads the weights from them
         self._interpreter, delegate = _interpreter(library, content, package, providers, threads)
         operators = self._operators()
         self._resets = bool(operators.keys() & _SEQUENCE_OPS)
-        self._refuse_state(operators)
-        given, made = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        inputs = with_specs([_tensor(entry) for entry in given], specs)
-        outputs = with_specs([_tensor(entry) for entry in made], specs)
+        self._refuse_stateful_operators(operators)
+        input_entries, output_entries = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        inputs = with_specs([_tensor(entry) for entry in input_entries], specs)
+        outputs = with_specs([_tensor(entry) for entry in output_entries], specs)
         if not inputs or not outputs:
-            raise AgentError("runtime.load", "the network has no input or no output")
-        self._input_indices = [int(entry["index"]) for entry in given]
-        self._output_indices = [int(entry["index"]) for entry in made]
-        self._shapes = [tuple(int(length) for length in entry["shape"]) for entry in given]
+            raise AgentError("runtime.load", "the model has no input or no output")
+        self._input_indices = [int(entry["index"]) for entry in input_entries]
+        self._output_indices = [int(entry["index"]) for entry in output_entries]
+        self._shapes = [tuple(int(length) for length in entry["shape"]) for entry in input_entries]
         if not delegate:
             delegate = "XNNPACK" if "DELEGATE" in operators else "CPU"
         super().__init__(f"{package}/{delegate}", inputs, outputs, self._shapes[0][0] if self._shapes[0] else 1)
-        self._refuse_memory(self._shapes)
+        self._refuse_stateful(self._shapes)
 
     def _operators(self) -> dict[str, list[tuple[int, ...]]]:
-        """The shapes of the first inputs of each operator, by its name."""
+        """Return, for each operator by its name, the shape of the first input of each of its uses."""
         shapes = {int(entry["index"]): entry["shape"] for entry in self._interpreter.get_tensor_details()}
         found: dict[str, list[tuple[int, ...]]] = {}
         for entry in self._interpreter._get_ops_details():
@@ -100,13 +104,14 @@ class TfliteNetwork(BaseNetwork):
             found.setdefault(str(entry["op_name"]), []).append(shape)
         return found
 
-    def _refuse_state(self, operators: dict[str, list[tuple[int, ...]]]) -> None:
+    def _refuse_stateful_operators(self, operators: dict[str, list[tuple[int, ...]]]) -> None:
+        """Raise ``runtime.stateful`` if an operator keeps a state from one call to the next."""
         stateful = operators.keys() & (_VARIABLE_OPS | _STEP_OPS)
         for name in operators.keys() & _SEQUENCE_OPS:
             if any(shape[:2] == (1, 1) for shape in operators[name]):
                 stateful = stateful | {name}
         if stateful:
-            raise stateful_error(f"{', '.join(sorted(stateful))} keeps a state from one window for the next")
+            raise stateful_error(f"{', '.join(sorted(stateful))} keeps a state from one window to the next")
 
     def _invoke(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         with self._lock:
@@ -121,9 +126,10 @@ class TfliteNetwork(BaseNetwork):
                 self._interpreter.invoke()
                 return [self._interpreter.get_tensor(index) for index in self._output_indices]
             except (RuntimeError, ValueError) as error:
-                raise AgentError("runtime.run", f"the network failed: {str(error)[:300]}") from error
+                raise AgentError("runtime.run", f"the model failed: {str(error)[:300]}") from error
 
     def _resize(self, shapes: list[tuple[int, ...]]) -> None:
+        """Allocate the interpreter's tensors for inputs of these shapes."""
         for index, shape in zip(self._input_indices, shapes, strict=True):
             self._interpreter.resize_tensor_input(index, shape, strict=True)
         self._interpreter.allocate_tensors()
@@ -131,10 +137,11 @@ class TfliteNetwork(BaseNetwork):
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
+    """Return the tensor that the interpreter describes by ``entry``."""
     name = str(entry["name"])
     parameters = entry["quantization_parameters"]
     if len(parameters["scales"]) > 1:
-        raise AgentError("runtime.tensors", f"{name} is quantised by channel; inputs and outputs must not be")
+        raise AgentError("runtime.tensors", f"{name} is quantised per channel; quantise inputs and outputs per tensor")
     scale, zero_point = entry["quantization"]
     signature = entry.get("shape_signature", entry["shape"])
     shape = tuple(int(length) if length >= 0 else None for length in signature)
@@ -145,11 +152,14 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 
 
 def _interpreter(library: Any, content: bytes, package: str, providers: Sequence[str], threads: int) -> tuple[Any, str]:
-    """An interpreter with its tensors allocated, and the name of the delegate that it uses, or nothing."""
+    """Return an interpreter with its tensors allocated, and the name of the delegate that it uses.
+
+    The name is empty where no delegate of ``providers`` works.
+    """
     paths = [name.removeprefix(_DELEGATE) for name in providers if name.startswith(_DELEGATE)]
     for name in paths:
         try:
-            ctypes.CDLL(name)  # load_delegate leaves a broken object behind where this fails
+            ctypes.CDLL(name)  # fails cleanly; load_delegate would leave a broken object behind
             delegates = [library.load_delegate(name)]
             made = library.Interpreter(model_content=content, num_threads=threads, experimental_delegates=delegates)
             made.allocate_tensors()
@@ -161,5 +171,5 @@ def _interpreter(library: Any, content: bytes, package: str, providers: Sequence
         made = library.Interpreter(model_content=content, num_threads=threads)
         made.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise AgentError("runtime.load", f"the network cannot be loaded: {str(error)[:300]}") from error
+        raise AgentError("runtime.load", f"the model cannot be loaded: {str(error)[:300]}") from error
     return made, ""

@@ -29,7 +29,7 @@ from typing import Final, Literal
 
 from wheeltapper_protocols.drift.drift import ChangeSpec
 
-__all__ = ["Adwin", "Change", "ScoreWatch", "squashed"]
+__all__ = ["Adwin", "Change", "ScoreChangeDetector", "to_unit_interval"]
 
 _SAME_SIZE: Final = 5
 _SIZES: Final = 24
@@ -173,7 +173,7 @@ def _between(n: int, total: float, other_n: int, other_total: float) -> float:
     return delta * delta * n * other_n / (n + other_n)
 
 
-class ScoreWatch:
+class ScoreChangeDetector:
     """Watches the level and the spread of a stream of scores."""
 
     def __init__(self, spec: ChangeSpec) -> None:
@@ -185,7 +185,7 @@ class ScoreWatch:
         """Take one window's score; the changes that it brought to light."""
         if math.isnan(score):
             return []
-        value = squashed(score)
+        value = to_unit_interval(score)
         changes = []
         if (found := self.level.add(value)) is not None:
             changes.append(Change("level", *found))
@@ -195,7 +195,7 @@ class ScoreWatch:
         return changes
 
 
-def squashed(score: float) -> float:
+def to_unit_interval(score: float) -> float:
     """A score between 0 and 1: 0.5 is the warning threshold."""
     score = max(0.0, score)
     return score / (1.0 + score) if score < math.inf else 1.0

@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 
 from wheeltapper_agent.ground.clock import Clock
-from wheeltapper_agent.pipeline.change import Change, ScoreWatch
+from wheeltapper_agent.pipeline.change import Change, ScoreChangeDetector
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.records.port import unnumbered_report
 from wheeltapper_protocols.drift.drift import Distances, DriftSpec, distances
@@ -139,7 +139,7 @@ class _Run:
         self._spec = spec
         self._references = [*spec.features, spec.score]
         self._bins = Bins([reference.edges for reference in self._references])
-        self._watch = ScoreWatch(spec.change)
+        self._watch = ScoreChangeDetector(spec.change)
         self._block = np.empty((BLOCK_WINDOWS, len(self._references)), dtype=np.float32)
         self._moved: set[str] = set()
         self.begin("", now_seconds)

@@ -304,7 +304,7 @@ class Pipeline:
     def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[_Row | None]:
         """What the model makes of windows; None where it fails, or where samples are missing and it would not show."""
         rows: list[_Row | None] = [None] * len(batch)
-        usable = [row for row, each in enumerate(batch) if bundle.shows_missing or complete(each.samples)]
+        usable = [row for row, each in enumerate(batch) if bundle.propagates_nan or complete(each.samples)]
         if not usable:
             return rows
         began = self._clock.monotonic()
@@ -342,7 +342,7 @@ class Pipeline:
                         ),
                         before,
                     )
-                if not bundle.shows_missing or complete(window.samples):
+                if not bundle.propagates_nan or complete(window.samples):
                     raise AgentError("probation.not_finite", "the score is not a number")
             except Exception as error:  # noqa: BLE001  # the stream goes on and probation hears of it
                 self._failed(bundle, error)

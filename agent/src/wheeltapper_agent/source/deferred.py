@@ -1,7 +1,7 @@
 """A source whose file or device was not as it should be when the agent started; it is made when it can be.
 
 Invariants: what is wrong is the state of this one pipeline, and is tried again with backoff, without end. Until the
-source is made nobody knows what its windows look like: :attr:`LateSource.spec` raises what is wrong instead.
+source is made nobody knows what its windows look like: :attr:`DeferredSource.spec` raises what is wrong instead.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import Source, SourceSpec, Window, malformed_payloads, pending_windows, source_room
 from wheeltapper_protocols.errors import ProtocolError
 
-__all__ = ["LateSource", "why_not_made"]
+__all__ = ["DeferredSource", "as_agent_error"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_FIRST_SECONDS: Final = 1.0
 _RETRY_MAX_SECONDS: Final = 60.0
 
 
-def why_not_made(error: Exception) -> AgentError:
+def as_agent_error(error: Exception) -> AgentError:
     """What a source's maker raised, with a code."""
     if isinstance(error, AgentError | ProtocolError):
         return AgentError(error.code, error.message)
     return AgentError("source.failed", f"{type(error).__name__}: {error}")
 
 
-class LateSource:
+class DeferredSource:
     """Stands for a source until it can be made, then gives its windows.
 
     Args:
@@ -105,7 +105,7 @@ class LateSource:
             try:
                 self._made = self._make()
             except Exception as error:  # noqa: BLE001  # a plug-in's surprise is the state of its own pipeline
-                found, failures = why_not_made(error), failures + 1
+                found, failures = as_agent_error(error), failures + 1
                 if found.code != self._error.code:
                     _LOG.warning("pipeline %s: %s; trying again", self._name, found)
                 self._error = found

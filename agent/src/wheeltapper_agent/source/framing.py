@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from wheeltapper_agent.source.base import Window
 from wheeltapper_agent.source.cutter import MAX_GAP_SAMPLES, Cutter, Framing
-from wheeltapper_agent.source.timing import Arrivals, RateWatch
+from wheeltapper_agent.source.timing import LatenessEstimator, RateMonitor
 
 __all__ = ["MAX_T_S", "Framer"]
 
@@ -63,8 +63,8 @@ class Framer:
         self._last_chunk = 0
         self._tail: NDArray[np.floating[Any]] | None = None
         """The last samples of the chunk before, where some are left out."""
-        self._arrivals = Arrivals(framing.sample_rate_hz)
-        self._rate = RateWatch(framing.sample_rate_hz, framing.tolerance_seconds)
+        self._arrivals = LatenessEstimator(framing.sample_rate_hz)
+        self._rate = RateMonitor(framing.sample_rate_hz, framing.tolerance_seconds)
         self._unsure = 0
         """Samples of the payload under way that were left out; what follows in it says whether they were known."""
         self._back: tuple[int, float, float] | None = None
@@ -78,7 +78,7 @@ class Framer:
 
     @property
     def wrong_rate_hz(self) -> float | None:
-        """The rate that the time stamps show, where it is not the declared one; see :class:`RateWatch`."""
+        """The rate that the time stamps show, where it is not the declared one; see :class:`RateMonitor`."""
         return self._rate.wrong_hz
 
     def push(

@@ -23,7 +23,7 @@ from pymodbus.exceptions import ModbusException
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceContext, SourceKind
-from wheeltapper_agent.source.polling import Ticks, check_poll_rate
+from wheeltapper_agent.source.polling import PollSchedule, check_poll_rate
 from wheeltapper_agent.source.stream import Sink, StreamSource
 from wheeltapper_agent.source.stream_config import StreamConfig
 
@@ -152,7 +152,7 @@ class ModbusReader:
             client.close()
 
     def _poll(self, client: Any, sink: Sink) -> None:
-        ticks = Ticks(sink, self._config.sample_rate_hz)
+        ticks = PollSchedule(sink, self._config.sample_rate_hz)
         sink.connected()
         while not sink.closed.wait(ticks.due_in_seconds()):
             try:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceContext, SourceKind
-from wheeltapper_agent.source.polling import Ticks, check_poll_rate
+from wheeltapper_agent.source.polling import PollSchedule, check_poll_rate
 from wheeltapper_agent.source.stream import Sink, StreamSource
 from wheeltapper_agent.source.stream_config import StreamConfig, check_private, read_secret
 
@@ -301,7 +301,7 @@ class OpcuaReader:
         if config.mode == "subscribe":
             await subscription.start(nodes, sampling_interval=1e3 / config.sample_rate_hz)
         keys = [node.nodeid.to_string() for node in nodes]
-        ticks = Ticks(sink, config.sample_rate_hz)
+        ticks = PollSchedule(sink, config.sample_rate_hz)
         while await _waited(sink, ticks.due_in_seconds()):
             if config.mode == "poll":
                 found = await client.read_attributes(nodes)

@@ -7,10 +7,10 @@ from typing import Any
 
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.source.base import Source, SourceContext
-from wheeltapper_agent.source.deferred import LateSource, why_not_made
+from wheeltapper_agent.source.deferred import DeferredSource, as_agent_error
 from wheeltapper_agent.source.kinds import source_kind
 
-__all__ = ["make_or_await_source", "make_source"]
+__all__ = ["make_or_defer_source", "make_source"]
 
 
 def make_source(pipeline: str, config: Any, state_dir: Path, clock: Clock) -> Source:
@@ -24,7 +24,7 @@ def make_source(pipeline: str, config: Any, state_dir: Path, clock: Clock) -> So
     return source_kind(config.kind).make(config, context)
 
 
-def make_or_await_source(pipeline: str, config: Any, state_dir: Path, clock: Clock) -> Source:
+def make_or_defer_source(pipeline: str, config: Any, state_dir: Path, clock: Clock) -> Source:
     """Likewise; where it cannot be made now for a reason that is not the configuration's, one that is made later.
 
     Raises:
@@ -37,7 +37,7 @@ def make_or_await_source(pipeline: str, config: Any, state_dir: Path, clock: Clo
     try:
         return make()
     except Exception as error:  # one pipeline's file or plug-in must not keep the agent down
-        found = why_not_made(error)
+        found = as_agent_error(error)
         if found.code.startswith("config."):
             raise
-        return LateSource(make, found, pipeline)
+        return DeferredSource(make, found, pipeline)

@@ -8,14 +8,14 @@ from typing import Final
 from wheeltapper_agent.source.stream import Sink
 from wheeltapper_agent.source.stream_config import StreamConfig
 
-__all__ = ["MAX_POLL_HZ", "Ticks", "check_poll_rate"]
+__all__ = ["MAX_POLL_HZ", "PollSchedule", "check_poll_rate"]
 
 MAX_POLL_HZ: Final = 1000.0
 _CLOCK_SECONDS: Final = 3.0
 """The wall clock was set if it went so much further than the time that passed; while it is slewed, both go alike."""
 
 
-class Ticks:
+class PollSchedule:
     """Moments at a steady rate since the connection was made; a moment that passed while the last answer was awaited
     is skipped, and shows as missing samples in the stream. Where the wall clock is set, now or between two
     connections, the moments and the stream move along, and nothing counts as lost.

@@ -1,10 +1,4 @@
-"""What the times of a stream say beside where its samples belong. Pure: times are handed in.
-
-:class:`RateWatch` compares the rate that time stamps show with the declared one; :class:`Arrivals` says how late the
-samples of a stream without time stamps are.
-
-What this module does not do: cut windows, or decide what becomes of a stream (:mod:`core.framing`).
-"""
+"""x"""
 
 from __future__ import annotations
 
@@ -14,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RATE_SHARE", "Arrivals", "RateWatch"]
+__all__ = ["RATE_SHARE", "LatenessEstimator", "RateMonitor"]
 
 RATE_SHARE: Final = 0.08
 """How far the rate may be from the declared one. The oscillators inside MEMS sensors are within 1 % (trimmed) to 5 %
@@ -36,7 +30,7 @@ _LEARN_PERIODS: Final = 2
 _PAUSE_CHUNKS: Final = 4
 
 
-class RateWatch:
+class RateMonitor:
     """Counts samples between time stamps.
 
     The rate is too high where samples that were not there before are more than fit the time: loss only lowers it, and
@@ -128,7 +122,7 @@ class RateWatch:
             self.wrong_hz = (self._fresh if self._off > 0 or scattered else self._all) / passed_s
 
 
-class Arrivals:
+class LatenessEstimator:
     """How much later than its forerunners a chunk came, where only its arrival is known.
 
     The sensor's rate is not what was declared to the last digit, and some senders measure for a while and then rest:
