@@ -4,7 +4,7 @@ Invariants:
     * Every route below ``/api/v1`` needs the bearer token; the page's cookie is enough for reading only.
     * Every refusal is JSON ``{code, message}`` with a stable dotted code.
 
-What this module does not do: rules. It reads by :mod:`queries` and changes through the services in
+What this module does not do: rules. It reads through the rooms' ``views.py`` and changes through the services in
 :class:`AdminContext`.
 """
 
@@ -23,14 +23,25 @@ from starlette.exceptions import HTTPException
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.access.tokens import COOKIE, Authenticator
+from wheeltapper_fleet.alerts import views as alert_views
+from wheeltapper_fleet.alerts.schemas import AlertView
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.guard import Guard
-from wheeltapper_fleet.api.queries import Queries
+from wheeltapper_fleet.api.summary import fleet_summary
 from wheeltapper_fleet.api.upload import receive_blob
+from wheeltapper_fleet.campaigns import views as campaign_views
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView
+from wheeltapper_fleet.captures import views as capture_views
+from wheeltapper_fleet.captures.schemas import CaptureView
+from wheeltapper_fleet.devices import views as device_views
+from wheeltapper_fleet.devices.schemas import CommandView, DeviceView, TokenView
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry import views as release_views
+from wheeltapper_fleet.registry.schemas import ReleaseView, VerifyView
 from wheeltapper_fleet.telemetry.drift import release_drift
+from wheeltapper_fleet.telemetry.schemas import DriftView
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_fleet.ui.pages import page_router
 from wheeltapper_protocols.errors import ProtocolError
@@ -46,13 +57,12 @@ _DAY_SECONDS: Final = 86_400.0
 
 
 class AdminServices:
-    """What the routes share: the context, the queries, the authenticator and the hub of live events."""
+    """What the routes share: the context, the authenticator and the hub of live events."""
 
     def __init__(self, context: AdminContext) -> None:
         self.context = context
-        self.queries = Queries(context.engine)
         self.auth = Authenticator(context.engine, context.clock)
-        self.hub = EventHub(self.queries)
+        self.hub = EventHub(context.engine)
 
 
 def _services(request: Request) -> AdminServices:
@@ -76,32 +86,32 @@ router = APIRouter(prefix=_PREFIX, dependencies=[Depends(_who)])
 
 
 @router.post("/tokens", status_code=201)
-def create_token(body: schemas.TokenRequest, services: Services) -> schemas.TokenView:
+def create_token(body: schemas.TokenRequest, services: Services) -> TokenView:
     """A one-time enrolment token."""
     context = services.context
     token = context.enrolment.create_token(body.device, body.ttl_seconds, body.tags)
-    return schemas.TokenView(device=body.device, token=token, expires_at=context.clock() + body.ttl_seconds)
+    return TokenView(device=body.device, token=token, expires_at=context.clock() + body.ttl_seconds)
 
 
 @router.get("/devices")
-def list_devices(services: Services) -> list[schemas.DeviceView]:
+def list_devices(services: Services) -> list[DeviceView]:
     """All devices."""
-    return services.queries.devices()
+    return device_views.list_devices(services.context.engine)
 
 
 @router.get("/devices/{device}")
-def get_device(device: str, services: Services) -> schemas.DeviceView:
+def get_device(device: str, services: Services) -> DeviceView:
     """One device."""
-    return services.queries.device(device_id(device))
+    return device_views.get_device(services.context.engine, device_id(device))
 
 
 @router.post("/devices/{device}/revoke")
-def revoke_device(device: str, services: Services, who: Who) -> schemas.DeviceView:
+def revoke_device(device: str, services: Services, who: Who) -> DeviceView:
     """Refuse the device from now on."""
     services.context.enrolment.revoke(device_id(device))
     services.context.on_revoked(device)
     _LOG.info("device %s revoked by %s", device, who)
-    return services.queries.device(device)
+    return device_views.get_device(services.context.engine, device)
 
 
 @router.post("/devices/{device}/forget", status_code=204)
@@ -113,24 +123,24 @@ def forget_device(device: str, services: Services, who: Who) -> None:
 
 
 @router.post("/devices/{device}/captures", status_code=202)
-def request_capture(device: str, body: schemas.CaptureRequest, services: Services) -> schemas.CommandView:
+def request_capture(device: str, body: schemas.CaptureRequest, services: Services) -> CommandView:
     """Ask the device for a recording."""
-    if services.queries.device(device_id(device)).revoked:
+    if device_views.get_device(services.context.engine, device_id(device)).revoked:
         raise FleetError("device.revoked", f"{device} is revoked", 409)
     command = services.context.captures.request(device, body.pipeline, body.snapshots)
-    return schemas.CommandView(command=command, device=device)
+    return CommandView(command=command, device=device)
 
 
 @router.get("/captures")
-def list_captures(services: Services, device: str | None = None) -> list[schemas.CaptureView]:
+def list_captures(services: Services, device: str | None = None) -> list[CaptureView]:
     """Recordings asked for or received."""
-    return services.queries.captures(device_id(device) if device is not None else None)
+    return capture_views.list_captures(services.context.engine, device_id(device) if device is not None else None)
 
 
 @router.get("/captures/{command}/recording")
 def get_recording(command: str, services: Services) -> FileResponse:
     """The recording itself (npz)."""
-    sha256 = services.queries.capture_sha256(command)
+    sha256 = capture_views.capture_sha256(services.context.engine, command)
     path = services.context.captures_dir / f"{sha256}.npz"
     if not path.is_file():
         raise FleetError("capture.not_found", f"the file of {command[:80]!r} is not in the store; restore it", 404)
@@ -160,33 +170,33 @@ def get_targets(model: str, services: Services) -> Response:
 
 
 @router.post("/models/{model}/releases", status_code=201)
-def publish(model: str, body: schemas.ReleaseRequest, services: Services, who: Who) -> schemas.ReleaseView:
+def publish(model: str, body: schemas.ReleaseRequest, services: Services, who: Who) -> ReleaseView:
     """Publish a release whose blobs are here already."""
     release = services.context.releases.publish(
         name(model, "model name"), body.manifest.encode(), body.metadata.encode(), who
     )
-    return schemas.ReleaseView.model_validate(release, from_attributes=True)
+    return ReleaseView.model_validate(release, from_attributes=True)
 
 
 @router.get("/releases")
-def list_releases(services: Services) -> list[schemas.ReleaseView]:
+def list_releases(services: Services) -> list[ReleaseView]:
     """All releases."""
-    return services.queries.releases()
+    return release_views.list_releases(services.context.engine)
 
 
 @router.get("/releases/{model}/{release}")
-def get_release(model: str, release: int, services: Services) -> schemas.ReleaseView:
+def get_release(model: str, release: int, services: Services) -> ReleaseView:
     """One release."""
     found = services.context.releases.get(name(model, "model name"), release)
-    return schemas.ReleaseView.model_validate(found, from_attributes=True)
+    return ReleaseView.model_validate(found, from_attributes=True)
 
 
 @router.get("/releases/{model}/{release}/verify")
-def verify(model: str, release: int, services: Services) -> schemas.VerifyView:
+def verify(model: str, release: int, services: Services) -> VerifyView:
     """Verify a release as a device would."""
     manifest = services.context.releases.verify(name(model, "model name"), release)
     length = sum(file.length for file in manifest.files)
-    return schemas.VerifyView(model=model, release=release, verified=True, files=len(manifest.files), length=length)
+    return VerifyView(model=model, release=release, verified=True, files=len(manifest.files), length=length)
 
 
 @router.get("/releases/{model}/{release}/drift")
@@ -197,37 +207,37 @@ def get_drift(
     since: Annotated[float | None, Query(ge=0, le=1e12)] = None,
     until: Annotated[float | None, Query(ge=0, le=1e12)] = None,
     device: str | None = None,
-) -> schemas.DriftView:
+) -> DriftView:
     """Features and scores of the devices that run a release, against its training; by default of the last day."""
     manifest = services.context.releases.manifest(name(model, "model name"), release)
     end = services.context.clock() if until is None else until
     begin = end - _DAY_SECONDS if since is None else since
     only = device_id(device) if device is not None else None
     found = release_drift(services.context.engine, manifest, begin, end, only)
-    return schemas.DriftView.model_validate(asdict(found))
+    return DriftView.model_validate(asdict(found))
 
 
 @router.post("/campaigns", status_code=201)
-def create_campaign(body: schemas.CampaignRequest, services: Services, who: Who) -> schemas.CampaignDetail:
+def create_campaign(body: schemas.CampaignRequest, services: Services, who: Who) -> CampaignDetail:
     """A new campaign, not started."""
-    return services.queries.campaign(services.context.campaigns.create(body.spec, who))
+    return campaign_views.get_campaign(services.context.engine, services.context.campaigns.create(body.spec, who))
 
 
 @router.get("/campaigns")
-def list_campaigns(services: Services) -> list[schemas.CampaignView]:
+def list_campaigns(services: Services) -> list[CampaignView]:
     """All campaigns."""
-    return services.queries.campaigns()
+    return campaign_views.list_campaigns(services.context.engine)
 
 
 @router.get("/campaigns/{campaign}")
-def get_campaign(campaign: str, services: Services, response: Response) -> schemas.CampaignDetail:
+def get_campaign(campaign: str, services: Services, response: Response) -> CampaignDetail:
     """One campaign, with executions and log."""
-    found = services.queries.campaign(campaign)
+    found = campaign_views.get_campaign(services.context.engine, campaign)
     response.headers["ETag"] = f'"{found.version}"'
     return found
 
 
-@router.post("/campaigns/{campaign}/{action}", response_model=schemas.CampaignDetail)
+@router.post("/campaigns/{campaign}/{action}", response_model=CampaignDetail)
 def act_on_campaign(
     campaign: str,
     action: str,
@@ -241,15 +251,15 @@ def act_on_campaign(
         raise FleetError("api.not_found", "use start, approve, pause, resume or abort", 404)
     expected = _expected_version(body, if_match)
     try:
-        services.queries.campaign(campaign)
+        campaign_views.get_campaign(services.context.engine, campaign)
         services.context.campaigns.act(campaign, action, expected, who)
     except FleetError as error:
         if error.status != 409:
             raise
-        current = services.queries.campaign(campaign)
+        current = campaign_views.get_campaign(services.context.engine, campaign)
         content = {"code": error.code, "message": error.message, "current": current.model_dump(mode="json")}
         return JSONResponse(content, status_code=409, headers={"ETag": f'"{current.version}"'})
-    return services.queries.campaign(campaign)
+    return campaign_views.get_campaign(services.context.engine, campaign)
 
 
 def _expected_version(body: schemas.CampaignAction | None, if_match: str | None) -> int:
@@ -265,15 +275,15 @@ def _expected_version(body: schemas.CampaignAction | None, if_match: str | None)
 @router.get("/alerts")
 def list_alerts(
     services: Services, limit: Annotated[int, Query(ge=1, le=1000)] = 200, after_id: Annotated[int, Query(ge=0)] = 0
-) -> list[schemas.AlertView]:
+) -> list[AlertView]:
     """Alerts, newest first."""
-    return services.queries.alerts(limit, after_id)
+    return alert_views.list_alerts(services.context.engine, limit, after_id)
 
 
 @router.get("/summary")
 def summary(services: Services) -> schemas.Summary:
     """The fleet in numbers."""
-    return services.queries.summary()
+    return fleet_summary(services.context.engine)
 
 
 @router.get("/events")

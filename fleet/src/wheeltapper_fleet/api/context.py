@@ -1,4 +1,4 @@
-"""What the admin API needs of the services that change something. Reading is :mod:`queries`."""
+"""What the admin API needs of the services that change something. Reading is in the rooms' ``views.py``."""
 
 from __future__ import annotations
 

@@ -16,9 +16,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from wheeltapper_fleet.api.queries import Queries
+from wheeltapper_fleet.alerts.views import list_alerts
+from wheeltapper_fleet.campaigns.views import list_campaigns
+from wheeltapper_fleet.devices.views import list_devices
 
 __all__ = ["EventHub"]
 
@@ -35,10 +38,10 @@ class _Listener:
 
 
 class EventHub:
-    """Watches the tables through ``queries`` every ``period_seconds``."""
+    """Reads devices, campaigns and alerts from ``engine`` every ``period_seconds``, while someone listens."""
 
-    def __init__(self, queries: Queries, period_seconds: float = 1.0) -> None:
-        self._queries = queries
+    def __init__(self, engine: Engine, period_seconds: float = 1.0) -> None:
+        self._engine = engine
         self._period_seconds = period_seconds
         self._listeners: set[_Listener] = set()
         self._known: dict[tuple[str, str], str] = {}
@@ -107,11 +110,11 @@ class EventHub:
 
     def _snapshot(self) -> dict[tuple[str, str], str]:
         found: dict[tuple[str, str], str] = {}
-        for device in self._queries.devices():
+        for device in list_devices(self._engine):
             found[("device", device.id)] = device.model_dump_json()
-        for campaign in reversed(self._queries.campaigns()):
+        for campaign in reversed(list_campaigns(self._engine)):
             found[("campaign", campaign.id)] = campaign.model_dump_json()
-        for alert in reversed(self._queries.alerts(_ALERTS_SHOWN)):
+        for alert in reversed(list_alerts(self._engine, _ALERTS_SHOWN)):
             found[("alert", str(alert.id))] = alert.model_dump_json()
         return found
 

@@ -22,8 +22,14 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wheeltapper_fleet.access.tokens import COOKIE, SESSION_SECONDS
-from wheeltapper_fleet.api.schemas import AlertView, CampaignView, DeviceView
+from wheeltapper_fleet.alerts.schemas import AlertView
+from wheeltapper_fleet.alerts.views import list_alerts
+from wheeltapper_fleet.campaigns.schemas import CampaignView
+from wheeltapper_fleet.campaigns.views import list_campaigns
+from wheeltapper_fleet.devices.schemas import DeviceView
+from wheeltapper_fleet.devices.views import list_devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.views import list_releases
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 if TYPE_CHECKING:
@@ -168,19 +174,19 @@ def _signed_in(request: Request) -> bool:
 
 
 def _view(request: Request) -> dict[str, Any]:
-    queries = _services(request).queries
-    devices = queries.devices()
-    campaigns = queries.campaigns()
+    engine = _services(request).context.engine
+    devices = list_devices(engine)
+    campaigns = list_campaigns(engine)
     return {
         "devices": devices,
         "campaigns": campaigns,
         "running": sum(campaign.state == "RUNNING" for campaign in campaigns),
         "paused": sum(campaign.state == "PAUSED" for campaign in campaigns),
-        "alerts": _with_reasons(queries.alerts(_ALERTS_SHOWN)),
+        "alerts": _with_reasons(list_alerts(engine, _ALERTS_SHOWN)),
         "online": sum(device.online for device in devices),
         "alarmed": sum(device.severity not in (None, "normal") for device in devices),
         "critical": sum(device.severity == "critical" for device in devices),
-        "releases": len(queries.releases()),
+        "releases": len(list_releases(engine)),
     }
 
 

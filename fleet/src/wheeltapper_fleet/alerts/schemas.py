@@ -1,0 +1,30 @@
+"""Alerts as the API gives them out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+__all__ = ["AlertView"]
+
+
+class AlertView(BaseModel):
+    """A device raised an alert or cleared one (``raised``).
+
+    ``at`` is Unix seconds by the device's clock, ``t_s`` seconds by the machine's. ``reasons`` names the features that
+    made up the score, each with its share of it.
+    """
+
+    id: int
+    device: str
+    pipeline: str
+    window: int
+    t_s: float
+    at: float
+    model: str
+    release: int
+    score: float
+    severity: str
+    raised: bool
+    reasons: list[dict[str, Any]]

@@ -1,0 +1,53 @@
+"""Campaigns as the API gives them out. Times are Unix seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+__all__ = ["CampaignDetail", "CampaignView", "ExecutionView", "LogEntry"]
+
+
+class ExecutionView(BaseModel):
+    """One device's attempt within a campaign. ``wave`` counts from 0."""
+
+    id: str
+    device: str
+    wave: int
+    state: str
+    code: str
+    detail: str
+    assigned_at: float | None
+    deadline_at: float | None
+    updated_at: float
+
+
+class LogEntry(BaseModel):
+    """One line of a campaign's history."""
+
+    at: float
+    who: str
+    event: str
+    detail: str
+
+
+class CampaignView(BaseModel):
+    """One campaign. ``executions`` counts its executions by wave (its number as text) and state."""
+
+    id: str
+    version: int
+    state: str
+    reason: str
+    spec: dict[str, Any]
+    waves: list[Any]
+    executions: dict[str, dict[str, int]]
+    created_at: float
+    updated_at: float
+
+
+class CampaignDetail(CampaignView):
+    """A campaign with every execution and its log."""
+
+    execution_list: list[ExecutionView]
+    log: list[LogEntry]

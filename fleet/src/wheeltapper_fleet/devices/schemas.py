@@ -1,0 +1,53 @@
+"""Devices as the API gives them out. Times are Unix seconds."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from wheeltapper_fleet.telemetry.schemas import ScorePoint
+
+__all__ = ["CommandView", "DeviceView", "PipelineView", "TokenView"]
+
+
+class TokenView(BaseModel):
+    """A one-time enrolment token. Its text is shown once and kept nowhere."""
+
+    device: str
+    token: str
+    expires_at: float
+
+
+class CommandView(BaseModel):
+    """A command that was stored for a device and will be sent to it."""
+
+    command: str
+    device: str
+
+
+class PipelineView(BaseModel):
+    """One pipeline of a device, as its last status message described it: which release it runs, and its source."""
+
+    name: str
+    model: str | None
+    release: int | None
+    windows: int
+    source: str
+
+
+class DeviceView(BaseModel):
+    """One device: its enrolment, its last status message, and its newest scores, oldest first."""
+
+    id: str
+    tags: dict[str, str]
+    online: bool
+    revoked: bool
+    enrolled_at: float
+    certificate_expires_at: float
+    last_seen_at: float | None
+    counter: int
+    execution: str | None
+    execution_state: str | None
+    pipelines: list[PipelineView]
+    severity: str | None
+    score: float | None
+    scores: list[ScorePoint]
