@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wheeltapper_agent.captures.captures import make_recording
+from wheeltapper_agent.captures.recording import make_recording
 from wheeltapper_agent.records.spool import read_figures
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig

@@ -17,11 +17,13 @@ import pytest
 
 from tests.agent.servers import until
 from tests.agent.spool_kit import Clock
-from wheeltapper_agent.captures import captures as module
-from wheeltapper_agent.captures.captures import Captures, make_recording
+from wheeltapper_agent.captures import uploader
+from wheeltapper_agent.captures.captures import Captures
 from wheeltapper_agent.captures.config import CaptureConfig, CaptureRule
-from wheeltapper_agent.captures.pending import Pending
-from wheeltapper_agent.captures.uplink import Uplink
+from wheeltapper_agent.captures.pending import PendingRecording
+from wheeltapper_agent.captures.recorder import RecordingJob
+from wheeltapper_agent.captures.recording import make_recording
+from wheeltapper_agent.captures.resumable_upload import ResumableUpload
 from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import load_profile, profile_names
@@ -141,8 +143,8 @@ class Rig:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RETRY_CAP_SECONDS", 0.3)
-    logging.getLogger("wheeltapper_agent.captures.captures").setLevel(logging.CRITICAL)
+    monkeypatch.setattr(uploader, "_MAX_RETRY_SECONDS", 0.3)
+    logging.getLogger("wheeltapper_agent.captures").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture
@@ -190,19 +192,20 @@ from pathlib import Path
 import numpy as np
 from tests.agent.captures.test_captures import Records, Server
 from wheeltapper_agent.ground.clock import SystemClock
-from wheeltapper_agent.captures.captures import Captures, _Job
+from wheeltapper_agent.captures.captures import Captures
+from wheeltapper_agent.captures.recorder import RecordingJob
 from wheeltapper_agent.ports import SourceSpec, Window
 
 MB = 1 << 20
 spec = SourceSpec(12800.0, 4096, ("a",), ("g",))
 noise = np.random.default_rng(1)
 made = Captures("dev", {}, Records(), Server(), SystemClock(), 32 * MB, Path(sys.argv[1]), max_memory_bytes=48 * MB)
-job = _Job("auto-0", "main", spec, [], first_window=0)
+job = RecordingJob("auto-0", "main", spec, [], first_window=0)
 high = lambda: int(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1]) / 1024
 before = high()
 for index in range(32 * MB // 16384):
     job.windows.append(Window(noise.standard_normal((4096, 1)).astype(np.float32), float(index)))
-made._write(job)
+made._recorder._write(job)
 assert made._folder.used_bytes > 10 * MB
 print(high() - before)
 """
@@ -242,7 +245,7 @@ def test_a_command_beyond_the_memory_is_refused_and_one_that_only_has_to_wait_wa
     rig.captures.start()
     rig.pipeline.waits[0].done(windows(6))
     until(lambda: rig.codes().get("c-3") == "")
-    until(lambda: not rig.captures._held)
+    until(lambda: rig.captures._memory.reserved_bytes == 0)
     rig.take("c-4", 6)
     assert len(rig.pipeline.waits) == 2
     rig.captures.stop()
@@ -251,7 +254,7 @@ def test_a_command_beyond_the_memory_is_refused_and_one_that_only_has_to_wait_wa
 def test_a_command_on_a_silent_source_gives_its_memory_back_when_it_expires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(uploader, "_IDLE_SECONDS", 0.1)
     rig = Rig(tmp_path, max_memory_bytes=10 * WINDOW_BYTES)
     rig.pipeline.waits = []
     rig.captures.start()
@@ -261,7 +264,7 @@ def test_a_command_on_a_silent_source_gives_its_memory_back_when_it_expires(
     assert len(rig.pipeline.waits) == 1
     until(lambda: rig.codes() == {"c-1": "capture.expired"})
     assert "1 of 6 windows" in rig.records.bodies[0].detail
-    until(lambda: not rig.captures._held)
+    until(lambda: rig.captures._memory.reserved_bytes == 0)
     rig.take("c-2", 6)
     assert len(rig.pipeline.waits) == 1
     rig.captures.stop()
@@ -286,11 +289,11 @@ def test_a_spool_that_refuses_ends_no_thread_and_every_command_is_answered_later
     rig.take("c-1")  # cannot become a recording
     rig.take("c-2", pipeline="none")  # cannot even begin
     assert refused.wait(5)
-    until(lambda: not rig.captures._held)
+    until(lambda: rig.captures._memory.reserved_bytes == 0)
     assert rig.captures.figures()["unsaid"] == 2
     rig.pipeline.value = 1.0
     rig.take("c-1")  # repeated meanwhile: it has its answer, which waits
-    assert rig.captures._held == {}
+    assert rig.captures._memory.reserved_bytes == 0
     rig.take("c-3")
     assert rig.captures.alive()
     rig.records.append = good  # type: ignore[method-assign]  # mended
@@ -313,8 +316,8 @@ def test_a_folder_that_fails_in_any_way_ends_no_thread(rig: Rig, monkeypatch: py
         rig.take("c-1")
         until(lambda: rig.codes() == {"c-1": "capture.failed"})
         patch.setattr(rig.captures._folder, "entries", broken)
-        rig.captures._ready.set()
-        until(lambda: not rig.captures._ready.is_set())
+        rig.captures._uploader.wake()
+        until(lambda: not rig.captures._uploader._wake.is_set())
     assert rig.captures.alive()
     rig.take("c-2")
     until(lambda: rig.codes().get("c-2") == "")
@@ -324,16 +327,16 @@ def test_a_folder_that_fails_in_any_way_ends_no_thread(rig: Rig, monkeypatch: py
 
 def test_a_thread_that_ended_is_seen(rig: Rig) -> None:
     rig.captures.start()
-    rig.captures._jobs.put(None)
+    rig.captures._recorder._jobs.put(None)
     until(lambda: not rig.captures.alive())
 
 
 def test_a_recording_that_cannot_be_removed_is_reported_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(rig.captures._folder, "remove", lambda _: False)
-        rig.captures._write(module._Job("auto-1", "main", SPEC, windows(3), "alert", first_window=0))
+        rig.captures._recorder._write(RecordingJob("auto-1", "main", SPEC, windows(3), "alert", first_window=0))
         rig.captures.start()
-        until(lambda: rig.captures._failures.get("auto-1", (0, 0.0))[0] >= 3)
+        until(lambda: rig.captures._uploader._failures.get("auto-1", (0, 0.0))[0] >= 3)
         assert rig.codes() == {"auto-1": ""}
         assert len(rig.records.bodies) == 1
     until(lambda: rig.waiting() == [])
@@ -343,15 +346,15 @@ def test_a_recording_that_cannot_be_removed_is_reported_once(rig: Rig, monkeypat
 def test_what_gave_way_is_told_even_where_the_new_one_is_not_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.captures._folder._max_bytes = 1500
     rig.server.away = True
-    job = module._Job("auto-1", "main", SPEC, windows(3), "alert", first_window=0)
-    rig.captures._write(job)
+    job = RecordingJob("auto-1", "main", SPEC, windows(3), "alert", first_window=0)
+    rig.captures._recorder._write(job)
 
     def full(*_: Any) -> None:
         raise OSError(5, "the card is gone")
 
     monkeypatch.setattr("wheeltapper_agent.captures.pending.write_atomic", full)
-    rig.captures._jobs.put(module._Job("auto-2", "main", SPEC, windows(3), "alert", first_window=0))
-    assert rig.captures._by_rule.acquire(blocking=False)
+    rig.captures._recorder._jobs.put(RecordingJob("auto-2", "main", SPEC, windows(3), "alert", first_window=0))
+    assert rig.captures._recorder._places_by_rule.acquire(blocking=False)
     rig.captures.start()
     until(lambda: len(rig.records.bodies) == 2)
     assert rig.codes() == {"auto-1": "capture.dropped", "auto-2": "storage.failed"}
@@ -385,10 +388,12 @@ def test_recordings_by_rule_that_nobody_takes_are_counted_and_told(rig: Rig) -> 
 # --- a server that refuses --------------------------------------------------------------------------------------------
 
 
-def entry(content: bytes, command: str | None = None) -> Pending:
+def entry(content: bytes, command: str | None = None) -> PendingRecording:
     digest = hashlib.sha256(content).hexdigest()
     name = command or "auto-1"
-    return Pending(name=name, pipeline="main", sha256=digest, length=len(content), snapshots=1, command=command)
+    return PendingRecording(
+        name=name, pipeline="main", sha256=digest, length=len(content), snapshots=1, command=command
+    )
 
 
 @pytest.mark.parametrize("command", [None, "c-1"])
@@ -425,12 +430,12 @@ def test_only_the_fleets_own_word_gives_a_recording_up(
     path.write_bytes(bytes(100))
     server.head_answers[one.name] = head
     server.patch_answers[one.name] = patch
-    uplink = Uplink(server, CaptureConfig(), SystemClock(), tmp_path / "state", threading.Event())
+    upload = ResumableUpload(server, CaptureConfig(), SystemClock(), tmp_path / "state", threading.Event())
     if not gives_up:
-        assert uplink.send(one, path) is False
+        assert upload.send(one, path) is False
         return
     with pytest.raises(AgentError) as caught:
-        uplink.send(one, path)
+        upload.send(one, path)
     assert caught.value.code == "capture.upload"
     assert str(patch[0]) in caught.value.message
 
@@ -439,28 +444,28 @@ def test_a_recording_that_is_lost_is_given_up_and_one_that_cannot_be_read_now_is
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server: Any = Server()
-    uplink = Uplink(server, CaptureConfig(), SystemClock(), tmp_path / "state", threading.Event())
+    upload = ResumableUpload(server, CaptureConfig(), SystemClock(), tmp_path / "state", threading.Event())
     path = tmp_path / "r.npz"
     with pytest.raises(AgentError, match="no longer on the disk"):
-        uplink.send(entry(bytes(100)), path)
+        upload.send(entry(bytes(100)), path)
     path.write_bytes(bytes(50))
     with pytest.raises(AgentError, match="shorter"):
-        uplink.send(entry(bytes(100)), path)
+        upload.send(entry(bytes(100)), path)
     server.resumable = False
     with pytest.raises(AgentError, match="shorter"):
-        uplink.send(entry(bytes(100)), path)
+        upload.send(entry(bytes(100)), path)
 
     def busy(*_: Any, **__: Any) -> Any:
         raise OSError(24, "too many open files")
 
     monkeypatch.setattr(Path, "open", busy)
-    assert uplink.send(entry(bytes(100)), path) is False
+    assert upload.send(entry(bytes(100)), path) is False
 
 
 def test_one_bad_upload_holds_up_no_other_and_a_proxy_costs_nothing(rig: Rig) -> None:
     names = [f"auto-{number}" for number in range(5)]
     for name in names:
-        rig.captures._write(module._Job(name, "main", SPEC, windows(3), "alert", first_window=0))
+        rig.captures._recorder._write(RecordingJob(name, "main", SPEC, windows(3), "alert", first_window=0))
     rig.server.head_answers = dict.fromkeys(names, 404)  # a proxy that knows no such page
     rig.server.patch_answers = dict.fromkeys(names, (404, ""))
     rig.captures.start()
@@ -494,8 +499,8 @@ def test_a_server_without_pieces_gets_no_more_a_second_either(tmp_path: Path) ->
     path = tmp_path / "r.npz"
     path.write_bytes(content)
     config = CaptureConfig(bytes_per_second=1024.0, piece_kb=1)
-    anything: Callable[[object], Any] = lambda value: value  # noqa: E731  # fakes of what Uplink takes
-    uplink = Uplink(anything(server), config, clock, tmp_path / "state", anything(Stopping()))
-    assert uplink.send(entry(content), path) is True
+    anything: Callable[[object], Any] = lambda value: value  # noqa: E731  # fakes of what ResumableUpload takes
+    upload = ResumableUpload(anything(server), config, clock, tmp_path / "state", anything(Stopping()))
+    assert upload.send(entry(content), path) is True
     assert b"".join(server.put) == content
     assert sum(waited) == pytest.approx((10_000 - 1024) / 1024)

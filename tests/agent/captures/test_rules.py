@@ -17,7 +17,7 @@ from tests.agent.records.test_limits import small_disk  # noqa: F401  # a fixtur
 from tests.agent.spool_kit import Clock
 from wheeltapper_agent.captures import pending
 from wheeltapper_agent.captures.config import CaptureRule
-from wheeltapper_agent.captures.pending import NotKeptError, Pending, PendingFolder
+from wheeltapper_agent.captures.pending import NotKeptError, PendingFolder, PendingRecording
 from wheeltapper_agent.captures.rules import CaptureRules, Collected
 from wheeltapper_agent.config import load_config
 from wheeltapper_agent.ground.errors import AgentError
@@ -126,8 +126,8 @@ def test_rules_are_cut_to_the_boards_cap_and_nobody_waits_for_a_sink() -> None:
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def entry(name: str, length: int, command: str | None = None) -> Pending:
-    return Pending(name=name, pipeline="main", sha256="0" * 64, length=length, snapshots=1, command=command)
+def entry(name: str, length: int, command: str | None = None) -> PendingRecording:
+    return PendingRecording(name=name, pipeline="main", sha256="0" * 64, length=length, snapshots=1, command=command)
 
 
 def test_the_folder_is_bounded_and_what_was_asked_for_stays(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_recording_that_has_no_room_anyway_costs_none(small_disk: Path) -> Non
     free = os.statvfs(small_disk).f_bavail
     with pytest.raises(NotKeptError) as caught:
         folder.add(entry("c-1", 4_000_000, "c-1"), bytes(4_000_000))
-    assert (caught.value.code, caught.value.gone) == ("storage.full", ())
+    assert (caught.value.code, caught.value.dropped) == ("storage.full", ())
     assert len(folder.entries()) == 3
     assert os.statvfs(small_disk).f_bavail == free  # nothing is left of the attempt
     assert [one.name for one in folder.add(entry("c-2", 2_000_000, "c-2"), bytes(2_000_000))] == ["auto-0"]
@@ -204,7 +204,7 @@ def test_what_went_for_a_recording_that_could_not_be_kept_is_told(
     monkeypatch.setattr(pending, "write_atomic", write)
     with pytest.raises(NotKeptError) as caught:
         folder.add(entry("auto-2", 50), bytes(50))
-    assert (caught.value.code, [one.name for one in caught.value.gone]) == ("storage.failed", ["auto-1"])
+    assert (caught.value.code, [one.name for one in caught.value.dropped]) == ("storage.failed", ["auto-1"])
     assert folder.entries() == []
 
 
@@ -218,7 +218,7 @@ def test_a_disk_that_is_not_full_costs_none(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pending, "write_atomic", write)
     with pytest.raises(NotKeptError) as caught:
         folder.add(entry("auto-2", 50), bytes(50))
-    assert (caught.value.code, caught.value.gone) == ("storage.failed", ())
+    assert (caught.value.code, caught.value.dropped) == ("storage.failed", ())
     assert [one.name for one in folder.entries()] == ["auto-1"]
 
 
@@ -228,7 +228,7 @@ def test_a_read_only_disk_forgets_nothing(small_disk: Path) -> None:  # noqa: F8
     for length in (1000, 64 * 1024 * 1024):  # as it is, and with others to go first
         with pytest.raises(NotKeptError) as caught:
             folder.add(entry("auto-9", length), bytes(length))
-        assert (caught.value.code, caught.value.gone) == ("storage.read_only", ())
+        assert (caught.value.code, caught.value.dropped) == ("storage.read_only", ())
     assert not folder.remove(folder.entries()[0])
     assert [one.name for one in folder.entries()] == ["auto-0", "auto-1", "auto-2"]
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)

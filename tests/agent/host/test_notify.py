@@ -207,8 +207,8 @@ def test_a_dead_updater_starves_the_watchdog(tmp_path: Path, manager: Manager, m
 
 def test_a_dead_thread_of_the_captures_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
     agent, server = _agent(tmp_path, manager, watchdog_seconds=60.0)
-    assert agent._captures._max_memory_bytes == 128 * 1024 * 1024  # of 512
-    agent._captures._jobs.put(None)  # ends the writer
+    assert agent._captures._memory.max_bytes == 128 * 1024 * 1024  # of 512
+    agent._captures._recorder._jobs.put(None)  # ends the writer
     runner = threading.Thread(target=agent.run, daemon=True)
     runner.start()
     try:

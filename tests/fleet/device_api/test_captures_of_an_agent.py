@@ -94,8 +94,9 @@ def test_around_an_alert_and_on_drift(client: HttpsClient, world: World, tmp_pat
     agent.rules.observe(seen(6, alert=True))
     until(lambda: len(agent.reports()) == 1)
     agent.captures.on_drift("main", "feature.x.rms")
-    assert agent.captures.trigger("main", "more") is True  # one is wanted already
-    assert agent.captures.trigger("other", "x") is False
+    agent.rules.trigger("more")  # one is wanted already: ignored
+    assert agent.rules.ignored == 1
+    agent.captures.on_drift("other", "x")  # a pipeline without a rule: ignored
     for index in range(7, 9):
         agent.rules.observe(seen(index))
     until(lambda: len(agent.reports()) == 2)
@@ -125,7 +126,7 @@ def test_windows_with_gaps_are_left_out_and_nothing_but_gaps_is_reported(
     assert report.sha256 is not None
     recording = read_recording(world.captures.path(report.sha256))
     assert (recording.t_s.tolist(), recording.meta["left_out_windows"]) == ([2], "3")
-    agent.captures.trigger("main", "again")
+    agent.rules.trigger("again")
     for index in range(4, 6):
         observation = seen(index)
         observation.window.samples[0] = np.inf
@@ -200,7 +201,7 @@ def test_kill_9_of_the_server_in_the_middle(world: World, tmp_path: Path) -> Non
     assert report.sha256 is not None
     assert world.captures.path(report.sha256).stat().st_size == report.length
     assert read_recording(world.captures.path(report.sha256)).samples.shape == (60, 4096, 2)
-    sent = agent.captures._uplink._today().sent_bytes
+    sent = agent.captures._uploader._upload._today().sent_bytes
     assert kept > 200_000
     assert sent <= report.length + 64 * 1024  # only the piece under way went twice
     agent.close()
@@ -210,14 +211,14 @@ def test_the_folder_is_full_while_the_fleet_is_away(world: World, tmp_path: Path
     nowhere = HttpsClient("https://127.0.0.1:9", Listener("", 0, world).context(*world.enrol("dev-1")), 1.0)
     agent = Agent(tmp_path / "agent", nowhere, max_bytes=3000)
     for start in range(0, 60, 4):
-        agent.captures.trigger("main", f"t{start}")
+        agent.rules.trigger(f"t{start}")
         for index in range(start, start + 4):
             agent.rules.observe(seen(index))
-        until(lambda: agent.captures._jobs.empty())
-    until(lambda: len(agent.waiting()) + agent.captures.dropped + agent.rules.dropped == 15)
+        until(lambda: agent.captures._recorder._jobs.empty())
+    until(lambda: len(agent.waiting()) + agent.captures._recorder.dropped + agent.rules.dropped == 15)
     assert agent.captures._folder.used_bytes <= 3000
     gone = [report for report in agent.reports() if report.code == "capture.dropped"]
-    assert len(gone) == agent.captures.dropped > 0
+    assert len(gone) == agent.captures._recorder.dropped > 0
     assert all(report.command is None and report.upload and report.reason for report in gone)
     agent.close()
 
@@ -227,12 +228,12 @@ def test_a_days_share_is_kept_over_restarts(client: HttpsClient, world: World, t
     config: dict[str, Any] = {"max_mb_per_day": 4000 / 1024 / 1024, "clock": clock}
     agent = Agent(tmp_path / "agent", client, **config)
     for start in range(0, 40, 4):
-        agent.captures.trigger("main", "t")
+        agent.rules.trigger("t")
         for index in range(start, start + 4):
             agent.rules.observe(seen(index))
-        until(lambda: not agent.captures._held)  # it is a file
-    uplink, folder = agent.captures._uplink, agent.captures._folder
-    until(lambda: bool(agent.waiting()) and not any(uplink.allowed(one) for one in folder.entries()))
+        until(lambda: agent.captures._memory.reserved_bytes == 0)  # it is a file
+    upload, folder = agent.captures._uploader._upload, agent.captures._folder
+    until(lambda: bool(agent.waiting()) and not any(upload.allowed(one) for one in folder.entries()))
     sent = sum(kept.length for kept in world.captures.list())
     assert 0 < sent <= 4000
     waiting = len(agent.waiting())
@@ -240,6 +241,6 @@ def test_a_days_share_is_kept_over_restarts(client: HttpsClient, world: World, t
     agent = Agent(tmp_path / "agent", client, **config)
     assert len(agent.waiting()) == waiting
     clock.seconds += 86_400
-    agent.captures._ready.set()
+    agent.captures._uploader.wake()
     until(lambda: len(agent.waiting()) < waiting)
     agent.close()

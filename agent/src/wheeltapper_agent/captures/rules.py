@@ -1,15 +1,15 @@
-"""Which windows of a pipeline are recorded without being asked for: around alerts, on drift, a random share.
+"""Which windows of a pipeline are recorded without a command: around alerts, on drift, a random share.
 
 Invariants:
-    * The pipeline never waits: a recording that is complete is handed over, or dropped and counted where nobody takes
-      it.
-    * Memory is bounded: ``before_windows`` windows, one recording being collected, one of random windows; a rule that
-      would need more than the board's cap is cut down when it is made.
+    * The pipeline never waits: a complete recording is handed over, or dropped and counted where there is no room.
+    * Memory is bounded: ``before_windows`` windows, one recording being collected, one of random windows. A rule that
+      would need more than the board's cap gets fewer windows when it is made.
     * The random share is drawn from the seed and the window's index alone, so a restart draws the same.
-    * While a recording is collected, and ``pause_seconds`` after it, further triggers are counted and otherwise
-      ignored: a machine that keeps alerting does not fill the disk with the same.
+    * While a recording is collected, and for ``pause_seconds`` after it, further triggers are counted and otherwise
+      ignored: a machine that keeps alerting does not fill the disk with copies of one event.
 
-Not done here: files, uploads (:mod:`captures`); what is drift (:mod:`drift`).
+Not done here: files (:mod:`wheeltapper_agent.captures.recorder`); what drift is
+(:mod:`wheeltapper_agent.pipeline.drift`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wheeltapper_agent.captures.config import CaptureRule
+from wheeltapper_agent.captures.recording import window_bytes
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import SourceSpec, Window
@@ -31,39 +32,43 @@ from wheeltapper_protocols.wire.messages import Alert, Report
 __all__ = ["CaptureRules", "Collected", "RulesFromFirstWindow"]
 
 _LOG = logging.getLogger(__name__)
-_SAMPLE_BYTES: Final = 4
-_MAX_WHY: Final = 80
+_MAX_REASON_CHARACTERS: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """Windows that a rule wants to be recorded."""
+    """Windows that a rule wants to be recorded, complete."""
 
     pipeline: str
     reason: str
+    """``alert``, ``drift.<what drifted>`` or ``random``."""
     spec: SourceSpec
     windows: list[Window]
     first_window: int
+    """Index of the first of them in the stream."""
 
 
 @dataclass(slots=True)
-class _Open:
+class _Collecting:
+    """Windows that are being collected for one recording."""
+
     reason: str
     windows: list[Window]
     first_window: int
-    left: int
+    missing: int
+    """How many more windows are wanted."""
 
 
 class CaptureRules:
-    """The rules of one pipeline; an observer of its windows.
+    """Applies one rule to one pipeline; an observer of its windows.
 
     Args:
         pipeline: its name.
         spec: what its windows look like.
         rule: what to record.
-        sink: takes a recording at once, or says False.
+        record: takes a complete recording without waiting; returns False where there is no room for it.
         clock: time.
-        max_bytes: how large a recording may be, as float32 in memory.
+        max_bytes: how large a recording may be in memory, as float32.
     """
 
     def __init__(
@@ -71,79 +76,85 @@ class CaptureRules:
         pipeline: str,
         spec: SourceSpec,
         rule: CaptureRule,
-        sink: Callable[[Collected], bool],
+        record: Callable[[Collected], bool],
         clock: Clock,
         max_bytes: int,
     ) -> None:
         self._pipeline = pipeline
         self._spec = spec
-        self._rule = _within(rule, spec, max_bytes, pipeline)
-        self._sink = sink
+        self._rule = _fit_into(max_bytes, rule, spec, pipeline)
+        self._record = record
         self._clock = clock
-        self._recent: deque[Window] = deque(maxlen=max(0, self._rule.before_windows))
-        self._open: _Open | None = None
-        self._random = _Open("random", [], 0, 0)
+        self._before: deque[Window] = deque(maxlen=max(0, self._rule.before_windows))
+        self._collecting: _Collecting | None = None
+        self._random = _Collecting("random", [], 0, 0)
         self._quiet_until: float | None = None
         self._lock = threading.Lock()
-        self._wanted = ""
+        self._trigger = ""
         self.ignored = 0
-        """Triggers that came while a recording was collected, or soon after it."""
+        """Triggers that started no recording: another was being collected, or had just been."""
         self.dropped = 0
-        """Recordings that nobody took."""
+        """Recordings for which there was no room."""
 
     def trigger(self, why: str) -> None:
-        """Record around the next window; from any thread."""
+        """Record around the next window. May be called from any thread.
+
+        Args:
+            why: the recording's ``reason``, cut to 80 characters.
+        """
         with self._lock:
-            if self._wanted:
+            if self._trigger:
                 self.ignored += 1
             else:
-                self._wanted = why[:_MAX_WHY]
+                self._trigger = why[:_MAX_REASON_CHARACTERS]
 
     def on_drift(self, why: str) -> None:
-        """As :meth:`trigger`, where the rule says so."""
+        """Record around the next window where the rule says so; ``why`` names what drifted."""
         if self._rule.on_drift:
             self.trigger(f"drift.{why}")
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        """Take a window into account; says nothing by itself."""
+        """See :class:`~wheeltapper_agent.pipeline.observation.Observer`; returns no records."""
         if self._rule.on_alert and seen.verdict is not None and seen.verdict.changed and seen.verdict.alert:
             self.trigger("alert")
         with self._lock:
-            why, self._wanted = self._wanted, ""
+            why, self._trigger = self._trigger, ""
         if why:
             self._begin(why, seen.index)
-        if self._open is not None:
-            self._open.windows.append(seen.window)
-            self._open.left -= 1
-            if self._open.left <= 0:
+        if self._collecting is not None:
+            self._collecting.windows.append(seen.window)
+            self._collecting.missing -= 1
+            if self._collecting.missing <= 0:
                 self._close()
         elif self._drawn(seen.index):
             self._keep_random(seen)
-        self._recent.append(seen.window)
+        self._before.append(seen.window)
         return ()
 
     def end(self) -> Sequence[Alert | Report]:
-        """The stream is over: what was collected is handed over."""
-        if self._open is not None:
+        """The stream ended: hand over what was collected, complete or not."""
+        if self._collecting is not None:
             self._close()
         self._hand_over_random()
         return ()
 
     def _begin(self, why: str, index: int) -> None:
         now = self._clock.monotonic()
-        if self._open is not None or (self._quiet_until is not None and now < self._quiet_until):
+        if self._collecting is not None or (self._quiet_until is not None and now < self._quiet_until):
             self.ignored += 1
             return
-        before = list(self._recent)
-        self._open = _Open(why, before, max(0, index - len(before)), self._rule.after_windows + 1)
+        before = list(self._before)
+        self._collecting = _Collecting(why, before, max(0, index - len(before)), self._rule.after_windows + 1)
 
     def _close(self) -> None:
-        if self._open is not None:
-            self._hand_over(self._open)
-        self._open = None
+        if self._collecting is not None:
+            self._hand_over(self._collecting)
+        self._collecting = None
         self._quiet_until = self._clock.monotonic() + self._rule.pause_seconds
 
     def _drawn(self, index: int) -> bool:
+        """Whether the window belongs to the random share: a hash of seed, pipeline and index, so that it can be
+        repeated."""
         share = self._rule.random_share
         if share <= 0:
             return False
@@ -160,12 +171,16 @@ class CaptureRules:
     def _hand_over_random(self) -> None:
         if self._random.windows:
             self._hand_over(self._random)
-        self._random = _Open("random", [], 0, 0)
+        self._random = _Collecting("random", [], 0, 0)
 
-    def _hand_over(self, full: _Open) -> None:
-        if not self._sink(Collected(self._pipeline, full.reason, self._spec, full.windows, full.first_window)):
+    def _hand_over(self, full: _Collecting) -> None:
+        if not self._record(Collected(self._pipeline, full.reason, self._spec, full.windows, full.first_window)):
             self.dropped += 1
-            _LOG.warning("pipeline %s: a recording (%s) was dropped: others wait", self._pipeline, full.reason)
+            _LOG.warning(
+                "pipeline %s: a recording (%s) was dropped: there is no room beside those that wait",
+                self._pipeline,
+                full.reason,
+            )
 
 
 class RulesFromFirstWindow:
@@ -190,9 +205,9 @@ class RulesFromFirstWindow:
         return self._rules.end() if self._rules is not None else ()
 
 
-def _within(rule: CaptureRule, spec: SourceSpec, max_bytes: int, pipeline: str) -> CaptureRule:
-    """``rule`` with no more windows in a recording than ``max_bytes`` allow."""
-    most = max(1, max_bytes // max(1, spec.window_samples * len(spec.channels) * _SAMPLE_BYTES))
+def _fit_into(max_bytes: int, rule: CaptureRule, spec: SourceSpec, pipeline: str) -> CaptureRule:
+    """``rule`` with so few windows in a recording that it takes at most ``max_bytes``; at least one window."""
+    most = max(1, max_bytes // max(1, window_bytes(spec)))
     after = min(rule.after_windows, most - 1)
     cut = replace(
         rule,
@@ -201,5 +216,9 @@ def _within(rule: CaptureRule, spec: SourceSpec, max_bytes: int, pipeline: str) 
         random_windows=max(1, min(rule.random_windows, most)),
     )
     if cut != rule:
-        _LOG.warning("pipeline %s: recordings by rule are cut to %d windows, the board's cap", pipeline, most)
+        _LOG.warning(
+            "pipeline %s: a recording by rule gets at most %d windows: more do not fit into this board's cap",
+            pipeline,
+            most,
+        )
     return cut

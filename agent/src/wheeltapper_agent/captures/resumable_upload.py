@@ -1,15 +1,18 @@
-"""Uploads of recordings: in pieces, going on where the server is, within bounds a second and a day.
+"""Upload of one recording: in pieces, resumed where the server is, within limits per second and per day.
 
-After draft-ietf-httpbis-resumable-upload-09: ``HEAD`` asks how much the server has (``Upload-Offset``), ``PATCH`` with
-``application/partial-upload`` appends; the resource is named by the device, so nothing is created with ``POST``. A
-fleet that does not know this gets the whole with ``PUT``.
+Follows draft-ietf-httpbis-resumable-upload-09: ``HEAD`` asks how much the server has (``Upload-Offset``), ``PATCH``
+with ``application/partial-upload`` appends. The device names the resource, so nothing is created with ``POST``. A fleet
+service that does not know this protocol gets the whole recording with ``PUT``.
 
-Invariants: no more than ``bytes_per_second`` (and one piece at once); recordings of rules end for the day at
-``max_mb_per_day``, counted over restarts; a person's wish is counted too but not held up. A recording is given up only
-where the fleet itself says that it will never take it: a code of its own (``capture.…``), or 413. Whatever else stands
-in between and refuses (a proxy, a certificate that is not valid yet, a fleet that is being mended) is tried again.
+Invariants:
+    * At most ``bytes_per_second`` are sent, and one piece at once.
+    * At most ``max_mb_per_day`` of recordings by rule are sent in a day (UTC), counted over restarts. Recordings that
+      a command asked for count too, but are never held back.
+    * A recording is given up only where the fleet service itself says that it will never take it: a code of its own
+      (``capture.…``), or status 413. Whatever else refuses (a proxy, a certificate that is not valid yet, a service
+      that is under maintenance) is tried again.
 
-Not done here: which recording is next, what is reported (:mod:`wheeltapper_agent.captures.captures`).
+Not done here: which recording is next, and what is reported (:mod:`wheeltapper_agent.captures.uploader`).
 """
 
 from __future__ import annotations
@@ -24,42 +27,48 @@ from typing import BinaryIO, Final
 import msgspec
 
 from wheeltapper_agent.captures.config import CaptureConfig
-from wheeltapper_agent.captures.pending import Pending
+from wheeltapper_agent.captures.pending import PendingRecording
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_agent.ground.rate import TokenBucket
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 
-__all__ = ["Uplink"]
+__all__ = ["ResumableUpload"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _DAY_SECONDS: Final = 86_400
-_NOT_KNOWN: Final = (405, 501)
-_BUSY: Final = (408, 429)
+# Status codes of HTTP, RFC 9110.
+_NO_PARTIAL_UPLOADS: Final = (405, 501)
+_TRY_LATER: Final = (408, 429)
 _TOO_LARGE: Final = 413
-_OWN: Final = "capture."
-_SHORTER: Final = "the recording on the disk is shorter than it was"
-_AGAIN: Final = ("capture.too_many", "capture.offset", "capture.changed")
-"""Codes of the fleet that time mends."""
+_FLEET_CODES: Final = "capture."
+"""How a code begins that only the fleet service gives, never a proxy."""
+_PASSING_CODES: Final = ("capture.too_many", "capture.offset", "capture.changed")
+"""Codes of the fleet service that do not last: a later attempt may succeed."""
+_RESTART_CODES: Final = ("capture.offset", "capture.hash", "capture.changed")
+"""The server has something else than the device thought: ask it again where to go on."""
+_SHORTER: Final = "the recording on the disk is shorter than it was when it was stored"
 _MAX_RESTARTS: Final = 3
 
 
-class _Day(msgspec.Struct, frozen=True):
+class _SentToday(msgspec.Struct, frozen=True):
+    """How much was sent on one day (days since 1970, UTC); kept in a file over restarts."""
+
     day: int = 0
     sent_bytes: int = 0
 
 
-class Uplink:
+class ResumableUpload:
     """Sends one recording at a time.
 
     Args:
-        client: to the fleet service.
-        config: the bounds.
+        client: HTTPS to the fleet service.
+        config: the limits.
         clock: time.
-        state: the file that remembers what went out today.
-        stopping: ends waiting.
+        state: the file that remembers how much was sent today.
+        stopping: set to end an upload that waits.
     """
 
     def __init__(
@@ -73,20 +82,27 @@ class Uplink:
         self._piece_bytes = max(1, config.piece_kb) * 1024
         self._bucket = TokenBucket(config.bytes_per_second, self._piece_bytes, clock.monotonic())
         try:
-            self._day = msgspec.json.decode(state.read_bytes(), type=_Day)
+            self._sent = msgspec.json.decode(state.read_bytes(), type=_SentToday)
         except (OSError, msgspec.DecodeError):
-            self._day = _Day()
+            self._sent = _SentToday()
 
-    def allowed(self, entry: Pending) -> bool:
-        """Whether the day's share leaves room for it."""
+    def allowed(self, entry: PendingRecording) -> bool:
+        """Whether today's limit leaves room for the recording."""
         limit = self._config.max_mb_per_day * 1024 * 1024
         return entry.command is not None or limit <= 0 or self._today().sent_bytes + entry.length <= limit
 
-    def send(self, entry: Pending, path: Path) -> bool:
-        """Upload what the server has not yet; True when it has all, False to try again later.
+    def send(self, entry: PendingRecording, path: Path) -> bool:
+        """Upload what the server does not have yet.
+
+        Args:
+            entry: the recording.
+            path: its file.
+
+        Returns:
+            True when the server has all of it; False to try again later.
 
         Raises:
-            AgentError: ``capture.upload``: the server will never take it, or it is lost.
+            AgentError: ``capture.upload``: the server will never take it, or the file is lost.
         """
         restarts = 0
         try:
@@ -105,7 +121,7 @@ class Uplink:
                     try:
                         self._patch(entry, offset, piece)
                     except HttpsError as error:
-                        if error.remote_code not in ("capture.offset", "capture.hash", "capture.changed"):
+                        if error.remote_code not in _RESTART_CODES:
                             raise
                         restarts += 1
                         if restarts > _MAX_RESTARTS:
@@ -115,39 +131,39 @@ class Uplink:
                     self._count(len(piece))
                     offset += len(piece)
         except HttpsError as error:
-            if _never(error):
+            if _is_final(error):
                 raise AgentError("capture.upload", error.message) from error
             _LOG.info("capture %s: %s", entry.name, error)
         except FileNotFoundError as error:
             raise AgentError("capture.upload", "the recording is no longer on the disk") from error
-        except OSError as error:  # no descriptor, a card that is away for a moment
+        except OSError as error:  # too many open files, an SD card with a loose contact
             _LOG.warning("capture %s: the recording cannot be read: %s", entry.name, error)
         return False
 
-    def _url(self, entry: Pending) -> str:
+    def _url(self, entry: PendingRecording) -> str:
         return f"/v1/captures/{entry.name}"
 
-    def _offset(self, entry: Pending) -> int | None:
-        """Where the server is; None if it does not know pieces."""
+    def _offset(self, entry: PendingRecording) -> int | None:
+        """How many bytes the server has; None where it does not know partial uploads."""
         try:
             headers = self._client.head(self._url(entry))
         except HttpsError as error:
-            if error.status in _NOT_KNOWN and entry.command is not None:
+            if error.status in _NO_PARTIAL_UPLOADS and entry.command is not None:
                 return None
-            if 400 <= error.status < 500 and error.status not in _BUSY:
-                self._patch(entry, 0, b"")  # an answer to HEAD has no body that could say why; one to this has
+            if 400 <= error.status < 500 and error.status not in _TRY_LATER:
+                self._patch(entry, 0, b"")  # an answer to HEAD has no body, so no code; this one has
             raise
         text = headers.get("upload-offset", "")
         return min(int(text), entry.length) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
-    def _restarted(self, entry: Pending, error: HttpsError) -> int:
-        """Where to go on after the server saw something else than we."""
+    def _restarted(self, entry: PendingRecording, error: HttpsError) -> int:
+        """Where to go on after the server refused a piece: what it has differs from what the device thought."""
         _LOG.info("capture %s: %s", entry.name, error)
         if error.remote_code == "capture.changed":
             self._client.request("DELETE", self._url(entry), _MAX_ANSWER_BYTES)
         return self._offset(entry) or 0
 
-    def _patch(self, entry: Pending, offset: int, piece: bytes) -> None:
+    def _patch(self, entry: PendingRecording, offset: int, piece: bytes) -> None:
         headers = {
             "Content-Type": "application/partial-upload",
             "Upload-Offset": str(offset),
@@ -158,7 +174,7 @@ class Uplink:
         }
         self._client.request("PATCH", self._url(entry), _MAX_ANSWER_BYTES, piece, headers)
 
-    def _put(self, entry: Pending, path: Path) -> bool:
+    def _put(self, entry: PendingRecording, path: Path) -> bool:
         headers = {
             "X-Content-SHA256": entry.sha256,
             "Content-Type": "application/octet-stream",
@@ -172,7 +188,7 @@ class Uplink:
         return True
 
     def _pieces(self, file: BinaryIO) -> Iterator[bytes]:
-        """The recording, as fast as the bound allows."""
+        """The recording in pieces, as fast as the limit per second allows."""
         while piece := file.read(self._piece_bytes):
             self._wait_for(len(piece))
             yield piece
@@ -180,24 +196,24 @@ class Uplink:
     def _wait_for(self, count: int) -> None:
         while (seconds := self._bucket.wait_seconds(count, self._clock.monotonic())) > 0:
             if self._stopping.wait(min(seconds, 1.0)):
-                raise HttpsError("fetch.unreachable", "the agent ends")
+                raise HttpsError("fetch.unreachable", "the agent is stopping")
         self._bucket.take(count)
 
-    def _today(self) -> _Day:
+    def _today(self) -> _SentToday:
         day = int(self._clock.now() // _DAY_SECONDS)
-        return self._day if self._day.day == day else _Day(day=day)
+        return self._sent if self._sent.day == day else _SentToday(day=day)
 
     def _count(self, count: int) -> None:
         today = self._today()
-        self._day = _Day(day=today.day, sent_bytes=today.sent_bytes + count)
+        self._sent = _SentToday(day=today.day, sent_bytes=today.sent_bytes + count)
         try:
-            write_atomic(self._state, msgspec.json.encode(self._day))
+            write_atomic(self._state, msgspec.json.encode(self._sent))
         except OSError as error:
-            _LOG.warning("captures: what was sent today cannot be remembered: %s", error)
+            _LOG.warning("captures: how much was sent today cannot be stored: %s", error)
 
 
-def _never(error: HttpsError) -> bool:
-    """Whether the fleet itself says that it will not take the recording, now or later."""
-    if not 400 <= error.status < 500 or error.remote_code in _AGAIN:
+def _is_final(error: HttpsError) -> bool:
+    """Whether the fleet service itself says that it takes the recording neither now nor later."""
+    if not 400 <= error.status < 500 or error.remote_code in _PASSING_CODES:
         return False
-    return error.status == _TOO_LARGE or error.remote_code.startswith(_OWN)
+    return error.status == _TOO_LARGE or error.remote_code.startswith(_FLEET_CODES)
