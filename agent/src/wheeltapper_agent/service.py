@@ -221,7 +221,7 @@ class Agent:
             self._status_changed.clear()
             self._feed_watchdog()
             for pipeline in self.pipelines.values():
-                pipeline.settle_due()
+                pipeline.flush_due()
             now = self._clock.monotonic()
             if now >= self._listen_at:
                 self._listen()

@@ -29,7 +29,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import load_profile, profile_names
 from wheeltapper_agent.link.https import HttpsError
 from wheeltapper_agent.pipeline.observation import Observation
-from wheeltapper_agent.pipeline.pipeline import Captured
+from wheeltapper_agent.pipeline.pipeline import WindowCapture
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.signal.recording import Recording, recording_bytes
@@ -101,19 +101,19 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.value = 1.0
-        self.waits: list[Captured] | None = None
+        self.waits: list[WindowCapture] | None = None
 
-    def capture(self, captured: Captured) -> None:
+    def capture(self, capture: WindowCapture) -> None:
         if self.waits is not None:
-            self.waits.append(captured)
+            self.waits.append(capture)
             return
-        captured.done(windows(captured.wanted, self.value))
+        capture.on_end(windows(capture.wanted_windows, self.value))
 
     def end_captures_due(self, now: float) -> None:
-        due = [captured for captured in self.waits or [] if captured.expires_at < now]
+        due = [capture for capture in self.waits or [] if capture.expires_at < now]
         self.waits = None if self.waits is None else [one for one in self.waits if one.expires_at >= now]
-        for captured in due:
-            captured.done(captured.windows)
+        for capture in due:
+            capture.on_end(capture.windows)
 
 
 def windows(count: int, value: float = 1.0) -> list[Window]:
@@ -243,7 +243,7 @@ def test_a_command_beyond_the_memory_is_refused_and_one_that_only_has_to_wait_wa
         rules.observe(Observation("main", index, windows(6)[index], None))
     assert rules.dropped == 1
     rig.captures.start()
-    rig.pipeline.waits[0].done(windows(6))
+    rig.pipeline.waits[0].on_end(windows(6))
     until(lambda: rig.codes().get("c-3") == "")
     until(lambda: rig.captures._memory.reserved_bytes == 0)
     rig.take("c-4", 6)

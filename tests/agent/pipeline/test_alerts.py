@@ -34,7 +34,7 @@ def run(pipeline: Pipeline, bundle: Bundle) -> None:
 
 
 class Levels:
-    """Windows of one value each: what the network says of them is that value."""
+    """Windows of one value each: the model gives that value as their score."""
 
     def __init__(self, levels: Sequence[float]) -> None:
         self.spec = SourceSpec(1000.0, 16, ("x",), ("g",))

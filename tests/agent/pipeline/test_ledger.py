@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.pipeline.ledger import MAX_BLOCK, MAX_BLOCK_BYTES, MAX_PENDING, Judged, Ledger
+from wheeltapper_agent.pipeline.ledger import MAX_BLOCK, MAX_BLOCK_BYTES, MAX_PENDING, JudgedWindow, Ledger
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Window
 from wheeltapper_protocols.decision.decision import DecisionState, Verdict
@@ -72,15 +72,15 @@ class Rig:
 
     def add(self, count: int = 1, *, alert: bool = False, samples: int = 8, after: float = FAST) -> Any:
         self.clock.seconds += after
-        first = self.ledger.following
+        first = self.ledger.next_index
         return self.ledger.add([judged(first + row, alert, samples) for row in range(count)])
 
 
-def judged(index: int, alert: bool = False, samples: int = 8, **state: Any) -> Judged:
+def judged(index: int, alert: bool = False, samples: int = 8, **state: Any) -> JudgedWindow:
     window = Window(np.zeros((samples, 1), np.float32), float(index))
     severity = Severity.WARNING if alert else Severity.NORMAL
     verdict = Verdict(0.5, severity, alert=alert, changed=alert)
-    return Judged(Observation("main", index, window, None, None, 0.5, verdict, 0.1), DecisionState(above=index))
+    return JudgedWindow(Observation("main", index, window, None, None, 0.5, verdict, 0.1), DecisionState(above=index))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_fast_windows_are_written_down_together_and_in_order(rig: Rig) -> None:
     for _ in range(MAX_BLOCK - 1):
         rig.add()
     assert rig.kept.indices == [0]
-    assert rig.ledger.following == MAX_BLOCK
+    assert rig.ledger.next_index == MAX_BLOCK
     rig.add()
     assert rig.kept.indices == list(range(MAX_BLOCK + 1))
     assert [len(items) for items in rig.kept.appends] == [1, MAX_BLOCK]
@@ -140,10 +140,10 @@ def test_great_windows_do_not_pile_up(rig: Rig) -> None:
 
 def test_a_source_that_fell_silent_is_written_down_by_another_thread(rig: Rig) -> None:
     rig.add(3)
-    rig.ledger.settle_due()
+    rig.ledger.flush_due()
     assert rig.kept.indices == [0]
     rig.clock.seconds += 0.5
-    rig.ledger.settle_due()
+    rig.ledger.flush_due()
     assert rig.kept.indices == [0, 1, 2, 3]
 
 
@@ -160,12 +160,12 @@ def test_what_is_dropped_takes_no_index_and_the_decision_goes_back(rig: Rig) -> 
     again = rig.add(alert=True)
     assert again is not None
     assert again.above == MAX_PENDING + 1  # as it was before the alert, which a later window raises again
-    assert (rig.ledger.dropped, rig.ledger.storage_failed, rig.ledger.waits) == (1, True, True)
-    assert rig.ledger.following == MAX_PENDING + 1
+    assert (rig.ledger.dropped, rig.ledger.storage_failed, rig.ledger.has_pending) == (1, True, True)
+    assert rig.ledger.next_index == MAX_PENDING + 1
     rig.kept.full = False
     rig.add(2)
     assert rig.kept.indices == list(range(MAX_PENDING + 3))
-    assert (rig.ledger.storage_failed, rig.ledger.waits) == (False, False)
+    assert (rig.ledger.storage_failed, rig.ledger.has_pending) == (False, False)
 
 
 def test_a_machine_clock_that_is_nonsense_costs_no_record(rig: Rig) -> None:
@@ -173,7 +173,7 @@ def test_a_machine_clock_that_is_nonsense_costs_no_record(rig: Rig) -> None:
     for t_s in (float("nan"), float("inf"), -3.0):
         window = Window(np.zeros((8, 1), np.float32), t_s)
         rig.clock.seconds += 5
-        rig.ledger.add([Judged(Observation("main", rig.ledger.following, window, None), DecisionState())])
+        rig.ledger.add([JudgedWindow(Observation("main", rig.ledger.next_index, window, None), DecisionState())])
     assert [item.t_s for items in rig.kept.appends[1:] for item in items if isinstance(item, TelemetryRecord)] == [
         0.0
     ] * 3

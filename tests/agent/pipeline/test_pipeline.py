@@ -252,7 +252,7 @@ def test_a_window_that_waits_is_written_down_though_the_source_fell_silent(tmp_p
     pipeline.start()
 
     def five() -> bool:
-        pipeline.settle_due()  # as the agent's main thread does
+        pipeline.flush_due()  # as the agent's main thread does
         return len(telemetry(spool)) >= 5
 
     until(five, 10, "the windows that were judged")

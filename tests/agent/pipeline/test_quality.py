@@ -17,7 +17,7 @@ from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.observation import Observation
-from wheeltapper_agent.pipeline.pipeline import Captured, Pipeline
+from wheeltapper_agent.pipeline.pipeline import Pipeline, WindowCapture
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
@@ -105,7 +105,7 @@ def test_a_hole_does_not_disturb_the_decisions_after_it(tmp_path: Path, spool: S
 def test_a_capture_of_windows_with_holes_is_answered(tmp_path: Path, spool: Spool) -> None:
     taken: list[Window] = []
     pipeline = Pipeline("main", Given(_windows()), spool, SystemClock())
-    pipeline.capture(Captured(3, taken.extend))
+    pipeline.capture(WindowCapture(3, taken.extend))
     pipeline.start()
     until(lambda: len(taken) == 3, 10, "the capture")
     pipeline.stop()
@@ -115,8 +115,8 @@ def test_a_capture_of_windows_with_holes_is_answered(tmp_path: Path, spool: Spoo
 def test_a_capture_ends_when_it_is_due_whatever_the_source_gives(spool: Spool) -> None:
     ended: dict[str, int] = {}
     pipeline = Pipeline("main", Given(_windows()), spool, SystemClock())
-    pipeline.capture(Captured(3, lambda windows: ended.update(short=len(windows)), expires_at=100.0))
-    pipeline.capture(Captured(3, lambda windows: ended.update(long=len(windows)), expires_at=200.0))
+    pipeline.capture(WindowCapture(3, lambda windows: ended.update(short=len(windows)), expires_at=100.0))
+    pipeline.capture(WindowCapture(3, lambda windows: ended.update(long=len(windows)), expires_at=200.0))
     pipeline.end_captures_due(100.0)
     assert ended == {}
     pipeline.end_captures_due(100.1)

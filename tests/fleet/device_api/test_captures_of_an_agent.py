@@ -20,7 +20,7 @@ from wheeltapper_agent.captures.captures import Captures
 from wheeltapper_agent.captures.config import CaptureConfig, CaptureRule
 from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.link.https import HttpsClient
-from wheeltapper_agent.pipeline.pipeline import Captured
+from wheeltapper_agent.pipeline.pipeline import WindowCapture
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.signal.recording import read_recording
@@ -35,12 +35,12 @@ class FakePipeline:
 
     spec = BIG
 
-    def capture(self, captured: Captured) -> None:
+    def capture(self, capture: WindowCapture) -> None:
         noise = np.random.default_rng(1)
-        for index in range(captured.wanted):
+        for index in range(capture.wanted_windows):
             samples = noise.normal(size=(BIG.window_samples, 2)).astype(np.float32)
-            captured.windows.append(Window(samples, float(index)))
-        captured.done(captured.windows)
+            capture.windows.append(Window(samples, float(index)))
+        capture.on_end(capture.windows)
 
     def end_captures_due(self, now: float) -> None: ...
 

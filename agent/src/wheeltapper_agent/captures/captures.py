@@ -32,7 +32,7 @@ from wheeltapper_agent.captures.window_memory import WindowMemory
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.link.https import HttpsClient
-from wheeltapper_agent.pipeline.pipeline import Captured, Pipeline
+from wheeltapper_agent.pipeline.pipeline import Pipeline, WindowCapture
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.wire.messages import CaptureCommand, Command
 
@@ -184,7 +184,7 @@ class Captures:
                 RecordingJob(command.id, name, spec, windows, command=command, wanted_windows=body.snapshots)
             )
 
-        pipeline.capture(Captured(body.snapshots, done, command.expires_at))
+        pipeline.capture(WindowCapture(body.snapshots, done, command.expires_at))
 
     def _known(self, command: str) -> bool:
         """Whether a command needs nothing more. Asked in the order in which a capture proceeds, so none is missed."""

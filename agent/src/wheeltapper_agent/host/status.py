@@ -139,7 +139,7 @@ class AgentStatus:
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
                     "runtime": entry.runtime,
-                    "last": _last_decision(self._pipelines[name].last),
+                    "last": _last_decision(self._pipelines[name].last_verdict),
                     "quality": msgspec.to_builtins(entry.quality),
                 }
                 for name, entry in status.pipelines.items()

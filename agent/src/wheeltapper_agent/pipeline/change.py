@@ -1,24 +1,32 @@
-"""Change detection on a stream of scores, with bounded memory: ADWIN, and on it a watch over level and spread.
+"""Detects changes of level or spread in a stream of scores, with bounded memory (ADWIN). Pure.
 
-ADWIN keeps a window of the newest values that is as long as their mean did not change. At each look it compares the
-means of every older and newer part; where they differ by more than chance allows, the older part is forgotten: all of
-it at the clearest cut, not value by value until no cut shows, so that one change is told once.
-Source: Bifet and Gavaldà, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007, section 3.1 (the cut
-with the variance, equation 3.1) and section 3.2 (ADWIN2: buckets of sizes 1, 2, 4, …, at most :data:`_SAME_SIZE` of a
-size, so that n values take ``O(log n)`` memory).
+ADWIN keeps a window of the newest values that grows as long as their mean does not change. At each check it compares
+the means of the older and the newer part of the window, for every way to cut it. Where they differ by more than chance
+allows, the older part is dropped. It is dropped whole at the clearest cut, not value by value until no cut shows, so
+that one change is reported once.
 
-The bound needs values in 0 to 1. A score has no upper end, so what is watched is ``score / (1 + score)``: 0.5 is the
-warning threshold. Two windows are kept: of this value (``level``), and of how much it differs from the one before
-(``spread``), since a machine that begins to rattle may keep its mean.
+Source: Bifet and Gavaldà, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007: section 3.1 (the cut
+that uses the variance, equation 3.1) and section 3.2 (ADWIN2: buckets of sizes 1, 2, 4, …, at most :data:`_SAME_SIZE`
+of a size, so that n values take ``O(log n)`` memory).
+
+ADWIN's bound holds for values from 0 to 1. A score has no upper end, so the detector sees ``score / (1 + score)``: 0.5
+is the warning threshold. It keeps two windows: of this value (``level``), and of its absolute difference from the value
+before (``spread``). A machine that begins to rattle may keep its mean.
 
 Invariants:
-    * Pure but for the detector's own state; the same values always give the same changes.
-    * Memory is bounded whatever comes: at most :data:`_SIZES` sizes of :data:`_SAME_SIZE` + 1 buckets; beyond, the
-      oldest values are forgotten.
+    * The same values always give the same changes.
+    * Memory is bounded: at most :data:`_SIZES` sizes of :data:`_SAME_SIZE` + 1 buckets. Beyond that the oldest values
+      are dropped.
     * A NaN is ignored; an infinite score counts as 1.
 
-What this module does not do: say what to do about a change; look at features (their sketches are compared with the
-reference by :mod:`wheeltapper_protocols.drift.drift`).
+What this module does not do: decide what is done about a change; look at features
+(:mod:`wheeltapper_protocols.drift.drift`).
+
+Example:
+    >>> detector = ScoreChangeDetector(ChangeSpec())
+    >>> for score in scores:
+    ...     for change in detector.add(score):
+    ...         print(change.kind, change.before, change.after)
 """
 
 from __future__ import annotations
@@ -32,17 +40,19 @@ from wheeltapper_protocols.drift.drift import ChangeSpec
 __all__ = ["Adwin", "Change", "ScoreChangeDetector", "to_unit_interval"]
 
 _SAME_SIZE: Final = 5
+"""Greatest number of buckets of one size; M in the paper."""
 _SIZES: Final = 24
-"""Up to 5 * 2**24 of the smallest buckets: weeks at a hundred windows a second."""
+"""Number of bucket sizes. They hold up to 5 * 2**24 of the smallest buckets: weeks at a hundred windows a second."""
 _LEAST_BUCKET: Final = 4
-"""Where looks are further apart, values need not be told apart so finely: a quarter of the work."""
+"""Values in the smallest bucket, if checks are far enough apart: values between two checks need not be told apart, and
+a quarter of the buckets is a quarter of the work."""
 _LEAST_PART: Final = 5
-"""Shorter parts of the window are not compared."""
+"""Parts of the window with fewer values than this are not compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change found: the means of the older and of the newer part, as watched (0 to 1)."""
+    """A change that was found: the means of the older and the newer part of the window, from 0 to 1."""
 
     kind: Literal["level", "spread"]
     before: float
@@ -50,14 +60,14 @@ class Change:
 
 
 class Adwin:
-    """The adaptive window over values between 0 and 1.
+    """The adaptive window over values from 0 to 1.
 
-    Values wait for the next look and are then put into buckets together, :attr:`base` to the smallest.
+    Values wait for the next check and are then put into buckets, :attr:`base` values in each of the smallest.
 
     Args:
-        delta: how probable a false alarm may be at one look.
-        look_every: values between two looks.
-        warm_up: values before the first look.
+        delta: probability of a false alarm at one check.
+        look_every: number of values from one check to the next.
+        warm_up: number of values before the first check.
     """
 
     def __init__(self, delta: float, look_every: int = 32, warm_up: int = 10) -> None:
@@ -67,43 +77,43 @@ class Adwin:
         self._warm_up = warm_up
         self._new: list[float] = []
         self._sizes: list[list[tuple[float, float]]] = [[]]
-        """Buckets by size, in each the oldest first: the sum of ``base * 2**size`` values, and the sum of their squared
-        deviations from their mean."""
+        """Buckets by size, the oldest first within a size. A bucket holds the sum of ``base * 2**size`` values, and the
+        sum of their squared deviations from their mean."""
         self._width = 0
         self._total = 0.0
         self._m2 = 0.0
 
     @property
     def width(self) -> int:
-        """How many values the window holds."""
+        """Number of values in the window."""
         return self._width + len(self._new)
 
     @property
     def mean(self) -> float:
-        """The mean of the window; 0 while it is empty."""
+        """Mean of the window; 0 while it is empty."""
         return (self._total + sum(self._new)) / self.width if self.width else 0.0
 
     @property
     def buckets(self) -> int:
-        """How many buckets there are: the memory."""
+        """Number of buckets; the memory is proportional to it."""
         return sum(len(buckets) for buckets in self._sizes)
 
     def add(self, value: float) -> tuple[float, float] | None:
-        """Take a value; the means before and after the change, where a look found one."""
+        """Take a value; return the means before and after a change, if the check that is due now finds one."""
         self._new.append(value)
         if len(self._new) < self._look_every:
             return None
         for start in range(0, self._look_every, self.base):
             self._insert(self._new[start : start + self.base])
         self._new.clear()
-        return self._look()
+        return self._check()
 
     def _insert(self, values: list[float]) -> None:
-        """Put ``base`` values into a bucket."""
+        """Put ``base`` values into a new bucket, and join the oldest buckets of each size that has too many."""
         n, total = len(values), sum(values)
         mean = total / n
         m2 = sum((value - mean) ** 2 for value in values)
-        self._m2 += m2 + _between(self._width, self._total, n, total)
+        self._m2 += m2 + _joined_m2(self._width, self._total, n, total)
         self._width += n
         self._total += total
         self._sizes[0].append((total, m2))
@@ -111,39 +121,39 @@ class Adwin:
             if len(buckets) <= _SAME_SIZE:
                 return
             if size + 1 == _SIZES:
-                self._forget()
+                self._drop_oldest()
                 return
             if size + 1 == len(self._sizes):
                 self._sizes.append([])
-            one, other = buckets[:2]
+            oldest, second = buckets[:2]
             del buckets[:2]
             held = n << size
-            joined_m2 = one[1] + other[1] + _between(held, one[0], held, other[0])
-            self._sizes[size + 1].append((one[0] + other[0], joined_m2))
+            m2 = oldest[1] + second[1] + _joined_m2(held, oldest[0], held, second[0])
+            self._sizes[size + 1].append((oldest[0] + second[0], m2))
 
-    def _forget(self) -> int:
-        """Drop the oldest bucket; how many values it held."""
+    def _drop_oldest(self) -> int:
+        """Drop the oldest bucket; return how many values it held."""
         total, m2 = self._sizes[-1].pop(0)
         n = self.base << (len(self._sizes) - 1)
         while len(self._sizes) > 1 and not self._sizes[-1]:
             self._sizes.pop()
         self._width -= n
         self._total -= total
-        self._m2 = max(0.0, self._m2 - m2 - _between(self._width, self._total, n, total)) if self._width else 0.0
+        self._m2 = max(0.0, self._m2 - m2 - _joined_m2(self._width, self._total, n, total)) if self._width else 0.0
         return n
 
-    def _look(self) -> tuple[float, float] | None:
-        """Forget what is older than the clearest cut, while there is one; the first cut's means."""
+    def _check(self) -> tuple[float, float] | None:
+        """Drop the part before the clearest cut as long as there is one; return the means of the first cut."""
         found: tuple[float, float] | None = None
-        while self._width > self._warm_up and (cut := self._cut()) is not None:
+        while self._width > self._warm_up and (cut := self._clearest_cut()) is not None:
             older, before, after = cut
             found = found or (before, after)
             while older > 0:
-                older -= self._forget()
+                older -= self._drop_oldest()
         return found
 
-    def _cut(self) -> tuple[int, float, float] | None:
-        """The cut whose means differ most beyond chance: values in its older part, and both means."""
+    def _clearest_cut(self) -> tuple[int, float, float] | None:
+        """Return the cut whose means differ most beyond chance: the values in its older part, and both means."""
         variance = self._m2 / self._width
         confidence = math.log(2.0 * math.log(self._width) / self._delta)
         best: tuple[int, float, float] | None = None
@@ -165,8 +175,11 @@ class Adwin:
         return best
 
 
-def _between(n: int, total: float, other_n: int, other_total: float) -> float:
-    """What joining two parts adds to their sums of squared deviations (Chan, Golub and LeVeque 1979)."""
+def _joined_m2(n: int, total: float, other_n: int, other_total: float) -> float:
+    """Return what joining two parts adds to the sum of their squared deviations.
+
+    Source: Chan, Golub and LeVeque, STAN-CS-79-773, 1979.
+    """
     if not n or not other_n:
         return 0.0
     delta = total / n - other_total / other_n
@@ -174,28 +187,28 @@ def _between(n: int, total: float, other_n: int, other_total: float) -> float:
 
 
 class ScoreChangeDetector:
-    """Watches the level and the spread of a stream of scores."""
+    """Detects changes of the level and of the spread of a stream of scores."""
 
     def __init__(self, spec: ChangeSpec) -> None:
         self.level = Adwin(spec.delta, spec.look_windows, spec.warm_up_windows)
         self.spread = Adwin(spec.delta, spec.look_windows, spec.warm_up_windows)
-        self._before: float | None = None
+        self._last_value: float | None = None
 
     def add(self, score: float) -> list[Change]:
-        """Take one window's score; the changes that it brought to light."""
+        """Take the score of one window; return the changes that it revealed, usually none."""
         if math.isnan(score):
             return []
         value = to_unit_interval(score)
         changes = []
         if (found := self.level.add(value)) is not None:
             changes.append(Change("level", *found))
-        if self._before is not None and (found := self.spread.add(abs(value - self._before))) is not None:
+        if self._last_value is not None and (found := self.spread.add(abs(value - self._last_value))) is not None:
             changes.append(Change("spread", *found))
-        self._before = value
+        self._last_value = value
         return changes
 
 
 def to_unit_interval(score: float) -> float:
-    """A score between 0 and 1: 0.5 is the warning threshold."""
+    """Return ``score / (1 + score)``, which is from 0 to 1; 0.5 is the warning threshold."""
     score = max(0.0, score)
     return score / (1.0 + score) if score < math.inf else 1.0

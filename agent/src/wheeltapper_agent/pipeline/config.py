@@ -1,4 +1,4 @@
-"""One pipeline: an entry of ``[[pipelines]]`` of the configuration."""
+"""The configuration of one pipeline: an entry of ``[[pipelines]]``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAX_GATHER_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityConfig:
-    """What counts as bad data."""
+    """Which data counts as bad; see :mod:`wheeltapper_protocols.signal.quality`."""
 
     stuck_samples: int = STUCK_SAMPLES
-    """Length from which a run of equal values is a stuck sensor; 0: never."""
+    """From this many equal values in a row on, the sensor counts as stuck; 0: never."""
     late_seconds: float = 5.0
-    """How much later than the quickest a window may come."""
+    """A window counts as late when it comes so much later than the quickest window did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,8 @@ class PipelineConfig:
     source: Any
     quality: QualityConfig = field(default_factory=QualityConfig)
     gather_seconds: float = 0.5
-    """How long windows that come fast may wait to be scored together, which costs less than waking up for each; 0: each
-    is scored at once."""
+    """How long windows may wait to be scored together in one call, which costs less than waking up for each; 0: score
+    each window at once."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.gather_seconds <= _MAX_GATHER_SECONDS:

@@ -1,22 +1,23 @@
-"""What is said of the windows that a pipeline scored: a record each, alerts, and what the observers say.
+"""Turns the judged windows of a pipeline into records: one record a window, alerts, and the records of the observers.
 
-Windows are judged at once and written down in blocks: what a window costs beside its score is then paid while the code
-for it is in the processor's cache, and once for many. A block is settled when an alert is raised or cleared, when it is
-full, when it is ``wait_seconds`` old, and at once where windows come further apart than half of that.
+Windows are judged at once and written down in blocks. That costs less than a transaction a window, and the code for it
+stays in the processor's cache. A block is written when an alert is raised or cleared, when the block is full, when it
+is ``wait_seconds`` old, and at once if windows come further apart than half of that.
 
 Invariants:
-    * Each window that was added becomes exactly one telemetry record; indices have no gaps and rise in the order in
+    * Each window that was added becomes exactly one telemetry record. Indices have no gaps and rise in the order in
       which windows were added.
-    * A window, its alert and what the observers say of it are one transaction.
-    * Where the disk refuses, records of up to :data:`MAX_PENDING` windows wait for it in memory; further windows are
-      counted as dropped and take no index.
-    * Memory is bounded: :data:`MAX_BLOCK` windows of at most :data:`MAX_BLOCK_BYTES` in all are kept with their
+    * A window, its alert and what the observers return for it are one transaction.
+    * While the disk refuses, records of up to :data:`MAX_PENDING` windows wait in memory. Further windows are counted
+      as dropped and take no index.
+    * Memory is bounded: at most :data:`MAX_BLOCK` windows of together at most :data:`MAX_BLOCK_BYTES` keep their
       samples.
 
-Safe to use from two threads: the pipeline's, and one that calls :meth:`Ledger.settle_due` for a source that fell
-silent. Observers are called by one of them at a time.
+Two threads may use a ledger: the pipeline's, and one that calls :meth:`Ledger.flush_due` for a source that fell silent.
+Observers are called by one of them at a time.
 
-What this module does not do: score, decide (:mod:`pipeline`), store (:mod:`adapters.spool`).
+What this module does not do: score or decide (:mod:`wheeltapper_agent.pipeline.pipeline`), store
+(:mod:`wheeltapper_agent.records.spool`).
 """
 
 from __future__ import annotations
@@ -35,43 +36,44 @@ from wheeltapper_agent.records.port import NO_EPOCH, Records
 from wheeltapper_protocols.decision.decision import DecisionState
 from wheeltapper_protocols.wire.messages import Alert, Report, Severity, TelemetryRecord
 
-__all__ = ["MAX_BLOCK", "MAX_PENDING", "Judged", "Ledger", "observed"]
+__all__ = ["MAX_BLOCK", "MAX_PENDING", "JudgedWindow", "Ledger", "call_observers"]
 
 _LOG = logging.getLogger(__name__)
 MAX_BLOCK: Final = 32
+"""Greatest number of windows in a block."""
 MAX_BLOCK_BYTES: Final = 1024 * 1024
 MAX_PENDING: Final = 600
-"""Windows whose records wait for the spool."""
+"""Greatest number of windows whose records wait for the disk."""
 
 Item: TypeAlias = TelemetryRecord | Alert | Report
 
 
 @dataclass(slots=True)
-class Judged:
-    """A window that was scored, or could not be."""
+class JudgedWindow:
+    """A window that was scored, or that could not be scored."""
 
-    seen: Observation
-    """Its index is the ledger's to give."""
-    before: DecisionState
-    """The decision before it."""
-    said: list[Item] = field(default_factory=list)
-    """What was said of it already."""
+    observation: Observation
+    """Its index is provisional; the ledger gives the final one."""
+    state_before: DecisionState
+    """The decision before this window."""
+    items: list[Item] = field(default_factory=list)
+    """Records that go with the window's own, as of the live observers."""
 
     @property
     def urgent(self) -> bool:
-        """Whether a person should hear of it now."""
-        return self.seen.verdict is not None and self.seen.verdict.changed
+        """Whether the window raised, cleared or changed an alert: it is written down at once."""
+        return self.observation.verdict is not None and self.observation.verdict.changed
 
 
 class Ledger:
-    """The records of one pipeline.
+    """Writes the records of one pipeline.
 
     Args:
         pipeline: its name.
-        records: where they go.
-        clock: time.
-        observers: what looks at each window when it is written down, in this order.
-        wait_seconds: how long a window may wait for others; 0: not at all.
+        records: the spool that takes them.
+        clock: the device's.
+        observers: look at each window when it is written down, in this order.
+        wait_seconds: how long a window may wait to be written down with others; 0: not at all.
     """
 
     def __init__(
@@ -82,62 +84,63 @@ class Ledger:
         self._clock = clock
         self._observers = tuple(observers)
         self._wait_seconds = wait_seconds
-        self._settling = threading.Lock()
+        self._flushing = threading.Lock()
         self._lock = threading.Lock()
-        self._block: list[Judged] = []
+        self._block: list[JudgedWindow] = []
         self._block_bytes = 0
         self._began_at = self._added_at = float("-inf")
         self._index = 0
         self._pending: list[tuple[Item, ...]] = []
         self._broken: set[str] = set()
         self.dropped = 0
-        """Windows that found no room."""
+        """Number of windows that were dropped because the disk refused for too long."""
         self.storage_failed = False
-        """Whether the disk refused the last time."""
+        """Whether the disk refused the last records."""
 
     def begin(self) -> int:
-        """The index of the next window, from the records of an earlier life."""
+        """Return the index of the next window, which follows on from the records of earlier runs of the agent."""
         self._index = self._records.next_window(self._pipeline)
         return self._index
 
     @property
     def open_alert(self) -> Severity:
-        """How bad the alert is that an earlier life left open; normal where there is none."""
+        """Severity of the alert that an earlier run of the agent left open; normal if there is none."""
         return self._records.open_alert(self._pipeline)
 
     @property
-    def following(self) -> int:
-        """The index of the window that is added next, where none is dropped."""
+    def next_index(self) -> int:
+        """Index of the window that is added next, unless windows are dropped."""
         return self._index + len(self._block)
 
     @property
-    def waits(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether records wait for the disk."""
         return bool(self._pending)
 
-    def add(self, judged: Sequence[Judged]) -> DecisionState | None:
+    def add(self, judged: Sequence[JudgedWindow]) -> DecisionState | None:
         """Take windows that follow each other.
 
         Returns:
-            None; or, where windows were dropped, the decision before the first of them, so that an alert among them is
-            raised again by a later one.
+            None, or if windows were dropped the decision before the first of them. The caller goes back to that
+            decision, so that an alert that was dropped is raised again by a later window.
         """
         now = self._clock.monotonic()
-        if self._must_settle(judged, now):
+        if self._must_flush(judged, now):
             self._added_at = now
-            return self._settle(judged)
+            return self._flush(judged)
         with self._lock:
             if not self._block:
                 self._began_at = now
             self._block += judged
-            self._block_bytes += sum(each.seen.window.samples.nbytes for each in judged)
+            self._block_bytes += sum(each.observation.window.samples.nbytes for each in judged)
         self._added_at = now
         return None
 
-    def _must_settle(self, judged: Sequence[Judged], now: float) -> bool:
+    def _must_flush(self, judged: Sequence[JudgedWindow], now: float) -> bool:
+        """Return whether the block is to be written with these windows."""
         half = self._wait_seconds / 2
         return (
-            not now - self._added_at < half  # also where nothing shall wait
+            not now - self._added_at < half  # always true where wait_seconds is 0
             or bool(self._pending)
             or len(self._block) + len(judged) >= MAX_BLOCK
             or self._block_bytes >= MAX_BLOCK_BYTES
@@ -145,43 +148,47 @@ class Ledger:
             or any(each.urgent for each in judged)
         )
 
-    def settle_due(self) -> None:
-        """Write down what waited long enough, and what waits for the disk."""
+    def flush_due(self) -> None:
+        """Write the block if it is old enough, and try again what waits for the disk."""
         if self._pending or (self._block and self._clock.monotonic() - self._began_at >= self._wait_seconds / 2):
-            self._settle()
+            self._flush()
 
     def end(self) -> None:
-        """The stream ended: write down everything, and what the observers still have to say."""
-        self._settle()
-        with self._settling:
-            if said := self._observed(None):
-                self._keep([tuple(said)])
+        """The stream ended: write everything, and what the observers return at the end."""
+        self._flush()
+        with self._flushing:
+            if items := self._observed(None):
+                self._append([tuple(items)])
 
-    def _settle(self, more: Sequence[Judged] = ()) -> DecisionState | None:
-        with self._settling:
+    def _flush(self, more: Sequence[JudgedWindow] = ()) -> DecisionState | None:
+        """Write the block and ``more``; return the decision before the first dropped window, if one was dropped."""
+        with self._flushing:
             with self._lock:
                 block, self._block, self._block_bytes = [*self._block, *more], [], 0
             if not block:
-                self._flush()
+                self._append_pending()
                 return None
-            kept = self._keep([self._items(self._index + row, judged) for row, judged in enumerate(block)])
+            kept = self._append([self._items(self._index + row, judged) for row, judged in enumerate(block)])
             self._index += kept
             if kept == len(block):
                 return None
             self.dropped += len(block) - kept
-            return block[kept].before
+            return block[kept].state_before
 
-    def _items(self, index: int, judged: Judged) -> tuple[Item, ...]:
-        seen = judged.seen
-        if seen.index != index:
-            seen = msgspec.structs.replace(seen, index=index)
-        record = _record(seen)
-        alert = (self._alert(record, seen),) if judged.urgent else ()
-        return (record, *alert, *judged.said, *self._observed(seen))
+    def _items(self, index: int, judged: JudgedWindow) -> tuple[Item, ...]:
+        """Return the records of a window: its own, an alert, those of the live observers and of the ledger's."""
+        observation = judged.observation
+        if observation.index != index:
+            observation = msgspec.structs.replace(observation, index=index)
+        record = _record(observation)
+        alert = (self._alert(record, observation),) if judged.urgent else ()
+        return (record, *alert, *judged.items, *self._observed(observation))
 
-    def _alert(self, record: TelemetryRecord, seen: Observation) -> Alert:
-        assert seen.verdict is not None  # it is urgent
-        life = seen.manifest.remaining_life if seen.manifest is not None else None
+    def _alert(self, record: TelemetryRecord, observation: Observation) -> Alert:
+        """Return the alert of an urgent window."""
+        verdict, manifest = observation.verdict, observation.manifest
+        assert verdict is not None  # the window is urgent
+        life = manifest.remaining_life if manifest is not None else None
         return Alert(
             epoch=NO_EPOCH,
             oldest=1,
@@ -192,78 +199,90 @@ class Ledger:
             at=max(0.0, self._clock.now()),
             model=record.model or "",
             release=record.release or 1,
-            score=float(seen.verdict.score),
-            severity=seen.verdict.severity,
-            raised=seen.verdict.alert,
-            reasons=list(seen.verdict.reasons[:16]),
-            label=seen.verdict.label,
-            value=seen.verdict.value,
+            score=float(verdict.score),
+            severity=verdict.severity,
+            raised=verdict.alert,
+            reasons=list(verdict.reasons[:16]),
+            label=verdict.label,
+            value=verdict.value,
             unit=life.unit if life is not None else None,
-            zone=seen.verdict.zone,
+            zone=verdict.zone,
         )
 
-    def _observed(self, seen: Observation | None) -> list[Item]:
-        return observed(self._observers, seen, self._pipeline, self._broken)
+    def _observed(self, observation: Observation | None) -> list[Item]:
+        """Return the records of the ledger's observers for a window, or at the end of the stream (None)."""
+        return call_observers(self._observers, observation, self._pipeline, self._broken)
 
-    def _keep(self, items: Sequence[tuple[Item, ...]]) -> int:
-        """Append, with what waited before; where the disk refuses, what fits waits in memory. Returns how many of
-        ``items`` were kept, the first ones."""
+    def _append(self, items: Sequence[tuple[Item, ...]]) -> int:
+        """Append ``items``, after what waits already; keep what fits in memory if the disk refuses. Return how many of
+        ``items`` were kept, counted from the first."""
         self._pending += items
-        if self._flush():
+        if self._append_pending():
             return len(items)
         beyond = max(0, len(self._pending) - MAX_PENDING)
         if beyond:
             del self._pending[-beyond:]
         return max(0, len(items) - beyond)
 
-    def _flush(self) -> bool:
-        """Append what waits; False if the disk refuses."""
+    def _append_pending(self) -> bool:
+        """Append the records that wait; return False if the disk refuses."""
         if not self._pending:
             return True
         try:
             self._records.append(*(item for items in self._pending for item in items))
-        except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
+        except Exception as error:  # noqa: BLE001  # SQLite and the file system raise different classes
             if not self.storage_failed:
-                _LOG.error("pipeline %s: spool.storage: %s; records wait", self._pipeline, error)
+                _LOG.error(
+                    "pipeline %s: spool.storage: the disk refuses records: %s; they wait in memory",
+                    self._pipeline,
+                    error,
+                )
             self.storage_failed = True
             return False
         if self.storage_failed:
-            _LOG.info("pipeline %s: the spool takes records again", self._pipeline)
+            _LOG.info("pipeline %s: the disk takes records again", self._pipeline)
         self._pending.clear()
         self.storage_failed = False
         return True
 
 
-def observed(observers: Sequence[Observer], seen: Observation | None, pipeline: str, broken: set[str]) -> list[Item]:
-    """What observers say of a window, or (None) at the end of the stream; the first fault of a kind is logged, and
-    ``broken`` remembers it."""
-    said: list[Item] = []
+def call_observers(
+    observers: Sequence[Observer], observation: Observation | None, pipeline: str, broken: set[str]
+) -> list[Item]:
+    """Show a window to observers, or (None) tell them that the stream ended; return the records that they give.
+
+    The first failure of each class of observer is logged. ``broken`` remembers the classes that failed.
+    """
+    items: list[Item] = []
     for observer in observers:
         try:
-            said += observer.end() if seen is None else observer.observe(seen)
-        except Exception:  # noqa: BLE001  # an observer must not end the stream
+            items += observer.end() if observation is None else observer.observe(observation)
+        except Exception:  # noqa: BLE001  # a failing observer must not end the stream
             if type(observer).__name__ not in broken:
                 broken.add(type(observer).__name__)
-                _LOG.exception("pipeline %s: %s failed", pipeline, type(observer).__name__)
-    return said
+                _LOG.exception("pipeline %s: the observer %s failed", pipeline, type(observer).__name__)
+    return items
 
 
-def _record(seen: Observation) -> TelemetryRecord:
-    manifest, verdict = seen.manifest, seen.verdict
+def _record(observation: Observation) -> TelemetryRecord:
+    """Return the telemetry record of a window; the spool gives the final ``seq``."""
+    manifest, verdict = observation.manifest, observation.verdict
     model, release = (manifest.model, manifest.release) if manifest is not None else (None, None)
-    t_s = seen.window.wire_t_s
+    t_s = observation.window.wire_t_s
     if verdict is None:
-        return TelemetryRecord(seq=1, pipeline=seen.pipeline, window=seen.index, t_s=t_s, model=model, release=release)
+        return TelemetryRecord(
+            seq=1, pipeline=observation.pipeline, window=observation.index, t_s=t_s, model=model, release=release
+        )
     return TelemetryRecord(
         seq=1,
-        pipeline=seen.pipeline,
-        window=seen.index,
+        pipeline=observation.pipeline,
+        window=observation.index,
         t_s=t_s,
         model=model,
         release=release,
-        score=seen.score,
+        score=observation.score,
         severity=verdict.severity,
-        latency_ms=seen.latency_ms,
+        latency_ms=observation.latency_ms,
         label=verdict.label,
         value=verdict.value,
         zone=verdict.zone,

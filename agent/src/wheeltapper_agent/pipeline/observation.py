@@ -1,4 +1,4 @@
-"""What observers of a pipeline see of each window."""
+"""What the observers of a pipeline see of each window. Pure."""
 
 from __future__ import annotations
 
@@ -18,30 +18,40 @@ __all__ = ["Observation", "Observer"]
 
 
 class Observation(Struct, frozen=True, gc=False):
-    """A window and what was made of it; without a model, or where it failed, everything from ``features`` on is
-    None."""
+    """A window, and its score and decision.
+
+    All fields from ``features`` on are None if no model ran or the model failed on this window.
+    """
 
     pipeline: str
     index: int
     window: Window
     manifest: Manifest | None
     features: NDArray[np.float32] | None = None
-    """[feature]; empty where the network reads raw samples."""
+    """[feature]; empty where the model reads raw samples."""
     score: float | None = None
     """Before smoothing; 1.0 is the warning threshold."""
     verdict: Verdict | None = None
     latency_ms: float | None = None
-    """Of the call in which it was scored, divided by the windows in it."""
+    """Duration of the call that scored this window, divided by the number of windows in the call."""
     call: int = 0
-    """Windows scored in one call have the same number; 0: alone."""
+    """Windows that were scored in one call have the same number; 0: the window was scored alone."""
 
 
 class Observer(Protocol):
-    """Something that looks at each window after it was scored, one window at a time and in their order: drift, data
-    quality, capture rules, a shadow. It must be quick; what raises here is logged and never ends the stream."""
+    """Looks at each window after it was scored: drift, data quality, capture rules, a shadow model.
 
-    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        """Records to append with the window's own, in one transaction (``seq`` and ``epoch`` are the spool's)."""
+    An observer sees one window at a time, in their order. It must be quick. An exception that it raises is logged and
+    does not end the stream.
+    """
+
+    def observe(self, observation: Observation) -> Sequence[Alert | Report]:
+        """Take a window into account.
+
+        Returns:
+            Records to append in the transaction that appends the window's own record. The spool sets their ``seq`` and
+            ``epoch``.
+        """
 
     def end(self) -> Sequence[Alert | Report]:
-        """The stream ended: what is still to be said."""
+        """The stream ended; return the records that are still to be appended."""

@@ -1,6 +1,6 @@
-"""Data quality of one pipeline since the agent started, for its status.
+"""Counts the data quality of one pipeline since the agent started, for its status and its drift reports. Pure.
 
-Counts are kept for every window that the source gave, scored or not. See :mod:`wheeltapper_protocols.signal.quality`.
+Every window that the source gives is counted, scored or not. See :mod:`wheeltapper_protocols.signal.quality`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ __all__ = ["QualityObserver"]
 
 
 class QualityObserver:
-    """Adds up what was wrong with each window; see :class:`~wheeltapper_agent.pipeline.observation.Observer`.
+    """Adds up what was wrong with each window; an :class:`~wheeltapper_agent.pipeline.observation.Observer`.
 
     Args:
-        source: of the windows; asked for its full scale with the windows: some devices only tell when they are there.
-        config: what counts as bad.
+        source: gives the windows. Its full scale is asked for with the first window, because some devices tell it only
+            when they are connected.
+        config: which data counts as bad.
     """
 
     def __init__(self, source: Source, config: QualityConfig) -> None:
@@ -32,36 +33,36 @@ class QualityObserver:
         self._full_scale: tuple[float, ...] = ()
         self._runs = StuckRuns(config.stuck_samples)
         self._total = DataQuality()
-        """Replaced, never changed: any thread may read it."""
+        """Replaced as a whole, never changed in place: any thread may read it."""
 
     @property
     def total(self) -> DataQuality:
-        """Without ``dropped``, which the pipeline counts; from any thread."""
+        """The counts so far, without ``dropped``, which the pipeline counts. Any thread may ask."""
         malformed = malformed_payloads(self._source)
         return msgspec.structs.replace(self._total, malformed=malformed) if malformed else self._total
 
-    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        """Count; nothing is to be said of a single window."""
+    def observe(self, observation: Observation) -> Sequence[Alert | Report]:
+        """Count what is wrong with the window. Returns no records."""
         if not self._full_scale:
             self._full_scale = self._source.spec.full_scale
-        window, stuck_samples = seen.window, self._config.stuck_samples
+        window, stuck_samples = observation.window, self._config.stuck_samples
         short = len(window.samples) < stuck_samples
-        found = window_quality(
+        quality = window_quality(
             window.samples,
             full_scale=self._full_scale,
             stuck_samples=0 if short else stuck_samples,
             gap_samples=window.gap_samples,
             late=window.late_seconds > self._config.late_seconds,
             late_samples=window.late_samples,
-            whole=seen.verdict is not None,  # what has a verdict was searched for missing values
+            whole=observation.verdict is not None,  # a window with a verdict has no missing value
         )
         if short and len(window.samples):
             fresh = min(self._source.spec.hop_samples or len(window.samples), len(window.samples))
             stuck = self._runs.count(window.samples, fresh, window.gap_samples > 0)
-            found = msgspec.structs.replace(found, stuck=stuck)
-        self._total += found
+            quality = msgspec.structs.replace(quality, stuck=stuck)
+        self._total += quality
         return ()
 
     def end(self) -> Sequence[Alert | Report]:
-        """Nothing more."""
+        """Nothing is left to do. Returns no records."""
         return ()

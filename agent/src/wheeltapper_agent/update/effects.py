@@ -164,7 +164,7 @@ class Effects:
         self._load_first(name, (self._slots.active(name), self._slots.previous(name)))
 
     def _load_first(self, name: str, slots: tuple[str | None, ...]) -> None:
-        why_none = ""
+        no_model_code = ""
         for slot in slots:
             if slot is None or slot in self._distrusted:
                 continue
@@ -175,14 +175,14 @@ class Effects:
                 self._pipelines[name].swap(self._load(name, slot))
             except (AgentError, ProtocolError) as error:
                 _LOG.error("pipeline %s: %s cannot be run: %s", name, slot, error)
-                why_none = why_none or error.code
+                no_model_code = no_model_code or error.code
                 if error.code == "update.input_mismatch":  # the configuration changed; an older release is no answer
                     break
             else:
                 _LOG.info("pipeline %s: runs %s", name, slot)
                 return
-        if why_none:
-            self._pipelines[name].swap(None, why_none)
+        if no_model_code:
+            self._pipelines[name].swap(None, no_model_code)
 
     def raise_floors(self, execution: Execution) -> None:
         """Take over the floors of the releases that ``execution`` committed. Done twice, it is as done once."""

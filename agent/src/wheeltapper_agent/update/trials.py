@@ -114,7 +114,7 @@ class Trials:
         enough_at: float | None = None
         pipelines = [self._pipelines[name] for name in execution.targets]
         while True:
-            over = [pipeline.over for pipeline in pipelines]  # first: no window comes after that
+            over = [pipeline.finished for pipeline in pipelines]  # first: no window comes after that
             health = [pipeline.health() for pipeline in pipelines]
             errors = [state.error for state in health if state.error]
             if errors:
