@@ -33,7 +33,7 @@ from sqlalchemy import Engine as Database
 from wheeltapper_fleet.access.tokens import ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
-from wheeltapper_fleet.broker.auth import AuthService
+from wheeltapper_fleet.broker.auth_callout import AuthCallout
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer, free_port
@@ -51,7 +51,8 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
-from wheeltapper_fleet.trust.ca import FleetCA, certificate_sha256
+from wheeltapper_fleet.trust.ca import FleetCA
+from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.repository import Repository
 
@@ -101,7 +102,7 @@ class _Messaging:
     """Broker, its auth service, the fleet's own link, the ingest."""
 
     broker: BrokerServer
-    auth: AuthService
+    auth: AuthCallout
     link: FleetLink
     ingest: Ingest
 
@@ -254,7 +255,7 @@ def _start_messaging(
 ) -> _Messaging:
     server, own = ca.server_files(config.public_hosts), ca.ingest_files()
     fingerprint = certificate_sha256(x509.load_pem_x509_certificate(own.certificate.read_bytes()))
-    auth = AuthService(database, fleet_certificate_sha256=fingerprint)
+    auth = AuthCallout(database, fleet_certificate_sha256=fingerprint)
     broker_config = BrokerConfig(
         folder=(config.data_dir / "broker").resolve(),
         certificate=server.certificate.resolve(),

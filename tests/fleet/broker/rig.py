@@ -23,11 +23,12 @@ from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import Engine
 
-from wheeltapper_fleet.broker.auth import FLEET_CLIENT, AuthService
+from wheeltapper_fleet.broker.auth_callout import AuthCallout
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.db.engine import open_database
+from wheeltapper_fleet.ground.names import FLEET_COMMON_NAME
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.tables import devices
 from wheeltapper_protocols.wire.topics import down_filter
@@ -108,8 +109,8 @@ class Rig:
         self.ca = Ca(folder)
         self.database: Engine = open_database(f"sqlite:///{folder}/fleet.db")
         certificate, key, _ = self.ca.issue("localhost")
-        fleet_certificate, fleet_key, fingerprint = self.ca.issue(FLEET_CLIENT)
-        self.auth = AuthService(self.database, fleet_certificate_sha256=fingerprint)
+        fleet_certificate, fleet_key, fingerprint = self.ca.issue(FLEET_COMMON_NAME)
+        self.auth = AuthCallout(self.database, fleet_certificate_sha256=fingerprint)
         config = BrokerConfig(
             folder=folder / "broker", certificate=certificate, key=key, ca=self.ca.path, mqtt_port=0, client_port=0
         )

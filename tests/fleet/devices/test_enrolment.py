@@ -12,7 +12,7 @@ from tests.fleet.trust.world import World, make_csr
 from wheeltapper_fleet.devices.enrolment import Enrolled
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.tables import devices, enrolment_tokens
-from wheeltapper_fleet.trust.ca import certificate_sha256
+from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_protocols.errors import WireError
 
 

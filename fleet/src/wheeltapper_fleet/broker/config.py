@@ -1,7 +1,9 @@
 """The configuration of the embedded nats-server, generated at every start.
 
-Invariants: devices reach only the MQTT listener, which demands a certificate of the fleet's CA; the plain client port
-is on loopback and accepts only the auth service's key; the file holds no secret.
+Invariants:
+    * Devices reach only the MQTT listener, which demands a certificate of the fleet's CA.
+    * The NATS client port is on loopback and accepts only the auth callout's key.
+    * The file contains no secret.
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ __all__ = ["AUTH_ACCOUNT", "FLEET_ACCOUNT", "BrokerConfig", "render"]
 
 FLEET_ACCOUNT: Final = "FLEET"
 AUTH_ACCOUNT: Final = "SYS"
-"""The auth service lives in the system account, so that it can also end a connection."""
+"""The auth callout is in the system account, so that it can also end connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerConfig:
-    """What one embedded broker needs to know.
+    """Settings of the embedded broker.
 
     Args:
-        folder: the broker's own folder: configuration, pid, JetStream store.
-        certificate, key, ca: PEM files of the server's certificate, its key and the CA of devices.
-        mqtt_host, mqtt_port: where devices connect. client_port: loopback, for the auth service.
-        max_payload_bytes: the broker ends a connection that sends more.
+        folder: the broker's own folder, with its configuration, pid file, log and JetStream store.
+        certificate, key, ca: PEM files of the server's certificate, its key, and the CA that signs devices.
+        mqtt_host, mqtt_port: where devices connect.
+        client_port: NATS client port on loopback, for the auth callout.
+        max_payload_bytes: largest message; the broker ends a connection that sends more.
+        max_store_bytes: largest size of the JetStream store.
     """
 
     folder: Path
@@ -41,11 +45,12 @@ class BrokerConfig:
 
 
 def render(config: BrokerConfig, auth_user: str, auth_issuer: str) -> str:
-    """The configuration file's text (JSON, which nats-server reads).
+    """The text of nats-server's configuration file, as JSON.
 
     Args:
-        auth_user: public nkey (``U…``) with which the auth service connects.
-        auth_issuer: public nkey (``A…``) that signs its answers.
+        config: the broker's settings.
+        auth_user: public nkey (``U…``) with which the auth callout connects.
+        auth_issuer: public nkey (``A…``) that signs the auth callout's answers.
     """
     text = {
         "server_name": "wheeltapper",

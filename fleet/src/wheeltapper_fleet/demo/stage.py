@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from wheeltapper_fleet.broker import launch
 from wheeltapper_fleet.client.fleet_client import FleetClient
+from wheeltapper_fleet.ground.die_with_parent import die_with_parent
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["AgentStatus", "Stage", "toml_text", "wait_for"]
@@ -63,8 +63,8 @@ def wait_for(
 
 
 def _command(module: str, *arguments: str) -> list[str]:
-    """A Python module as a process that dies with this one."""
-    return [sys.executable, launch.__file__, str(os.getpid()), sys.executable, "-m", module, *arguments]
+    """The command that runs a Python module and kills it when the demo's process dies."""
+    return die_with_parent(sys.executable, "-m", module, *arguments)
 
 
 def toml_text(values: Mapping[str, Any]) -> str:

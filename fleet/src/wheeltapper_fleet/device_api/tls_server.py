@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import uvicorn
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from wheeltapper_fleet.trust.ca import TlsFiles, certificate_sha256
+from wheeltapper_fleet.trust.ca import TlsFiles
+from wheeltapper_fleet.trust.certificates import certificate_sha256, common_name
 
 __all__ = ["SCOPE_CN", "SCOPE_SHA256", "device_server", "listening_socket"]
 
@@ -101,7 +101,5 @@ def _peer(transport: asyncio.Transport) -> tuple[str | None, str | None]:
     if not der:
         return None, None
     certificate = x509.load_der_x509_certificate(der)
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if len(names) != 1:
-        return None, None
-    return str(names[0].value), certificate_sha256(certificate)
+    name = common_name(certificate)
+    return (None, None) if name is None else (name, certificate_sha256(certificate))

@@ -1,7 +1,10 @@
-"""The one error root of the fleet service.
+"""The base class of every error that the fleet service raises.
 
-Invariant: every error carries a stable dotted code that programs may compare, and the HTTP status that an API answers
-with. The status follows from the code alone (:data:`_STATUS`), so the same error means the same everywhere.
+Invariant: every error carries a stable dotted code that programs may compare, and the HTTP status with which the APIs
+answer. Unless it is given, the status follows from the code (:data:`_STATUS`).
+
+Example:
+    >>> raise FleetError("device.not_found", "there is no device 'press-9'")
 """
 
 from __future__ import annotations
@@ -47,12 +50,12 @@ _STATUS: Final[dict[str, int]] = {
 
 
 class FleetError(Exception):
-    """Something that the fleet service refuses or cannot do.
+    """A request that the fleet service refuses, or an operation that failed.
 
     Args:
-        code: stable dotted code, e.g. ``enrol.token_used``; never changes meaning between versions.
-        message: what is wrong and what to do about it, for a person. Never holds a secret.
-        status: the HTTP status; by default the one that belongs to ``code`` (400 for a code that is not listed).
+        code: stable dotted code, e.g. ``enrol.token_used``. Its meaning never changes between versions.
+        message: what is wrong and what to do about it, for a person. It never contains a secret.
+        status: the HTTP status; by default the one listed for ``code``, or 400 for a code that is not listed.
     """
 
     def __init__(self, code: str, message: str, status: int | None = None) -> None:

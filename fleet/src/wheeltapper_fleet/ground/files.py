@@ -1,7 +1,8 @@
-"""How everything here reaches the disk.
+"""Writes files that survive a power cut.
 
-Invariants: a file appears whole or not at all (temporary file, fsync, rename, fsync of the folder); a private file has
-mode 0600 from the moment it exists.
+Invariants:
+    * A file appears whole or not at all: temporary file, fsync, rename, fsync of the folder.
+    * A private file has mode 0600 from the moment it exists.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ PUBLIC: Final = 0o644
 
 
 def make_folder(folder: Path, *, private: bool = False) -> Path:
-    """Make ``folder`` (mode 0700 if ``private``) with its parents, if it is not there yet."""
+    """Create ``folder`` and its parents if they are missing (mode 0700 if ``private``, else 0755); returns it."""
     folder.mkdir(mode=0o700 if private else 0o755, parents=True, exist_ok=True)
     return folder
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Flush a folder to disk, so that files that were created, renamed or removed in it stay so after a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -33,7 +34,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes, mode: int = PUBLIC) -> None:
-    """Replace ``path`` by ``content``: after a crash it holds the old or the new bytes."""
+    """Replace the content of ``path``. After a crash the file holds either the old or the new bytes."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
@@ -48,6 +49,6 @@ def write_atomic(path: Path, content: bytes, mode: int = PUBLIC) -> None:
 
 
 def publish_file(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file, already synced, its name."""
+    """Rename a finished temporary file to ``path``. The caller has already flushed its content to disk."""
     os.replace(temporary, path)
     sync_folder(path.parent)

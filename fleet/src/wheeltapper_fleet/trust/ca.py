@@ -1,20 +1,18 @@
-"""The fleet's certificate authority: who is a device, who is the service.
+"""The fleet's certificate authority: issues the certificates of devices and of the service itself.
 
 Invariants:
-    * A device's certificate says what the fleet decided, not what the CSR asked for: the subject is the device id
-      alone, and every extension that the CSR requests is ignored. It contributes its public key, after its signature
-      was checked.
-    * Only EC keys on P-256 or stronger. A device's certificate is good for TLS clients only, the server's for TLS
-      servers only, and neither can sign another.
-    * ``fleet.ingest``, the service's own name at the broker, holds a dot and so can never be a device's.
+    * The fleet decides what a device's certificate says: the subject is the device id alone, and every extension that
+      the CSR requests is ignored. Only the CSR's public key is used, after its signature was checked.
+    * Only EC keys on P-256, P-384 or P-521. A device's certificate is valid for TLS clients only, the server's for TLS
+      servers only, and neither can issue another.
+    * The service's own name at the broker (``fleet.ingest``) contains a dot, so it can never be a device's name.
 
-Not here: revocation (a device's row in the database says so, at every request) and renewal.
+What this module does not do: revocation (the database is asked at every request) and renewal.
 """
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
@@ -30,11 +28,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.names import FLEET_COMMON_NAME
+from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_protocols.wire.ids import device_id
 
-__all__ = ["INGEST_NAME", "MAX_CSR_BYTES", "DeviceCertificate", "FleetCA", "TlsFiles", "certificate_sha256"]
+__all__ = ["MAX_CSR_BYTES", "DeviceCertificate", "FleetCA", "TlsFiles"]
 
-INGEST_NAME: Final = "fleet.ingest"
 MAX_CSR_BYTES: Final = 16 * 1024
 _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost")
 _BACKDATE_SECONDS: Final = 3600
@@ -48,7 +47,7 @@ _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """Where one party's TLS material is."""
+    """Paths of the PEM files that one party of a TLS connection needs: its certificate, its key, and the CA."""
 
     certificate: Path
     key: Path
@@ -57,20 +56,25 @@ class TlsFiles:
 
 @dataclass(frozen=True)
 class DeviceCertificate:
-    """A certificate as issued, with what the database keeps of it."""
+    """A newly issued device certificate.
+
+    Args:
+        pem: the certificate.
+        sha256: its fingerprint; the database keeps it.
+        expires_at: Unix seconds.
+    """
 
     pem: bytes
     sha256: str
     expires_at: float
 
 
-def certificate_sha256(certificate: x509.Certificate) -> str:
-    """SHA-256 (hex) of the certificate's DER."""
-    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
-
-
 class FleetCA:
-    """The CA in ``folder`` (``ca.pem``, ``ca.key``).
+    """The certificate authority whose files are ``ca.pem`` and ``ca.key`` in ``folder``.
+
+    Args:
+        folder: the CA's folder, as :meth:`create` made it.
+        clock: Unix seconds.
 
     Raises:
         FleetError: ``ca.missing``.
@@ -91,7 +95,7 @@ class FleetCA:
 
     @classmethod
     def create(cls, folder: Path, clock: Callable[[], float]) -> FleetCA:
-        """Make a new CA.
+        """Create a CA: a key and a self-signed certificate, valid for ten years.
 
         Raises:
             FleetError: ``keys.exists``.
@@ -111,16 +115,20 @@ class FleetCA:
 
     @property
     def certificate_path(self) -> Path:
-        """The CA's certificate (PEM)."""
+        """Path of the CA's certificate (PEM)."""
         return self._folder / "ca.pem"
 
     @property
     def ca_sha256(self) -> str:
-        """SHA-256 (hex) of the CA certificate's DER: what an enrolment token carries."""
+        """Fingerprint of the CA's certificate. An enrolment token carries it, so that a device knows whom to trust."""
         return certificate_sha256(self._certificate)
 
     def sign_device_csr(self, csr_pem: bytes, device: str) -> DeviceCertificate:
-        """The certificate of ``device`` for the key in its CSR.
+        """Issue the certificate of ``device`` for the key in its certificate signing request.
+
+        Args:
+            csr_pem: PKCS#10 in PEM, with the subject CN = ``device``.
+            device: the device's id.
 
         Raises:
             FleetError: ``enrol.csr_invalid``, ``enrol.cn_mismatch``.
@@ -134,26 +142,31 @@ class FleetCA:
         )
 
     def server_files(self, hosts: Sequence[str] = ()) -> TlsFiles:
-        """The service's certificate for 127.0.0.1, localhost and ``hosts``; made anew if needed."""
+        """The server's certificate for 127.0.0.1, localhost and ``hosts``.
+
+        A new one is issued if there is none, if the hosts changed, or if it expires within 30 days.
+        """
         wanted = [_general_name(host) for host in dict.fromkeys((*_LOCAL_HOSTS, *hosts))]
         return self._service_files("server", "fleet.server", ExtendedKeyUsageOID.SERVER_AUTH, wanted)
 
     def ingest_files(self) -> TlsFiles:
-        """The service's own client certificate at the broker (CN :data:`INGEST_NAME`)."""
-        return self._service_files("ingest", INGEST_NAME, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        """The service's own client certificate at the broker; issued anew if missing or near its expiry."""
+        return self._service_files("ingest", FLEET_COMMON_NAME, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def _service_files(self, stem: str, name: str, usage: ObjectIdentifier, hosts: list[x509.GeneralName]) -> TlsFiles:
+        """The certificate and key ``<stem>.pem`` and ``<stem>.key``; issued anew unless they are still good."""
         found = TlsFiles(self._folder / f"{stem}.pem", self._folder / f"{stem}.key", self.certificate_path)
         if not self._still_good(found, hosts):
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = self._issue(name, key.public_key(), usage, _SERVICE_DAYS, hosts)
-            # The certificate goes away first: a crash in between leaves no pair, never two that do not match.
+            # The old certificate is removed first: after a crash in between there is no pair, never one that differs.
             found.certificate.unlink(missing_ok=True)
             files.write_atomic(found.key, _key_pem(key), files.PRIVATE)
             files.write_atomic(found.certificate, certificate.public_bytes(serialization.Encoding.PEM))
         return found
 
     def _still_good(self, found: TlsFiles, hosts: list[x509.GeneralName]) -> bool:
+        """Whether the certificate is this CA's, names these hosts, and does not expire soon."""
         try:
             certificate = x509.load_pem_x509_certificate(found.certificate.read_bytes())
             names: list[x509.GeneralName] = []
@@ -185,6 +198,7 @@ class FleetCA:
 
 
 def _checked_csr(csr_pem: bytes, device: str) -> ec.EllipticCurvePublicKey:
+    """Check a certificate signing request and return its public key."""
     if len(csr_pem) > MAX_CSR_BYTES:
         raise FleetError("enrol.csr_invalid", f"the CSR has {len(csr_pem)} bytes; the cap is {MAX_CSR_BYTES}")
     try:
@@ -206,6 +220,7 @@ def _checked_csr(csr_pem: bytes, device: str) -> ec.EllipticCurvePublicKey:
 def _builder(
     subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: float, days: int
 ) -> x509.CertificateBuilder:
+    """A certificate valid from an hour ago (for devices with slow clocks) until ``days`` from now."""
     start = datetime.datetime.fromtimestamp(int(now) - _BACKDATE_SECONDS, datetime.UTC)
     end = datetime.datetime.fromtimestamp(int(now) + days * _DAY_SECONDS, datetime.UTC)
     return (

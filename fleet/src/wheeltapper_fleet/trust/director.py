@@ -1,9 +1,10 @@
-"""The director: signs, for one device at a time, which genuine releases it shall run.
+"""The director role: signs assignments, each of which tells one device which releases to run.
 
-Invariant: what is signed is an :class:`Assignment`, encoded here; never bytes from elsewhere. The director's key is
-online, and all that it can do is choose among the releases that team keys have signed.
+Invariant: only an :class:`Assignment` is signed, encoded here; never bytes from elsewhere. The director's key is
+online, so it must not be powerful: it can only choose among the releases that team keys have signed.
 
-Not here: which device gets what, and the counter (the campaign decides, in its transaction).
+What this module does not do: decide which device gets which release, or count assignments (the campaign engine does, in
+its transaction).
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ __all__ = ["Director"]
 
 
 class Director:
-    """Signs assignments with ``signer``."""
+    """Signs assignments.
+
+    Args:
+        signer: signs with the director's key.
+    """
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
 
     @classmethod
     def open(cls, data_dir: Path) -> Director:
-        """The director whose key is in the fleet's data folder.
+        """Load the director's key from the service's data folder.
 
         Raises:
             FleetError: ``keys.missing``.
@@ -37,7 +42,10 @@ class Director:
         return cls(load_signer(online_key(data_dir, "director")))
 
     def sign(self, assignment: Assignment) -> str:
-        """The DSSE envelope of ``assignment``, as JSON text.
+        """Sign an assignment.
+
+        Returns:
+            The DSSE envelope as JSON text, ready to be published to the device.
 
         Raises:
             FleetError: ``assignment.too_large``.

@@ -1,16 +1,16 @@
-"""The keys of the trust tree, and its first metadata (``wheeltapper keys init``).
+"""Creates and loads the keys of the TUF roles, and creates the first metadata (``wheeltapper keys init``).
 
-Roles: ``root`` and ``targets`` (offline, a threshold of several keys), one team role per model (offline,
-``team-<model>``), and the online roles ``snapshot``, ``timestamp`` and ``director``.
+Roles: ``root`` and ``targets`` (offline, several keys each), one team role per model (offline, ``team-<model>``), and
+the online roles ``snapshot``, ``timestamp`` and ``director``.
 
 Invariants:
     * Offline keys go to ``keys_dir``, online keys to ``data_dir/keys``; the service never needs ``keys_dir``.
-    * A key file is Ed25519 in PKCS#8 PEM, mode 0600 from its first moment, in a folder of mode 0700. Nothing is ever
-      overwritten.
-    * The metadata is written before this returns: a repository without releases that a TUF client can verify.
+    * A key file is Ed25519 in PKCS#8 PEM. It has mode 0600 from the moment it exists, in a folder of mode 0700.
+    * No key is ever overwritten.
+    * When :func:`init_keys` returns, ``data_dir/tuf`` holds a repository without releases that a TUF client accepts.
 
-Not here: rotating keys and adding a model later. A signer may be any securesystemslib URI (HSM, KMS), see
-:func:`load_signer`.
+What this module does not do: rotate keys or add a model later. A key may also be in an HSM or KMS, by its
+securesystemslib URI: see :func:`load_signer`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """How long newly signed metadata is good for. What is offline lives long, what is online short."""
+    """How long newly signed metadata is valid, per role. Offline roles are long-lived, online roles short-lived."""
 
     root_seconds: float = 365 * _DAY_SECONDS
     targets_seconds: float = 365 * _DAY_SECONDS
@@ -65,36 +65,36 @@ class Lifetimes:
 
 
 def tuf_folder(data_dir: Path) -> Path:
-    """Where the metadata lies that devices fetch."""
+    """The folder with the TUF metadata that devices fetch."""
     return data_dir / "tuf"
 
 
 def online_key(data_dir: Path, role: str) -> Path:
-    """Where the key of an online role is."""
+    """Path of an online role's key."""
     return data_dir / "keys" / f"{role}.pem"
 
 
 def team_key(keys_dir: Path, model: str) -> Path:
-    """Where the key of a model's team is."""
+    """Path of a model team's key."""
     return keys_dir / f"team-{valid_name(model, 'model name')}.pem"
 
 
 def expiry(now: float, lifetime_seconds: float) -> datetime.datetime:
-    """When metadata signed at ``now`` ends, in whole seconds as TUF wants."""
+    """The expiry date of metadata signed at ``now``, in whole seconds as the TUF specification asks."""
     return datetime.datetime.fromtimestamp(int(now + lifetime_seconds), datetime.UTC)
 
 
 def meta_file(version: int, content: bytes) -> MetaFile:
-    """The entry of a metadata file in the role above it: version, length and hash."""
+    """The entry by which snapshot or timestamp refers to a metadata file: version, length and SHA-256."""
     return MetaFile.from_data(version, content, ["sha256"])
 
 
 def load_signer(where: Path | str, public_keys: Iterable[Key] = ()) -> Signer:
-    """A signer from a PEM file, or from a securesystemslib URI (``file2:…``, ``hsm:…``, ``awskms:…``).
+    """Load a signer from a PEM file, or from a securesystemslib URI (``file2:…``, ``hsm:…``, ``awskms:…``).
 
     Args:
         where: a path, or a URI with a scheme.
-        public_keys: for a URI, the keys that the role may be signed with; the one that fits is used.
+        public_keys: needed for a URI only: the keys that may sign for the role. The one that matches is used.
 
     Raises:
         FleetError: ``keys.missing``, ``keys.unreadable``.
@@ -105,7 +105,8 @@ def load_signer(where: Path | str, public_keys: Iterable[Key] = ()) -> Signer:
         content = Path(where).read_bytes()
     except OSError as error:
         raise FleetError(
-            "keys.missing", f"cannot read the key {where}: run `wheeltapper keys init`, or mount it"
+            "keys.missing",
+            f"cannot read the key {where}: run `wheeltapper keys init`, or mount the folder with the key",
         ) from error
     try:
         return CryptoSigner(load_pem_private_key(content, password=None))
@@ -122,13 +123,13 @@ def _signer_of_uri(uri: str, public_keys: Iterable[Key]) -> Signer:
             failure = error
     scheme = uri.partition(":")[0]
     raise FleetError(
-        "keys.unreadable", f"no key of this role belongs to the {scheme} signer that was given"
+        "keys.unreadable", f"the {scheme} signer holds none of this role's keys; check the URI"
     ) from failure
 
 
 @dataclass(frozen=True)
-class _Tree:
-    """All signers, by role."""
+class _Signers:
+    """The signers of every role."""
 
     root: tuple[CryptoSigner, ...]
     targets: tuple[CryptoSigner, ...]
@@ -145,13 +146,15 @@ def init_keys(
     lifetimes: Lifetimes | None = None,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Make every key, the CA and the first metadata.
+    """Create every key, the CA, and the first metadata.
 
     Args:
-        keys_dir: for the offline keys; keep it away from the machine that runs the service.
-        data_dir: the service's folder.
-        models: the models that releases may be made of.
-        threshold: how many root and how many targets keys are made, and all of them must sign.
+        keys_dir: receives the offline keys; keep it away from the machine that runs the service.
+        data_dir: the service's data folder; receives the online keys, the CA and the metadata.
+        models: the models that releases can be published of.
+        threshold: how many keys ``root`` and ``targets`` get each; all of them must sign.
+        lifetimes: how long the metadata is valid.
+        clock: Unix seconds.
 
     Raises:
         FleetError: ``keys.exists``, ``keys.models``, ``keys.threshold``.
@@ -159,28 +162,30 @@ def init_keys(
     """
     _check_models(models)
     if not 1 <= threshold <= 9:
-        raise FleetError("keys.threshold", f"the threshold is {threshold}; use 1 to 9")
+        raise FleetError("keys.threshold", f"the threshold is {threshold}; choose 1 to 9")
     for folder in (keys_dir, data_dir / "keys", data_dir / "ca", tuf_folder(data_dir)):
         if folder.exists() and any(folder.iterdir()):
-            raise FleetError("keys.exists", f"{folder} is not empty; keys are never overwritten, choose another folder")
+            raise FleetError(
+                "keys.exists", f"{folder} is not empty and keys are never overwritten; choose another folder"
+            )
     files.make_folder(data_dir)
     files.make_folder(keys_dir, private=True)
     files.make_folder(data_dir / "keys", private=True)
     numbers = range(1, threshold + 1)
-    tree = _Tree(
+    signers = _Signers(
         root=tuple(_new_key(keys_dir / f"root-{number}.pem") for number in numbers),
         targets=tuple(_new_key(keys_dir / f"targets-{number}.pem") for number in numbers),
         teams={model: _new_key(team_key(keys_dir, model)) for model in models},
         online={role: _new_key(online_key(data_dir, role)) for role in _ONLINE},
     )
     FleetCA.create(data_dir / "ca", clock)
-    _write_first_metadata(tuf_folder(data_dir), tree, lifetimes or Lifetimes(), clock())
+    _write_first_metadata(tuf_folder(data_dir), signers, lifetimes or Lifetimes(), clock())
 
 
 def _check_models(models: Sequence[str]) -> None:
     for model in models:
         if valid_name(model, "model name") in _RESERVED:
-            raise FleetError("keys.models", f"{model!r} is the name of a role; call the model otherwise")
+            raise FleetError("keys.models", f"{model!r} is the name of a TUF role; give the model another name")
     if not models or len(set(models)) != len(models):
         raise FleetError("keys.models", "name at least one model, and each only once")
 
@@ -191,16 +196,16 @@ def _new_key(path: Path) -> CryptoSigner:
     return signer
 
 
-def _write_first_metadata(folder: Path, tree: _Tree, lifetimes: Lifetimes, now: float) -> None:
+def _write_first_metadata(folder: Path, signers: _Signers, lifetimes: Lifetimes, now: float) -> None:
     files.make_folder(folder)
     offline = expiry(now, lifetimes.targets_seconds)
-    documents = {"targets": _sign(_first_targets(tree, offline), tree.targets)}
-    for model, signer in tree.teams.items():
+    documents = {"targets": _sign(_first_targets(signers, offline), signers.targets)}
+    for model, signer in signers.teams.items():
         documents[model] = _sign(Targets(version=1, expires=offline), [signer])
     meta = {f"{role}.json": meta_file(1, content) for role, content in documents.items()}
     snapshot = Snapshot(version=1, expires=expiry(now, lifetimes.snapshot_seconds), meta=meta)
-    documents["snapshot"] = _sign(snapshot, [tree.online["snapshot"]])
-    documents["root"] = _sign(_first_root(tree, expiry(now, lifetimes.root_seconds)), tree.root)
+    documents["snapshot"] = _sign(snapshot, [signers.online["snapshot"]])
+    documents["root"] = _sign(_first_root(signers, expiry(now, lifetimes.root_seconds)), signers.root)
     for role, content in documents.items():
         files.write_atomic(folder / f"1.{role}.json", content)
     timestamp = Timestamp(
@@ -208,38 +213,40 @@ def _write_first_metadata(folder: Path, tree: _Tree, lifetimes: Lifetimes, now: 
         expires=expiry(now, lifetimes.timestamp_seconds),
         snapshot_meta=meta_file(1, documents["snapshot"]),
     )
-    files.write_atomic(folder / "timestamp.json", _sign(timestamp, [tree.online["timestamp"]]))
+    files.write_atomic(folder / "timestamp.json", _sign(timestamp, [signers.online["timestamp"]]))
 
 
-def _first_root(tree: _Tree, expires: datetime.datetime) -> Root:
+def _first_root(signers: _Signers, expires: datetime.datetime) -> Root:
     root = Root(version=1, expires=expires, consistent_snapshot=True)
-    for role, signers in (
-        ("root", tree.root),
-        ("targets", tree.targets),
-        ("snapshot", [tree.online["snapshot"]]),
-        ("timestamp", [tree.online["timestamp"]]),
+    for role, of_role in (
+        ("root", signers.root),
+        ("targets", signers.targets),
+        ("snapshot", [signers.online["snapshot"]]),
+        ("timestamp", [signers.online["timestamp"]]),
     ):
-        for signer in signers:
+        for signer in of_role:
             root.add_key(signer.public_key, role)
-        root.roles[role].threshold = len(signers)
+        root.roles[role].threshold = len(of_role)
     return root
 
 
-def _first_targets(tree: _Tree, expires: datetime.datetime) -> Targets:
-    # In TUF a `*` never crosses a `/`, so the pattern spells out every level of a release's path.
+def _first_targets(signers: _Signers, expires: datetime.datetime) -> Targets:
+    # In TUF a `*` does not match a `/`, so the pattern names every level of a release's path.
     roles = {
         model: DelegatedRole(model, [signer.public_key.keyid], 1, True, paths=[f"releases/{model}/*/manifest.json"])
-        for model, signer in tree.teams.items()
+        for model, signer in signers.teams.items()
     }
-    director = tree.online[DIRECTOR].public_key
-    # The director signs envelopes and has no metadata file. No release's path matches its pattern, so none is missed.
+    director = signers.online[DIRECTOR].public_key
+    # The director signs envelopes and has no metadata file. Clients do not look for one, because no release's path
+    # matches its pattern.
     roles[DIRECTOR] = DelegatedRole(DIRECTOR, [director.keyid], 1, True, paths=["assignments/*"])
-    keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in tree.teams.values()}
+    keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in signers.teams.values()}
     keys[director.keyid] = director
     return Targets(version=1, expires=expires, delegations=Delegations(keys, roles))
 
 
 def _sign(signed: Signed, signers: Sequence[Signer]) -> bytes:
+    """Sign a role's metadata with every signer; returns the file's bytes."""
     metadata = Metadata(signed)
     for signer in signers:
         metadata.sign(signer, append=True)

@@ -1,15 +1,17 @@
-"""The online side of the TUF repository: takes in what a team signed, and keeps snapshot and timestamp fresh.
+"""The TUF repository that devices fetch from: accepts a team's signed metadata, renews snapshot and timestamp.
 
 Invariants:
-    * What is served is consistent after a kill at any write: new files have new names, and ``timestamp.json``,
-      which names the rest by version, length and hash, is replaced last. A file that no timestamp leads to is
-      as good as absent, and the next publication writes over it.
+    * The served files are consistent after a kill at any write. New files have new names; ``timestamp.json``, which
+      names the rest by version, length and hash, is replaced last. A file that no timestamp refers to counts as
+      absent, and the next publication overwrites it.
     * A team's metadata is accepted only if its delegation verifies it, its version is the current one + 1, it has
-      not expired, every earlier target is still there unchanged, and every path is within the delegation.
+      not expired, it holds every earlier target unchanged, and every path is within the delegation.
     * One writer at a time, across threads and processes (a file lock).
 
-Not here: offline signing (:func:`sign_for_team` runs where the team's key is), root and targets rotation, the
-meaning of a manifest (``services/releases.py``).
+Source: The Update Framework specification, sections 5 (client workflow) and 7 (consistent snapshots).
+
+What this module does not do: hold the team's key (:func:`sign_for_team` runs where that key is), rotate ``root`` and
+``targets``, interpret manifests (:mod:`wheeltapper_fleet.registry`).
 """
 
 from __future__ import annotations
@@ -51,21 +53,25 @@ def sign_for_team(
     now: float,
     lifetimes: Lifetimes | None = None,
 ) -> bytes:
-    """The next version of a team's metadata, with one more release in it.
+    """Add one release to a team's metadata and sign its next version. Runs where the team's key is.
 
     Args:
-        current: the role's metadata as served now.
+        current: the role's metadata as the repository serves it now.
         path: TUF target path of the new release.
-        manifest: the manifest's bytes, with the release number in them.
-        signer: the team's key.
+        manifest: the manifest's bytes; they contain the release number.
+        signer: signs with the team's key.
         now: Unix seconds.
+        lifetimes: how long the metadata is valid.
+
+    Returns:
+        The new metadata file's bytes.
 
     Raises:
         FleetError: ``release.exists``, ``tuf.malformed``.
     """
     role = _read_targets(current)
     if path in role.targets:
-        raise FleetError("release.exists", f"{path} is signed already; a release never changes, use the next number")
+        raise FleetError("release.exists", f"{path} is signed already and a release never changes; use the next number")
     role.targets[path] = TargetFile.from_data(path, manifest, ["sha256"])
     role.version += 1
     role.expires = expiry(now, (lifetimes or Lifetimes()).targets_seconds)
@@ -75,14 +81,14 @@ def sign_for_team(
 
 
 class Repository:
-    """The metadata in ``folder``, and the two online keys that sign it.
+    """The metadata files in ``folder``, with the signers of the two online roles.
 
     Args:
-        folder: what is served.
+        folder: the files that devices fetch.
         snapshot: signer of the snapshot role.
         timestamp: signer of the timestamp role.
         clock: Unix seconds.
-        lifetimes: how long what is signed here is good for.
+        lifetimes: how long the metadata that is signed here is valid.
     """
 
     def __init__(
@@ -102,7 +108,7 @@ class Repository:
 
     @classmethod
     def open(cls, data_dir: Path, clock: Callable[[], float], lifetimes: Lifetimes | None = None) -> Repository:
-        """The repository in the fleet's data folder.
+        """Open the repository in the service's data folder.
 
         Raises:
             FleetError: ``keys.missing``, ``tuf.not_found``.
@@ -112,11 +118,14 @@ class Repository:
         return cls(tuf_folder(data_dir), snapshot, timestamp, clock, lifetimes)
 
     def trusted_root(self) -> bytes:
-        """The first root: what a device is given at its enrolment, and trusts from then on."""
+        """The first root metadata. A device receives it at its enrolment and trusts it from then on."""
         return self.read("1.root.json")
 
     def read(self, name: str) -> bytes:
-        """One metadata file, by the name that a client asks for.
+        """Read one metadata file.
+
+        Args:
+            name: as a TUF client asks for it: ``timestamp.json`` or ``<version>.<role>.json``.
 
         Raises:
             FleetError: ``tuf.not_found``.
@@ -126,10 +135,10 @@ class Repository:
         try:
             return (self.folder / name).read_bytes()
         except FileNotFoundError as error:
-            raise FleetError("tuf.not_found", f"there is no {name} (yet)") from error
+            raise FleetError("tuf.not_found", f"there is no {name} in this repository") from error
 
     def models(self) -> tuple[str, ...]:
-        """The models that have a team role."""
+        """The models that have a team role, and so can have releases."""
         delegations = self._targets().delegations
         roles = (delegations.roles or {}) if delegations is not None else {}
         return tuple(name for name in roles if name != DIRECTOR)
@@ -154,7 +163,7 @@ class Repository:
         return self.read(f"{self._snapshot().meta[f'{model}.json'].version}.{model}.json")
 
     def releases(self, model: str) -> dict[int, TargetFile]:
-        """What is published of ``model``, by release number.
+        """The published manifests of ``model``, by release number.
 
         Raises:
             FleetError: ``release.model_unknown``.
@@ -163,7 +172,10 @@ class Repository:
         return dict(sorted((parse_manifest_path(path)[1], target) for path, target in found.items()))
 
     def check(self, model: str, role_metadata: bytes) -> dict[str, TargetFile]:
-        """The new targets in ``role_metadata``, after everything about it was checked. Changes nothing.
+        """Check a team's new metadata against every rule in this module's docstring. Changes nothing.
+
+        Returns:
+            The targets that it adds, by path.
 
         Raises:
             FleetError: ``release.model_unknown``, ``tuf.malformed``, ``tuf.signature``, ``tuf.version``,
@@ -173,19 +185,21 @@ class Repository:
         metadata = _read(role_metadata)
         role = metadata.signed
         if not isinstance(role, Targets):
-            raise FleetError("tuf.malformed", "this is metadata of another kind; send the team role's targets metadata")
+            raise FleetError("tuf.malformed", "this is another role's metadata; send the team role's targets metadata")
         targets = self._targets()
         try:
             targets.verify_delegate(model, metadata.signed_bytes, metadata.signatures)
         except RepositoryError as error:
-            raise FleetError("tuf.signature", f"this is not signed by the team key of {model!r}") from error
+            raise FleetError(
+                "tuf.signature", f"the team key of {model!r} did not sign this; sign it with that team's key"
+            ) from error
         if role.version != current.version + 1:
-            message = f"version {role.version} cannot follow {current.version}; fetch the current metadata, sign again"
+            message = f"version {role.version} does not follow {current.version}; fetch the metadata and sign again"
             raise FleetError("tuf.version", message)
         if role.expires.timestamp() <= self._clock():
             raise FleetError("tuf.expired", "the metadata has expired; sign it again")
         if role.delegations is not None:
-            raise FleetError("tuf.delegations", "a team role cannot delegate further")
+            raise FleetError("tuf.delegations", "a team role must not delegate; remove the delegations and sign again")
         for path, target in current.targets.items():
             if role.targets.get(path) != target:
                 raise FleetError("tuf.changed", f"{path} was changed or removed; published releases are immutable")
@@ -195,10 +209,14 @@ class Repository:
         return new
 
     def publish(self, model: str, role_metadata: bytes) -> None:
-        """Make ``role_metadata`` the current one: check it, then write it, a new snapshot and a new timestamp.
+        """Check a team's new metadata, then write it, a new snapshot and a new timestamp.
+
+        Args:
+            model: whose team signed it.
+            role_metadata: the metadata file's bytes.
 
         Raises:
-            FleetError: as :meth:`check`.
+            FleetError: the codes of :meth:`check`.
         """
         with self._lock():
             self.check(model, role_metadata)
@@ -209,9 +227,12 @@ class Repository:
             self._write_timestamp(self._write_snapshot(snapshot))
 
     def refresh_timestamp(self) -> bool:
-        """Sign snapshot and timestamp anew if less than half of their life is left. Call it now and then.
+        """Sign snapshot and timestamp anew where less than half of their validity is left.
 
-        Returns: whether anything was signed.
+        The service calls this once a minute, so the metadata never expires while it runs.
+
+        Returns:
+            Whether anything was signed.
         """
         with self._lock():
             snapshot = self._snapshot()
@@ -272,7 +293,12 @@ class Repository:
 
 
 def verified_target(folder: Path, root: bytes, path: str) -> TargetFile:
-    """What a device that trusts ``root`` would find under ``path``: python-tuf's own client over the files.
+    """Look up a target as a device would: with python-tuf's client, starting from ``root``.
+
+    Args:
+        folder: the repository's metadata files.
+        root: the root metadata that the device trusts.
+        path: TUF target path.
 
     Raises:
         FleetError: ``tuf.unverified``, ``release.not_found``.
@@ -282,7 +308,7 @@ def verified_target(folder: Path, root: bytes, path: str) -> TargetFile:
             updater = Updater(cache, folder.resolve().as_uri(), fetcher=_FolderFetcher(), bootstrap=root)
             target = updater.get_targetinfo(path)
         except RepositoryError as error:
-            raise FleetError("tuf.unverified", f"the metadata does not verify from the root: {error}") from error
+            raise FleetError("tuf.unverified", f"the trusted root does not verify the metadata: {error}") from error
         except DownloadHTTPError as error:
             raise FleetError("tuf.unverified", f"a metadata file is missing: {error}") from error
     if target is None:
@@ -291,7 +317,7 @@ def verified_target(folder: Path, root: bytes, path: str) -> TargetFile:
 
 
 class _FolderFetcher(FetcherInterface):
-    """Lets python-tuf's client read a folder."""
+    """Reads ``file:`` URLs, so that python-tuf's client works on a folder."""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         try:
@@ -301,7 +327,7 @@ class _FolderFetcher(FetcherInterface):
 
 
 def _check_path(path: str, model: str) -> None:
-    # The delegation's own pattern is not enough: the client would ignore a path outside of it, without a word.
+    # A TUF client silently ignores a path outside of the delegation, so it is refused here.
     if not path.startswith(f"releases/{model}/"):
         raise FleetError("tuf.path", f"{path[:120]!r} is not below releases/{model}/")
     try:
@@ -312,7 +338,9 @@ def _check_path(path: str, model: str) -> None:
 
 def _read(content: bytes) -> Metadata[Any]:
     if len(content) > MAX_METADATA_BYTES:
-        raise FleetError("tuf.malformed", f"the metadata has {len(content)} bytes; the cap is {MAX_METADATA_BYTES}")
+        raise FleetError(
+            "tuf.malformed", f"the metadata has {len(content)} bytes; at most {MAX_METADATA_BYTES} are accepted"
+        )
     try:
         return Metadata.from_bytes(content)
     except (DeserializationError, RecursionError) as error:
@@ -322,5 +350,5 @@ def _read(content: bytes) -> Metadata[Any]:
 def _read_targets(content: bytes) -> Targets:
     signed = _read(content).signed
     if not isinstance(signed, Targets):
-        raise FleetError("tuf.malformed", "this is metadata of another kind; send the team role's targets metadata")
+        raise FleetError("tuf.malformed", "this is another role's metadata; send the team role's targets metadata")
     return signed

@@ -1,14 +1,13 @@
-"""Who may connect to the broker, and what they may say and hear.
+"""Answers nats-server's auth callout: the broker asks here whether each new MQTT connection is allowed.
 
-nats-server asks on ``$SYS.REQ.USER.AUTH`` for every MQTT connection; the answer is a JWT (NATS auth callout).
+The broker publishes its request on ``$SYS.REQ.USER.AUTH``. The answer is a JWT with the connection's permissions, or an
+error code (NATS documentation, "Auth Callout").
 
 Invariants:
-    * Only a certificate that the broker has verified counts. A device's must be its current one and the device not
-      revoked; the client id must be the device id, so nobody takes over another's session.
-    * A device may publish below its own ``up/`` and subscribe below its own ``down/``, nothing else.
-    * Whatever goes wrong here, the answer is no.
+    * Only a certificate that the broker's TLS has verified counts.
+    * Whatever goes wrong here, the connection is refused.
 
-What this module does not do: MQTT, certificates' validity (the broker's TLS does that).
+What this module does not do: the rules (:mod:`permissions`), MQTT.
 """
 
 from __future__ import annotations
@@ -22,87 +21,45 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import nats
 import nkeys
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from wheeltapper_fleet.broker.config import FLEET_ACCOUNT
+from wheeltapper_fleet.broker.permissions import permissions_of
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.wire.ids import device_id
+from wheeltapper_fleet.trust.certificates import certificate_sha256, common_name
 
-__all__ = ["FLEET_CLIENT", "FLEET_CLIENT_ID", "AuthService", "Grant", "decide", "new_seed", "public_key"]
+__all__ = ["AuthCallout", "new_seed", "public_key"]
 
 _LOG: Final = logging.getLogger(__name__)
-FLEET_CLIENT: Final = "fleet.ingest"
-"""CN of the fleet's own certificate; the dot keeps it apart from every device id."""
-FLEET_CLIENT_ID: Final = "fleet_ingest"
-"""Its MQTT client id: nats-server takes no dot there, and no device id has an underscore."""
 _PREFIX_ACCOUNT: Final = 0
 _PREFIX_USER: Final = 20 << 3
 
 
-@dataclass(frozen=True)
-class Grant:
-    """NATS subjects that one connection may publish and subscribe to."""
-
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...]
-
-
-def decide(
-    common_name: str, fingerprint: str, client_id: str, known: Callable[[str], str | None], fleet_fingerprint: str
-) -> Grant:
-    """What the holder of a verified certificate may do.
-
-    Args:
-        fingerprint: SHA-256 (hex) of the certificate's DER.
-        known: gives the current certificate's fingerprint of a device that may connect, or None.
-
-    Raises:
-        FleetError: ``device.unknown``, ``device.client_id``.
-    """
-    if client_id != (FLEET_CLIENT_ID if common_name == FLEET_CLIENT else common_name):
-        raise FleetError("device.client_id", "the MQTT client id must be the certificate's common name", 403)
-    if common_name == FLEET_CLIENT:
-        if fingerprint != fleet_fingerprint:
-            raise FleetError("device.unknown", "this is not the fleet's own certificate", 403)
-        return Grant(publish=("wt.v1.*.down.*",), subscribe=("wt.v1.*.up.*",))
-    try:
-        device = device_id(common_name)
-    except WireError as error:
-        raise FleetError("device.unknown", "the certificate does not name a device", 403) from error
-    if known(device) != fingerprint:
-        raise FleetError("device.unknown", "the device is unknown, revoked, or has a newer certificate", 403)
-    return Grant(publish=(f"wt.v1.{device}.up.*",), subscribe=(f"wt.v1.{device}.down.*",))
-
-
 def new_seed(kind: str) -> bytes:
-    """A fresh nkey seed: ``kind`` is ``user`` or ``account``."""
+    """A new nkey seed; ``kind`` is ``user`` or ``account``."""
     prefix = {"user": _PREFIX_USER, "account": _PREFIX_ACCOUNT}[kind]
     return bytes(nkeys.encode_seed(os.urandom(32), prefix))
 
 
 def public_key(seed: bytes) -> str:
-    """The public half of a seed, as text."""
+    """The public key of an nkey seed, as text."""
     return bytes(nkeys.from_seed(seed).public_key).decode()
 
 
-class AuthService:
-    """Answers the broker's questions on a thread of its own; comes back after the broker does.
+class AuthCallout:
+    """Answers the broker's requests on a thread of its own, and reconnects by itself after the broker restarted.
 
     Args:
-        fleet_certificate_sha256: fingerprint of the certificate that :data:`FLEET_CLIENT` must show.
+        engine: the fleet's database.
+        fleet_certificate_sha256: fingerprint of the service's own client certificate.
     """
 
     def __init__(self, engine: Engine, *, fleet_certificate_sha256: str) -> None:
@@ -121,7 +78,11 @@ class AuthService:
         self.refusals = 0
 
     def start(self, url: str, timeout_seconds: float = 15.0) -> None:
-        """Connect to the broker at ``url`` and answer from now on.
+        """Connect to the broker and start to answer.
+
+        Args:
+            url: the broker's NATS client port, e.g. ``nats://127.0.0.1:4222``.
+            timeout_seconds: how long to wait for the connection.
 
         Raises:
             FleetError: ``broker.auth_failed``.
@@ -130,10 +91,14 @@ class AuthService:
         self._thread.start()
         if not self._ready.wait(timeout_seconds):
             self.stop()
-            raise FleetError("broker.auth_failed", "the auth service could not reach the broker", 500)
+            raise FleetError(
+                "broker.auth_failed",
+                "the auth callout could not reach the broker; see nats.log in the broker's folder",
+                500,
+            )
 
     def stop(self) -> None:
-        """Stop answering; nobody can connect any more."""
+        """Stop answering. From then on the broker accepts no new connection."""
         if self._thread is None:
             return
         if self._loop is not None and self._done is not None:
@@ -143,7 +108,7 @@ class AuthService:
         self._thread = None
 
     def disconnect(self, device: str) -> None:
-        """End the device's connection, if it has one; used when it is revoked."""
+        """End a device's connection, if it has one. Called when the device is revoked."""
         if self._loop is not None:
             asyncio.run_coroutine_threadsafe(self._kick(device), self._loop).result(5)
 
@@ -158,8 +123,8 @@ class AuthService:
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
 
-        async def quiet(error: Exception) -> None:
-            _LOG.debug("auth service: %s", error)
+        async def log_error(error: Exception) -> None:
+            _LOG.debug("auth callout: %s", error)
 
         self._client = await nats.connect(
             url,
@@ -167,7 +132,7 @@ class AuthService:
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,
             connect_timeout=5,
-            error_cb=quiet,
+            error_cb=log_error,
         )
         await self._client.subscribe("$SYS.REQ.USER.AUTH", cb=self._answer)
         await self._client.flush()
@@ -188,37 +153,40 @@ class AuthService:
             answer = {"error": error.code}
         except Exception:  # noqa: BLE001  # fail closed, and keep answering the others
             self.refusals += 1
-            _LOG.exception("a connection was refused: the request could not be judged")
+            _LOG.exception("a connection was refused: its authorization failed unexpectedly")
             answer = {"error": "broker.auth_error"}
-        question = claims.get("nats", {})
+        request = claims.get("nats", {})
         body = {"type": "authorization_response", "version": 2, **answer}
-        audience = question.get("server_id", {}).get("id", "")
-        token = self._sign(subject=question.get("user_nkey", ""), audience=audience, body=body)
+        audience = request.get("server_id", {}).get("id", "")
+        token = self._sign(subject=request.get("user_nkey", ""), audience=audience, body=body)
         await message.respond(token.encode())
 
     def _authorize(self, claims: dict[str, Any]) -> str:
-        question = claims["nats"]
-        client = question["client_info"]
-        chains = question.get("client_tls", {}).get("verified_chains") or []
+        """Check one connection and give the user JWT with its permissions."""
+        request = claims["nats"]
+        client = request["client_info"]
+        chains = request.get("client_tls", {}).get("verified_chains") or []
         if client.get("type") != "mqtt" or not chains:
-            raise FleetError("device.unknown", "only MQTT with a verified certificate may connect", 403)
+            raise FleetError("device.unknown", "only MQTT clients with a verified certificate may connect", 403)
         certificate = x509.load_pem_x509_certificate(chains[0][0].encode())
-        common_name = _common_name(certificate)
-        fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
-        client_id = client.get("mqtt_id") or question.get("connect_opts", {}).get("mqtt_id") or client.get("name", "")
-        grant = decide(common_name, fingerprint, client_id, self._current_fingerprint, self._fleet_fingerprint)
-        self._connections[common_name] = (question["server_id"]["id"], int(client.get("id", 0)))
+        name = common_name(certificate)
+        if name is None:
+            raise FleetError("device.unknown", "the certificate must have exactly one common name", 403)
+        fingerprint = certificate_sha256(certificate)
+        client_id = client.get("mqtt_id") or request.get("connect_opts", {}).get("mqtt_id") or client.get("name", "")
+        allowed = permissions_of(name, fingerprint, client_id, self._current_fingerprint, self._fleet_fingerprint)
+        self._connections[name] = (request["server_id"]["id"], int(client.get("id", 0)))
         body = {
             "type": "user",
             "version": 2,
-            "pub": {"allow": list(grant.publish)},
-            "sub": {"allow": list(grant.subscribe)},
+            "pub": {"allow": list(allowed.publish)},
+            "sub": {"allow": list(allowed.subscribe)},
             "subs": -1,
             "data": -1,
             "payload": -1,
             "allowed_connection_types": ["MQTT"],
         }
-        return self._sign(subject=question["user_nkey"], audience=FLEET_ACCOUNT, body=body, name=common_name)
+        return self._sign(subject=request["user_nkey"], audience=FLEET_ACCOUNT, body=body, name=name)
 
     def _current_fingerprint(self, device: str) -> str | None:
         query = select(devices.c.certificate_sha256).where(devices.c.id == device, devices.c.revoked.is_(False))
@@ -229,6 +197,7 @@ class AuthService:
             raise FleetError("broker.auth_error", "the database does not answer", 500) from error
 
     def _sign(self, *, subject: str, audience: str, body: dict[str, Any], name: str = "") -> str:
+        """A JWT signed with the issuer's nkey."""
         now = int(time.time())
         claims = {"iss": self.issuer, "sub": subject, "aud": audience, "iat": now, "name": name, "nats": body}
         claims["jti"] = hashlib.sha256(json.dumps(claims, sort_keys=True).encode()).hexdigest()
@@ -237,15 +206,11 @@ class AuthService:
         return f"{signed}.{_base64url(nkeys.from_seed(self._issuer_seed).sign(signed.encode()))}"
 
 
-def _common_name(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if len(names) != 1:
-        raise FleetError("device.unknown", "the certificate must have exactly one common name", 403)
-    return str(names[0].value)
-
-
 def _claims(token: bytes) -> dict[str, Any]:
-    """The claims of the broker's question. It comes over loopback on a subject that only the broker may publish to."""
+    """The claims of the broker's request.
+
+    Its signature is not checked: it arrives over loopback, on a subject that only the broker may publish to.
+    """
     middle = token.split(b".")[1]
     claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(middle + b"=" * (-len(middle) % 4)))
     return claims
