@@ -59,9 +59,9 @@ def kill(spool: Spool) -> None:
     spool._closing.set()
     spool._due.set()
     with spool._lock:
-        if spool._maybe is not None:
-            spool._maybe.close()
-            spool._maybe = None
+        if spool._opened is not None:
+            spool._opened.close()
+            spool._opened = None
     spool._open = _dead  # type: ignore[method-assign]  # nobody writes any more
 
 

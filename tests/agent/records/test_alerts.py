@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from tests.agent.spool_kit import alert, kill, record
-from wheeltapper_agent.records.database import STATE_EVERY, State
+from wheeltapper_agent.records.database import STATE_EVERY
 from wheeltapper_agent.records.spool import Spool
+from wheeltapper_agent.records.state import State
 from wheeltapper_protocols.wire.messages import Severity
 
 
@@ -70,6 +71,6 @@ def test_an_append_that_failed_opens_no_alert(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_state_without_alerts_is_of_an_older_agent() -> None:
+def test_a_stored_state_without_alerts_has_none_open() -> None:
     old = msgspec.json.encode({"epoch": "00112233445566aa", "seq": 7, "windows": {"main": 7}})
     assert msgspec.json.decode(old, type=State).alerts == {}

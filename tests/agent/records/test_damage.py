@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.agent.servers import until
-from tests.agent.spool_kit import ALL, Clock, Network, alert, kill, losses, record
-from wheeltapper_agent.records import database as spool_database
+from tests.agent.spool_kit import Clock, Network, alert, kill, losses, record
 from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.records.delivery import Delivery
 from wheeltapper_agent.records.spool import Spool, SpoolLimits, read_figures
+from wheeltapper_agent.records.spool_files import set_aside
 from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 DAY = 86_400.0
@@ -198,26 +197,6 @@ def test_an_alert_whose_kind_is_damaged_does_not_hold_up_the_fleet(tmp_path: Pat
     spool.close()
 
 
-def test_rows_of_an_older_agent_are_read(tmp_path: Path) -> None:
-    """Their CRC is of epoch, seq and payload."""
-    path = tmp_path / "s.db"
-    spool = Spool(path)
-    for index in range(3):
-        spool.append(record(index))
-    spool.append(alert(2))
-    kill(spool)
-    connection = sqlite3.connect(path)
-    for seq, payload in connection.execute("SELECT seq, payload FROM records").fetchall():
-        crc = zlib.crc32(payload, zlib.crc32(f"{spool.epoch}:{seq}".encode()))
-        connection.execute("UPDATE records SET crc = ? WHERE seq = ?", (crc, seq))
-    connection.commit()
-    connection.close()
-    again = Spool(path)
-    assert [held.seq for held in again.peek(0, 9, ALL)] == [1, 2, 3, 4]
-    assert (again.epoch, again.figures().dropped) == (spool.epoch, 0)
-    again.close()
-
-
 # --- where it stands --------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +226,22 @@ def test_a_spool_that_does_not_know_where_it_stands_begins_a_new_epoch(tmp_path:
     spool.append(record(20))
     assert _windows(spool) == [20]
     assert losses(spool)[0].why == "spool.corrupt"
+    spool.close()
+
+
+def test_a_kill_while_the_schema_is_created_leaves_an_empty_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wheeltapper_agent.records.database.write_state", die)
+        with pytest.raises(KeyboardInterrupt):
+            Spool(tmp_path / "s.db")
+    spool = Spool(tmp_path / "s.db")
+    spool.append(record(0))
+    assert (spool.newest, losses(spool)) == (1, [])
     spool.close()
 
 
@@ -316,7 +311,7 @@ def test_a_kill_while_it_is_set_aside_gives_no_number_twice(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", dying)
         with pytest.raises(KeyboardInterrupt):
-            spool_database.set_aside(path)
+            set_aside(path)
     spool = Spool(path)
     assert spool.epoch != epoch
     (loss,) = losses(spool)

@@ -387,32 +387,3 @@ def test_an_ack_of_what_was_never_given_means_that_the_file_went_back(tmp_path: 
     assert losses(spool)[0].counts == {"telemetry": 2}
     assert spool.next_window("main") == 2
     spool.close()
-
-
-def test_a_spool_of_the_first_layout_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    old = sqlite3.connect(path)
-    old.executescript(
-        "PRAGMA journal_mode=WAL;"
-        "CREATE TABLE records(seq INTEGER PRIMARY KEY, kind TEXT, payload BLOB);"
-        "CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);"
-        "CREATE TABLE windows(pipeline TEXT PRIMARY KEY, next INTEGER);"
-        "CREATE TABLE answered(command TEXT PRIMARY KEY);"
-        "INSERT INTO meta VALUES ('epoch', '00112233445566aa'), ('seq', '7'), ('acked', '5'), ('dropped', '2');"
-        "INSERT INTO windows VALUES ('main', 7); INSERT INTO answered VALUES ('c1');"
-    )
-    for seq in (6, 7):
-        payload = msgspec.msgpack.encode(msgspec.structs.replace(record(seq - 1), seq=seq))
-        old.execute("INSERT INTO records VALUES (?, 'telemetry', ?)", (seq, payload))
-    old.commit()
-    old.close()
-    before = read_figures(path)
-    assert before is not None
-    assert (before.seq, before.acked, before.held, before.dropped) == (7, 5, 2, 2)
-    spool = Spool(path)
-    assert (spool.epoch, spool.next_window("main")) == ("00112233445566aa", 7)
-    assert spool.answered("c1")
-    spool.append(record(7))
-    assert windows(spool, "telemetry") == [5, 6, 7]
-    assert losses(spool) == []
-    spool.close()

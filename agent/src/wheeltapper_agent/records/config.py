@@ -1,4 +1,4 @@
-"""How records are sent: the section ``[delivery]`` of the configuration."""
+"""The section ``[delivery]`` of the agent's configuration: how records are sent. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ __all__ = ["DeliveryConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryConfig:
-    """How records are sent."""
+    """How records are sent to the fleet."""
 
     batch_seconds: float = 5.0
-    """How long telemetry is gathered for one message; alerts and reports never wait."""
+    """How long telemetry is gathered for one message. Alerts and reports are sent at once."""
     resend_seconds: float = 5.0
+    """Records are sent again when the fleet did not acknowledge any for so long; doubled each time, up to a minute."""
     max_in_flight: int = 2000
+    """At most so many telemetry records are sent and not acknowledged."""
     catch_up_records_per_second: float = 2000.0
-    """At most so many records a second, but for alerts and reports made while connected; must be more than the
+    """At most so many records a second, not counting alerts and reports made while connected. It must be more than the
     pipelines make. 0: without a bound."""
     reconnect_max_seconds: float = 10.0
+    """The longest wait between two attempts to connect."""
     flush_seconds: float = 5.0
-    """How long a clean end waits for the fleet's ack."""
+    """How long a clean end of the agent waits for the fleet's acknowledgement."""

@@ -1,4 +1,4 @@
-"""The spool as its writers see it."""
+"""The spool as pipelines and updates see it, which only write to it. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,32 @@ __all__ = ["NO_EPOCH", "Records", "unnumbered_report"]
 
 
 NO_EPOCH: Final = "0" * 16
-"""Stands in a record until the spool gives its own."""
+"""The epoch in a record that the spool has not numbered yet."""
 
 
 def unnumbered_report(body: ReportBody, now_seconds: float) -> Report:
-    """A report for :meth:`Records.append`, which gives it its seq and epoch. A clock before 1970 counts as 1970."""
+    """A report to hand to :meth:`Records.append`, which gives it its number and epoch.
+
+    Args:
+        body: what is reported.
+        now_seconds: Unix time; a clock that stands before 1970 counts as 0.
+    """
     return Report(epoch=NO_EPOCH, oldest=1, seq=1, at=max(0.0, now_seconds), body=body)
 
 
 class Records(Protocol):
-    """The spool, as its writers see it."""
+    """The spool, as its writers see it; implemented by :class:`wheeltapper_agent.records.spool.Spool`."""
 
-    def append(self, *items: TelemetryRecord | Alert | Report) -> None: ...
+    def append(self, *items: TelemetryRecord | Alert | Report) -> None:
+        """Number the records and store them.
 
-    def next_window(self, pipeline: str) -> int: ...
+        Raises:
+            sqlite3.Error, OSError: the disk refuses; none of the records was stored.
+        """
+
+    def next_window(self, pipeline: str) -> int:
+        """The index of the next window of ``pipeline``, also after a restart."""
 
     def open_alert(self, pipeline: str) -> Severity:
-        """The severity of the alert that was raised last and not cleared, NORMAL where there is none; of records that
-        were kept, and so over restarts."""
+        """The severity of the alert of ``pipeline`` that was raised last and is not cleared yet, also after a restart;
+        NORMAL if there is none."""

@@ -1,9 +1,9 @@
-"""A row of the spool: the bytes of a record, and the checksum that says whether the row is what was written.
+"""One row of the spool: a record as bytes, and a checksum that shows whether the row is what was written. Pure.
 
-SQLite has no checksums of its own: bytes that flipped are noticed here, and never sent as if they were measured. The
-CRC-32 of a row covers all of it; rows of an older agent, whose CRC covers less, are still read.
+SQLite has no checksums of its own. Bytes that flipped on the disk are noticed here, so that they are never sent as if
+they had been measured. The CRC-32 covers the whole row: epoch, number, kind, age and record.
 
-Not done here: the file and its transactions (:mod:`spool_database`).
+Not done here: the database and its transactions (:mod:`~wheeltapper_agent.records.database`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Item: TypeAlias = TelemetryRecord | Alert | Report
+"""A record."""
 KINDS: Final[dict[type[Item], str]] = {TelemetryRecord: "telemetry", Alert: "alert", Report: "report"}
 _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "telemetry": msgspec.msgpack.Decoder(TelemetryRecord),
@@ -39,50 +40,46 @@ _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
 _ENCODER: Final = msgspec.msgpack.Encoder()
 Row: TypeAlias = tuple[Item, bytes]
 """A record and its encoding."""
+Stored: TypeAlias = tuple[int, Any, Any, Any, Any]
+"""A row of the table ``records``: seq, kind, payload, age_seconds, crc. In a damaged row any of them but seq may hold
+anything."""
 
 
 def encode_item(item: Item) -> bytes:
-    """The bytes of a record; its seq and epoch are those of its row and are put in when it is read."""
+    """A record as MessagePack. The seq and epoch in these bytes do not count: :func:`decode_item` takes those of the
+    row."""
     return _ENCODER.encode(item)
 
 
 def start_of_checksums(epoch: str, age_seconds: float) -> int:
-    """What the rows of one transaction have in common; see :func:`checksum`."""
+    """The part of :func:`checksum` that all rows of one transaction have in common."""
     return zlib.crc32(f"{epoch}:{age_seconds}:".encode())
 
 
 def checksum(start: int, kind: str, seq: int, payload: bytes) -> int:
-    """CRC-32 of a record in its place: one that came under another seq is noticed too."""
+    """The CRC-32 of a row.
+
+    Args:
+        start: of :func:`start_of_checksums`.
+        kind: the kind of record.
+        seq: its number. A record that was moved to another number has a wrong checksum, too.
+        payload: of :func:`encode_item`.
+    """
     return zlib.crc32(payload, zlib.crc32(f"{kind}:{seq}:".encode(), start))
 
 
-def _checksum_of_layout_2(epoch: str, seq: int, payload: bytes) -> int:
-    """As an older agent made it: without kind and age."""
-    return zlib.crc32(payload, zlib.crc32(f"{epoch}:{seq}".encode()))
-
-
 def kind_of(kind: object) -> str:
-    """The kind under which a row is counted: telemetry, most likely, where it is damaged."""
+    """The kind under which a row is counted. A row whose kind is damaged counts as telemetry, the most frequent one."""
     return kind if isinstance(kind, str) and kind in _DECODERS else "telemetry"
 
 
-Stored: TypeAlias = tuple[int, Any, Any, Any, Any]
-"""A row of ``records``: seq, kind, payload, age_seconds, crc. Any of them but seq may be anything."""
-
-
 def decode_item(epoch: str, row: Stored) -> Item | None:
-    """The record of a row; None if the row is damaged."""
+    """The record of a row, with the row's number and epoch; None if the row is damaged."""
     seq, kind, payload, age_seconds, crc = row
     decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
     if decoder is None or not isinstance(payload, bytes):
         return None
-    if crc is None:
-        sound = age_seconds is None  # layout 1 had neither
-    else:
-        sound = crc == checksum(start_of_checksums(epoch, age_seconds), kind, seq, payload) or (
-            crc == _checksum_of_layout_2(epoch, seq, payload)
-        )
-    if not sound:
+    if crc != checksum(start_of_checksums(epoch, age_seconds), kind, seq, payload):
         return None
     try:
         item: Item = decoder.decode(payload)
@@ -94,8 +91,11 @@ def decode_item(epoch: str, row: Stored) -> Item | None:
 
 
 def of_kinds(kinds: Sequence[str]) -> str:
-    """The condition for rows of ``kinds``. Whoever asks for telemetry also gets what is of no kind, since that is
-    damaged and must go; for the others it is put so that the partial index is used."""
+    """The SQL condition, to follow another one, for rows of ``kinds`` in the table ``records``.
+
+    Asking for telemetry also gives rows of an unknown kind: they are damaged and must be dropped. The condition for
+    alerts and reports is worded as in the index ``urgent``, so that SQLite uses it.
+    """
     urgent = tuple(kind for kind in KINDS.values() if kind != "telemetry")
     if "telemetry" in kinds:
         left_out = ",".join(f"'{kind}'" for kind in urgent if kind not in kinds)
