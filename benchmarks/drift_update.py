@@ -22,7 +22,7 @@ from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Window
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec
-from wheeltapper_protocols.drift.drift import ChangeSpec, freeze
+from wheeltapper_protocols.drift.drift import ChangeSpec, fit_drift_spec
 from wheeltapper_protocols.drift.sketch import Bins
 from wheeltapper_protocols.manifest.manifest import Budget, BundleFile, Golden, Input, Manifest
 from wheeltapper_protocols.signal.features import FeatureSpec
@@ -45,7 +45,7 @@ def manifest(table: Any, scores: Any) -> Manifest:
         features=[FeatureSpec(name=f"x.{number}", kind="rms", channel=0) for number in range(FEATURES)],
         scoring=scoring,
         decision=DecisionSpec(),
-        drift=msgspec.structs.replace(freeze(table, scores), period_windows=3600),
+        drift=msgspec.structs.replace(fit_drift_spec(table, scores), period_windows=3600),
         golden=Golden(output_atol=0.05, score_rtol=0.02),
         budget=Budget(latency_p95_ms=50.0, rss_growth_mb=96.0),
     )

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec
-from wheeltapper_protocols.manifest.interpreter import Interpreter
+from wheeltapper_protocols.manifest.inference_task import InferenceTask
 from wheeltapper_protocols.manifest.manifest import (
     Budget,
     BundleFile,
@@ -103,12 +103,12 @@ def files_of(network: bytes, samples: NDArray[np.float32], **fields: Any) -> dic
     )
     form = (draft.input.sample_rate_hz, draft.input.window_samples, len(draft.input.channels))
     table = FeatureSet(draft.features, *form).compute(samples)
-    interpreter = Interpreter(draft)
-    model_input = interpreter.model_input(table, samples)
+    task = InferenceTask(draft)
+    model_input = task.model_input(table, samples)
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
     output = np.concatenate([session.run(["output"], {"input": one[None]})[0] for one in model_input])
     buffer = io.BytesIO()
-    score = interpreter.read(model_input, output).score
+    score = task.read(model_input, output).score
     np.savez(buffer, samples=samples, model_input=model_input, model_output=output, score=score)
     files = {"model.onnx": network, "golden.npz": buffer.getvalue()}
     named = [

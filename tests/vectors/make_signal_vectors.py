@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.vectors.make_vectors import FOLDER, add_new
-from wheeltapper_protocols.decision.bearing import Bearing, BearingWatch
+from wheeltapper_protocols.decision.bearing import Bearing, BearingSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, decide
 from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
-from wheeltapper_protocols.drift.drift import DriftSpec, freeze
+from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.manifest.manifest import (
     Anomaly,
@@ -192,7 +192,7 @@ def task_manifests() -> dict[str, Manifest]:
         "zones_and_bearing": msgspec.structs.replace(
             plain,
             iso20816=Iso20816(group=2, foundation="rigid", channels=[0], raises=True),
-            bearing=BearingWatch(geometry=Bearing(), shaft_hz=25.0, carrier_low_hz=500.0, carrier_high_hz=6000.0),
+            bearing=BearingSpec(geometry=Bearing(), shaft_hz=25.0, carrier_low_hz=500.0, carrier_high_hz=6000.0),
         ),
     }
 
@@ -216,7 +216,7 @@ def bad_task_manifests() -> dict[str, bytes]:
 def drift() -> DriftSpec:
     """Ten windows of one feature and their scores."""
     steps = np.arange(10, dtype=np.float64)
-    return freeze(steps[:, None] / 4, steps / 16, period_windows=360)
+    return fit_drift_spec(steps[:, None] / 4, steps / 16, period_windows=360)
 
 
 def bad_manifests() -> dict[str, bytes]:

@@ -31,7 +31,7 @@ from wheeltapper_protocols.wire.messages import (
     Status,
     Telemetry,
 )
-from wheeltapper_protocols.wire.topics import ALL_UP, Down, Up, down_topic, parse_up_topic
+from wheeltapper_protocols.wire.topics import ALL_UP_FILTER, Down, Up, down_topic, parse_up_topic
 
 DEVICE = "device-1"
 
@@ -48,7 +48,7 @@ class FakeFleet:
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id="fleet", protocol=paho.MQTTv5)
         self.client.tls_set_context(tls_context(authority.path, certificate, key))
         self.client.reconnect_delay_set(1, 1)
-        self.client.on_connect = lambda client, *_: client.subscribe(ALL_UP, qos=1)
+        self.client.on_connect = lambda client, *_: client.subscribe(ALL_UP_FILTER, qos=1)
         self.client.on_message = self._message
         self.client.connect("localhost", port)
         self.client.loop_start()

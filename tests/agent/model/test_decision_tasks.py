@@ -37,9 +37,9 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.decision.bearing import Bearing, BearingWatch
+from wheeltapper_protocols.decision.bearing import Bearing, BearingSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict
-from wheeltapper_protocols.manifest.interpreter import Interpreter, Reading
+from wheeltapper_protocols.manifest.inference_task import InferenceTask, Prediction
 from wheeltapper_protocols.manifest.manifest import (
     Anomaly,
     Classification,
@@ -49,7 +49,7 @@ from wheeltapper_protocols.manifest.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_specs
+from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_feature_specs
 from wheeltapper_protocols.signal.recording import Recording, recording_bytes
 from wheeltapper_protocols.wire.messages import Alert, Severity, TelemetryRecord
 
@@ -114,7 +114,7 @@ def windows(data_dir: Path) -> dict[str, Windows]:
 
 @pytest.fixture(scope="module")
 def classes(windows: dict[str, Windows], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    bearing = BearingWatch(geometry=Bearing(), shaft_hz=1797 / 60, carrier_low_hz=1000.0, carrier_high_hz=12_000.0)
+    bearing = BearingSpec(geometry=Bearing(), shaft_hz=1797 / 60, carrier_low_hz=1000.0, carrier_high_hz=12_000.0)
     return write_bundle(tmp_path_factory.mktemp("classes"), classifier(windows, decision=QUICK, bearing=bearing))
 
 
@@ -283,7 +283,7 @@ def test_zones_are_told_and_raise_only_where_asked(tmp_path: Path) -> None:
         found = plain.evaluate(window)
         assert found.velocity_mm_s is not None
         assert found.velocity_mm_s[0].max() == pytest.approx(velocity, rel=1e-3)
-        assert found.features.shape == (1, len(plain.interpreter.names))
+        assert found.features.shape == (1, len(plain.task.names))
         quiet = Evaluation(
             samples=found.samples,
             features=found.features,
@@ -355,13 +355,13 @@ def test_records_and_alerts_carry_what_the_model_says(tmp_path: Path) -> None:
 # --- outputs that a model must not give ------------------------------------------------------------------------
 
 
-def reading(manifest_fields: dict[str, Any], output: list[list[float]]) -> Reading:
-    """What an interpreter makes of ``output``, one row a window."""
+def reading(manifest_fields: dict[str, Any], output: list[list[float]]) -> Prediction:
+    """What the task makes of ``output``, one row a window."""
     files = raw_classifier()
     manifest = decode_manifest(files["manifest.json"])
     plain = {"classification": None, "anomaly": None, "remaining_life": None}
-    interpreter = Interpreter(msgspec.structs.replace(manifest, **plain | manifest_fields))
-    return interpreter.read(np.zeros((len(output), 16), np.float32), np.array(output, np.float32))
+    task = InferenceTask(msgspec.structs.replace(manifest, **plain | manifest_fields))
+    return task.read(np.zeros((len(output), 16), np.float32), np.array(output, np.float32))
 
 
 LIFE: dict[str, Any] = {"task": "remaining_life", "remaining_life": RemainingLife(cap=100.0, warn_at=10.0)}
@@ -418,14 +418,14 @@ def test_zones_that_the_window_cannot_show_are_refused(section: dict[str, Any], 
 
 def test_a_velocity_may_also_be_a_feature(tmp_path: Path) -> None:
     section = Iso20816(group=1, foundation="rigid", channels=[0])
-    specs = velocity_specs(section, ["x"], ["g"])
+    specs = velocity_feature_specs(section, ["x"], ["g"])
     shape = Input(sample_rate_hz=2000.0, window_samples=512, channels=["x"], units=["g"])
     files = files_of(
         linear(np.ones((1, 1)), np.zeros(1)),
         np.random.default_rng(0).normal(size=(2, 512, 1)).astype(np.float32),
         input=shape, features=specs, iso20816=section, scoring=scoring_of(np.ones((2, 1))),
     )  # fmt: skip
-    assert load(tmp_path / "b", files).interpreter.names == ("x.velocity_mm_s",)
+    assert load(tmp_path / "b", files).task.names == ("x.velocity_mm_s",)
 
 
 def test_an_alert_that_the_zone_raised_says_so(tmp_path: Path) -> None:

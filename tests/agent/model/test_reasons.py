@@ -18,7 +18,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.importers import import_femto
-from wheeltapper_protocols.decision.bearing import Bearing, BearingWatch
+from wheeltapper_protocols.decision.bearing import Bearing, BearingSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState
 from wheeltapper_protocols.decision.reasons import UsualBand, feature_reasons, undo_bands
 from wheeltapper_protocols.decision.scoring import Scorer
@@ -61,11 +61,11 @@ def test_undoing_the_first_reason_of_real_wear_lowers_the_score_most(run: str, d
             undone = z.copy()
             undone[feature] = 0.0
             falls.append(score(z) - score(undone))
-        best = bundle.interpreter.names[int(np.argmax(falls))]
+        best = bundle.task.names[int(np.argmax(falls))]
         count += 1
         right += bundle.reasons(found)[0].feature == best
-        shares = Scorer(spec, bundle.interpreter.names).score(found.model_input, found.model_output).shares
-        by_share += bundle.interpreter.names[int(shares[0].argmax())] == best
+        shares = Scorer(spec, bundle.task.names).score(found.model_input, found.model_output).shares
+        by_share += bundle.task.names[int(shares[0].argmax())] == best
     assert count >= 10
     assert right >= 0.99 * count
     assert 0.8 * count <= by_share <= right
@@ -74,7 +74,7 @@ def test_undoing_the_first_reason_of_real_wear_lowers_the_score_most(run: str, d
 @pytest.mark.data
 def test_undoing_the_first_reason_of_a_class_lowers_its_score_most(data_dir: Path, tmp_path: Path) -> None:
     windows = cwru_windows(data_dir, FAULTS)
-    watch = BearingWatch(
+    watch = BearingSpec(
         geometry=Bearing(), shaft_hz=1797 / 60, carrier_low_hz=1000.0, carrier_high_hz=12_000.0, least=1.0
     )
     folder = write_bundle(tmp_path / "b", classifier(windows, decision=QUICK, bearing=watch))
@@ -91,7 +91,7 @@ def test_undoing_the_first_reason_of_a_class_lowers_its_score_most(data_dir: Pat
             # A certain class stays certain without any one feature: then it is told the other way round.
             if normal.max() > 1e-3:
                 count += 1
-                right += reasons[0].feature == bundle.interpreter.names[int(normal.argmax())]
+                right += reasons[0].feature == bundle.task.names[int(normal.argmax())]
             assert sum(reason.share for reason in reasons) <= 1 + 1e-9
             assert [reason.share for reason in reasons[:-1]] == sorted((r.share for r in reasons[:-1]), reverse=True)
     assert count >= 50

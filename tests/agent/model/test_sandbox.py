@@ -254,7 +254,7 @@ def test_threads_do_not_share_an_interpreter_at_once(tmp_path: Path) -> None:
     from wheeltapper_agent.model.bundle import load_bundle
 
     bundle = load_bundle(write_bundle(tmp_path, make_bundle(runtime="tflite")), BOARD)
-    width = len(bundle.interpreter.names)
+    width = len(bundle.task.names)
     wrong: list[int] = []
     stop = time.monotonic() + 0.5
 

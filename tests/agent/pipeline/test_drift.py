@@ -21,7 +21,7 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.drift.drift import DriftSpec, freeze
+from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
 from wheeltapper_protocols.drift.sketch import Bins, Sketches, decode_sketches
 from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
 from wheeltapper_protocols.signal.quality import DataQuality
@@ -50,7 +50,7 @@ class HandClock:
 def manifest(release: int = 1, **changes: Any) -> Manifest:
     made = decode_manifest(make_bundle(release)["manifest.json"])
     random = np.random.default_rng(0)
-    spec = freeze(random.normal(size=(400, len(made.features))), random.normal(0.3, 0.05, 400))
+    spec = fit_drift_spec(random.normal(size=(400, len(made.features))), random.normal(0.3, 0.05, 400))
     drift = msgspec.structs.replace(spec, **({"period_windows": PERIOD} | changes))
     return msgspec.structs.replace(made, drift=drift)
 
@@ -268,7 +268,7 @@ def watched_bundle(folder: Path, release: int, samples: list[Any]) -> Bundle:
     """A real bundle whose manifest was frozen from what it says of ``samples``."""
     plain = load_bundle(write_bundle(folder / f"plain-{release}", make_bundle(release, gain=0.4 + release / 10)))
     found = plain.evaluate(np.stack(samples))
-    drift: DriftSpec = msgspec.structs.replace(freeze(found.features, found.scores.score), period_windows=40)
+    drift: DriftSpec = msgspec.structs.replace(fit_drift_spec(found.features, found.scores.score), period_windows=40)
     files = make_bundle(release, gain=0.4 + release / 10, drift=drift)
     return load_bundle(write_bundle(folder / f"watched-{release}", files))
 

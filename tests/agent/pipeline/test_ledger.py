@@ -80,7 +80,9 @@ def judged(index: int, alert: bool = False, samples: int = 8, **state: Any) -> J
     window = Window(np.zeros((samples, 1), np.float32), float(index))
     severity = Severity.WARNING if alert else Severity.NORMAL
     verdict = Verdict(0.5, severity, alert=alert, changed=alert)
-    return JudgedWindow(Observation("main", index, window, None, None, 0.5, verdict, 0.1), DecisionState(above=index))
+    return JudgedWindow(
+        Observation("main", index, window, None, None, 0.5, verdict, 0.1), DecisionState(above_windows=index)
+    )
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
-from wheeltapper_protocols.signal.quality import DataQuality, StuckRuns
+from wheeltapper_protocols.signal.quality import DataQuality, StuckRunCounter
 from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 
@@ -150,7 +150,7 @@ def test_a_dead_sensor_is_seen_in_windows_that_are_shorter_than_the_run() -> Non
 def test_runs_over_short_windows_are_those_of_the_whole(values: list[float], size: int, length: int) -> None:
     """At the end of each window: whether what ends there is a run that is long enough."""
     length = max(length, size + 1)
-    runs = StuckRuns(length)
+    runs = StuckRunCounter(length)
     for begin in range(0, len(values) - size + 1, size):
         window = np.array(values[begin : begin + size], np.float32)[:, None]
         run = 1

@@ -15,7 +15,7 @@ from wheeltapper_fleet import tables
 from wheeltapper_fleet.ingest.store import Heard, store
 from wheeltapper_fleet.telemetry import drift as service
 from wheeltapper_protocols.decision.scoring import ScoringSpec
-from wheeltapper_protocols.drift.drift import freeze
+from wheeltapper_protocols.drift.drift import fit_drift_spec
 from wheeltapper_protocols.drift.sketch import Bins, encode_sketches
 from wheeltapper_protocols.manifest.manifest import Manifest, encode_manifest
 from wheeltapper_protocols.signal.features import FeatureSpec
@@ -36,7 +36,7 @@ def released(server: AdminServer, release: int = 3, **changes: Any) -> Manifest:
         features=[FeatureSpec(name=f"x.{number}", kind="rms", channel=0) for number in range(FEATURES)],
         scoring=ScoringSpec(transform=["affine"] * FEATURES, center=one, scale=one, weight=one, down=one, threshold=1),
     )
-    made = msgspec.structs.replace(made, **({"drift": freeze(TRAINED, SCORES)} | changes))
+    made = msgspec.structs.replace(made, **({"drift": fit_drift_spec(TRAINED, SCORES)} | changes))
     content = encode_manifest(made)
     blob = server.blobs.put_bytes(content)
     path = f"releases/{MODEL}/{release}/manifest.json"

@@ -8,13 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wheeltapper_protocols.decision.bearing import Bearing, BearingFinder, BearingWatch, bearing_specs, fault_named
+from wheeltapper_protocols.decision.bearing import (
+    Bearing,
+    BearingFaultDetector,
+    BearingSpec,
+    bearing_feature_specs,
+    describe_fault,
+)
 from wheeltapper_protocols.signal.bearing_lines import LinePlan
 from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec
 
 RATE_HZ = 12_000.0
 SAMPLES = 8192
-WATCH = BearingWatch(
+WATCH = BearingSpec(
     geometry=Bearing(), shaft_hz=29.17, carrier_low_hz=500.0, carrier_high_hz=6000.0, harmonics=5, tolerance=0.01
 )
 
@@ -45,10 +51,10 @@ def impacts(line_hz: float, strength: float, slip: float = 0.005) -> np.ndarray:
 
 @pytest.mark.parametrize("fault", ["BPFO", "BPFI", "BSF"])
 def test_made_impacts_are_named(fault: str) -> None:
-    finder = BearingFinder(WATCH, RATE_HZ, SAMPLES, 1)
+    finder = BearingFaultDetector(WATCH, RATE_HZ, SAMPLES, 1)
     found = finder.find(impacts(WATCH.geometry.line_hz(fault, WATCH.shaft_hz), 8.0))
     assert found is not None
-    assert found.feature == fault_named(WATCH, fault)
+    assert found.feature == describe_fault(WATCH, fault)
     assert found.value > WATCH.least
     assert finder.find(impacts(100.0, 0.0)) is None
     assert finder.find(np.zeros((SAMPLES, 1), dtype=np.float32)) is None
@@ -56,14 +62,14 @@ def test_made_impacts_are_named(fault: str) -> None:
 
 
 def test_the_name_says_place_frequency_and_harmonics() -> None:
-    watch = BearingWatch(geometry=Bearing(), shaft_hz=29.17, carrier_low_hz=500.0, carrier_high_hz=6000.0)
-    assert fault_named(watch, "BPFO") == "outer race (BPFO 104.6 Hz, 3 harmonics)"
+    watch = BearingSpec(geometry=Bearing(), shaft_hz=29.17, carrier_low_hz=500.0, carrier_high_hz=6000.0)
+    assert describe_fault(watch, "BPFO") == "outer race (BPFO 104.6 Hz, 3 harmonics)"
 
 
 def test_a_window_that_cannot_resolve_the_lines_is_refused() -> None:
     with pytest.raises(ValueError, match="no line of the bearing can be told"):
-        BearingFinder(WATCH, RATE_HZ, 256, 1)
-    short = BearingFinder(WATCH, RATE_HZ, 2048, 1)  # the cage's line is too low for it, the others are not
+        BearingFaultDetector(WATCH, RATE_HZ, 256, 1)
+    short = BearingFaultDetector(WATCH, RATE_HZ, 2048, 1)  # the cage's line is too low for it, the others are not
     assert short.find(impacts(WATCH.geometry.line_hz("BPFI", WATCH.shaft_hz), 8.0)[:2048]) is not None
 
 
@@ -79,7 +85,7 @@ def test_a_window_that_cannot_resolve_the_lines_is_refused() -> None:
     ],
 )
 def test_bad_parameters_are_refused(changes: dict[str, float]) -> None:
-    spec = bearing_specs(WATCH, "x")[0]
+    spec = bearing_feature_specs(WATCH, "x")[0]
     bad = FeatureSpec(name=spec.name, kind=spec.kind, channel=0, params=spec.params | changes)
     with pytest.raises(ValueError):
         FeatureSet([bad], RATE_HZ, SAMPLES, 1)
@@ -104,7 +110,7 @@ def test_real_faults_have_their_line(data_dir: Path) -> None:
             shaft_hz = (rpm if rpm > 0 else turns[name.split("_")[-2]]) / 60
             x = archive[name].astype(np.float32) * np.float32(archive[f"{name}__lsb"])
             windows = x[: len(x) // SAMPLES * SAMPLES].reshape(-1, SAMPLES, 1)
-            watch = BearingWatch(
+            watch = BearingSpec(
                 geometry=Bearing(),
                 shaft_hz=shaft_hz,
                 carrier_low_hz=500.0,
@@ -113,7 +119,9 @@ def test_real_faults_have_their_line(data_dir: Path) -> None:
                 tolerance=0.01,
             )
             faults = ("BPFO", "BPFI", "BSF")
-            strengths = FeatureSet(bearing_specs(watch, "x", faults), RATE_HZ, SAMPLES, 1).compute(windows).mean(axis=0)
+            strengths = (
+                FeatureSet(bearing_feature_specs(watch, "x", faults), RATE_HZ, SAMPLES, 1).compute(windows).mean(axis=0)
+            )
             count[fault] += 1
             right[fault] += faults[int(strengths.argmax())] == fault
     assert count == {"BPFI": 16, "BPFO": 28, "BSF": 16}
@@ -124,10 +132,10 @@ def test_real_faults_have_their_line(data_dir: Path) -> None:
 
 @pytest.mark.parametrize(("samples", "tolerance"), [(8192, 0.01), (65536, 0.02), (65536, 0.05), (65536, 0.1)])
 def test_noise_names_no_fault_however_long_the_window(samples: int, tolerance: float) -> None:
-    watch = BearingWatch(
+    watch = BearingSpec(
         geometry=Bearing(), shaft_hz=29.17, carrier_low_hz=500.0, carrier_high_hz=6000.0, tolerance=tolerance
     )
-    finder = BearingFinder(watch, RATE_HZ, samples, 1)
+    finder = BearingFaultDetector(watch, RATE_HZ, samples, 1)
     random = np.random.default_rng(11)
     named = [finder.find(random.normal(size=(samples, 1)).astype(np.float32)) for _ in range(20)]
     assert sum(found is not None for found in named) <= 1
@@ -135,11 +143,13 @@ def test_noise_names_no_fault_however_long_the_window(samples: int, tolerance: f
 
 def test_what_is_usual_of_a_line_is_what_noise_has() -> None:
     random = np.random.default_rng(12)
-    spec = bearing_specs(WATCH, "x", ["BPFI"])[0]
+    spec = bearing_feature_specs(WATCH, "x", ["BPFI"])[0]
     plan = LinePlan(spec, RATE_HZ / SAMPLES, SAMPLES // 2 + 1)
     noise = random.normal(size=(60, SAMPLES, 1)).astype(np.float32)
     strengths = FeatureSet([spec], RATE_HZ, SAMPLES, 1).compute(noise)[:, 0]
     assert strengths.mean() == pytest.approx(plan.noise, rel=0.1)
-    found = BearingFinder(WATCH, RATE_HZ, SAMPLES, 1).find(impacts(WATCH.geometry.line_hz("BPFI", WATCH.shaft_hz), 8.0))
+    found = BearingFaultDetector(WATCH, RATE_HZ, SAMPLES, 1).find(
+        impacts(WATCH.geometry.line_hz("BPFI", WATCH.shaft_hz), 8.0)
+    )
     assert found is not None
     assert found.usual == pytest.approx(plan.noise)

@@ -14,7 +14,15 @@ from scipy import stats
 
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
-from wheeltapper_protocols.drift.drift import Distances, Reference, distances, freeze, freeze_feature, psi, psi_noise
+from wheeltapper_protocols.drift.drift import (
+    Distances,
+    Reference,
+    distances,
+    fit_drift_spec,
+    fit_reference,
+    psi,
+    psi_noise,
+)
 from wheeltapper_protocols.drift.sketch import Bins
 from wheeltapper_protocols.signal.features import FeatureSet, default_specs
 from wheeltapper_protocols.signal.recording import Recording
@@ -60,7 +68,7 @@ def assert_within(reference: Values, now: Values, single: Reference, found: Dist
 def test_distances_agree_with_scipy_on_real_machines(data_dir: Path) -> None:
     moved: dict[str, int] = {}
     for name, (reference, now) in real_pairs(data_dir).items():
-        spec = freeze(reference, reference[:, 0])
+        spec = fit_drift_spec(reference, reference[:, 0])
         sketches = Bins([one.edges for one in spec.features]).sketch(now)
         found = distances(spec.features, sketches)
         for column, (single, one) in enumerate(zip(spec.features, found, strict=True)):
@@ -80,7 +88,7 @@ def test_distances_agree_with_scipy_on_shifts(shift: float, spread: float) -> No
     for draw in (random.standard_normal, random.standard_exponential, lambda n: random.integers(0, 6, n) / 4):
         reference = np.asarray(draw(700), dtype=np.float32)
         now = np.asarray(shift + spread * np.asarray(draw(900)), dtype=np.float32)
-        single = freeze_feature(reference)
+        single = fit_reference(reference)
         found = distances([single], Bins([single.edges]).sketch(now[:, None]))[0]
         assert_within(reference, now, single, found)
         if len(np.unique(reference)) > 100:
@@ -94,7 +102,7 @@ samples = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
 @given(samples, samples)
 def test_the_tolerances_hold_for_any_samples(reference: list[float], now: list[float]) -> None:
     theirs, ours = np.array(reference, dtype=np.float32), np.array(now, dtype=np.float32)
-    single = freeze_feature(theirs)
+    single = fit_reference(theirs)
     found = distances([single], Bins([single.edges]).sketch(ours[:, None]))[0]
     assert_within(theirs, ours, single, found)
     assert found.psi >= 0
@@ -126,7 +134,7 @@ def test_chance_alone_seldom_exceeds_the_noise_level() -> None:
     [[0.0] * 9, [5.0], [1e-30] * 3, [3.3e38, 1.0], [-3.3e38, 2.0], [1.0, 1.0, 2.0, 2.0], [float("nan"), 1.0], [1e-45]],
 )
 def test_any_finite_values_give_a_reference(values: list[float]) -> None:
-    single = freeze_feature(np.array(values))
+    single = fit_reference(np.array(values))
     finite = [value for value in values if np.isfinite(value)]
     assert sum(single.counts) == len(finite)
     assert msgspec.json.decode(msgspec.json.encode(single), type=Reference) == single
@@ -136,16 +144,16 @@ def test_any_finite_values_give_a_reference(values: list[float]) -> None:
 
 def test_a_reference_is_the_quantiles_and_small() -> None:
     data = np.random.default_rng(0).lognormal(size=(1000, 1))
-    single = freeze(data, data[:, 0]).features[0]
+    single = fit_drift_spec(data, data[:, 0]).features[0]
     assert single.counts == [0, *[50] * 20, 0]
     assert len(msgspec.json.encode(single)) < 350
-    assert len(freeze_feature(data[:23, 0]).counts) == 7  # fewer windows, fewer bins
+    assert len(fit_reference(data[:23, 0]).counts) == 7  # fewer windows, fewer bins
     with pytest.raises(ValueError, match="no finite value"):
-        freeze_feature(np.full(4, np.nan))
+        fit_reference(np.full(4, np.nan))
 
 
 def test_nothing_seen_is_no_distance_and_other_bins_are_refused() -> None:
-    single = freeze_feature(np.arange(100.0))
+    single = fit_reference(np.arange(100.0))
     bins = Bins([single.edges])
     assert distances([single], bins.empty()) == [Distances(n=0)]
     with pytest.raises(ValueError, match="other bins"):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.importers import import_femto
-from wheeltapper_protocols.drift.drift import distances, freeze_feature
+from wheeltapper_protocols.drift.drift import distances, fit_reference
 from wheeltapper_protocols.drift.sketch import Bins
 from wheeltapper_protocols.signal.features import FeatureSet, default_specs
 
@@ -72,7 +72,7 @@ def floored(counts: Values) -> Values:
 
 def test_psi_agrees_with_evidently(data_dir: Path, evidently: Callable[[list[dict[str, Any]]], list[float]]) -> None:
     pairs = real_pairs(data_dir)
-    references = [freeze_feature(reference) for reference, _ in pairs]
+    references = [fit_reference(reference) for reference, _ in pairs]
     sketched = [Bins([one.edges]).sketch(now[:, None]) for one, (_, now) in zip(references, pairs, strict=True)]
     cases = []
     for single, (reference, now) in zip(references, pairs, strict=True):

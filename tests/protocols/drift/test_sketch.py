@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.vectors.make_vectors import EPOCH, SKETCHES, VALUES
-from wheeltapper_protocols.drift.drift import freeze
+from wheeltapper_protocols.drift.drift import fit_drift_spec
 from wheeltapper_protocols.drift.sketch import (
     MAX_BINS,
     MAX_SKETCH_BYTES,
@@ -178,7 +178,7 @@ def encoded_report(sketches: Sketches) -> bytes:
 def test_a_feature_takes_at_most_250_bytes_of_a_report() -> None:
     random = np.random.default_rng(1)
     features = 26
-    spec = freeze(random.lognormal(size=(1000, features)), random.lognormal(size=1000))
+    spec = fit_drift_spec(random.lognormal(size=(1000, features)), random.lognormal(size=1000))
     bins = Bins([one.edges for one in (*spec.features, spec.score)])
     hour = bins.sketch(random.lognormal(size=(3600, features + 1)))
     usual = len(encoded_report(hour)) / features

@@ -10,7 +10,7 @@ import scipy.integrate
 import scipy.signal
 
 from wheeltapper_protocols.signal.features import FeatureSet
-from wheeltapper_protocols.signal.iso20816 import LIMITS_MM_S, Iso20816, m_s2_per_unit, velocity_specs, zone
+from wheeltapper_protocols.signal.iso20816 import LIMITS_MM_S, Iso20816, m_s2_per_unit, velocity_feature_specs, zone
 
 RATE_HZ = 12_800.0
 SAMPLES = 8192
@@ -18,7 +18,7 @@ SAMPLES = 8192
 
 def velocity(x: np.ndarray, unit: str = "m/s2", rate_hz: float = RATE_HZ, **changes: float) -> np.ndarray:
     section = Iso20816(group=1, foundation="rigid", channels=[0], **changes)  # type: ignore[arg-type]  # floats only
-    specs = velocity_specs(section, ["x"], [unit])
+    specs = velocity_feature_specs(section, ["x"], [unit])
     return FeatureSet(specs, rate_hz, x.shape[1], 1).compute(x[:, :, None])[:, 0]
 
 
@@ -84,6 +84,6 @@ def test_units_and_channels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="no unit of acceleration"):
         m_s2_per_unit("mm/s")
     with pytest.raises(ValueError, match="names channel 3"):
-        velocity_specs(Iso20816(group=1, foundation="rigid", channels=[3]), ["x"], ["g"])
+        velocity_feature_specs(Iso20816(group=1, foundation="rigid", channels=[3]), ["x"], ["g"])
     with pytest.raises(ValueError, match="below high_hz"):
         Iso20816(group=1, foundation="rigid", channels=[0], low_hz=500.0, high_hz=100.0)

@@ -27,11 +27,11 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.inference import LoadedModel
 from wheeltapper_agent.model.runtimes import load_model
 from wheeltapper_agent.source.base import SourceSpec
-from wheeltapper_protocols.decision.bearing import BearingFinder
+from wheeltapper_protocols.decision.bearing import BearingFaultDetector
 from wheeltapper_protocols.decision.decision import DecisionState, Verdict, step
-from wheeltapper_protocols.decision.reasons import feature_reasons, raw_reasons
+from wheeltapper_protocols.decision.reasons import band_reasons, feature_reasons
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.manifest.interpreter import Interpreter, Reading
+from wheeltapper_protocols.manifest.inference_task import InferenceTask, Prediction
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -43,7 +43,7 @@ from wheeltapper_protocols.manifest.manifest import (
 )
 from wheeltapper_protocols.signal import iso20816
 from wheeltapper_protocols.signal.features import FeatureSet
-from wheeltapper_protocols.signal.iso20816 import Zone, velocity_specs
+from wheeltapper_protocols.signal.iso20816 import Zone, velocity_feature_specs
 from wheeltapper_protocols.wire.messages import Reason
 
 __all__ = ["MAX_BATCH", "Bundle", "Evaluation", "check_input", "load_bundle"]
@@ -63,7 +63,7 @@ class Evaluation(Struct, frozen=True):
     """[window, feature]; without columns where the model reads raw samples."""
     model_input: NDArray[np.float32]
     model_output: NDArray[np.float32]
-    scores: Reading
+    scores: Prediction
     velocity_mm_s: NDArray[np.float32] | None = None
     """[window, channel]: root mean square vibration velocity of each channel that the manifest's section ``iso20816``
     names."""
@@ -71,7 +71,7 @@ class Evaluation(Struct, frozen=True):
     def window(self, row: int) -> Evaluation:
         """Return a copy of the window ``row`` alone, which keeps none of the other windows in memory."""
         rows, scores = slice(row, row + 1), self.scores
-        reading = Reading(
+        reading = Prediction(
             scores.score[rows].copy(),
             scores.labels[rows] if scores.labels is not None else None,
             scores.values[rows].copy() if scores.values is not None else None,
@@ -101,11 +101,11 @@ class Bundle:
     sha256: str
     features: FeatureSet
     """The manifest's features, followed by the ISO 20816 velocities where the manifest asks for them."""
-    interpreter: Interpreter
+    task: InferenceTask
     model: LoadedModel
     golden: bytes
     """The file of golden vectors; empty after :meth:`without_golden`."""
-    bearing: BearingFinder | None = None
+    bearing: BearingFaultDetector | None = None
     propagates_nan: bool = False
     """Whether a missing sample (NaN) in any channel always makes the score NaN. Then the pipeline need not search a
     window for missing samples before it scores it."""
@@ -145,9 +145,9 @@ class Bundle:
         table = self.features.compute(samples)
         velocity = None
         if self.manifest.iso20816 is not None:
-            count = len(self.interpreter.names)
+            count = len(self.task.names)
             table, velocity = table[:, :count], table[:, count:]
-        model_input = self.interpreter.model_input(table, samples)
+        model_input = self.task.model_input(table, samples)
         model_output = self._run(model_input)
         return Evaluation(samples, table, model_input, model_output, self._read(model_input, model_output), velocity)
 
@@ -223,12 +223,12 @@ class Bundle:
         shape = self.manifest.input
         try:
             if self.manifest.raw is None:
-                names, usual = self.interpreter.names, self.interpreter.usual
+                names, usual = self.task.names, self.task.usual
                 return feature_reasons(
                     evaluation.model_input[row], evaluation.features[row], names, usual, self._score_inputs, count
                 )
             bands = self.manifest.bands or []
-            return raw_reasons(window, bands, shape.sample_rate_hz, shape.channels, self._score_samples, count)
+            return band_reasons(window, bands, shape.sample_rate_hz, shape.channels, self._score_samples, count)
         except AgentError as error:  # an alert without reasons is better than none
             _LOG.warning("the alert has no reasons: the model failed: %s", error)
             return ()
@@ -239,7 +239,7 @@ class Bundle:
 
     def _score_samples(self, samples: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the scores of ``samples`` [window, sample, channel] of a model that reads raw samples."""
-        return self._score_inputs(self.interpreter.model_input(np.zeros((len(samples), 0), np.float32), samples))
+        return self._score_inputs(self.task.model_input(np.zeros((len(samples), 0), np.float32), samples))
 
     def _run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the model's output; windows go one by one if the model fails on all of them together."""
@@ -250,10 +250,10 @@ class Bundle:
         except AgentError:
             return np.concatenate([self.model.run(one[None]) for one in model_input])
 
-    def _read(self, model_input: NDArray[np.float32], model_output: NDArray[np.float32]) -> Reading:
+    def _read(self, model_input: NDArray[np.float32], model_output: NDArray[np.float32]) -> Prediction:
         """Return the scores that the model's output stands for; ``runtime.run`` if its form does not fit the task."""
         try:
-            return self.interpreter.read(model_input, model_output)
+            return self.task.read(model_input, model_output)
         except ValueError as error:
             raise AgentError("runtime.run", str(error)) from error
 
@@ -298,18 +298,18 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
     specs = list(manifest.features)
     try:
         if manifest.iso20816 is not None:
-            velocities = velocity_specs(manifest.iso20816, shape.channels, shape.units)
+            velocities = velocity_feature_specs(manifest.iso20816, shape.channels, shape.units)
             specs += [replace(spec, name=f"iso20816.{spec.name}") for spec in velocities]
         features = FeatureSet(specs, *form)
-        interpreter = Interpreter(manifest)
-        bearing = BearingFinder(manifest.bearing, *form) if manifest.bearing is not None else None
+        task = InferenceTask(manifest)
+        bearing = BearingFaultDetector(manifest.bearing, *form) if manifest.bearing is not None else None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest describes what this agent cannot compute: {error}") from error
     model = load_model(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)
     channels = {feature.channel for feature in manifest.features}
     reconstructs = manifest.raw is None and manifest.task == "anomaly" and manifest.anomaly is None
     propagates_nan = reconstructs and channels == set(range(len(shape.channels)))
-    return Bundle(manifest, digest, features, interpreter, model, contents[GOLDEN_FILE], bearing, propagates_nan)
+    return Bundle(manifest, digest, features, task, model, contents[GOLDEN_FILE], bearing, propagates_nan)
 
 
 def check_input(manifest: Manifest, spec: SourceSpec) -> None:

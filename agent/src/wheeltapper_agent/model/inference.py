@@ -31,7 +31,7 @@ class LoadedModel(Protocol):
     """A model that is ready to score: float32 [window, …] in, float32 [window, …] out.
 
     A bundle needs no more of a model than this. What the numbers mean is the task's business
-    (:mod:`wheeltapper_protocols.manifest.interpreter`).
+    (:mod:`wheeltapper_protocols.manifest.inference_task`).
     """
 
     @property

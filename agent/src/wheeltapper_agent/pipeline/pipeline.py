@@ -35,8 +35,8 @@ from wheeltapper_agent.pipeline.ledger import JudgedWindow, Ledger, call_observe
 from wheeltapper_agent.pipeline.observation import Observation, Observer
 from wheeltapper_agent.records.port import Records
 from wheeltapper_agent.source.base import Source, SourceSpec, Window, pending_windows, source_room
-from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, Verdict, carried_over
-from wheeltapper_protocols.signal.quality import complete
+from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, Verdict, initial_state
+from wheeltapper_protocols.signal.quality import is_complete
 from wheeltapper_protocols.wire.messages import PipelineStatus
 
 __all__ = ["MAX_BATCH", "Health", "Pipeline", "WindowCapture"]
@@ -234,7 +234,7 @@ class Pipeline:
         """The pipeline's thread: take windows until the source ends or :meth:`stop` is called."""
         try:
             first = self._ledger.begin()
-            self._state = carried_over(self._ledger.open_alert)
+            self._state = initial_state(self._ledger.open_alert)
             stream = self._source.windows(first)
             for window in stream:
                 with self.pulse:
@@ -277,7 +277,7 @@ class Pipeline:
         with self._lock:
             if self._next is not None:
                 (self._bundle,), self._next = self._next, None
-                self._state = carried_over(self._state.severity)
+                self._state = initial_state(self._state.severity)
                 self._check_input()
             bundle, live = self._bundle, self._live_observers
         index, call = self._ledger.next_index, self._call
@@ -320,7 +320,7 @@ class Pipeline:
     def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[_Row | None]:
         """Score windows; None for one on which the model fails, or with missing samples that its score would hide."""
         rows: list[_Row | None] = [None] * len(batch)
-        usable = [row for row, each in enumerate(batch) if bundle.propagates_nan or complete(each.samples)]
+        usable = [row for row, each in enumerate(batch) if bundle.propagates_nan or is_complete(each.samples)]
         if not usable:
             return rows
         began = self._clock.monotonic()
@@ -366,7 +366,7 @@ class Pipeline:
                         ),
                         before,
                     )
-                if not bundle.propagates_nan or complete(window.samples):
+                if not bundle.propagates_nan or is_complete(window.samples):
                     raise AgentError("probation.not_finite", "the score is not a number")
             except Exception as error:  # noqa: BLE001  # the stream goes on; probation asks for the health
                 self._failed(bundle, error)

@@ -12,7 +12,7 @@ import msgspec
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Source, malformed_payloads
-from wheeltapper_protocols.signal.quality import DataQuality, StuckRuns, window_quality
+from wheeltapper_protocols.signal.quality import DataQuality, StuckRunCounter, window_quality
 from wheeltapper_protocols.wire.messages import Alert, Report
 
 __all__ = ["QualityObserver"]
@@ -31,7 +31,7 @@ class QualityObserver:
         self._source = source
         self._config = config
         self._full_scale: tuple[float, ...] = ()
-        self._runs = StuckRuns(config.stuck_samples)
+        self._runs = StuckRunCounter(config.stuck_samples)
         self._total = DataQuality()
         """Replaced as a whole, never changed in place: any thread may read it."""
 

@@ -27,7 +27,7 @@ from wheeltapper_agent.model.bundle import Bundle
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.pipeline.pipeline import MAX_BATCH
 from wheeltapper_agent.update.comparison import Pair, compare
-from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, carried_over
+from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, initial_state
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.wire.messages import Alert, Report, ShadowReport
 
@@ -162,7 +162,7 @@ class Shadow:
             if seen is None:
                 return
             assert seen.verdict is not None  # what has no score is not taken
-            state = self._score(seen, carried_over(seen.verdict.severity) if state is None else state)
+            state = self._score(seen, initial_state(seen.verdict.severity) if state is None else state)
             with self._lock:
                 if len(self._pairs) + self._failed >= self._wanted:
                     self.done.set()

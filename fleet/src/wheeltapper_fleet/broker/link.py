@@ -23,7 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from wheeltapper_fleet.broker.permissions import FLEET_CLIENT_ID
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.wire.topics import ALL_UP
+from wheeltapper_protocols.wire.topics import ALL_UP_FILTER
 
 __all__ = ["FleetLink"]
 
@@ -96,7 +96,7 @@ class FleetLink:
             _LOG.warning("the broker refused the fleet's own connection: %s", reason)
             return
         self._connected.set()
-        client.subscribe(ALL_UP, qos=0)
+        client.subscribe(ALL_UP_FILTER, qos=0)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: Any, codes: Any, _properties: Any) -> None:
         if any(code.is_failure for code in codes):

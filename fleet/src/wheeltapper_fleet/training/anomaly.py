@@ -28,7 +28,7 @@ from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.recipe import DECISION, Calibration, calibrate, fit_scoring
 from wheeltapper_protocols.decision.scoring import Scorer
-from wheeltapper_protocols.drift.drift import DriftSpec, freeze
+from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -215,7 +215,7 @@ def _drift(candidate: _Candidate, healthy: list[_HealthyPart]) -> DriftSpec:
     calibration = candidate.calibration
     scores = np.concatenate(calibration.held_out) / calibration.threshold
     windows_an_hour = 3600.0 / float(np.median([part.step_seconds for part in healthy]))
-    return freeze(np.concatenate([part.features for part in healthy]), scores, round(min(1e6, windows_an_hour)))
+    return fit_drift_spec(np.concatenate([part.features for part in healthy]), scores, round(min(1e6, windows_an_hour)))
 
 
 def _damaged(samples: npt.NDArray[np.float32], gain: float, seed: int) -> npt.NDArray[np.float32]:

@@ -21,7 +21,7 @@ from wheeltapper_protocols.signal.bearing_lines import LinePlan
 from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec
 from wheeltapper_protocols.wire.messages import Reason
 
-__all__ = ["FAULTS", "Bearing", "BearingFinder", "BearingWatch", "bearing_specs", "fault_named"]
+__all__ = ["FAULTS", "Bearing", "BearingFaultDetector", "BearingSpec", "bearing_feature_specs", "describe_fault"]
 
 _BIN_NOISE: Final = math.sqrt(1 + 1 / 2 + 1 / 3 + 1 / 4)
 """What noise has where the tolerance is a bin to each side: the greatest of four lines (:mod:`bearing_lines`)."""
@@ -70,7 +70,7 @@ class Bearing(Struct, frozen=True, kw_only=True):
         return {"BPFO": self.bpfo_hz, "BPFI": self.bpfi_hz, "FTF": self.ftf_hz}[fault](shaft_hz)
 
 
-class BearingWatch(Struct, frozen=True, kw_only=True):
+class BearingSpec(Struct, frozen=True, kw_only=True):
     """A bearing whose fault an alert shall name: the manifest's section ``bearing``."""
 
     geometry: Bearing
@@ -86,7 +86,7 @@ class BearingWatch(Struct, frozen=True, kw_only=True):
     with what noise has where the tolerance is wider."""
 
 
-def bearing_specs(watch: BearingWatch, label: str, faults: Sequence[str] = FAULTS) -> list[FeatureSpec]:
+def bearing_feature_specs(watch: BearingSpec, label: str, faults: Sequence[str] = FAULTS) -> list[FeatureSpec]:
     """A feature for each fault's line, named ``<label>.bpfo`` and so on."""
     shared = {"carrier_low_hz": watch.carrier_low_hz, "carrier_high_hz": watch.carrier_high_hz}
     return [
@@ -105,14 +105,14 @@ def bearing_specs(watch: BearingWatch, label: str, faults: Sequence[str] = FAULT
     ]
 
 
-def fault_named(watch: BearingWatch, fault: str) -> str:
+def describe_fault(watch: BearingSpec, fault: str) -> str:
     """``outer race (BPFO 104.6 Hz, 3 harmonics)``."""
     line_hz = watch.geometry.line_hz(fault, watch.shaft_hz)
     many = "harmonics" if watch.harmonics > 1 else "harmonic"
     return f"{_PLACES[fault]} ({fault} {line_hz:.1f} Hz, {watch.harmonics} {many})"
 
 
-class BearingFinder:
+class BearingFaultDetector:
     """Names the fault whose line stands out of a window.
 
     Args:
@@ -125,13 +125,13 @@ class BearingFinder:
         ValueError: the window can resolve no line at all, or the section does not fit it.
     """
 
-    def __init__(self, watch: BearingWatch, sample_rate_hz: float, window_samples: int, channels: int) -> None:
+    def __init__(self, watch: BearingSpec, sample_rate_hz: float, window_samples: int, channels: int) -> None:
         self._watch = watch
         self._sets: list[tuple[str, FeatureSet, float]] = []
         refused: ValueError | None = None
         for fault in FAULTS:
             try:
-                specs = bearing_specs(watch, "bearing", [fault])
+                specs = bearing_feature_specs(watch, "bearing", [fault])
                 features = FeatureSet(specs, sample_rate_hz, window_samples, channels)
                 line = LinePlan(specs[0], sample_rate_hz / window_samples, window_samples // 2 + 1)
                 self._sets.append((fault, features, line.noise))
@@ -157,4 +157,4 @@ class BearingFinder:
         above, strength, noise, fault = max(found)
         if above * _BIN_NOISE < self._watch.least:
             return None
-        return Reason(feature=fault_named(self._watch, fault), value=strength, usual=noise, share=0.0)
+        return Reason(feature=describe_fault(self._watch, fault), value=strength, usual=noise, share=0.0)

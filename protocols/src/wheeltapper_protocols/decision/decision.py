@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from wheeltapper_protocols.signal.iso20816 import Zone
 from wheeltapper_protocols.wire.messages import Reason, Severity
 
-__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "carried_over", "decide", "step"]
+__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "decide", "initial_state", "step"]
 
 SCORE_LIMIT: Final = 1e9
 
@@ -69,21 +69,21 @@ class DecisionSpec(Struct, frozen=True, kw_only=True):
 class DecisionState(Struct, frozen=True, kw_only=True):
     """What the decision remembers. Start with ``DecisionState()``."""
 
-    recent: tuple[float, ...] = ()
-    above: int = 0
-    critical: int = 0
-    below: int = 0
-    fast: int = 0
+    recent_scores: tuple[float, ...] = ()
+    above_windows: int = 0
+    critical_windows: int = 0
+    below_windows: int = 0
+    fast_windows: int = 0
     severity: Severity = Severity.NORMAL
     smoothed: float = 0.0
-    held: int = 0
+    alert_windows: int = 0
     """Windows since the alert was raised."""
 
 
-def carried_over(severity: Severity) -> DecisionState:
+def initial_state(severity: Severity) -> DecisionState:
     """What the decision begins with where another release, or an earlier life of this one, left an alert open: it goes
     on until it is cleared like any other, so that nobody is told twice that it began, or never that it is over."""
-    return DecisionState(severity=severity, held=int(severity is not Severity.NORMAL))
+    return DecisionState(severity=severity, alert_windows=int(severity is not Severity.NORMAL))
 
 
 class Verdict(Struct, frozen=True):
@@ -120,32 +120,32 @@ def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[Decisi
     if score != score:
         return state, Verdict(state.smoothed, before, before is not Severity.NORMAL, False, valid=False)
     score = min(max(score, 0.0), SCORE_LIMIT)
-    recent = (*state.recent, score)[-spec.smooth_windows :]
-    smoothed = _median(recent)
-    full = len(recent) == spec.smooth_windows
-    above = state.above + 1 if full and smoothed >= spec.raise_level else 0
-    critical = state.critical + 1 if full and smoothed >= spec.critical_level else 0
-    below = state.below + 1 if smoothed < spec.clear_level else 0
-    fast = state.fast + 1 if score >= spec.fast_level else 0
-    severity, held = before, state.held + 1 if before is not Severity.NORMAL else 0
-    if held and below >= spec.clear_windows and held >= spec.minimum_alert_windows:
-        severity, held = Severity.NORMAL, 0
+    scores = (*state.recent_scores, score)[-spec.smooth_windows :]
+    smoothed = _median(scores)
+    full = len(scores) == spec.smooth_windows
+    above = state.above_windows + 1 if full and smoothed >= spec.raise_level else 0
+    critical = state.critical_windows + 1 if full and smoothed >= spec.critical_level else 0
+    below = state.below_windows + 1 if smoothed < spec.clear_level else 0
+    fast = state.fast_windows + 1 if score >= spec.fast_level else 0
+    severity, lasted = before, state.alert_windows + 1 if before is not Severity.NORMAL else 0
+    if lasted and below >= spec.clear_windows and lasted >= spec.minimum_alert_windows:
+        severity, lasted = Severity.NORMAL, 0
     elif critical >= spec.raise_windows:
         severity = Severity.CRITICAL
     elif before is Severity.NORMAL and (
         above >= spec.raise_windows or (spec.fast_windows > 0 and fast >= spec.fast_windows)
     ):
-        # At the fast speed the smoothed score may still be low: what was counted before the alert does not clear it.
+        # An alert that was raised fast may have a low smoothed score: windows below the clear level start over.
         severity, below = Severity.WARNING, 0
     new = DecisionState(
-        recent=recent,
-        above=above,
-        critical=critical,
-        below=below,
-        fast=fast,
+        recent_scores=scores,
+        above_windows=above,
+        critical_windows=critical,
+        below_windows=below,
+        fast_windows=fast,
         severity=severity,
         smoothed=smoothed,
-        held=held,
+        alert_windows=lasted,
     )
     return new, Verdict(smoothed, severity, severity is not Severity.NORMAL, severity is not before)
 

@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.wire.messages import Reason
 
-__all__ = ["UsualBand", "band_levels", "feature_reasons", "ranked", "raw_reasons", "undo_bands"]
+__all__ = ["UsualBand", "band_levels", "band_reasons", "feature_reasons", "rank_reasons", "undo_bands"]
 
 Floats = npt.NDArray[np.float64]
 ScoreOf: TypeAlias = Callable[[npt.NDArray[np.float32]], Floats]
@@ -72,10 +72,10 @@ def feature_reasons(
         alone[np.arange(len(row)), np.arange(len(row))] = row
         scores = score_of(alone)
         falls = scores[:-1] - scores[-1]
-    return ranked(falls, values, names, usual, count)
+    return rank_reasons(falls, values, names, usual, count)
 
 
-def raw_reasons(
+def band_reasons(
     window: npt.NDArray[np.float32],
     bands: list[UsualBand],
     rate_hz: float,
@@ -98,10 +98,10 @@ def raw_reasons(
     scores = score_of(np.concatenate([undo_bands(window, bands, rate_hz), window[None]]))
     names = tuple(f"{channels[band.channel]} {band.low_hz:.0f}-{band.high_hz:.0f} Hz" for band in bands)
     usual = np.array([band.rms for band in bands])
-    return ranked(scores[-1] - scores[:-1], band_levels(window, bands, rate_hz), names, usual, count)
+    return rank_reasons(scores[-1] - scores[:-1], band_levels(window, bands, rate_hz), names, usual, count)
 
 
-def ranked(
+def rank_reasons(
     falls: Floats, values: npt.NDArray[Any], names: tuple[str, ...], usual: npt.NDArray[Any], count: int
 ) -> tuple[Reason, ...]:
     """The reasons for some falls of the score [n], the greatest first."""

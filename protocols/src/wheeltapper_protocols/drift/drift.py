@@ -39,8 +39,8 @@ __all__ = [
     "DriftSpec",
     "Reference",
     "distances",
-    "freeze",
-    "freeze_feature",
+    "fit_drift_spec",
+    "fit_reference",
     "psi",
     "psi_noise",
 ]
@@ -118,20 +118,20 @@ class Distances:
     """The raw samples' distance is within this of ``wasserstein``."""
 
 
-def freeze(features: NDArray[Any], scores: NDArray[Any], period_windows: int = 3600) -> DriftSpec:
+def fit_drift_spec(features: NDArray[Any], scores: NDArray[Any], period_windows: int = 3600) -> DriftSpec:
     """The reference of healthy ``features`` [window, feature] and ``scores`` [window].
 
     Raises:
         ValueError: a feature or the scores have no finite value.
     """
     return DriftSpec(
-        features=[freeze_feature(features[:, column]) for column in range(features.shape[1])],
-        score=freeze_feature(scores),
+        features=[fit_reference(features[:, column]) for column in range(features.shape[1])],
+        score=fit_reference(scores),
         period_windows=int(np.clip(period_windows, 16, 1_000_000)),
     )
 
 
-def freeze_feature(values: NDArray[Any], inner_bins: int = INNER_BINS) -> Reference:
+def fit_reference(values: NDArray[Any], inner_bins: int = INNER_BINS) -> Reference:
     """The reference of ``values`` [window]: bins of equal shares, as many as the windows are good for.
 
     Raises:

@@ -17,14 +17,14 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from wheeltapper_protocols.decision.bearing import BearingWatch
+from wheeltapper_protocols.decision.bearing import BearingSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.signal.features import FeatureSpec
-from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_specs
+from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_feature_specs
 from wheeltapper_protocols.wire.ids import SHA256_PATTERN
 from wheeltapper_protocols.wire.messages import Name, Release
 
@@ -202,7 +202,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     bands: Annotated[list[UsualBand], Meta(min_length=1, max_length=128)] | None = None
     """What is usual of raw samples, for the reasons of an alert."""
     iso20816: Iso20816 | None = None
-    bearing: BearingWatch | None = None
+    bearing: BearingSpec | None = None
     """A bearing whose fault an alert shall name."""
     decision: DecisionSpec
     drift: DriftSpec | None = None
@@ -262,7 +262,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         if any(band.high_hz > nyquist_hz * 1.001 for band in self.bands or ()):
             raise ValueError(f"a band reaches beyond half of the sample rate, {nyquist_hz:g} Hz")
         if self.iso20816 is not None:
-            velocity_specs(self.iso20816, self.input.channels, self.input.units)
+            velocity_feature_specs(self.iso20816, self.input.channels, self.input.units)
             if self.iso20816.high_hz > nyquist_hz * 1.001:
                 raise ValueError(
                     f"iso20816 reaches to {self.iso20816.high_hz:g} Hz, half of the sample rate is {nyquist_hz:g} Hz"

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.signal.feature_kinds import FeatureSpec
 
-__all__ = ["LIMITS_MM_S", "Iso20816", "Zone", "m_s2_per_unit", "velocity_specs", "zone"]
+__all__ = ["LIMITS_MM_S", "Iso20816", "Zone", "m_s2_per_unit", "velocity_feature_specs", "zone"]
 
 Zone: TypeAlias = Literal["A", "B", "C", "D"]
 STANDARD_GRAVITY_M_S2: Final = 9.80665
@@ -85,7 +85,7 @@ def m_s2_per_unit(unit: str) -> float:
     return _UNITS[unit]
 
 
-def velocity_specs(section: Iso20816, channels: list[str], units: list[str]) -> list[FeatureSpec]:
+def velocity_feature_specs(section: Iso20816, channels: list[str], units: list[str]) -> list[FeatureSpec]:
     """A feature for the velocity of each of the section's channels.
 
     Raises:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-__all__ = ["STUCK_SAMPLES", "DataQuality", "StuckRuns", "complete", "window_quality"]
+__all__ = ["STUCK_SAMPLES", "DataQuality", "StuckRunCounter", "is_complete", "window_quality"]
 
 _MAX_COUNT: Final = 2**53
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_COUNT)]
@@ -124,7 +124,7 @@ def window_quality(
     )
 
 
-class StuckRuns:
+class StuckRunCounter:
     """Runs of equal values over windows that are shorter than such a run must be; else :func:`window_quality` does.
 
     Args:
@@ -156,7 +156,7 @@ class StuckRuns:
         return int(ends[(self._runs >= self._length) & np.isfinite(samples[-1])].sum())
 
 
-def complete(samples: npt.NDArray[np.floating[Any]]) -> bool:
+def is_complete(samples: npt.NDArray[np.floating[Any]]) -> bool:
     """Whether no value is missing: all are finite numbers."""
     return _missing(samples) == 0
 

@@ -10,10 +10,10 @@ from enum import StrEnum
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.wire.ids import device_id
 
-__all__ = ["ALL_UP", "Down", "Up", "down_filter", "down_topic", "parse_up_topic", "up_prefix", "up_topic"]
+__all__ = ["ALL_UP_FILTER", "Down", "Up", "down_filter", "down_topic", "parse_up_topic", "up_prefix", "up_topic"]
 
 _PREFIX = "wt/v1"
-ALL_UP = f"{_PREFIX}/+/up/+"
+ALL_UP_FILTER = f"{_PREFIX}/+/up/+"
 
 
 class Up(StrEnum):

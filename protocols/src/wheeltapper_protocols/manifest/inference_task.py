@@ -25,7 +25,7 @@ from msgspec import Struct
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import Manifest, RawInput
 
-__all__ = ["LEAST_LIFE", "Interpreter", "Reading", "raw_input"]
+__all__ = ["LEAST_LIFE", "InferenceTask", "Prediction", "raw_input"]
 
 LEAST_LIFE: Final = 1e-3
 """Remaining lives below this share of ``warn_at`` count as this much: the score ends at 1,000."""
@@ -35,7 +35,7 @@ _PROBABILITY_SLACK: Final = 0.05
 Floats = npt.NDArray[np.float64]
 
 
-class Reading(Struct, frozen=True):
+class Prediction(Struct, frozen=True):
     """What the network said of some windows."""
 
     score: Floats
@@ -46,7 +46,7 @@ class Reading(Struct, frozen=True):
     """[window], of a remaining life, in the manifest's unit."""
 
 
-class Interpreter:
+class InferenceTask:
     """The task of a manifest, precomputed.
 
     Args:
@@ -89,7 +89,7 @@ class Interpreter:
         assert self.scorer is not None  # checked when this was made
         return self.scorer.model_input(features)
 
-    def read(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+    def read(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         """What the network's output says.
 
         Args:
@@ -103,21 +103,21 @@ class Interpreter:
         finite = np.isfinite(found.score)
         if finite.all():
             return found
-        return Reading(np.where(finite, found.score, np.nan), found.labels, found.values)
+        return Prediction(np.where(finite, found.score, np.nan), found.labels, found.values)
 
-    def _anomaly(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+    def _anomaly(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         section = self._manifest.anomaly
         if section is not None and section.output == "score":
-            return Reading(_column(output, len(model_input)) / section.threshold)
+            return Prediction(_column(output, len(model_input)) / section.threshold)
         if output.shape != model_input.shape:
             raise ValueError(f"the network answers {list(output.shape)} to {list(model_input.shape)}")
         if section is None:
             assert self.scorer is not None  # the manifest has either
-            return Reading(self.scorer.score(model_input, output).score)
+            return Prediction(self.scorer.score(model_input, output).score)
         residual = np.subtract(model_input, output, dtype=np.float64).reshape(len(model_input), -1)
-        return Reading(np.sqrt(np.mean(residual * residual, axis=1)) / section.threshold)
+        return Prediction(np.sqrt(np.mean(residual * residual, axis=1)) / section.threshold)
 
-    def _classification(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+    def _classification(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         section = self._manifest.classification
         assert section is not None  # the manifest sees to it
         wanted = (len(model_input), len(section.classes))
@@ -135,14 +135,14 @@ class Interpreter:
         score = np.where(valid, values @ self._abnormal, np.nan) / section.threshold
         best = values.argmax(axis=1)
         labels = [section.classes[i] if good else None for i, good in zip(best, valid, strict=True)]
-        return Reading(score, labels=labels)
+        return Prediction(score, labels=labels)
 
-    def _remaining_life(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Reading:
+    def _remaining_life(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         section = self._manifest.remaining_life
         assert section is not None  # the manifest sees to it
         given = _column(output, len(model_input)) * section.scale
         values = np.where(np.isfinite(given), np.clip(given, 0.0, section.cap), np.nan)
-        return Reading(section.warn_at / np.maximum(values, LEAST_LIFE * section.warn_at), values=values)
+        return Prediction(section.warn_at / np.maximum(values, LEAST_LIFE * section.warn_at), values=values)
 
 
 def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
