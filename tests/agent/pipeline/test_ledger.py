@@ -161,7 +161,7 @@ def test_what_is_dropped_takes_no_index_and_the_decision_goes_back(rig: Rig) -> 
         assert rig.add() is None
     again = rig.add(alert=True)
     assert again is not None
-    assert again.above == MAX_PENDING + 1  # as it was before the alert, which a later window raises again
+    assert again.above_windows == MAX_PENDING + 1  # as it was before the alert, which a later window raises again
     assert (rig.ledger.dropped, rig.ledger.storage_failed, rig.ledger.has_pending) == (1, True, True)
     assert rig.ledger.next_index == MAX_PENDING + 1
     rig.kept.full = False
