@@ -38,7 +38,7 @@ from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer, free_port
 from wheeltapper_fleet.campaigns import service as campaigns
-from wheeltapper_fleet.campaigns.engine import Engine
+from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.captures.captures import Captures
 from wheeltapper_fleet.config import FleetConfig
 from wheeltapper_fleet.db.engine import open_database
@@ -71,8 +71,7 @@ class _Campaigns:
         self._database = database
 
     def create(self, spec: Mapping[str, Any], who: str) -> str:
-        made = campaigns.create_campaign(self._database, spec, who=who, now=time.time())
-        return str(made["id"])
+        return campaigns.create_campaign(self._database, spec, who=who, now=time.time())
 
     def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
         act: Callable[..., object] = {
@@ -192,7 +191,7 @@ def _build(
     releases = Releases(database, repository, blobs, clock)
     releases.reconcile()
     messaging = _start_messaging(config, ports["mqtt"], ca, database, stack)
-    engine = Engine(database, director.sign)
+    engine = CampaignEngine(database, director.sign)
 
     def say_again() -> None:
         for each in engine.republish():

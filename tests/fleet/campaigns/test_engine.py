@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine as Database
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 
 from wheeltapper_fleet.campaigns import service as campaigns
-from wheeltapper_fleet.campaigns.engine import Engine
+from wheeltapper_fleet.campaigns.engine import CampaignEngine
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail
+from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.devices import commands
-from wheeltapper_fleet.devices.devices import get_device, list_devices
+from wheeltapper_fleet.devices.views import list_devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.tables import alerts, assignments, devices, metadata, records, refused, releases, spools
+from wheeltapper_fleet.tables import commands as command_table
+from wheeltapper_fleet.telemetry.views import record_totals
 from wheeltapper_protocols.wire.assignment import Assignment, decode_assignment, encode_assignment
 from wheeltapper_protocols.wire.codec import decode_down, encode
 from wheeltapper_protocols.wire.messages import (
@@ -47,11 +50,11 @@ SPEC: dict[str, Any] = {
 class World:
     """The fleet without a broker: what is published is collected."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Engine) -> None:
         self.database = database
         self.now = 1000.0
         self.said: list[tuple[str, bytes, bool]] = []
-        self.engine = Engine(database, lambda assignment: encode_assignment(assignment).decode())
+        self.engine = CampaignEngine(database, lambda assignment: encode_assignment(assignment).decode())
         self.ingest = Ingest(database, lambda *message: self.said.append(message), clock=lambda: self.now)
         self.seq: dict[str, int] = {}
         self.assigned: dict[str, Assignment] = {}
@@ -100,7 +103,14 @@ class World:
         self.report(device, ExecutionReport(execution=self.assigned[device].execution, state=state, code=code))
 
     def states(self, campaign: str) -> dict[str, str]:
-        return {each["device"]: each["state"] for each in campaigns.get_campaign(self.database, campaign)["executions"]}
+        return {each.device: each.state for each in self.campaign(campaign).execution_list}
+
+    def campaign(self, campaign: str) -> CampaignDetail:
+        return get_campaign(self.database, campaign)
+
+    def commands(self) -> list[Any]:
+        with reading(self.database) as connection:
+            return list(connection.execute(select(command_table)))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -117,8 +127,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 def create(world: World, **fields: Any) -> str:
-    made = campaigns.create_campaign(world.database, {**SPEC, **fields}, who="ann", now=world.now, start=True)
-    return str(made["id"])
+    campaign = campaigns.create_campaign(world.database, {**SPEC, **fields}, who="ann", now=world.now)
+    campaigns.start_campaign(world.database, campaign, version=1, who="ann", now=world.now)
+    return campaign
 
 
 def test_a_campaign_completes_in_two_waves(world: World) -> None:
@@ -131,10 +142,10 @@ def test_a_campaign_completes_in_two_waves(world: World) -> None:
     for device in ("dev-2", "dev-3", "dev-4"):
         world.end(device, ExecutionState.COMMITTED)
     world.tick()
-    shown = campaigns.get_campaign(world.database, campaign)
-    assert shown["state"] == "COMPLETED"
-    assert {line["who"] for line in shown["log"]} == {"ann", "engine"}
-    assert campaigns.list_campaigns(world.database)[0]["executions"] == {"COMMITTED": 5}
+    shown = world.campaign(campaign)
+    assert shown.state == "COMPLETED"
+    assert {line.who for line in shown.log} == {"ann", "engine"}
+    assert list_campaigns(world.database)[0].executions == {"0": {"COMMITTED": 2}, "1": {"COMMITTED": 3}}
 
 
 def test_a_bad_release_stops_at_the_first_wave_and_the_next_campaign_supersedes_it(world: World) -> None:
@@ -143,8 +154,7 @@ def test_a_bad_release_stops_at_the_first_wave_and_the_next_campaign_supersedes_
     for device in ("dev-0", "dev-1"):
         world.end(device, ExecutionState.FAILED, "selftest.output")
     assert world.tick() == []
-    shown = campaigns.get_campaign(world.database, bad)
-    assert shown["state"] == "PAUSED"
+    assert world.campaign(bad).state == "PAUSED"
     assert "dev-4" not in world.assigned
     good = create(world, release=2, waves=[{}])
     assert len(world.tick()) == 5
@@ -173,9 +183,8 @@ def test_a_campaign_shows_what_a_device_waits_for(world: World) -> None:
     world.tick()
 
     def shown() -> tuple[str, str]:
-        executions = campaigns.get_campaign(world.database, campaign)["executions"]
-        (row,) = [each for each in executions if each["device"] == "dev-0"]
-        return row["state"], row["code"]
+        (row,) = [each for each in world.campaign(campaign).execution_list if each.device == "dev-0"]
+        return row.state, row.code
 
     world.end("dev-0", ExecutionState.WAITING)
     assert shown() == ("WAITING", "")
@@ -201,7 +210,7 @@ def test_one_device_cannot_report_for_another(world: World) -> None:
 def test_an_assignment_that_was_stored_but_not_said_is_said_again(world: World) -> None:
     create(world)
     world.tick()  # the fleet dies here, before publishing
-    again = Engine(world.database, lambda assignment: "").republish()
+    again = CampaignEngine(world.database, lambda assignment: "").republish()
     assert sorted(each.topic for each in again) == [down_topic(f"dev-{i}", Down.ASSIGNMENT) for i in range(2)]
     world.send("dev-0", Up.STATUS, encode(Status(online=True, counter=0)))
     assert world.said[-1][0] == down_topic("dev-0", Down.ASSIGNMENT)
@@ -217,7 +226,7 @@ def test_a_failing_director_changes_nothing(world: World) -> None:
         raise RuntimeError("no key")
 
     with pytest.raises(RuntimeError):
-        Engine(world.database, fail).tick(world.now)
+        CampaignEngine(world.database, fail).tick(world.now)
     assert set(world.states(campaign).values()) == {"PENDING"}
     assert world.tick() == ["dev-0", "dev-1"]
 
@@ -235,22 +244,24 @@ def test_the_counter_rises_past_what_the_device_has_seen(world: World) -> None:
 
 def test_a_conflict_is_answered_with_the_state(world: World) -> None:
     campaign = create(world)
-    version = campaigns.get_campaign(world.database, campaign)["version"]
+    version = world.campaign(campaign).version
     world.tick()
     with pytest.raises(FleetError) as caught:
         campaigns.pause_campaign(world.database, campaign, version=version, who="bob", now=world.now)
     assert (caught.value.code, caught.value.status) == ("campaign.conflict", 409)
     assert "RUNNING" in caught.value.message
-    version = campaigns.get_campaign(world.database, campaign)["version"]
-    paused = campaigns.pause_campaign(world.database, campaign, version=version, who="bob", now=world.now)
-    assert paused["state"] == "PAUSED"
-    resumed = campaigns.resume_campaign(world.database, campaign, version=paused["version"], who="bob", now=world.now)
-    aborted = campaigns.abort_campaign(world.database, campaign, version=resumed["version"], who="bob", now=world.now)
-    assert aborted["state"] == "ABORTED"
-    cancels = [each for each in commands.list_commands(world.database) if each["body"]["type"] == "cancel"]
+    version = world.campaign(campaign).version
+    campaigns.pause_campaign(world.database, campaign, version=version, who="bob", now=world.now)
+    paused = world.campaign(campaign)
+    assert paused.state == "PAUSED"
+    campaigns.resume_campaign(world.database, campaign, version=paused.version, who="bob", now=world.now)
+    resumed = world.campaign(campaign)
+    campaigns.abort_campaign(world.database, campaign, version=resumed.version, who="bob", now=world.now)
+    assert world.campaign(campaign).state == "ABORTED"
+    cancels = [each for each in world.commands() if each.body["type"] == "cancel"]
     assert len(cancels) == 2
     world.end("dev-0", ExecutionState.CANCELLED)
-    assert sum(each["answered_at"] is not None for each in commands.list_commands(world.database)) == 1
+    assert sum(each.answered_at is not None for each in world.commands()) == 1
 
 
 def test_audiences_by_tag_and_what_is_refused(world: World) -> None:
@@ -277,8 +288,8 @@ def test_a_command_is_repeated_until_answered(world: World) -> None:
     assert len(world.engine.tick(world.now + 12)) == 1
     world.report("dev-0", CaptureReport(command=command, pipeline="main", sha256="2" * 64, length=1, snapshots=3))
     assert world.engine.tick(world.now + 18) == []
-    answer = commands.get_command(world.database, command)["answer"]
-    assert answer["snapshots"] == 3
+    (answered,) = world.commands()
+    assert (answered.id, answered.answer["snapshots"]) == (command, 3)
 
 
 def batch(first: int, count: int, oldest: int = 1) -> bytes:
@@ -306,8 +317,9 @@ def test_acks_are_contiguous_whatever_the_order_and_what_was_dropped_is_counted(
     world.said.clear()
     world.send("dev-0", Up.STATUS, encode(Status(online=True, epoch=EPOCH, seq=20)))
     assert last_ack(world) == 20
-    assert get_device(world.database, "dev-0")["records"] == 14
-    assert [each["online"] for each in list_devices(world.database)] == [True, False, False, False, False]
+    with reading(world.database) as connection:
+        assert record_totals(connection, ["dev-0"])["dev-0"].stored == 14
+    assert [each.online for each in list_devices(world.database)] == [True, False, False, False, False]
 
 
 def test_an_alert_is_stored_once_and_a_poisoned_batch_keeps_the_rest(world: World) -> None:

@@ -13,7 +13,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
 
 from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
-from wheeltapper_fleet.ingest.store import Heard, store
+from wheeltapper_fleet.ingest.apply import apply_batch
+from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.tables import metadata, records, refused, spools
 from wheeltapper_protocols.wire.messages import Telemetry, TelemetryRecord
 
@@ -97,10 +98,10 @@ def test_what_a_model_says_beside_its_score_is_kept(engine: Engine) -> None:
         msgspec.structs.replace(plain, seq=2, label="inner race", zone="C"),
         msgspec.structs.replace(plain, seq=3, value=41.5),
     ]
-    heard = Heard("dev-1", Telemetry(epoch="00112233445566aa", oldest=1, records=said))
+    heard = DeviceMessage("dev-1", Telemetry(epoch="00112233445566aa", oldest=1, records=said))
     with engine.begin() as connection:
-        assert store(connection, [heard], [], 1.0).records == 3
-        store(connection, [heard], [], 1.0)
+        assert apply_batch(connection, [heard], [], 1.0).records == 3
+        apply_batch(connection, [heard], [], 1.0)
     with reading(engine) as connection:
         bodies = connection.execute(select(records.c.body).order_by(records.c.seq)).scalars().all()
     assert bodies == [None, {"label": "inner race", "zone": "C"}, {"value": 41.5}]

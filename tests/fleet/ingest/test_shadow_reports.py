@@ -7,7 +7,8 @@ from pathlib import Path
 from sqlalchemy import select
 
 from wheeltapper_fleet.db.engine import open_database
-from wheeltapper_fleet.ingest.store import Heard, store
+from wheeltapper_fleet.ingest.apply import apply_batch
+from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.tables import executions, records
 from wheeltapper_protocols.wire.codec import decode_down
 from wheeltapper_protocols.wire.messages import Ack, Report, ShadowReport
@@ -21,9 +22,11 @@ def test_a_shadow_report_is_stored_and_acknowledged(tmp_path: Path) -> None:
     body = ShadowReport(execution="e1", pipeline="main", windows=3, agreement=1.0)
     report = Report(epoch=EPOCH, oldest=1, seq=1, at=1.7e9, body=body)
     with engine.begin() as connection:
-        outcome = store(connection, [Heard("press-1", report), Heard("press-1", report)], [], 1.7e9)
+        applied = apply_batch(
+            connection, [DeviceMessage("press-1", report), DeviceMessage("press-1", report)], [], 1.7e9
+        )
     with engine.begin() as connection:
         kept = connection.execute(select(records.c.body)).scalars().all()
         assert [(one["body"]["type"], one["body"]["windows"]) for one in kept] == [("shadow", 3)]
         assert connection.execute(select(executions.c.id)).all() == []
-    assert [decode_down(Down.ACK, payload) for _, payload, _ in outcome.publish] == [Ack(epoch=EPOCH, seq=1)]
+    assert [decode_down(Down.ACK, each.payload) for each in applied.publications] == [Ack(epoch=EPOCH, seq=1)]

@@ -12,7 +12,8 @@ from scipy import stats
 from tests.fleet.api.harness import MODEL, AdminServer
 from tests.vectors.make_signal_vectors import manifest as small_manifest
 from wheeltapper_fleet import tables
-from wheeltapper_fleet.ingest.store import Heard, store
+from wheeltapper_fleet.ingest.apply import apply_batch
+from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.telemetry import drift as service
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import fit_drift_spec
@@ -69,7 +70,7 @@ def report(seen: Manifest, values: Any, seq: int, **changes: Any) -> Report:
 
 def keep(server: AdminServer, device: str, message: Report, at: float) -> None:
     with server.engine.begin() as connection:
-        store(connection, [Heard(device, message)], [], at)
+        apply_batch(connection, [DeviceMessage(device, message)], [], at)
 
 
 def test_the_sketches_of_a_release_add_up_over_devices(server: AdminServer) -> None:

@@ -1,22 +1,31 @@
-"""Commands to devices: kept until they are answered or expire, repeated meanwhile."""
+"""Commands to devices: each is stored, and sent again until the device answers it or it expires.
+
+Sending is :mod:`wheeltapper_fleet.campaigns.dispatch`.
+"""
 
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, select
 
-from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.tables import commands, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import CancelCommand, CaptureCommand, Command
 
-__all__ = ["create_cancel", "create_capture", "get_command", "list_commands", "pending_payloads"]
+__all__ = [
+    "DEFAULT_EXPIRY_SECONDS",
+    "answer_cancels",
+    "answer_command",
+    "create_cancel",
+    "create_capture",
+    "pending_payloads",
+]
 
-DEFAULT_EXPIRY_SECONDS = 3600.0
+DEFAULT_EXPIRY_SECONDS: Final = 3600.0
 
 
 def create_capture(
@@ -28,7 +37,7 @@ def create_capture(
     now: float,
     expires_seconds: float = DEFAULT_EXPIRY_SECONDS,
 ) -> str:
-    """Ask ``device`` for a recording of its next ``snapshots`` windows; returns the command's id.
+    """Ask ``device`` to record its next ``snapshots`` windows; returns the command's id.
 
     Raises:
         FleetError: ``device.not_found``, ``command.invalid``.
@@ -44,34 +53,16 @@ def create_capture(
 def create_cancel(
     connection: Connection, *, device: str, execution: str, now: float, expires_seconds: float = DEFAULT_EXPIRY_SECONDS
 ) -> str:
-    """Ask ``device`` to end ``execution``, within the caller's transaction; returns the command's id."""
+    """Ask ``device`` to end ``execution``, in the caller's transaction; returns the command's id.
+
+    Raises:
+        FleetError: ``device.not_found``.
+    """
     return _create(connection, device, CancelCommand(execution=execution), now, expires_seconds)
 
 
-def get_command(engine: Engine, command: str) -> dict[str, Any]:
-    """One command with its answer.
-
-    Raises:
-        FleetError: ``command.not_found``.
-    """
-    with reading(engine) as connection:
-        row = connection.execute(select(commands).where(commands.c.id == command)).mappings().one_or_none()
-    if row is None:
-        raise FleetError("command.not_found", f"there is no command {command[:64]!r}", 404)
-    return dict(row)
-
-
-def list_commands(engine: Engine, device: str | None = None) -> list[dict[str, Any]]:
-    """Commands, newest first."""
-    query = select(commands).order_by(commands.c.created_at.desc()).limit(500)
-    if device is not None:
-        query = query.where(commands.c.device == device)
-    with reading(engine) as connection:
-        return [dict(row) for row in connection.execute(query).mappings()]
-
-
 def pending_payloads(connection: Connection, now: float) -> list[tuple[str, str, bytes]]:
-    """``(id, device, payload)`` of every command that is neither answered nor expired."""
+    """``(id, device, payload)`` of every command that is neither answered nor expired at ``now`` (Unix seconds)."""
     query = select(commands.c.id, commands.c.device, commands.c.body, commands.c.expires_at).where(
         commands.c.answered_at.is_(None), commands.c.expires_at > now
     )
@@ -79,6 +70,23 @@ def pending_payloads(connection: Connection, now: float) -> list[tuple[str, str,
         (row.id, row.device, encode(Command(id=row.id, expires_at=row.expires_at, body=_body(row.body))))
         for row in connection.execute(query)
     ]
+
+
+def answer_command(connection: Connection, device: str, command: str, answer: dict[str, Any], now: float) -> None:
+    """Keep the answer of ``device`` to its command, in the caller's transaction. The first answer counts.
+
+    An answer to another device's command, or to one that does not exist, changes nothing.
+    """
+    unanswered = (commands.c.id == command, commands.c.device == device, commands.c.answered_at.is_(None))
+    connection.execute(commands.update().where(*unanswered).values(answered_at=now, answer=answer))
+
+
+def answer_cancels(connection: Connection, device: str, execution: str, answer: dict[str, Any], now: float) -> None:
+    """Answer every command that asks ``device`` to end ``execution``, in the caller's transaction."""
+    query = select(commands.c.id, commands.c.body).where(commands.c.device == device, commands.c.answered_at.is_(None))
+    for row in connection.execute(query).all():
+        if row.body.get("type") == "cancel" and row.body.get("execution") == execution:
+            connection.execute(commands.update().where(commands.c.id == row.id).values(answered_at=now, answer=answer))
 
 
 def _body(raw: dict[str, Any]) -> CaptureCommand | CancelCommand:
@@ -91,7 +99,7 @@ def _create(
 ) -> str:
     known = connection.execute(select(devices.c.id).where(devices.c.id == device, devices.c.revoked.is_(False)))
     if known.scalar_one_or_none() is None:
-        raise FleetError("device.not_found", f"there is no device {device[:63]!r}")
+        raise FleetError("device.not_found", f"there is no device {device[:63]!r}, or it is revoked")
     command = f"cmd-{secrets.token_hex(8)}"
     connection.execute(
         commands.insert().values(

@@ -1,11 +1,13 @@
-"""From the broker into the database: reads, batches, commits, then acknowledges.
+"""The ingest: messages from the broker are read, batched, applied, committed and then acknowledged.
 
 Invariants:
-    * An ack is said only after the commit that it covers.
+    * An acknowledgement is published only after the commit that it covers.
     * The queue is bounded; when it is full, messages are dropped and counted: devices send again what is not
       acknowledged.
     * No payload stops the service: what cannot be read or stored is counted in ``refused`` with its code. A database
       that does not answer is tried again with the same batch.
+
+What this module does not do: know what a message means (:mod:`wheeltapper_fleet.ingest.apply`).
 """
 
 from __future__ import annotations
@@ -21,33 +23,18 @@ from typing import Final
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from wheeltapper_fleet.ingest.store import Heard, Outcome, Refusal, store
-from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.wire.codec import decode
-from wheeltapper_protocols.wire.ids import device_id
-from wheeltapper_protocols.wire.messages import Ack, Command
-from wheeltapper_protocols.wire.topics import parse_up_topic
+from wheeltapper_fleet.ingest.apply import apply_batch
+from wheeltapper_fleet.ingest.message import DeviceMessage, read_message
+from wheeltapper_fleet.telemetry.rules import Refusal
 
-__all__ = ["Ingest", "Publish", "read"]
+__all__ = ["Ingest", "IngestCounts", "Publish"]
 
 _LOG: Final = logging.getLogger(__name__)
-_NOBODY: Final = "unknown"
+_FIRST_RETRY_SECONDS: Final = 0.2
+_LAST_RETRY_SECONDS: Final = 5.0
+
 Publish = Callable[[str, bytes, bool], None]
-
-
-def read(topic: str, payload: bytes) -> Heard | Refusal:
-    """What one message says, or why it is refused. Never raises."""
-    device = _NOBODY
-    try:
-        parts = topic.split("/")
-        device = device_id(parts[2]) if len(parts) > 2 else _NOBODY
-        device, kind = parse_up_topic(topic)
-        message = decode(kind, payload)
-    except WireError as error:
-        return Refusal(device, error.code, error.message)
-    if isinstance(message, Command | Ack):
-        return Refusal(device, "wire.topic", "a device may not say this")
-    return Heard(device, message)
+"""Publishes ``(topic, payload, retain)``."""
 
 
 @dataclass
@@ -58,6 +45,7 @@ class IngestCounts:
     records: int = 0
     refused: int = 0
     overflowed: int = 0
+    """Messages that were dropped because the queue was full."""
     commits: int = 0
 
 
@@ -65,8 +53,12 @@ class Ingest:
     """One worker thread between :meth:`offer` and the database.
 
     Args:
-        publish: says ``(topic, payload, retain)``; called on the worker's thread, after the commit.
-        batch_messages, batch_seconds: a transaction takes what came within this time, up to this many.
+        engine: the fleet's database.
+        publish: called on the worker's thread, after the commit.
+        queue_messages: how many messages may wait.
+        batch_messages: a transaction takes up to this many messages,
+        batch_seconds: that came within this time.
+        clock: Unix seconds.
     """
 
     def __init__(
@@ -90,69 +82,70 @@ class Ingest:
         self._thread: threading.Thread | None = None
 
     def offer(self, topic: str, payload: bytes) -> None:
-        """Take a message; drops it when the queue is full. Never blocks."""
+        """Take a message; it is dropped when the queue is full. Never blocks."""
         try:
             self._queue.put_nowait((topic, payload))
         except queue.Full:
             self.counts.overflowed += 1
 
     def start(self) -> None:
-        """Work on a thread of its own."""
+        """Start the worker thread."""
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Store what has come, then end."""
+        """Store the messages that wait, then end the thread."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def process(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Store one batch and acknowledge it; waits while the database does not answer."""
-        results = [read(topic, payload) for topic, payload in batch]
-        heard = [each for each in results if isinstance(each, Heard)]
+        """Store one batch of ``(topic, payload)`` and acknowledge it; waits while the database does not answer."""
+        results = [read_message(topic, payload) for topic, payload in batch]
+        messages = [each for each in results if isinstance(each, DeviceMessage)]
         refusals = [each for each in results if isinstance(each, Refusal)]
         self.counts.messages += len(batch)
         try:
-            self._commit(heard, refusals)
+            self._commit(messages, refusals)
         except Exception as error:  # noqa: BLE001  # the service goes on, whatever came
-            _LOG.warning("a batch of %d could not be stored at once: %s", len(batch), type(error).__name__)
-            self._commit_singly(heard, refusals)
+            _LOG.warning(
+                "a batch of %d messages cannot be stored (%s); storing them one by one",
+                len(batch),
+                type(error).__name__,
+            )
+            self._commit_one_by_one(messages, refusals)
 
-    def _commit_singly(self, heard: Sequence[Heard], refusals: Sequence[Refusal]) -> None:
-        """One of them is bad: find it, keep the others."""
-        found = list(refusals)
-        for each in heard:
+    def _commit_one_by_one(self, messages: Sequence[DeviceMessage], refusals: Sequence[Refusal]) -> None:
+        """Store each message in a transaction of its own, so that one that cannot be stored spoils no other."""
+        all_refusals = list(refusals)
+        for each in messages:
             try:
                 self._commit([each], [])
             except Exception as error:  # noqa: BLE001  # the service goes on, whatever came
-                _LOG.exception("a message of %s could not be stored", each.device)
-                found.append(Refusal(each.device, "ingest.unstorable", type(error).__name__))
-        self._commit([], found)
+                _LOG.exception("a message of %s cannot be stored and is refused", each.device)
+                all_refusals.append(Refusal(each.device, "ingest.unstorable", type(error).__name__))
+        self._commit([], all_refusals)
 
-    def _commit(self, heard: Sequence[Heard], refusals: Sequence[Refusal]) -> None:
-        pause_seconds = 0.2
+    def _commit(self, messages: Sequence[DeviceMessage], refusals: Sequence[Refusal]) -> None:
+        pause_seconds = _FIRST_RETRY_SECONDS
         while True:
             try:
                 with self._engine.begin() as connection:
-                    outcome = store(connection, heard, refusals, self._clock())
+                    applied = apply_batch(connection, messages, refusals, self._clock())
                 break
             except OperationalError as error:
                 if self._stopping.is_set():
                     _LOG.error("stopping although a batch could not be stored; devices will send it again")
                     return
-                _LOG.error("the database does not answer: %s", error.orig)
+                _LOG.error("the database does not answer (%s); trying again in %.1f s", error.orig, pause_seconds)
                 self._stopping.wait(pause_seconds)
-                pause_seconds = min(pause_seconds * 2, 5.0)
+                pause_seconds = min(pause_seconds * 2, _LAST_RETRY_SECONDS)
         self.counts.commits += 1
         self.counts.refused += len(refusals)
-        self._say(outcome)
-
-    def _say(self, outcome: Outcome) -> None:
-        self.counts.records += outcome.records
-        for topic, payload, retain in outcome.publish:
-            self._publish(topic, payload, retain)
+        self.counts.records += applied.records
+        for each in applied.publications:
+            self._publish(each.topic, each.payload, each.retain)
 
     def _run(self) -> None:
         while not (self._stopping.is_set() and self._queue.empty()):
@@ -169,4 +162,4 @@ class Ingest:
             try:
                 self.process(batch)
             except Exception:  # noqa: BLE001  # the service goes on, whatever came
-                _LOG.exception("a batch was lost; devices will send it again")
+                _LOG.exception("a batch could not be stored; devices will send it again")

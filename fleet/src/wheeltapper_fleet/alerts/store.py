@@ -1,0 +1,38 @@
+"""Stores alerts, in the caller's transaction. An alert that comes again changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from wheeltapper_fleet.alerts.tables import alerts
+from wheeltapper_fleet.db.engine import insert_ignore
+from wheeltapper_protocols.wire.messages import Alert
+
+__all__ = ["store_alerts"]
+
+
+def store_alerts(connection: Connection, messages: Iterable[tuple[str, Alert]]) -> None:
+    """Store alert messages, each with the device that sent it."""
+    insert_ignore(connection, alerts, [_row(device, alert) for device, alert in messages])
+
+
+def _row(device: str, alert: Alert) -> dict[str, Any]:
+    return {
+        "device": device,
+        "epoch": alert.epoch,
+        "seq": alert.seq,
+        "pipeline": alert.pipeline,
+        "window": alert.window,
+        "t_s": alert.t_s,
+        "at": alert.at,
+        "model": alert.model,
+        "release": alert.release,
+        "score": alert.score,
+        "severity": alert.severity.value,
+        "raised": alert.raised,
+        "reasons": msgspec.to_builtins(alert.reasons),
+    }

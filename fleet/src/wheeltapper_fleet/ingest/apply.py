@@ -1,0 +1,109 @@
+"""Applies one batch of messages in the caller's transaction: each kind is handed to the room that it belongs to.
+
+========================== ==========================================================================================
+message                    applied by
+========================== ==========================================================================================
+telemetry, alert, report   :mod:`wheeltapper_fleet.telemetry.store`: its records are stored, its spool moves on
+alert                      :mod:`wheeltapper_fleet.alerts.store` besides
+execution report, refusal  :mod:`wheeltapper_fleet.campaigns.reports` besides
+capture report             :mod:`wheeltapper_fleet.captures.reports` besides
+status                     :mod:`wheeltapper_fleet.devices.presence`; the answer is what the device has missed
+========================== ==========================================================================================
+
+Invariants:
+    * What :func:`apply_batch` returns is published only after the commit: acknowledgements cover what is then in the
+      database.
+    * Messages may come twice and in any order; the result is the same.
+
+What this module does not do: SQL, publish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from wheeltapper_fleet.alerts.store import store_alerts
+from wheeltapper_fleet.campaigns.dispatch import newer_assignment
+from wheeltapper_fleet.campaigns.reports import apply_assignment_refused, apply_execution_report
+from wheeltapper_fleet.captures.reports import apply_capture_report
+from wheeltapper_fleet.devices.presence import store_status
+from wheeltapper_fleet.ground.publication import Publication
+from wheeltapper_fleet.ingest.message import DeviceMessage
+from wheeltapper_fleet.telemetry.rules import Refusal
+from wheeltapper_fleet.telemetry.store import Spool, advance_spools, contiguous_seq, count_refusals, store_records
+from wheeltapper_protocols.wire.codec import encode
+from wheeltapper_protocols.wire.messages import (
+    Ack,
+    Alert,
+    AssignmentRefused,
+    CaptureReport,
+    ExecutionReport,
+    Report,
+    Status,
+)
+from wheeltapper_protocols.wire.topics import Down, down_topic
+
+__all__ = ["AppliedBatch", "apply_batch"]
+
+
+@dataclass(frozen=True)
+class AppliedBatch:
+    """What to publish after the commit, in this order, and how many records came (with repetitions)."""
+
+    publications: list[Publication]
+    records: int
+
+
+def apply_batch(
+    connection: Connection, messages: Sequence[DeviceMessage], refusals: Iterable[Refusal], now: float
+) -> AppliedBatch:
+    """Apply a batch.
+
+    Args:
+        connection: within the transaction that the batch is to be stored by.
+        messages: what devices said, in the order in which it came.
+        refusals: messages that could not be read; they are counted.
+        now: Unix seconds.
+    """
+    publications: list[Publication] = []
+    delivered = [(each.device, each.message) for each in messages if not isinstance(each.message, Status)]
+    batch = store_records(connection, delivered, now)
+    store_alerts(connection, [(device, message) for device, message in delivered if isinstance(message, Alert)])
+    acks = advance_spools(connection, batch, now)
+    for each in messages:
+        match each.message:
+            case Report() as report:
+                _apply_report(connection, each.device, report, now)
+            case Status() as status:
+                store_status(connection, each.device, status, now)
+                if status.online:
+                    publications += _missed(connection, each.device, status, acks)
+    publications += [
+        Publication(down_topic(device, Down.ACK), encode(Ack(epoch=epoch, seq=seq)))
+        for (device, epoch), seq in acks.items()
+    ]
+    count_refusals(connection, refusals, now)
+    return AppliedBatch(publications, batch.records)
+
+
+def _apply_report(connection: Connection, device: str, report: Report, now: float) -> None:
+    match report.body:
+        case ExecutionReport() as execution:
+            apply_execution_report(connection, device, execution, now)
+        case AssignmentRefused() as refusal:
+            apply_assignment_refused(connection, device, refusal, now)
+        case CaptureReport() as capture:
+            apply_capture_report(connection, device, capture, now)
+
+
+def _missed(connection: Connection, device: str, status: Status, acks: dict[Spool, int]) -> list[Publication]:
+    """A newer assignment than the device has; its spool's position is added to ``acks`` if it is not there."""
+    assignment = newer_assignment(connection, device, status.counter)
+    if status.epoch is not None and (device, status.epoch) not in acks:
+        contiguous = contiguous_seq(connection, (device, status.epoch))
+        if contiguous:
+            acks[device, status.epoch] = contiguous
+    return [] if assignment is None else [assignment]
