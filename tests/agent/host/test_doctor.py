@@ -27,7 +27,7 @@ from tests.legacy import needs_onnx
 from wheeltapper_agent.cli import app
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile, load_profile
-from wheeltapper_agent.host.broker_check import check_broker, check_certificate, check_https
+from wheeltapper_agent.host.connection_checks import check_broker, check_certificate, check_https
 from wheeltapper_agent.host.doctor import (
     FAIL,
     OK,
@@ -193,7 +193,7 @@ def _plant(folder: Path, module: str, text: str, monkeypatch: pytest.MonkeyPatch
     [
         ("raise ImportError('libgomp.so.1 is missing')", "libgomp.so.1 is missing"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "signal 4"),
-        ("import sys; sys.exit(0)", "printed something unexpected"),
+        ("import sys; sys.exit(0)", "its list of providers cannot be read"),
     ],
 )
 def test_a_broken_runtime(tmp_path: Path, text: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_a_certificate_of_another_device(world: World) -> None:
 
 def test_a_certificate_of_another_ca(world: World, tmp_path: Path) -> None:
     world.identity.certificate.write_bytes(_certificate(Authority(tmp_path / "other"), _key(world.identity)))
-    assert _checked(world)[:2] == (FAIL, "the certificate is not of the fleet's CA")
+    assert _checked(world)[:2] == (FAIL, "the certificate was not issued by the fleet's CA")
 
 
 def test_a_certificate_out_of_time(world: World) -> None:

@@ -211,7 +211,7 @@ def test_without_descriptors_it_waits_rather_than_spins(
         assert json.loads(waiting.makefile("rb").readline()) == {"you": "late"}
 
 
-def test_a_client_that_was_hung_up_on_in_the_same_turn_is_forgotten(
+def test_a_client_whose_connection_was_closed_for_an_earlier_event_is_forgotten(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ninth takes the place of the first, which says something in that turn."""
@@ -219,11 +219,11 @@ def test_a_client_that_was_hung_up_on_in_the_same_turn_is_forgotten(
     monkeypatch.setattr(server._thread, "start", lambda: None)
     server.start()
     crowd = [_connect(path) for _ in range(MAX_CLIENTS)]
-    server._turn()
+    server._serve_once()
     assert len(server._clients) == MAX_CLIENTS
     crowd.append(_connect(path))
     crowd[0].sendall(b'{"ask": "first"}\n')
-    server._turn()
+    server._serve_once()
     assert _hung_up(crowd[0])
     assert len(server._clients) == MAX_CLIENTS
     for client in crowd:

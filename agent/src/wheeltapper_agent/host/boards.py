@@ -1,4 +1,4 @@
-"""Which board this is, from what its firmware says (``/proc/device-tree``) and from the machine name."""
+"""Which board this is: from the device tree that its firmware provides, and from the name of the processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["detect_board", "machine_name", "memory_mb", "read_device_tree"]
 
-# Words of the device tree's model or compatible strings, the most special first.
+# A text in the device tree's model or compatible strings, and the profile it stands for; the most specific first.
 _BOARDS: Final = (
     ("kunbus,revpi-connect4", "revpi-connect"),
     ("revpi connect 4", "revpi-connect"),
@@ -23,7 +23,10 @@ _BOARDS: Final = (
 
 
 def read_device_tree(root: Path = Path("/")) -> str:
-    """Model and compatible strings of the board in lower case; empty where there is no device tree."""
+    """The board's ``model`` and ``compatible`` strings in lower case (Devicetree Specification, 2.3).
+
+    Empty where there is no device tree, as on x86.
+    """
     words = []
     for name in ("model", "compatible"):
         try:
@@ -34,25 +37,34 @@ def read_device_tree(root: Path = Path("/")) -> str:
 
 
 def machine_name() -> str:
-    """``uname -m`` as the programs here see it: a 32-bit Python on a 64-bit ARM kernel is ``armv7l``."""
+    """``uname -m``, corrected for this process: a 32-bit Python on a 64-bit ARM kernel gives ``armv7l``."""
     machine = os.uname().machine
     return "armv7l" if machine == "aarch64" and struct.calcsize("P") == 4 else machine
 
 
 def detect_board(device_tree: str, machine: str) -> str | None:
-    """The name of the profile that fits; None where the board is not known.
+    """The name of the profile for a board; None where the board is not known.
 
-    A Raspberry Pi 4 or 5 with a 32-bit system takes the profile of the 32-bit Raspberry Pi.
+    A Raspberry Pi 4 or 5 with a 32-bit system gets the profile of the 32-bit Raspberry Pi.
+
+    Args:
+        device_tree: see :func:`read_device_tree`.
+        machine: see :func:`machine_name`.
+
+    Example:
+        >>> detect_board("raspberry pi 5 model b rev 1.0 raspberrypi,5-model-b", "aarch64")
+        'raspberry-pi-5'
     """
-    for word, profile in _BOARDS:
-        if word in device_tree:
-            pi = profile.startswith(("raspberry-pi", "revpi"))
-            return "raspberry-pi-3" if pi and machine == "armv7l" else None if profile == "raspberry-pi-3" else profile
+    for text, profile in _BOARDS:
+        if text in device_tree:
+            if machine == "armv7l" and profile.startswith(("raspberry-pi", "revpi")):
+                return "raspberry-pi-3"
+            return None if profile == "raspberry-pi-3" else profile  # there is no profile for it with 64 bits
     return "x86-gateway" if machine == "x86_64" else None
 
 
 def memory_mb(root: Path = Path("/")) -> float | None:
-    """The memory of the machine [MB]; None where ``/proc`` does not say."""
+    """The machine's memory in MB; None where ``/proc/meminfo`` does not say."""
     try:
         for line in (root / "proc/meminfo").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("MemTotal:"):

@@ -1,9 +1,14 @@
-"""What is wrong with this device, and what to do about it.
+"""``wheeltapper-agent doctor``: what is wrong with this device, and what to do about it.
 
-Each check looks at the real thing: it imports the runtime in a process of its own, writes a file, opens a connection
-with the device's certificate. A check that cannot be made says so and fails; one does not stop the others.
+Each check tries the real thing: it imports the runtime in a process of its own, writes a file, opens a connection with
+the device's certificate. A check that cannot be made fails and says why; it does not stop the others.
 
 Verdicts: ``ok``; ``warn``: it works, but not as it should; ``FAIL``: it does not work.
+
+Example:
+    >>> from pathlib import Path
+    >>> from wheeltapper_agent.host.doctor import FAIL, examine
+    >>> failed = [finding.check for finding in examine(Path("/etc/wheeltapper/agent.toml")) if finding.verdict == FAIL]
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from wheeltapper_agent.config import AgentConfig, load_config
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile, load_profile
 from wheeltapper_agent.host.boards import machine_name, memory_mb
-from wheeltapper_agent.host.broker_check import check_broker, check_certificate, check_https
+from wheeltapper_agent.host.connection_checks import CheckResult, check_broker, check_certificate, check_https
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
 from wheeltapper_agent.link.identity import Identity, load_identity
 from wheeltapper_agent.update.floors import MARKS_FILE, Marks
@@ -38,17 +43,17 @@ __all__ = ["FAIL", "OK", "WARN", "Finding", "check_clock", "check_disk", "check_
 OK: Final = "ok"
 WARN: Final = "warn"
 FAIL: Final = "FAIL"
-_LEAST_FREE_MB: Final = 64
-_PROBE_SECONDS: Final = 120.0  # an import from a slow SD card, or under emulation
+_MIN_FREE_MB: Final = 64
+_PROBE_SECONDS: Final = 120.0  # an import may come from a slow SD card, or run under emulation
 _AS_ROOT: Final = "run doctor as root or as the service's user: sudo wheeltapper-agent doctor"
-_BUILT_AT: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right is before this program
-_FAR_SECONDS: Final = 4_102_444_800.0  # 2100-01-01
+_EARLIEST_SECONDS: Final = 1_767_225_600.0  # 2026-01-01: this program is newer
+_LATEST_SECONDS: Final = 4_102_444_800.0  # 2100-01-01
 _MODULES: Final = {
     "onnxruntime": "onnxruntime",
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
 }
-_KINDS: Final = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert", "tflite-runtime")}
+_RUNTIMES_BY_FORMAT: Final = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert", "tflite-runtime")}
 _EXTRAS: Final = {"onnxruntime": "onnx", "ai-edge-litert": "litert", "tflite-runtime": "tflite"}
 _PROBE: Final = (
     "import importlib, json, sys\n"
@@ -60,7 +65,7 @@ _PROBE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found; ``advice`` is empty where nothing needs to be done."""
+    """What a check found, and what to do; ``advice`` is empty where nothing needs to be done."""
 
     check: str
     verdict: str
@@ -69,12 +74,18 @@ class Finding:
 
 
 def examine(config_file: Path) -> list[Finding]:
-    """All checks, in the order in which a person would mend."""
+    """Make all checks, in the order in which a person would mend what fails.
+
+    Without a readable configuration nothing else can be checked; without an identity no connection can.
+
+    Args:
+        config_file: the agent's configuration.
+    """
     try:
         config = load_config(config_file)
         profile = load_profile(config.device.profile)
     except AgentError as error:
-        advice = f"mend {config_file}; wheeltapper-agent install writes one where there is none"
+        advice = f"correct {config_file}; wheeltapper-agent install writes one where there is none"
         advice = _AS_ROOT if isinstance(error.__cause__, PermissionError) else advice
         return [Finding("configuration", FAIL, f"{error.message} [{error.code}]", advice)]
     state = config.device.state_dir
@@ -94,8 +105,8 @@ def examine(config_file: Path) -> list[Finding]:
 
 
 def _connections(state: Path, identity: Identity) -> list[Finding]:
-    """Certificate, HTTPS, broker."""
-    checks: tuple[tuple[str, Callable[[], tuple[str, str, str]]], ...] = (
+    """Check certificate, HTTPS and broker."""
+    checks: tuple[tuple[str, Callable[[], CheckResult]], ...] = (
         ("certificate", lambda: check_certificate(identity, state, time.time())),
         ("network.https", lambda: check_https(identity)),
         ("network.broker", lambda: check_broker(identity)),
@@ -105,7 +116,7 @@ def _connections(state: Path, identity: Identity) -> list[Finding]:
         try:
             verdict, found, advice = check()
         except (AgentError, OSError, ValueError) as error:
-            verdict, found, advice = FAIL, str(error)[:300], f"this check could not be made; {_AS_ROOT}"
+            verdict, found, advice = FAIL, str(error)[:300], f"the check itself failed; {_AS_ROOT}"
         findings.append(Finding(name, verdict, found, advice))
     return findings
 
@@ -113,7 +124,7 @@ def _connections(state: Path, identity: Identity) -> list[Finding]:
 def _configuration(config: AgentConfig) -> Finding:
     if not config.pipelines:
         advice = "add a table [[pipelines]] with a source, see docs/operations.md"
-        return Finding("configuration", WARN, "it can be read, but there is no pipeline", advice)
+        return Finding("configuration", WARN, "it is valid, but it names no pipeline", advice)
     return Finding(
         "configuration",
         OK,
@@ -122,12 +133,12 @@ def _configuration(config: AgentConfig) -> Finding:
 
 
 def check_profile(profile: Profile, machine: str, ram_mb: float | None) -> list[Finding]:
-    """Whether the board's profile is for this machine, and leaves memory to others.
+    """Check that the board's profile is for this machine, and leaves memory to other programs.
 
     Args:
-        profile: of the configuration.
-        machine: of :func:`boards.machine_name`.
-        ram_mb: of the machine; None where it is not known.
+        profile: the one that the configuration names.
+        machine: see :func:`wheeltapper_agent.host.boards.machine_name`.
+        ram_mb: the machine's memory; None where it is not known.
     """
     findings = []
     if profile.arch and machine not in profile.arch:
@@ -143,22 +154,26 @@ def check_profile(profile: Profile, machine: str, ram_mb: float | None) -> list[
                 "profile.memory",
                 WARN,
                 "the machine does not say how much memory it has",
-                "look whether /proc is mounted",
+                "check that /proc is mounted",
             )
         )
     elif cap > ram_mb:
         text = f"the cap of {cap} MB exceeds the machine's {ram_mb:.0f} MB: it protects nothing"
-        findings.append(Finding("profile.memory", FAIL, text, "take the profile of a smaller board"))
+        findings.append(Finding("profile.memory", FAIL, text, "choose the profile of a smaller board"))
     elif cap > 0.75 * ram_mb:
-        text = f"the cap of {cap} MB leaves little of {ram_mb:.0f} MB to others"
-        findings.append(Finding("profile.memory", WARN, text, "take the profile of a smaller board"))
+        text = f"the cap of {cap} MB leaves little of {ram_mb:.0f} MB to other programs"
+        findings.append(Finding("profile.memory", WARN, text, "choose the profile of a smaller board"))
     else:
         findings.append(Finding("profile.memory", OK, f"at most {cap} of {ram_mb:.0f} MB"))
     return findings
 
 
 def _probe(runtime: str) -> tuple[list[str] | None, str]:
-    """The providers of a runtime, or None and why not. In a child: a broken library may take its process along."""
+    """Import a runtime in a child process, since a broken native library may crash the process that loads it.
+
+    Returns:
+        The execution providers that it offers and an empty text; or None and why it cannot be imported.
+    """
     line = [sys.executable, "-c", _PROBE, _MODULES[runtime]]
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
@@ -168,28 +183,28 @@ def _probe(runtime: str) -> tuple[list[str] | None, str]:
         try:
             return [str(name) for name in json.loads(done.stdout.strip().splitlines()[-1])], ""
         except (ValueError, IndexError):
-            return None, "it printed something unexpected"
+            return None, "its list of providers cannot be read"
     if done.returncode < 0:
         return None, f"importing it ended with signal {-done.returncode}: not built for this processor?"
     return None, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]
 
 
 def check_runtimes(profile: Profile) -> list[Finding]:
-    """For each kind of model: which runtime of the profile would run it, and with which provider."""
+    """Check, for each format of models, which runtime of the profile would run them and with which provider."""
     findings = []
-    for kind, known in _KINDS.items():
+    for model_format, known in _RUNTIMES_BY_FORMAT.items():
         wished = [runtime for runtime in profile.runtimes if runtime in known]
         if wished:
-            findings.append(_runtime(profile, kind, wished))
+            findings.append(_runtime(profile, model_format, wished))
     if not any(finding.verdict == OK or finding.found.startswith("uses ") for finding in findings):
-        text = f"none of {', '.join(profile.runtimes) or 'nothing'} can be imported: no model can run"
+        text = f"none of {', '.join(profile.runtimes) or 'nothing'} can be imported, so no model can run"
         advice = f"install one: wheeltapper-agent[{_EXTRAS[profile.runtimes[0]]}]" if profile.runtimes else ""
-        findings.append(Finding("runtime", FAIL, text, advice or "mend the profile: it names no runtime"))
+        findings.append(Finding("runtime", FAIL, text, advice or "add a runtime to the profile: it names none"))
     return findings
 
 
-def _runtime(profile: Profile, kind: str, wished: list[str]) -> Finding:
-    """The first of ``wished`` that can be imported."""
+def _runtime(profile: Profile, model_format: str, wished: list[str]) -> Finding:
+    """The finding on the first of the ``wished`` runtimes that can be imported."""
     failures = []
     for runtime in wished:
         providers, why = _probe(runtime)
@@ -200,13 +215,13 @@ def _runtime(profile: Profile, kind: str, wished: list[str]) -> Finding:
         if failures:
             verdict, found = WARN, f"{found}; not {'; '.join(failures)}"
             advice = advice or f"install what the profile prefers: wheeltapper-agent[{_EXTRAS[wished[0]]}]"
-        return Finding(f"runtime.{kind}", verdict, found, advice)
-    advice = f"needed only where such models are to run: wheeltapper-agent[{_EXTRAS[wished[0]]}]"
-    return Finding(f"runtime.{kind}", WARN, f"no {kind} model can run: {'; '.join(failures)}", advice)
+        return Finding(f"runtime.{model_format}", verdict, found, advice)
+    advice = f"needed only for such models: install wheeltapper-agent[{_EXTRAS[wished[0]]}]"
+    return Finding(f"runtime.{model_format}", WARN, f"no {model_format} model can run: {'; '.join(failures)}", advice)
 
 
-def _provider(profile: Profile, runtime: str, available: list[str]) -> tuple[str, str, str]:
-    """Verdict, the provider that would be used, and what to do where it is not the one that is wished most."""
+def _provider(profile: Profile, runtime: str, available: list[str]) -> CheckResult:
+    """The provider that the runtime would use, and advice where it is not the one that the profile prefers."""
     onnx = runtime == "onnxruntime"
     wished = [name for name in profile.providers if name.endswith("ExecutionProvider") == onnx]
     if not onnx:
@@ -215,15 +230,15 @@ def _provider(profile: Profile, runtime: str, available: list[str]) -> tuple[str
     if used is None:
         used = "CPUExecutionProvider" if onnx else "XNNPACK"
         named = ", ".join(wished) or "no provider of it"
-        return WARN, f"uses {used} of {runtime}; the profile names {named}", "mend the profile's providers"
+        return WARN, f"uses {used} of {runtime}; the profile names {named}", "correct the profile's providers"
     if used != wished[0]:
-        advice = f"install the build of {runtime} of the board's maker" if onnx else f"install {wished[0][9:]}"
+        advice = f"install the build of {runtime} that the board's maker offers" if onnx else f"install {wished[0][9:]}"
         return WARN, f"uses {used} of {runtime}; {wished[0]} is not there", advice
     return OK, f"uses {used} of {runtime}", ""
 
 
 def kernel_synchronised() -> bool | None:
-    """Whether the kernel knows its clock to be synchronised (``adjtimex(2)``); None where it does not say."""
+    """Whether the kernel considers its clock synchronised (``adjtimex(2)``); None where it does not say."""
     timex = (ctypes.c_char * 512)()  # struct timex has 208 bytes or less; modes = 0 reads only
     try:
         state = int(ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)))
@@ -233,25 +248,34 @@ def kernel_synchronised() -> bool | None:
 
 
 def check_clock(state: Path, now_seconds: float, synchronised: bool | None) -> Finding:
-    """Whether the clock can be right: certificates, signatures and records depend on it."""
-    newest = max(_marked_seconds(path) for path in (state / MARKS_FILE, state / "slots" / MARKS_FILE))
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(now_seconds, 0.0), _FAR_SECONDS)))
-    mend = "set it and keep it synchronised: timedatectl set-ntp true, or chrony; check the battery of the clock"
-    if not _BUILT_AT <= now_seconds < _FAR_SECONDS:
-        return Finding("clock", FAIL, f"it says {stamp}, which cannot be", mend)
+    """Check that the clock can be right: certificates, signatures and records depend on it.
+
+    Args:
+        state: the state folder; it holds the newest time that the fleet has signed.
+        now_seconds: Unix time.
+        synchronised: see :func:`kernel_synchronised`.
+    """
+    newest = max(_newest_signed_seconds(path) for path in (state / MARKS_FILE, state / "slots" / MARKS_FILE))
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(now_seconds, 0.0), _LATEST_SECONDS)))
+    advice = "set it and keep it synchronised: timedatectl set-ntp true, or chrony; check the clock's battery"
+    if not _EARLIEST_SECONDS <= now_seconds < _LATEST_SECONDS:
+        return Finding("clock", FAIL, f"it says {stamp}, which cannot be right", advice)
     if now_seconds < newest - 60.0:
         return Finding(
-            "clock", FAIL, f"it says {stamp}, {_days(newest - now_seconds)} before what the fleet last signed", mend
+            "clock", FAIL, f"it says {stamp}, {_days(newest - now_seconds)} before what the fleet last signed", advice
         )
     if not synchronised:
         return Finding(
-            "clock", WARN, f"it says {stamp}; nothing keeps it synchronised, as far as the kernel knows", mend
+            "clock", WARN, f"it says {stamp}; nothing keeps it synchronised, as far as the kernel knows", advice
         )
     return Finding("clock", OK, f"{stamp}, synchronised")
 
 
-def _marked_seconds(path: Path) -> float:
-    """The newest verified time in a copy of the marks; only read: the store would mend the copies as whoever asks."""
+def _newest_signed_seconds(path: Path) -> float:
+    """The newest time that the fleet has signed, from one copy of the stored floors; 0 where it cannot be read.
+
+    The file is only read here: the store would repair it, and leave it to root where root runs ``doctor``.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Marks).newest_time_seconds
     except (OSError, msgspec.DecodeError):
@@ -263,16 +287,21 @@ def _days(seconds: float) -> str:
 
 
 def check_disk(state: Path, wanted_mb: float) -> list[Finding]:
-    """Whether the state folder can be written, and has the room that the profile gives to spool and captures."""
+    """Check that the state folder can be written, and has the room that the profile grants.
+
+    Args:
+        state: the state folder.
+        wanted_mb: how much spool and captures may take together.
+    """
     try:
         if not state.is_dir():
-            advice = "wheeltapper-agent install, or make it and give it to the service's user"
-            return [Finding("disk", FAIL, f"{state} is missing", advice)]
+            advice = "run wheeltapper-agent install, or make the folder and give it to the service's user"
+            return [Finding("disk", FAIL, f"{state} does not exist", advice)]
         facts = os.statvfs(state)
         if facts.f_flag & os.ST_RDONLY:
-            advice = "mount it writable; after errors of the medium, check it (fsck, dmesg) and replace it"
+            advice = "mount it writable; if it became read-only by errors, check it (dmesg, fsck) and replace it"
             return [Finding("disk", FAIL, f"{state} is on a read-only file system", advice)]
-        # The folder is the service's: a file of another's choosing must not be opened, so it is a new one, no link.
+        # The folder belongs to the service's user, who may have placed links in it: mkstemp opens only a new file.
         handle, probe = tempfile.mkstemp(prefix=".doctor.", dir=state)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -285,23 +314,23 @@ def check_disk(state: Path, wanted_mb: float) -> list[Finding]:
     except OSError as error:
         advice = "free space" if error.errno == 28 else f"{_AS_ROOT}; or give the folder to the service's user"
         return [Finding("disk", FAIL, f"{state} cannot be written: {error.strerror}", advice)]
-    if free_mb < _LEAST_FREE_MB:
+    if free_mb < _MIN_FREE_MB:
         return [
             Finding(
                 "disk",
                 FAIL,
-                f"{free_mb:.0f} MB are free, less than {_LEAST_FREE_MB}",
+                f"{free_mb:.0f} MB are free, less than {_MIN_FREE_MB}",
                 "free space: releases and records need it",
             )
         ]
     if free_mb < wanted_mb:
         text = f"{free_mb:.0f} MB are free; spool and captures may take {wanted_mb:.0f}"
-        return [Finding("disk", WARN, text, "free space, or take a profile with a smaller spool")]
+        return [Finding("disk", WARN, text, "free space, or choose a profile with a smaller spool")]
     return [Finding("disk", OK, f"{free_mb:.0f} MB are free")]
 
 
 def _agent(state: Path) -> Finding:
-    """Whether the agent runs, and what it says itself."""
+    """Check that the agent runs, and that it reports no trouble itself."""
     try:
         body = ask(state / SOCKET_FILE, {"ask": "status"})
     except AgentError as error:

@@ -1,12 +1,14 @@
-"""Putting the agent onto a device, or into the image of one: user, folders, configuration, systemd unit.
+"""Installing the agent on a device, or into the image of one: user, folders, configuration, systemd unit.
 
 Invariants:
-    * Done twice, it is as done once; a step that finds what it would make changes nothing.
-    * A configuration that is there is never changed.
-    * Files appear whole or not at all; nothing is written outside the root (:class:`uninstall.Layout`).
+    * Installing twice has the effect of installing once: a step whose result exists already changes nothing.
+    * An existing configuration is never changed.
+    * Files appear whole or not at all; nothing is written outside the root (see ``Layout`` in
+      :mod:`wheeltapper_agent.host.uninstall`).
     * Everything that can be refused is refused before the first step.
 
-Not done here: taking it off again (:mod:`uninstall`), what the unit says (:mod:`unit`).
+Not done here: removing it again (:mod:`wheeltapper_agent.host.uninstall`), what the unit says
+(:mod:`wheeltapper_agent.host.systemd_unit`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from wheeltapper_agent.host.uninstall import SERVICE, STATE_DIR, USER, EscapeErr
 
 __all__ = [
     "Step",
+    "StepResult",
     "apply",
     "choose_profile",
     "enrol_as_service_user",
@@ -38,26 +41,34 @@ __all__ = [
     "starting_config",
 ]
 
-Outcome = Literal["made", "changed", "unchanged", "kept"]
-_NOBODYS: Final = ("lost+found",)
-_HOMES: Final = ("/home/", "/root/", "/run/user/")  # ProtectHome= hides them
+StepResult = Literal["made", "changed", "unchanged", "kept"]
+"""``unchanged``: it existed and was as wanted; ``kept``: it existed and is never changed, whatever it is like."""
+_FILE_SYSTEM_FOLDERS: Final = ("lost+found",)
+"""A mounted file system has them by itself."""
+_HIDDEN_FOLDERS: Final = ("/home/", "/root/", "/run/user/")
+"""ProtectHome= hides them from the service."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing that must be there. ``content`` is the text of a file or the target of a link."""
+    """One thing that must exist after installing."""
 
     kind: Literal["user", "folder", "file", "link"]
     path: Path
     mode: int = 0o644
     content: str = ""
+    """The text of a file, or the target of a link."""
     keep: bool = False
-    """What is there is left as it is."""
+    """Leave what exists as it is."""
     owner: Literal["root", "service", "root:service"] = "root"
 
 
 def choose_profile(name: str, root: Path = Path("/")) -> Profile:
-    """The profile called ``name``; ``auto``: the one of the configuration that is there, else the one of this board.
+    """The profile called ``name``; for ``auto`` the one that an existing configuration names, else this board's.
+
+    Args:
+        name: of a profile, or ``auto``.
+        root: where the system or image begins.
 
     Raises:
         AgentError: ``config.profile``, ``install.unknown_board``.
@@ -68,16 +79,20 @@ def choose_profile(name: str, root: Path = Path("/")) -> Profile:
     if config.is_file():
         return load_profile(load_config(config).device.profile)
     if os.path.realpath(root) != "/":
-        raise AgentError("install.unknown_board", "an image does not say which board it is for; give --profile")
+        raise AgentError("install.unknown_board", "which board an image is for cannot be found out: give --profile")
     found = detect_board(read_device_tree(), machine_name())
     if found is None:
         known = ", ".join(profile_names())
-        raise AgentError("install.unknown_board", f"this board is not known; give --profile, one of {known}")
+        raise AgentError("install.unknown_board", f"this board is not known: give --profile, one of {known}")
     return load_profile(found)
 
 
 def program_path(root: Path, given: str | None = None) -> str:
-    """The program that the unit starts: what was given, the package's, or the one that runs now.
+    """The path of the program that the unit starts: the given one, else the Debian package's, else the running one.
+
+    Args:
+        root: where the system or image begins.
+        given: a path on the device (without ``root``).
 
     Raises:
         AgentError: ``install.program``.
@@ -89,16 +104,16 @@ def program_path(root: Path, given: str | None = None) -> str:
     else:
         path = str(Path(sys.executable).parent / "wheeltapper-agent")
     if not path.startswith("/") or not (root / path.lstrip("/")).is_file():
-        raise AgentError("install.program", f"there is no {path} in {root}; give --program or install the package")
-    if path.startswith(_HOMES):
+        raise AgentError("install.program", f"there is no {path} in {root}: give --program, or install the package")
+    if path.startswith(_HIDDEN_FOLDERS):
         raise AgentError(
-            "install.program", f"{path} is in a home folder, which a service does not see; use /opt or /usr"
+            "install.program", f"{path} is in a home folder, which the service cannot see: use /opt or /usr"
         )
     return path
 
 
 def starting_config(profile: Profile) -> str:
-    """The configuration that a device begins with."""
+    """The text of a new device's configuration."""
     return f"""\
 # Written once by wheeltapper-agent install; it is yours now. See docs/operations.md.
 [device]
@@ -113,7 +128,13 @@ profile = "{profile.name}"
 
 
 def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool = False) -> list[Step]:
-    """Everything that must be there, in order.
+    """The steps of an installation, in order.
+
+    Args:
+        layout: where things are.
+        profile: the board's.
+        program: see :func:`program_path`.
+        hardware_watchdog: have systemd feed the board's watchdog.
 
     Raises:
         AgentError: ``install.root``, ``install.escapes``, ``install.device``, ``install.no_watchdog``,
@@ -152,30 +173,36 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
 
 
 def _check_state_link(layout: Layout) -> None:
-    """Refuse a state folder behind a link that others use: it becomes the service's, and closed to them."""
+    """Refuse a state folder behind a link if others use it: it becomes the service's own, and closed to others.
+
+    Raises:
+        AgentError: ``install.state_shared``.
+    """
     path = layout.state_dir
     if not path.is_symlink():
         return
     target = layout.target(path)
     if not target.is_dir():
-        raise AgentError("install.state_shared", f"{path} leads to {target}, which is no folder; make it first")
-    others = sorted(child.name for child in target.iterdir() if not (is_state(child.name) or child.name in _NOBODYS))
+        raise AgentError("install.state_shared", f"{path} leads to {target}, which is not a folder: make it first")
+    others = sorted(
+        child.name for child in target.iterdir() if not (is_state(child.name) or child.name in _FILE_SYSTEM_FOLDERS)
+    )
     if others:
         raise AgentError(
             "install.state_shared",
-            f"{path} leads to {target}, which holds {', '.join(others[:5])}; let it lead to a folder of its own",
+            f"{path} leads to {target}, which holds {', '.join(others[:5])}: let it lead to a folder of its own",
         )
 
 
 def _ids(layout: Layout, step: Step) -> tuple[int, int]:
-    """Owner and group of what ``step`` makes."""
+    """User id and group id that own what ``step`` makes."""
     entry = layout.entry("passwd", USER)
     user, group = (int(entry[2]), int(entry[3])) if entry is not None else (-1, -1)
     return {"root": (0, 0), "service": (user, group), "root:service": (0, group)}[step.owner]
 
 
-def _as_wanted(layout: Layout, step: Step) -> bool:
-    """Whether what ``step`` makes is there already, in every respect."""
+def _exists_as_wanted(layout: Layout, step: Step) -> bool:
+    """Whether what ``step`` makes exists already, with its content, mode and owner."""
     path = step.path
     if step.kind == "user":
         return layout.entry("passwd", USER) is not None
@@ -189,23 +216,28 @@ def _as_wanted(layout: Layout, step: Step) -> bool:
     return (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (step.mode, *_ids(layout, step))
 
 
-def apply(layout: Layout, step: Step, dry_run: bool = False) -> Outcome:
-    """Do ``step``; with ``dry_run`` only say what would be done.
+def apply(layout: Layout, step: Step, dry_run: bool = False) -> StepResult:
+    """Do ``step``; with ``dry_run`` only find out what would be done.
+
+    Args:
+        layout: where things are.
+        step: one of :func:`plan`.
+        dry_run: change nothing.
 
     Raises:
         AgentError: ``install.user``, ``storage.*``.
     """
-    there = step.path.is_symlink() or step.path.exists()
+    exists = step.path.is_symlink() or step.path.exists()
     try:
-        if there and step.keep and step.kind != "user":
+        if exists and step.keep and step.kind != "user":
             return "kept"
-        if _as_wanted(layout, step):
+        if _exists_as_wanted(layout, step):
             return "unchanged"
         if not dry_run:
             _make(layout, step)
     except OSError as error:
         raise storage_error(error, f"{step.path} cannot be written") from error
-    return "changed" if there and step.kind != "user" else "made"
+    return "changed" if exists and step.kind != "user" else "made"
 
 
 def _make(layout: Layout, step: Step) -> None:
@@ -230,18 +262,23 @@ def _make_user(layout: Layout) -> None:
     prefix = [] if os.path.realpath(layout.root) == "/" else ["--prefix", str(layout.root)]
     if shutil.which("useradd") is None:
         raise AgentError(
-            "install.user", f"useradd is missing: install the package passwd, or make the user {USER} yourself"
+            "install.user", f"useradd is missing: install the package passwd, or create the user {USER} yourself"
         )
     group = ["--user-group"] if layout.entry("group", USER) is None else ["--gid", USER]
     options = ["--system", *group, "--no-create-home", "--home-dir", STATE_DIR]
     line = ["useradd", *prefix, *options, "--shell", "/usr/sbin/nologin", "--comment", "Wheeltapper agent", USER]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0 or layout.entry("passwd", USER) is None:
-        raise AgentError("install.user", f"the user {USER} cannot be made: {done.stderr.strip()[:300]}")
+        raise AgentError("install.user", f"the user {USER} cannot be created: {done.stderr.strip()[:300]}")
 
 
 def enrol_as_service_user(program: str, server: str, token: str) -> None:
-    """Enrol this device as the user that will run the agent, so that the key is that user's from its first moment.
+    """Enrol this device as the service's user, so that the private key never belongs to another.
+
+    Args:
+        program: path of ``wheeltapper-agent``.
+        server: the fleet's address.
+        token: handed over in the environment, which other users cannot read.
 
     Raises:
         AgentError: ``install.enrol``.
@@ -260,25 +297,30 @@ def enrol_as_service_user(program: str, server: str, token: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise AgentError("install.enrol", f"everything is in place, but the device could not be enrolled: {said[:500]}")
+        reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        raise AgentError(
+            "install.enrol", f"the agent is installed, but the device could not be enrolled: {reason[:500]}"
+        )
 
 
 def finish(layout: Layout) -> bool:
-    """Make the running systemd see the unit, and start it where the device is enrolled; True if it was started.
+    """Have the running systemd read the unit, and start the service if the device is enrolled.
+
+    Returns:
+        Whether the service was started; always False for an image.
 
     Raises:
         AgentError: ``install.start``.
     """
     if not layout.live:
         return False
-    seen = systemctl(layout, "daemon-reload")
+    reloaded = systemctl(layout, "daemon-reload")
     if not (layout.state_dir / "identity" / "fleet.json").is_file():
         return False
-    if not (seen and systemctl(layout, "restart", SERVICE)):
+    if not (reloaded and systemctl(layout, "restart", SERVICE)):
         raise AgentError(
             "install.start",
-            "everything is in place, but the service does not start: see systemctl status wheeltapper-agent, "
+            "the agent is installed, but the service does not start: see systemctl status wheeltapper-agent, "
             "journalctl -u wheeltapper-agent and wheeltapper-agent doctor",
         )
     return True

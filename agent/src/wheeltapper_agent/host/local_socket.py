@@ -1,15 +1,22 @@
-"""The agent's door on this machine: a Unix socket on which a request of one JSON line gets an answer of one JSON line.
+"""The local socket: a Unix socket on which a request, one line of JSON, gets an answer, one line of JSON.
 
 Invariants:
-    * Its thread is its own: a slow or hostile client costs a bounded time, a bounded memory and one of
+    * It has a thread of its own: a slow or hostile client takes a bounded time, a bounded memory and one of
       :data:`MAX_CLIENTS` places; the agent never waits for it.
-    * Where the process has no descriptor left, nobody is let in for a second, rather than asked for in a loop.
-    * A request is at most :data:`MAX_REQUEST_BYTES`, an answer at most :data:`MAX_ANSWER_BYTES`; a client that has not
-      finished after :data:`CLIENT_SECONDS` is hung up on.
-    * The socket appears by one rename with its mode already set; what a killed agent left is replaced, but the socket
-      of an agent that still answers is not.
+    * While the process has no file descriptor left, no connection is accepted for a second; the thread does not spin.
+    * A request is at most :data:`MAX_REQUEST_BYTES`, an answer at most :data:`MAX_ANSWER_BYTES`; the connection of a
+      client that has not finished after :data:`CLIENT_SECONDS` is closed.
+    * The socket appears by one rename, with its mode already set. What a killed agent left is replaced; the socket of
+      an agent that still answers is not.
 
-Who may ask is decided by the modes of the folder and of the socket. Not done here: what the answers say.
+The modes of the folder and of the socket decide who may ask. Not done here: what the answers say
+(:mod:`wheeltapper_agent.host.status`).
+
+Example:
+    >>> from pathlib import Path
+    >>> from wheeltapper_agent.host.local_socket import ask
+    >>> ask(Path("/var/lib/wheeltapper/agent.sock"), {"ask": "status"})["connected"]
+    True
 """
 
 from __future__ import annotations
@@ -48,13 +55,13 @@ CLIENT_SECONDS: Final = 5.0
 _MODE: Final = 0o660
 _BACKLOG: Final = 64
 _RETRY_SECONDS: Final = 0.02
-_CLOSED_SECONDS: Final = 1.0
+_ACCEPT_AGAIN_SECONDS: Final = 1.0
 _MAX_PATH_BYTES: Final = 100  # sun_path has 108, unix(7)
 
 
 @contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """A name of ``path`` that fits into ``sun_path``, through the folder's descriptor where it is too long."""
+def _short_name(path: Path) -> Iterator[str]:
+    """A name for ``path`` that fits into ``sun_path`` (``unix(7)``); a long one uses the folder's descriptor."""
     if len(os.fsencode(path)) <= _MAX_PATH_BYTES:
         yield str(path)
         return
@@ -67,20 +74,22 @@ def _short(path: Path) -> Iterator[str]:
 
 @dataclass(slots=True)
 class _Client:
-    """One connection: what it sent, what it still gets, until when it may stay."""
+    """One connection."""
 
     connection: socket.socket
-    until: float
+    deadline: float
+    """When the connection is closed (monotonic seconds)."""
     received: bytearray = field(default_factory=bytearray)
     answer: memoryview = field(default_factory=lambda: memoryview(b""))
+    """What is still to be sent."""
 
 
 class LocalServer:
-    """Answers at ``path`` in a thread of its own.
+    """Answers requests at ``path`` in a thread of its own.
 
     Args:
         path: of the socket.
-        answer: the body for a request; what it raises is answered as an error.
+        answer: makes the answer to a request, in this thread; what it raises is answered as an error.
     """
 
     def __init__(self, path: Path, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -88,23 +97,23 @@ class LocalServer:
         self._answer = answer
         self._selector = selectors.DefaultSelector()
         self._clients: dict[int, _Client] = {}
-        self._wake, self._woken = socket.socketpair()
+        self._wake, self._woken = socket.socketpair()  # a byte sent into the first ends the wait of the thread
         self._listener: socket.socket | None = None
         self._inode = 0
-        self._closed_until: float | None = None
-        """When the listener is looked at again; None: it is looked at."""
-        self._refused = False
+        self._accept_again_at: float | None = None
+        """When connections are accepted again (monotonic seconds); None: they are now."""
+        self._accept_failed = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="local-socket", daemon=True)
 
     def start(self) -> None:
-        """Listen.
+        """Make the socket and begin to answer. May be called again after it failed.
 
         Raises:
-            AgentError: ``local.in_use`` (an agent answers there), ``local.socket``.
+            AgentError: ``local.in_use``: an agent answers there; ``local.socket``: the socket cannot be made.
         """
         if _answers(self._path):
-            raise AgentError("local.in_use", f"another agent answers at {self._path}; does it run twice?")
+            raise AgentError("local.in_use", f"another agent answers at {self._path}: stop it first")
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -112,7 +121,7 @@ class LocalServer:
             raise AgentError("local.socket", f"{self._path} cannot be made: {error}") from error
         try:
             temporary.unlink(missing_ok=True)
-            with _short(temporary) as name:
+            with _short_name(temporary) as name:
                 listener.bind(name)
             os.chmod(temporary, _MODE)
             listener.listen(_BACKLOG)
@@ -127,7 +136,7 @@ class LocalServer:
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
-        """Hang up on everybody and remove the socket, if it is still ours."""
+        """Close all connections and remove the socket, unless another agent has replaced it."""
         self._stopping.set()
         with contextlib.suppress(OSError):
             self._wake.send(b"x")
@@ -137,7 +146,7 @@ class LocalServer:
             if self._listener is not None and self._path.stat().st_ino == self._inode:
                 self._path.unlink()
         for client in list(self._clients.values()):
-            self._hang_up(client)
+            self._close(client)
         for one in (self._listener, self._wake, self._woken):
             if one is not None:
                 one.close()
@@ -146,95 +155,100 @@ class LocalServer:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._turn()
-            except Exception:  # noqa: BLE001  # logged; a client must not take the door away from the others
-                _LOG.exception("local socket: a turn failed")
+                self._serve_once()
+            except Exception:  # noqa: BLE001  # logged; one client must not end the service for the others
+                _LOG.exception("local socket: a request failed; the next ones are answered")
                 self._stopping.wait(1.0)
 
-    def _turn(self) -> None:
+    def _serve_once(self) -> None:
+        """Wait for the next event or deadline, and handle what is due."""
         now = time.monotonic()
-        for client in [client for client in self._clients.values() if client.until <= now]:
-            self._hang_up(client)
-        if self._listener is not None and self._closed_until is not None and self._closed_until <= now:
-            self._closed_until = None
+        for client in [client for client in self._clients.values() if client.deadline <= now]:
+            self._close(client)
+        if self._listener is not None and self._accept_again_at is not None and self._accept_again_at <= now:
+            self._accept_again_at = None
             self._selector.register(self._listener, selectors.EVENT_READ)
-        times = [client.until for client in self._clients.values()]
-        times += [] if self._closed_until is None else [self._closed_until]
+        times = [client.deadline for client in self._clients.values()]
+        times += [] if self._accept_again_at is None else [self._accept_again_at]
         for key, events in self._selector.select(max(0.0, min(times) - now) if times else None):
             if key.fileobj is self._listener:
-                self._accept()
+                self._accept_clients()
             elif key.fileobj is not self._woken:
                 found = self._clients.get(key.fd)
-                if found is not None and found.connection is key.fileobj:  # else it was hung up on in this turn
+                if found is not None and found.connection is key.fileobj:  # else it was closed for another event before
                     self._serve(found, events)
 
-    def _accept(self) -> None:
+    def _accept_clients(self) -> None:
         assert self._listener is not None
         try:
-            for _ in range(MAX_CLIENTS):  # then the others are served
-                self._take(self._listener.accept()[0])
-                self._refused = False
+            for _ in range(MAX_CLIENTS):  # then those that were accepted are served
+                self._add_client(self._listener.accept()[0])
+                self._accept_failed = False
         except BlockingIOError:
-            pass  # all have been taken
-        except OSError as error:  # no descriptor is left, perhaps: who waits would wake this thread for ever
-            if not self._refused:
-                _LOG.warning("local socket: nobody can be let in: %s", error)
-            self._refused = True
+            pass  # nobody else is waiting
+        except (
+            OSError
+        ) as error:  # often: no file descriptor is left. Whoever waits would wake this thread again and again
+            if not self._accept_failed:
+                _LOG.warning("local socket: no connection can be accepted: %s; tried again every second", error)
+            self._accept_failed = True
             self._selector.unregister(self._listener)
-            self._closed_until = time.monotonic() + _CLOSED_SECONDS
+            self._accept_again_at = time.monotonic() + _ACCEPT_AGAIN_SECONDS
 
-    def _take(self, connection: socket.socket) -> None:
-        if len(self._clients) >= MAX_CLIENTS:  # the oldest has had its time
-            self._hang_up(min(self._clients.values(), key=lambda client: client.until))
+    def _add_client(self, connection: socket.socket) -> None:
+        if len(self._clients) >= MAX_CLIENTS:  # the oldest connection makes room
+            self._close(min(self._clients.values(), key=lambda client: client.deadline))
         connection.setblocking(False)
         self._clients[connection.fileno()] = _Client(connection, time.monotonic() + CLIENT_SECONDS)
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _serve(self, client: _Client, events: int) -> None:
+        """Send or receive what is possible without waiting."""
         try:
             if events & selectors.EVENT_WRITE:
                 client.answer = client.answer[client.connection.send(client.answer) :]
                 if not client.answer:
-                    self._hang_up(client)
+                    self._close(client)
                 return
             piece = client.connection.recv(MAX_REQUEST_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._hang_up(client)
+            self._close(client)
             return
         client.received += piece
         line, newline, _ = bytes(client.received).partition(b"\n")
         if not newline and piece and len(client.received) < MAX_REQUEST_BYTES:
             return
         if not newline and not piece and not line:
-            self._hang_up(client)
+            self._close(client)
             return
-        client.answer = memoryview(self._body(line if len(line) < MAX_REQUEST_BYTES else b""))
+        client.answer = memoryview(self._answer_line(line if len(line) < MAX_REQUEST_BYTES else b""))
         self._selector.modify(client.connection, selectors.EVENT_WRITE)
 
-    def _body(self, line: bytes) -> bytes:
+    def _answer_line(self, line: bytes) -> bytes:
+        """The line that answers the request ``line``; an error is a line too."""
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
-                raise AgentError("local.request", "a request is one line with a JSON object")
+                raise AgentError("local.request", "a request must be one line with a JSON object")
             body = self._answer(request)
         except AgentError as error:
             body = {"error": error.code, "message": error.message}
         except (ValueError, RecursionError):
             body = {
                 "error": "local.request",
-                "message": f"a request is one line of JSON below {MAX_REQUEST_BYTES} bytes",
+                "message": f"a request must be one line of JSON, shorter than {MAX_REQUEST_BYTES} bytes",
             }
         except Exception:  # noqa: BLE001  # logged and answered
             _LOG.exception("local socket: a request could not be answered")
-            body = {"error": "local.internal", "message": "the agent could not answer; see its log"}
+            body = {"error": "local.internal", "message": "the agent could not answer: see its log"}
         answer = json.dumps(body).encode() + b"\n"
         if len(answer) > MAX_ANSWER_BYTES:
             answer = b'{"error": "local.too_long", "message": "the answer is too long"}\n'
         return answer
 
-    def _hang_up(self, client: _Client) -> None:
+    def _close(self, client: _Client) -> None:
         self._clients.pop(client.connection.fileno(), None)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(client.connection)
@@ -242,9 +256,9 @@ class LocalServer:
 
 
 def _answers(path: Path) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a process accepts connections at ``path``."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short(path) as name:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short_name(path) as name:
             probe.settimeout(1.0)
             probe.connect(name)
     except OSError:
@@ -253,7 +267,12 @@ def _answers(path: Path) -> bool:
 
 
 def _connect(connection: socket.socket, name: str, deadline: float) -> None:
-    """Connect; while the queue of the listener is full (``EAGAIN``, ``connect(2)``), try again."""
+    """Connect to ``name``; try again while the listener's queue is full (``EAGAIN``, ``connect(2)``).
+
+    Raises:
+        TimeoutError: not before ``deadline`` (monotonic seconds).
+        OSError: nobody listens, or it is not allowed.
+    """
     while True:
         try:
             connection.connect(name)
@@ -268,15 +287,21 @@ def _connect(connection: socket.socket, name: str, deadline: float) -> None:
 def ask(path: Path, request: dict[str, Any], timeout_seconds: float = 5.0) -> dict[str, Any]:
     """Ask the agent that listens at ``path``.
 
+    Args:
+        path: of the socket.
+        request: e.g. ``{"ask": "status"}``.
+        timeout_seconds: for the whole exchange.
+
     Raises:
-        AgentError: ``local.no_agent`` (nobody listens), ``local.denied``, ``local.answer``, or the code of its refusal.
+        AgentError: ``local.no_agent``: nobody listens; ``local.denied``: not allowed; ``local.answer``: no answer that
+            can be read came in time; or the code with which the agent refused.
     """
     deadline = time.monotonic() + timeout_seconds
     received = bytearray()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_seconds)
-            with _short(path) as name:
+            with _short_name(path) as name:
                 _connect(connection, name, deadline)
             connection.sendall(json.dumps(request).encode() + b"\n")
             while not received.endswith(b"\n") and len(received) <= MAX_ANSWER_BYTES:
@@ -286,7 +311,7 @@ def ask(path: Path, request: dict[str, Any], timeout_seconds: float = 5.0) -> di
                     break
                 received += piece
     except PermissionError as error:
-        text = f"{path} may be asked by root and by members of its group"
+        text = f"{path} is open only to root and to members of its group: use sudo"
         raise AgentError("local.denied", text) from error
     except TimeoutError as error:
         raise AgentError(

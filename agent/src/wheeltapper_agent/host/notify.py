@@ -1,7 +1,7 @@
-"""What the agent tells systemd: that it is ready, how it is, that it lives, that it ends (``sd_notify(3)``).
+"""Notifications to systemd (``sd_notify(3)``): ready, status, watchdog, stopping.
 
-A datagram of ``KEY=value`` lines to the socket that ``NOTIFY_SOCKET`` names. Without that variable every call does
-nothing. A send never blocks: where the receiver's queue is full, the message is dropped and the next one counts.
+Each is a datagram ``KEY=value`` to the socket that ``NOTIFY_SOCKET`` names; without that variable every call does
+nothing. Sending never blocks: where the receiver's queue is full, the message is dropped, and a later one replaces it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _MAX_STATUS_CHARACTERS: Final = 400
 
 
 class Notifier:
-    """Speaks to the service manager.
+    """Sends notifications to the service manager.
 
     Args:
-        address: path of the datagram socket; ``@name`` is in the abstract name space; None: nobody listens.
-        watchdog_seconds: the service manager ends the process that is silent for longer; None: it does not watch.
+        address: path of the datagram socket; ``@name`` is in the abstract namespace; None: nobody listens.
+        watchdog_seconds: the service manager restarts the process when it hears nothing for so long; None: it does not
+            watch.
     """
 
     def __init__(self, address: str | None = None, watchdog_seconds: float | None = None) -> None:
@@ -32,7 +33,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Notifier:
-        """From ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` (``sd_watchdog_enabled(3)``)."""
+        """Make one from ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` (``sd_watchdog_enabled(3)``)."""
         seconds = None
         if environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
             text = environment.get("WATCHDOG_USEC", "")
@@ -41,23 +42,23 @@ class Notifier:
 
     @property
     def listening(self) -> bool:
-        """Whether anybody is told."""
+        """Whether there is a service manager to notify."""
         return self._address is not None
 
     def ready(self) -> None:
-        """The start is over."""
+        """Report that the agent has started."""
         self._send("READY=1")
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """Report that the agent is stopping."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
+        """Set the line that ``systemctl status`` shows."""
         self._send(f"STATUS={' '.join(text.split())[:_MAX_STATUS_CHARACTERS]}")
 
     def watchdog(self) -> None:
-        """Still alive."""
+        """Restart the watchdog's timeout: the agent is alive."""
         self._send("WATCHDOG=1")
 
     def _send(self, line: str) -> None:

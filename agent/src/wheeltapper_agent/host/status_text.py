@@ -1,6 +1,7 @@
-"""What ``wheeltapper-agent status`` prints for people.
+"""The status as text for people: what ``wheeltapper-agent status`` prints.
 
-What this module does not do: ask the agent (:mod:`adapters.local_socket`), gather the answer (:mod:`service`).
+Not done here: asking the agent (:mod:`wheeltapper_agent.host.local_socket`), gathering the status
+(:mod:`wheeltapper_agent.host.status`).
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ __all__ = ["status_lines"]
 
 
 def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
-    """Lines for the answer of an agent, or for what it last wrote.
+    """The lines for an agent's answer, or for the status that it last wrote to its file.
 
     Args:
-        body: as :mod:`service` gives it; a key that an older agent does not have is left out.
+        body: see :meth:`wheeltapper_agent.host.status.AgentStatus.answer`, with ``running``; keys that an older agent
+            does not have may be missing.
         now: Unix time in seconds.
     """
     running, connected = body.get("running", False), body.get("connected", False)
-    stands = ("connected" if connected else "NOT CONNECTED") if running else "DOES NOT RUN"
-    made = f"agent {body.get('agent_version', '?')}, profile {body.get('profile', '?')}"
+    state = ("connected" if connected else "NOT CONNECTED") if running else "DOES NOT RUN"
+    agent = f"agent {body.get('agent_version', '?')}, profile {body.get('profile', '?')}"
     protocol = f", MQTT {body['mqtt']}" if running and connected and body.get("mqtt") else ""
-    lines = [f"{body.get('device', '?')}: {stands}{protocol}; {made}"]
+    lines = [f"{body.get('device', '?')}: {state}{protocol}; {agent}"]
     if not running and body.get("at"):
         lines.append(f"  last written {_ago(now - body['at'])} ago, {_utc(body['at'])}")
     lines += [f"  TROUBLE  {each}" for each in body.get("troubles", ())]
     for name, pipeline in body.get("pipelines", {}).items():
-        lines += _pipeline(name, pipeline)
+        lines += _pipeline_lines(name, pipeline)
     if body.get("execution"):
         why = f": {body['execution_detail']}" if body.get("execution_detail") else ""
         code = f" [{body['execution_code']}]" if body.get("execution_code") else ""
@@ -45,7 +47,7 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
     return lines
 
 
-def _pipeline(name: str, found: Mapping[str, Any]) -> list[str]:
+def _pipeline_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     release = f"{found['model']} {found['release']}" if found.get("model") else "no release yet"
     runtime = f" on {found['runtime']}" if found.get("runtime") else ""
     source = found.get("source", "?")
@@ -68,7 +70,7 @@ def _pipeline(name: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def _ago(seconds: float) -> str:
-    """A duration as one says it."""
+    """A duration in the largest unit of which there are two or more."""
     for size, unit in ((86_400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,6 +1,6 @@
-"""The systemd unit of the agent: a pure function of the board's profile and of where the program is.
+"""The agent's systemd unit, rendered from the board's profile and the path of the program. Pure.
 
-What it grants is what the agent needs, and nothing else: its state folder, the network, the nodes of its buses. The
+The unit grants what the agent needs and nothing else: its state folder, the network, the device nodes of its buses. The
 options are those of ``systemd.service(5)``, ``systemd.exec(5)`` and ``systemd.resource-control(5)``, version 247 or
 later; an older one ignores what it does not know.
 
@@ -28,7 +28,7 @@ __all__ = [
 
 WATCHDOG_SECONDS: Final = 60
 HARDWARE_WATCHDOG_SECONDS: Final = 14
-"""Below the 15 s that the BCM2835 of the Raspberry Pi counts to (linux/drivers/watchdog/bcm2835_wdt.c)."""
+"""Below the 15 s that are the limit of the BCM2835 in a Raspberry Pi (linux/drivers/watchdog/bcm2835_wdt.c)."""
 CONFIG_FILE: Final = "/etc/wheeltapper/agent.toml"
 _NODE: Final = re.compile(r"/dev/[A-Za-z0-9][A-Za-z0-9._/-]{0,99}\Z")
 _CAN: Final = re.compile(r"v?can[0-9]{1,3}\Z")
@@ -38,7 +38,11 @@ _ACCELERATOR_GROUPS: Final = ("video", "render")
 
 
 def _nodes(profile: Profile) -> tuple[list[str], bool]:
-    """Device nodes of the profile, and whether it has a CAN interface."""
+    """The profile's device nodes, and whether it has a CAN interface.
+
+    Raises:
+        AgentError: ``install.device``.
+    """
     nodes = []
     for entry in (*profile.buses, *profile.accelerator_devices):
         if _NODE.match(entry) and ".." not in entry:
@@ -51,7 +55,7 @@ def _nodes(profile: Profile) -> tuple[list[str], bool]:
 
 
 def bus_groups(profile: Profile) -> tuple[str, ...]:
-    """The groups that Debian's udev rules give the profile's nodes to, sorted."""
+    """The groups to which Debian's udev rules give the profile's device nodes, sorted."""
     nodes, _ = _nodes(profile)
     found = {
         group
@@ -66,15 +70,18 @@ def render_unit(profile: Profile, program: str, groups: tuple[str, ...] = ()) ->
     """The text of ``wheeltapper-agent.service``.
 
     Args:
-        profile: of the board.
+        profile: the board's.
         program: absolute path of ``wheeltapper-agent``.
-        groups: of :func:`bus_groups`, those that the system has.
+        groups: those of :func:`bus_groups` that the system has.
 
     Raises:
         AgentError: ``install.program``, ``install.device``.
     """
     if not _PROGRAM.match(program):
-        raise AgentError("install.program", f"a unit cannot start {program[:200]!r}; give a plain absolute path")
+        raise AgentError(
+            "install.program",
+            f"a systemd unit cannot start {program[:200]!r}: give an absolute path of plain characters",
+        )
     nodes, can = _nodes(profile)
     families = "AF_UNIX AF_INET AF_INET6" + (" AF_CAN" if can else "")
     devices = [f"DeviceAllow={node} rw" for node in nodes]
@@ -96,6 +103,7 @@ def render_unit(profile: Profile, program: str, groups: tuple[str, ...] = ()) ->
 
 
 def _service(profile: Profile, program: str) -> list[str]:
+    """The section ``[Service]``: what is started, and the profile's limits of memory and processor time."""
     return [
         "[Service]",
         "Type=notify",
@@ -118,7 +126,7 @@ def _service(profile: Profile, program: str) -> list[str]:
 
 
 def render_watchdog(profile: Profile) -> str:
-    """The drop-in that makes systemd feed the hardware watchdog: a machine whose kernel or systemd hangs restarts."""
+    """The drop-in that makes systemd feed the hardware watchdog: a machine whose kernel hangs restarts."""
     return (
         f"# Written by wheeltapper-agent install --hardware-watchdog for {profile.name}.\n[Manager]\n"
         f"RuntimeWatchdogSec={HARDWARE_WATCHDOG_SECONDS}\nWatchdogDevice={profile.watchdog_device}\n"

@@ -1,10 +1,13 @@
-"""Taking the agent off a device: service, configuration, state, user. And where all of that is.
+"""Removing the agent from a device: service, configuration, state, user. :class:`Layout` says where all of that is.
 
-This file stands alone: the standard library only, nothing of ours. The Debian package carries a copy of it in its
-``postrm``, which runs when the package's own files are gone already.
+This file uses only the standard library. The Debian package has a copy of it in its ``postrm``, which runs after the
+package's own files have been removed.
 
-Invariants: nothing outside the root is touched, whatever symbolic links the root holds; each step may be done twice.
-In a folder that the agent may share (behind a link, or named by the configuration) only what it made goes.
+Invariants:
+    * Nothing outside the root is touched, whatever symbolic links the root holds.
+    * Removing twice has the effect of removing once.
+    * In a folder that others may use too (behind a link, or named by the configuration) only the agent's own files are
+      removed.
 """
 
 from __future__ import annotations
@@ -28,28 +31,28 @@ _STATE = (
     *("identity", "slots", "tuf", "blobs", "captures", "agent.sock", "status.json", "marks.json", "journal.json*"),
     *("spool.sqlite*", "simulator-*.json", ".doctor.*"),
 )
-"""What the agent keeps in its state folder."""
+"""Patterns for the names of the files and folders that the agent makes in its state folder."""
 
 
 def is_state(name: str) -> bool:
     """Whether the agent makes a file or folder of this name in its state folder."""
-    if name.startswith(".") and name.endswith(".tmp"):  # on its way to be one
+    if name.startswith(".") and name.endswith(".tmp"):  # a file that was being written
         name = name[1:-4]
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _STATE)
 
 
 class EscapeError(Exception):
-    """A path of the root leads out of it."""
+    """A symbolic link below the root leads out of the root."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are on a device whose file system begins at ``root``."""
+    """Where things are on a device whose file system begins at ``root``: ``/``, or where an image is mounted."""
 
     root: Path
 
     def inside(self, path: str) -> Path:
-        """``path`` of the device, as a path here.
+        """Where the device's absolute ``path`` is on this machine.
 
         Raises:
             EscapeError: a symbolic link on the way leads out of the root.
@@ -62,10 +65,10 @@ class Layout:
         return here
 
     def target(self, path: Path) -> Path:
-        """Where ``path`` leads, links followed.
+        """``path`` with all symbolic links resolved.
 
         Raises:
-            EscapeError: to the root, or out of it.
+            EscapeError: it leads to the root itself, or out of it.
         """
         target, root = os.path.realpath(path), os.path.realpath(self.root)
         if not target.startswith(root.rstrip("/") + "/") or target == root:
@@ -74,7 +77,7 @@ class Layout:
 
     @property
     def config_dir(self) -> Path:
-        """Of the configuration."""
+        """The folder of the configuration."""
         return self.inside("/etc/wheeltapper")
 
     @property
@@ -84,31 +87,31 @@ class Layout:
 
     @property
     def drop_ins(self) -> Path:
-        """Changes to the unit, of ``systemctl edit``."""
+        """The folder of the changes that ``systemctl edit`` made to the unit."""
         return self.inside(f"/etc/systemd/system/{SERVICE}.d")
 
     @property
     def link(self) -> Path:
-        """What makes the service start with the system."""
+        """The link that makes the service start with the system."""
         return self.inside(f"/etc/systemd/system/multi-user.target.wants/{SERVICE}")
 
     @property
     def watchdog(self) -> Path:
-        """Makes systemd feed the hardware watchdog."""
+        """The file that makes systemd feed the hardware watchdog."""
         return self.inside("/etc/systemd/system.conf.d/wheeltapper-watchdog.conf")
 
     @property
     def state_dir(self) -> Path:
-        """Identity, slots, spool."""
+        """The folder of identity, slots and spool."""
         return self.inside(STATE_DIR)
 
     @property
     def live(self) -> bool:
-        """Whether this is the running system, under systemd."""
+        """Whether the root is that of the running system, and systemd runs it."""
         return os.path.realpath(self.root) == "/" and Path("/run/systemd/system").is_dir()
 
     def entry(self, file: str, name: str) -> list[str] | None:
-        """The fields of ``name`` in ``/etc/passwd`` or ``/etc/group`` of the device."""
+        """The fields of ``name`` in the device's ``/etc/passwd`` or ``/etc/group``; None where it is not in there."""
         try:
             lines = self.inside(f"/etc/{file}").read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -118,7 +121,7 @@ class Layout:
 
 
 def systemctl(layout: Layout, *arguments: str) -> bool:
-    """Run ``systemctl`` on the running system; does nothing on any other."""
+    """Run ``systemctl`` for the running system; whether that went well. Does nothing for an image."""
     if not layout.live or shutil.which("systemctl") is None:
         return True
     return subprocess.run(["systemctl", *arguments], check=False, stdout=subprocess.DEVNULL).returncode == 0
@@ -131,7 +134,14 @@ def _unlink(path: Path, done: list[str]) -> None:
 
 
 def _remove_folder(layout: Layout, path: Path, ours: Callable[[str], bool], done: list[str]) -> None:
-    """Remove what is ``ours`` in a folder, and the folder, if nothing else is in it and nothing is mounted there."""
+    """Remove the agent's files in a folder, and the folder if it is then empty and nothing is mounted there.
+
+    Args:
+        layout: where things are.
+        path: the folder.
+        ours: whether a file or folder of this name is the agent's.
+        done: gets a line for what was removed.
+    """
     found = [child for child in path.iterdir() if ours(child.name)]
     for child in found:
         if child.is_dir() and not child.is_symlink():
@@ -143,14 +153,16 @@ def _remove_folder(layout: Layout, path: Path, ours: Callable[[str], bool], done
         return
     entry = layout.entry("passwd", USER)
     if entry is not None and path.stat().st_uid == int(entry[2]):
-        os.chown(path, 0, 0)  # the user goes, and its number may be another's one day
+        os.chown(path, 0, 0)  # the user is removed, and a later user may get its number
     if found:
         left = ", ".join(sorted(child.name for child in path.iterdir())[:5])
-        done.append(f"removed what is the agent's from {path}; it is mounted, or others use it: {left or 'empty'}")
+        done.append(
+            f"removed the agent's files from {path}; it is mounted, or others use it too: {left or 'it is empty'}"
+        )
 
 
 def _remove_place(layout: Layout, path: Path, ours: Callable[[str], bool], done: list[str]) -> None:
-    """Remove a folder that is the agent's; where a link stands for it, what is ``ours`` behind it, and the link."""
+    """Remove the agent's folder ``path``; if it is a link, the link and what is ``ours`` behind it."""
     if path.is_symlink():
         target = layout.target(path)
         if target.is_dir():
@@ -161,11 +173,11 @@ def _remove_place(layout: Layout, path: Path, ours: Callable[[str], bool], done:
 
 
 def _all(name: str) -> bool:
-    return name != "lost+found"  # of a file system that is mounted there
+    return name != "lost+found"  # every mounted ext4 file system has it
 
 
 def _remove_other_state(layout: Layout, done: list[str]) -> None:
-    """Remove what is the agent's from a state folder that the configuration names instead of the usual one."""
+    """Remove the agent's files from the state folder that the configuration names, where it is not the usual one."""
     try:
         config = layout.inside("/etc/wheeltapper/agent.toml")
         named = tomllib.loads(config.read_text(encoding="utf-8"))["device"]["state_dir"]
@@ -173,17 +185,17 @@ def _remove_other_state(layout: Layout, done: list[str]) -> None:
     except FileNotFoundError:
         return
     except EscapeError as error:
-        done.append(f"left the state folder of the configuration: {error}")
+        done.append(f"left the state folder that the configuration names: {error}")
         return
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        done.append("the configuration cannot be read: a state folder that it may name is left")
+        done.append("the configuration cannot be read: if it names another state folder, that one is left")
         return
     if path.is_dir() and path != layout.target(layout.state_dir):
         _remove_folder(layout, path, is_state, done)
 
 
 def _remove_empty(path: Path) -> bool:
-    """Remove a folder that install may have made, if nobody else put something into it; whether it is gone."""
+    """Remove a folder if it is empty; whether it was removed."""
     try:
         path.rmdir()
     except OSError:
@@ -192,28 +204,32 @@ def _remove_empty(path: Path) -> bool:
 
 
 def _remove_user(layout: Layout, done: list[str]) -> None:
-    """Remove the user and its group; also a group that was left without its user."""
+    """Remove the service's user and group; also a group whose user was removed already."""
     prefix = [] if os.path.realpath(layout.root) == "/" else ["--prefix", str(layout.root)]
-    there = layout.entry("passwd", USER) is not None
-    if there:
+    user_exists = layout.entry("passwd", USER) is not None
+    if user_exists:
         subprocess.run(["userdel", *prefix, USER], check=True, stderr=subprocess.DEVNULL)
         done.append(f"removed the user {USER}")
-    if layout.entry("group", USER) is not None:  # userdel leaves it where login.defs says so
+    if layout.entry("group", USER) is not None:  # userdel keeps it if login.defs says so
         subprocess.run(["groupdel", *prefix, USER], check=True, stderr=subprocess.DEVNULL)
-        if not there:
+        if not user_exists:
             done.append(f"removed the group {USER}")
 
 
 def remove(layout: Layout, keep_state: bool = False, keep_config: bool = False) -> list[str]:
-    """Take the agent off; returns what was done.
+    """Remove the agent.
 
     Args:
-        layout: where.
-        keep_state: leave identity, slots and spool, and their owner.
-        keep_config: leave the configuration, drop-ins of the unit with it.
+        layout: where things are.
+        keep_state: leave identity, slots, spool and the user that owns them.
+        keep_config: leave the configuration, the drop-ins of the unit and the user.
+
+    Returns:
+        A line for each thing that was removed.
 
     Raises:
-        EscapeError: see there; OSError.
+        EscapeError: a link in the image leads out of it.
+        OSError, subprocess.CalledProcessError: something cannot be removed; trying again goes on there.
     """
     done: list[str] = []
     if layout.unit.exists():
