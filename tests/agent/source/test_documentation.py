@@ -1,7 +1,8 @@
-"""Every example in the documentation of the sources is a configuration that loads."""
+"""The documentation of the sources: its examples load, and the names that it gives to plug-ins can be imported."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -32,3 +33,21 @@ def test_every_kind_has_an_example_and_every_code_is_explained() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     raised = set(re.findall(r'"(source\.\w+)"', code))
     assert raised == set(re.findall(r"`(source\.\w+)`", TEXT))
+
+
+def test_every_name_for_plug_ins_can_be_imported() -> None:
+    named = set(re.findall(r"`(wheeltapper_agent\.[\w.]+)`", TEXT))
+    for module, names in re.findall(r"^from (wheeltapper_agent[\w.]*) import (.+)$", TEXT, re.MULTILINE):
+        named |= {f"{module}.{name.strip()}" for name in names.split(",")}
+    assert {"wheeltapper_agent.ports.StreamSource", "wheeltapper_agent.ports.Clock"} < named
+    for path in named:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+
+
+def test_names_of_earlier_documentation_are_still_the_same_objects() -> None:
+    old = importlib.import_module("wheeltapper_agent.adapters.sources.stream")
+    ports = importlib.import_module("wheeltapper_agent.ports")
+    assert old.StreamSource is ports.StreamSource
+    for name in ("pending_windows", "source_room", "malformed_payloads"):
+        assert callable(getattr(ports, name))

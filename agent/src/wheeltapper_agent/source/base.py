@@ -1,4 +1,4 @@
-"""What a source of windows is, and what it gives."""
+"""What a source of windows is and what it gives; the names that plug-ins implement. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wheeltapper_agent.ground.clock import Clock
+if TYPE_CHECKING:  # the clock reads the time: this module stays pure
+    from wheeltapper_agent.ground.clock import Clock
 
 __all__ = [
     "Source",
@@ -27,23 +28,26 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """What the windows of a source look like."""
+    """The form of a source's windows."""
 
     sample_rate_hz: float
     window_samples: int
     channels: tuple[str, ...]
     units: tuple[str, ...]
     full_scale: tuple[float, ...] = ()
-    """Largest absolute value that the sensor can give, a channel, in its unit; beyond it, it clips. Empty: unknown."""
+    """Largest absolute value that the sensor can give, for each channel, in its unit; it clips beyond that. Empty:
+    unknown."""
     hop_samples: int = 0
-    """From the start of a window to the start of the next; 0: as ``window_samples``, or not a continuous stream."""
+    """From the start of a window to the start of the next. 0: the same as ``window_samples``, or the stream is not
+    continuous."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window: ``samples`` [sample, channel] float32 in the spec's units, begun at ``t_s`` of its clock.
+    """One window of samples.
 
-    A sample that is missing is NaN; nothing is interpolated.
+    ``samples`` is [sample, channel] float32 in the units of the spec; a missing sample is NaN, and nothing is
+    interpolated. ``t_s`` is the time of the first sample in seconds, by the clock of the source.
     """
 
     samples: NDArray[np.float32]
@@ -51,83 +55,91 @@ class Window:
     gap_samples: int = 0
     """Samples that the source lost between the window before and this one."""
     late_seconds: float = 0.0
-    """How much later than due its last sample came."""
+    """How much later than due the last sample came."""
     late_samples: int = 0
-    """Samples that the source left out since the window before: they came twice or when their place had passed."""
+    """Samples that the source left out since the window before, because they came twice or too late for their place."""
 
     @property
     def wire_t_s(self) -> float:
-        """``t_s`` as messages take it: a clock that is nonsense counts as 0."""
+        """``t_s`` as messages carry it: 0 for a time that is not finite or negative, at most 1e12."""
         return min(max(0.0, self.t_s), 1e12) if math.isfinite(self.t_s) else 0.0
 
 
 class Source(Protocol):
-    """Where windows come from. ``state`` is ``waiting``, ``running``, ``ended`` or an error code.
+    """Gives windows.
 
-    A source that can have several windows ready also has ``pending``, and one that keeps windows while nobody asks for
-    them has ``room``: see :func:`pending_windows` and :func:`source_room`.
+    A source that can have several windows ready may also have the property ``pending``; one that keeps windows while
+    nobody takes them, ``room``; one that reads payloads, ``malformed_payloads``. See :func:`pending_windows`,
+    :func:`source_room` and :func:`malformed_payloads`.
     """
 
     @property
-    def spec(self) -> SourceSpec: ...
+    def spec(self) -> SourceSpec:
+        """The form of the windows."""
 
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """``waiting``, ``running``, ``ended`` or an error code."""
 
     @property
     def dropped(self) -> int:
-        """Windows that were skipped because the reader was late."""
+        """Number of windows that were skipped because nobody took them in time."""
 
     def windows(self, first: int) -> Iterator[Window]:
-        """Windows ``first``, ``first + 1``, … paced by the wall clock; ends when closed or over."""
+        """Give the windows ``first``, ``first + 1``, … as they become due; end when the source is closed or has no
+        more.
+
+        A live source begins with the present window whatever ``first`` is. A recording begins with window ``first``.
+        """
 
     def model_ready(self) -> None:
-        """A model is active: a source that holds until then begins."""
+        """A model is active; a source that was configured to wait for one begins."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End :meth:`windows` soon; any thread may call it."""
 
 
 def pending_windows(source: Source) -> int:
-    """How many windows ``source`` gives without waiting, beside the one that it gave last; 0 where it cannot say.
+    """Return how many windows ``source`` gives without waiting, beside the one that it gave last; 0 if it cannot say.
 
-    A reader may take so many at once and score them in one call. The number may rise at any time, and fall only by
-    taking."""
+    A reader may take so many at once and score them in one call. The number falls only when windows are taken.
+    """
     return int(getattr(source, "pending", 0))
 
 
 def source_room(source: Source) -> int:
-    """How many windows ``source`` keeps, without losing one, while nobody asks for them; 0 where it cannot say."""
+    """Return how many windows ``source`` keeps without loss while nobody takes them; 0 if it cannot say."""
     return int(getattr(source, "room", 0))
 
 
 def malformed_payloads(source: Source) -> int:
-    """How many payloads ``source`` could not read; 0 where it cannot say."""
+    """Return how many payloads ``source`` could not read; 0 if it cannot say."""
     return int(getattr(source, "malformed_payloads", 0))
 
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source may know of the agent around it."""
+    """What a source is told of the agent that makes it."""
 
     pipeline: str
     """Name of its pipeline."""
     state_dir: Path
-    """Where it may keep a file of its own, named after the pipeline."""
+    """Folder where the source may keep a file of its own, named after the pipeline."""
     clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """A kind of source: what an entry point of the group ``wheeltapper.sources`` names. Its name there is the kind.
+    """A kind of source: the value of an entry point of the group ``wheeltapper.sources``, whose name is the kind.
 
     Args:
         config: a frozen dataclass with a field ``kind`` (``kind: Literal["x"] = "x"``) and fields of the types that a
             configuration can hold: str, bool, int, float, Path, Literal, another such dataclass, a tuple of one of
-            these, or one of these or None. It may refuse what it is given by raising ``AgentError`` from
-            ``__post_init__``.
-        make: the source from such a configuration.
-        exclusive: whether only one pipeline of a device may have it.
-        exclusive_by: a field of ``config`` in which the pipelines of a device that have it must differ; empty: none.
+            these, or one of these or None. Its ``__post_init__`` may raise ``AgentError`` to refuse a value.
+        make: returns the source for a configuration.
+        exclusive: whether only one pipeline of a device may have this kind.
+        exclusive_by: name of a field of ``config`` in which the pipelines of a device that have this kind must differ;
+            empty: none.
     """
 
     config: type[Any]

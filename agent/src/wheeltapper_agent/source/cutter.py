@@ -1,11 +1,11 @@
-"""Samples that follow on from each other, cut into windows.
+"""Cuts samples that follow one another into windows. Pure.
 
 Invariants:
-    * A sample is copied once, into the block that its windows are views of; where windows overlap, the shared tail is
-      copied once more a block. Windows that do not overlap own their block.
-    * Each window says what was lost before it and what came late since the window before.
+    * A sample is copied once, into the block of which its windows are views. If windows overlap, the shared end of a
+      block is copied once more. Windows that do not overlap own their block.
+    * Each window says how many samples were lost before it, and how many came late since the window before.
 
-What this module does not do: say which samples follow on from each other (:mod:`core.framing`).
+What this module does not do: decide which samples follow one another (:mod:`wheeltapper_agent.source.framing`).
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from wheeltapper_agent.source.base import Window
 __all__ = ["MAX_GAP_SAMPLES", "Cutter", "Framing"]
 
 MAX_GAP_SAMPLES: Final = 2**53
+"""Greatest number of lost samples that a window reports."""
 _OVERLAP_BLOCK_WINDOWS: Final = 4
+"""Number of overlapping windows in a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a stream is cut.
+    """How a stream is cut into windows.
 
     Args:
-        sample_rate_hz: nominal.
-        channels: how many.
+        sample_rate_hz: the declared rate.
+        channels: number of channels.
         window_samples: length of a window.
-        hop_samples: from the start of a window to the start of the next; below ``window_samples`` they overlap, above
-            it samples between them are left out; 0: as ``window_samples``.
+        hop_samples: from the start of a window to the start of the next. Below ``window_samples`` windows overlap;
+            above it, samples between them are left out; 0: the same as ``window_samples``.
         tolerance_seconds: how far a time stamp may be off before samples count as missing or late. 0: half a sample
-            where each sample has its time; for a chunk with one time the greatest of that, 10 ms and 1 % of the chunk
-            before.
+            where each sample has its time; for a chunk with one time, the greatest of half a sample, 10 ms and 1 % of
+            the chunk before.
     """
 
     sample_rate_hz: float
@@ -48,12 +50,17 @@ class Framing:
 
     @property
     def hop(self) -> int:
-        """Samples from window to window."""
+        """Samples from the start of a window to the start of the next."""
         return self.hop_samples or self.window_samples
 
 
 class Cutter:
-    """Cuts samples into windows."""
+    """Cuts one stream into windows.
+
+    Example:
+        >>> cutter = Cutter(Framing(sample_rate_hz=1000.0, channels=1, window_samples=256))
+        >>> windows = cutter.append(np.zeros((600, 1)), t_s=0.0)  # two windows, of 0.0 s and 0.256 s
+    """
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
@@ -65,8 +72,8 @@ class Cutter:
         self._late_samples = 0
         self._open()
 
-    def write(self, samples: NDArray[np.floating[Any]], t_s: float) -> list[Window]:
-        """Append samples, [sample, channel], of which the first is of ``t_s``; returns the windows that they
+    def append(self, samples: NDArray[np.floating[Any]], t_s: float) -> list[Window]:
+        """Append samples [sample, channel], the first of which has the time ``t_s``; return the windows that are now
         complete."""
         window, hop, rate_hz = self._framing.window_samples, self._framing.hop, self._framing.sample_rate_hz
         at, found = 0, []
@@ -80,37 +87,40 @@ class Cutter:
             count = min(end - self._filled, len(samples) - at)
             self._block[self._filled : self._filled + count] = samples[at : at + count]
             self._filled += count
-            self._fresh += count
+            self._new_samples += count
             at += count
             if self._filled == end:
                 found.append(self._take(self._block[self._start : end], t_s + (at - window) / rate_hz))
                 self._advance(window, hop)
         return found
 
-    def give_up(self, missing: int) -> None:
-        """Drop the window begun; the next one says that it and ``missing`` samples were lost before it."""
-        self._gap = min(MAX_GAP_SAMPLES, self._gap + missing + self._fresh)
+    def drop_partial(self, missing: int) -> None:
+        """Drop the incomplete window. The next window reports it, and ``missing`` further samples, as lost."""
+        self._gap = min(MAX_GAP_SAMPLES, self._gap + missing + self._new_samples)
         self._open()
 
     def note_late(self, seconds: float, samples: int = 0) -> None:
-        """Have the window under way say that something came so late, and how many samples were left out for it."""
+        """Note for the present window that samples came ``seconds`` late, and that ``samples`` of them were
+        left out."""
         self._late_s = max(self._late_s, seconds)
         self._late_samples += samples
 
     def _open(self) -> None:
+        """Begin a block."""
         self._block: NDArray[np.float32] = np.empty((self._block_samples, self._framing.channels), np.float32)
         self._filled = 0
         self._start = 0
-        self._fresh = 0
-        """Samples in the block that no window has given yet."""
+        self._new_samples = 0
+        """Samples in the block that are in no window yet."""
         self._skip = 0
 
     def _take(self, view: NDArray[np.float32], t_s: float) -> Window:
+        """Return the complete window ``view``, with what was lost or late since the window before."""
         if self._overlaps:
             view.flags.writeable = False
         late_s = self._late_s if math.isfinite(self._late_s) else 0.0
         made = Window(view, max(0.0, t_s), self._gap, late_s, min(self._late_samples, MAX_GAP_SAMPLES))
-        self._gap, self._late_s, self._late_samples, self._fresh = 0, 0.0, 0, 0
+        self._gap, self._late_s, self._late_samples, self._new_samples = 0, 0.0, 0, 0
         return made
 
     def _advance(self, window: int, hop: int) -> None:

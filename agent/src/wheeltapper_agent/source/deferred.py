@@ -1,7 +1,8 @@
-"""A source whose file or device was not as it should be when the agent started; it is made when it can be.
+"""Stands for a source whose file or device was not there when the agent started, and makes it when it can be made.
 
-Invariants: what is wrong is the state of this one pipeline, and is tried again with backoff, without end. Until the
-source is made nobody knows what its windows look like: :attr:`DeferredSource.spec` raises what is wrong instead.
+Invariants:
+    * The error is the state of this one pipeline. Making the source is tried again, with growing pauses, without end.
+    * Until the source is made the form of its windows is unknown, and :attr:`DeferredSource.spec` raises the error.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ _RETRY_MAX_SECONDS: Final = 60.0
 
 
 def as_agent_error(error: Exception) -> AgentError:
-    """What a source's maker raised, with a code."""
+    """Return ``error`` as an AgentError: with its own code, or ``source.failed``."""
     if isinstance(error, AgentError | ProtocolError):
         return AgentError(error.code, error.message)
     return AgentError("source.failed", f"{type(error).__name__}: {error}")
 
 
 class DeferredSource:
-    """Stands for a source until it can be made, then gives its windows.
+    """Stands for a source until it can be made, then gives its windows; implements
+    :class:`~wheeltapper_agent.source.base.Source`.
 
     Args:
-        make: the source.
-        error: why it could not be made the first time.
+        make: makes the source, or raises.
+        error: why the source could not be made the first time.
         name: of the pipeline, for the log.
     """
 
@@ -45,14 +47,14 @@ class DeferredSource:
         self._made: Source | None = None
         self._ready = False
         self._closed = StopEvent()
-        _LOG.warning("pipeline %s: %s; trying again", name, error)
+        _LOG.warning("pipeline %s: the source cannot be opened yet: %s; trying again", name, error)
 
     @property
     def spec(self) -> SourceSpec:
-        """What the windows look like.
+        """The form of the windows.
 
         Raises:
-            AgentError: the source is not made; why.
+            AgentError: the source is not made yet; the reason.
         """
         if self._made is None:
             raise AgentError(self._error.code, self._error.message)
@@ -60,7 +62,7 @@ class DeferredSource:
 
     @property
     def state(self) -> str:
-        """The code of what is wrong, or the state of the source."""
+        """The code of the error, or the state of the source once it is made."""
         return self._error.code if self._made is None else self._made.state
 
     @property
@@ -75,7 +77,7 @@ class DeferredSource:
 
     @property
     def room(self) -> int:
-        """Windows that may wait."""
+        """Windows that may wait without loss."""
         return 0 if self._made is None else source_room(self._made)
 
     @property
@@ -84,8 +86,8 @@ class DeferredSource:
         return 0 if self._made is None else malformed_payloads(self._made)
 
     def model_ready(self) -> None:
-        """Begin, if the source was holding or will be."""
-        self._ready = True  # before the look at what is made: the other thread looks in the other order
+        """Let the source begin, if it waits for a model, now or once it is made."""
+        self._ready = True  # set before _made is read; the thread of windows() sets _made before it reads _ready
         if self._made is not None:
             self._made.model_ready()
 
@@ -96,7 +98,7 @@ class DeferredSource:
             self._made.close()
 
     def windows(self, first: int) -> Iterator[Window]:
-        """Those of the source, once it is made."""
+        """Make the source, trying again as long as needed, then give its windows."""
         failures = 1
         while self._made is None:
             delay = retry_delay_seconds(failures, random.random(), _RETRY_FIRST_SECONDS, _RETRY_MAX_SECONDS)  # noqa: S311  # jitter
@@ -104,12 +106,12 @@ class DeferredSource:
                 return
             try:
                 self._made = self._make()
-            except Exception as error:  # noqa: BLE001  # a plug-in's surprise is the state of its own pipeline
-                found, failures = as_agent_error(error), failures + 1
-                if found.code != self._error.code:
-                    _LOG.warning("pipeline %s: %s; trying again", self._name, found)
-                self._error = found
-        _LOG.info("pipeline %s: its source is there", self._name)
+            except Exception as error:  # noqa: BLE001  # a plug-in may raise anything; it is the state of its own pipeline
+                reason, failures = as_agent_error(error), failures + 1
+                if reason.code != self._error.code:
+                    _LOG.warning("pipeline %s: the source cannot be opened yet: %s; trying again", self._name, reason)
+                self._error = reason
+        _LOG.info("pipeline %s: the source is open", self._name)
         if self._ready:
             self._made.model_ready()
         if self._closed.is_set():

@@ -24,8 +24,8 @@ from wheeltapper_agent.ground.bounded_mqtt import BoundedClient
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceContext, SourceKind
 from wheeltapper_agent.source.payload import MAX_PAYLOAD_BYTES, PayloadConfig, PayloadReader
+from wheeltapper_agent.source.secret_file import check_private, read_secret
 from wheeltapper_agent.source.stream import Sink, StreamSource
-from wheeltapper_agent.source.stream_config import check_private, read_secret
 
 __all__ = ["KIND", "MqttConfig", "MqttReader"]
 

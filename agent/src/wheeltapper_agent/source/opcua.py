@@ -33,8 +33,9 @@ from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceContext, SourceKind
 from wheeltapper_agent.source.polling import PollSchedule, check_poll_rate
+from wheeltapper_agent.source.secret_file import check_private, read_secret
 from wheeltapper_agent.source.stream import Sink, StreamSource
-from wheeltapper_agent.source.stream_config import StreamConfig, check_private, read_secret
+from wheeltapper_agent.source.stream_config import StreamConfig
 
 __all__ = ["KIND", "NodeConfig", "OpcuaConfig", "OpcuaReader"]
 

@@ -1,4 +1,4 @@
-"""Opens the source that a pipeline's configuration asks for."""
+"""Makes the source that a pipeline's configuration asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ __all__ = ["make_or_defer_source", "make_source"]
 
 
 def make_source(pipeline: str, config: Any, state_dir: Path, clock: Clock) -> Source:
-    """The source that a pipeline's configuration asks for.
+    """Return the source of a pipeline.
+
+    Args:
+        pipeline: its name.
+        config: the configuration of the source: an instance of its kind's dataclass.
+        state_dir: where the source may keep a file.
+        clock: the device's.
 
     Raises:
         AgentError: ``source.*``, ``config.*``.
@@ -25,7 +31,15 @@ def make_source(pipeline: str, config: Any, state_dir: Path, clock: Clock) -> So
 
 
 def make_or_defer_source(pipeline: str, config: Any, state_dir: Path, clock: Clock) -> Source:
-    """Likewise; where it cannot be made now for a reason that is not the configuration's, one that is made later.
+    """Return the source of a pipeline, or one that stands for it until it can be made.
+
+    A file or device that is not there must not keep the agent from starting. Only an error in the configuration does.
+
+    Args:
+        pipeline: its name.
+        config: the configuration of the source: an instance of its kind's dataclass.
+        state_dir: where the source may keep a file.
+        clock: the device's.
 
     Raises:
         AgentError: ``config.*``.
@@ -36,8 +50,8 @@ def make_or_defer_source(pipeline: str, config: Any, state_dir: Path, clock: Clo
 
     try:
         return make()
-    except Exception as error:  # one pipeline's file or plug-in must not keep the agent down
-        found = as_agent_error(error)
-        if found.code.startswith("config."):
+    except Exception as error:  # the other pipelines run without this one's file or plug-in
+        reason = as_agent_error(error)
+        if reason.code.startswith("config."):
             raise
-        return DeferredSource(make, found, pipeline)
+        return DeferredSource(make, reason, pipeline)

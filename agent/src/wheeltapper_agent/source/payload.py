@@ -1,16 +1,17 @@
-"""Samples in a message or a line: JSON, MessagePack or raw numbers, as the configuration declares.
+"""Reads the samples in a message or a line: JSON, MessagePack or raw numbers, as the configuration says. Pure.
 
-JSON and MessagePack: an object with the samples under ``samples_key`` and perhaps the time of the first under
-``time_key``; or, where ``samples_key`` is empty, the samples themselves. Samples are
+JSON and MessagePack: an object with the samples under ``samples_key`` and, optionally, the time of the first sample
+under ``time_key``. If ``samples_key`` is empty, the payload is the samples themselves. Samples are one of
 
 - a number: one sample of one channel;
-- a list of numbers: samples of one channel, or (several channels) interleaved: a0, b0, a1, b1, …;
-- a list of lists: one a sample, with a number a channel;
-- an object: a number, or a list of numbers, a channel by name.
+- a list of numbers: samples of one channel, or of several channels interleaved: a0, b0, a1, b1, …;
+- a list of lists: one list for each sample, with a number for each channel;
+- an object: for each channel by its name a number, or a list of numbers.
 
-``null`` is a missing sample. Text, ``true`` and the like are refused, not guessed at.
+``null`` is a missing sample. Text and ``true`` are refused.
 
-Invariants: whatever the bytes, :meth:`PayloadReader.read` raises nothing but ``AgentError`` with ``source.payload``.
+Invariants:
+    * Whatever the bytes, :meth:`PayloadReader.read` raises nothing but ``AgentError`` with the code ``source.payload``.
 """
 
 from __future__ import annotations
@@ -39,31 +40,34 @@ class PayloadConfig(StreamConfig):
     """A signal that comes in payloads."""
 
     payload: Literal["json", "msgpack", "float32", "int16"] = "json"
-    """``float32`` and ``int16`` are raw numbers, interleaved by channel, and carry no time."""
+    """``float32`` and ``int16`` are raw numbers, interleaved by channel; they carry no time."""
     byte_order: Literal["little", "big"] = "little"
     """Of raw numbers."""
     samples_key: str = "samples"
-    """Where the samples are; dots go deeper. Empty: the payload is the samples."""
+    """Key of the samples; a dot leads into a nested object (``a.b``). Empty: the payload is the samples."""
     time_key: str = ""
-    """Where the time of the first sample is, in Unix time; empty: there is none."""
+    """Key of the Unix time of the first sample; empty: payloads carry no time."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
 
 
 class PayloadReader:
-    """Reads payloads of one configuration."""
+    """Reads the payloads of one source."""
 
     def __init__(self, config: PayloadConfig) -> None:
         self._config = config
         self._channels = len(config.channels)
 
     def read(self, payload: bytes | bytearray) -> tuple[NDArray[Any], float | None]:
-        """Samples, [sample, channel] as they came (not scaled), and the time of the first in seconds, if there is one.
+        """Return the samples of a payload, and the time of the first one.
+
+        Returns:
+            [sample, channel] as received, not scaled; and Unix time in seconds, or None if the payload carries no time.
 
         Raises:
             AgentError: ``source.payload``.
         """
         if len(payload) > MAX_PAYLOAD_BYTES:
-            raise _refused(f"it has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
+            raise _refused(f"it has {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
         config = self._config
         if config.payload in _RAW:
             return self._raw(payload), None
@@ -75,12 +79,14 @@ class PayloadReader:
             raise _refused(str(error)) from error
 
     def _raw(self, payload: bytes | bytearray) -> NDArray[Any]:
+        """Return the samples of a payload of raw numbers."""
         dtype = np.dtype(_RAW[self._config.payload]).newbyteorder("<" if self._config.byte_order == "little" else ">")
         if not payload or len(payload) % (dtype.itemsize * self._channels):
             raise _refused(f"{len(payload)} bytes are not whole samples of {self._channels} channels")
         return np.frombuffer(payload, dtype).astype(dtype.newbyteorder("=")).reshape(-1, self._channels)
 
     def _samples(self, found: Any) -> NDArray[np.float64]:
+        """Return the samples of a decoded payload."""
         if isinstance(found, dict):
             missing = [name for name in self._config.channels if name not in found]
             if missing:
@@ -100,15 +106,16 @@ class PayloadReader:
 
 
 def _numbers(found: Any) -> NDArray[np.float64]:
+    """Return a number, or a list of numbers and None, as an array; None becomes NaN."""
     values = found if isinstance(found, list) else [found]
-    strange = set(map(type, values)) - _NUMBERS
-    if strange:
-        raise ValueError(f"a sample must be a number or null, not {min(kind.__name__ for kind in strange)}")
+    others = set(map(type, values)) - _NUMBERS
+    if others:
+        raise ValueError(f"a sample must be a number or null, not {min(kind.__name__ for kind in others)}")
     return np.array(values, dtype=np.float64)  # None becomes NaN
 
 
 def _at(decoded: Any, key: str) -> Any:
-    """What ``key`` (``a.b.c``) names in ``decoded``."""
+    """Return the value that ``key``, such as ``a.b.c``, names in ``decoded``."""
     for part in key.split(".") if key else ():
         if not isinstance(decoded, dict) or part not in decoded:
             raise ValueError(f"{key!r} is missing")
@@ -117,6 +124,7 @@ def _at(decoded: Any, key: str) -> Any:
 
 
 def _seconds(found: Any, unit: str) -> float:
+    """Return a time in seconds."""
     if type(found) not in (int, float) or not math.isfinite(found):
         raise ValueError("the time must be a number")
     return float(found) / _PER_SECOND[unit]

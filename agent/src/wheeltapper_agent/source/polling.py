@@ -1,4 +1,4 @@
-"""Sampling by asking: when the next sample is due, and which were missed."""
+"""When a source that polls takes its next sample."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ __all__ = ["MAX_POLL_HZ", "PollSchedule", "check_poll_rate"]
 
 MAX_POLL_HZ: Final = 1000.0
 _CLOCK_SECONDS: Final = 3.0
-"""The wall clock was set if it went so much further than the time that passed; while it is slewed, both go alike."""
+"""If the wall clock went so much further than the monotonic clock, it was set. A clock that is slewed stays
+below this."""
 
 
 class PollSchedule:
-    """Moments at a steady rate since the connection was made; a moment that passed while the last answer was awaited
-    is skipped, and shows as missing samples in the stream. Where the wall clock is set, now or between two
-    connections, the moments and the stream move along, and nothing counts as lost.
+    """Moments at a steady rate since the connection was made.
+
+    A moment that passed while the last answer was awaited is skipped, and is a missing sample in the stream. If the
+    wall clock is set, during a connection or between two, the moments and the stream move with it and nothing counts as
+    lost.
 
     Args:
-        sink: for its clock.
+        sink: of the source; its clock is used.
         rate_hz: of the samples.
     """
 
@@ -33,7 +36,7 @@ class PollSchedule:
         self._follow_wall_clock()
 
     def due_in_seconds(self) -> float:
-        """Go to the next moment; returns how long it is until then, at least 0."""
+        """Go to the next moment, and return how many seconds it is until then, at least 0."""
         self._follow_wall_clock()
         passed_s = self._clock.monotonic() - self._began_s
         self._index = max(self._index + 1, math.floor(passed_s * self._rate_hz))
@@ -41,10 +44,11 @@ class PollSchedule:
 
     @property
     def t_s(self) -> float:
-        """Unix time of this moment."""
+        """Unix time of the present moment."""
         return max(0.0, self._began_at_s + self._index / self._rate_hz)
 
     def _follow_wall_clock(self) -> None:
+        """Move the moments with the wall clock if it was set."""
         ahead_s = self._clock.now() - self._clock.monotonic()
         stamped_s = self._began_at_s - self._began_s
         if abs(ahead_s - stamped_s) > _CLOCK_SECONDS:
@@ -54,5 +58,10 @@ class PollSchedule:
 
 
 def check_poll_rate(config: StreamConfig) -> str:
-    """What is wrong with the rate, or nothing: no server is asked more often than :data:`MAX_POLL_HZ`."""
-    return "" if config.sample_rate_hz <= MAX_POLL_HZ else f"polling cannot be faster than {MAX_POLL_HZ:g} Hz"
+    """Return what is wrong with the sample rate, or an empty text: no server is asked more often than
+    :data:`MAX_POLL_HZ`."""
+    return (
+        ""
+        if config.sample_rate_hz <= MAX_POLL_HZ
+        else f"sample_rate_hz must be at most {MAX_POLL_HZ:g} for a source that polls"
+    )

@@ -1,15 +1,18 @@
-"""A source that is read in a thread of its own: retried when it breaks, dropping whole windows when nobody takes them.
+"""A source that is read in a thread of its own: it is tried again when it breaks, and drops whole windows that nobody
+takes.
 
-What is different from kind to kind is a :class:`Reader`: it connects, and pushes what comes into a :class:`Sink`.
+What differs from kind to kind is a :class:`Reader`: it connects, and pushes samples into a :class:`Sink`. Plug-ins
+build on these three classes; see docs/agent/sources.md.
 
 Invariants:
-    * At most ``queue_windows`` windows wait. A further one pushes out the oldest, which is counted in ``dropped``; a
-      source that can wait (a pipe) waits instead, and so do, for a while, windows that came in one payload.
-    * Windows of a stream whose time stamps show another rate than the declared one are not given: ``state`` is
-      ``source.mismatch`` as long as they do.
-    * A reader that breaks is started again after a growing, jittered delay, without end; ``state`` is the code of what
-      broke it until samples come again. Only the reader's own end ends the stream.
-    * A payload that cannot be read is counted, logged (once until a good one comes) and shown in ``state``; it never
+    * At most ``queue_windows`` windows wait. A further one pushes out the oldest, which is counted in ``dropped``. A
+      source that can wait, such as a pipe, waits instead. Windows that came in one payload wait for a limited time
+      first.
+    * While time stamps show a rate that is not the declared one, no windows are given and ``state`` is
+      ``source.mismatch``.
+    * A reader that fails is started again after a growing delay with jitter, without end. ``state`` is the code of the
+      failure until samples come again. Only the reader's own end ends the stream.
+    * A payload that cannot be read is counted, logged (once until a good one comes) and shown in ``state``. It never
       ends the connection.
 """
 
@@ -37,37 +40,47 @@ __all__ = ["Reader", "Sink", "StreamSource"]
 
 _LOG = logging.getLogger(__name__)
 _JOIN_SECONDS: Final = 5.0
-_PATIENCE_SECONDS: Final = 1.0
-_PATIENCE_SHARE: Final = 0.9
-"""Of the time that a payload's samples took: its reader stays quicker than its sensor."""
+_MAX_WAIT_SECONDS: Final = 1.0
+"""How long the windows of one payload wait for room, at most."""
+_WAIT_SHARE: Final = 0.9
+"""The same, as a share of the time that the payload's samples took: the reader must stay faster than the sensor."""
 
 
 class Reader(Protocol):
-    """One kind of source, seen from the thread that reads it."""
+    """The part of a streaming source that differs from kind to kind. It runs in a thread of its own."""
 
     def read(self, sink: Sink) -> None:
-        """Connect and push until the stream is over (then return) or broken, looking at ``sink.closed`` every second.
+        """Connect, and push samples into ``sink`` until the stream has ended; then return.
+
+        Look at ``sink.closed`` at least once a second, and return when it is set.
 
         Raises:
-            AgentError: ``source.*``; it is called again later.
+            AgentError: ``source.*``: the connection broke. The method is called again later.
         """
 
 
 class Sink:
-    """Where a reader puts samples: scales them, cuts windows, keeps the state."""
+    """Takes the samples of a reader, scales them and cuts them into windows; keeps the state of the source.
+
+    Args:
+        config: of the signal.
+        clock: the device's.
+        take: called with complete windows.
+        name: of the pipeline, for the log.
+    """
 
     def __init__(self, config: StreamConfig, clock: Clock, take: Callable[[list[Window]], None], name: str) -> None:
         self.clock = clock
         self.closed = threading.Event()
         self.state = "waiting"
         self.heard_at_s: float | None = None
-        """Monotonic time of the last samples since the connection was made, or of the connection."""
+        """Monotonic time of the last samples, or of the connection if none came since; None: not connected."""
         self.failures = 0
         self.malformed_payloads = 0
         self.full_scale: tuple[float, ...] = config.full_scale
-        """What the configuration or else the device says."""
-        self.patience_s = 0.0
-        """How long the windows of the payload under way may still wait for room."""
+        """From the configuration, or else from the device."""
+        self.room_wait_s = 0.0
+        """How long the windows of the present payload may still wait for room."""
         self._framer = Framer(config.framing)
         self._ahead_s: float | None = None
         self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
@@ -75,23 +88,29 @@ class Sink:
         self._take = take
         self._rate_hz = config.sample_rate_hz
         self._hop = config.framing.hop
-        self._piece = config.queue_windows * self._hop
+        self._piece_samples = config.queue_windows * self._hop
         self._name = name
 
     def connected(self) -> None:
-        """The connection stands; samples may follow."""
+        """The connection is made; samples may follow."""
         self.heard_at_s = self.clock.monotonic()
         if self.state != "running":
             self.state = "waiting"
         _LOG.info("pipeline %s: the source is connected", self._name)
 
     def push(self, samples: NDArray[Any], t_s: float | None = None) -> None:
-        """Take samples that came now, [sample, channel] of any real type, as the sensor gives them; NaN where one is
-        missing. ``t_s`` is the time of the first one by the source's clock, if it says."""
+        """Take samples that came now.
+
+        Args:
+            samples: [sample, channel] of any real type, as the sensor gives them; NaN where one is missing.
+            t_s: time of the first sample by the clock of the source; None if it does not say.
+        """
         at_s, monotonic_s = self.clock.now(), self.clock.monotonic()
         self._begin_payload(len(samples))
-        for first in range(0, len(samples), self._piece):  # so that a payload of many windows never becomes all of them
-            part, off_s = self._physical(samples[first : first + self._piece]), first / self._rate_hz
+        for first in range(
+            0, len(samples), self._piece_samples
+        ):  # at most a queue of windows at a time: memory is bounded
+            part, off_s = self._physical(samples[first : first + self._piece_samples]), first / self._rate_hz
             left_s = (len(samples) - first - len(part)) / self._rate_hz
             begun_s = None if t_s is None else t_s + off_s
             try:
@@ -101,10 +120,15 @@ class Sink:
             except ValueError as error:
                 self.refuse(AgentError("source.payload", str(error)))
                 return
-            self._took(found, len(part))
+            self._deliver(found, len(part))
 
     def push_physical(self, samples: NDArray[np.float64], times_s: NDArray[np.float64] | None = None) -> None:
-        """Take samples that the reader has scaled itself; with ``times_s`` [sample], each has its time in seconds."""
+        """Take samples that the reader has scaled itself.
+
+        Args:
+            samples: [sample, channel] in physical units; NaN where one is missing.
+            times_s: [sample] in seconds; None: the samples have no time.
+        """
         now, monotonic_s = self.clock.now(), self.clock.monotonic()
         self._begin_payload(len(samples))
         try:
@@ -115,10 +139,11 @@ class Sink:
         except ValueError as error:
             self.refuse(AgentError("source.payload", str(error)))
             return
-        self._took(found, len(samples))
+        self._deliver(found, len(samples))
 
     def refuse(self, error: AgentError) -> None:
-        """A payload cannot be read: what it held is lost, and so is the tie to what follows without a time stamp."""
+        """A payload cannot be read: its samples are lost, and samples without a time stamp no longer follow on from
+        earlier ones."""
         self.malformed_payloads += 1
         if self.state != error.code:
             _LOG.warning("pipeline %s: %s", self._name, error)
@@ -126,57 +151,66 @@ class Sink:
         self.broke()
 
     def broke(self) -> None:
-        """Samples may be lost from here on."""
+        """The connection broke: samples may be missing from here on."""
         self._framer.restart()
 
     def stamp_ahead(self, seconds: float, limit_seconds: float) -> None:
-        """The reader's time stamps are so far ahead of the monotonic clock; if that differs by more than
-        ``limit_seconds`` from before, the wall clock that they come from was set."""
+        """Tell how far the reader's time stamps are ahead of the monotonic clock.
+
+        If that changes by more than ``limit_seconds``, the wall clock from which the time stamps come was set, and the
+        stream moves with it.
+        """
         if self._ahead_s is not None and abs(seconds - self._ahead_s) > limit_seconds:
             self._framer.shift(seconds - self._ahead_s)
         self._ahead_s = seconds
 
     def _begin_payload(self, count: int) -> None:
+        """Let the windows of a payload of ``count`` samples wait for room, if it makes several windows."""
         many = count > self._hop
-        self.patience_s = min(_PATIENCE_SECONDS, _PATIENCE_SHARE * count / self._rate_hz) if many else 0.0
+        self.room_wait_s = min(_MAX_WAIT_SECONDS, _WAIT_SHARE * count / self._rate_hz) if many else 0.0
 
     def _physical(self, samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Return the samples in physical units."""
         if self._scale is None and self._offset is None:
             return samples if samples.dtype.kind == "f" else samples.astype(np.float64)
         moved = samples if self._offset is None else samples + self._offset
         return np.asarray(moved if self._scale is None else moved * self._scale)
 
-    def _took(self, found: list[Window], count: int) -> None:
+    def _deliver(self, found: list[Window], count: int) -> None:
+        """Note that ``count`` samples came, and hand on the windows that they completed."""
         if count:
             self.heard_at_s = self.clock.monotonic()
             self.failures = 0
             if (hz := self._framer.wrong_rate_hz) is not None:
-                self._mismatched(hz)
+                self._report_mismatch(hz)
                 return
             self.state = "running"
         if found:
             self._take(found)
 
-    def _mismatched(self, rate_hz: float) -> None:
-        """The model would hear everything at the wrong pitch."""
+    def _report_mismatch(self, rate_hz: float) -> None:
+        """Show the wrong rate in the state and, once, in the log. A model would see every frequency shifted."""
         if self.state != "source.mismatch":
             _LOG.warning(
-                "pipeline %s: source.mismatch: sample_rate_hz is %g, but by their time stamps samples come at %.4g Hz",
+                "pipeline %s: source.mismatch: sample_rate_hz is %g, but the time stamps show %.4g Hz; correct it",
                 self._name, self._rate_hz, rate_hz,
             )  # fmt: skip
         self.state = "source.mismatch"
 
 
 class StreamSource:
-    """Windows of a :class:`Reader`.
+    """Windows of a :class:`Reader`; implements :class:`~wheeltapper_agent.source.base.Source`.
 
     Args:
-        reader: of this kind.
+        reader: connects and pushes samples.
         config: of the signal.
         clock: the device's.
         name: of the pipeline, for the log.
         wait_when_full: make the reader wait instead of dropping windows.
-        uniform: random numbers from 0 to 1, for the jitter.
+        uniform: returns random numbers from 0 to 1, for the jitter of retries.
+
+    Example:
+        >>> source = StreamSource(MyReader(config), config, context.clock, context.pipeline)
     """
 
     def __init__(
@@ -194,7 +228,7 @@ class StreamSource:
         self._wait_when_full, self._uniform = wait_when_full, uniform
         self._ready: deque[Window] = deque()
         self._blocked = 0
-        """Windows that wait for room."""
+        """Number of windows that wait for room in the queue."""
         self._changed = threading.Condition()
         self._over = False
         self._sink = Sink(config, clock, self._take, name)
@@ -202,7 +236,7 @@ class StreamSource:
 
     @property
     def spec(self) -> SourceSpec:
-        """What the windows look like."""
+        """The form of the windows."""
         return replace(self._config.spec, full_scale=self._sink.full_scale)
 
     @property
@@ -220,7 +254,7 @@ class StreamSource:
 
     @property
     def room(self) -> int:
-        """Windows that may wait."""
+        """Windows that may wait without loss."""
         return self._config.queue_windows
 
     @property
@@ -229,7 +263,7 @@ class StreamSource:
         return self._sink.malformed_payloads
 
     def model_ready(self) -> None:
-        """A sensor does not wait for a model."""
+        """Does nothing: a sensor does not wait for a model."""
 
     def close(self) -> None:
         """End :meth:`windows` soon."""
@@ -238,7 +272,7 @@ class StreamSource:
             self._changed.notify_all()
 
     def windows(self, first: int) -> Iterator[Window]:
-        """Windows from now on; ``first`` only says that some were taken before, in another life of the agent."""
+        """Give windows from now on. ``first`` has no effect: earlier windows of a sensor are gone."""
         self._thread.start()
         try:
             while (window := self._next()) is not None:
@@ -248,6 +282,7 @@ class StreamSource:
             self._thread.join(_JOIN_SECONDS)
 
     def _next(self) -> Window | None:
+        """Return the next window; None when the stream has ended or the source was closed."""
         with self._changed:
             while not self._ready and not self._over and not self._sink.closed.is_set():
                 self._changed.wait()
@@ -258,11 +293,12 @@ class StreamSource:
             return window
 
     def _take(self, found: list[Window]) -> None:
+        """Put windows into the queue; wait for room or drop the oldest where it is full."""
         with self._changed:
             for place, window in enumerate(found):
                 while len(self._ready) >= self._config.queue_windows:
                     if not self._wait_when_full:
-                        if not self._found_room(len(found) - place):
+                        if not self._wait_for_room(len(found) - place):
                             self._ready.popleft()
                             self.dropped += 1
                     elif self._sink.closed.is_set():
@@ -272,20 +308,22 @@ class StreamSource:
                 self._ready.append(window)
                 self._changed.notify_all()
 
-    def _found_room(self, count: int) -> bool:
-        """Wait for room, with ``count`` windows, as long as the payload under way may; the lock is held."""
-        patience_s, began_s = self._sink.patience_s, self._clock.monotonic()
-        if patience_s <= 0 or self._sink.closed.is_set():
+    def _wait_for_room(self, count: int) -> bool:
+        """Let ``count`` windows wait for room as long as their payload may; return whether there is room. The caller
+        holds the lock."""
+        wait_s, began_s = self._sink.room_wait_s, self._clock.monotonic()
+        if wait_s <= 0 or self._sink.closed.is_set():
             return False
         self._blocked = count
         found = self._changed.wait_for(
-            lambda: len(self._ready) < self._config.queue_windows or self._sink.closed.is_set(), patience_s
+            lambda: len(self._ready) < self._config.queue_windows or self._sink.closed.is_set(), wait_s
         )
         self._blocked = 0
-        self._sink.patience_s = patience_s - (self._clock.monotonic() - began_s) if found else 0.0
+        self._sink.room_wait_s = wait_s - (self._clock.monotonic() - began_s) if found else 0.0
         return found
 
     def _run(self) -> None:
+        """The reader's thread."""
         sink, config = self._sink, self._config
         while not sink.closed.is_set():
             try:
@@ -293,7 +331,7 @@ class StreamSource:
                 break
             except AgentError as error:
                 self._failed(error)
-            except Exception as error:  # noqa: BLE001  # a library's surprise must not end the stream
+            except Exception as error:  # noqa: BLE001  # a library may raise anything; the stream goes on
                 _LOG.debug("pipeline %s: the reader failed", self._name, exc_info=True)
                 self._failed(AgentError("source.failed", f"{type(error).__name__}: {error}"))
             sink.closed.wait(
@@ -308,9 +346,10 @@ class StreamSource:
             self._changed.notify_all()
 
     def _failed(self, error: AgentError) -> None:
+        """Note that the reader failed: in the state and, once for each code, in the log."""
         sink = self._sink
         if sink.state != error.code and not sink.closed.is_set():
-            _LOG.warning("pipeline %s: %s; trying again", self._name, error)
+            _LOG.warning("pipeline %s: the source failed: %s; trying again", self._name, error)
         sink.state, sink.heard_at_s = error.code, None
         sink.failures += 1
         sink.broke()
