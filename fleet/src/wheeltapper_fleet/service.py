@@ -39,7 +39,7 @@ from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer, free_port
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
-from wheeltapper_fleet.captures.captures import Captures
+from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.config import FleetConfig
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.app import DeviceApi, device_app

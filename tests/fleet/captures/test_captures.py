@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from tests.fleet.trust.world import Killed, World, killed_at, sha256
-from wheeltapper_fleet.captures.captures import Capture
+from wheeltapper_fleet.captures.rules import Capture
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.tables import captures, commands
 from wheeltapper_protocols.signal.recording import Recording, read_recording, write_recording
@@ -63,7 +63,7 @@ def test_accept(world: World, whole: bool) -> None:
     assert read_recording(world.captures.path(kept.sha256)).sample_rate_hz == 1000.0
     world.clock.now += 5
     assert send(world, "c-1", content) == kept
-    assert world.captures.list() == [kept]
+    assert world.stored_captures() == [kept]
     with pytest.raises(FleetError) as caught:
         send(world, "c-1", recording_bytes(4))
     assert caught.value.code == "capture.conflict"
@@ -89,7 +89,7 @@ def test_refused_captures_leave_nothing(world: World) -> None:
         with pytest.raises(FleetError) as caught:
             send(world, **arguments)
         assert caught.value.code == code
-    assert world.captures.list() == []
+    assert world.stored_captures() == []
     assert not list((world.data_dir / "captures").iterdir())
 
 

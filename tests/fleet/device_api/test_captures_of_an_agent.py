@@ -107,7 +107,7 @@ def test_around_an_alert_and_on_drift(client: HttpsClient, world: World, tmp_pat
     recording = read_recording(world.captures.path(alert.sha256))
     assert recording.t_s.tolist() == [3, 4, 5, 6]
     assert recording.meta == {"device": "dev-1", "pipeline": "main", "reason": "alert", "first_window": "3"}
-    assert {kept.command for kept in world.captures.list()} == {alert.upload, drift.upload}
+    assert {kept.command for kept in world.stored_captures()} == {alert.upload, drift.upload}
     assert agent.waiting() == []
     agent.close()
 
@@ -150,7 +150,7 @@ def test_a_command_survives_a_restart_of_the_agent(listener: Listener, world: Wo
     until(lambda: len(agent.reports()) == 1)
     (report,) = agent.reports()
     assert (report.command, report.snapshots, report.code) == ("c-1", 40, "")
-    assert [kept.sha256 for kept in world.captures.list()] == [report.sha256]
+    assert [kept.sha256 for kept in world.stored_captures()] == [report.sha256]
     until(lambda: agent.waiting() == [])
     agent.command(40)  # answered
     agent.close()
@@ -234,7 +234,7 @@ def test_a_days_share_is_kept_over_restarts(client: HttpsClient, world: World, t
         until(lambda: agent.captures._memory.reserved_bytes == 0)  # it is a file
     upload, folder = agent.captures._uploader._upload, agent.captures._folder
     until(lambda: bool(agent.waiting()) and not any(upload.allowed(one) for one in folder.entries()))
-    sent = sum(kept.length for kept in world.captures.list())
+    sent = sum(kept.length for kept in world.stored_captures())
     assert 0 < sent <= 4000
     waiting = len(agent.waiting())
     agent.close()

@@ -15,8 +15,8 @@ from tests.fleet.broker.rig import until
 from tests.fleet.captures.test_captures import ask, recording_bytes
 from tests.fleet.device_api.client import Answer, Client, Listener
 from tests.fleet.trust.world import World, sha256
-from wheeltapper_fleet.captures import captures as service
-from wheeltapper_fleet.captures.partials import MAX_A_DEVICE
+from wheeltapper_fleet.captures import service
+from wheeltapper_fleet.captures.partial_uploads import MAX_UPLOADS_PER_DEVICE
 
 AUTO = "auto-0123456789abcdef"
 
@@ -61,7 +61,7 @@ def test_in_pieces_and_again(listener: Listener, world: World, name: str) -> Non
     assert piece(client, name, recording_bytes(3), 0, 10).code == "capture.conflict"
     assert world.captures.path(sha256(content)).read_bytes() == content
     assert not list((world.data_dir / "captures-partial").iterdir())
-    assert [kept.command for kept in world.captures.list()] == [name]
+    assert [kept.command for kept in world.stored_captures()] == [name]
 
 
 def test_hostile_pieces_change_nothing(listener: Listener, world: World) -> None:
@@ -122,7 +122,7 @@ def test_wrong_bytes_begin_again_from_nothing(listener: Listener, world: World) 
 def test_unfinished_uploads_are_few_and_expire(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     content = recording_bytes(4, 4096)
-    names = [f"auto-{number:016x}" for number in range(MAX_A_DEVICE + 1)]
+    names = [f"auto-{number:016x}" for number in range(MAX_UPLOADS_PER_DEVICE + 1)]
     for name in names[:-1]:
         assert piece(client, name, content, 0, 1000).status == 204
     answer = piece(client, names[-1], content, 0, 1000)

@@ -15,14 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from tests.fleet.trust.bundles import write_bundle
-from wheeltapper_fleet.captures.captures import Captures
-from wheeltapper_fleet.db.engine import open_database
+from wheeltapper_fleet.captures.rules import Capture
+from wheeltapper_fleet.captures.service import Captures
+from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Release, Releases, prepare_release
+from wheeltapper_fleet.tables import captures
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import Repository, sign_for_team
@@ -85,6 +87,12 @@ class World:
         signer = load_signer(key or team_key(self.keys_dir, MODEL))
         current = self.repository.role_metadata(MODEL)
         return sign_for_team(current, manifest_path(MODEL, number), manifest, signer, now=self.clock())
+
+    def stored_captures(self) -> list[Capture]:
+        """Every capture in the database, oldest first."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(captures).order_by(captures.c.received_at)).mappings()
+            return [Capture(**row) for row in rows]
 
     def publish(self, number: int) -> Release:
         manifest = self.manifest(number)

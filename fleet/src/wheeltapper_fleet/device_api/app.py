@@ -27,7 +27,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from wheeltapper_fleet.captures.captures import Captures
+from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.device_api.tls_server import SCOPE_CN, SCOPE_SHA256
 from wheeltapper_fleet.devices.enrolment import Enrolment
@@ -185,7 +185,7 @@ def _add_downloads(app: FastAPI, api: DeviceApi, device: Callable[[Request], str
 def _add_captures(app: FastAPI, api: DeviceApi, device: Callable[[Request], str]) -> None:
     @app.put("/v1/captures/{command}")
     async def capture(command: str, request: Request, sender: str = Depends(device)) -> dict[str, Any]:
-        await run_in_threadpool(api.captures.check, sender, command)
+        await run_in_threadpool(api.captures.command_for, sender, command)
         sha256 = request.headers.get("x-content-sha256", "")
         with api.captures.upload() as upload:
             await _receive(request, upload)
@@ -199,7 +199,7 @@ def _add_resumable_captures(app: FastAPI, api: DeviceApi, device: Callable[[Requ
     the resource's name is known beforehand, so that nothing is created with POST."""
 
     def state(sender: str, name: str) -> Response:
-        api.captures.may_upload(sender, name)
+        api.captures.check_may_upload(sender, name)
         known = api.captures.find(name)
         offset = known.length if known is not None else api.captures.partials.offset(sender, name)
         complete = "?1" if known is not None else "?0"
@@ -212,23 +212,23 @@ def _add_resumable_captures(app: FastAPI, api: DeviceApi, device: Callable[[Requ
 
     @app.delete("/v1/captures/{name}", status_code=204)
     def cancel(name: str, sender: str = Depends(device)) -> Response:
-        api.captures.may_upload(sender, name)
-        api.captures.partials.forget(sender, name)
+        api.captures.check_may_upload(sender, name)
+        api.captures.partials.remove(sender, name)
         return Response(status_code=204)
 
     @app.patch("/v1/captures/{name}")
     async def append(name: str, request: Request, sender: str = Depends(device)) -> Response:
         piece = _piece(request)
-        await run_in_threadpool(api.captures.may_upload, sender, name)
+        await run_in_threadpool(api.captures.check_may_upload, sender, name)
         if (known := await run_in_threadpool(api.captures.find, name)) is not None:
             if known.sha256 != piece.sha256:
                 raise FleetError("capture.conflict", f"{name} has been answered with another recording")
             return JSONResponse(asdict(known))
         place = (sender, name, piece.offset, piece.length, piece.sha256)
-        partial = await run_in_threadpool(api.captures.partials.at, *place)
+        partial = await run_in_threadpool(api.captures.partials.resume, *place)
         await _receive(request, partial)
         headers = {"Upload-Offset": str(partial.position), "Upload-Complete": "?0"}
-        if not partial.whole:
+        if not partial.complete:
             return Response(status_code=204, headers=headers)
         kept = await run_in_threadpool(api.captures.finish, sender, name, partial, piece.pipeline)
         return JSONResponse(asdict(kept), headers={**headers, "Upload-Complete": "?1"})
