@@ -1,6 +1,7 @@
-"""What the agent and the fleet service agree on: ids, topics, messages, recordings, features, decisions, manifests.
+"""The contract between the agent and the fleet service: messages, recordings, features, decisions and manifests.
 
-The ground floor: no sockets, no clock, no database, imports nothing of ours.
+Both sides import this package, and it imports neither of them. It opens no socket or database, reads no clock and draws
+no random numbers. Its rooms, from low to high: ``signal``, ``drift``, ``wire``, ``decision``, ``manifest``.
 """
 
 from wheeltapper_protocols.errors import ProtocolError, RecordingError, WireError

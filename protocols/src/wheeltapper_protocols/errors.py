@@ -1,4 +1,4 @@
-"""The one error root of this package. Every error carries a stable dotted code that programs may compare."""
+"""The errors of this package. Each carries a stable dotted code that programs may compare."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["ProtocolError", "RecordingError", "WireError"]
 
 
 class ProtocolError(Exception):
-    """Something that came in does not keep the contract.
+    """Input that does not keep the contract; the root of all errors of this package.
 
     Args:
         code: stable dotted code, e.g. ``wire.malformed``; never changes meaning between versions.

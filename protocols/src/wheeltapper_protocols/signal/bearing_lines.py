@@ -1,13 +1,15 @@
-"""How far a line with its harmonics stands out of a squared-envelope spectrum.
+"""The strength of a spectral line and its harmonics in a squared-envelope spectrum.
 
-A fault of a rolling bearing strikes once every 1 / ``line_hz`` seconds; the impacts modulate what rings, so the
-envelope has lines at multiples of ``line_hz``. The elements slip by a percent or two, so each is looked for within
-``tolerance`` of its place (Randall and Antoni, MSSP 25 (2011) 485-520, section 2).
+A fault of a rolling bearing strikes once every 1 / ``line_hz`` seconds. The impacts modulate the resonances that they
+excite, so the envelope has lines at multiples of ``line_hz``. The rolling elements slip by a percent or two, so each
+harmonic is searched for within ``tolerance`` (a share of its frequency) of its nominal frequency (Randall and Antoni,
+"Rolling element bearing diagnostics - a tutorial", MSSP 25 (2011) 485-520, section 2).
 
-``strength`` is the mean over the harmonics of: the strongest line within the tolerance, over the root mean square of
-the lines around it (within half of ``line_hz``, those within the tolerance left out). What is alone in its place has 3
-and more; noise has :attr:`LinePlan.noise`, 1.4 where the tolerance is a bin and more in longer windows: it is the
-strongest of more lines. At most :data:`LIMIT` a harmonic, so that one pure tone does not stand for a fault.
+``strength`` is a mean over the harmonics. For each, the highest line within the tolerance is divided by the root mean
+square of the lines around it: those within half of ``line_hz``, without those within the tolerance. A line that stands
+alone has a strength of 3 and more. Noise has :attr:`LinePlan.noise`: 1.4 where the tolerance is one bin, and more in
+longer windows, where the tolerance covers more bins. A harmonic counts at most :data:`LIMIT`, so that one pure tone
+does not look like a fault.
 """
 
 from __future__ import annotations
@@ -23,19 +25,21 @@ from wheeltapper_protocols.signal.feature_kinds import FeatureSpec
 __all__ = ["LIMIT", "LinePlan"]
 
 LIMIT: Final = 100.0
+"""Greatest strength of one harmonic."""
 _MAX_HARMONICS: Final = 16
 
 
 class LinePlan:
-    """Where the harmonics of one line are.
+    """The bins of one line's harmonics, and of the lines around each; worked out once a feature.
 
     Args:
-        spec: of kind ``bearing_line``.
-        hz: distance of two bins.
-        bins: of the signal's spectrum.
+        spec: a feature of kind ``bearing_line``.
+        hz: distance between two bins, in Hz.
+        bins: number of bins of the signal's spectrum.
 
     Raises:
-        ValueError: a parameter out of range; a line that the window cannot resolve, or beyond its spectrum.
+        ValueError: a parameter is out of range, the window is too short to resolve the line, or a harmonic is beyond
+            its spectrum.
     """
 
     def __init__(self, spec: FeatureSpec, hz: float, bins: int) -> None:
@@ -61,11 +65,15 @@ class LinePlan:
         self.noise: float = (
             sum(math.sqrt(_harmonic_number(at.stop - at.start)) for _, at, _ in self._places) / harmonics
         )
-        """The strength that noise has on the average: powers of its lines are distributed exponentially, and the
-        greatest of n such has 1 + 1/2 + … + 1/n times their mean."""
+        """Mean strength of noise. The powers of its lines are distributed exponentially; the greatest of n such
+        powers is on average 1 + 1/2 + … + 1/n times their mean."""
 
     def strength(self, depths: npt.NDArray[np.float32]) -> float:
-        """Of an interleaved power spectrum; see the module."""
+        """The strength of the line in one window; see the module for its definition.
+
+        Args:
+            depths: [2 * bin] float32 from :meth:`wheeltapper_protocols.signal.envelope.EnvelopeSpectrum.power`.
+        """
         power = depths[::2] + depths[1::2]
         total = 0.0
         for before, at, after in self._places:

@@ -1,14 +1,16 @@
-"""What has to be computed of one channel's window: worked out once, run for each window.
+"""The features of one channel's window: planned once, computed for each window.
 
-Everything is done on one window at a time: it stays in the cache, and there is no loop over axes to pay for. Sums are
-dot products (BLAS) and segment sums over the interleaved spectrum, so that no power spectrum is made.
+Windows are computed one at a time, so that each stays in the processor's cache. Sums are dot products (BLAS) and
+segment sums over the interleaved spectrum (real part, imaginary part, real part, …), so that no separate power spectrum
+is made.
 
 Invariants:
-    * One FFT a window, shared; float32; nothing is kept between two windows, so that threads may share a plan.
-    * A constant window has 0 for every feature, one with a sample that is not finite has NaN; one whose peak is below
-      :data:`SILENCE` has 0 for every ratio.
-    * A window so large or small that its fourth powers leave float32's range is scaled first: finite samples give
-      finite features.
+    * All features of a window share one FFT and are float32. Nothing is kept from one window to the next, so threads
+      may share a plan.
+    * Every feature of a constant window is 0. Every feature of a window with a sample that is not finite is NaN. Every
+      ratio of a window whose peak is below :data:`SILENCE` is 0.
+    * Finite samples give finite features: a window so large or small that its fourth powers leave the range of float32
+      is scaled first.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from wheeltapper_protocols.signal.feature_kinds import FeatureSpec
 __all__ = ["SILENCE", "ChannelPlan"]
 
 SILENCE: Final = 1e-15
-"""A window whose greatest deviation from its mean is below this says nothing about shape."""
+"""A window whose greatest deviation from its mean is below this has no shape: its ratios are 0."""
 _LARGE: Final = 1e4
 _SMALL: Final = 1e-4
 _GREATEST: Final = float(np.finfo(np.float32).max)
@@ -35,15 +37,15 @@ Array = npt.NDArray[np.float32]
 
 
 class ChannelPlan:
-    """The features of one channel, and in which column each goes.
+    """The features of one channel, each with its column in the result.
 
     Args:
-        specs: with their columns.
-        rate_hz: sample rate.
-        samples: in a window.
+        specs: the features of this channel as (column, feature).
+        rate_hz: sample rate, in Hz.
+        samples: number of samples in a window.
 
     Raises:
-        ValueError: a band without a bin, a parameter out of range.
+        ValueError: a band has no bin, or a parameter is out of range.
     """
 
     def __init__(self, specs: list[tuple[int, FeatureSpec]], rate_hz: float, samples: int) -> None:
@@ -73,8 +75,8 @@ class ChannelPlan:
         """Write the features of one window into their columns of ``row``.
 
         Args:
-            samples: [sample], contiguous; left as they are.
-            row: [feature].
+            samples: [sample] float32, contiguous; not changed.
+            row: [feature] float32 of the whole window, zeros before the first channel.
         """
         if not self._moments:
             return
@@ -96,7 +98,7 @@ class ChannelPlan:
         self._fill((exact / unit).astype(np.float32), 1.0, unit, row)
 
     def _fill(self, x: Array, peak: float, unit: float, row: Array) -> None:
-        """``x`` is centred and in ``unit``."""
+        """Fill the columns from ``x``, the window without its mean over ``unit``; ``peak`` is its greatest value."""
         m2 = self._fill_moments(x, peak, unit, row)
         if not self._spectral:
             return
@@ -121,7 +123,7 @@ class ChannelPlan:
                     row[column] = line.strength(depths)
 
     def _fill_moments(self, x: Array, peak: float, unit: float, row: Array) -> float:
-        """Fill in what needs no spectrum; returns the mean square."""
+        """Fill the columns of the features that need no spectrum; return the mean square of ``x``."""
         count, wanted = self._samples, self._moments
         m2 = float(np.dot(x, x)) / count
         rms = math.sqrt(m2) if m2 >= 0 else math.nan
@@ -142,7 +144,10 @@ class ChannelPlan:
         return m2
 
     def _velocity(self, spec: FeatureSpec) -> tuple[slice, Array]:
-        """Which entries of the power count, and how much: acceleration over angular frequency, in mm/s."""
+        """The band in the interleaved power, and the weights that make its sum a mean square velocity in (mm/s)².
+
+        Velocity is acceleration over angular frequency, bin by bin.
+        """
         band = self._band(spec)
         scale = spec.params["m_s2_per_unit"]
         if not (math.isfinite(scale) and scale > 0):
@@ -194,7 +199,7 @@ class ChannelPlan:
 
 
 class _Segments:
-    """Sums over bands of an interleaved power, which must reach beyond each of them."""
+    """Sums over bands of an interleaved power, which must have an entry after the end of the last band."""
 
     def __init__(self, bands: list[slice]) -> None:
         self._edges = np.array([2 * edge for band in bands for edge in (band.start, band.stop)], dtype=np.intp)
@@ -203,12 +208,12 @@ class _Segments:
         return bool(self._edges.size)
 
     def sums(self, power: Array) -> Array:
-        """One sum a band."""
+        """[band]: the sum over each band of ``power`` [2 * bin]."""
         return np.asarray(np.add.reduceat(power, self._edges)[::2], dtype=np.float32)
 
 
 def _columns(columns: list[int]) -> slice | list[int]:
-    """A slice where the columns are beside each other: cheaper than a list of indices."""
+    """The columns as a slice where they are adjacent, which numpy assigns faster than a list of indices."""
     if columns and columns == list(range(columns[0], columns[0] + len(columns))):
         return slice(columns[0], columns[-1] + 1)
     return columns

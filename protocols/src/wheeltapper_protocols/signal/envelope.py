@@ -1,13 +1,15 @@
-"""The squared-envelope spectrum of a carrier band, computed where it is needed only: at its low frequencies.
+"""The squared-envelope spectrum of a carrier band, at its low frequencies only.
 
-The squared envelope of a band is the squared magnitude of its analytic signal; its spectrum is the correlation of the
-band's bins with themselves, ``E[k] = sum_m conj(S[m]) S[m + k]`` (the convolution theorem). Diagnostics needs a few
-low lags of it only, and those are a small matrix product, cheaper than two more Fourier transforms; where many lags
-are asked for, the transforms are cheaper and are taken. Both give the same values (Randall and Antoni, "Rolling
-element bearing diagnostics - a tutorial", MSSP 25 (2011) 485-520, section 5).
+The squared envelope of a band is the squared magnitude of its analytic signal. By the convolution theorem its spectrum
+is the autocorrelation of the band's bins, ``E[k] = sum_m conj(S[m]) S[m + k]``. Diagnostics needs only a few low lags
+``k``. These are a small matrix product, which is cheaper than two more Fourier transforms; for many lags the transforms
+are cheaper and are used instead. Both give the same values (Randall and Antoni, "Rolling element bearing diagnostics -
+a tutorial", MSSP 25 (2011) 485-520, section 5).
 
-Invariants: float32; each thread has buffers of its own, so that threads may share an instance. The buffers are kept:
-allocating them for each window costs more in page faults than the product itself.
+Invariants:
+    * Everything is float32 or complex64.
+    * Threads may share an instance: each has its own buffers. They are kept, since allocating them for each window
+      costs more in page faults than the product itself.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from numpy.lib.stride_tricks import as_strided
 __all__ = ["EnvelopeSpectrum"]
 
 _BLOCK: Final = 16
-"""Bins that are one row of the matrix product."""
+"""Bins in one row of the matrix product."""
 _SINGLE_THREAD: Final = 60_000
-"""Products in one call below which OpenBLAS stays in the caller's thread: waking others costs more than it saves."""
+"""Products in one call up to which OpenBLAS stays in the caller's thread: waking others costs more than it saves."""
 _PRODUCTS_PER_POINT: Final = 140
-"""A point of the two transforms costs as much as this many complex products of a matrix product (measured, x86-64)."""
+"""Complex products of a matrix product that take as long as one point of the two transforms (measured on x86-64)."""
 
 Array = npt.NDArray[np.float32]
 Spectrum = npt.NDArray[np.complex64]
@@ -36,8 +38,8 @@ class EnvelopeSpectrum:
     """The first lines of the squared-envelope spectrum of one carrier band.
 
     Args:
-        carrier: bins of the signal's spectrum.
-        lines: how many lines are needed, the mean (line 0) among them; a line is as wide as a bin.
+        carrier: the band's bins in the signal's spectrum.
+        lines: number of lines that are needed, with line 0 (the mean). Lines are as far apart as bins.
     """
 
     def __init__(self, carrier: slice, lines: int) -> None:
@@ -46,20 +48,21 @@ class EnvelopeSpectrum:
         self._width = width
         self._lines = min(lines, width)
         self._asked = lines
-        # The correlation reaches from -(width - 1) to width - 1; with this many points what wraps around misses the
-        # lines that are needed.
+        # The correlation has lags from -(width - 1) to width - 1. With this many points, the lags that wrap around do
+        # not reach the lines that are needed.
         self._points = 1 << (width + self._lines - 1).bit_length()
         self._by_product = width * (_BLOCK + self._lines) < _PRODUCTS_PER_POINT * self._points
         self._scratch = threading.local()
 
     def power(self, spectrum: Spectrum) -> Array | None:
-        """Powers of real and imaginary parts, interleaved, relative to the squared mean; None without a carrier.
+        """Powers of the lines' real and imaginary parts, interleaved, relative to the squared mean of the envelope.
 
         Args:
-            spectrum: complex64 [bin] of one window.
+            spectrum: [bin] complex64, the FFT of one window.
 
         Returns:
-            float32 [2 * lines]: line ``k`` has the power ``result[2 * k] + result[2 * k + 1]``, line 0 has 1.
+            [2 * line] float32: line ``k`` has the power ``result[2 * k] + result[2 * k + 1]``; line 0 has 1. None where
+            the carrier band is empty (has no power).
         """
         band = spectrum[self.carrier]
         lines = self._product(band) if self._by_product else self._transform(band)
@@ -95,7 +98,7 @@ class EnvelopeSpectrum:
 
 
 class _Buffers:
-    """What one thread needs for the matrix product; views of each other where that saves a copy."""
+    """One thread's arrays for the matrix product. Some are views of others, which saves copies."""
 
     def __init__(self, width: int, lines: int) -> None:
         columns = _BLOCK + lines - 1

@@ -1,6 +1,6 @@
-"""Which features there are and how one is named: the part of the contract that a manifest carries.
+"""The kinds of features, their parameters, and how a manifest names a feature.
 
-What this module does not do: compute them (:mod:`features`).
+What this module does not do: compute them. See :mod:`features` for what each kind means.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ PARAMETERS: Final[dict[str, frozenset[str]]] = {
     "velocity_rms": frozenset({"low_hz", "high_hz", "m_s2_per_unit"}),
     "bearing_line": frozenset({"line_hz", "harmonics", "tolerance"}) | _CARRIER,
 }
-"""The parameters that each kind needs, all of them."""
+"""The parameters of each kind; a feature must have exactly these."""
 KINDS: Final = tuple(PARAMETERS)
+"""The names of all kinds."""
 
 
 class FeatureSpec(Struct, frozen=True, kw_only=True):
-    """One feature: what is computed, of which channel, with which parameters."""
+    """One feature: its name, what is computed (``kind``), of which channel (index), with which parameters."""
 
     name: Annotated[str, Meta(max_length=120)]
     kind: Annotated[str, Meta(max_length=40)]
@@ -38,10 +39,10 @@ class FeatureSpec(Struct, frozen=True, kw_only=True):
 
 
 def check_spec(spec: FeatureSpec, channels: int) -> None:
-    """Refuse a feature that cannot be computed of a window with so many channels.
+    """Check that ``spec`` can be computed from a window with ``channels`` channels.
 
     Raises:
-        ValueError: an unknown kind, missing or unknown parameters, a channel that is not there.
+        ValueError: the kind is unknown, parameters are missing or unknown, or there is no such channel.
     """
     if spec.channel >= channels:
         raise ValueError(f"the feature {spec.name} is of channel {spec.channel}; there are {channels}")

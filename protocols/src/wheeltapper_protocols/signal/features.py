@@ -1,23 +1,31 @@
-"""Features of a window of vibration samples: the one implementation, used by devices and by training.
+"""Features of a window of vibration samples. Devices and training use this one implementation.
 
-Kinds (each of one channel; ``x`` is the window without its mean):
+The kinds are below. Each is of one channel; ``x`` is the window without its mean.
 
 * ``rms``: root mean square of x. ``peak``: largest absolute x. ``crest``: peak / rms.
 * ``kurtosis``: m4 / m2**2 (3 for Gaussian noise). ``skewness``: m3 / m2**1.5.
-* ``band_rms`` (low_hz, high_hz): root mean square of what lies in low_hz <= f < high_hz (by Parseval, no taper).
+* ``band_rms`` (low_hz, high_hz): root mean square of the part of x in low_hz <= f < high_hz (by Parseval, no taper).
 * ``centroid``: power-weighted mean frequency in Hz.
-* ``envelope_rms`` (low_hz, high_hz, carrier_low_hz, carrier_high_hz): modulation depth. Of the squared envelope of
-  what lies in the carrier band, the root mean square in low_hz <= f < high_hz over its mean (Randall and Antoni, MSSP
-  25 (2011) 485-520).
+* ``envelope_rms`` (low_hz, high_hz, carrier_low_hz, carrier_high_hz): modulation depth. It is the root mean square of
+  the squared envelope of the carrier band in low_hz <= f < high_hz, over the mean of that squared envelope (Randall and
+  Antoni, MSSP 25 (2011) 485-520).
 * ``velocity_rms`` (low_hz, high_hz, m_s2_per_unit): root mean square velocity in mm/s (:mod:`iso20816`).
-* ``bearing_line`` (line_hz, harmonics, tolerance, carrier_low_hz, carrier_high_hz): how far a bearing's fault frequency
-  stands out of the envelope's spectrum (:mod:`bearing_lines`).
+* ``bearing_line`` (line_hz, harmonics, tolerance, carrier_low_hz, carrier_high_hz): strength of a bearing's fault
+  frequency in the spectrum of the envelope (:mod:`bearing_lines`).
 
-Invariants: float32 and numpy only; all spectral features of a window share one FFT; finite samples give finite
-features (a constant window has 0 for every feature), a sample that is not finite makes every feature of its channel
-NaN; the result of a window does not depend on the windows beside it.
+Invariants:
+    * All features are float32, and all spectral features of a window share one FFT.
+    * Finite samples give finite features; every feature of a constant window is 0.
+    * A sample that is not finite makes every feature of its channel NaN.
+    * The features of a window do not depend on the windows beside it.
 
-What this module does not do: cut recordings into windows, standardise (:mod:`scoring`).
+Example:
+    >>> specs = default_specs(12_800.0, ["x"], window_samples=4096)
+    >>> features = FeatureSet(specs, sample_rate_hz=12_800.0, window_samples=4096, channels=1)
+    >>> features.compute(np.zeros((2, 4096, 1))).shape == (2, len(specs))
+    True
+
+What this module does not do: cut recordings into windows, standardise features (``decision.scoring``).
 """
 
 from __future__ import annotations
@@ -38,16 +46,17 @@ Array = npt.NDArray[np.float32]
 
 
 class FeatureSet:
-    """Some features, precomputed for one form of window.
+    """A list of features, planned for windows of one shape.
 
     Args:
         specs: the features, in the order of the result.
-        sample_rate_hz: of the samples.
-        window_samples: samples in a window.
+        sample_rate_hz: sample rate, in Hz.
+        window_samples: number of samples in a window.
         channels: number of channels in a window.
 
     Raises:
-        ValueError: an unknown kind, missing or unknown parameters, a band without a bin, a channel that is not there.
+        ValueError: a kind is unknown, parameters are missing or unknown, a band has no bin, or a channel is
+            missing.
     """
 
     def __init__(self, specs: Sequence[FeatureSpec], sample_rate_hz: float, window_samples: int, channels: int) -> None:
@@ -55,7 +64,7 @@ class FeatureSet:
         self.names: tuple[str, ...] = tuple(spec.name for spec in self.specs)
         if len(set(self.names)) != len(self.names):
             raise ValueError("two features have the same name")
-        self._form = (window_samples, channels)
+        self._shape = (window_samples, channels)
         for spec in self.specs:
             check_spec(spec, channels)
         self._plans = [
@@ -68,19 +77,19 @@ class FeatureSet:
         ]
 
     def compute(self, samples: npt.NDArray[Any]) -> Array:
-        """Features of some windows.
+        """The features of one or more windows.
 
         Args:
-            samples: [window, sample, channel], physical.
+            samples: [window, sample, channel] in physical units.
 
         Returns:
-            float32 [window, feature].
+            [window, feature] float32.
 
         Raises:
-            ValueError: the windows have another form.
+            ValueError: the windows have another shape.
         """
-        if samples.ndim != 3 or samples.shape[1:] != self._form:
-            raise ValueError(f"windows must be [window, {', '.join(map(str, self._form))}], not {list(samples.shape)}")
+        if samples.ndim != 3 or samples.shape[1:] != self._shape:
+            raise ValueError(f"windows must be [window, {', '.join(map(str, self._shape))}], not {list(samples.shape)}")
         result = np.zeros((len(samples), len(self.specs)), dtype=np.float32)
         for window, row in zip(samples, result, strict=True):
             for channel, plan in enumerate(self._plans):
@@ -94,9 +103,9 @@ def default_specs(
     """The features of the default recipe: shape and energy of each channel, octave bands, envelope bands.
 
     Args:
-        sample_rate_hz: of the samples.
-        channels: their names.
-        window_samples: samples in a window; bands that it cannot resolve are left out.
+        sample_rate_hz: sample rate, in Hz.
+        channels: names of the channels.
+        window_samples: number of samples in a window; bands that it cannot resolve are left out.
     """
     nyquist = sample_rate_hz / 2
     resolution = sample_rate_hz / window_samples if window_samples else nyquist / 512
@@ -119,5 +128,5 @@ def default_specs(
 
 
 def _edge(hz: float) -> str:
-    """The edge of a band in a name: whole Hz, more where bands lie nearer to each other than that."""
+    """The edge of a band for a feature's name: whole Hz from 4 Hz on, three digits below, where bands are narrower."""
     return f"{hz:.0f}" if hz >= 4 or hz == 0 else f"{hz:.3g}"

@@ -1,17 +1,19 @@
 """Vibration severity zones of ISO 20816-3, from acceleration.
 
-The standard judges the root mean square velocity in mm/s of non-rotating parts, from 10 to 1,000 Hz (from 2 Hz for
-shafts below 600 turns a minute), against limits by machine group and foundation: zone A is new machines, B runs without
-limit, C only for a while, D does damage. The limits are those that are commonly quoted for ISO 20816-3 and its
-forerunner ISO 10816-3; they have not been compared with the text of the standard yet, so do that before you rely on a
-zone. Group 1 is above 300 kW or a shaft height of 315 mm and more, group 2 is 15 to 300 kW or 160 to 315 mm.
+The standard judges the root mean square velocity of non-rotating parts in mm/s, from 10 to 1,000 Hz (from 2 Hz for
+shafts below 600 turns a minute). Its limits depend on the machine's group and foundation. Zone A is usual for new
+machines; in B a machine may run without limit, in C only for a limited time; D causes damage. Group 1 are machines
+above 300 kW or with a shaft height of at least 315 mm; group 2 are those of 15 to 300 kW or 160 to 315 mm.
 
-Velocity comes of acceleration by dividing each bin by its angular frequency and summing the powers (Parseval): exact
-for what repeats in the window, and no drift to take out. There is no taper: a tone between two bins leaks, and what
-leaks below it is divided by a smaller frequency. That matters in short windows; choose them of at least 4 / ``low_hz``
-seconds.
+The limits here are those commonly quoted for ISO 20816-3 and its predecessor ISO 10816-3. They have not been compared
+with the text of the standard; do that before you rely on a zone.
 
-What this module does not do: tell where on the machine the sensor sits. The standard asks for bearing housings.
+Velocity is computed from acceleration by dividing each bin by its angular frequency and summing the powers (Parseval).
+That is exact for tones that repeat in the window, and there is no integration drift to remove. There is no taper: a
+tone between two bins leaks into lower bins, which are divided by a lower frequency. This matters in short windows: use
+windows of at least 4 / ``low_hz`` seconds.
+
+What this module does not do: check where the sensor is mounted. The standard asks for bearing housings.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ LIMITS_MM_S: Final[dict[tuple[int, str], tuple[float, float, float]]] = {
     (2, "rigid"): (1.4, 2.8, 4.5),
     (2, "flexible"): (2.3, 4.5, 7.1),
 }
-"""Where B, C and D begin, by group and foundation."""
+"""Velocities in mm/s at which zones B, C and D begin, by (group, foundation)."""
 _UNITS: Final = {
     "g": STANDARD_GRAVITY_M_S2,
     "mg": STANDARD_GRAVITY_M_S2 / 1000,
@@ -44,16 +46,16 @@ _UNITS: Final = {
 
 
 class Iso20816(Struct, frozen=True, kw_only=True):
-    """The manifest's section ``iso20816``: which zone the machine is in is told with each window."""
+    """The manifest's section ``iso20816``: each window is given a zone."""
 
     group: Literal[1, 2]
     foundation: Literal["rigid", "flexible"]
     channels: Annotated[list[Annotated[int, Meta(ge=0, le=63)]], Meta(min_length=1, max_length=8)]
-    """Of acceleration; the worst counts, as the standard says."""
+    """Indices of acceleration channels. The worst of them gives the zone, as the standard asks."""
     low_hz: Annotated[float, Meta(gt=0, le=1000)] = 10.0
     high_hz: Annotated[float, Meta(gt=0, le=1e6)] = 1000.0
     raises: bool = False
-    """Zone C counts as a score at ``raise_level``, zone D as one at ``critical_level``."""
+    """Whether zones raise alerts: zone C counts as a score at ``raise_level``, zone D as one at ``critical_level``."""
 
     def __post_init__(self) -> None:
         if self.low_hz >= self.high_hz:
@@ -63,7 +65,7 @@ class Iso20816(Struct, frozen=True, kw_only=True):
 
 
 def zone(section: Iso20816, velocity_mm_s: float) -> Zone | None:
-    """The zone of a root mean square velocity; None where it is not a number. A limit belongs to the worse zone."""
+    """The zone of a root mean square velocity in mm/s; None for NaN. A velocity at a limit is in the worse zone."""
     if velocity_mm_s != velocity_mm_s:
         return None
     to_b, to_c, to_d = LIMITS_MM_S[section.group, section.foundation]
@@ -75,21 +77,26 @@ def zone(section: Iso20816, velocity_mm_s: float) -> Zone | None:
 
 
 def m_s2_per_unit(unit: str) -> float:
-    """What one unit of acceleration is in m/s².
+    """The factor from ``unit`` (``g``, ``mg``, ``m/s2``, …) to m/s².
 
     Raises:
-        ValueError: the unit is none of acceleration that is known here.
+        ValueError: the unit is not a known unit of acceleration.
     """
     if unit not in _UNITS:
-        raise ValueError(f"{unit!r} is no unit of acceleration that is known here: need one of {', '.join(_UNITS)}")
+        raise ValueError(f"{unit!r} is not a known unit of acceleration: use one of {', '.join(_UNITS)}")
     return _UNITS[unit]
 
 
 def velocity_feature_specs(section: Iso20816, channels: list[str], units: list[str]) -> list[FeatureSpec]:
-    """A feature for the velocity of each of the section's channels.
+    """The ``velocity_rms`` feature of each channel in the section.
+
+    Args:
+        section: the manifest's section.
+        channels: names of the window's channels.
+        units: units of the window's channels.
 
     Raises:
-        ValueError: a channel that is not there, or not of acceleration.
+        ValueError: a channel does not exist or does not measure acceleration.
     """
     if max(section.channels) >= len(units):
         raise ValueError(f"iso20816 names channel {max(section.channels)}; there are {len(units)}")

@@ -1,15 +1,15 @@
-"""Data quality: what was wrong with the samples themselves, counted and never repaired.
+"""Data quality: counts of what is wrong with the samples themselves. Nothing is repaired.
 
-:func:`window_quality` looks at one window and gives a :class:`DataQuality`; the counts of windows, hours, devices or
-sites are merged by addition.
+:func:`window_quality` counts one window as a :class:`DataQuality`. Counts of windows, hours, devices or sites merge by
+addition.
 
 Invariants:
-    * Pure, numpy only; one pass over the window where nothing is wrong with it.
+    * Pure, numpy only. A window with nothing wrong is read in one pass.
     * ``a + b == b + a`` and ``(a + b) + c == a + (b + c)``, exactly: counts are integers.
-    * Where windows overlap, a sample counts once in each window that holds it, so that shares (``missing / values``)
-      stay true.
+    * Where windows overlap, a sample counts once in each window that holds it. Shares such as ``missing / values`` stay
+      right.
 
-What this module does not do: decide what is too much; fill, drop or interpolate anything.
+What this module does not do: decide how much is too much; fill, drop or interpolate samples.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ __all__ = ["STUCK_SAMPLES", "DataQuality", "StuckRunCounter", "is_complete", "wi
 _MAX_COUNT: Final = 2**53
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_COUNT)]
 STUCK_SAMPLES: Final = 64
-"""So many equal values in a row are a stuck sensor, where nothing else is configured: a vibration sensor's noise alone
-moves its last bits every few samples. A slow signal (temperature at 1 Hz) wants another number."""
+"""Default number of equal values in a row that means a stuck sensor. The noise of a vibration sensor changes its last
+bits every few samples; a slow signal (temperature at 1 Hz) needs another number."""
 
 
 class DataQuality(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts over some windows. A value is one sample of one channel."""
 
     windows: _Count = 0
-    """Windows looked at."""
+    """Windows that were counted."""
     values: _Count = 0
     """Values in them: samples times channels."""
     missing: _Count = 0
-    """Values that are not a number: lost on the way, or given as NaN or infinity by the sensor."""
+    """Values that are not finite: lost in transit, or sent as NaN or infinity by the sensor."""
     incomplete: _Count = 0
     """Windows with at least one missing value; they are not scored."""
     stuck: _Count = 0
-    """Values in a run of equal ones that is too long for a living sensor."""
+    """Values in runs of equal values that are too long for a working sensor."""
     clipped: _Count = 0
     """Values at or beyond the full scale of their channel."""
     late: _Count = 0
-    """Windows whose last sample came later than tolerated."""
+    """Windows whose last sample arrived later than tolerated."""
     gaps: _Count = 0
     """Places where samples were lost between two windows."""
     gap_samples: _Count = 0
-    """Samples lost there."""
+    """Samples lost in these places."""
     dropped: _Count = 0
     """Whole windows that were skipped because the pipeline was too slow."""
     late_samples: _Count = 0
-    """Samples left out because they came twice, or when their place in the stream had passed."""
+    """Samples discarded because they arrived twice, or after later ones had been used."""
     malformed: _Count = 0
-    """Payloads that could not be read; what they held is lost."""
+    """Payloads that could not be read; their samples are lost."""
 
     def __add__(self, other: DataQuality) -> DataQuality:
-        """The counts of both; one that would pass 2**53 stays there."""
+        """The counts of both together; each is at most 2**53."""
         if not isinstance(other, DataQuality):
             return NotImplemented
         most = _MAX_COUNT  # field by field: this runs once a window
@@ -93,15 +93,15 @@ def window_quality(
     """The counts of one window.
 
     Args:
-        samples: [sample, channel] float in physical units; NaN where one is missing.
-        full_scale: [channel], largest absolute value that the sensor can give, in its unit; empty: unknown, so that
-            clipping cannot be seen.
-        stuck_samples: length from which a run of equal values is a stuck sensor, at least 2; 0: never.
+        samples: [sample, channel] float in physical units; NaN where a value is missing.
+        full_scale: [channel], the greatest absolute value that the sensor can give, in its unit. Empty: unknown, and
+            clipping is not counted.
+        stuck_samples: number of equal values in a row that means a stuck sensor, at least 2. 0: not counted.
         gap_samples: samples lost between the window before and this one.
-        late: whether it came later than tolerated.
+        late: whether the window arrived later than tolerated.
         dropped: whole windows skipped before this one.
-        late_samples: samples left out before this window ended.
-        whole: whether it is known already that no value is missing, so that none need be looked for.
+        late_samples: samples discarded before this window ended.
+        whole: whether the caller knows that no value is missing, so that none is searched for.
 
     Raises:
         ValueError: ``samples`` is not [sample, channel], or ``full_scale`` is not one number a channel.
@@ -125,10 +125,13 @@ def window_quality(
 
 
 class StuckRunCounter:
-    """Runs of equal values over windows that are shorter than such a run must be; else :func:`window_quality` does.
+    """Counts stuck values of a stream whose windows are shorter than ``stuck_samples``.
+
+    Such runs span windows, so a counter keeps the run at the end of the last window. For longer windows use
+    :func:`window_quality`.
 
     Args:
-        stuck_samples: as there.
+        stuck_samples: number of equal values in a row that means a stuck sensor.
     """
 
     def __init__(self, stuck_samples: int) -> None:
@@ -137,15 +140,15 @@ class StuckRunCounter:
         self._runs: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
 
     def count(self, samples: npt.NDArray[np.floating[Any]], fresh: int, gap: bool = False) -> int:
-        """Values of this window that belong to a run which is long enough by now.
+        """Number of values in this window that belong to a run of at least ``stuck_samples``.
 
         Args:
             samples: [sample, channel], not empty.
-            fresh: how many of them, the last ones, the window before did not have.
+            fresh: number of samples at the end that the window before did not have.
             gap: whether samples were lost since that window.
         """
         same = samples[1:] == samples[:-1]
-        # How many values at the end are equal; a missing one is equal to nothing.
+        # Number of equal values at the end, by channel; NaN is equal to nothing.
         ends = np.where(same.all(axis=0), len(samples), 1 + np.argmin(same[::-1], axis=0) if len(same) else 1)
         if self._last is not None and not gap:
             goes_on = (ends == len(samples)) & (samples[0] == self._last)
@@ -157,12 +160,12 @@ class StuckRunCounter:
 
 
 def is_complete(samples: npt.NDArray[np.floating[Any]]) -> bool:
-    """Whether no value is missing: all are finite numbers."""
+    """Whether every value of ``samples`` [sample, channel] is finite."""
     return _missing(samples) == 0
 
 
 def _missing(samples: npt.NDArray[np.floating[Any]]) -> int:
-    # The sum of finite numbers is finite, short of an overflow: then the careful count finds none missing.
+    # A finite sum means that every value is finite. Where the sum overflows, the slower count finds none missing.
     with np.errstate(over="ignore", invalid="ignore"):
         total = samples.sum()
     return 0 if np.isfinite(total) else int(samples.size - np.count_nonzero(np.isfinite(samples)))
@@ -172,7 +175,7 @@ def _clipped(samples: npt.NDArray[np.floating[Any]], full_scale: Sequence[float]
     if samples.size == 0:
         return 0
     least = samples.dtype.type(min(full_scale))
-    # A comparison with NaN is false, so that a window with NaN takes the careful way.
+    # Comparisons with NaN are false, so a window with NaN is counted value by value.
     if samples.max() < least and samples.min() > -least:
         return 0
     with np.errstate(invalid="ignore"):
@@ -184,8 +187,8 @@ def _stuck(samples: npt.NDArray[np.floating[Any]], stuck_samples: int) -> int:
     length = max(2, stuck_samples)
     if len(samples) < length:
         return 0
-    # A run of that length covers at least one of the blocks of half of it, whose ends then are equal: a cheap question
-    # that a living sensor's window answers with no.
+    # A run of ``length`` covers at least one block of half that length, whose first and last value are then equal. This
+    # is cheap to check, and a working sensor has no such block.
     block = (length + 1) // 2
     last = samples[block - 1 :: block]
     if not np.count_nonzero(samples[::block][: len(last)] == last):

@@ -1,18 +1,26 @@
-"""Recordings: the canonical form of raw sensor data (capture, replay, dataset), one ``.npz`` file.
+"""Recordings: the one form of raw sensor data (captures, replay, data sets), an ``.npz`` file.
 
 Arrays of the file: ``samples`` [snapshot, sample, channel] int16 or float32, ``scale`` [channel] float64 (physical =
 samples * scale), ``sample_rate_hz`` [] float64, ``t_s`` [snapshot] float64 start times, ``channels`` and ``units``
-[channel] texts, ``meta`` [] text (a JSON object: machine, operating condition, labels).
+[channel] text, ``meta`` [] text (a JSON object: machine, operating condition, labels).
 
 Invariants:
-    * A :class:`Recording` is valid: built, read or about to be written, the same checks apply.
-    * Whatever the bytes, :func:`read_recording` raises nothing but :class:`RecordingError` (and OSError of the file
-      system). Nothing is unpickled, and the sizes in the archive's directory are capped before anything is
+    * A :class:`Recording` is valid: the same checks apply when it is built, read and written.
+    * Whatever the bytes, :func:`read_recording` returns a recording or raises :class:`RecordingError` (or an OSError of
+      the file system). Nothing is unpickled, and the sizes in the archive's directory are checked before anything is
       decompressed.
-    * Equal recordings are written as equal bytes (stored times are fixed), so that content hashes mean something.
+    * Equal recordings are written as equal bytes (with fixed file times), so that equal content has an equal hash.
 
 Codes: ``recording.empty``, ``recording.nan``, ``recording.dtype``, ``recording.shape``, ``recording.rate``,
 ``recording.times``, ``recording.malformed``, ``recording.too_large``.
+
+Example:
+    >>> samples = np.zeros((1, 4096, 1), dtype=np.float32)
+    >>> made = Recording(samples, np.ones(1), 12_800.0, np.zeros(1), ("x",), ("g",), {"machine": "press-1"})
+    >>> buffer = io.BytesIO()
+    >>> write_recording(made, buffer)
+    >>> read_recording(buffer).meta
+    {'machine': 'press-1'}
 
 What this module does not do: cut long signals into snapshots, resample.
 """
@@ -40,7 +48,7 @@ from wheeltapper_protocols.errors import RecordingError
 __all__ = ["MAX_RECORDING_BYTES", "Recording", "read_recording", "recording_bytes", "write_npz", "write_recording"]
 
 MAX_RECORDING_BYTES: Final = 2 * 1024**3
-"""Cap on the uncompressed arrays."""
+"""Greatest size of the uncompressed arrays together."""
 _MEMBERS: Final = ("samples", "scale", "sample_rate_hz", "t_s", "channels", "units", "meta")
 _MAX_META_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 1024 * 1024
@@ -56,14 +64,14 @@ class Recording:
     Args:
         samples: [snapshot, sample, channel], int16 or float32.
         scale: [channel] float64; physical value = sample * scale.
-        sample_rate_hz: within a snapshot.
+        sample_rate_hz: sample rate within a snapshot, in Hz.
         t_s: [snapshot] float64, start of each snapshot in seconds, rising.
-        channels: names.
-        units: of the physical values.
-        meta: JSON object.
+        channels: [channel], the names.
+        units: [channel], the units of the physical values.
+        meta: a JSON object.
 
     Raises:
-        RecordingError: see the module.
+        RecordingError: an array or text does not keep the rules; see the module for the codes.
     """
 
     samples: npt.NDArray[Any]
@@ -82,20 +90,20 @@ class Recording:
 
     @property
     def snapshots(self) -> int:
-        """Number of snapshots."""
+        """The number of snapshots."""
         return int(self.samples.shape[0])
 
     @property
     def window_samples(self) -> int:
-        """Samples in a snapshot."""
+        """The number of samples in a snapshot."""
         return int(self.samples.shape[1])
 
     def physical(self, i: slice) -> npt.NDArray[np.float32]:
-        """Snapshots ``i`` in physical units, float32 [snapshot, sample, channel]."""
+        """The snapshots ``i`` in physical units, [snapshot, sample, channel] float32."""
         return np.asarray(self.samples[i] * self.scale.astype(np.float32), dtype=np.float32)
 
     def part(self, i: slice) -> Recording:
-        """The recording of snapshots ``i`` only.
+        """A recording of the snapshots ``i`` only.
 
         Raises:
             RecordingError: ``recording.empty``.
@@ -106,10 +114,10 @@ class Recording:
 
 
 def read_recording(source: Path | BinaryIO) -> Recording:
-    """Read a recording.
+    """Read a recording from a path or an open binary file.
 
     Raises:
-        RecordingError: see the module.
+        RecordingError: the content is not a valid recording; see the module for the codes.
         OSError: the file cannot be opened.
     """
     try:
@@ -117,18 +125,18 @@ def read_recording(source: Path | BinaryIO) -> Recording:
             arrays = {name: _read_member(archive, name) for name in _present(archive)}
     except RecordingError:
         raise
-    except Exception as error:  # zipfile, zlib, numpy and its tokenizer raise many kinds on foreign bytes
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that: an offset in the file is below 0
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds of errors on arbitrary bytes
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: the archive names an offset below 0
             raise
         raise RecordingError("recording.malformed", f"this is not a readable .npz recording: {error}") from error
     return _from_arrays(arrays)
 
 
 def write_recording(recording: Recording, target: Path | BinaryIO) -> None:
-    """Write a recording; a path is replaced atomically.
+    """Write a recording to a path or an open binary file. A file at the path is replaced atomically.
 
     Raises:
-        RecordingError: its arrays were changed since it was built and no longer keep the rules, or it is too large.
+        RecordingError: the recording is too large, or its arrays were changed after it was built and are not valid.
     """
     recording.__post_init__()
     arrays = _to_arrays(recording)
@@ -143,7 +151,7 @@ def write_recording(recording: Recording, target: Path | BinaryIO) -> None:
 
 
 def write_npz(arrays: dict[str, npt.NDArray[Any]], target: BinaryIO) -> None:
-    """Write arrays as an ``.npz`` whose bytes depend on nothing but them."""
+    """Write arrays as an ``.npz`` file. Equal arrays give equal bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             info = zipfile.ZipInfo(f"{name}.npy", _ZIP_TIME)
@@ -155,7 +163,7 @@ def write_npz(arrays: dict[str, npt.NDArray[Any]], target: BinaryIO) -> None:
 
 
 def _write_npy(member: IO[bytes], array: npt.NDArray[Any]) -> None:
-    """As numpy's ``write_array``, to the byte, a megabyte at a time: numpy copies 16."""
+    """Write the bytes that numpy's ``write_array`` writes, but in copies of 1 MB where numpy makes copies of 16 MB."""
     if not array.flags.c_contiguous or array.nbytes <= _PIECE_BYTES or array.dtype.kind not in "iuf":
         np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
         return
@@ -167,7 +175,7 @@ def _write_npy(member: IO[bytes], array: npt.NDArray[Any]) -> None:
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A temporary file that takes the place of ``target`` when all went well: fsync, rename, fsync of the folder."""
+    """A temporary file that replaces ``target`` when the block ends: fsync, rename, fsync of the folder."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as handle:
@@ -188,7 +196,7 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
 
 
 def _present(archive: zipfile.ZipFile) -> list[str]:
-    """Our members of the archive, after a look at what they promise to be when decompressed."""
+    """The names of the arrays in the archive, whose uncompressed sizes are within the caps."""
     infos = {info.filename: info for info in archive.infolist()}
     present = [name for name in _MEMBERS if f"{name}.npy" in infos]
     total = sum(infos[f"{name}.npy"].file_size for name in present)
@@ -196,7 +204,9 @@ def _present(archive: zipfile.ZipFile) -> list[str]:
         raise RecordingError("recording.too_large", f"{total} bytes uncompressed; the cap is {MAX_RECORDING_BYTES}")
     for name in present:
         if infos[f"{name}.npy"].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise RecordingError("recording.malformed", f"{name} is compressed in a way that is not read: use deflate")
+            raise RecordingError(
+                "recording.malformed", f"{name} has an unknown compression: write it stored or with deflate"
+            )
     for name in ("channels", "units", "meta"):
         if name in present and infos[f"{name}.npy"].file_size > 4 * _MAX_META_BYTES:
             raise RecordingError("recording.too_large", f"{name} is larger than {_MAX_META_BYTES} characters")
@@ -226,7 +236,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
 
 def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Recording:
     if "sample_rate_hz" not in arrays:
-        raise RecordingError("recording.rate", "sample_rate_hz is missing: a recording without its rate is useless")
+        raise RecordingError("recording.rate", "sample_rate_hz is missing: add the sample rate in Hz")
     missing = [name for name in _MEMBERS if name not in arrays and name != "meta"]
     if missing:
         raise RecordingError("recording.malformed", f"the recording lacks {', '.join(missing)}")
@@ -331,7 +341,7 @@ def _check_channels(recording: Recording) -> None:
     if not np.isfinite(scale).all():
         raise RecordingError("recording.nan", "scale must be finite")
     if (scale == 0).any():
-        raise RecordingError("recording.shape", "scale must not be 0")
+        raise RecordingError("recording.shape", "scale must not be 0: use 1 for samples in physical units")
     if any(len(text) > 64 for text in recording.channels) or any(len(text) > 32 for text in recording.units):
         raise RecordingError("recording.shape", "names of channels have at most 64 characters, units at most 32")
 

@@ -1,7 +1,8 @@
-"""The assignment: which release each pipeline of one device shall run. Signed as a DSSE envelope by the ``director``.
+"""The assignment: which release each pipeline of one device shall run.
 
-Here is only the payload. Signing and verifying is securesystemslib's (``securesystemslib.dsse.Envelope``), over the
-bytes received and before they are parsed. What an accepted assignment must meet is in the agent's ``core/trust.py``.
+The ``director`` key signs it as a DSSE envelope (github.com/secure-systems-lab/dsse). This module has the payload only.
+The envelope is ``securesystemslib.dsse.Envelope``: its signature is verified over the bytes received, before they are
+parsed. The agent's ``update/trust.py`` checks what else an assignment must meet before a device accepts it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MAX_ENVELOPE_BYTES: Final = 64 * 1024
 
 
 class PipelineTarget(Struct, frozen=True, kw_only=True):
-    """The manifest that one pipeline shall run: TUF target path, length in bytes and SHA-256 (hex)."""
+    """The manifest that one pipeline shall run: its TUF target path, length in bytes and SHA-256 in hex."""
 
     model: Name
     release: Release
@@ -43,7 +44,7 @@ class PipelineTarget(Struct, frozen=True, kw_only=True):
 
 
 class Assignment(Struct, frozen=True, kw_only=True):
-    """What one device shall run. ``counter`` rises with every assignment to this device; times are Unix seconds."""
+    """What one device shall run. ``counter`` rises with every assignment to this device. Times are Unix seconds."""
 
     format: Annotated[int, Meta(ge=1, le=1)] = 1
     device: Name
@@ -54,7 +55,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     execution: Identifier
     pipelines: Annotated[dict[Name, PipelineTarget], Meta(min_length=1, max_length=64)]
     deadline: Seconds | UnsetType = UNSET
-    """Unix time by which the execution must be active, or fail. Not written where there is none."""
+    """Unix time by which the release must be active, or the execution fails. Left out of the JSON where it is unset."""
 
 
 _DECODER: Final = msgspec.json.Decoder(Assignment)
@@ -66,7 +67,7 @@ def encode_assignment(assignment: Assignment) -> bytes:
 
 
 def decode_assignment(payload: bytes) -> Assignment:
-    """Read a payload whose signature has been verified.
+    """The assignment in ``payload``, whose signature the caller has verified.
 
     Raises:
         WireError: ``assignment.malformed``.
@@ -74,4 +75,4 @@ def decode_assignment(payload: bytes) -> Assignment:
     try:
         return _DECODER.decode(payload)
     except (msgspec.DecodeError, WireError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise WireError("assignment.malformed", f"the assignment cannot be read: {error}") from error
+        raise WireError("assignment.malformed", f"the assignment cannot be read: {error}; sign a new one") from error

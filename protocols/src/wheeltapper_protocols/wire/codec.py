@@ -1,6 +1,14 @@
-"""Messages to bytes and back: MessagePack for telemetry, JSON for the rest.
+"""Messages to bytes and back: MessagePack for telemetry, JSON for everything else.
 
-Invariants: whatever the bytes, a reader gives a valid message or raises :class:`WireError`; both directions are capped.
+Invariants:
+    * Whatever the bytes, :func:`decode` and :func:`decode_down` return a valid message or raise :class:`WireError`.
+    * Payloads are capped in both directions, and so is what they decompress to.
+
+Example:
+    >>> from wheeltapper_protocols.wire.messages import Status
+    >>> payload = encode(Status(online=True, at=1767225600.0))
+    >>> decode(Up.STATUS, payload).online
+    True
 """
 
 from __future__ import annotations
@@ -20,11 +28,12 @@ MAX_PAYLOAD_BYTES: Final = 256 * 1024
 MAX_DECOMPRESSED_BYTES: Final = 1024 * 1024
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_MINIMUM_BYTES: Final = 512
+"""Shorter payloads are not compressed: they do not get shorter."""
 _M = TypeVar("_M", bound=msgspec.Struct)
 
-_PACKED: Final[tuple[type[msgspec.Struct], ...]] = (Telemetry,)
-_SELDOM: Final[tuple[type[msgspec.Struct], ...]] = (Alert, Report, Command)
-"""What is read again before it is sent: a value within a list or an object may be one that no reader accepts."""
+_MESSAGE_PACKED: Final[tuple[type[msgspec.Struct], ...]] = (Telemetry,)
+_CHECKED_ON_ENCODING: Final[tuple[type[msgspec.Struct], ...]] = (Alert, Report, Command)
+"""These are decoded again before they are sent: their lists and nested objects are not checked when they are built."""
 _UP: Final[dict[Up, type[msgspec.Struct]]] = {
     Up.STATUS: Status,
     Up.TELEMETRY: Telemetry,
@@ -33,24 +42,24 @@ _UP: Final[dict[Up, type[msgspec.Struct]]] = {
 }
 _DOWN: Final[dict[Down, type[msgspec.Struct]]] = {Down.COMMAND: Command, Down.ACK: Ack}
 _DECODERS: Final[dict[type[msgspec.Struct], Any]] = {
-    kind: (msgspec.msgpack if kind in _PACKED else msgspec.json).Decoder(kind)
+    kind: (msgspec.msgpack if kind in _MESSAGE_PACKED else msgspec.json).Decoder(kind)
     for kind in (*_UP.values(), *_DOWN.values())
 }
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of a message: MessagePack for telemetry (zstd where that is shorter), else JSON.
+    """The bytes of a message: MessagePack for telemetry, compressed by zstd where that is shorter; JSON otherwise.
 
     Raises:
         WireError: ``wire.invalid`` (a value that no reader would accept), ``wire.too_large``.
     """
-    if isinstance(message, _PACKED):
+    if isinstance(message, _MESSAGE_PACKED):
         payload = msgspec.msgpack.encode(message)
         if len(payload) >= _ZSTD_MINIMUM_BYTES:
             payload = min(payload, zstandard.ZstdCompressor(level=3).compress(payload), key=len)
     else:
         payload = msgspec.json.encode(message)
-        if isinstance(message, _SELDOM):
+        if isinstance(message, _CHECKED_ON_ENCODING):
             _decode(type(message), payload)
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise WireError("wire.too_large", f"the message has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
@@ -58,34 +67,34 @@ def encode(message: Message) -> bytes:
 
 
 def decode(kind: Up, payload: bytes) -> Message:
-    """The message that a device sent on its ``up/<kind>``.
+    """The message that a device sent on its topic ``up/<kind>``.
 
     Raises:
-        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON or MessagePack, or not zstd), ``wire.invalid``
-            (well-formed, but a field is missing, out of range or of another type).
+        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON, MessagePack or zstd), ``wire.topic`` (no
+            message has this kind), ``wire.invalid`` (a field is missing, out of range or of another type).
     """
     struct = _UP.get(kind)
     if struct is None:
-        raise WireError("wire.topic", f"nothing is defined for up/{kind.value} yet")
+        raise WireError("wire.topic", f"no message is defined for up/{kind.value}: it is reserved")
     return _decode(struct, payload)  # type: ignore[return-value]  # _UP holds Message types only
 
 
 def decode_down(kind: Down, payload: bytes) -> Command | Ack:
-    """The message that the fleet sent on ``down/<kind>``. Assignments are read by :mod:`assignment`.
+    """The message that the fleet sent on ``down/<kind>``. Assignments are read by :mod:`assignment` instead.
 
     Raises:
-        WireError: as :func:`decode`.
+        WireError: with the codes of :func:`decode`; ``wire.topic`` for an assignment.
     """
     struct = _DOWN.get(kind)
     if struct is None:
-        raise WireError("wire.topic", f"down/{kind.value} does not carry a plain message")
+        raise WireError("wire.topic", f"down/{kind.value} carries a signed envelope: read it with decode_assignment")
     return _decode(struct, payload)  # type: ignore[return-value]  # _DOWN holds Command and Ack only
 
 
 def _decode(struct: type[_M], payload: bytes) -> _M:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise WireError("wire.too_large", f"the payload has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
-    if struct in _PACKED and payload[:4] == _ZSTD_MAGIC:
+    if struct in _MESSAGE_PACKED and payload[:4] == _ZSTD_MAGIC:
         payload = _decompress(payload)
     try:
         decoded: _M = _DECODERS[struct].decode(payload)
@@ -97,12 +106,12 @@ def _decode(struct: type[_M], payload: bytes) -> _M:
 
 
 def _decompress(payload: bytes) -> bytes:
-    """Decompress at most :data:`MAX_DECOMPRESSED_BYTES`, whatever the frame's header promises."""
+    """Decompress ``payload``, up to :data:`MAX_DECOMPRESSED_BYTES` whatever size the frame's header states."""
     try:
         reader = zstandard.ZstdDecompressor(max_window_size=MAX_DECOMPRESSED_BYTES * 8).stream_reader(payload)
-        text = reader.read(MAX_DECOMPRESSED_BYTES + 1)
+        content = reader.read(MAX_DECOMPRESSED_BYTES + 1)
     except zstandard.ZstdError as error:
-        raise WireError("wire.malformed", f"not a zstd frame: {error}") from error
-    if len(text) > MAX_DECOMPRESSED_BYTES:
+        raise WireError("wire.malformed", f"the payload starts like a zstd frame but is none: {error}") from error
+    if len(content) > MAX_DECOMPRESSED_BYTES:
         raise WireError("wire.too_large", f"the payload decompresses to more than {MAX_DECOMPRESSED_BYTES} bytes")
-    return text
+    return content

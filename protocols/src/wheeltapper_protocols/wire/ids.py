@@ -1,7 +1,7 @@
-"""Names that cross the wire: devices, pipelines, models, and the paths made of them.
+"""Names that cross the wire: of devices, pipelines and models, and the TUF target paths made of them.
 
-Invariant: every name matches a fixed pattern without ``/``, ``+``, ``#``, ``.`` at the start or ``..``, so a name can
-neither leave its topic level nor its folder.
+Invariant: a name consists of ``a-z``, ``0-9`` and ``-`` and does not start with ``-``. A name can therefore neither
+leave its level of a topic nor its folder.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ __all__ = ["NAME_PATTERN", "SHA256_PATTERN", "device_id", "manifest_path", "name
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}\Z"
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}\Z"
-"""Both for :mod:`re`, which takes ``$`` for the place before a newline at the end too."""
+"""Both patterns end in ``\\Z``: in Python's :mod:`re`, ``$`` also matches before a newline at the end."""
 _NAME: Final = re.compile(NAME_PATTERN)
 _MANIFEST_PATH: Final = re.compile(r"^releases/([a-z0-9][a-z0-9-]{0,62})/([1-9][0-9]{0,8})/manifest\.json\Z")
 
 
 def name(text: str, what: str = "name") -> str:
     """Return ``text`` if it is a valid name.
+
+    Args:
+        text: the name to check.
+        what: what it names, for the error message.
 
     Raises:
         WireError: ``id.invalid``.
@@ -44,7 +48,11 @@ def device_id(text: str) -> str:
 
 
 def manifest_path(model: str, release: int) -> str:
-    """The TUF target path of a release, e.g. ``releases/bearing-anomaly/3/manifest.json``."""
+    """The TUF target path of a release, e.g. ``releases/bearing-anomaly/3/manifest.json``.
+
+    Raises:
+        WireError: ``id.invalid``, for the model's name or the release number.
+    """
     path = f"releases/{name(model, 'model name')}/{release}/manifest.json"
     if not _MANIFEST_PATH.match(path):
         raise WireError("id.invalid", f"{release} is not a valid release number: use 1 to 999999999")
@@ -52,12 +60,15 @@ def manifest_path(model: str, release: int) -> str:
 
 
 def parse_manifest_path(path: str) -> tuple[str, int]:
-    """The inverse of :func:`manifest_path`.
+    """The model's name and the release number in a path that :func:`manifest_path` made.
 
     Raises:
         WireError: ``id.invalid``.
     """
     match = _MANIFEST_PATH.match(path)
     if match is None:
-        raise WireError("id.invalid", f"{path[:120]!r} is not the path of a release's manifest")
+        raise WireError(
+            "id.invalid",
+            f"{path[:120]!r} is not the path of a release's manifest: need releases/<model>/<release>/manifest.json",
+        )
     return match.group(1), int(match.group(2))

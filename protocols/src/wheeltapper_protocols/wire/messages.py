@@ -1,18 +1,18 @@
-"""Everything that crosses MQTT: status, telemetry, alert, report, command, ack.
+"""The messages that cross MQTT: status, telemetry, alert, report, command and ack.
 
 Invariants:
     * A decoded message is valid: numbers are finite and in range, texts and lists are capped, names match their
       pattern.
-    * Unknown fields are ignored, so that newer senders can speak to older readers.
-    * A refused payload raises :class:`WireError` with one of ``wire.too_large``, ``wire.malformed``, ``wire.invalid``;
-      nothing else escapes :mod:`codec`, whatever the bytes.
+    * Unknown fields are ignored, so that a newer sender can speak to an older reader.
 
-Records (telemetry, alert, report) carry ``(epoch, seq)``: the id of the spool's life and 1, 2, 3, … without gaps across
-all three kinds. ``oldest`` is the lowest seq that the spool still holds: what is below it and not with the fleet was
-dropped on the device and will never come. ``after`` says the same of a hole in the middle: what lies between it and the
-(first) seq of the message.
+Records are telemetry, alerts and reports. The device keeps each in its spool until the fleet acknowledges it. A record
+carries ``(epoch, seq)``: ``epoch`` is the id of the spool, drawn anew when a spool is made; ``seq`` counts 1, 2, 3, …
+without gaps across all three kinds. ``oldest`` is the lowest seq that the spool still holds: a lower one that the fleet
+does not have was dropped on the device and never comes. ``after`` states a hole higher up: the records between
+``after`` and the (first) seq of the message never come either.
 
-What this module does not do: bytes (:mod:`codec`), topics (:mod:`topics`), signatures (:mod:`assignment`), sending.
+What this module does not do: turn messages into bytes (:mod:`codec`), name topics (:mod:`topics`), carry assignments
+(:mod:`assignment`), send anything.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 
 
 class Severity(StrEnum):
-    """How bad a decision is: nothing to see, a person should look, act now."""
+    """How bad a decision is. Normal: nothing to do; warning: a person should look; critical: act now."""
 
     NORMAL = "normal"
     WARNING = "warning"
@@ -74,7 +74,7 @@ class Severity(StrEnum):
 
 
 class ExecutionState(StrEnum):
-    """States of one device's attempt within a campaign (DESIGN §7). The last six are terminal."""
+    """States of an execution: one device's attempt to run a release. The last six are terminal."""
 
     ASSIGNED = "ASSIGNED"
     WAITING = "WAITING"
@@ -95,7 +95,7 @@ class ExecutionState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing more comes after this state."""
+        """Whether the execution ends in this state."""
         return self in _TERMINAL
 
 
@@ -112,6 +112,8 @@ _TERMINAL: Final = frozenset(
 
 
 class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all messages: every number is finite; fields with their default value are not sent."""
+
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
             value = getattr(self, field)
@@ -120,7 +122,7 @@ class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PipelineStatus(_Message, frozen=True, kw_only=True):
-    """What one pipeline runs now. ``model`` and ``release`` are both None before the first release."""
+    """What one pipeline runs now. ``model`` and ``release`` are None before its first release."""
 
     model: Name | None = None
     release: Release | None = None
@@ -128,15 +130,15 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     """Windows taken from the source since the agent started."""
     dropped_windows: Count = 0
     source: Code = "running"
-    """``running``, ``ended``, ``waiting`` or an error code."""
+    """State of the source: ``running``, ``ended``, ``waiting`` or an error code."""
     quality: DataQuality | None = None
-    """Of the windows since the agent started."""
+    """Data quality of the windows since the agent started."""
     runtime: Code = ""
-    """What computes the network: ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``, …"""
+    """The library that computes the model, e.g. ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``."""
 
 
 class Status(_Message, frozen=True, kw_only=True):
-    """Where a device stands; retained. As the will it has ``online`` False and nothing else set."""
+    """State of a device; retained by the broker. The will is a status with ``online`` False and nothing else."""
 
     online: bool
     at: Seconds = 0.0
@@ -145,6 +147,7 @@ class Status(_Message, frozen=True, kw_only=True):
     seq: Count = 0
     """Newest seq in the spool."""
     acked: Count = 0
+    """Newest seq that the fleet acknowledged."""
     agent_version: Code = ""
     profile: Code = ""
     counter: Count = 0
@@ -155,40 +158,41 @@ class Status(_Message, frozen=True, kw_only=True):
 
 
 class TelemetryRecord(_Message, frozen=True, kw_only=True):
-    """One scored (or, before the first release, unscored) window."""
+    """One window of a pipeline, with its score. Without a release it has no score."""
 
     seq: Seq
     pipeline: Name
     window: Count
     """Index of the window since its source began, without gaps: 0, 1, 2, …"""
     t_s: Seconds
-    """Start of the window by the machine's clock, in seconds (for a replay: the recording's)."""
+    """Start of the window by the machine's clock, in seconds; in a replay, the time in the recording."""
     model: Name | None = None
     release: Release | None = None
     score: float | None = None
     """1.0 is the warning threshold."""
     severity: Severity = Severity.NORMAL
     latency_ms: float | None = None
+    """Time from features to score, in milliseconds."""
     label: Label | None = None
-    """The class, of a classification."""
+    """The likeliest class, for the task ``classification``."""
     value: float | None = None
-    """What remains, of a remaining life, in the manifest's unit."""
+    """The life that remains, in the manifest's unit, for the task ``remaining_life``."""
     zone: Zone | None = None
     """Vibration severity zone of ISO 20816, where the release asks for it."""
 
 
 class Telemetry(_Message, frozen=True, kw_only=True):
-    """A batch of telemetry records of one epoch, in rising seq."""
+    """A batch of telemetry records of one epoch, by rising seq."""
 
     epoch: Epoch
     oldest: Seq
     records: Annotated[list[TelemetryRecord], Meta(min_length=1, max_length=5000)]
     after: Count | None = None
-    """The seq that the spool holds next below the first record; what lies between will never come. None: no hole."""
+    """The seq that the spool holds next below the first record; those between never come. None: there is no hole."""
 
 
 class Reason(_Message, frozen=True, kw_only=True):
-    """One feature that moved: its value, what was usual, and its share of the score (0 to 1)."""
+    """One feature that explains a score: its value, its usual value, and its share of the score (0 to 1)."""
 
     feature: Annotated[str, Meta(max_length=120)]
     value: float
@@ -197,7 +201,7 @@ class Reason(_Message, frozen=True, kw_only=True):
 
 
 class Alert(_Message, frozen=True, kw_only=True):
-    """A decision that a person should see. ``raised`` False says that it is over."""
+    """A decision that a person should see. ``raised`` is False when the alert is cleared."""
 
     epoch: Epoch
     oldest: Seq
@@ -213,17 +217,17 @@ class Alert(_Message, frozen=True, kw_only=True):
     raised: bool = True
     reasons: Annotated[list[Reason], Meta(max_length=16)] = []
     label: Label | None = None
-    """The class, of a classification."""
+    """The likeliest class, for the task ``classification``."""
     value: float | None = None
-    """What remains, of a remaining life, in ``unit``."""
+    """The life that remains, in ``unit``, for the task ``remaining_life``."""
     unit: Label | None = None
     zone: Zone | None = None
     after: Count | None = None
-    """As in :class:`Telemetry`."""
+    """The seq that the spool holds next below this one; those between never come. None: there is no hole."""
 
 
 class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
-    """An execution came to ``state``. ``code`` and ``detail`` say why, where that is not plain."""
+    """An execution entered ``state``. ``code`` and ``detail`` say why it failed or what it waits for."""
 
     execution: Identifier
     state: ExecutionState
@@ -233,17 +237,19 @@ class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
 
 
 class AssignmentRefused(_Message, frozen=True, kw_only=True, tag="assignment-refused"):
-    """An assignment that was not accepted: it changed nothing."""
+    """The device refused an assignment, which changed nothing on it."""
 
     code: Code
     detail: Text = ""
     execution: Identifier | None = None
-    """Only where the signature held, so that the id can be believed."""
+    """Set only where the signature was valid, so that the id can be trusted."""
 
 
 class CaptureReport(_Message, frozen=True, kw_only=True, tag="capture"):
-    """The answer to a capture command, or (without one) what a rule of the device recorded: the uploaded recording by
-    its ``sha256``, or the code that says why not."""
+    """A capture was uploaded, or ``code`` says why not. It answers ``command``, or a rule of the device asked for it.
+
+    ``sha256`` and ``length`` (bytes) are those of the uploaded recording.
+    """
 
     command: Identifier | None = None
     pipeline: Name
@@ -253,42 +259,43 @@ class CaptureReport(_Message, frozen=True, kw_only=True, tag="capture"):
     code: Code = ""
     detail: Text = ""
     reason: Code = ""
-    """Which rule asked for it: ``alert``, ``drift``, ``random`` or another trigger's name."""
+    """The rule that asked for it: ``alert``, ``drift``, ``random`` or the name of another trigger."""
     upload: Identifier | None = None
-    """Under which name a rule's recording was uploaded; a command's has the command's id."""
+    """The name under which a rule's recording was uploaded. A command's is uploaded under the command's id."""
 
 
 class LossReport(_Message, frozen=True, kw_only=True, tag="loss"):
-    """Records that will never come: dropped from this spool, or lost with another that could not be read any more.
+    """Records that never come: dropped from this spool, or lost with an earlier spool that was damaged.
 
     ``counts`` are by kind (``telemetry``, ``alert``, ``report``) since the epoch began, so a later report replaces an
-    earlier one. They count what the device gave up; a record whose ack was lost may be with the fleet all the same.
+    earlier one. They count records that the device dropped; where only the ack got lost, the fleet has the record.
     """
 
     why: Code
-    """``spool.full``, ``spool.age``, ``spool.unreadable``, several joined by a comma, or ``spool.corrupt``."""
+    """``spool.full``, ``spool.age``, ``spool.unreadable`` (several are joined by a comma), or ``spool.corrupt``."""
     counts: Annotated[dict[Code, Count], Meta(max_length=16)] = {}
     lost_epoch: Epoch | None = None
-    """The epoch that ended with ``spool.corrupt``, where it could still be told."""
+    """The epoch that ended with ``spool.corrupt``, where it could still be read."""
     first: Count = 0
-    """Of a lost epoch: the lowest seq that was not acknowledged; 0 where unknown."""
+    """Lowest seq of the lost epoch that was not acknowledged; 0 where unknown."""
     last: Count = 0
-    """Of a lost epoch: the newest seq."""
+    """Newest seq of the lost epoch."""
     detail: Text = ""
 
 
 class DriftEvent(_Message, frozen=True, kw_only=True):
-    """Something changed at ``window``."""
+    """The score or a feature changed at ``window``."""
 
     kind: Code
-    """``level`` or ``spread`` of the score (as ``score / (1 + score)``), or ``feature``."""
+    """``level`` (mean) or ``spread`` (deviation) of ``score / (1 + score)``, or ``feature``."""
     window: Count
     before: float
-    """The mean before, of what ``kind`` says; of a feature: in training."""
+    """The mean before the change of what ``kind`` names; for a feature, its mean in training."""
     after: float
+    """The mean after the change."""
     feature: Annotated[str, Meta(max_length=120)] | None = None
     psi: float | None = None
-    """Of a feature: its population stability index over the period."""
+    """Population stability index of the feature over the period (:mod:`wheeltapper_protocols.drift.drift`)."""
 
 
 class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
@@ -301,28 +308,29 @@ class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
     model: Name
     release: Release
     why: Code
-    """``period``, ``change`` (a detector fired), ``swap`` (another release runs now) or ``end`` (of the stream)."""
+    """``period`` (it is over), ``change`` (detected), ``swap`` (to another release) or ``end`` (of the stream)."""
     first_window: Count
     last_window: Count
     first_t_s: Seconds
     last_t_s: Seconds
-    """By the machine's clock; it may have jumped between the two."""
+    """Start of the last window by the machine's clock, which may have jumped since ``first_t_s``."""
     windows: Count
-    """Scored ones, and thus in the sketches."""
+    """Windows with a score; these are in the sketches."""
     unscored: Count = 0
+    """Windows without a score."""
     sketches: Annotated[bytes, Meta(max_length=MAX_SKETCH_BYTES)]
-    """Of the features, in the manifest's order: :func:`wheeltapper_protocols.drift.sketch.encode_sketches`."""
+    """Of each feature, in the manifest's order: :func:`wheeltapper_protocols.drift.sketch.encode_sketches`."""
     score: Annotated[bytes, Meta(max_length=1024)]
-    """Of the score, likewise: one sketch."""
+    """Of the score: one sketch, encoded in the same way."""
     quality: DataQuality | None = None
-    """Of the windows since the report before, scored or not."""
+    """Data quality of all windows since the report before, scored or not."""
     level: float = 0.0
     """The mean of the score (as ``score / (1 + score)``) since the last change."""
     stable_windows: Count = 0
-    """How long that is."""
+    """Windows since the last change."""
     events: Annotated[list[DriftEvent], Meta(max_length=16)] = []
     more_events: Count = 0
-    """Events that found no room."""
+    """Events beyond the 16 that fit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -334,9 +342,10 @@ class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
 
 
 class ShadowReport(_Message, frozen=True, kw_only=True, tag="shadow"):
-    """A release scored live windows beside the active one; nobody acted on its output. All statistics are paired.
+    """Result of a shadow run: a new release scored the same live windows as the active one, without effect.
 
-    Scores: 1.0 is the warning threshold. What is not defined (no variance, too few windows) is left out.
+    All statistics are over the windows that both scored; a score of 1.0 is the warning threshold. Statistics that are
+    not defined (no variance, too few windows) are None.
     """
 
     execution: Identifier | None = None
@@ -346,34 +355,36 @@ class ShadowReport(_Message, frozen=True, kw_only=True, tag="shadow"):
     active_model: Name | None = None
     active_release: Release | None = None
     windows: Count = 0
-    """Scored by both."""
+    """Windows that both scored."""
     skipped: Count = 0
-    """Left out for want of spare CPU."""
+    """Windows left out because there was no spare CPU."""
     failed: Count = 0
-    """That the new release could not score."""
+    """Windows that the new release could not score."""
     mean_difference: float | None = None
-    """New minus active."""
+    """Mean of the new score minus the active one."""
     sd_difference: float | None = None
+    """Standard deviation of that difference."""
     correlation: float | None = None
+    """Pearson's correlation of the two scores."""
     active_quantiles: Annotated[list[float], Meta(max_length=16)] = []
-    """Of the active release's scores at 5, 25, 50, 75 and 95 %."""
+    """Quantiles of the active release's scores at 5, 25, 50, 75 and 95 %."""
     quantiles: Annotated[list[float], Meta(max_length=16)] = []
-    """Of the new release's, likewise."""
+    """The same quantiles of the new release's scores."""
     agreement: float | None = None
-    """Share of windows of which both decided the same severity."""
+    """Share of windows for which both decided on the same severity."""
     kappa: float | None = None
-    """Cohen's, of these decisions."""
+    """Cohen's kappa of the two severities (Cohen, Educ. Psychol. Meas. 20 (1960) 37-46)."""
     active_latency_p95_ms: float | None = None
     latency_p95_ms: float | None = None
     code: Code = ""
-    """Why it ended, where that is not plain: ``shadow.disagrees``, ``shadow.too_few``, ``shadow.timeout``."""
+    """Why it failed: ``shadow.disagrees``, ``shadow.too_few`` or ``shadow.timeout``; empty where it passed."""
 
 
 ReportBody: TypeAlias = ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport
 
 
 class Report(_Message, frozen=True, kw_only=True):
-    """Something that the fleet must know and must not lose."""
+    """An event on the device that the fleet must not lose; ``body`` says which."""
 
     epoch: Epoch
     oldest: Seq
@@ -381,7 +392,7 @@ class Report(_Message, frozen=True, kw_only=True):
     at: Seconds
     body: ReportBody
     after: Count | None = None
-    """As in :class:`Telemetry`."""
+    """The seq that the spool holds next below this one; those between never come. None: there is no hole."""
 
 
 class CaptureCommand(_Message, frozen=True, kw_only=True, tag="capture"):
@@ -398,7 +409,7 @@ class CancelCommand(_Message, frozen=True, kw_only=True, tag="cancel"):
 
 
 class Command(_Message, frozen=True, kw_only=True):
-    """Something to do, once. Repeated by the fleet until it is answered or ``expires_at`` (Unix seconds) has passed."""
+    """An order that a device carries out once. The fleet repeats it until it is answered or ``expires_at`` is past."""
 
     id: Identifier
     expires_at: Seconds
@@ -406,7 +417,7 @@ class Command(_Message, frozen=True, kw_only=True):
 
 
 class Ack(_Message, frozen=True, kw_only=True):
-    """Every record of ``epoch`` up to and with ``seq`` is in the fleet's database, or was dropped by the device."""
+    """Every record of ``epoch`` up to and including ``seq`` is in the fleet's database or was dropped by the device."""
 
     epoch: Epoch
     seq: Count

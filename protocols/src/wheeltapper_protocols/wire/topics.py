@@ -1,6 +1,6 @@
-"""MQTT topics: ``wt/v1/<device>/up/<kind>`` from a device, ``wt/v1/<device>/down/<kind>`` to it.
+"""MQTT topics: a device publishes to ``wt/v1/<device>/up/<kind>`` and subscribes to ``wt/v1/<device>/down/<kind>``.
 
-A device publishes below its own ``up/`` and subscribes below its own ``down/``, nothing else.
+A device may publish below its own ``up/`` and subscribe below its own ``down/``, nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ __all__ = ["ALL_UP_FILTER", "Down", "Up", "down_filter", "down_topic", "parse_up
 
 _PREFIX = "wt/v1"
 ALL_UP_FILTER = f"{_PREFIX}/+/up/+"
+"""The topic filter that covers everything that devices send."""
 
 
 class Up(StrEnum):
-    """What a device may say."""
+    """The kinds of messages that a device sends. ``CAPTURE`` is reserved: no message is defined for it."""
 
     STATUS = "status"
     TELEMETRY = "telemetry"
@@ -27,7 +28,7 @@ class Up(StrEnum):
 
 
 class Down(StrEnum):
-    """What a device may hear."""
+    """The kinds of messages that a device receives."""
 
     ASSIGNMENT = "assignment"
     COMMAND = "command"
@@ -50,12 +51,12 @@ def down_filter(device: str) -> str:
 
 
 def down_topic(device: str, kind: Down) -> str:
-    """The topic on which ``device`` hears messages of ``kind``."""
+    """The topic on which ``device`` receives messages of ``kind``."""
     return f"{_PREFIX}/{device_id(device)}/down/{kind.value}"
 
 
 def parse_up_topic(topic: str) -> tuple[str, Up]:
-    """The device and the kind of an ``up`` topic.
+    """The device id and the kind of message in an ``up`` topic.
 
     Raises:
         WireError: ``wire.topic``.
@@ -66,4 +67,7 @@ def parse_up_topic(topic: str) -> tuple[str, Up]:
             raise ValueError(topic)
         return device_id(parts[2]), Up(parts[4])
     except (ValueError, WireError) as error:
-        raise WireError("wire.topic", f"{topic[:160]!r} is not a topic of a device's own") from error
+        raise WireError(
+            "wire.topic",
+            f"{topic[:160]!r} is not a topic that a device publishes to: need {_PREFIX}/<device>/up/<kind>",
+        ) from error
