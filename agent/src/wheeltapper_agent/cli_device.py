@@ -1,4 +1,4 @@
-"""The commands of ``wheeltapper-agent`` that look after the device: profiles, install, uninstall, doctor, status."""
+"""The commands of ``wheeltapper-agent`` for the device: status, doctor, profiles, install, uninstall."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail
+from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail, read_token_file
 from wheeltapper_agent.ground.errors import AgentError
+
+if TYPE_CHECKING:
+    from wheeltapper_agent.config import DeviceConfig
+    from wheeltapper_agent.host.install import Step, StepResult
 
 __all__ = ["register"]
 
@@ -29,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = False) -> None:
-    """Where the agent stands: asked of the agent, or what it last wrote where it does not run."""
+    """Show the agent's status: its answer, or, where it does not run, the last status that it wrote."""
     from wheeltapper_agent.config import load_config
     from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
     from wheeltapper_agent.host.status_text import status_lines
@@ -42,7 +46,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
             if error.code == "local.denied":
                 raise
             body = {"running": False} | _last_status(folder)
-            print(f"the agent does not answer; this is what it last wrote [{error.code}]", file=sys.stderr)
+            print(f"the agent does not answer; this is the last status that it wrote [{error.code}]", file=sys.stderr)
     except AgentError as error:
         fail(error)
     if json_output:
@@ -52,7 +56,11 @@ def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
 
 
 def _last_status(folder: Path) -> dict[str, Any]:
-    """The status file, and the spool as it is."""
+    """The last status that the agent wrote, with the spool's present figures.
+
+    Raises:
+        AgentError: ``status.missing``.
+    """
     from wheeltapper_agent.host.status import STATUS_FILE
     from wheeltapper_agent.records.spool import read_figures
     from wheeltapper_agent.service import SPOOL_FILE
@@ -61,7 +69,8 @@ def _last_status(folder: Path) -> dict[str, Any]:
         body: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise AgentError(
-            "status.missing", f"the agent did not run yet in {folder}, or the folder is closed to you"
+            "status.missing",
+            f"there is no status in {folder}: the agent has not run yet, or you may not read it (use sudo)",
         ) from error
     figures = read_figures(folder / SPOOL_FILE)
     if figures is not None:
@@ -91,7 +100,7 @@ def doctor(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
 
 
 def profiles(json_output: JsonOption = False) -> None:
-    """The boards that there are profiles for."""
+    """List the boards that the agent has profiles for."""
     from wheeltapper_agent.ground.profile import load_profile, profile_names
 
     try:
@@ -108,31 +117,32 @@ def profiles(json_output: JsonOption = False) -> None:
 def _must_be_root() -> None:
     if os.geteuid() != 0:
         raise AgentError(
-            "install.not_root", "only root can do this: sudo wheeltapper-agent …; --dry-run shows what it does"
+            "install.not_root", "only root can do this: use sudo; install --dry-run shows what would be done"
         )
 
 
 def _token(token_file: Path | None, server: str | None, root: Path) -> str:
-    """The enrolment token, checked before anything is done; empty where the device is not to be enrolled now."""
+    """The enrolment token, checked before anything is changed; empty where no fleet is given.
+
+    Raises:
+        AgentError: ``install.enrol``, ``enrol.token``.
+    """
     from wheeltapper_agent.link.identity import parse_token
 
     if server is None:
         return ""
     if os.path.realpath(root) != "/":
         raise AgentError(
-            "install.enrol", "an image cannot be enrolled: each device makes its own key; enrol on the device"
+            "install.enrol", "an image cannot be enrolled, since each device makes its own key: enrol on the device"
         )
-    try:
-        text = token_file.read_text(encoding="utf-8") if token_file else os.environ.get("WHEELTAPPER_TOKEN", "")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AgentError("enrol.token", f"{token_file} cannot be read: {error}") from error
+    text = read_token_file(token_file) if token_file else os.environ.get("WHEELTAPPER_TOKEN", "")
     return parse_token(text).text
 
 
 def install(
-    profile: Annotated[str, typer.Option("--profile", help="The board; auto: find out.")],
+    profile: Annotated[str, typer.Option("--profile", help="The board's profile; auto: find it out.")],
     root: RootOption = Path("/"),
-    program: Annotated[str | None, typer.Option("--program", help="What the service starts.")] = None,
+    program: Annotated[str | None, typer.Option("--program", help="The program that the service starts.")] = None,
     hardware_watchdog: Annotated[
         bool, typer.Option("--hardware-watchdog", help="Have systemd feed the board's watchdog.")
     ] = False,
@@ -145,7 +155,7 @@ def install(
     from wheeltapper_agent.config import load_config
     from wheeltapper_agent.host import install as steps
     from wheeltapper_agent.host.systemd_unit import CONFIG_FILE
-    from wheeltapper_agent.host.uninstall import STATE_DIR, EscapeError, Layout
+    from wheeltapper_agent.host.uninstall import EscapeError, Layout
 
     try:
         if not dry_run:
@@ -155,57 +165,67 @@ def install(
         start = steps.program_path(root, program)
         layout = Layout(root)
         planned = steps.plan(layout, board, start, hardware_watchdog)
-        done = [{"path": str(step.path), "outcome": steps.apply(layout, step, dry_run)} for step in planned]
+        results = [steps.apply(layout, step, dry_run) for step in planned]
         enrolled = layout.state_dir / "identity" / "fleet.json"
         if server is not None and not dry_run and not enrolled.exists():
             steps.enrol_as_service_user(start, server, token)
         started = not dry_run and steps.finish(layout)
-        kept = load_config(layout.inside(CONFIG_FILE)).device if layout.inside(CONFIG_FILE).is_file() else None
+        configured = load_config(layout.inside(CONFIG_FILE)).device if layout.inside(CONFIG_FILE).is_file() else None
     except EscapeError as error:
         fail(AgentError("install.escapes", str(error)))
     except AgentError as error:
         fail(error)
     if json_output:
-        body = {
-            "profile": board.name,
-            "dry_run": dry_run,
-            "started": started,
-            "enrolled": enrolled.exists(),
-            "steps": done,
-        }
-        print(json.dumps(body))
+        done = [{"path": str(step.path), "outcome": result} for step, result in zip(planned, results, strict=True)]
+        body = {"profile": board.name, "dry_run": dry_run, "started": started, "enrolled": enrolled.exists()}
+        print(json.dumps(body | {"steps": done}))
         return
-    for step, line in zip(planned, done, strict=True):
-        print(f"{'would be ' if dry_run else ''}{line['outcome']}: {line['path']}")
-        if dry_run and step.kind == "file" and line["outcome"] != "kept":
-            print("".join(f"    {text}\n" for text in step.content.splitlines()), end="")
-    if kept is not None and kept.profile != board.name:
-        print(f"note: the configuration names the profile {kept.profile}, the unit has the limits of {board.name}")
-    if kept is not None and kept.state_dir != Path(STATE_DIR):
-        print(
-            f"note: the configuration names the state folder {kept.state_dir}, the unit is made for {STATE_DIR}: "
-            "let it follow with systemctl edit wheeltapper-agent (ConditionPathExists=, ReadWritePaths=)"
-        )
+    _print_steps(planned, results, dry_run)
+    if configured is not None:
+        _print_differences(configured, board.name)
     if not enrolled.exists() and not dry_run:
         print(f"next: runuser -u wheeltapper -- wheeltapper-agent enroll --server https://… --config {CONFIG_FILE}")
     elif started:
-        print("the service runs; see wheeltapper-agent doctor")
+        print("the service runs; check it with wheeltapper-agent doctor")
+
+
+def _print_steps(planned: list[Step], results: list[StepResult], dry_run: bool) -> None:
+    """What was done, a line for each step; a dry run also shows the files that would be written."""
+    for step, result in zip(planned, results, strict=True):
+        print(f"{'would be ' if dry_run else ''}{result}: {step.path}")
+        if dry_run and step.kind == "file" and result != "kept":
+            print("".join(f"    {text}\n" for text in step.content.splitlines()), end="")
+
+
+def _print_differences(configured: DeviceConfig, profile: str) -> None:
+    """Where a configuration that existed before and the unit just written do not agree."""
+    from wheeltapper_agent.host.uninstall import STATE_DIR
+
+    if configured.profile != profile:
+        print(f"note: the configuration names the profile {configured.profile}, the unit has the limits of {profile}")
+    if configured.state_dir != Path(STATE_DIR):
+        print(
+            f"note: the configuration names the state folder {configured.state_dir}, the unit is made for {STATE_DIR}: "
+            "adapt it with systemctl edit wheeltapper-agent (ConditionPathExists=, ReadWritePaths=)"
+        )
 
 
 def uninstall(
     root: RootOption = Path("/"),
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     keep_state: Annotated[bool, typer.Option("--keep-state", help="Leave identity, releases and spool.")] = False,
     keep_config: Annotated[bool, typer.Option("--keep-config", help="Leave the configuration.")] = False,
 ) -> None:
-    """Remove service, configuration, state and user: nothing is left, and the device must be enrolled anew."""
+    """Remove service, configuration, state and user; afterwards the device must be enrolled again."""
     from wheeltapper_agent.host.uninstall import EscapeError, Layout, remove
 
     try:
         _must_be_root()
         if not yes:
             if not sys.stdin.isatty():
-                raise AgentError("uninstall.unconfirmed", "this removes the device's identity and data; say --yes")
+                raise AgentError(
+                    "uninstall.unconfirmed", "this removes the device's identity and data: confirm with --yes"
+                )
             what = (
                 "service" + ("" if keep_config else ", configuration") + ("" if keep_state else ", identity and data")
             )
@@ -215,6 +235,6 @@ def uninstall(
     except EscapeError as error:
         fail(AgentError("install.escapes", str(error)))
     except (OSError, subprocess.SubprocessError) as error:
-        fail(AgentError("uninstall.failed", f"not everything could be removed: {error}; try again"))
+        fail(AgentError("uninstall.failed", f"not everything could be removed: {error}; run it again"))
     except AgentError as error:
         fail(error)

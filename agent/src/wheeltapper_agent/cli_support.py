@@ -1,4 +1,4 @@
-"""What the commands of ``wheeltapper-agent`` share: options, and how a refusal is told."""
+"""What the commands of ``wheeltapper-agent`` share: common options, the token file, and the line for an error."""
 
 from __future__ import annotations
 
@@ -11,15 +11,27 @@ import typer
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
 
-__all__ = ["DEFAULT_CONFIG", "ConfigOption", "JsonOption", "fail"]
+__all__ = ["DEFAULT_CONFIG", "ConfigOption", "JsonOption", "fail", "read_token_file"]
 
 DEFAULT_CONFIG = Path("/etc/wheeltapper/agent.toml")
-"""Where ``install`` puts it; the same as :data:`unit.CONFIG_FILE`."""
+"""Where ``install`` puts the configuration; equal to :data:`wheeltapper_agent.host.systemd_unit.CONFIG_FILE`."""
 ConfigOption = Annotated[Path, typer.Option("--config", help="The agent's configuration (TOML).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def read_token_file(path: Path) -> str:
+    """The text of a file that holds an enrolment token.
+
+    Raises:
+        AgentError: ``enrol.token``: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AgentError("enrol.token", f"the token file {path} cannot be read: {error}") from error
+
+
 def fail(error: AgentError | ProtocolError) -> NoReturn:
-    """One line on standard error, and exit code 2."""
+    """End the command with one line on standard error, ``error: <message> [<code>]``, and exit code 2."""
     print(f"error: {error.message} [{error.code}]", file=sys.stderr)
     raise typer.Exit(2)

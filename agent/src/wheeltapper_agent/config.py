@@ -1,7 +1,13 @@
-"""The agent's configuration: frozen dataclasses, one loader, an unknown key is an error.
+"""The agent's configuration: a TOML file becomes frozen dataclasses.
 
-A configuration is TOML: ``[device]``, ``[delivery]``, ``[update]``, ``[capture]`` and ``[[pipelines]]``; each section
-is described where its room is. No globals, no environment.
+Its sections are ``[device]``, ``[delivery]``, ``[update]``, ``[capture]`` and ``[[pipelines]]``; the ``config.py`` of
+each room describes that room's section. An unknown key is an error. Neither globals nor the environment are read.
+
+Example:
+    >>> from pathlib import Path
+    >>> from wheeltapper_agent.config import load_config
+    >>> load_config(Path("/etc/wheeltapper/agent.toml")).device.profile
+    'raspberry-pi-4'
 """
 
 from __future__ import annotations
@@ -25,17 +31,19 @@ __all__ = ["AgentConfig", "DeviceConfig", "load_config"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
-    """Where the device keeps its state, and on which board it runs."""
+    """The section ``[device]``: where the device keeps its state, and which board it is."""
 
     state_dir: Path
+    """The state folder: identity, slots, spool, recordings."""
     profile: str = "x86-gateway"
+    """Name of the board's profile; ``wheeltapper-agent profiles`` lists them."""
     status_seconds: float = 30.0
-    """How often the retained status is repeated."""
+    """How often the status is published, at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """Everything."""
+    """The whole configuration; a section that the file leaves out has its defaults."""
 
     device: DeviceConfig
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
@@ -44,7 +52,34 @@ class AgentConfig:
     pipelines: tuple[PipelineConfig, ...] = ()
 
 
+def load_config(path: Path) -> AgentConfig:
+    """Read a configuration.
+
+    Args:
+        path: of the TOML file; relative paths in it are relative to its folder.
+
+    Raises:
+        AgentError: ``config.unreadable``, ``config.malformed``, ``config.unknown_key``, ``config.missing_key``,
+            ``config.invalid``; for the kind of a source also ``source.extra`` and ``source.plugin``.
+    """
+    table = read_toml(path)
+    base = path.resolve().parent
+    entries = table.get("pipelines", [])
+    if not isinstance(entries, list):
+        raise AgentError("config.invalid", "pipelines must be an array of tables: [[pipelines]]")
+    sections = {
+        "device": build(DeviceConfig, table.get("device", {}), "device", base),
+        "delivery": build(DeliveryConfig, table.get("delivery", {}), "delivery", base),
+        "update": build(UpdateConfig, table.get("update", {}), "update", base),
+        "capture": _capture(table.get("capture", {}), base),
+    }
+    pipelines = tuple(_pipeline(entry, index, base) for index, entry in enumerate(entries))
+    _check_together(pipelines)
+    return build(AgentConfig, table, "the configuration", base, **sections, pipelines=pipelines)
+
+
 def _pipeline(table: Any, index: int, base: Path) -> PipelineConfig:
+    """One entry of ``[[pipelines]]``; the kind of its source decides which keys ``source`` may have."""
     where = f"pipelines[{index}]"
     source = table.get("source") if isinstance(table, dict) else None
     if not isinstance(source, dict) or "kind" not in source:
@@ -58,48 +93,30 @@ def _pipeline(table: Any, index: int, base: Path) -> PipelineConfig:
     return pipeline
 
 
-def _capture(table: Any, base: Path) -> CaptureConfig:
-    rules = table.get("rules", []) if isinstance(table, dict) else []
-    if not isinstance(rules, list):
-        raise AgentError("config.invalid", "capture.rules must be an array of tables: [[capture.rules]]")
-    made = tuple(build(CaptureRule, rule, f"capture.rules[{index}]", base) for index, rule in enumerate(rules))
-    if len({rule.pipeline for rule in made}) != len(made):
-        raise AgentError("config.invalid", "two capture.rules are for the same pipeline")
-    return build(CaptureConfig, table, "capture", base, rules=made)
-
-
-def load_config(path: Path) -> AgentConfig:
-    """Read a configuration; relative paths in it are relative to its folder.
-
-    Raises:
-        AgentError: ``config.unreadable``, ``config.malformed``, ``config.unknown_key``, ``config.missing_key``,
-        ``config.invalid``.
-    """
-    table = read_toml(path)
-    base = path.resolve().parent
-    pipelines = table.get("pipelines", [])
-    if not isinstance(pipelines, list):
-        raise AgentError("config.invalid", "pipelines must be an array of tables: [[pipelines]]")
-    ready = {
-        "device": build(DeviceConfig, table.get("device", {}), "device", base),
-        "delivery": build(DeliveryConfig, table.get("delivery", {}), "delivery", base),
-        "update": build(UpdateConfig, table.get("update", {}), "update", base),
-        "capture": _capture(table.get("capture", {}), base),
-        "pipelines": tuple(_pipeline(entry, index, base) for index, entry in enumerate(pipelines)),
-    }
-    names = [entry.name for entry in ready["pipelines"]]  # type: ignore[attr-defined]  # a tuple of PipelineConfig
-    if len(set(names)) != len(names):
-        raise AgentError("config.invalid", "two pipelines have the same name")
-    kinds = [entry.source.kind for entry in ready["pipelines"]]  # type: ignore[attr-defined]  # as above
-    for kind in sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+def _check_together(pipelines: tuple[PipelineConfig, ...]) -> None:
+    """Refuse pipelines with one name, and sources that exclude each other on one device."""
+    if repeated := _repeated([pipeline.name for pipeline in pipelines]):
+        raise AgentError("config.invalid", f"two pipelines have the name {repeated[0]!r}")
+    for kind in sorted(set(_repeated([pipeline.source.kind for pipeline in pipelines]))):
         if source_kind(kind).exclusive:
             raise AgentError("config.invalid", f"only one pipeline of a device can have a source of kind {kind!r}")
-        if field_name := source_kind(kind).exclusive_by:
-            _check_different(field_name, [entry.source for entry in ready["pipelines"] if entry.source.kind == kind])  # type: ignore[attr-defined]  # as above
-    return build(AgentConfig, table, "the configuration", base, **ready)
+        if key := source_kind(kind).exclusive_by:
+            values = [getattr(pipeline.source, key) for pipeline in pipelines if pipeline.source.kind == kind]
+            if repeated := _repeated(values):
+                raise AgentError("config.invalid", f"two pipelines have a source with {key} = {repeated[0]!r}")
 
 
-def _check_different(field_name: str, sources: list[Any]) -> None:
-    values = [getattr(source, field_name) for source in sources]
-    if twice := [value for value in values if values.count(value) > 1]:
-        raise AgentError("config.invalid", f"two pipelines have a source with {field_name} = {twice[0]!r}")
+def _capture(table: Any, base: Path) -> CaptureConfig:
+    """The section ``[capture]`` with its ``[[capture.rules]]``."""
+    entries = table.get("rules", []) if isinstance(table, dict) else []
+    if not isinstance(entries, list):
+        raise AgentError("config.invalid", "capture.rules must be an array of tables: [[capture.rules]]")
+    rules = tuple(build(CaptureRule, entry, f"capture.rules[{index}]", base) for index, entry in enumerate(entries))
+    if repeated := _repeated([rule.pipeline for rule in rules]):
+        raise AgentError("config.invalid", f"two capture.rules are for the pipeline {repeated[0]!r}")
+    return build(CaptureConfig, table, "capture", base, rules=rules)
+
+
+def _repeated(values: list[Any]) -> list[Any]:
+    """The values that occur more than once."""
+    return [value for value in values if values.count(value) > 1]

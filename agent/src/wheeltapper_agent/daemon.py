@@ -1,7 +1,10 @@
-"""What ``wheeltapper-agent run`` becomes: the agent alone, without the command line's libraries, in the same process.
+"""The process of a running agent: ``wheeltapper-agent run`` replaces itself by this module, without the command line's
+libraries.
 
-``python -m wheeltapper_agent.daemon CONFIG [--verbose]``. Exit codes are the command
-line's: 0 done; 2 wrong configuration or a refusal.
+Usage: ``python -m wheeltapper_agent.daemon CONFIG [--verbose]``. Exit codes: 0 stopped by a signal; 2 wrong
+configuration, or a refusal, e.g. because another agent has the state folder.
+
+The order of the imports below matters: it decides which modules take memory.
 """
 
 from __future__ import annotations
@@ -15,28 +18,29 @@ from typing import Final
 from wheeltapper_agent.ground.lazy_import import hidden_module, lazy_import
 
 _LAZY_MODULES: Final = (
-    "bz2",  # shutil and zipfile, for archives of other kinds
-    "csv",  # a source that is a file
-    "ipaddress",  # urllib.parse, for addresses of IPv6 in URLs
-    "locale",  # subprocess, for text
-    "lzma",  # as bz2
-    "msgspec.inspect",  # msgspec, for JSON schemas
+    "bz2",  # imported by shutil and zipfile, for other kinds of archives
+    "csv",  # for a source that is a CSV file
+    "ipaddress",  # imported by urllib.parse, for IPv6 addresses in URLs
+    "locale",  # imported by subprocess, for text
+    "lzma",  # imported by shutil and zipfile, for other kinds of archives
+    "msgspec.inspect",  # imported by msgspec, for JSON schemas
     "shutil",
-    "stringprep",  # names of hosts that are not ASCII
-    "subprocess",  # the child that tests a release
-    "tempfile",  # captures
-    "urllib.request",  # paho, for WebSockets
-    "zipfile",  # recordings, golden vectors
-    "zoneinfo",  # maintenance windows; with it comes sysconfig
-    "zstandard",  # large batches
+    "stringprep",  # for host names that are not ASCII
+    "subprocess",  # for the child process that tests a release
+    "tempfile",  # for captures
+    "urllib.request",  # imported by paho, for WebSockets
+    "zipfile",  # for recordings and golden vectors
+    "zoneinfo",  # for maintenance windows; it imports sysconfig
+    "zstandard",  # for large batches
 )
-"""What the modules below import and an agent at work does not use, or seldom: 4 MB, with the one below.
+"""Modules that the imports below load and a running agent seldom or never uses: together 4 MB. They are
+loaded when used.
 
-Not here, though they would save memory: what a fault needs (``traceback`` to log it, ``random`` to connect again). An
-agent whose disk cannot be read, or that cannot open one more file, must still be able to say so and go on.
+What is needed after a fault is not in the list, though it would save memory: ``traceback`` to log it, ``random`` to
+connect again. An agent whose disk cannot be read, or that can open no more files, must still report it and go on.
 """
 
-with hidden_module("typing_extensions"):  # msgspec prefers it to the equal parts of typing
+with hidden_module("typing_extensions"):  # msgspec prefers it where typing has the same
     for _name in _LAZY_MODULES:
         lazy_import(_name)
     import msgspec  # noqa: F401
@@ -56,7 +60,14 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the agent until SIGTERM or Ctrl-C; returns the exit code."""
+    """Run the agent until SIGTERM or Ctrl-C.
+
+    Args:
+        arguments: path of the configuration, and perhaps ``--verbose``.
+
+    Returns:
+        The exit code.
+    """
     config = Path(arguments[0])
     logging.basicConfig(
         stream=sys.stderr,
