@@ -20,7 +20,7 @@ from wheeltapper_agent.source.simulator import SimulatorConfig, SimulatorSource
 from wheeltapper_agent.update.blobs import BlobStore
 from wheeltapper_agent.update.config import UpdateConfig
 from wheeltapper_agent.update.effects import Effects
-from wheeltapper_agent.update.floors import MARKS_FILE, MarkStore
+from wheeltapper_agent.update.floors import FLOORS_FILE, FloorStore
 from wheeltapper_agent.update.journal import Journal
 from wheeltapper_agent.update.slots import Slots
 from wheeltapper_agent.update.tuf_client import TufClient
@@ -64,13 +64,13 @@ class Device:
         clock = clock or SystemClock()
         self.spool = Spool(folder / "spool.db")
         self.pipeline = Pipeline("main", make_source(source, folder / "sim.json", clock), self.spool, clock)
-        self.marks = MarkStore((folder / MARKS_FILE, folder / "slots" / MARKS_FILE))
+        self.floors = FloorStore((folder / FLOORS_FILE, folder / "slots" / FLOORS_FILE))
         self.slots = Slots(folder / "slots")
         fields: dict[str, Any] = {"fetch_attempts": 2, "fetch_retry_seconds": 0.05, "probation_windows": 2}
         config = UpdateConfig(**(fields | {"condition_seconds": 0.05, "shadow_max_load": 1e6} | update))
         trusted = root or identity.root.read_bytes()
         self.metadata = metadata = TufClient(
-            folder / "tuf", trusted, client, clock, self.marks, config.metadata_timeout_seconds
+            folder / "tuf", trusted, client, clock, self.floors, config.metadata_timeout_seconds
         )
         pipelines = {"main": self.pipeline}
         blobs = BlobStore(
@@ -80,15 +80,17 @@ class Device:
             config.fetch_bytes_per_second,
             config.fetch_least_bytes_per_second,
         )
-        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.marks)
+        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.floors)
         journal = Journal(folder / "journal.json")
-        self.updater = Updater("device-1", journal, metadata, effects, self.marks, self.spool, clock, 0.2, lambda: None)
+        self.updater = Updater(
+            "device-1", journal, metadata, effects, self.floors, self.spool, clock, 0.2, lambda: None
+        )
         self.effects = effects
         if started:
             self.start()
 
     def start(self) -> None:
-        self.effects.load_active("main")
+        self.effects.running.load_active("main")
         self.pipeline.start()
         self.updater.start()
 

@@ -14,8 +14,7 @@ from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.source.base import Window
-from wheeltapper_agent.update import effects, journal, slots, tuf_client
-from wheeltapper_agent.update import floors as marks
+from wheeltapper_agent.update import floors, journal, obtaining, running, slots, tuf_client
 
 __all__ = ["FAULTS", "die_in_sqlite", "plant", "self_test_without_child"]
 
@@ -61,8 +60,8 @@ def _losing_take(self: Any, batch: list[Window]) -> None:
         _TAKE(self, batch)
 
 
-def _remember_only(self: Any, more: marks.Marks) -> None:
-    self.marks = marks.merge(self.marks, more)
+def _raise_in_memory(self: Any, more: floors.Floors) -> None:
+    self.current = floors.highest(self.current, more)
 
 
 def _nothing(*_args: Any) -> None:
@@ -71,25 +70,25 @@ def _nothing(*_args: Any) -> None:
 
 FAULTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "link": [(slots, "replace_link", _careless_link)],
-    "journal": [(journal, "write_atomic", _careless_write), (marks, "write_atomic", _careless_write)],
+    "journal": [(journal, "write_atomic", _careless_write), (floors, "write_atomic", _careless_write)],
     "stage": [
         (slots, "fsync_file", _no_fsync),
         (slots, "fsync_folder", _no_fsync),
     ],
     "losing": [(Pipeline, "_take", _losing_take)],
-    "unloaded": [(effects.Effects, "load_active", _nothing)],
+    "unloaded": [(running.Running, "load_active", _nothing)],
     "unsigned": [(tuf_client.VerifiedMetadata, "verify_director", _nothing)],
     "alone": [(tuf_client.VerifiedMetadata, "check_target", _nothing)],
-    "floorless": [(effects.Effects, "_below_floor", lambda *_args: False)],
+    "floorless": [(floors.FloorStore, "permits", lambda *_args: True)],
     "unversioned": [(tuf_client.TufClient, "_check_versions", _nothing)],
-    "forgetful": [(marks.MarkStore, "rise", _remember_only)],
-    "marks": [(marks, "write_atomic", _unsynced_write)],
+    "forgetful": [(floors.FloorStore, "raise_to", _raise_in_memory)],
+    "floors": [(floors, "write_atomic", _unsynced_write)],
     "renamed": [(journal, "write_atomic", _unsynced_write)],
     "metadata": [(tuf_client, "fsync_file", _no_fsync)],
 }
 """By name: a link switched in two steps; a journal written in place; a release active before it is durable; windows
 lost in a swap; nothing loaded at a start; the director's signature, the team's word, the floor, the versions of
-metadata not checked; marks that are not written, or not durable; a journal, metadata that are not durable."""
+metadata not checked; floors that are not written, or not durable; a journal, metadata that are not durable."""
 
 
 def plant(name: str) -> None:
@@ -105,7 +104,7 @@ def self_test_without_child() -> None:
         bundle = load_bundle(folder, profile, sha256)
         return bundle, self_test(bundle)
 
-    vars(effects)["try_candidate"] = tried
+    vars(obtaining)["try_candidate"] = tried
 
 
 def die_in_sqlite(at: int, log: Path) -> None:

@@ -275,9 +275,9 @@ class Ground:
         """What is not as it should be after the life that was not cut, nor after one in which the device is lied to.
 
         The power goes between the two, and with every second cut the journal and the cached metadata, so that the
-        marks stand alone.
+        floors stand alone.
         """
-        broken = check(folder, scenario, expected) + _lost(folder, cut) + _check_marks(folder, scenario)
+        broken = check(folder, scenario, expected) + _lost(folder, cut) + _check_floors(folder, scenario)
         if cut.number // 2 % self.lied_to and not cut.plant:
             return broken
         if cut.number % 2:
@@ -326,7 +326,7 @@ def _lost(folder: Path, cut: Cut) -> list[str]:
     (folder / "calls").unlink()
     shutil.rmtree(folder / "backups")
     broken = _check_slot(folder, anything=True)
-    for path in (folder / "state/journal.json", *_marks(folder)):
+    for path in (folder / "state/journal.json", *_floor_files(folder)):
         broken += _damage(path)
     return broken
 
@@ -339,21 +339,21 @@ def _damage(path: Path) -> list[str]:
     return []
 
 
-def _marks(folder: Path) -> tuple[Path, Path]:
+def _floor_files(folder: Path) -> tuple[Path, Path]:
     return folder / "state/marks.json", folder / "state/slots/marks.json"
 
 
-def _check_marks(folder: Path, scenario: Scenario) -> list[str]:
+def _check_floors(folder: Path, scenario: Scenario) -> list[str]:
     """Promise 1, on the disk: what must not be forgotten."""
     broken: list[str] = []
     for role_name in ("timestamp", "snapshot", "targets"):
         broken += _damage(folder / f"state/tuf/{role_name}.json")
-    for path in _marks(folder):
+    for path in _floor_files(folder):
         if _damage(path):
             continue  # it was said
-        marks = json.loads(path.read_bytes())
-        if marks["counter"] != 1 + len(scenario.ends) or marks["floors"].get("bearing") != scenario.floor:
-            broken.append(f"the marks are {marks}")
+        floors = json.loads(path.read_bytes())
+        if floors["counter"] != 1 + len(scenario.ends) or floors["floors"].get("bearing") != scenario.floor:
+            broken.append(f"the floors are {floors}")
     return broken
 
 

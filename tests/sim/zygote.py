@@ -114,7 +114,7 @@ def _wait(what: Callable[[], bool], name: Callable[[], str]) -> None:
 
 def _begin(device: Device) -> None:
     """As the service, but that the first window is through before the updater goes on."""
-    device.effects.load_active("main")
+    device.effects.running.load_active("main")
     device.pipeline.start()
     _wait(lambda: device.pipeline.status().windows > 0, lambda: "a window")
     device.updater.start()

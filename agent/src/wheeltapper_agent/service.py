@@ -39,9 +39,9 @@ from wheeltapper_agent.records.spool import Spool, SpoolLimits
 from wheeltapper_agent.source.opening import make_or_defer_source
 from wheeltapper_agent.update.blobs import BlobStore
 from wheeltapper_agent.update.effects import Effects
-from wheeltapper_agent.update.floors import MARKS_FILE, MarkStore
+from wheeltapper_agent.update.floors import FLOORS_FILE, FloorStore
 from wheeltapper_agent.update.journal import Journal
-from wheeltapper_agent.update.metadata import LateMetadata, MetadataClient
+from wheeltapper_agent.update.metadata import DeferredMetadata, MetadataClient
 from wheeltapper_agent.update.slots import Slots
 from wheeltapper_agent.update.updater import Updater
 from wheeltapper_protocols.errors import WireError
@@ -163,25 +163,25 @@ class Agent:
     def _make_updater(self, client: HttpsClient, identity: Identity) -> tuple[Effects, Updater]:
         state, config, clock = self._state_dir, self._config.update, self._clock
         root = identity.root.read_bytes()
-        marks = MarkStore((state / MARKS_FILE, state / "slots" / MARKS_FILE))
+        floors = FloorStore((state / FLOORS_FILE, state / "slots" / FLOORS_FILE))
 
         def make_metadata() -> MetadataClient:
             from wheeltapper_agent.update.tuf_client import TufClient  # some MB, needed from the first assignment on
 
-            return TufClient(state / "tuf", root, client, clock, marks, config.metadata_timeout_seconds)
+            return TufClient(state / "tuf", root, client, clock, floors, config.metadata_timeout_seconds)
 
-        metadata = LateMetadata(make_metadata)
+        metadata = DeferredMetadata(make_metadata)
         slots = Slots(state / "slots")
         blobs = BlobStore(
             state / "blobs", client, slots.find, config.fetch_bytes_per_second, config.fetch_least_bytes_per_second
         )
-        effects = Effects(self.pipelines, slots, blobs, metadata, config, self._profile, clock, marks)
+        effects = Effects(self.pipelines, slots, blobs, metadata, config, self._profile, clock, floors)
         updater = Updater(
             self._device,
             Journal(state / "journal.json"),
             metadata,
             effects,
-            marks,
+            floors,
             self.spool,
             clock,
             config.metadata_retry_seconds,
@@ -204,7 +204,7 @@ class Agent:
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""
         for name in self.pipelines:
-            self._effects.load_active(name)
+            self._effects.running.load_active(name)
         for pipeline in self.pipelines.values():
             pipeline.start()
         self.updater.start()

@@ -42,7 +42,7 @@ from wheeltapper_agent.host.doctor import (
 )
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, LocalServer
 from wheeltapper_agent.link.identity import Identity, enroll, load_identity, parse_token
-from wheeltapper_agent.update.floors import MARKS_FILE, Marks, MarkStore
+from wheeltapper_agent.update.floors import FLOORS_FILE, Floors, FloorStore
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 NOW = 1_800_000_000.0
@@ -249,7 +249,7 @@ def test_a_clock_that_cannot_be_right(tmp_path: Path) -> None:
 
 
 def test_a_clock_before_what_the_fleet_signed(tmp_path: Path) -> None:
-    MarkStore((tmp_path / MARKS_FILE,)).rise(Marks(newest_time_seconds=NOW + 10 * 86400.0))
+    FloorStore((tmp_path / FLOORS_FILE,)).raise_to(Floors(newest_time_seconds=NOW + 10 * 86400.0))
     found = check_clock(tmp_path, NOW, True)
     assert found.verdict == FAIL
     assert "10.0 days before" in found.found

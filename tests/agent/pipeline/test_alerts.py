@@ -21,7 +21,7 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import Source, SourceSpec, Window
 from wheeltapper_agent.source.deferred import DeferredSource
-from wheeltapper_agent.update.score_history import Recent
+from wheeltapper_agent.update.score_history import ScoreHistory
 from wheeltapper_protocols.decision.decision import DecisionSpec, Verdict
 from wheeltapper_protocols.manifest.manifest import Anomaly, Manifest, RawInput
 from wheeltapper_protocols.wire.messages import Alert, Severity, TelemetryRecord
@@ -91,23 +91,25 @@ def test_an_alert_goes_on_until_it_is_cleared(tmp_path: Path, mean_of_samples: B
 
 
 def test_an_alert_that_was_inherited_is_not_held_against_the_new_release(mean_of_samples: Bundle) -> None:
-    recent, window = Recent(), Window(np.zeros((16, 1), np.float32), 0.0)
+    history, window = ScoreHistory(), Window(np.zeros((16, 1), np.float32), 0.0)
     old, new = mean_of_samples.manifest, msgspec.structs.replace(mean_of_samples.manifest, release=2)
 
     def see(manifest: Manifest, alert: bool, changed: bool = False) -> None:
         severity = Severity.WARNING if alert else Severity.NORMAL
-        recent.observe(Observation("main", 0, window, manifest, None, 0.1, Verdict(0.1, severity, alert, changed), 1.0))
+        history.observe(
+            Observation("main", 0, window, manifest, None, 0.1, Verdict(0.1, severity, alert, changed), 1.0)
+        )
 
     see(old, True, changed=True)
     see(old, True)
-    assert recent.figures().alerts == 2
+    assert history.statistics().alerts == 2
     for _ in range(3):
         see(new, True)
     see(new, False, changed=True)
-    assert recent.figures().alerts == 0
+    assert history.statistics().alerts == 0
     see(new, True, changed=True)
     see(new, True)
-    assert recent.figures().alerts == 2
+    assert history.statistics().alerts == 2
 
 
 def test_a_score_of_minus_infinity_does_not_end_the_stream(tmp_path: Path) -> None:

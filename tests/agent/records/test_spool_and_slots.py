@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.records.spool import Spool, read_figures
-from wheeltapper_agent.update.journal import Entry, Execution, Journal
+from wheeltapper_agent.update.journal import Execution, Journal, JournalEntry
 from wheeltapper_agent.update.slots import Slots
 from wheeltapper_protocols.wire.messages import Alert, CaptureReport, LossReport, Report, Severity, TelemetryRecord
 
@@ -211,10 +211,10 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new(
 
 def test_the_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.json")
-    assert journal.read() == Entry()
-    entry = Entry(counter=4, execution=Execution(id="e", state="FETCHING"))
+    assert journal.read() == JournalEntry()
+    entry = JournalEntry(counter=4, execution=Execution(id="e", state="FETCHING"))
     journal.write(entry)
     assert journal.read() == entry
     (tmp_path / "journal.json").write_bytes(b"\xff{")
-    assert journal.read() == Entry()
+    assert journal.read() == JournalEntry()
     assert (tmp_path / "journal.json.bad").exists()

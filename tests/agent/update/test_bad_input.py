@@ -204,7 +204,7 @@ def test_cancelled_and_superseded_while_fetching(device: Device, server: DeviceS
     path = "/v1/blobs/" + hashlib.sha256(files[MODEL_FILE]).hexdigest()
     target = server.repository.publish(2, files)
     server.planted[path] = (503, b"{}")
-    device.updater._effects.config = UpdateConfig(fetch_attempts=1000, fetch_retry_seconds=0.05, probation_windows=2)
+    device.effects.obtaining.config = UpdateConfig(fetch_attempts=1000, fetch_retry_seconds=0.05, probation_windows=2)
     device.updater.assign(server.repository.assign(target, 2))
     until(lambda: device.states("e2")[-1:] == ["FETCHING"], 10, "fetching")
     device.updater.cancel("e2")

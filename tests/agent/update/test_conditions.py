@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from wheeltapper_agent.config import load_config
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.update.condition_readings import default_interface, free_bytes, metered, on_mains
-from wheeltapper_agent.update.conditions import Conditions, Surroundings, is_open, next_opening, parse_window, unmet
+from wheeltapper_agent.update.conditions import (
+    ConditionReadings,
+    Conditions,
+    is_open,
+    next_opening,
+    parse_window,
+    unmet,
+)
 from wheeltapper_agent.update.config import UpdateConfig
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -110,7 +117,7 @@ def test_the_next_opening_is_the_first(now_seconds: int) -> None:
 def test_every_condition_has_its_code_and_what_is_unknown_holds_nothing_up() -> None:
     conditions = Conditions((parse_window("02:00-03:00"),), UTC, True, True, 1000)
     noon = datetime(2026, 3, 2, 12, tzinfo=UTC).timestamp()
-    found = unmet(conditions, Surroundings(noon, False, True, 1499), 500)
+    found = unmet(conditions, ConditionReadings(noon, False, True, 1499), 500)
     assert [each.code for each in found] == [
         "update.waiting_window",
         "update.waiting_mains",
@@ -119,20 +126,20 @@ def test_every_condition_has_its_code_and_what_is_unknown_holds_nothing_up() -> 
     ]
     assert "opens Tue 2026-03-03 02:00" in found[0].detail
     night = datetime(2026, 3, 2, 2, tzinfo=UTC).timestamp()
-    assert unmet(conditions, Surroundings(night, True, False, 1500), 500) == ()
-    assert unmet(conditions, Surroundings(night)) == ()
-    assert unmet(Conditions(), Surroundings(noon, False, True, 0)) == ()
+    assert unmet(conditions, ConditionReadings(night, True, False, 1500), 500) == ()
+    assert unmet(conditions, ConditionReadings(night)) == ()
+    assert unmet(Conditions(), ConditionReadings(noon, False, True, 0)) == ()
 
 
 def test_no_window_is_open_while_the_clock_is_wrong() -> None:
     always = Conditions((parse_window("00:00-24:00"),))
     now = datetime(2026, 1, 5, 12, 0, tzinfo=UTC).timestamp()
-    assert unmet(always, Surroundings(now, verified_seconds=now + 30.0)) == ()
-    (found,) = unmet(always, Surroundings(60.0, verified_seconds=now))
+    assert unmet(always, ConditionReadings(now, verified_seconds=now + 30.0)) == ()
+    (found,) = unmet(always, ConditionReadings(60.0, verified_seconds=now))
     assert found.code == "update.waiting_window"
     assert "1970-01-02" in found.detail or "1970-01-01" in found.detail
     assert "2026-01-05 12:00 UTC or later" in found.detail
-    assert unmet(Conditions(), Surroundings(60.0, verified_seconds=now)) == ()
+    assert unmet(Conditions(), ConditionReadings(60.0, verified_seconds=now)) == ()
 
 
 def _supply(folder: Path, name: str, **files: str) -> None:

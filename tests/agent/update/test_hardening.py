@@ -21,10 +21,9 @@ from wheeltapper_agent.pipeline.ledger import MAX_PENDING
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.simulator import SimulatorSource
-from wheeltapper_agent.update import floors as marks
-from wheeltapper_agent.update import tuf_client
-from wheeltapper_agent.update.floors import Marks, MarkStore, merge
-from wheeltapper_agent.update.journal import Entry, Journal
+from wheeltapper_agent.update import floors, tuf_client
+from wheeltapper_agent.update.floors import Floors, FloorStore, highest
+from wheeltapper_agent.update.journal import Journal, JournalEntry
 from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 
@@ -50,41 +49,41 @@ def _scores_on(device: Device) -> None:
     until(lambda: _windows(device) > count + 1, 5, "windows")
 
 
-# --- marks ------------------------------------------------------------------------------------------------------------
+# --- floors -----------------------------------------------------------------------------------------------------------
 
 
-def test_marks_rise_only_and_survive_the_loss_of_any_copy(tmp_path: Path) -> None:
+def test_floors_rise_only_and_survive_the_loss_of_any_copy(tmp_path: Path) -> None:
     paths = (tmp_path / "a.json", tmp_path / "slots/b.json")
-    store = MarkStore(paths)
-    store.rise(Marks(counter=5, payload_sha256="ab", newest_time_seconds=9.0, floors={"m": 3}))
-    store.rise(Marks(counter=4, payload_sha256="cd", newest_time_seconds=1.0, floors={"m": 2, "n": 7}))
-    expected = Marks(counter=5, payload_sha256="ab", newest_time_seconds=9.0, floors={"m": 3, "n": 7})
+    store = FloorStore(paths)
+    store.raise_to(Floors(counter=5, payload_sha256="ab", newest_time_seconds=9.0, rollback_floors={"m": 3}))
+    store.raise_to(Floors(counter=4, payload_sha256="cd", newest_time_seconds=1.0, rollback_floors={"m": 2, "n": 7}))
+    expected = Floors(counter=5, payload_sha256="ab", newest_time_seconds=9.0, rollback_floors={"m": 3, "n": 7})
     for lost in (None, *paths):
         if lost is not None:
             lost.write_bytes(b"\xff{")
-        assert MarkStore(paths).marks == expected
-    assert merge(Marks(), expected) == expected
+        assert FloorStore(paths).current == expected
+    assert highest(Floors(), expected) == expected
 
 
-def test_marks_of_another_version_are_read(tmp_path: Path) -> None:
+def test_floors_of_another_version_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'{"counter":5,"payload_sha256":"ab","newest_time_seconds":9.0,"floors":{"m":3},"later":[1]}')
-    store = MarkStore((path,))
-    store.rise(Marks(metadata={"root": 2}))
-    store.rise(Marks(counter=6, metadata={"root": 1, "x": 1}))
-    assert MarkStore((path,)).marks == Marks(
-        counter=6, newest_time_seconds=9.0, floors={"m": 3}, metadata={"root": 2, "x": 1}
+    store = FloorStore((path,))
+    store.raise_to(Floors(metadata={"root": 2}))
+    store.raise_to(Floors(counter=6, metadata={"root": 1, "x": 1}))
+    assert FloorStore((path,)).current == Floors(
+        counter=6, newest_time_seconds=9.0, rollback_floors={"m": 3}, metadata={"root": 2, "x": 1}
     )
 
 
-def test_marks_outlast_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = MarkStore((tmp_path / "a.json",))
+def test_floors_outlast_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FloorStore((tmp_path / "a.json",))
     with monkeypatch.context() as patch:
-        patch.setattr(marks, "write_atomic", _full)
-        store.rise(Marks(counter=5))
-    assert store.marks.counter == 5
-    store.rise(Marks())
-    assert MarkStore((tmp_path / "a.json",)).marks.counter == 5
+        patch.setattr(floors, "write_atomic", _full)
+        store.raise_to(Floors(counter=5))
+    assert store.current.counter == 5
+    store.raise_to(Floors())
+    assert FloorStore((tmp_path / "a.json",)).current.counter == 5
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_a_journal_with_one_byte_changed_is_put_aside(tmp_path: Path, device: De
     damaged = whole.replace(b'"path":"releases/', b'"path":"releases?', 1)
     assert damaged != whole  # it is JSON of the right types, but no target of a pipeline
     path.write_bytes(damaged)
-    assert Journal(path).read() == Entry()
+    assert Journal(path).read() == JournalEntry()
     assert path.with_name("journal.json.bad").read_bytes() == damaged
 
 
@@ -383,7 +382,7 @@ def test_a_clock_in_the_past_does_not_revive_what_expired(tmp_path: Path, server
         now, target = time.time(), server.repository.publish(1, make_bundle(1))
         device.updater.assign(server.repository.assign(target, 1))
         until(lambda: "COMMITTED" in device.states("e1"), 10, "release 1")
-        assert device.marks.marks.newest_time_seconds == pytest.approx(now, abs=5)
+        assert device.floors.current.newest_time_seconds == pytest.approx(now, abs=5)
         device.updater.assign(server.repository.assign(target, 2, issued_at=now - 900, expires_at=now - 300))
         until(lambda: device.last() == ("refused", "assignment.expired"), 10, "the refusal")
         server.repository.timestamp_expires = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
@@ -401,7 +400,7 @@ def test_a_clock_in_the_future_refuses_and_recovers(tmp_path: Path, server: Devi
         raw = server.repository.assign(server.repository.publish(1, make_bundle(1)), 1)
         device.updater.assign(raw)
         until(lambda: bool(device.bodies()) and device.last() == ("refused", "trust.expired"), 10, "the refusal")
-        assert device.marks.marks.newest_time_seconds == 0.0
+        assert device.floors.current.newest_time_seconds == 0.0
         clock.offset_seconds = 0.0
         until(lambda: "COMMITTED" in device.states("e1"), 10, "release 1, once the clock is right")
     finally:
@@ -414,7 +413,7 @@ def test_a_lying_director_does_not_lock_the_device_out(server: DeviceServer, dev
     server.repository.sign()
     device.updater.assign(server.repository.assign(target, 2, issued_at=9e11, expires_at=1e12))
     until(lambda: "COMMITTED" in device.states("e2"), 10, "the assignment from the year 30000")
-    assert device.marks.marks.newest_time_seconds == server.repository.timestamp_expires.timestamp()
+    assert device.floors.current.newest_time_seconds == server.repository.timestamp_expires.timestamp()
     server.repository.timestamp_expires += timedelta(hours=1)
     server.repository.sign()
     later = time.time() + 3 * 86400

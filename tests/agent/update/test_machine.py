@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.agent.repository import Repository
-from wheeltapper_agent.update.deadline import Moment, allowed_seconds, away_seconds
+from wheeltapper_agent.update.deadline import Moment, allowed_seconds, downtime_seconds
 from wheeltapper_agent.update.machine import ENTRY_EFFECTS, TABLE, Effect, Event, IllegalTransitionError, step
-from wheeltapper_agent.update.resume import MAX_RESUMES, max_resumes, resume, uncounted
-from wheeltapper_agent.update.trust import IGNORED, Accepted, RefusedError, Standing, check_assignment, is_known
+from wheeltapper_agent.update.resume import MAX_RESUMES, max_resumes, resume, resume_uncounted
+from wheeltapper_agent.update.trust import IGNORED, Accepted, RefusedError, TrustState, check_assignment, is_known
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 from wheeltapper_protocols.wire.messages import ExecutionState as S
 
@@ -104,7 +104,7 @@ def test_resume_of_the_unknown_rolls_back() -> None:
 def test_a_restart_that_cannot_be_counted_runs_nothing_new(state: S) -> None:
     plan = resume(state.value, 0)
     assert plan is not None
-    found = uncounted(plan, "storage.read_only")
+    found = resume_uncounted(plan, "storage.read_only")
     touched = state in (S.ACTIVATING, S.PROBATION)
     assert (found.event is Event.BROKE) == touched
     if touched:
@@ -114,13 +114,13 @@ def test_a_restart_that_cannot_be_counted_runs_nothing_new(state: S) -> None:
 def test_what_passed_between_two_lives() -> None:
     """Within a boot by the seconds since it; over one by the wall clock, where that was right when it was noted."""
     now, verified = 1.8e9, 1.7e9
-    assert away_seconds(Moment(now, "a", 100.0), Moment(60.0, "a", 130.0), verified) == 30.0
-    assert away_seconds(Moment(60.0, "a", 100.0), Moment(now, "a", 101.0), verified) == 1.0
-    assert away_seconds(Moment(60.0, "a", 100.0), Moment(now, "b", 20.0), verified) == 0.0
-    assert away_seconds(Moment(now, "a", 100.0), Moment(now + 86_400.0, "b", 20.0), verified) == 86_400.0
-    assert away_seconds(Moment(now, "a", 100.0), Moment(60.0, "b", 20.0), verified) == 0.0
-    assert away_seconds(Moment(now), Moment(now + 5.0), verified) == 5.0
-    assert away_seconds(Moment(0.0), Moment(now), 0.0) == 0.0
+    assert downtime_seconds(Moment(now, "a", 100.0), Moment(60.0, "a", 130.0), verified) == 30.0
+    assert downtime_seconds(Moment(60.0, "a", 100.0), Moment(now, "a", 101.0), verified) == 1.0
+    assert downtime_seconds(Moment(60.0, "a", 100.0), Moment(now, "b", 20.0), verified) == 0.0
+    assert downtime_seconds(Moment(now, "a", 100.0), Moment(now + 86_400.0, "b", 20.0), verified) == 86_400.0
+    assert downtime_seconds(Moment(now, "a", 100.0), Moment(60.0, "b", 20.0), verified) == 0.0
+    assert downtime_seconds(Moment(now), Moment(now + 5.0), verified) == 5.0
+    assert downtime_seconds(Moment(0.0), Moment(now), 0.0) == 0.0
 
 
 def test_the_nearer_of_two_deadlines_counts() -> None:
@@ -166,7 +166,7 @@ class Machine(RuleBasedStateMachine):
         if counted:
             self.resumes += unclean
         else:
-            plan = uncounted(plan, "storage.full")
+            plan = resume_uncounted(plan, "storage.full")
         self._go(step(plan.state, plan.event).state if plan.event else plan.state)
 
     @invariant()
@@ -189,10 +189,10 @@ def repository() -> Repository:
 
 
 TARGET = PipelineTarget(model="bearing", release=1, path="releases/bearing/1/manifest.json", length=10, sha256="0" * 64)
-STANDING = Standing("device-1", counter=3)
+STANDING = TrustState("device-1", counter=3)
 
 
-def _check(repository: Repository, raw: bytes, standing: Standing = STANDING, now: float | None = None) -> Any:
+def _check(repository: Repository, raw: bytes, trust_state: TrustState = STANDING, now: float | None = None) -> Any:
     from tuf.api.exceptions import UnsignedMetadataError
     from tuf.api.metadata import Metadata, Targets
 
@@ -204,15 +204,15 @@ def _check(repository: Repository, raw: bytes, standing: Standing = STANDING, no
         except UnsignedMetadataError as error:
             raise ValueError(str(error)) from error
 
-    return check_assignment(raw, standing, verify, time.time() if now is None else now)
+    return check_assignment(raw, trust_state, verify, time.time() if now is None else now)
 
 
 def test_an_assignment_is_accepted_and_then_ignored(repository: Repository) -> None:
     raw = repository.assign(TARGET, 4)
     found = _check(repository, raw)
     assert isinstance(found, Accepted)
-    assert found.standing.counter == 4
-    assert _check(repository, raw, found.standing) is IGNORED
+    assert found.trust_state.counter == 4
+    assert _check(repository, raw, found.trust_state) is IGNORED
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_signed_assignment_that_is_refused(repository: Repository, code: str, 
 def test_the_same_counter_with_other_bytes_is_refused(repository: Repository) -> None:
     found = _check(repository, repository.assign(TARGET, 4))
     with pytest.raises(RefusedError) as refused:
-        _check(repository, repository.assign(TARGET, 4, execution="other"), found.standing)
+        _check(repository, repository.assign(TARGET, 4, execution="other"), found.trust_state)
     assert refused.value.code == "assignment.counter"
 
 
@@ -246,9 +246,9 @@ def test_another_key_is_refused_before_anything_is_read(repository: Repository) 
 
 def test_time_does_not_run_back_past_what_was_verified(repository: Repository) -> None:
     now = time.time()
-    standing = Standing("device-1", newest_time_seconds=now + 1000)
+    trust_state = TrustState("device-1", newest_time_seconds=now + 1000)
     with pytest.raises(RefusedError) as refused:
-        _check(repository, repository.assign(TARGET, 1), standing, now=now - 1e6)
+        _check(repository, repository.assign(TARGET, 1), trust_state, now=now - 1e6)
     assert refused.value.code == "assignment.expired"
 
 
@@ -282,10 +282,10 @@ def test_no_bytes_do_more_than_be_refused(raw: bytes) -> None:
 
 def test_a_known_assignment_needs_no_verifying(repository: Repository) -> None:
     raw = repository.assign(TARGET, 4)
-    standing = _check(repository, raw).standing
-    assert is_known(raw, standing)
+    trust_state = _check(repository, raw).trust_state
+    assert is_known(raw, trust_state)
     assert not is_known(raw, STANDING)
-    assert not is_known(raw, replace(standing, lost=True))
-    assert not is_known(repository.assign(TARGET, 5), standing)
+    assert not is_known(raw, replace(trust_state, execution_lost=True))
+    assert not is_known(repository.assign(TARGET, 5), trust_state)
     for garbage in (b"", b"{}", raw[:-5], b"x" * 100_000, raw.replace(b'"payload": "', b'"payload": "!')):
-        assert not is_known(garbage, standing)
+        assert not is_known(garbage, trust_state)

@@ -24,7 +24,7 @@ from wheeltapper_agent.link.https import HttpsClient, HttpsError
 from wheeltapper_agent.link.mqtt import tls_context
 from wheeltapper_agent.update import blobs
 from wheeltapper_agent.update.blobs import BlobStore
-from wheeltapper_agent.update.floors import MarkStore
+from wheeltapper_agent.update.floors import FloorStore
 from wheeltapper_agent.update.tuf_client import TufClient
 
 _TIMEOUT_SECONDS = 0.5
@@ -147,7 +147,7 @@ def test_the_least_rate_is_looked_at_once_in_a_window() -> None:
 def test_metadata_have_a_time(tmp_path: Path, server: DeviceServer, dribbler: Any) -> None:
     client, began = dribbler(_BEGUN, b"{"), time.monotonic()
     with pytest.raises(AgentError) as refused:
-        TufClient(tmp_path / "tuf", server.repository.root, client, SystemClock(), MarkStore(()), 1.0).refresh(0.0)
+        TufClient(tmp_path / "tuf", server.repository.root, client, SystemClock(), FloorStore(()), 1.0).refresh(0.0)
     assert refused.value.code == "fetch.slow"
     assert 1.0 <= time.monotonic() - began < 2.0
 

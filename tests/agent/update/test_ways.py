@@ -32,7 +32,7 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.service import Agent
 from wheeltapper_agent.source.base import Window
-from wheeltapper_agent.update.floors import Marks
+from wheeltapper_agent.update.floors import Floors
 from wheeltapper_agent.update.journal import Journal
 from wheeltapper_agent.update.shadow import QUEUE_WINDOWS, Shadow
 from wheeltapper_agent.update.updater import Updater
@@ -495,7 +495,7 @@ def test_a_way_back_below_the_floor_ends_with_no_release(tmp_path: Path, server:
     """Another pipeline's release raised the model's floor meanwhile."""
     settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 5}
     with _restarted(tmp_path / "device", server, **settings) as device:
-        device.marks.rise(Marks(floors={"bearing": 2}))
+        device.floors.raise_to(Floors(rollback_floors={"bearing": 2}))
         assert device.scores_with() == 1  # it may stay where it is
         device.updater.assign(_bad(server, 3))
         until(lambda: device.states("e3")[-1:] == ["FAILED"], 15, "the end")
@@ -646,11 +646,11 @@ def test_a_commit_waits_for_the_journal(tmp_path: Path, server: DeviceServer, mo
             device.updater.assign(_assign(server, 2, make_bundle(2, gain=0.55, rollback_floor=2)))
             until(lambda: refused > 3, 15, "the refusals")
             assert device.states("e2")[-1] == "PROBATION"
-            assert device.marks.marks.floors == {}
+            assert device.floors.current.rollback_floors == {}
     with _restarted(folder, server) as device:
         until(lambda: device.states("e2")[-1] == "COMMITTED", 15, "the commit")
         assert device.states("e2").count("COMMITTED") == 1
-        until(lambda: device.marks.marks.floors == {"bearing": 2}, 5, "the floor")
+        until(lambda: device.floors.current.rollback_floors == {"bearing": 2}, 5, "the floor")
 
 
 def _refusing_agent(*_args: Any) -> None:
@@ -734,7 +734,7 @@ def test_what_changes_nothing_starts_no_second_self_test(
             device.updater.assign(old)
             return real(*args)
 
-        monkeypatch.setattr("wheeltapper_agent.update.effects.try_candidate", noted)
+        monkeypatch.setattr("wheeltapper_agent.update.obtaining.try_candidate", noted)
         device.updater.assign(envelope)
         until(lambda: "COMMITTED" in device.states("e2"), 15, "release 2")
         assert tried == 1

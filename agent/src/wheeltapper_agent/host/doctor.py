@@ -36,7 +36,7 @@ from wheeltapper_agent.host.boards import machine_name, memory_mb
 from wheeltapper_agent.host.connection_checks import CheckResult, check_broker, check_certificate, check_https
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
 from wheeltapper_agent.link.identity import Identity, load_identity
-from wheeltapper_agent.update.floors import MARKS_FILE, Marks
+from wheeltapper_agent.update.floors import FLOORS_FILE, Floors
 
 __all__ = ["FAIL", "OK", "WARN", "Finding", "check_clock", "check_disk", "check_profile", "check_runtimes", "examine"]
 
@@ -255,7 +255,7 @@ def check_clock(state: Path, now_seconds: float, synchronised: bool | None) -> F
         now_seconds: Unix time.
         synchronised: see :func:`kernel_synchronised`.
     """
-    newest = max(_newest_signed_seconds(path) for path in (state / MARKS_FILE, state / "slots" / MARKS_FILE))
+    newest = max(_newest_signed_seconds(path) for path in (state / FLOORS_FILE, state / "slots" / FLOORS_FILE))
     stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(now_seconds, 0.0), _LATEST_SECONDS)))
     advice = "set it and keep it synchronised: timedatectl set-ntp true, or chrony; check the clock's battery"
     if not _EARLIEST_SECONDS <= now_seconds < _LATEST_SECONDS:
@@ -277,7 +277,7 @@ def _newest_signed_seconds(path: Path) -> float:
     The file is only read here: the store would repair it, and leave it to root where root runs ``doctor``.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Marks).newest_time_seconds
+        return msgspec.json.decode(path.read_bytes(), type=Floors).newest_time_seconds
     except (OSError, msgspec.DecodeError):
         return 0.0
 

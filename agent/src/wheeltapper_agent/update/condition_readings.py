@@ -1,4 +1,4 @@
-"""What the device sees of its surroundings: power, network, disk. Reads ``/sys`` and ``/proc``; all paths can be set.
+"""What the device sees of its readings: power, network, disk. Reads ``/sys`` and ``/proc``; all paths can be set.
 
 What cannot be read is None, and holds nothing up (:mod:`wheeltapper_agent.update.conditions`).
 """

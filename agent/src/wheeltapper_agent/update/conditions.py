@@ -20,9 +20,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
 __all__ = [
+    "ConditionReadings",
     "Conditions",
     "MaintenanceWindow",
-    "Surroundings",
     "Unmet",
     "is_open",
     "next_opening",
@@ -66,7 +66,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ConditionReadings:
     """What the device sees; None where it cannot tell."""
 
     now_seconds: float
@@ -167,37 +167,37 @@ def next_opening(windows: Sequence[MaintenanceWindow], zone: tzinfo | None, now_
 
 
 def unmet(
-    conditions: Conditions, surroundings: Surroundings, need_bytes: int = 0, explain: bool = True
+    conditions: Conditions, readings: ConditionReadings, need_bytes: int = 0, explain: bool = True
 ) -> tuple[Unmet, ...]:
     """What does not hold, in a fixed order: window, mains, network, disk.
 
     Args:
         conditions: what must hold.
-        surroundings: what the device sees now.
+        readings: what the device sees now.
         need_bytes: room that the release still takes.
         explain: also say when the next window opens, which takes some milliseconds.
     """
     found: list[Unmet] = []
-    if conditions.windows and surroundings.now_seconds < surroundings.verified_seconds - _SKEW_SECONDS:
+    if conditions.windows and readings.now_seconds < readings.verified_seconds - _SKEW_SECONDS:
         says, least = (
             f"{_local(seconds, conditions.zone):%Y-%m-%d %H:%M %Z}"
-            for seconds in (surroundings.now_seconds, surroundings.verified_seconds)
+            for seconds in (readings.now_seconds, readings.verified_seconds)
         )
         text = (
             f"the clock is wrong, so no maintenance window counts as open: it says {says}, and it is {least} or later"
         )
         found.append(Unmet("update.waiting_window", text))
-    elif not is_open(conditions.windows, conditions.zone, surroundings.now_seconds):
-        opening = next_opening(conditions.windows, conditions.zone, surroundings.now_seconds) if explain else None
+    elif not is_open(conditions.windows, conditions.zone, readings.now_seconds):
+        opening = next_opening(conditions.windows, conditions.zone, readings.now_seconds) if explain else None
         when = "" if opening is None else f"; the next opens {_local(opening, conditions.zone):%a %Y-%m-%d %H:%M %Z}"
         found.append(Unmet("update.waiting_window", f"no maintenance window is open{when}"))
-    if conditions.need_mains and surroundings.mains is False:
+    if conditions.need_mains and readings.mains is False:
         found.append(Unmet("update.waiting_mains", "the device runs on its battery"))
-    if conditions.avoid_metered and surroundings.metered:
+    if conditions.avoid_metered and readings.metered:
         found.append(Unmet("update.waiting_network", "the way out goes over a metered network"))
-    if surroundings.free_bytes is not None and surroundings.free_bytes < need_bytes + conditions.reserve_bytes:
+    if readings.free_bytes is not None and readings.free_bytes < need_bytes + conditions.reserve_bytes:
         text = (
-            f"{surroundings.free_bytes} bytes are free; the release takes {need_bytes} "
+            f"{readings.free_bytes} bytes are free; the release takes {need_bytes} "
             f"and {conditions.reserve_bytes} must stay free"
         )
         found.append(Unmet("update.waiting_disk", text))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.update.conditions import Conditions, parse_window
-from wheeltapper_agent.update.probation import Rules
+from wheeltapper_agent.update.probation import ProbationRules
 
 __all__ = ["UpdateConfig"]
 
@@ -87,9 +87,9 @@ class UpdateConfig:
         reserve_bytes = int(self.disk_reserve_mb * 1024 * 1024)
         return Conditions(windows, self._zone(), self.require_mains, bool(self.metered_interfaces), reserve_bytes)
 
-    def rules(self) -> Rules:
+    def rules(self) -> ProbationRules:
         """What probation asks."""
-        return Rules(
+        return ProbationRules(
             max_shift=self.probation_max_shift,
             alert_alpha=self.probation_alert_alpha,
             latency_ratio=self.probation_latency_ratio,

@@ -1,8 +1,10 @@
 """How long an execution may take until it is active, and how much of that passed while the agent did not run. Pure.
 
-Invariants: what passed is never negative. Within one boot the seconds since it count, sleep included, whatever became
-of the wall clock; over a boot there is the wall clock alone, and a moment noted by one that lay before the newest
-verified time says nothing.
+Invariants:
+    * The time that passed is never negative.
+    * Within one boot the seconds since that boot count, sleep included, whatever the wall clock did.
+    * Over a reboot there is only the wall clock. A moment that was noted while the clock lay before the newest verified
+      time is wrong, and then no time counts as passed.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Moment", "allowed_seconds", "away_seconds"]
+__all__ = ["Moment", "allowed_seconds", "downtime_seconds"]
 
 _LEAST_ALLOWED_SECONDS: Final = 1e-3
-"""Stands for a deadline that is over: 0 would say that there is none."""
+"""Stands for a deadline that has passed already: 0 would mean that there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +25,18 @@ class Moment:
     wall_seconds: float
     """Unix time by the device's clock; 0: unknown."""
     boot: str = ""
-    """Id of the boot; empty: unknown."""
+    """Id that the kernel gives to each boot; empty: unknown."""
     boot_seconds: float = 0.0
-    """Since that boot."""
+    """Seconds since that boot, sleep included."""
 
 
 def allowed_seconds(own_seconds: float, deadline: float | None, now_seconds: float) -> float:
-    """From now to the deadline; 0: there is none.
+    """Seconds from now to the deadline; 0: there is none. The nearer of the device's and the assignment's counts.
 
     Args:
-        own_seconds: what the device allows; 0: no limit.
-        deadline: Unix time that the assignment says, if it does.
-        now_seconds: Unix time, never before what was verified with that assignment.
+        own_seconds: seconds that the device allows; 0: no limit.
+        deadline: Unix time of the assignment's own deadline; None: it has none.
+        now_seconds: present Unix time, never before the newest verified time.
     """
     if deadline is None:
         return own_seconds
@@ -42,8 +44,8 @@ def allowed_seconds(own_seconds: float, deadline: float | None, now_seconds: flo
     return min(own_seconds or theirs, theirs)
 
 
-def away_seconds(then: Moment, now: Moment, newest_seconds: float) -> float:
-    """What passed from ``then`` to ``now``, as far as it can be known.
+def downtime_seconds(then: Moment, now: Moment, newest_seconds: float) -> float:
+    """Seconds from ``then`` to ``now``; 0 where they cannot be known.
 
     Args:
         then: when the agent last wrote.

@@ -1,7 +1,9 @@
-"""What came in for the update machine and was not looked at yet.
+"""Assignments and cancels that came in and were not handled yet.
 
-Invariants: of two assignments only the newer is kept; one that could not be judged during an execution is kept aside
-until that is over; so many cancels are remembered and no more.
+Invariants:
+    * Of two assignments only the newer is kept.
+    * An assignment that could not be judged while an execution was under way is deferred until that ended.
+    * At most 64 cancels are remembered, the newest. A cancel may come before its assignment.
 
 What this module does not do: judge anything.
 """
@@ -17,7 +19,7 @@ _MAX_CANCELS: Final = 64
 
 
 class Inbox:
-    """Filled from any thread, emptied by the updater's."""
+    """Filled from any thread, emptied by the updater's thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -27,13 +29,13 @@ class Inbox:
         self._closed = False
 
     def put(self, envelope: bytes) -> None:
-        """An assignment came."""
+        """Keep the envelope of an assignment that came in; it replaces one that was not taken yet."""
         with self._changed:
             self._envelope = envelope
             self._changed.notify_all()
 
     def cancel(self, execution: str) -> None:
-        """A cancel came, perhaps before its assignment."""
+        """Remember that the execution with this id is to be cancelled."""
         with self._changed:
             self._cancels[execution] = None
             while len(self._cancels) > _MAX_CANCELS:
@@ -41,34 +43,37 @@ class Inbox:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """End every wait in :meth:`take`, now and later. The agent stops."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     @property
     def cancels(self) -> tuple[str, ...]:
-        """The executions to cancel, oldest first."""
+        """Ids of the executions to cancel, oldest first."""
         with self._changed:
             return tuple(self._cancels)
 
     def forget_cancel(self, execution: str) -> None:
-        """It is over."""
+        """Forget the cancel of an execution that ended."""
         with self._changed:
             self._cancels.pop(execution, None)
 
     @property
     def envelope(self) -> bytes | None:
-        """The newest assignment; it stays here."""
+        """The newest assignment, which stays in the inbox; None if there is none."""
         with self._changed:
             return self._envelope
 
     def take(self, hold_seconds: float, idle_seconds: float | None) -> bytes | None:
-        """The newest assignment, or the one that was kept aside; None: nothing came.
+        """Take out the newest assignment, or else the deferred one.
 
         Args:
-            hold_seconds: before one that was put back is given again, unless another comes.
+            hold_seconds: how long to hold back an assignment that was put back, unless another comes.
             idle_seconds: how long to wait where there is none; None: until something comes.
+
+        Returns:
+            The envelope; None if nothing came in time or the inbox was closed.
         """
         with self._changed:
             if self._envelope is None:
@@ -79,7 +84,7 @@ class Inbox:
             return envelope
 
     def put_back(self, envelope: bytes) -> bool:
-        """To be tried again, unless a newer one came; whether none did."""
+        """Put back an assignment that shall be tried again; False if a newer one came, which replaces it."""
         with self._changed:
             if self._envelope is not None:
                 return False
@@ -87,7 +92,12 @@ class Inbox:
             return True
 
     def drop(self, envelope: bytes, later: bool) -> None:
-        """Done with it, unless a newer one came; ``later``: it is kept aside for the end of the execution."""
+        """Remove an assignment that was looked at during an execution, unless a newer one came.
+
+        Args:
+            envelope: the one that was looked at.
+            later: defer it until the execution ended, since it could not be judged now.
+        """
         with self._changed:
             if self._envelope is envelope:
                 self._envelope = None

@@ -1,8 +1,11 @@
-"""The journal: where the device stands, in one small file that is replaced atomically.
+"""The journal: where the device stands with its execution, in one small file that is replaced atomically.
 
-Invariants: what :meth:`Journal.write` returned from is on the disk; an unreadable journal is reported, never guessed
-at: the agent then keeps the model that is active and starts with an empty one. What must not be forgotten with it is in
-:mod:`wheeltapper_agent.update.floors`.
+Invariants:
+    * When :meth:`Journal.write` returns, the entry is on the disk.
+    * A journal that cannot be read is put aside and logged, never guessed at. The agent then keeps the model that is
+      active and begins with an empty journal.
+
+What must survive the loss of the journal is in :mod:`wheeltapper_agent.update.floors`.
 """
 
 from __future__ import annotations
@@ -17,19 +20,22 @@ from msgspec import Struct
 
 from wheeltapper_agent.ground.errors import storage_error
 from wheeltapper_agent.ground.files import write_atomic
-from wheeltapper_agent.update.probation import Figures
+from wheeltapper_agent.update.probation import WindowStatistics
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 from wheeltapper_protocols.wire.messages import ExecutionState
 
-__all__ = ["Entry", "Execution", "Journal"]
+__all__ = ["Execution", "Journal", "JournalEntry"]
 
 _LOG = logging.getLogger(__name__)
-_ENDS: Final = frozenset(state.value for state in ExecutionState if state.terminal)
+_TERMINAL: Final = frozenset(state.value for state in ExecutionState if state.terminal)
 
 
 class Execution(Struct, frozen=True, kw_only=True):
-    """One execution. ``state`` is text, since an older or newer version may have written it."""
+    """One execution: one device's attempt to run what an assignment says.
+
+    ``state`` is text and not an enum, since an older or newer version of the agent may have written it.
+    """
 
     id: str
     campaign: str = ""
@@ -37,20 +43,21 @@ class Execution(Struct, frozen=True, kw_only=True):
     code: str = ""
     detail: str = ""
     resumes: int = 0
-    """Starts that found it in this state after an unclean end."""
+    """Starts of the agent that found the execution in this state after an unclean end."""
     stopped: bool = False
-    """The agent ended cleanly; the start after it counts for nothing."""
+    """The agent ended cleanly, so the next start is not counted in ``resumes``."""
     reported: bool = True
     """False between journalling a terminal state and appending its report."""
     targets: dict[str, PipelineTarget] = {}
+    """By pipeline: the release that it shall run."""
     before: dict[str, str | None] = {}
-    """The slot that was active for each pipeline before activation; what a rollback returns to."""
-    baseline: dict[str, Figures] = {}
-    """What that release's last windows came to; what probation measures against."""
+    """By pipeline: the slot whose release ran before the activation; a rollback returns to it."""
+    baseline: dict[str, WindowStatistics] = {}
+    """By pipeline: statistics of the last windows of that release; probation measures against them."""
     deadline_seconds: float = 0.0
-    """From the assignment to the activation; 0: no limit."""
+    """Allowed from the assignment to the activation; 0: no limit."""
     spent_seconds: float = 0.0
-    """Of these, up to ``at``."""
+    """How much of ``deadline_seconds`` had passed at the moment ``at``."""
     at: float = 0.0
     """Unix time when this was written, by the device's clock."""
     boot: str = ""
@@ -59,13 +66,13 @@ class Execution(Struct, frozen=True, kw_only=True):
     """Seconds since that boot when this was written."""
 
     @property
-    def over(self) -> bool:
-        """Whether it came to its end."""
-        return self.state in _ENDS
+    def ended(self) -> bool:
+        """Whether it is in a terminal state."""
+        return self.state in _TERMINAL
 
 
-class Entry(Struct, frozen=True, kw_only=True):
-    """Everything journalled."""
+class JournalEntry(Struct, frozen=True, kw_only=True):
+    """Everything that is journalled: what was accepted last, and the execution that it began."""
 
     format: int = 1
     counter: int = 0
@@ -75,28 +82,32 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Reads and writes :class:`Entry` at ``path``."""
+    """Reads and writes one :class:`JournalEntry` at ``path``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self) -> Entry:
+    def read(self) -> JournalEntry:
         """The entry last written; an empty one if there is none or it cannot be read."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Entry)
+            return msgspec.json.decode(self._path.read_bytes(), type=JournalEntry)
         except FileNotFoundError:
-            return Entry()
+            return JournalEntry()
         except (OSError, ValueError, RecursionError, ProtocolError) as error:  # msgspec's errors are ValueErrors
-            _LOG.error("journal.unreadable: %s; kept as %s.bad", error, self._path.name)
+            _LOG.error(
+                "journal.unreadable: %s; it is kept as %s.bad, and the agent begins with an empty one",
+                error,
+                self._path.name,
+            )
             with contextlib.suppress(OSError):
                 self._path.replace(self._path.with_name(f"{self._path.name}.bad"))
-            return Entry()
+            return JournalEntry()
 
-    def write(self, entry: Entry) -> None:
-        """Replace the entry; durable on return.
+    def write(self, entry: JournalEntry) -> None:
+        """Replace the entry; it is durable when this returns.
 
         Raises:
-            AgentError: ``storage.*``; what was written before still stands.
+            AgentError: ``storage.*``; the entry written before still stands.
         """
         try:
             write_atomic(self._path, msgspec.json.encode(entry))

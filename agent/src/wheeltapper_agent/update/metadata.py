@@ -1,5 +1,8 @@
-"""A metadata client that is made when it is first asked: python-tuf and cryptography take 10 MB that an agent with
-nothing to verify does without.
+"""What the update needs from the TUF repository, as protocols; and a client that is made only when first used.
+
+python-tuf and cryptography take 10 MB of memory. An agent that has no assignment to verify does without them, so this
+module does not import them: :class:`DeferredMetadata` makes the real client
+(:class:`wheeltapper_agent.update.tuf_client.TufClient`) at the first :meth:`~MetadataClient.refresh`.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ from typing import Any, Protocol
 from wheeltapper_agent.ground.clock import InterruptibleSleep, no_sleep
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 
-__all__ = ["LateMetadata", "MetadataClient", "Verified"]
+__all__ = ["DeferredMetadata", "MetadataClient", "VerifiedView"]
 
 
-class Verified(Protocol):
-    """One consistent, verified view of the repository."""
+class VerifiedView(Protocol):
+    """One consistent, verified view of the repository; see :class:`~.tuf_client.VerifiedMetadata`."""
 
     @property
     def expires_at_seconds(self) -> float: ...
@@ -26,13 +29,13 @@ class Verified(Protocol):
 
 
 class MetadataClient(Protocol):
-    """Where verified views come from; see :class:`wheeltapper_agent.update.tuf_client.TufClient`."""
+    """Fetches and verifies metadata; see :class:`~.tuf_client.TufClient`."""
 
-    def refresh(self, not_before_seconds: float, pause: InterruptibleSleep = no_sleep) -> Verified: ...
+    def refresh(self, not_before_seconds: float, sleep: InterruptibleSleep = no_sleep) -> VerifiedView: ...
 
 
-class LateMetadata:
-    """Stands for what ``make`` gives, which is asked once."""
+class DeferredMetadata:
+    """A :class:`MetadataClient` that calls ``make`` once, at the first refresh."""
 
     def __init__(self, make: Callable[[], MetadataClient]) -> None:
         self._make = make
@@ -41,6 +44,6 @@ class LateMetadata:
     def _client(self) -> MetadataClient:
         return self._make()
 
-    def refresh(self, not_before_seconds: float, pause: InterruptibleSleep = no_sleep) -> Verified:
-        """See :class:`~wheeltapper_agent.update.metadata.MetadataClient`."""
-        return self._client.refresh(not_before_seconds, pause)
+    def refresh(self, not_before_seconds: float, sleep: InterruptibleSleep = no_sleep) -> VerifiedView:
+        """See :class:`MetadataClient`."""
+        return self._client.refresh(not_before_seconds, sleep)

@@ -1,6 +1,6 @@
 """Whether a release that scores live windows is healthy, against its budget and against the one before it. Pure.
 
-Rules, in this order; each asks for a least number of windows and is silent below it:
+ProbationRules, in this order; each asks for a least number of windows and is silent below it:
     1. latency: the new one's p95 (below 20 calls: its median, since the p95 of few is just their largest) against the
        manifest's budget; and its median against the old one's by a ratio, since a board that was busy for a moment
        moves the p95 of some dozen calls and not their median. Windows that were scored in one call count once: what
@@ -25,7 +25,16 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-__all__ = ["LEAST_CALLS", "Figures", "Rules", "Sick", "alert_rate_p", "figures", "judge", "shift_in_spreads"]
+__all__ = [
+    "LEAST_CALLS",
+    "ProbationRules",
+    "Unhealthy",
+    "WindowStatistics",
+    "alert_rate_p_value",
+    "judge",
+    "shift_in_spreads",
+    "window_statistics",
+]
 
 _NORMAL: Final = 1.4826
 _P95_CALLS: Final = 20
@@ -34,7 +43,7 @@ LEAST_CALLS: Final = 3
 Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
 
 
-class Figures(Struct, frozen=True, kw_only=True):
+class WindowStatistics(Struct, frozen=True, kw_only=True):
     """What some windows of one release came to. Journalled, so that a restart knows the release of before."""
 
     windows: int = 0
@@ -50,7 +59,7 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ProbationRules:
     """The limits; 0 switches a rule off."""
 
     max_shift: float = 8.0
@@ -67,7 +76,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Sick:
+class Unhealthy:
     """Why it must go back."""
 
     code: str
@@ -79,14 +88,20 @@ def _median(ordered: Sequence[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def figures(scores: Sequence[float], alerts: int, latencies_ms: Sequence[float]) -> Figures:
-    """The figures of windows with these finite ``scores``; ``latencies_ms`` has one entry a call."""
+def window_statistics(scores: Sequence[float], alerts: int, latencies_ms: Sequence[float]) -> WindowStatistics:
+    """The statistics of some windows of one release.
+
+    Args:
+        scores: finite score of each window (1.0 is the warning threshold).
+        alerts: how many of the windows were alerts.
+        latencies_ms: one entry for each call of the model: milliseconds per window.
+    """
     if not scores:
-        return Figures()
+        return WindowStatistics()
     ordered = sorted(min(max(score, -1e12), 1e12) for score in scores)
     median = _median(ordered)
     slow = sorted(latencies_ms) or [0.0]
-    return Figures(
+    return WindowStatistics(
         windows=len(ordered),
         score_median=median,
         score_mad=min(_median(sorted(abs(score - median) for score in ordered)), 1e12),
@@ -97,12 +112,12 @@ def figures(scores: Sequence[float], alerts: int, latencies_ms: Sequence[float])
     )
 
 
-def shift_in_spreads(old: Figures, new: Figures, least_spread: float) -> float:
+def shift_in_spreads(old: WindowStatistics, new: WindowStatistics, least_spread: float) -> float:
     """How far the median moved, in robust standard deviations of the old scores; signed."""
     return (new.score_median - old.score_median) / max(_NORMAL * old.score_mad, least_spread)
 
 
-def alert_rate_p(old: Figures, new: Figures) -> float:
+def alert_rate_p_value(old: WindowStatistics, new: WindowStatistics) -> float:
     """Fisher's one-sided p: how likely chance gives the new release so many of all the alerts, or more."""
     alerts, total = old.alerts + new.alerts, old.windows + new.windows
     if not total:
@@ -116,7 +131,9 @@ def alert_rate_p(old: Figures, new: Figures) -> float:
     return tail / ways
 
 
-def judge(rules: Rules, old: Figures | None, new: Figures, budget_p95_ms: float) -> Sick | None:
+def judge(
+    rules: ProbationRules, old: WindowStatistics | None, new: WindowStatistics, budget_p95_ms: float
+) -> Unhealthy | None:
     """The first rule that ``new`` breaks; None if it is healthy.
 
     Args:
@@ -129,19 +146,19 @@ def judge(rules: Rules, old: Figures | None, new: Figures, budget_p95_ms: float)
     what, latency_ms = ("p95", new.latency_p95_ms) if enough else ("median", new.latency_median_ms)
     told = new.calls > 0 and (new.calls >= LEAST_CALLS or new.calls == new.windows)
     if told and latency_ms > budget_p95_ms:
-        return Sick("probation.latency", f"{what} {latency_ms:.2f} ms exceeds the budget of {budget_p95_ms} ms")
+        return Unhealthy("probation.latency", f"{what} {latency_ms:.2f} ms exceeds the budget of {budget_p95_ms} ms")
     if old is None or old.windows < rules.old_windows:
         return None
     if enough and rules.latency_ratio and new.latency_median_ms > rules.latency_ratio * old.latency_median_ms > 0:
         text = f"median {new.latency_median_ms:.2f} ms is over {rules.latency_ratio:g} times the"
-        return Sick("probation.latency", f"{text} {old.latency_median_ms:.2f} ms of the release before")
+        return Unhealthy("probation.latency", f"{text} {old.latency_median_ms:.2f} ms of the release before")
     if new.windows < rules.new_windows:
         return None
     shift = shift_in_spreads(old, new, rules.least_spread)
     if rules.max_shift and abs(shift) > rules.max_shift:
         text = f"the median score went from {old.score_median:.3g} to {new.score_median:.3g}, {shift:+.1f} spreads"
-        return Sick("probation.score_shift", text)
-    if rules.alert_alpha and (chance := alert_rate_p(old, new)) < rules.alert_alpha:
+        return Unhealthy("probation.score_shift", text)
+    if rules.alert_alpha and (chance := alert_rate_p_value(old, new)) < rules.alert_alpha:
         text = f"{new.alerts} of {new.windows} windows alert, {old.alerts} of {old.windows} before (p = {chance:.2g})"
-        return Sick("probation.alert_rate", text)
+        return Unhealthy("probation.alert_rate", text)
     return None

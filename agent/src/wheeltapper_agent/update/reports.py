@@ -1,8 +1,10 @@
-"""Reports of the update machine on their way into the spool.
+"""The updater's reports on their way into the spool.
 
-Invariants: in their order; what the disk refuses is kept for the next try, up to a bound, the newest.
+Invariants:
+    * Reports are appended in the order in which they were made.
+    * What the disk refuses is kept in memory and tried again; of these the newest :data:`MAX_PENDING` are kept.
 
-What this module does not do: deliver (:mod:`adapters.delivery`).
+What this module does not do: deliver (:mod:`wheeltapper_agent.records.delivery`).
 """
 
 from __future__ import annotations
@@ -14,38 +16,38 @@ from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.records.port import Records, unnumbered_report
 from wheeltapper_protocols.wire.messages import Report, ReportBody
 
-__all__ = ["Reports"]
+__all__ = ["MAX_PENDING", "ReportQueue"]
 
 _LOG = logging.getLogger(__name__)
-_MAX_UNSENT: Final = 256
+MAX_PENDING: Final = 256
 
 
-class Reports:
-    """Appends to ``records``. Only the updater's thread may use it."""
+class ReportQueue:
+    """Appends reports to ``records``, which is the spool. Only the updater's thread may use it."""
 
     def __init__(self, records: Records, clock: Clock) -> None:
         self._records = records
         self._clock = clock
-        self._unsent: list[Report] = []
+        self._pending: list[Report] = []
 
     @property
-    def waiting(self) -> bool:
-        """Whether something was not appended yet."""
-        return bool(self._unsent)
+    def pending(self) -> bool:
+        """Whether a report could not be appended yet."""
+        return bool(self._pending)
 
     def add(self, body: ReportBody) -> None:
-        """Append, now or later."""
-        self._unsent.append(unnumbered_report(body, self._clock.now()))
-        del self._unsent[:-_MAX_UNSENT]
+        """Append a report with ``body`` and the present time, now or, where the disk refuses, later."""
+        self._pending.append(unnumbered_report(body, self._clock.now()))
+        del self._pending[:-MAX_PENDING]
         self.send()
 
     def send(self) -> None:
-        """Try again what the disk refused."""
-        if not self._unsent:
+        """Try again to append what the disk refused."""
+        if not self._pending:
             return
         try:
-            self._records.append(*self._unsent)
+            self._records.append(*self._pending)
         except Exception as error:  # noqa: BLE001  # SQLite and the file system each have their own
-            _LOG.error("updater: %d reports wait for the spool: %s [spool.storage]", len(self._unsent), error)
+            _LOG.error("updater: %d reports wait for room in the spool: %s [spool.storage]", len(self._pending), error)
         else:
-            self._unsent.clear()
+            self._pending.clear()

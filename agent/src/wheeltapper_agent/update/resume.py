@@ -1,12 +1,13 @@
-"""What to do after a restart, as one pure function of what the journal says.
+"""What to do after a restart of the agent, as a function of what the journal says. Pure.
 
 Invariants:
-    * A terminal state or none asks for nothing; a state that this version does not know is rolled back.
+    * An execution that ended, or none, asks for nothing. A state that this version does not know is rolled back.
     * Only unclean ends count, each for the state in which it happened. A state that was found too often is given up, so
-      that a model that kills the process cannot keep it flapping: :data:`MAX_RESUMES`, and for PROBATION what the
-      device is set to. In WAITING and FETCHING nothing of the release runs, and a device whose power is cut every day
-      must still get its update: there the caps are high, and the deadline ends what never comes to an end.
-    * Where the restart could not be counted for want of a disk, nothing that was not committed runs.
+      that a model that kills the process cannot restart it for ever: after :data:`MAX_RESUMES`, and in PROBATION after
+      as many as the device is configured for.
+    * In WAITING and FETCHING nothing of the release runs, and a device whose power is cut every day must still get its
+      update. There the cap is :data:`MAX_RESUMES_BEFORE_STAGING`, and the deadline ends what never comes to an end.
+    * Where the disk refused to count the restart, no release runs that is not committed.
 """
 
 from __future__ import annotations
@@ -17,17 +18,25 @@ from typing import Final
 from wheeltapper_agent.update.machine import ENTRY_EFFECTS, Effect, Event
 from wheeltapper_protocols.wire.messages import ExecutionState as S
 
-__all__ = ["MAX_RESUMES", "PATIENT_RESUMES", "Plan", "max_resumes", "resume", "uncounted"]
+__all__ = ["MAX_RESUMES", "MAX_RESUMES_BEFORE_STAGING", "ResumePlan", "max_resumes", "resume", "resume_uncounted"]
 
 MAX_RESUMES: Final = 5
-PATIENT_RESUMES: Final = 200
-_PATIENT: Final = frozenset({S.WAITING, S.FETCHING})
-_TOUCHED: Final = frozenset({S.ACTIVATING, S.PROBATION})
+MAX_RESUMES_BEFORE_STAGING: Final = 200
+_BEFORE_STAGING: Final = frozenset({S.WAITING, S.FETCHING})
+_NOT_COMMITTED: Final = frozenset({S.ACTIVATING, S.PROBATION})
+"""States in which the pipelines may run a release that is not committed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Enter ``state`` again and do ``effect``; or, where ``event`` is set, take that event from ``state``."""
+class ResumePlan:
+    """How to go on.
+
+    Attributes:
+        state: enter this state again, and do ``effect``.
+        effect: of that state; None where ``event`` is set.
+        event: if set, take this event from ``state`` instead.
+        reason: stable code, where the plan is not simply to go on.
+    """
 
     state: S
     effect: Effect | None
@@ -36,41 +45,53 @@ class Plan:
 
 
 def max_resumes(state: S, probation_deaths: int = MAX_RESUMES) -> int:
-    """How many unclean ends ``state`` may see."""
+    """How many unclean ends in ``state`` are allowed before it is given up."""
     if state is S.PROBATION:
         return max(1, probation_deaths)
-    return PATIENT_RESUMES if state in _PATIENT else MAX_RESUMES
+    return MAX_RESUMES_BEFORE_STAGING if state in _BEFORE_STAGING else MAX_RESUMES
 
 
-def resume(state: str | None, resumes: int, probation_deaths: int = MAX_RESUMES) -> Plan | None:
+def resume(state: str | None, resumes: int, probation_deaths: int = MAX_RESUMES) -> ResumePlan | None:
     """The plan for an execution that the journal says is in ``state``.
 
-    Every effect is written so that doing it twice is the same as doing it once; so resuming is entering the state
-    again.
+    Every effect may be done twice, so resuming means to enter the state again and do its effect.
 
     Args:
-        state: as journalled; None: there is no execution.
-        resumes: unclean ends that happened in this state, with the one just found.
-        probation_deaths: how many of them PROBATION may see before the release goes back.
+        state: as journalled; None: there was no execution.
+        resumes: unclean ends that happened in this state, the one just found included.
+        probation_deaths: how many unclean ends PROBATION may see before the release goes back.
+
+    Returns:
+        The plan; None if there is nothing to resume.
+
+    Example::
+
+        resume("FETCHING", resumes=1)  # ResumePlan(FETCHING, Effect.FETCH)
+        resume("PROBATION", resumes=5)  # ResumePlan(PROBATION, None, Event.GIVE_UP, "probation.crash_loop")
     """
     if state is None:
         return None
     try:
         known = S(state)
     except ValueError:
-        return Plan(S.ROLLING_BACK, Effect.ROLL_BACK, reason="journal.unknown_state")
+        return ResumePlan(S.ROLLING_BACK, Effect.ROLL_BACK, reason="journal.unknown_state")
     if known.terminal:
         return None
     if resumes >= max_resumes(known, probation_deaths):
-        return Plan(known, None, Event.GIVE_UP, "probation.crash_loop" if known is S.PROBATION else "update.loop")
-    return Plan(known, ENTRY_EFFECTS[known])
+        return ResumePlan(known, None, Event.GIVE_UP, "probation.crash_loop" if known is S.PROBATION else "update.loop")
+    return ResumePlan(known, ENTRY_EFFECTS[known])
 
 
-def uncounted(plan: Plan, reason: str) -> Plan:
-    """The plan where the journal refused to count the restart for ``reason``.
+def resume_uncounted(plan: ResumePlan, reason: str) -> ResumePlan:
+    """The plan to follow instead of ``plan`` where the restart could not be counted in the journal.
 
-    A loop could not be noticed, so what is not committed goes back at once; what runs no new model goes on.
+    A loop of restarts could not be noticed then. So a release that is not committed goes back at once; an execution
+    that runs no new model goes on.
+
+    Args:
+        plan: what :func:`resume` says.
+        reason: code of the error that the journal gave.
     """
-    if plan.event is None and plan.state in _TOUCHED:
-        return Plan(plan.state, None, Event.BROKE, reason)
+    if plan.event is None and plan.state in _NOT_COMMITTED:
+        return ResumePlan(plan.state, None, Event.BROKE, reason)
     return plan

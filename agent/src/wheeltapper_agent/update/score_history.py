@@ -1,7 +1,9 @@
-"""The last windows of the release that a pipeline runs: what probation measures a new one against.
+"""The last scored windows of the release that a pipeline runs: probation measures a new release against them.
 
-Invariants: the figures are of one release only, and begin anew with every swap; bounded in memory; what could not be
-scored does not count here (the pipeline's health counts it).
+Invariants:
+    * The windows kept are those of one release only. The history begins anew with every swap of the model.
+    * At most :data:`KEPT_WINDOWS` windows are kept.
+    * A window that could not be scored is not counted here; the pipeline's health counts it.
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ from collections.abc import Sequence
 from typing import Final
 
 from wheeltapper_agent.pipeline.observation import Observation
-from wheeltapper_agent.update.probation import Figures, figures
+from wheeltapper_agent.update.probation import WindowStatistics, window_statistics
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.wire.messages import Alert, Report
 
-__all__ = ["KEPT_WINDOWS", "Recent"]
+__all__ = ["KEPT_WINDOWS", "ScoreHistory"]
 
 KEPT_WINDOWS: Final = 256
 
 
-class Recent:
-    """Implements :class:`wheeltapper_agent.pipeline.observation.Observer`; read from any thread."""
+class ScoreHistory:
+    """Scores, alerts and latencies of the last windows of one pipeline.
+
+    Implements :class:`wheeltapper_agent.pipeline.observation.Observer`. It may be read from any thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,7 +40,7 @@ class Recent:
         """Whether the alert that is on was raised under the release before."""
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        """Remember a window that was scored."""
+        """Keep a window that was scored. An alert that the release before raised is not counted for this one."""
         with self._lock:
             if seen.manifest is not self._manifest:
                 self._manifest = seen.manifest
@@ -51,13 +56,19 @@ class Recent:
         return ()
 
     def end(self) -> Sequence[Alert | Report]:
-        """Nothing is left to say."""
+        """The stream ended; there is nothing to report."""
         return ()
 
-    def figures(self, model: str | None = None, release: int | None = None) -> Figures:
-        """Of the windows of the present release; nothing if that is another than the one asked for."""
+    def statistics(self, model: str | None = None, release: int | None = None) -> WindowStatistics:
+        """Statistics of the windows kept.
+
+        Args:
+            model: if given, count only windows of this ``model`` and ``release``: where the pipeline runs another
+                release by now, the statistics are those of no window.
+            release: see ``model``.
+        """
         with self._lock:
             manifest, seen, latencies_ms = self._manifest, list(self._seen), list(self._latencies_ms)
         if manifest is None or (model is not None and (manifest.model, manifest.release) != (model, release)):
-            return Figures()
-        return figures([score for score, _ in seen], sum(alert for _, alert in seen), latencies_ms)
+            return WindowStatistics()
+        return window_statistics([score for score, _ in seen], sum(alert for _, alert in seen), latencies_ms)

@@ -1,12 +1,15 @@
-"""Slots: verified bundles on the disk, and which of them each pipeline runs.
+"""Slots: verified bundles on the disk, and links that say which of them each pipeline shall run.
 
-``releases/<model>-<n>-<sha8>/`` holds a bundle; ``pipelines/<pipeline>/active`` and ``previous`` are symbolic links
-to one. A release folder
-appears by one rename, after everything in it is on the disk; a link changes by one rename. So after a kill at any
-moment ``active`` is
-the old or the new bundle, never neither.
+``releases/<model>-<release>-<first 8 digits of the manifest's SHA-256>/`` holds a bundle.
+``pipelines/<pipeline>/active`` and ``previous`` are symbolic links to one.
 
-Not done here: deciding that a bundle is good.
+Invariants:
+    * The folder of a release appears by one rename, after everything in it is on the disk.
+    * A link changes by one rename. So after a kill at any moment ``active`` names the old or the new bundle, never
+      neither.
+    * Going back to ``previous`` is a rename and going back to nothing is an unlink. Neither needs room on the disk.
+
+What this module does not do: decide that a bundle is good.
 """
 
 from __future__ import annotations
@@ -24,19 +27,25 @@ from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, decode_manifest
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 
-__all__ = ["ACTIVE", "PREVIOUS", "Slots", "slot_name"]
+__all__ = ["ACTIVE", "PREVIOUS", "Slots", "model_and_release", "slot_name"]
 
 ACTIVE: Final = "active"
 PREVIOUS: Final = "previous"
 
 
 def slot_name(target: PipelineTarget) -> str:
-    """The folder's name of a release."""
+    """The name of the slot for the release of ``target``, e.g. ``bearing-anomaly-7-1f0c3a52``."""
     return f"{target.model}-{target.release}-{target.sha256[:8]}"
 
 
+def model_and_release(slot: str) -> tuple[str, int]:
+    """The model and the release in a slot's name; the inverse of :func:`slot_name`, but for the hash."""
+    model, release, _ = slot.rsplit("-", 2)
+    return model, int(release)
+
+
 def _same_files(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files; one that cannot be read is another."""
+    """Whether two folders hold the same files; a folder that cannot be read differs from every other."""
     try:
         return _hashes(one) == _hashes(other)
     except OSError:
@@ -44,6 +53,7 @@ def _same_files(one: Path, other: Path) -> bool:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
+    """By name: SHA-256 (hex) of each file in ``folder``."""
     found = {}
     for path in folder.iterdir():
         with path.open("rb") as file:
@@ -52,7 +62,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 class Slots:
-    """The slots in ``folder``."""
+    """The slots and links below ``folder``, which is made where it is missing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,7 +73,7 @@ class Slots:
 
     @property
     def folder(self) -> Path:
-        """Where the slots lie."""
+        """The folder that slots and links lie below."""
         return self._folder
 
     def path(self, name: str) -> Path:
@@ -71,12 +81,18 @@ class Slots:
         return self._releases / name
 
     def stage(self, name: str, manifest: bytes, blobs: Mapping[str, Path]) -> Path:
-        """Put a verified bundle in place. What is there already and in use is kept, if it is whole; else replaced.
+        """Put a verified bundle into the slot ``name``.
+
+        A slot that is there already is replaced, unless a link names it and it holds the same files.
 
         Args:
-            name: of the slot.
-            manifest: its bytes.
-            blobs: verified files by name.
+            name: of the slot, see :func:`slot_name`.
+            manifest: bytes of the manifest.
+            blobs: the verified files, by their name in the bundle. They are linked, or copied where links are not
+                possible.
+
+        Returns:
+            The folder of the slot.
 
         Raises:
             AgentError: ``storage.*``.
@@ -107,46 +123,47 @@ class Slots:
         return target
 
     def active(self, pipeline: str) -> str | None:
-        """The name of the release that ``pipeline`` runs."""
+        """The slot that the link ``active`` of ``pipeline`` names; None if there is none or its folder is gone."""
         return self._read(pipeline, ACTIVE)
 
     def previous(self, pipeline: str) -> str | None:
-        """The name of the release that ``pipeline`` ran before."""
+        """The slot that the link ``previous`` of ``pipeline`` names; None if there is none or its folder is gone."""
         return self._read(pipeline, PREVIOUS)
 
     def activate(self, pipeline: str, name: str, keep_previous: bool = False) -> None:
-        """Make ``name`` active and what was active previous. Done twice, it is as done once.
+        """Make the slot ``name`` active and what was active previous. Done twice, it is as done once.
 
         Args:
-            pipeline: whose links.
+            pipeline: whose links are switched.
             name: of the slot.
-            keep_previous: what was active did not run, so that ``previous`` is the better one to go back to.
+            keep_previous: leave ``previous`` as it is. For the case that the active release did not run, so that
+                ``previous`` is the better one to go back to.
 
         Raises:
             AgentError: ``slot.missing``, ``storage.*``.
         """
         if not self.path(name).is_dir():
-            raise AgentError("slot.missing", f"{name} is not staged")
+            raise AgentError("slot.missing", f"{name} is not staged; it must be staged before it is activated")
         current = self.active(pipeline)
         if current == name:
-            self._settle(pipeline)
+            self._sync_links(pipeline)
             return
         if current is not None and not keep_previous:
             self._link(pipeline, PREVIOUS, current)
         self._link(pipeline, ACTIVE, name)
 
     def restore(self, pipeline: str, name: str | None) -> None:
-        """Go back to ``name`` (None: to no release at all). Done twice, it is as done once.
+        """Make the slot ``name`` active again (None: no slot at all). Done twice, it is as done once.
 
-        Where ``previous`` names it, that link becomes the active one: a rename needs no room, so a full disk cannot
-        keep a device on a bad release.
+        Where ``previous`` names the slot, that link is renamed to ``active``: a rename needs no room, so a full disk
+        cannot keep a device on a bad release.
 
         Raises:
             AgentError: ``storage.*``.
         """
         if name is not None and self.path(name).is_dir():
             if self.active(pipeline) == name:
-                self._settle(pipeline)
+                self._sync_links(pipeline)
                 return
             if self.previous(pipeline) == name:
                 self._promote_previous(pipeline)
@@ -159,17 +176,17 @@ class Slots:
                 if folder.is_dir():
                     fsync_folder(folder)
             except OSError as error:
-                raise storage_error(error, f"{pipeline} cannot be switched") from error
+                raise storage_error(error, f"the links of {pipeline} cannot be switched") from error
 
     def collect_garbage(self, keep: set[str]) -> None:
-        """Remove releases that no link and not ``keep`` name, and what a kill left."""
+        """Remove slots that neither a link nor ``keep`` names, and temporary folders that a kill left."""
         keep = keep | self._referenced()
         for path in self._releases.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 
     def find(self, sha256: str, length: int) -> Path | None:
-        """A file of a release here that its manifest says has this hash and length; it is not verified."""
+        """A file in some slot that, by its manifest, has this SHA-256 and length; the caller must verify it."""
         for path in self._releases.iterdir():
             try:
                 files = decode_manifest((path / MANIFEST_FILE).read_bytes()).files
@@ -180,8 +197,8 @@ class Slots:
                     return path / file.name
         return None
 
-    def hashes(self) -> set[str]:
-        """SHA-256 of every file of every release here: blobs that need not be fetched again."""
+    def file_hashes(self) -> set[str]:
+        """SHA-256 of every file of every slot, by the manifests: these need not be fetched again."""
         found: set[str] = set()
         for path in self._releases.iterdir():
             try:
@@ -202,12 +219,12 @@ class Slots:
             return None
         return name if self.path(name).is_dir() else None
 
-    def _settle(self, pipeline: str) -> None:
-        """A link that is right may have been switched by a life that was killed before it was durable."""
+    def _sync_links(self, pipeline: str) -> None:
+        """Make durable a link that is right already: the life that switched it may have been killed before it was."""
         try:
             fsync_folder(self._pipelines / pipeline)
         except OSError as error:
-            raise storage_error(error, f"{pipeline} cannot be switched") from error
+            raise storage_error(error, f"the links of {pipeline} cannot be switched") from error
 
     def _promote_previous(self, pipeline: str) -> None:
         folder = self._pipelines / pipeline
@@ -215,7 +232,7 @@ class Slots:
             os.replace(folder / PREVIOUS, folder / ACTIVE)
             fsync_folder(folder)
         except OSError as error:
-            raise storage_error(error, f"{pipeline} cannot be switched back") from error
+            raise storage_error(error, f"the links of {pipeline} cannot be switched back") from error
 
     def _link(self, pipeline: str, which: str, name: str) -> None:
         folder = self._pipelines / pipeline
@@ -225,4 +242,4 @@ class Slots:
                 fsync_folder(self._pipelines)
             replace_link(folder / which, f"../../releases/{name}")
         except OSError as error:
-            raise storage_error(error, f"{which} of {pipeline} cannot be switched") from error
+            raise storage_error(error, f"the link {which} of {pipeline} cannot be switched") from error

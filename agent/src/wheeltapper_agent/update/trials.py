@@ -1,10 +1,13 @@
-"""What a new release must show on live windows: the shadow run before it is active, probation after.
+"""The two trials of a new release on live windows: the shadow run before it is active, and probation after.
 
-Invariants: a first release has nothing to run beside and passes the shadow; the statistical rules of probation are
-asked once, at its end; a trial ends by its time-out whatever the source does; a release that scored fewer windows than
-the rules ask for is never healthy.
+Invariants:
+    * A first release has nothing to run beside and passes the shadow run.
+    * The statistical rules of probation are asked once, at its end.
+    * A trial ends by its time-out, whatever the source does.
+    * A release that scored fewer windows than the rules ask for is never healthy.
 
-What this module does not do: the statistics (:mod:`core.comparison`, :mod:`core.probation`).
+What this module does not do: the statistics (:mod:`wheeltapper_agent.update.comparison`,
+:mod:`wheeltapper_agent.update.probation`).
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.model.bundle import Bundle
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.update.config import UpdateConfig
-from wheeltapper_agent.update.effect_result import POLL_SECONDS, Outcome, Patience
+from wheeltapper_agent.update.effect_result import EffectResult
+from wheeltapper_agent.update.interruption import POLL_SECONDS, ExecutionWait
 from wheeltapper_agent.update.journal import Execution
 from wheeltapper_agent.update.machine import Event
-from wheeltapper_agent.update.probation import LEAST_CALLS, Figures, judge, shift_in_spreads
-from wheeltapper_agent.update.score_history import Recent
+from wheeltapper_agent.update.probation import LEAST_CALLS, WindowStatistics, judge, shift_in_spreads
+from wheeltapper_agent.update.score_history import ScoreHistory
 from wheeltapper_agent.update.shadow import Shadow
 from wheeltapper_protocols.wire.messages import ShadowReport
 
@@ -28,38 +32,53 @@ __all__ = ["Trials"]
 
 _ENDED: Final = "ended"
 _CALLS_SECONDS: Final = 5.0
-"""How long probation waits for a few calls more where its windows came in one or two; a source may be seldom."""
+"""How long probation waits for more calls of the model, where its windows came in one or two batches only."""
 
 
 class Trials:
-    """The trials of one device's pipelines."""
+    """The trials of one device's pipelines. Keeps the last scores of every pipeline, to measure against.
+
+    Args:
+        pipelines: by name; each gets an observer that keeps its last scores.
+        config: windows, time-outs and limits of the trials.
+        clock: time.
+        wait: how to wait.
+    """
 
     def __init__(
-        self, pipelines: Mapping[str, Pipeline], config: UpdateConfig, clock: Clock, patience: Patience
+        self, pipelines: Mapping[str, Pipeline], config: UpdateConfig, clock: Clock, wait: ExecutionWait
     ) -> None:
         self._pipelines = pipelines
         self._config = config
         self._rules = config.rules()
         self._clock = clock
-        self._patience = patience
-        self._recent = {name: Recent() for name in pipelines}
-        for name, recent in self._recent.items():
-            pipelines[name].add_observer(recent)
+        self._wait = wait
+        self._histories = {name: ScoreHistory() for name in pipelines}
+        for name, history in self._histories.items():
+            pipelines[name].add_observer(history)
 
-    def baseline(self, names: Mapping[str, object]) -> dict[str, Figures]:
-        """What the releases that the pipelines ``names`` run now came to, where they scored anything."""
-        found = {name: self._recent[name].figures() for name in names if name in self._recent}
-        return {name: figures for name, figures in found.items() if figures.windows}
+    def baseline(self, names: Mapping[str, object]) -> dict[str, WindowStatistics]:
+        """By pipeline of ``names``: statistics of the last windows of the release that runs, where it scored any."""
+        found = {name: self._histories[name].statistics() for name in names if name in self._histories}
+        return {name: statistics for name, statistics in found.items() if statistics.windows}
 
     # --- shadow -------------------------------------------------------------------------------------------------------
 
     def shadow(
         self, execution: Execution, bundles: Mapping[str, Bundle], report: Callable[[ShadowReport], None]
-    ) -> Outcome:
-        """Run ``bundles``, by pipeline, beside what is active; report each comparison.
+    ) -> EffectResult:
+        """Let new releases score the live windows beside the active ones.
+
+        Args:
+            execution: the one that brings them.
+            bundles: the new releases, by pipeline.
+            report: takes the comparison of each pipeline.
+
+        Returns:
+            SHADOWED; or REFUSED with ``shadow.disagrees`` or ``shadow.too_few``, where an agreement is asked for.
 
         Raises:
-            Interrupted: somebody asked to stop.
+            Interrupted: the execution shall end.
         """
         shadows: dict[str, tuple[Shadow, int, float]] = {}
         for name, bundle in bundles.items():
@@ -70,7 +89,7 @@ class Trials:
                 shadow = Shadow(bundle, wanted, self._config.shadow_max_load, self._clock)
                 shadows[name] = (shadow, wanted, least)
         if not shadows:
-            return Outcome(Event.SHADOWED)
+            return EffectResult(Event.SHADOWED)
         try:
             for name, (shadow, _, _) in shadows.items():
                 shadow.start()
@@ -80,7 +99,7 @@ class Trials:
             for name, (shadow, _, _) in shadows.items():
                 self._pipelines[name].remove_observer(shadow)
                 shadow.stop()
-        refused: Outcome | None = None
+        refused: EffectResult | None = None
         metrics: dict[str, float] = {}
         for name, (shadow, wanted, least) in shadows.items():
             code, detail = _verdict(shadow.report(execution.id, name), wanted, least)
@@ -88,8 +107,8 @@ class Trials:
             report(found)
             metrics = metrics or {"shadow_windows": float(found.windows), "shadow_skipped": float(found.skipped)}
             if code in ("shadow.disagrees", "shadow.too_few") and refused is None:
-                refused = Outcome(Event.REFUSED, code, f"{name}: {detail}")
-        return refused or Outcome(Event.SHADOWED, metrics=metrics)
+                refused = EffectResult(Event.REFUSED, code, f"{name}: {detail}")
+        return refused or EffectResult(Event.SHADOWED, metrics=metrics)
 
     def _until_shadowed(self, execution: Execution, shadows: Mapping[str, tuple[Shadow, int, float]]) -> None:
         deadline = self._clock.monotonic() + self._config.shadow_timeout_seconds
@@ -99,15 +118,19 @@ class Trials:
                 for name, (shadow, _, _) in shadows.items()
             ):
                 return
-            self._patience.wait(execution, POLL_SECONDS)
+            self._wait.for_seconds(execution, POLL_SECONDS)
 
     # --- probation ----------------------------------------------------------------------------------------------------
 
-    def observe(self, execution: Execution) -> Outcome:
-        """Wait until every pipeline scored enough windows with the new model, or one of them failed; then judge.
+    def observe(self, execution: Execution) -> EffectResult:
+        """Wait until every pipeline scored enough windows with its new release, or one of them failed; then judge.
+
+        Returns:
+            HEALTHY; or BROKE with the code of an error of the pipeline, ``probation.timeout``, or the code of the rule
+            that a release broke.
 
         Raises:
-            Interrupted: somebody asked to stop.
+            Interrupted: the agent stops.
         """
         deadline = self._clock.monotonic() + self._config.probation_timeout_seconds
         least = min(self._rules.new_windows, self._config.probation_windows)
@@ -118,12 +141,12 @@ class Trials:
             health = [pipeline.health() for pipeline in pipelines]
             errors = [state.error for state in health if state.error]
             if errors:
-                return Outcome(Event.BROKE, errors[0], "the new model could not score a live window")
+                return EffectResult(Event.BROKE, errors[0], "the new model could not score a live window")
             waiting = []
             for pipeline, state, ended in zip(pipelines, health, over, strict=True):
                 if ended and state.windows < least:
-                    text = f"the source of {pipeline.name} ended after {state.windows} of at least {least} windows"
-                    return Outcome(Event.BROKE, "probation.timeout", text)
+                    text = f"the source of {pipeline.name} ended after {state.windows} windows; {least} are needed"
+                    return EffectResult(Event.BROKE, "probation.timeout", text)
                 if state.windows < self._config.probation_windows and not ended:
                     waiting.append(pipeline)
             now = self._clock.monotonic()
@@ -133,23 +156,24 @@ class Trials:
                 if not few or all(over) or now - enough_at >= _CALLS_SECONDS:
                     return self._judged(execution, float(min(state.windows for state in health)))
             elif now > deadline:
-                text = f"{waiting[0].name} did not score {self._config.probation_windows} windows in time"
-                return Outcome(Event.BROKE, "probation.timeout", text)
-            self._patience.wait(execution, POLL_SECONDS)
+                allowed = f"{self._config.probation_timeout_seconds:g} s"
+                text = f"{waiting[0].name} did not score {self._config.probation_windows} windows in {allowed}"
+                return EffectResult(Event.BROKE, "probation.timeout", text)
+            self._wait.for_seconds(execution, POLL_SECONDS)
 
-    def _judged(self, execution: Execution, windows: float) -> Outcome:
+    def _judged(self, execution: Execution, windows: float) -> EffectResult:
         metrics = {"windows": windows}
         for name, target in execution.targets.items():
-            new, old = self._recent[name].figures(target.model, target.release), execution.baseline.get(name)
+            new, old = self._histories[name].statistics(target.model, target.release), execution.baseline.get(name)
             budget = self._pipelines[name].budget_p95_ms
             if len(execution.targets) == 1 and new.windows:
                 metrics |= _metrics(old, new, self._rules.least_spread)
-            if budget is not None and (sick := judge(self._rules, old, new, budget)) is not None:
-                return Outcome(Event.BROKE, sick.code, f"{name}: {sick.detail}", metrics)
-        return Outcome(Event.HEALTHY, metrics=metrics)
+            if budget is not None and (unhealthy := judge(self._rules, old, new, budget)) is not None:
+                return EffectResult(Event.BROKE, unhealthy.code, f"{name}: {unhealthy.detail}", metrics)
+        return EffectResult(Event.HEALTHY, metrics=metrics)
 
 
-def _metrics(old: Figures | None, new: Figures, least_spread: float) -> dict[str, float]:
+def _metrics(old: WindowStatistics | None, new: WindowStatistics, least_spread: float) -> dict[str, float]:
     found = {"score_median": new.score_median, "alerts": float(new.alerts), "latency_p95_ms": new.latency_p95_ms}
     if old is not None and old.windows:
         found["score_shift"] = shift_in_spreads(old, new, least_spread)
@@ -157,7 +181,13 @@ def _metrics(old: Figures | None, new: Figures, least_spread: float) -> dict[str
 
 
 def _verdict(found: ShadowReport, wanted: int, least: float) -> tuple[str, str]:
-    """The code and why, of a shadow run that should score ``wanted`` windows and agree in ``least`` of them."""
+    """The code and the reason of a shadow run; both empty where it passed.
+
+    Args:
+        found: the comparison.
+        wanted: windows that it should have scored.
+        least: share of windows (0 to 1) in which both releases must decide the same; 0: it is only reported.
+    """
     agreement = (found.agreement or 0.0) * found.windows / max(1, found.windows + found.failed)
     if found.windows + found.failed < wanted:
         if least:

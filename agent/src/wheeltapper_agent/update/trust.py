@@ -1,14 +1,15 @@
-"""The rules that an assignment must meet, in their order: signature over the bytes received, then everything else.
+"""The rules that an assignment must meet, in their order: the signature over the bytes received, then all others. Pure.
 
 Invariants:
-    * Nothing of the payload is read before its signature held.
+    * Nothing of the payload is parsed before its signature was verified.
     * The counter must rise; the same payload again is :data:`IGNORED`, which is neither accepted nor refused.
-    * Time never runs backwards past the newest time seen in something verified (:attr:`Standing.newest_time_seconds`);
-      and what an assignment says cannot push it past the expiry of the metadata that it was verified with.
+    * Time never runs backwards past the newest verified time (:attr:`TrustState.newest_time_seconds`). What an
+      assignment says cannot push that time past the expiry of the metadata that it was verified with.
     * Whatever the bytes are, only :class:`RefusedError` leaves this module.
 
-What this module does not do: fetch or check TUF metadata; ``verify`` is handed in and knows the director's keys.
-Order and attacks: Uptane Standard 2.0, 5.4.4 (full verification).
+What this module does not do: fetch or verify TUF metadata. ``verify`` is handed in and knows the director's keys.
+
+Source for the order and the attacks: Uptane Standard 2.0, section 5.4.4 (full verification).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
     "Accepted",
     "Ignored",
     "RefusedError",
-    "Standing",
+    "TrustState",
     "Verify",
     "check_assignment",
     "effective_now",
@@ -47,7 +48,13 @@ Verify = Callable[[bytes, dict[str, Any]], None]
 
 
 class RefusedError(Exception):
-    """An assignment that changes nothing. ``execution`` is known only where the signature held."""
+    """An assignment that must not be carried out.
+
+    Attributes:
+        code: stable code of the reason.
+        message: the reason, for a person.
+        execution: id of its execution; None where the signature did not hold.
+    """
 
     def __init__(self, code: str, message: str, execution: str | None = None) -> None:
         super().__init__(f"{message} [{code}]")
@@ -57,7 +64,7 @@ class RefusedError(Exception):
 
 
 class Ignored(Enum):
-    """The assignment is one that was accepted before."""
+    """The assignment was accepted before, and is not carried out again."""
 
     IGNORED = "ignored"
 
@@ -66,15 +73,19 @@ IGNORED: Final = Ignored.IGNORED
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TrustState:
     """What the device remembers of the assignments that it accepted."""
 
     device: str
+    """Id of this device."""
     counter: int = 0
+    """Counter of the newest assignment."""
     payload_sha256: str = ""
+    """SHA-256 (hex) of its payload."""
     newest_time_seconds: float = 0.0
-    lost: bool = False
-    """The execution of the newest assignment was forgotten: that very assignment may be carried out once more."""
+    """Newest Unix time in anything that was verified."""
+    execution_lost: bool = False
+    """The journal lost the execution of the newest assignment, so that very assignment may be carried out once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,7 @@ class Accepted:
     """An assignment to act on, and what to remember from now on."""
 
     assignment: Assignment
-    standing: Standing
+    trust_state: TrustState
 
 
 class _Signature(Struct):
@@ -99,9 +110,9 @@ class _Envelope(Struct):
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 
-def effective_now(clock_seconds: float, standing: Standing) -> float:
-    """The time to judge expiry by: the clock, but never before the newest time verified."""
-    return max(clock_seconds, standing.newest_time_seconds)
+def effective_now(clock_seconds: float, trust_state: TrustState) -> float:
+    """The Unix time to judge expiry by: the clock's, but never before the newest verified time."""
+    return max(clock_seconds, trust_state.newest_time_seconds)
 
 
 def read_envelope(raw: bytes) -> Envelope:
@@ -122,29 +133,29 @@ def read_envelope(raw: bytes) -> Envelope:
         raise RefusedError("assignment.malformed", f"not a DSSE envelope: {str(error)[:200]}") from error
 
 
-def is_known(raw: bytes, standing: Standing) -> bool:
+def is_known(raw: bytes, trust_state: TrustState) -> bool:
     """Whether ``raw`` carries the very assignment that was accepted last.
 
     The broker repeats it whenever the device comes online. Whoever signed it this time: it changes nothing, so there is
     nothing to verify, nor metadata to fetch.
     """
-    if standing.lost or not standing.payload_sha256 or len(raw) > MAX_ENVELOPE_BYTES:
+    if trust_state.execution_lost or not trust_state.payload_sha256 or len(raw) > MAX_ENVELOPE_BYTES:
         return False
     try:
         payload = base64.b64decode(_ENVELOPE.decode(raw).payload, validate=True)
     except ValueError:  # msgspec's errors are among them
         return False
-    return hashlib.sha256(payload).hexdigest() == standing.payload_sha256
+    return hashlib.sha256(payload).hexdigest() == trust_state.payload_sha256
 
 
 def check_assignment(
-    raw: bytes, standing: Standing, verify: Verify, clock_seconds: float, latest_seconds: float = math.inf
+    raw: bytes, trust_state: TrustState, verify: Verify, clock_seconds: float, latest_seconds: float = math.inf
 ) -> Accepted | Ignored:
     """Judge the envelope in ``raw``.
 
     Args:
         raw: the bytes received.
-        standing: what was accepted before.
+        trust_state: what was accepted before.
         verify: checks signatures against the verified TUF metadata.
         clock_seconds: Unix time by the device's clock.
         latest_seconds: Unix time at which the metadata expire; the newest time is not remembered as later than this.
@@ -164,26 +175,28 @@ def check_assignment(
         assignment = decode_assignment(envelope.payload)
     except WireError as error:
         raise RefusedError("assignment.malformed", error.message[:400]) from error
-    found = _judge(assignment, hashlib.sha256(envelope.payload).hexdigest(), standing, clock_seconds)
+    found = _judge(assignment, hashlib.sha256(envelope.payload).hexdigest(), trust_state, clock_seconds)
     if not isinstance(found, Accepted):
         return found
     # A director that lies about the time would else lock the device out of every later metadata for good.
     said = min(assignment.issued_at, assignment.expires_at, latest_seconds)
-    newest = max(standing.newest_time_seconds, said)
-    return Accepted(assignment, replace(found.standing, newest_time_seconds=newest))
+    newest = max(trust_state.newest_time_seconds, said)
+    return Accepted(assignment, replace(found.trust_state, newest_time_seconds=newest))
 
 
-def _judge(assignment: Assignment, digest: str, standing: Standing, clock_seconds: float) -> Accepted | Ignored:
+def _judge(assignment: Assignment, digest: str, trust_state: TrustState, clock_seconds: float) -> Accepted | Ignored:
     execution = assignment.execution
-    if assignment.device != standing.device:
-        message = f"the assignment is for {assignment.device}, this device is {standing.device}"
+    if assignment.device != trust_state.device:
+        message = f"the assignment is for {assignment.device}, this device is {trust_state.device}"
         raise RefusedError("assignment.device", message, execution)
-    again = assignment.counter == standing.counter and digest == standing.payload_sha256
-    if again and not standing.lost:
+    again = assignment.counter == trust_state.counter and digest == trust_state.payload_sha256
+    if again and not trust_state.execution_lost:
         return IGNORED
-    if assignment.counter <= standing.counter and not again:
-        message = f"counter {assignment.counter} does not rise above {standing.counter}"
+    if assignment.counter <= trust_state.counter and not again:
+        message = f"counter {assignment.counter} does not rise above {trust_state.counter}"
         raise RefusedError("assignment.counter", message, execution)
-    if assignment.expires_at <= effective_now(clock_seconds, standing):
+    if assignment.expires_at <= effective_now(clock_seconds, trust_state):
         raise RefusedError("assignment.expired", f"the assignment expired at {assignment.expires_at:.0f}", execution)
-    return Accepted(assignment, replace(standing, counter=assignment.counter, payload_sha256=digest, lost=False))
+    return Accepted(
+        assignment, replace(trust_state, counter=assignment.counter, payload_sha256=digest, execution_lost=False)
+    )

@@ -1,12 +1,17 @@
-"""TUF metadata of the fleet's repository, through python-tuf's client; assignments checked against the director's
-delegation.
+"""The TUF metadata of the fleet's repository, fetched and verified through python-tuf's client.
 
-Invariants: the root that came with the enrolment is the anchor; whatever fails, nothing verified is lost and a later
-try is possible; metadata are judged at a time that never runs back past the newest time verified; no version is taken
-that is lower than one that was verified before, also where the cache was lost (python-tuf takes an unreadable cache
-for none); a server that sends them ever so slowly is left after a time.
+Signatures of assignments are checked against the delegation to the ``director`` role.
 
-Not done here: the rules for an assignment (:mod:`wheeltapper_agent.update.trust`), blobs.
+Invariants:
+    * The root that came with the enrolment is the trust anchor.
+    * Whatever fails, nothing that was verified is lost, and a later try is possible.
+    * Expiry is judged at a time that never runs back past the newest verified time.
+    * No version is accepted that is lower than one verified before, even where the cache was lost. (python-tuf treats
+      an unreadable cache as an empty one.)
+    * A server that sends metadata too slowly is given up after a time.
+
+What this module does not do: the rules for an assignment (:mod:`wheeltapper_agent.update.trust`), fetch files
+(:mod:`wheeltapper_agent.update.blobs`).
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from wheeltapper_agent.ground.clock import Clock, InterruptibleSleep, no_sleep
 from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_file, fsync_folder
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
-from wheeltapper_agent.update.floors import Marks, MarkStore
+from wheeltapper_agent.update.floors import Floors, FloorStore
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 
 if TYPE_CHECKING:
@@ -51,28 +56,28 @@ _CONFIG: Final = UpdaterConfig(
 
 
 class _SlowError(exceptions.DownloadError):
-    """They do not come in time."""
+    """The metadata did not come within the time allowed."""
 
 
 class _Fetcher(FetcherInterface):
-    """python-tuf's downloads through our client; its ``download_file`` caps the length while it reads.
+    """Does python-tuf's downloads through :class:`HttpsClient`. python-tuf caps the length while it reads.
 
     Args:
         client: of the server.
         clock: what the time is counted by.
-        timeout_seconds: for all that is fetched after :meth:`begin`; 0: no limit.
-        pause: asked after each piece whether to go on.
+        timeout_seconds: for everything that is fetched after :meth:`begin`; 0: no limit.
+        sleep: called after each piece; raises to break off.
     """
 
-    def __init__(self, client: HttpsClient, clock: Clock, timeout_seconds: float, pause: InterruptibleSleep) -> None:
+    def __init__(self, client: HttpsClient, clock: Clock, timeout_seconds: float, sleep: InterruptibleSleep) -> None:
         self._client = client
         self._clock = clock
         self._timeout_seconds = timeout_seconds or math.inf
-        self._pause = pause
+        self._sleep = sleep
         self.begin()
 
     def begin(self) -> None:
-        """The time runs from now on."""
+        """Begin to count the time anew."""
         self._until_seconds = self._clock.monotonic() + self._timeout_seconds
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -90,9 +95,9 @@ class _Fetcher(FetcherInterface):
         with contextlib.closing(pieces):
             while piece:
                 yield piece
-                self._pause(0.0)
+                self._sleep(0.0)
                 if self._clock.monotonic() > self._until_seconds:
-                    raise _SlowError(f"not there within {self._timeout_seconds:.0f} s")
+                    raise _SlowError(f"the server did not send it within {self._timeout_seconds:.0f} s")
                 try:
                     piece = next(pieces, b"")
                 except HttpsError as error:
@@ -100,7 +105,7 @@ class _Fetcher(FetcherInterface):
 
 
 def _translated(error: Exception) -> AgentError:
-    """Our code for an error of python-tuf."""
+    """The error of ours, with its stable code, for an error of python-tuf."""
     codes: tuple[tuple[type[Exception], str], ...] = (
         (exceptions.ExpiredMetadataError, "trust.expired"),
         (exceptions.BadVersionNumberError, "trust.version"),
@@ -119,7 +124,7 @@ def _translated(error: Exception) -> AgentError:
 
 @dataclass(frozen=True)
 class VerifiedMetadata:
-    """One refresh's view of the repository: all questions are answered from the same consistent state."""
+    """The view of the repository that one refresh gave: every question is answered from the same consistent state."""
 
     updater: Updater
     fetcher: _Fetcher
@@ -135,7 +140,7 @@ class VerifiedMetadata:
         """Check the signatures over ``payload`` against the director's keys and threshold.
 
         Raises:
-            ValueError: they do not meet it, or nothing is delegated to a director.
+            ValueError: they do not meet the threshold, or the repository delegates nothing to a director.
         """
         try:
             self.targets.verify_delegate(DIRECTOR, payload, signatures)
@@ -143,7 +148,7 @@ class VerifiedMetadata:
             raise ValueError(str(error)) from error
 
     def check_target(self, target: PipelineTarget) -> None:
-        """Check that the model team's metadata name the same manifest as the assignment.
+        """Check that the metadata signed by the model's team name the same manifest as the assignment.
 
         Raises:
             AgentError: ``update.not_published``, ``update.disagree``, and those of :meth:`TufClient.refresh`.
@@ -165,9 +170,11 @@ class TufClient:
     """The device's view of the repository, cached in ``folder``.
 
     Args:
+        folder: of the cache, which python-tuf keeps.
         root: bytes of the trusted root that came with the enrolment.
+        client: of the server.
         clock: what expiry is judged by.
-        marks: remember the versions.
+        floors: remember the highest versions.
         timeout_seconds: for one refresh, and for the metadata of one team; 0: no limit.
     """
 
@@ -177,7 +184,7 @@ class TufClient:
         root: bytes,
         client: HttpsClient,
         clock: Clock,
-        marks: MarkStore,
+        floors: FloorStore,
         timeout_seconds: float = 0.0,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,22 +192,22 @@ class TufClient:
         self._root = root
         self._client = client
         self._clock = clock
-        self._marks = marks
+        self._floors = floors
         self._timeout_seconds = timeout_seconds
 
-    def refresh(self, not_before_seconds: float, pause: InterruptibleSleep = no_sleep) -> VerifiedMetadata:
+    def refresh(self, not_before_seconds: float, sleep: InterruptibleSleep = no_sleep) -> VerifiedMetadata:
         """Fetch and verify root, timestamp, snapshot and targets.
 
         Args:
-            not_before_seconds: Unix time; expiry is judged at the clock's time, but not before this.
-            pause: asked after each piece whether to go on, here and in :meth:`VerifiedMetadata.check_target`; what it
-                raises comes through.
+            not_before_seconds: Unix time. Expiry is judged at the clock's time, but never before this.
+            sleep: called after each piece, here and in :meth:`VerifiedMetadata.check_target`; what it raises is
+                raised here.
 
         Raises:
-            AgentError: ``trust.*`` where something does not verify, ``fetch.unreachable`` or ``fetch.slow`` where it
-            cannot be had, ``storage.*`` where the disk refuses.
+            AgentError: ``trust.*``: something does not verify; ``fetch.unreachable`` or ``fetch.slow``: the server does
+                not answer in time; ``storage.*``: the disk refuses.
         """
-        fetcher = _Fetcher(self._client, self._clock, self._timeout_seconds, pause)
+        fetcher = _Fetcher(self._client, self._clock, self._timeout_seconds, sleep)
         try:
             updater = Updater(
                 str(self._folder),
@@ -230,12 +237,12 @@ class TufClient:
         return VerifiedMetadata(updater, fetcher, trusted.targets, trusted.timestamp.expires)
 
     def _files(self) -> dict[Path, int]:
-        """The cached files with their inodes; python-tuf replaces what it writes."""
+        """The cached files with their inodes. python-tuf replaces what it writes, so a new inode is a new file."""
         found = [*self._folder.glob("*.json"), *self._folder.glob("root_history/*.json")]
         return {path: path.stat().st_ino for path in found if not path.is_symlink()}
 
     def _make_durable(self, before: dict[Path, int]) -> None:
-        """Sync what is not as ``before``; python-tuf does not."""
+        """Sync the files that changed since ``before`` (:meth:`_files`) to the disk, which python-tuf does not do."""
         changed = sorted(path for path, inode in self._files().items() if before.get(path) != inode)
         for path in changed:
             fsync_file(path)
@@ -243,24 +250,24 @@ class TufClient:
             fsync_folder(folder)
 
     def _check_versions(self, versions: dict[str, int]) -> None:
-        """Refuse what is older than what was seen, and remember the rest.
+        """Refuse metadata that are older than those verified before, and remember the versions of the others.
 
         Raises:
             AgentError: ``trust.version``.
         """
         for name, version in versions.items():
-            seen = self._marks.marks.metadata.get(name, 0)
+            seen = self._floors.current.metadata.get(name, 0)
             if version < seen:
-                text = f"{name.partition(' ')[0]} has version {version}; {seen} was there before"
+                text = f"{name.partition(' ')[0]} has version {version}, but version {seen} was verified before"
                 raise AgentError("trust.version", f"the repository's metadata: {text}")
-        self._marks.rise(Marks(metadata=versions))
+        self._floors.raise_to(Floors(metadata=versions))
 
 
 def _versions(trusted: TrustedMetadataSet) -> dict[str, int]:
-    """What may only rise, by role and keys.
+    """The versions of the metadata, which may only rise, by role and keys.
 
-    With other keys a role begins anew, else a stolen online key could lock the device out for good by one very high
-    version (TUF specification 1.0.33, 5.3.11, which forgets timestamp and snapshot together).
+    With new keys the versions of a role begin anew. Otherwise a stolen online key could lock the device out for good by
+    one very high version (TUF specification 1.0.33, 5.3.11, which forgets timestamp and snapshot together).
     """
     root = trusted.root
     online, offline = _keys(root, "timestamp", "snapshot"), _keys(root, "targets")

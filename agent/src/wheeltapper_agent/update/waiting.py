@@ -1,9 +1,12 @@
-"""Waits until the conditions of an update hold, and says once for each change why it waits.
+"""Waits until the conditions of an update hold, and reports each change of what is missing.
 
-Invariant: a wait can be broken off at any time, and depends on nothing that was seen before: a clock that jumps, a
-plug that is pulled or a disk that fills counts from the next look on.
+Invariants:
+    * A wait can be interrupted at any time.
+    * Every look reads the device anew and depends on nothing seen before. A clock that jumps, a plug that is pulled or
+      a disk that fills counts from the next look on.
 
-What this module does not do: judge (:mod:`core.conditions`), read the device (:mod:`adapters.surroundings`).
+What this module does not do: judge the conditions (:mod:`wheeltapper_agent.update.conditions`), read the device
+(:mod:`wheeltapper_agent.update.condition_readings`).
 """
 
 from __future__ import annotations
@@ -15,27 +18,26 @@ from pathlib import Path
 
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.update.condition_readings import free_bytes, metered, on_mains
-from wheeltapper_agent.update.conditions import Surroundings, Unmet, unmet
+from wheeltapper_agent.update.conditions import ConditionReadings, Unmet, unmet
 from wheeltapper_agent.update.config import UpdateConfig
-from wheeltapper_agent.update.effect_result import Patience
+from wheeltapper_agent.update.interruption import ExecutionWait
 from wheeltapper_agent.update.journal import Execution
 
-__all__ = ["Waiting"]
+__all__ = ["ConditionWait"]
 
 _LOG = logging.getLogger(__name__)
-Say = Callable[[Execution, Unmet], None]
-"""Tells the fleet why ``Execution`` waits."""
 
 
-class Waiting:
-    """The conditions of one device.
+class ConditionWait:
+    """Waits for the conditions of one device.
 
     Args:
-        config: what must hold.
-        folder: on the file system that must have room.
+        config: which conditions must hold.
+        folder: a folder on the file system that must have room.
         clock: time.
-        patience: how to wait.
-        verified_seconds: says the newest Unix time that was verified.
+        wait: how to wait.
+        verified_seconds: gives the newest Unix time that was verified.
+        report: called with the execution and what it waits for, whenever that changes.
     """
 
     def __init__(
@@ -43,55 +45,55 @@ class Waiting:
         config: UpdateConfig,
         folder: Path,
         clock: Clock,
-        patience: Patience,
+        wait: ExecutionWait,
         verified_seconds: Callable[[], float],
+        report: Callable[[Execution, Unmet], None],
     ) -> None:
         self._config = config
         self._conditions = config.conditions()
         self._folder = folder
         self._clock = clock
-        self._patience = patience
+        self._wait = wait
         self._verified_seconds = verified_seconds
+        self._report = report
 
     def until_met(
         self,
         execution: Execution,
-        say: Say,
         need_bytes: int = 0,
         fetching: bool = True,
         make_room: Callable[[], None] = lambda: None,
     ) -> None:
-        """Return when everything holds.
+        """Return when every condition holds.
 
         Args:
-            execution: that waits.
-            say: called when what is missing changes.
-            need_bytes: room that the release still takes.
-            fetching: False: only what an activation needs, the window and the power.
+            execution: the one that waits.
+            need_bytes: room on the disk that the release still takes.
+            fetching: False: ask only for what an activation needs, which is the maintenance window and the power.
             make_room: called when room on the disk begins to lack.
 
         Raises:
-            Interrupted: somebody asked to stop.
+            Interrupted: the execution shall end.
         """
-        said: tuple[str, ...] = ()
+        reported: tuple[str, ...] = ()
         while missing := self._missing(need_bytes, fetching, explain=False):
             codes = tuple(each.code for each in missing)
-            if codes != said:
-                said = codes
+            if codes != reported:
+                reported = codes
                 missing = self._missing(need_bytes, fetching, explain=True) or missing
-                say(execution, Unmet(codes[0], "; ".join(each.detail for each in missing)))
+                self._report(execution, Unmet(codes[0], "; ".join(each.detail for each in missing)))
                 if "update.waiting_disk" in codes:
                     make_room()
-            self._patience.wait(execution, self._config.condition_seconds)
-        if said:
-            _LOG.info("execution %s: waited long enough", execution.id)
+            self._wait.for_seconds(execution, self._config.condition_seconds)
+        if reported:
+            _LOG.info("execution %s: all conditions hold, it goes on", execution.id)
 
     def _missing(self, need_bytes: int, fetching: bool, explain: bool) -> tuple[Unmet, ...]:
-        seen = Surroundings(self._clock.now(), verified_seconds=self._verified_seconds())
+        readings = ConditionReadings(self._clock.now(), verified_seconds=self._verified_seconds())
         if self._conditions.need_mains:
-            seen = replace(seen, mains=on_mains(self._config.power_supply_dir))
+            readings = replace(readings, mains=on_mains(self._config.power_supply_dir))
         if fetching:
             free = free_bytes(self._folder)
             paid = metered(self._config.route_file, self._config.metered_interfaces)
-            seen = replace(seen, metered=paid, free_bytes=free)
-        return unmet(self._conditions, seen, need_bytes, explain)
+            readings = replace(readings, metered=paid, free_bytes=free)
+        return unmet(self._conditions, readings, need_bytes, explain)
