@@ -1,4 +1,6 @@
-"""Two models on the same windows: paired statistics of their scores, and how far their decisions agree. Pure.
+"""Compares two models on the same windows: paired statistics of their scores, and agreement of their decisions. Pure.
+
+The shadow run uses it.
 
 Sources: Pearson's correlation; Cohen 1960, *A coefficient of agreement for nominal scales*, Educ. Psychol. Meas. 20.
 """
@@ -17,7 +19,10 @@ QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One window through both: scores (1.0 is the warning threshold), severities as text, latencies."""
+    """One window that both models scored.
+
+    Scores have the warning threshold at 1.0, decisions are severities as text, latencies are in milliseconds.
+    """
 
     active_score: float
     shadow_score: float
@@ -29,25 +34,28 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the pairs came to; None where it is not defined (too few pairs, or no variance)."""
+    """Statistics of some pairs; None where one is not defined (too few pairs, or no variance)."""
 
     windows: int
     mean_difference: float
-    """Shadow minus active."""
+    """Of shadow score minus active score."""
     sd_difference: float | None
+    """Sample standard deviation of that difference."""
     correlation: float | None
+    """Pearson's, between the scores."""
     active_quantiles: tuple[float, ...]
-    """At :data:`QUANTILES`."""
+    """Of the active scores, at :data:`QUANTILES`."""
     shadow_quantiles: tuple[float, ...]
     agreement: float
-    """Share of windows with the same decision."""
+    """Share of windows with the same decision, 0 to 1."""
     kappa: float | None
+    """Cohen's kappa of the decisions."""
     active_latency_p95_ms: float
     shadow_latency_p95_ms: float
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    """By linear interpolation (Hyndman and Fan 1996, type 7), as numpy does."""
+    """A quantile by linear interpolation, as numpy does (Hyndman and Fan 1996, type 7)."""
     at = share * (len(ordered) - 1)
     low = math.floor(at)
     high = min(low + 1, len(ordered) - 1)
@@ -76,13 +84,13 @@ def _kappa(pairs: Sequence[Pair], agreement: float) -> float | None:
 
 
 def compare(pairs: Sequence[Pair]) -> Comparison:
-    """The statistics of ``pairs``; there must be at least one, and scores must be finite.
+    """The statistics of ``pairs``: at least one, with finite scores.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no pair.
     """
     if not pairs:
-        raise ValueError("there is nothing to compare")
+        raise ValueError("there are no pairs to compare")
     active = [pair.active_score for pair in pairs]
     shadow = [pair.shadow_score for pair in pairs]
     differences = [b - a for a, b in zip(active, shadow, strict=True)]

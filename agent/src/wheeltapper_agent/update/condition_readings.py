@@ -1,6 +1,7 @@
-"""What the device sees of its readings: power, network, disk. Reads ``/sys`` and ``/proc``; all paths can be set.
+"""Reads what the conditions of an update depend on: power, network and disk, from ``/sys`` and ``/proc`` (Linux).
 
-What cannot be read is None, and holds nothing up (:mod:`wheeltapper_agent.update.conditions`).
+The paths are handed in, so that a configuration or a test can set others. What cannot be read is None, and None holds
+no update up (:mod:`wheeltapper_agent.update.conditions`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ __all__ = ["default_interface", "free_bytes", "metered", "on_mains"]
 
 
 def _word(path: Path) -> str:
+    """The content of a small file; empty where it cannot be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
@@ -23,8 +25,8 @@ def _word(path: Path) -> str:
 def on_mains(folder: Path) -> bool | None:
     """Whether the device has outside power, by ``/sys/class/power_supply`` (Linux, ABI/testing/sysfs-class-power).
 
-    A supply of type Mains or USB that is online says yes; else a battery that discharges says no. None where there is
-    neither, as on most gateways: they have nothing but their supply.
+    A supply of type Mains or USB that is online means yes; otherwise a battery that discharges means no. None where
+    there is neither, as on most gateways, which have nothing but their power supply.
     """
     try:
         supplies = sorted(folder.iterdir())
@@ -58,7 +60,7 @@ def default_interface(routes: Path) -> str | None:
 
 
 def metered(routes: Path, patterns: Sequence[str]) -> bool | None:
-    """Whether the default route's interface matches one of ``patterns`` (as of a shell, e.g. ``wwan*``)."""
+    """Whether the default route's interface matches one of ``patterns`` (shell patterns, e.g. ``wwan*``)."""
     if not patterns:
         return False
     interface = default_interface(routes)
@@ -66,7 +68,7 @@ def metered(routes: Path, patterns: Sequence[str]) -> bool | None:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Room on the file system of ``folder`` for who may write there."""
+    """Bytes that the agent may still write on the file system of ``folder``; None where that cannot be read."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:

@@ -1,14 +1,15 @@
 """When an update may go on: maintenance windows, mains power, an unmetered network, room on the disk. Pure.
 
 Invariants:
-    * :func:`unmet` is a function of values; what cannot be known (None) never holds an update up.
-    * A maintenance window is what the clock on the wall says, in the device's time zone: ``Sat 22:00-05:00`` begins on
-      Saturday and ends on Sunday. When the clocks go forward, the hour that is left out is in no window; when they go
-      back, the hour that comes twice counts twice. So people who plan by their wall clock are never surprised.
-    * Nothing is remembered between two looks, so a jump of the clock is over with the next look. While the clock lies
-      before a time that was verified, it is wrong, and no window counts as open.
+    * :func:`unmet` is a function of values. What the device cannot know (None) never holds an update up.
+    * A maintenance window means local wall-clock time in the configured zone: ``Sat 22:00-05:00`` begins on Saturday
+      and ends on Sunday. When the clocks go forward, the hour that is left out is in no window. When they go back, the
+      hour that comes twice counts twice.
+    * Nothing is remembered between two looks, so a jump of the clock has no effect after the next look.
+    * While the clock lies before the newest verified time, it is wrong, and no window counts as open.
 
-What this module does not do: look at the device (:mod:`wheeltapper_agent.update.condition_readings`), wait.
+What this module does not do: read the device (:mod:`wheeltapper_agent.update.condition_readings`), wait
+(:mod:`wheeltapper_agent.update.waiting`).
 """
 
 from __future__ import annotations
@@ -36,15 +37,18 @@ _LOOK_AHEAD_DAYS: Final = 8
 _LOOK_AHEAD_QUARTERS: Final = _LOOK_AHEAD_DAYS * 96
 _QUARTER_SECONDS: Final = 900.0
 _SKEW_SECONDS: Final = 60.0
-"""So far two clocks may differ that are both right."""
+"""Two clocks that are both right may differ by so much."""
 _FORM: Final = re.compile(r"(?:(?P<days>[A-Za-z,-]+)\s+)?(?P<from>\d\d?:\d\d)-(?P<to>\d\d?:\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceWindow:
-    """A span of time of some days. ``end_minute`` at or before ``start_minute`` is on the day after.
+    """A span of time on some days of the week.
 
-    Both count from midnight; ``days`` are those on which it begins, 0 being Monday.
+    Attributes:
+        days: on which it begins; 0 is Monday.
+        start_minute: minutes after midnight at which it begins.
+        end_minute: minutes after midnight at which it ends; at or before ``start_minute``: on the day after.
     """
 
     days: frozenset[int]
@@ -54,32 +58,36 @@ class MaintenanceWindow:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What must hold. No windows: any time will do."""
+    """What must hold before an update goes on. Without windows, any time will do."""
 
     windows: tuple[MaintenanceWindow, ...] = ()
     zone: tzinfo | None = UTC
-    """None: the zone that the system is set to."""
+    """Of the windows; None: the zone that the system is set to."""
     need_mains: bool = False
     avoid_metered: bool = False
     reserve_bytes: int = 0
-    """Room that must stay free on the disk."""
+    """Bytes that must stay free on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionReadings:
-    """What the device sees; None where it cannot tell."""
+    """What the device measures of the conditions; None where it cannot tell."""
 
     now_seconds: float
+    """Unix time by the device's clock."""
     mains: bool | None = None
+    """Whether it has outside power."""
     metered: bool | None = None
+    """Whether its default route goes over a metered network."""
     free_bytes: int | None = None
+    """Free room on the file system of the slots."""
     verified_seconds: float = 0.0
-    """The newest Unix time in something verified: it cannot be earlier than that."""
+    """The newest Unix time in anything that was verified; it cannot be earlier than that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unmet:
-    """A condition that does not hold: a stable code, and why, for a person."""
+    """A condition that does not hold: its stable code, and the reason for a person."""
 
     code: str
     detail: str
@@ -110,16 +118,21 @@ def _days(text: str) -> frozenset[int]:
 
 
 def parse_window(text: str) -> MaintenanceWindow:
-    """The window that ``text`` describes: ``[days ]HH:MM-HH:MM``, e.g. ``Mon-Fri 22:00-05:00`` or ``02:00-04:00``.
+    """The window that ``text`` describes, in the form ``[days ]HH:MM-HH:MM``.
 
     Days are joined by commas; ``Fri-Mon`` goes over the weekend. Without days it is every day.
 
     Raises:
-        ValueError: it is none, or it has no length.
+        ValueError: ``text`` is not of that form, or the window has no length.
+
+    Example::
+
+        parse_window("Mon-Fri 22:00-05:00")
+        parse_window("Tue,Thu 02:00-04:00")
     """
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text[:80]!r} is not a window; write it like 'Mon-Fri 22:00-05:00'")
+        raise ValueError(f"{text[:80]!r} is not a maintenance window; write it like 'Mon-Fri 22:00-05:00'")
     start, end = _minute(match["from"]), _minute(match["to"])
     if start in (end, _DAY_MINUTES):
         raise ValueError(f"{text[:80]!r} has no length; a whole day is 00:00-24:00")
@@ -127,7 +140,7 @@ def parse_window(text: str) -> MaintenanceWindow:
 
 
 def _local(now_seconds: float, zone: tzinfo | None) -> datetime:
-    """The time on the wall; a clock beyond what a calendar holds counts as its ends."""
+    """Local time. A clock far outside of what a calendar can hold counts as the nearest time that it can."""
     bounded = min(max(now_seconds, 86_400.0), 250_000_000_000.0)
     utc = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=bounded)
     return utc.astimezone(zone)
@@ -151,7 +164,8 @@ def is_open(windows: Sequence[MaintenanceWindow], zone: tzinfo | None, now_secon
 def next_opening(windows: Sequence[MaintenanceWindow], zone: tzinfo | None, now_seconds: float) -> float | None:
     """Unix time of the next opening after ``now_seconds``, to the minute, within the next eight days.
 
-    Looks at the beginnings of the windows, and at every quarter of an hour, since a change of the clocks may open one.
+    None if there is none. The beginnings of the windows are looked at, and every quarter of an hour, since a change to
+    or from summer time may open a window too.
     """
     first = _QUARTER_SECONDS * (now_seconds // _QUARTER_SECONDS + 1)
     moments = {first + step * _QUARTER_SECONDS for step in range(_LOOK_AHEAD_QUARTERS)}
@@ -169,12 +183,12 @@ def next_opening(windows: Sequence[MaintenanceWindow], zone: tzinfo | None, now_
 def unmet(
     conditions: Conditions, readings: ConditionReadings, need_bytes: int = 0, explain: bool = True
 ) -> tuple[Unmet, ...]:
-    """What does not hold, in a fixed order: window, mains, network, disk.
+    """The conditions that do not hold, in a fixed order: maintenance window, mains power, network, disk.
 
     Args:
         conditions: what must hold.
-        readings: what the device sees now.
-        need_bytes: room that the release still takes.
+        readings: what the device measures now.
+        need_bytes: room on the disk that the release still takes.
         explain: also say when the next window opens, which takes some milliseconds.
     """
     found: list[Unmet] = []
@@ -194,7 +208,7 @@ def unmet(
     if conditions.need_mains and readings.mains is False:
         found.append(Unmet("update.waiting_mains", "the device runs on its battery"))
     if conditions.avoid_metered and readings.metered:
-        found.append(Unmet("update.waiting_network", "the way out goes over a metered network"))
+        found.append(Unmet("update.waiting_network", "the default route goes over a metered network"))
     if readings.free_bytes is not None and readings.free_bytes < need_bytes + conditions.reserve_bytes:
         text = (
             f"{readings.free_bytes} bytes are free; the release takes {need_bytes} "

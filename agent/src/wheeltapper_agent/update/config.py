@@ -1,4 +1,4 @@
-"""How releases are taken: the section ``[update]`` of the configuration."""
+"""The section ``[update]`` of the configuration: when and how releases are fetched, tried and judged."""
 
 from __future__ import annotations
 
@@ -18,64 +18,70 @@ __all__ = ["UpdateConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateConfig:
-    """How releases are taken: when, how fast, and what a new one must show."""
+    """When a release may be fetched and activated, how fast, and what it must show in its trials."""
 
     maintenance_windows: tuple[str, ...] = ()
-    """E.g. ``Mon-Fri 22:00-05:00``; none: at any time."""
+    """E.g. ``Mon-Fri 22:00-05:00``; empty: any time will do."""
     timezone: str = "UTC"
-    """Of the windows, as in the IANA data base; ``local``: what the system is set to."""
+    """Of the maintenance windows, as in the IANA data base; ``local``: what the system is set to."""
     require_mains: bool = False
+    """Wait while the device runs on its battery."""
     power_supply_dir: Path = Path("/sys/class/power_supply")
     metered_interfaces: tuple[str, ...] = ()
     """Interfaces over which nothing is fetched, e.g. ``wwan*``."""
     route_file: Path = Path("/proc/net/route")
     disk_reserve_mb: float = 16.0
-    """What must stay free."""
+    """Room on the disk that must stay free."""
     condition_seconds: float = 5.0
-    """How often the conditions are looked at."""
+    """Seconds between two looks at the conditions."""
     deadline_seconds: float = 7 * 86400.0
-    """From the assignment to the activation; 0: no limit."""
+    """Allowed from the assignment to the activation; 0: no limit."""
     fetch_attempts: int = 5
-    """In a row without a byte of progress."""
+    """Attempts in a row without progress after which fetching is given up."""
     fetch_retry_seconds: float = 1.0
+    """Before the second attempt; doubles with each one."""
     fetch_bytes_per_second: float = 0.0
-    """0: as fast as it goes."""
+    """Fetch at most so fast, over all files; 0: no limit."""
     fetch_least_bytes_per_second: float = 100.0
-    """A server that sends less, over a minute, is left; 0: not asked."""
+    """A server that sends less, over a minute, is given up for this attempt; 0: any rate will do."""
     metadata_retry_seconds: float = 2.0
+    """Before an assignment whose metadata could not be had is judged again; doubles up to a minute."""
     metadata_timeout_seconds: float = 300.0
-    """For the metadata of one look at the repository; 0: no limit."""
+    """For one refresh of the metadata; 0: no limit."""
     http_timeout_seconds: float = 20.0
-    """For connecting, for the head of an answer, and for each piece of it."""
+    """For connecting, for the head of a response, and for each piece of it."""
     self_test_timeout_seconds: float = 120.0
     """For a release's first load and self-test, which happen in a child process."""
     shadow_windows: int = 3
     """Windows that a new release scores beside the active one; 0: no shadow run."""
     shadow_timeout_seconds: float = 30.0
+    """For the whole shadow run."""
     shadow_min_agreement: float = 0.0
-    """Least share of windows of which both decide the same; 0: it is only reported."""
+    """Share of windows (0 to 1) in which both releases must decide the same; 0: it is only reported."""
     shadow_max_load: float = 8.0
-    """Load average a core above which windows are left out."""
+    """Load average per core above which windows are left out of the shadow run."""
     probation_windows: int = 3
+    """Windows that a new release must score before it is judged."""
     probation_timeout_seconds: float = 120.0
+    """For the whole probation."""
     probation_max_deaths: int = 3
-    """Times that the process may end uncleanly in probation."""
+    """Unclean ends of the agent in probation after which the release goes back."""
     probation_max_shift: float = 8.0
-    """Of the median score, in robust standard deviations of the old release's; 0: not judged."""
+    """Allowed move of the median score, in robust standard deviations of the old release's scores; 0: not judged."""
     probation_alert_alpha: float = 0.001
-    """How seldom chance alone may look like more alerts; 0: not judged."""
+    """Significance level of the test for more alerts than before; 0: not judged."""
     probation_latency_ratio: float = 5.0
-    """Median against the old release's, from 20 calls on; 0: not judged."""
+    """Allowed ratio of the median latency to the old release's, from 20 calls on; 0: not judged."""
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
-                raise AgentError("config.invalid", f"update.{entry.name} cannot be {value!r}; 0 or more is meant")
+                raise AgentError("config.invalid", f"update.{entry.name} cannot be {value!r}; set 0 or more")
         self.conditions()
 
     def conditions(self) -> Conditions:
-        """When an update may go on.
+        """The conditions under which an update may go on.
 
         Raises:
             AgentError: ``config.invalid``: a window or the time zone cannot be read.
@@ -88,7 +94,7 @@ class UpdateConfig:
         return Conditions(windows, self._zone(), self.require_mains, bool(self.metered_interfaces), reserve_bytes)
 
     def rules(self) -> ProbationRules:
-        """What probation asks."""
+        """The limits of probation."""
         return ProbationRules(
             max_shift=self.probation_max_shift,
             alert_alpha=self.probation_alert_alpha,

@@ -1,14 +1,19 @@
-"""The update machine of one execution: one table, no I/O.
+"""The update machine of one execution: its states, events and effects, and the table that joins them. Pure.
 
 Invariants:
-    * Every change of state is a row of :data:`TABLE`; a pair that is not there raises.
+    * Every change of state is a row of :data:`TABLE`. A pair of state and event that is not there raises.
     * Before activation an execution can end as FAILED, REJECTED, SUPERSEDED or CANCELLED without touching the active
       model; from ACTIVATING on it ends as COMMITTED, or goes back through ROLLING_BACK.
-    * A cancel, another assignment or the deadline ends it before ACTIVATING only. Later, the one under way comes to its
-      own end first: an assignment then waits for it, a cancel has no effect.
+    * A cancel, another assignment or the deadline ends an execution before ACTIVATING only. From then on the execution
+      comes to its own end first: another assignment waits for that, and a cancel has no effect.
     * From every state that is not terminal, a terminal one can be reached by GIVE_UP alone.
 
-What this module does not do: the effects, the journal, time. See :mod:`resume` for what follows a restart.
+What this module does not do: the effects (:mod:`wheeltapper_agent.update.effects`), the journal
+(:mod:`wheeltapper_agent.update.progress`), what follows a restart (:mod:`wheeltapper_agent.update.resume`).
+
+Example::
+
+    step(ExecutionState.FETCHING, Event.FETCHED)  # Step(VERIFYING, Effect.VERIFY_AND_STAGE)
 """
 
 from __future__ import annotations
@@ -25,27 +30,39 @@ class Event(Enum):
     """What can happen to an execution."""
 
     ACCEPTED = auto()
+    """This device can run what is assigned."""
     ALREADY_ACTIVE = auto()
+    """The pipelines run what is assigned already."""
     CONDITIONS_MET = auto()
     FETCHED = auto()
     FETCH_FAILED = auto()
+    """The files could not be had in as many attempts as are allowed."""
     VERIFIED = auto()
     REFUSED = auto()
+    """The release is not fit to run here; the code says why."""
     TEST_STARTED = auto()
     TEST_PASSED = auto()
     SHADOWED = auto()
+    """The shadow run ended and nothing speaks against the release."""
     ACTIVATED = auto()
     HEALTHY = auto()
+    """The release passed its probation."""
     BROKE = auto()
+    """The release failed while or after it was activated."""
     RESTORED = auto()
+    """The pipelines run again what they ran before."""
     SUPERSEDE = auto()
+    """Another assignment was accepted."""
     CANCEL = auto()
+    """The fleet cancelled the execution."""
     EXPIRED = auto()
+    """The release was not active by the deadline."""
     GIVE_UP = auto()
+    """The execution cannot go on, through no fault of the release."""
 
 
 class Effect(Enum):
-    """What the service must do on entering a state, after journalling it."""
+    """What the updater must do in a state, after it was journalled."""
 
     ACCEPT = auto()
     AWAIT_CONDITIONS = auto()
@@ -61,7 +78,7 @@ class Effect(Enum):
 
 
 class Step(NamedTuple):
-    """The state entered and its effect."""
+    """The state to enter, and the effect to do there."""
 
     state: S
     effect: Effect
@@ -89,6 +106,7 @@ ENTRY_EFFECTS: Final[dict[S, Effect]] = {
     S.CANCELLED: Effect.FINISH,
     S.ROLLED_BACK: Effect.FINISH,
 }
+"""The effect of each state."""
 
 # fmt: off
 TABLE: Final[dict[tuple[S, Event], S]] = {
@@ -145,10 +163,11 @@ TABLE: Final[dict[tuple[S, Event], S]] = {
     (S.ROLLING_BACK, Event.GIVE_UP):        S.FAILED,
 }
 # fmt: on
+"""The state that follows from a state and an event."""
 
 
 def step(state: S, event: Event) -> Step:
-    """The state that follows and what to do on entering it.
+    """The state that follows ``state`` after ``event``, and its effect.
 
     Raises:
         IllegalTransitionError: the pair is not in :data:`TABLE`.

@@ -1,19 +1,21 @@
-"""Whether a release that scores live windows is healthy, against its budget and against the one before it. Pure.
+"""Judges whether a release that scores live windows is healthy, by its budget and by the release before it. Pure.
 
-ProbationRules, in this order; each asks for a least number of windows and is silent below it:
-    1. latency: the new one's p95 (below 20 calls: its median, since the p95 of few is just their largest) against the
-       manifest's budget; and its median against the old one's by a ratio, since a board that was busy for a moment
-       moves the p95 of some dozen calls and not their median. Windows that were scored in one call count once: what
-       held up the call held up each of them;
-    2. score shift: the distance of the medians in units of the old one's spread, 1.4826 times its median absolute
-       deviation, which estimates the standard deviation and does not mind outliers (Iglewicz and Hoaglin 1993,
-       *How to Detect and Handle Outliers*, ASQC, section 3.3: the modified z-score);
-    3. alert rate: Fisher's exact test, one-sided, that the new one alerts more often (Fisher 1922, *On the
-       interpretation of chi-square from contingency tables*, J. R. Stat. Soc. 85). Exact, so it holds for few windows.
+The rules, in this order. Each needs a least number of windows and finds nothing below it:
+    1. Latency: the new release's p95 against the manifest's budget (below 20 calls its median, since the p95 of a few
+       is just their largest); and its median against a multiple of the old release's median, since a board that was
+       busy for a moment moves the p95 of some dozen calls but not their median. Windows that were scored in one call
+       count once: what held up the call held up each of them.
+    2. Score shift: the distance of the medians in units of the old release's spread. The spread is 1.4826 times the
+       median absolute deviation, which estimates the standard deviation and is robust against outliers (Iglewicz and
+       Hoaglin 1993, *How to Detect and Handle Outliers*, ASQC, section 3.3: the modified z-score).
+    3. Alert rate: Fisher's exact test, one-sided, that the new release alerts more often (Fisher 1922, *On the
+       interpretation of chi-square from contingency tables*, J. R. Stat. Soc. 85). It is exact, so it holds for few
+       windows.
 
-The rules are asked once, at the end of probation: asked at every window they would raise many false alarms.
+Call :func:`judge` once, at the end of probation: asked at every window, the rules would raise many false alarms.
 
-What this module does not do: crashes and crash loops (the pipeline's health, :mod:`resume`), waiting, rolling back.
+What this module does not do: crashes and crash loops (the pipeline's health and
+:mod:`wheeltapper_agent.update.resume`), waiting, rolling back.
 """
 
 from __future__ import annotations
@@ -36,48 +38,52 @@ __all__ = [
     "window_statistics",
 ]
 
-_NORMAL: Final = 1.4826
+_MAD_TO_SD: Final = 1.4826
+"""Standard deviation of a normal distribution in units of its median absolute deviation."""
 _P95_CALLS: Final = 20
+"""From so many calls on the p95 is judged, below it the median."""
 LEAST_CALLS: Final = 3
-"""Calls with several windows each say nothing of latency where they are fewer."""
+"""Fewer calls than this, with several windows each, are not judged by latency."""
 Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
 
 
 class WindowStatistics(Struct, frozen=True, kw_only=True):
-    """What some windows of one release came to. Journalled, so that a restart knows the release of before."""
+    """Statistics of some windows of one release. They are journalled, so that probation survives a restart."""
 
     windows: int = 0
+    """Windows that were scored; the statistics are of these."""
     score_median: Finite = 0.0
     score_mad: Finite = 0.0
     """Median absolute deviation from the median."""
     alerts: int = 0
-    """Windows of which the decision was an alert."""
+    """Windows whose decision was an alert."""
     calls: int = 0
-    """Calls of the network in which they were scored; latencies are of these, a window."""
+    """Calls of the model in which the windows were scored; the latencies are those of the calls, per window."""
     latency_median_ms: Finite = 0.0
     latency_p95_ms: Finite = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProbationRules:
-    """The limits; 0 switches a rule off."""
+    """The limits of probation; 0 switches a rule off."""
 
     max_shift: float = 8.0
-    """In spreads of the old release's scores."""
+    """Allowed move of the median score, in spreads of the old release's scores."""
     least_spread: float = 0.05
-    """The spread counts as at least this (1.0 is the warning threshold): scores that hardly move are no yardstick."""
+    """The spread counts as at least this (1.0 is the warning threshold): scores that hardly vary measure nothing."""
     alert_alpha: float = 1e-3
-    """How seldom chance alone may look like more alerts."""
+    """Significance level of Fisher's test."""
     latency_ratio: float = 5.0
+    """Allowed ratio of the new median latency to the old one."""
     new_windows: int = 3
-    """Of the new release, for shift and alert rate."""
+    """Windows of the new release that score shift and alert rate need."""
     old_windows: int = 20
-    """Of the old release, for whatever is measured against it."""
+    """Windows of the old release that every comparison with it needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unhealthy:
-    """Why it must go back."""
+    """The rule that a release broke: its stable code, and the reason for a person."""
 
     code: str
     detail: str
@@ -113,12 +119,12 @@ def window_statistics(scores: Sequence[float], alerts: int, latencies_ms: Sequen
 
 
 def shift_in_spreads(old: WindowStatistics, new: WindowStatistics, least_spread: float) -> float:
-    """How far the median moved, in robust standard deviations of the old scores; signed."""
-    return (new.score_median - old.score_median) / max(_NORMAL * old.score_mad, least_spread)
+    """How far the median score moved, in robust standard deviations of the old scores; positive: upwards."""
+    return (new.score_median - old.score_median) / max(_MAD_TO_SD * old.score_mad, least_spread)
 
 
 def alert_rate_p_value(old: WindowStatistics, new: WindowStatistics) -> float:
-    """Fisher's one-sided p: how likely chance gives the new release so many of all the alerts, or more."""
+    """The one-sided p-value of Fisher's exact test that the new release alerts more often than the old one."""
     alerts, total = old.alerts + new.alerts, old.windows + new.windows
     if not total:
         return 1.0
@@ -134,18 +140,18 @@ def alert_rate_p_value(old: WindowStatistics, new: WindowStatistics) -> float:
 def judge(
     rules: ProbationRules, old: WindowStatistics | None, new: WindowStatistics, budget_p95_ms: float
 ) -> Unhealthy | None:
-    """The first rule that ``new`` breaks; None if it is healthy.
+    """The first rule that the new release breaks; None if it is healthy.
 
     Args:
         rules: the limits.
-        old: of the release before, on its last windows; None: there was none.
-        new: of the new release, in probation.
-        budget_p95_ms: of the new release's manifest.
+        old: statistics of the last windows of the release before; None: there was none.
+        new: statistics of the windows that the new release scored in probation.
+        budget_p95_ms: latency that the new release's manifest allows, in milliseconds per window.
     """
     enough = new.calls >= _P95_CALLS
     what, latency_ms = ("p95", new.latency_p95_ms) if enough else ("median", new.latency_median_ms)
-    told = new.calls > 0 and (new.calls >= LEAST_CALLS or new.calls == new.windows)
-    if told and latency_ms > budget_p95_ms:
+    conclusive = new.calls > 0 and (new.calls >= LEAST_CALLS or new.calls == new.windows)
+    if conclusive and latency_ms > budget_p95_ms:
         return Unhealthy("probation.latency", f"{what} {latency_ms:.2f} ms exceeds the budget of {budget_p95_ms} ms")
     if old is None or old.windows < rules.old_windows:
         return None

@@ -1,12 +1,13 @@
-"""The shadow run: a new release scores the live windows beside the active one, in spare CPU; nobody acts on it.
+"""The shadow run: a new release scores the live windows beside the active one, in spare CPU. Nobody acts on its output.
 
 Invariants:
-    * The pipeline never waits for it: a window is handed over through a bounded queue or left out, and counted.
-    * It runs in a thread of its own at nice 10. Not SCHED_IDLE: a thread that holds Python's lock and is not given the
-      CPU would hold up the pipeline (priority inversion).
-    * Windows are left out when it is behind, when the load average is above the limit, and while the active model alone
-      takes over half of the time.
-    * Nothing that the new release does here ends anything: a window that it cannot score is counted.
+    * The pipeline never waits for the shadow run. A window is handed over through a bounded queue, or it is skipped and
+      counted.
+    * The new release runs in a thread of its own at nice 10. Not SCHED_IDLE: a thread that holds Python's lock (GIL)
+      and is not given the CPU would hold up the pipeline (priority inversion).
+    * Windows are skipped when the new release is behind, when the load average is above the limit, and while the active
+      model alone takes more than half of the time.
+    * A window that the new release cannot score is counted, and ends nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ _LOG = logging.getLogger(__name__)
 QUEUE_WINDOWS: Final = MAX_BATCH
 _NICE: Final = 10
 _BUSY_SHARE: Final = 0.5
+"""Share of time that the active model may take before windows are skipped."""
 _BUSY_SECONDS: Final = 0.5
-"""How long it is watched before that is said: windows come in batches."""
+"""Over how long the active model's share of time is measured, since windows come in batches."""
 _MAX_PAIRS: Final = 10_000
 
 
 def load_per_core() -> float:
-    """The load average of the last minute, a core; 0 where the system does not say."""
+    """The load average of the last minute per core; 0 where the system does not have it."""
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except OSError:
@@ -51,14 +53,16 @@ def load_per_core() -> float:
 
 
 class Shadow:
-    """Runs ``bundle`` beside what a pipeline runs; implements :class:`wheeltapper_agent.pipeline.observation.Observer`.
+    """Runs ``bundle`` beside the release that a pipeline runs.
+
+    Implements :class:`wheeltapper_agent.pipeline.observation.Observer`.
 
     Args:
         bundle: the new release.
-        wanted: windows to score.
-        max_load: load average a core above which windows are left out.
+        wanted: how many windows it shall score.
+        max_load: load average per core above which windows are skipped.
         clock: time.
-        load: says the load.
+        load: gives the load average per core.
     """
 
     def __init__(
@@ -74,27 +78,27 @@ class Shadow:
         self._pairs: list[Pair] = []
         self._skipped = self._failed = 0
         self._active: Manifest | None = None
-        self._watched_from: float | None = None
-        self._spent_seconds = 0.0
+        self._measured_from: float | None = None
+        self._active_seconds = 0.0
         self._busy = False
         self.done = threading.Event()
         """Enough windows were scored, or the stream ended."""
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread that scores."""
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """End after the window under way."""
+        """Stop after the window under way."""
         self.done.set()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
         self._thread.join(timeout_seconds)
 
     def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        """Hand a window over, if there is CPU to spare."""
-        self._watch(seen.latency_ms or 0.0)
+        """Hand a window over if there is CPU to spare; else skip it. Returns at once."""
+        self._measure_busy(seen.latency_ms or 0.0)
         if self.done.is_set() or seen.score is None or seen.verdict is None or not math.isfinite(seen.score):
             return ()
         try:
@@ -106,22 +110,28 @@ class Shadow:
                 self._skipped += 1
         return ()
 
-    def _watch(self, latency_ms: float) -> None:
-        """Say every now and then whether the active model leaves time for another."""
+    def _measure_busy(self, latency_ms: float) -> None:
+        """Measure, twice a second, whether the active model leaves time for another one."""
         now_seconds = self._clock.monotonic()
-        began = self._watched_from
-        self._spent_seconds += latency_ms / 1e3
+        began = self._measured_from
+        self._active_seconds += latency_ms / 1e3
         if began is None or now_seconds - began >= _BUSY_SECONDS:
-            self._busy = began is not None and self._spent_seconds > _BUSY_SHARE * (now_seconds - began)
-            self._watched_from, self._spent_seconds = now_seconds, 0.0
+            self._busy = began is not None and self._active_seconds > _BUSY_SHARE * (now_seconds - began)
+            self._measured_from, self._active_seconds = now_seconds, 0.0
 
     def end(self) -> Sequence[Alert | Report]:
-        """The stream ended: what was scored must do."""
+        """The stream ended, so no more windows come."""
         self.done.set()
         return ()
 
     def report(self, execution: str, pipeline: str, code: str = "") -> ShadowReport:
-        """What came of it so far."""
+        """The comparison so far.
+
+        Args:
+            execution: id of the execution that brings the new release.
+            pipeline: name of the pipeline.
+            code: stable code, where the release is refused.
+        """
         with self._lock:
             pairs, skipped, failed, active = list(self._pairs), self._skipped, self._failed, self._active
         manifest = self._bundle.manifest
@@ -154,14 +164,14 @@ class Shadow:
         )
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # only where the system lets a thread have its own
+        with contextlib.suppress(OSError, AttributeError):  # only Linux lets a thread have its own priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         state: DecisionState | None = None
         while not self.done.is_set():
             seen = self._queue.get()
             if seen is None:
                 return
-            assert seen.verdict is not None  # what has no score is not taken
+            assert seen.verdict is not None  # observe() hands over only windows that have one
             state = self._score(seen, initial_state(seen.verdict.severity) if state is None else state)
             with self._lock:
                 if len(self._pairs) + self._failed >= self._wanted:
@@ -173,8 +183,8 @@ class Shadow:
             found = self._bundle.evaluate(seen.window.samples[None])
             following, verdict = self._bundle.decide(state, found)
             score = float(found.scores.score[0])
-        except Exception as error:  # noqa: BLE001  # a foreign model; probation is where it would matter
-            _LOG.warning("shadow: window %d: %s", seen.index, error)
+        except Exception as error:  # noqa: BLE001  # a model may raise anything; probation is where it would matter
+            _LOG.warning("shadow: the new release cannot score window %d: %s", seen.index, error)
             verdict = None
         latency_ms = (self._clock.monotonic() - began) * 1e3
         with self._lock:
