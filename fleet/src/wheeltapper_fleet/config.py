@@ -1,11 +1,16 @@
-"""The fleet service's configuration: one frozen value, read from TOML, overridden by the command line.
+"""The fleet service's configuration: read from a TOML file, overridden by command-line options, then frozen.
 
 Invariants:
     * An unknown key is an error, so that a misspelt setting never silently falls back to its default.
-    * The admin API leaves loopback only with TLS configured (``config.admin_insecure``): its bearer token would
-      otherwise cross the network in clear text.
+    * The admin API listens beyond loopback only with TLS (``config.admin_insecure``). Without TLS its bearer token
+      would cross the network in clear text.
 
-What this module does not do: open anything. A port of 0 stays 0 here; ``serve`` picks a free one and says which.
+Example:
+    >>> load_config(Path("fleet.toml"), {"mqtt_port": 0}).mqtt_port
+    0
+
+What this module does not do: open sockets or files of the service. A port of 0 stays 0 here; ``serve`` chooses a free
+one and writes it to ``serve.json``.
 """
 
 from __future__ import annotations
@@ -29,12 +34,16 @@ _LISTS = ("public_hosts",)
 
 @dataclass(frozen=True, kw_only=True)
 class FleetConfig:
-    """Settings of one fleet service.
+    """Settings of one fleet service. A port of 0 means any free port.
 
     Args:
-        data_dir: everything the service keeps, except the offline keys.
-        public_hosts: names and addresses by which devices and browsers reach this service. They go into the server's
-            certificate; the first is told to devices at enrolment.
+        data_dir: folder of everything that the service keeps, except the offline keys.
+        admin_host, admin_port: where the admin API and the page listen.
+        admin_tls_certificate, admin_tls_key: PEM files with which the admin API uses TLS; both or neither.
+        device_host, device_port: where the devices' HTTPS API listens.
+        mqtt_host, mqtt_port: where the broker listens for devices.
+        public_hosts: names and addresses at which devices and browsers reach this service. They go into the server's
+            certificate; devices are told the first one at their enrolment.
         database_url: SQLAlchemy URL; empty means SQLite in ``data_dir``.
     """
 
@@ -57,7 +66,7 @@ class FleetConfig:
         if not self.public_hosts:
             raise FleetError("config.invalid", "public_hosts must name at least one host", 400)
         if (self.admin_tls_certificate is None) != (self.admin_tls_key is None):
-            raise FleetError("config.invalid", "admin_tls_certificate and admin_tls_key belong together", 400)
+            raise FleetError("config.invalid", "set both admin_tls_certificate and admin_tls_key, or neither", 400)
         if not is_loopback(self.admin_host) and self.admin_tls_certificate is None:
             raise FleetError(
                 "config.admin_insecure",
@@ -68,12 +77,12 @@ class FleetConfig:
 
     @property
     def effective_database_url(self) -> str:
-        """The database's URL, with the default filled in."""
+        """The database's URL: the configured one, else SQLite in ``data_dir``."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'fleet.db'}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` (a name or an address) never leaves this machine."""
+    """Whether ``host`` is a loopback address or ``localhost``."""
     if host == "localhost":
         return True
     try:
@@ -83,7 +92,11 @@ def is_loopback(host: str) -> bool:
 
 
 def load_config(source: Path | None, overrides: Mapping[str, Any] | None = None) -> FleetConfig:
-    """Read ``source`` (TOML, flat keys named as the fields) and lay ``overrides`` that are not None over it.
+    """Read the configuration.
+
+    Args:
+        source: a TOML file whose keys are named like the fields of :class:`FleetConfig`; None for all defaults.
+        overrides: values that take precedence over the file; those that are None are ignored.
 
     Raises:
         FleetError: ``config.unreadable``, ``config.unknown_key``, ``config.invalid``, ``config.admin_insecure``.
@@ -106,7 +119,11 @@ def load_config(source: Path | None, overrides: Mapping[str, Any] | None = None)
 
 
 def _typed(key: str, value: object) -> object:
-    """``value`` in the type of the field ``key``."""
+    """Check ``value`` and convert it to the type of the field ``key``.
+
+    Raises:
+        FleetError: ``config.invalid``.
+    """
     if key in _PORTS:
         if isinstance(value, int) and not isinstance(value, bool):
             return value

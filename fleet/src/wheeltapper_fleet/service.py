@@ -1,12 +1,14 @@
-"""``wheeltapper serve``: every part of the fleet service, wired and run in one process (the broker is its child).
+"""``wheeltapper serve``: puts the parts of the fleet service together and runs them in one process.
+
+The broker is a child process. Only this module knows all parts; the page and the admin API meet here.
 
 Invariants:
-    * One service per data folder: a lock that dies with the process keeps a second one out.
-    * ``serve.json`` is there only while the service is ready; one left behind by a killed service is removed first.
-    * SIGTERM and SIGINT end every part, in the reverse order of their start; the broker dies with this process anyhow.
+    * One service per data folder: the second one is refused by a lock, which the kernel releases when a process ends.
+    * ``serve.json`` exists only while the service is ready. One that a killed service left behind is removed first.
+    * SIGTERM and SIGINT end every part, in the reverse order of their start. The broker dies with this process anyhow.
     * The offline keys are never read.
 
-What this module does not do: rules. It is the only place that knows all parts.
+What this module does not do: rules.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ import uvicorn
 from cryptography import x509
 from sqlalchemy import Engine as Database
 
+from wheeltapper_fleet.access.authenticator import Authenticator
 from wheeltapper_fleet.access.tokens import ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
+from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.broker.auth_callout import AuthCallout
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
@@ -55,17 +59,18 @@ from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.repository import Repository
+from wheeltapper_fleet.ui.page import Page, add_page
 
 __all__ = ["serve"]
 
 _LOG: Final = logging.getLogger(__name__)
 _REFRESH_SECONDS: Final = 60.0
-_SERVED: Final = "serve.json"
-_ANY_ADDRESS: Final = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound
+_SERVE_FILE: Final = "serve.json"
+_ANY_ADDRESS: Final = ("0.0.0.0", "::", "")  # noqa: S104  # only compared with, never bound
 
 
 class _Campaigns:
-    """The campaign services as the admin API's port."""
+    """Connects the admin API to the campaign service; implements :class:`CampaignActions` of ``api.context``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -85,7 +90,7 @@ class _Campaigns:
 
 
 class _CaptureRequests:
-    """The command service as the admin API's port."""
+    """Connects the admin API to the command store; implements :class:`CaptureRequests` of ``api.context``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -98,7 +103,7 @@ class _CaptureRequests:
 
 @dataclass(frozen=True)
 class _Messaging:
-    """Broker, its auth service, the fleet's own link, the ingest."""
+    """The parts that talk to devices over MQTT: broker, auth callout, the fleet's own connection, ingest."""
 
     broker: BrokerServer
     auth: AuthCallout
@@ -106,20 +111,22 @@ class _Messaging:
     ingest: Ingest
 
     def failing(self) -> list[str]:
-        """What does not work now."""
+        """The names of the parts that do not work at the moment."""
         parts = {"broker": self.broker.pid is not None, "link": self.link.connected}
         return [name for name, works in parts.items() if not works]
 
-    def revoked(self, device: str) -> None:
-        """End the connection of a device that was revoked. It could not come back; now it is gone at once."""
+    def disconnect(self, device: str) -> None:
+        """End the connection of a device that was revoked; the auth callout refuses it when it reconnects."""
         try:
             self.auth.disconnect(device)
-        except Exception:  # noqa: BLE001  # it is revoked all the same; the broker may be down just now
-            _LOG.warning("the connection of %s could not be ended at once", device)
+        except Exception:  # noqa: BLE001  # the device is revoked in any case; the broker may be restarting
+            _LOG.warning(
+                "device %s is revoked, but its connection could not be ended; it ends at its next reconnect", device
+            )
 
 
-class _QuietServer(uvicorn.Server):
-    """A server that leaves the signals to :func:`serve`."""
+class _ServerWithoutSignals(uvicorn.Server):
+    """A uvicorn server that does not handle signals: :func:`serve` does."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -127,18 +134,18 @@ class _QuietServer(uvicorn.Server):
 
 
 def serve(config: FleetConfig) -> None:
-    """Run until SIGTERM or SIGINT.
+    """Run the fleet service until SIGTERM or SIGINT.
 
     Raises:
         FleetError: ``serve.running``, ``serve.port``, ``keys.missing``, ``ca.missing``, ``broker.*``.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "nats", "alembic", "uvicorn.access"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for library in ("httpx", "nats", "alembic", "uvicorn.access"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     config.data_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(_locked(config.data_dir))
-        (config.data_dir / _SERVED).unlink(missing_ok=True)
+        (config.data_dir / _SERVE_FILE).unlink(missing_ok=True)
         asyncio.run(_run(config, stack))
 
 
@@ -151,23 +158,23 @@ async def _run(config: FleetConfig, stack: ExitStack) -> None:
     device_socket = stack.enter_context(contextlib.closing(_bind(config.device_host, config.device_port)))
     mqtt_port = config.mqtt_port or free_port(_reachable(config.mqtt_host))
     ports = {"admin": admin_socket.getsockname()[1], "device": device_socket.getsockname()[1], "mqtt": mqtt_port}
-    admin, device, repository = await asyncio.to_thread(_build, config, ports, stack)
+    service = await asyncio.to_thread(_build, config, ports, stack)
+    admin, device = service.admin, service.device
     tasks = [
         asyncio.create_task(admin.serve(sockets=[admin_socket])),
         asyncio.create_task(device.serve(sockets=[device_socket])),
-        asyncio.create_task(_refresh(repository)),
+        asyncio.create_task(_refresh(service.repository)),
     ]
     try:
         while not (admin.started and device.started) and not any(task.done() for task in tasks):
             await asyncio.sleep(0.01)
-        _say_ready(config, ports)
-        stack.callback((config.data_dir / _SERVED).unlink, missing_ok=True)
+        _announce_ready(config, ports)
+        stack.callback((config.data_dir / _SERVE_FILE).unlink, missing_ok=True)
         await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
         _LOG.info("stopping")
         admin.should_exit = device.should_exit = True
-        hub = admin.config.app.state.services.hub  # type: ignore[union-attr]  # our own app
-        await hub.close()
+        await service.events.close()
         tasks[2].cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
     for result in ended[:2]:
@@ -175,10 +182,18 @@ async def _run(config: FleetConfig, stack: ExitStack) -> None:
             raise result
 
 
-def _build(
-    config: FleetConfig, ports: Mapping[str, int], stack: ExitStack
-) -> tuple[uvicorn.Server, uvicorn.Server, Repository]:
-    """Every part but the HTTP servers is started here; those are made."""
+@dataclass(frozen=True)
+class _Service:
+    """The parts that the event loop of :func:`_run` runs or ends."""
+
+    admin: uvicorn.Server
+    device: uvicorn.Server
+    repository: Repository
+    events: EventHub
+
+
+def _build(config: FleetConfig, ports: Mapping[str, int], stack: ExitStack) -> _Service:
+    """Start every part except the two HTTP servers, which are only created. ``stack`` ends the parts."""
     data_dir, clock = config.data_dir, time.time
     ca = FleetCA(data_dir / "ca", clock)
     repository = Repository.open(data_dir, clock)
@@ -193,11 +208,11 @@ def _build(
     messaging = _start_messaging(config, ports["mqtt"], ca, database, stack)
     engine = CampaignEngine(database, director.sign)
 
-    def say_again() -> None:
+    def republish() -> None:
         for each in engine.republish():
             messaging.link.publish(each.topic, each.payload, each.retain)
 
-    messaging.link.on_connected.append(say_again)
+    messaging.link.on_connected.append(republish)
     engine.start(messaging.link.publish)
     stack.callback(engine.stop)
     public = config.public_hosts[0]
@@ -206,6 +221,8 @@ def _build(
     captures = Captures(database, data_dir / "captures", clock)
     context = AdminContext(
         engine=database,
+        authenticator=Authenticator(database, clock),
+        events=EventHub(database),
         enrolment=enrolment,
         releases=releases,
         repository=repository,
@@ -215,9 +232,8 @@ def _build(
         captures_dir=data_dir / "captures",
         clock=clock,
         hosts=tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", config.admin_host, *config.public_hosts))),
-        secure_cookie=config.admin_tls_certificate is not None,
-        healthy=messaging.failing,
-        on_revoked=messaging.revoked,
+        failing=messaging.failing,
+        on_revoked=messaging.disconnect,
     )
     device = device_server(
         device_app(DeviceApi(database, ca, enrolment, repository, blobs, captures)),
@@ -226,16 +242,20 @@ def _build(
         ca.server_files(config.public_hosts),
     )
     device.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the signals are ours
-    return _admin_server(config, context), device, repository
+    return _Service(_admin_server(config, context), device, repository, context.events)
 
 
 def _admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
+    """The server of the admin API and the page."""
+    secure = config.admin_tls_certificate is not None
+    app = admin_app(context)
+    add_page(app, Page(engine=context.engine, authenticator=context.authenticator, secure_cookie=secure))
     options: dict[str, Any] = {}
-    if config.admin_tls_certificate is not None:
+    if secure:
         options = {"ssl_certfile": str(config.admin_tls_certificate), "ssl_keyfile": str(config.admin_tls_key)}
-    return _QuietServer(
+    return _ServerWithoutSignals(
         uvicorn.Config(
-            admin_app(context),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -252,6 +272,7 @@ def _admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
 def _start_messaging(
     config: FleetConfig, mqtt_port: int, ca: FleetCA, database: Database, stack: ExitStack
 ) -> _Messaging:
+    """Start broker, auth callout, the fleet's own connection and the ingest; ``stack`` ends them."""
     server, own = ca.server_files(config.public_hosts), ca.ingest_files()
     fingerprint = certificate_sha256(x509.load_pem_x509_certificate(own.certificate.read_bytes()))
     auth = AuthCallout(database, fleet_certificate_sha256=fingerprint)
@@ -282,27 +303,40 @@ def _start_messaging(
 
 
 async def _refresh(repository: Repository) -> None:
-    """Keep the timestamp role fresh."""
+    """Renew the timestamp and snapshot roles once a minute, where they need it."""
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
         try:
             await asyncio.to_thread(repository.refresh_timestamp)
         except (FleetError, OSError):
-            _LOG.exception("the timestamp could not be renewed; trying again")
+            _LOG.exception("the TUF timestamp could not be renewed; trying again in a minute")
 
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel lets go of it when the process ends, however."""
+    """Hold the data folder's lock. The kernel releases it when the process ends, however it ends.
+
+    Raises:
+        FleetError: ``serve.running``.
+    """
     with (data_dir / "serve.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FleetError("serve.running", f"a fleet service runs on {data_dir} already", 409) from error
+            raise FleetError(
+                "serve.running",
+                f"a fleet service is running on {data_dir} already; stop it, or choose another data folder",
+                409,
+            ) from error
         yield
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        FleetError: ``serve.port``.
+    """
     try:
         return listening_socket(host, port)
     except OSError as error:
@@ -311,7 +345,8 @@ def _bind(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _say_ready(config: FleetConfig, ports: Mapping[str, int]) -> None:
+def _announce_ready(config: FleetConfig, ports: Mapping[str, int]) -> None:
+    """Write ``serve.json`` and the log line that say where the service listens."""
     scheme = "https" if config.admin_tls_certificate is not None else "http"
     served = {
         "pid": os.getpid(),
@@ -321,14 +356,15 @@ def _say_ready(config: FleetConfig, ports: Mapping[str, int]) -> None:
         "device_port": ports["device"],
         "mqtt_port": ports["mqtt"],
     }
-    files.write_atomic(config.data_dir / _SERVED, (json.dumps(served, indent=1) + "\n").encode())
+    files.write_atomic(config.data_dir / _SERVE_FILE, (json.dumps(served, indent=1) + "\n").encode())
     _LOG.info("ready: admin and page %s, devices %s, mqtt port %d", *list(served.values())[1:3], ports["mqtt"])
 
 
 def _reachable(host: str) -> str:
-    """An address by which this process reaches what listens on ``host``."""
+    """An address at which this process reaches a server that listens on ``host``."""
     return "127.0.0.1" if host in _ANY_ADDRESS else host
 
 
 def _in_url(host: str) -> str:
+    """``host`` as it is written in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -18,9 +18,12 @@ import uvicorn
 from sqlalchemy import Engine, insert, select, update
 
 from wheeltapper_fleet import tables
-from wheeltapper_fleet.access.tokens import COOKIE, ensure_api_token
+from wheeltapper_fleet.access.authenticator import Authenticator
+from wheeltapper_fleet.access.sessions import COOKIE
+from wheeltapper_fleet.access.tokens import ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
+from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
@@ -30,6 +33,7 @@ from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.keys import init_keys
 from wheeltapper_fleet.trust.repository import Repository
+from wheeltapper_fleet.ui.page import Page, add_page
 
 MODEL = "bearing-anomaly"
 
@@ -91,8 +95,11 @@ class AdminServer:
         self.blobs = blobs = BlobStore(data_dir / "blobs")
         endpoints = Endpoints("127.0.0.1", 1, "https://127.0.0.1:2")
         (data_dir / "captures").mkdir()
+        authenticator = Authenticator(self.engine, time.time)
         context = AdminContext(
             engine=self.engine,
+            authenticator=authenticator,
+            events=EventHub(self.engine),
             enrolment=Enrolment(
                 self.engine, FleetCA(data_dir / "ca", time.time), repository.trusted_root(), endpoints, time.time
             ),
@@ -107,7 +114,9 @@ class AdminServer:
         )
         self._socket = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(admin_app(context), log_config=None, timeout_graceful_shutdown=2, lifespan="on")
+        app = admin_app(context)
+        add_page(app, Page(engine=self.engine, authenticator=authenticator))
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 

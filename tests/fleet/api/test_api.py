@@ -12,7 +12,7 @@ import pytest
 
 from tests.fleet.api.harness import MODEL, AdminServer
 from wheeltapper_fleet import tables
-from wheeltapper_fleet.access.tokens import COOKIE
+from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
 

@@ -1,10 +1,15 @@
-"""Live changes for the page: one loop compares what is with what was and tells every listener (server-sent events).
+"""Live changes of devices, campaigns and alerts, as server-sent events.
+
+One loop reads the database once a second, compares with the last reading, and sends every listener what changed.
 
 Invariants:
-    * The database is asked only while someone listens, once a period for all of them.
-    * A listener first gets everything, then what changed; one that is too slow is let go and comes back by itself.
+    * The database is read only while someone listens, once a period for all listeners together.
+    * A listener first receives the whole present state, then changes.
+    * A listener that reads too slowly is disconnected; browsers reconnect by themselves.
 
-What this module does not do: history. A listener that comes back starts from the present.
+What this module does not do: history. A listener that reconnects starts from the present state.
+
+Source: server-sent events, HTML Living Standard section 9.2.
 """
 
 from __future__ import annotations
@@ -38,7 +43,12 @@ class _Listener:
 
 
 class EventHub:
-    """Reads devices, campaigns and alerts from ``engine`` every ``period_seconds``, while someone listens."""
+    """Sends live changes to every listener.
+
+    Args:
+        engine: the fleet's database.
+        period_seconds: time between two readings of the database.
+    """
 
     def __init__(self, engine: Engine, period_seconds: float = 1.0) -> None:
         self._engine = engine
@@ -49,7 +59,7 @@ class EventHub:
         self._closed = False
 
     async def listen(self) -> AsyncIterator[str]:
-        """Events as text, until the hub closes or the listener falls behind."""
+        """Events in the text format of server-sent events, until the hub closes or the listener is too slow."""
         if self._closed or len(self._listeners) >= _MAX_LISTENERS:
             return
         listener = _Listener()
@@ -74,10 +84,10 @@ class EventHub:
             self._listeners.discard(listener)
 
     async def close(self) -> None:
-        """Let every listener go."""
+        """Disconnect every listener and stop reading the database."""
         self._closed = True
         for listener in list(self._listeners):
-            self._let_go(listener)
+            self._disconnect(listener)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -98,11 +108,11 @@ class EventHub:
     def _tell(self, event: str) -> None:
         for listener in list(self._listeners):
             if listener.queue.full():
-                self._let_go(listener)
+                self._disconnect(listener)
             else:
                 listener.queue.put_nowait(event)
 
-    def _let_go(self, listener: _Listener) -> None:
+    def _disconnect(self, listener: _Listener) -> None:
         self._listeners.discard(listener)
         while not listener.queue.empty():
             listener.queue.get_nowait()

@@ -1,9 +1,9 @@
-"""What every HTTP request must pass before a route sees it: host check, size caps; and the headers of every answer.
+"""Checks every HTTP request before a route sees it (host name, body size), and adds security headers to every answer.
 
 Invariants:
-    * A request whose ``Host`` is not one of ours is refused: a foreign name that resolves to loopback (DNS rebinding)
-      cannot reach the API through a browser.
-    * No body is longer than its cap, whatever ``Content-Length`` says: the bytes are counted as they come.
+    * A request whose ``Host`` is not one of the service's names is refused. A foreign name that resolves to loopback
+      (DNS rebinding) can therefore not reach the API through a browser.
+    * No body is longer than its limit, whatever ``Content-Length`` says: bytes are counted as they arrive.
 
 What this module does not do: authentication.
 """
@@ -35,7 +35,7 @@ _HEADERS: Final = (
 
 
 def host_name(header: str) -> str:
-    """The host in a ``Host`` header, without the port and in lower case; ``[::1]:80`` gives ``::1``."""
+    """The host name in a ``Host`` header, in lower case and without the port. ``[::1]:80`` gives ``::1``."""
     header = header.strip().lower()
     if header.startswith("["):
         return header[1:].partition("]")[0]
@@ -43,18 +43,18 @@ def host_name(header: str) -> str:
 
 
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware in front of the admin API and the page.
 
     Args:
-        app: what comes behind.
-        hosts: the names by which this server may be called.
-        cap_bytes: the longest body for a path.
+        app: the app that receives the requests that pass.
+        hosts: the host names and addresses under which the service may be called.
+        max_bytes: gives the longest request body for a path.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], cap_bytes: Callable[[str], int]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], max_bytes: Callable[[str], int]) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._cap_bytes = cap_bytes
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,7 +66,7 @@ class Guard:
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             nonlocal started
             if refused and not started:
-                return  # the app took our refusal for a broken body; the answer is ours
+                return  # the app answers the refused body as a broken one; the guard's own answer follows
             if message["type"] == "http.response.start":
                 started = True
                 names = {name for name, _ in message.get("headers", ())}
@@ -77,8 +77,8 @@ class Guard:
             await send(message)
 
         try:
-            capped = self._check(scope, receive, refused)
-            await self._app(scope, capped, send_with_headers)
+            limited_receive = self._check(scope, receive, refused)
+            await self._app(scope, limited_receive, send_with_headers)
         except FleetError as error:
             if started:
                 raise
@@ -89,26 +89,33 @@ class Guard:
             await _answer(send_with_headers, refusal)
 
     def _check(self, scope: Scope, receive: Receive, refused: list[FleetError]) -> Receive:
+        """Check host and announced length; give a ``receive`` that counts the body's bytes.
+
+        Raises:
+            FleetError: ``api.host``, ``api.too_large``.
+        """
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or host_name(hosts[0].decode("latin-1")) not in self._hosts:
-            raise FleetError("api.host", "this service does not answer to that host name; see public_hosts", 421)
-        cap = self._cap_bytes(scope["path"])
-        too_large = FleetError("api.too_large", f"the body is longer than {cap} bytes", 413)
+            raise FleetError(
+                "api.host", "this service is not reachable under that host name; add it to public_hosts", 421
+            )
+        limit = self._max_bytes(scope["path"])
+        too_large = FleetError("api.too_large", f"the body is longer than {limit} bytes", 413)
         for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or int(value) > cap):
+            if name == b"content-length" and (not value.isdigit() or int(value) > limit):
                 raise too_large
         received = 0
 
-        async def capped() -> Message:
+        async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > cap:
+            if received > limit:
                 refused.append(too_large)
                 raise too_large
             return message
 
-        return capped
+        return receive_limited
 
 
 async def _answer(send: Send, error: FleetError) -> None:

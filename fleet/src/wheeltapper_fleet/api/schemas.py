@@ -1,7 +1,7 @@
 """The bodies of requests to the admin API, and the summary, which is put together from several rooms.
 
-Invariant: requests refuse unknown fields, so that a misspelt one never silently does nothing. What the API answers is
-in the rooms' own ``schemas.py``.
+Invariant: a request with an unknown field is refused, so that a misspelt field is never silently ignored. The bodies of
+answers are in the other rooms' ``schemas.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 __all__ = ["CampaignAction", "CampaignRequest", "CaptureRequest", "ReleaseRequest", "Summary", "TokenRequest"]
 
-# The expressions of pydantic know no \Z; their $ is the very end.
+# Pydantic's regular expressions have no \Z; their $ matches only at the very end.
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
 TagText = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 
@@ -28,7 +28,7 @@ class _Request(BaseModel):
 
 
 class TokenRequest(_Request):
-    """A one-time enrolment token for ``device``."""
+    """Ask for a one-time enrolment token for ``device``."""
 
     device: Name
     ttl_seconds: Annotated[float, Field(ge=1, le=366 * 86_400, strict=False)] = 86_400.0
@@ -36,27 +36,27 @@ class TokenRequest(_Request):
 
 
 class CaptureRequest(_Request):
-    """A recording of the next ``snapshots`` windows."""
+    """Ask for a recording of the next ``snapshots`` windows of a pipeline."""
 
     pipeline: Name
     snapshots: Annotated[int, Field(ge=1, le=100_000)]
 
 
 class ReleaseRequest(_Request):
-    """A release: the manifest's text and the team role's next signed metadata (text), byte for byte."""
+    """Publish a release: the text of its manifest, and of the team role's newly signed metadata, byte for byte."""
 
     manifest: Annotated[str, Field(min_length=2, max_length=1024 * 1024)]
     metadata: Annotated[str, Field(min_length=2, max_length=4 * 1024 * 1024)]
 
 
 class CampaignRequest(_Request):
-    """A campaign's specification; the campaign service checks it whole."""
+    """Create a campaign from a specification. The campaign service checks it."""
 
     spec: dict[str, Any]
 
 
 class CampaignAction(_Request):
-    """The version of the campaign that the decision was made on (or the header ``If-Match``)."""
+    """Act on a campaign at the version that the decision was made on (the header ``If-Match`` says the same)."""
 
     expected_version: Annotated[int, Field(ge=0)] | None = None
 

@@ -1,4 +1,7 @@
-"""From a request's asynchronous stream to a store that reads in a thread, without holding the body in memory."""
+"""Stores an uploaded blob while it arrives: the request's stream is asynchronous, the store writes in a thread.
+
+Invariant: at most 16 chunks of the body are in memory.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,17 @@ __all__ = ["receive_blob"]
 _CHUNKS_AHEAD: Final = 16
 
 
-class _Aborted(Exception):  # noqa: N818  # not an error of ours: it carries the end of a broken upload into the thread
-    """The sender went away."""
+class _Aborted(Exception):  # noqa: N818  # not an error to report: it tells the storing thread that the upload broke off
+    """The client ended the connection before the whole body had arrived."""
 
 
 async def receive_blob(store: BlobStore, sha256: str, stream: AsyncIterator[bytes]) -> Blob:
-    """Store what ``stream`` brings.
+    """Store a blob.
+
+    Args:
+        store: where the blob goes.
+        sha256: the blob's name; the content must hash to it.
+        stream: the request's body.
 
     Raises:
         FleetError: ``blob.*``.

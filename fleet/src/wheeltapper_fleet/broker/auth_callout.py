@@ -26,13 +26,12 @@ from typing import Any, Final
 import nats
 import nkeys
 from cryptography import x509
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from wheeltapper_fleet.broker.config import FLEET_ACCOUNT
 from wheeltapper_fleet.broker.permissions import permissions_of
-from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.devices.tables import devices
+from wheeltapper_fleet.devices.certificates import current_certificate_sha256
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.certificates import certificate_sha256, common_name
 
@@ -189,10 +188,8 @@ class AuthCallout:
         return self._sign(subject=request["user_nkey"], audience=FLEET_ACCOUNT, body=body, name=name)
 
     def _current_fingerprint(self, device: str) -> str | None:
-        query = select(devices.c.certificate_sha256).where(devices.c.id == device, devices.c.revoked.is_(False))
         try:
-            with reading(self._engine) as connection:
-                return connection.execute(query).scalar_one_or_none()
+            return current_certificate_sha256(self._engine, device)
         except SQLAlchemyError as error:
             raise FleetError("broker.auth_error", "the database does not answer", 500) from error
 

@@ -22,16 +22,15 @@ import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from msgspec import Meta, Struct
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from wheeltapper_fleet.captures.service import Captures
-from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.device_api.tls_server import SCOPE_CN, SCOPE_SHA256
+from wheeltapper_fleet.devices.certificates import check_certificate
 from wheeltapper_fleet.devices.enrolment import Enrolment
-from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.trust.ca import MAX_CSR_BYTES, FleetCA
@@ -117,15 +116,7 @@ def _authenticated(engine: Engine, request: Request) -> str:
     name = request.scope.get(SCOPE_CN)
     if name is None:
         raise FleetError("api.unauthorized", "show the client certificate that you got at your enrolment")
-    with reading(engine) as connection:
-        query = select(devices.c.revoked, devices.c.certificate_sha256).where(devices.c.id == name)
-        row = connection.execute(query).first()
-    if row is None:
-        raise FleetError("device.unknown", f"{name[:80]!r} is not enrolled here")
-    if row.revoked:
-        raise FleetError("device.revoked", f"{name} is revoked")
-    if row.certificate_sha256 != request.scope.get(SCOPE_SHA256):
-        raise FleetError("device.certificate_replaced", f"{name} has enrolled again; this certificate is void", 403)
+    check_certificate(engine, name, request.scope.get(SCOPE_SHA256))
     return str(name)
 
 

@@ -1,0 +1,78 @@
+"""Routes of campaigns: create, list, and steer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse
+
+from wheeltapper_fleet.api import schemas
+from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.campaigns import views
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView
+from wheeltapper_fleet.ground.errors import FleetError
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.post("/campaigns", status_code=201)
+def create_campaign(body: schemas.CampaignRequest, context: Context, who: Who) -> CampaignDetail:
+    """Create a campaign. It does not start by itself."""
+    return views.get_campaign(context.engine, context.campaigns.create(body.spec, who))
+
+
+@router.get("/campaigns")
+def list_campaigns(context: Context) -> list[CampaignView]:
+    """All campaigns, newest first."""
+    return views.list_campaigns(context.engine)
+
+
+@router.get("/campaigns/{campaign}")
+def get_campaign(campaign: str, context: Context, response: Response) -> CampaignDetail:
+    """One campaign, with its executions and its log. The header ``ETag`` is its version."""
+    found = views.get_campaign(context.engine, campaign)
+    response.headers["ETag"] = f'"{found.version}"'
+    return found
+
+
+@router.post("/campaigns/{campaign}/{action}", response_model=CampaignDetail)
+def act_on_campaign(
+    campaign: str,
+    action: str,
+    context: Context,
+    who: Who,
+    body: schemas.CampaignAction | None = None,
+    if_match: Annotated[str | None, Header()] = None,
+) -> Any:
+    """``start``, ``approve``, ``pause``, ``resume`` or ``abort``; a conflict is answered with the current state."""
+    if action not in ("start", "approve", "pause", "resume", "abort"):
+        raise FleetError("api.not_found", "use start, approve, pause, resume or abort", 404)
+    expected = _expected_version(body, if_match)
+    try:
+        views.get_campaign(context.engine, campaign)
+        context.campaigns.act(campaign, action, expected, who)
+    except FleetError as error:
+        if error.status != 409:
+            raise
+        current = views.get_campaign(context.engine, campaign)
+        content = {"code": error.code, "message": error.message, "current": current.model_dump(mode="json")}
+        return JSONResponse(content, status_code=409, headers={"ETag": f'"{current.version}"'})
+    return views.get_campaign(context.engine, campaign)
+
+
+def _expected_version(body: schemas.CampaignAction | None, if_match: str | None) -> int:
+    """The version that the action was decided on: from ``If-Match``, else from the body.
+
+    Raises:
+        FleetError: ``campaign.version_required``.
+    """
+    text = (if_match or "").strip().removeprefix("W/").strip('"')
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text)
+    if if_match is None and body is not None and body.expected_version is not None:
+        return body.expected_version
+    message = "say which version you decided on: If-Match: <version>, or expected_version in the body"
+    raise FleetError("campaign.version_required", message, 428)

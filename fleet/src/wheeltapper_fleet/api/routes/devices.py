@@ -1,0 +1,55 @@
+"""Routes of devices: enrolment tokens, list, revoke, forget."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from fastapi import APIRouter
+
+from wheeltapper_fleet.api import schemas
+from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.devices import views
+from wheeltapper_fleet.devices.schemas import DeviceView, TokenView
+from wheeltapper_protocols.wire.ids import device_id
+
+__all__ = ["router"]
+
+_LOG: Final = logging.getLogger(__name__)
+router = APIRouter()
+
+
+@router.post("/tokens", status_code=201)
+def create_token(body: schemas.TokenRequest, context: Context) -> TokenView:
+    """Create a one-time enrolment token."""
+    token = context.enrolment.create_token(body.device, body.ttl_seconds, body.tags)
+    return TokenView(device=body.device, token=token, expires_at=context.clock() + body.ttl_seconds)
+
+
+@router.get("/devices")
+def list_devices(context: Context) -> list[DeviceView]:
+    """All devices, by id."""
+    return views.list_devices(context.engine)
+
+
+@router.get("/devices/{device}")
+def get_device(device: str, context: Context) -> DeviceView:
+    """One device."""
+    return views.get_device(context.engine, device_id(device))
+
+
+@router.post("/devices/{device}/revoke")
+def revoke_device(device: str, context: Context, who: Who) -> DeviceView:
+    """Revoke a device: from now on it is refused everywhere."""
+    context.enrolment.revoke(device_id(device))
+    context.on_revoked(device)
+    _LOG.info("device %s revoked by %s", device, who)
+    return views.get_device(context.engine, device)
+
+
+@router.post("/devices/{device}/forget", status_code=204)
+def forget_device(device: str, context: Context, who: Who) -> None:
+    """Remove a device, so that its id can be enrolled again. Its records stay."""
+    context.enrolment.forget(device_id(device))
+    context.on_revoked(device)
+    _LOG.info("device %s forgotten by %s", device, who)

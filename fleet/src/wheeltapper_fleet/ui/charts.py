@@ -1,0 +1,134 @@
+"""What the page draws: sparklines of scores, bars of a campaign's waves, the reasons of alerts.
+
+Invariant: numbers that devices sent cannot break the drawing. What is not finite is left out, and shares are kept
+within 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wheeltapper_fleet.alerts.schemas import AlertView
+from wheeltapper_fleet.campaigns.schemas import CampaignView
+from wheeltapper_fleet.devices.schemas import DeviceView
+from wheeltapper_protocols.wire.messages import ExecutionState
+
+__all__ = ["Sparkline", "WaveBar", "sparkline", "wave_bars", "with_reasons"]
+
+_WIDTH: Final = 240.0
+_HEIGHT: Final = 48.0
+_MAX_SCORE: Final = 1e6
+_MAX_REASONS: Final = 4
+_FAILED: Final = {ExecutionState.FAILED, ExecutionState.REJECTED, ExecutionState.ROLLED_BACK}
+
+
+@dataclass(frozen=True)
+class Sparkline:
+    """A sparkline of scores, in SVG coordinates.
+
+    Args:
+        line: the points of the line.
+        area: the points of the area below it.
+        threshold_y: height of the warning threshold (score 1.0).
+        last_x, last_y: the newest score's point.
+    """
+
+    line: str
+    area: str
+    threshold_y: float
+    last_x: float
+    last_y: float
+
+
+@dataclass(frozen=True)
+class WaveBar:
+    """One wave of a campaign as a bar, with the number of its executions.
+
+    Args:
+        number: 1 for the first wave.
+        state: the wave's state.
+        good: executions that committed.
+        bad: executions that failed, were rejected or rolled back.
+        going: executions that have not ended.
+        total: all executions.
+        states: (state, number of executions) in alphabetical order.
+    """
+
+    number: int
+    state: str
+    good: int
+    bad: int
+    going: int
+    total: int
+    states: tuple[tuple[str, int], ...]
+
+    @property
+    def good_percent(self) -> float:
+        """Share of executions that committed."""
+        return 100.0 * self.good / self.total if self.total else 0.0
+
+    @property
+    def bad_percent(self) -> float:
+        """Share of executions that failed, were rejected or rolled back."""
+        return 100.0 * self.bad / self.total if self.total else 0.0
+
+
+def sparkline(device: DeviceView) -> Sparkline | None:
+    """The sparkline of a device's scores; None for fewer than two.
+
+    The vertical axis starts at 0 and always includes the warning threshold.
+    """
+    scores = [min(point.score, _MAX_SCORE) for point in device.scores if math.isfinite(point.score)]
+    if len(scores) < 2:
+        return None
+    top = max(1.25, *scores)
+    step = _WIDTH / (len(scores) - 1)
+
+    def height(score: float) -> float:
+        return round(_HEIGHT - 3 - (_HEIGHT - 6) * max(0.0, score) / top, 1)
+
+    points = [f"{index * step:.1f},{height(score)}" for index, score in enumerate(scores)]
+    line = " ".join(points)
+    area = f"0,{_HEIGHT} {line} {_WIDTH},{_HEIGHT}"
+    return Sparkline(line, area, height(1.0), _WIDTH, height(scores[-1]))
+
+
+def wave_bars(campaign: CampaignView) -> Sequence[WaveBar]:
+    """The waves of a campaign in order. Executions may number waves from 0 or from 1."""
+    indexes = sorted({int(key) for key in campaign.executions})
+    first = 1 if indexes and indexes[0] >= 1 else 0
+    last = max([len(campaign.waves) - 1 + first, *indexes])
+    return [_wave_bar(campaign, index, first) for index in range(first, last + 1)]
+
+
+def _wave_bar(campaign: CampaignView, index: int, first: int) -> WaveBar:
+    states = campaign.executions.get(str(index), {})
+    described: Any = campaign.waves[index - first] if index - first < len(campaign.waves) else {}
+    state = described.get("state", "") if isinstance(described, dict) else described
+    good = states.get(ExecutionState.COMMITTED, 0)
+    bad = sum(states.get(item, 0) for item in _FAILED)
+    total = sum(states.values())
+    going = sum(number for name, number in states.items() if not _terminal(name))
+    return WaveBar(index - first + 1, str(state), good, bad, going, total, tuple(sorted(states.items())))
+
+
+def _terminal(name: str) -> bool:
+    return name in ExecutionState.__members__ and ExecutionState(name).terminal
+
+
+def with_reasons(alerts: Sequence[AlertView]) -> list[tuple[AlertView, list[dict[str, Any]]]]:
+    """Every alert with its most important reasons.
+
+    A reason with share 0 explains the others (it names the bearing's fault) and comes first. The others follow by their
+    share of the score, largest first.
+    """
+    shown = []
+    for alert in alerts:
+        reasons = [reason for reason in alert.reasons if isinstance(reason.get("share"), int | float)]
+        reasons.sort(key=lambda reason: (reason["share"] != 0, -float(reason["share"])))
+        clipped = [{**item, "share": min(1.0, max(0.0, float(item["share"])))} for item in reasons[:_MAX_REASONS]]
+        shown.append((alert, clipped))
+    return shown
