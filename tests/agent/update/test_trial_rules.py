@@ -178,6 +178,6 @@ def test_agreement_and_kappa() -> None:
     assert found.agreement == pytest.approx(0.6)
     assert found.kappa == pytest.approx(0.1304, abs=1e-4)
     assert found.correlation is None
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="no pairs"):
         compare([])
     assert math.isfinite(compare(pairs[:1]).agreement)
