@@ -1,23 +1,32 @@
-"""Drift: how far the features and scores of now are from those of training.
+"""Drift: the distance between the features and scores of now and those of training.
 
-Training freezes a :class:`Reference` a feature (bins at quantiles, counts, moments) into the manifest. A device
-sketches its windows over the same bins (:mod:`sketch`); whoever holds sketches, of a device or of a fleet, compares:
+Training writes a :class:`Reference` of each feature (bins at quantiles, counts, moments) into the manifest. A device
+sketches its windows over the same bins (:mod:`sketch`). The device, and the fleet with the merged sketches of many
+devices, compare them with the reference by three distances:
 
 * **PSI**, the population stability index: ``sum (q - p) ln(q / p)`` over the bins, with p and q the shares of the
   reference and of now (Jeffreys' divergence, Proc. R. Soc. A 186 (1946) 453). Half a count is added to each bin, so
-  that an empty one is not infinitely strange. Without drift it is near ``chi2(bins - 1) (1/m + 1/n)`` for m and n
+  that an empty bin does not make it infinite. Without drift it is near ``chi2(bins - 1) (1/m + 1/n)`` for m and n
   windows (Yurdakul, "Statistical Properties of Population Stability Index", 2018); :func:`psi_noise` gives that level.
-* **KS**, Kolmogorov and Smirnov's ``sup |F - G|``: exact at the edges. Between two edges F and G rise by the bin's
-  shares f and g, so the distance of the raw samples is at most ``ks_error = max min(f, g)`` greater, and never less.
-* **Wasserstein-1**, ``integral |F - G| dx``: as if each bin were filled evenly, and never less than the difference of
-  the means, which the sketch has exactly. A bin of width w is off by at most ``w (f + g) / 2``; the sum is
-  ``wasserstein_error``.
+* **KS**, Kolmogorov and Smirnov's ``sup |F - G|``: computed at the edges, where it is exact. Within a bin F and G
+  rise by the bin's shares f and g, so the distance between the raw samples is between ``ks`` and ``ks + ks_error``,
+  with ``ks_error = max min(f, g)``.
+* **Wasserstein-1**, ``integral |F - G| dx``: computed as if values were spread evenly over each bin, and at least the
+  difference of the means, which the sketch has exactly. The error of a bin of width w is at most ``w (f + g) / 2``; the
+  sum over the bins is ``wasserstein_error``.
 
 Invariants:
-    * Pure; the same sketches always give the same distances.
-    * The reference has nothing in its two outermost bins: what is there now, training has not seen.
+    * Pure: the same sketches always give the same distances.
+    * The two outermost bins of a reference are empty: a value there is outside of what training saw.
 
-What this module does not do: watch a stream for changes (the agent's ``core/change``).
+Example:
+    >>> trained = np.random.default_rng(0).normal(size=1000)
+    >>> reference = fit_reference(trained)
+    >>> now = Bins([reference.edges]).sketch(trained[:, None] + 1.0)
+    >>> distances([reference], now)[0].psi > 0.25
+    True
+
+What this module does not do: detect changes in a stream (the agent's ``pipeline/change.py``).
 """
 
 from __future__ import annotations
@@ -46,80 +55,89 @@ __all__ = [
 ]
 
 INNER_BINS: Final = 20
-"""Bins between the least and the greatest value of training: of 5 % each."""
+"""Bins between the least and the greatest value of training; each holds 5 % of the windows."""
 _WINDOWS_A_BIN: Final = 4
-"""Fewer windows than this a bin and there are fewer bins."""
+"""Least windows of training in a bin; with fewer windows there are fewer bins."""
 _DIGITS: Final = 6
+"""Significant digits of an edge."""
 _PRIOR: Final = 0.5
+"""Count that is added to each bin for the PSI."""
 _NOISE_Z: Final = 3.09
-"""Of the standard normal: one in a thousand lies above it."""
+"""The 99.9 % quantile of the standard normal distribution."""
 
 Finite = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 
 
 class Reference(Struct, frozen=True, kw_only=True):
-    """What training saw of one feature, or of the score."""
+    """The distribution of one feature, or of the score, in training."""
 
     edges: Annotated[list[Finite], Meta(min_length=2, max_length=MAX_BINS - 1)]
-    """Rising strictly as float32; the first is below all that training saw, the last above it."""
+    """Strictly rising as float32. The first is below every value of training, the last above."""
     counts: Annotated[list[Annotated[int, Meta(ge=0, le=2**32 - 1)]], Meta(min_length=3, max_length=MAX_BINS)]
-    """One more than edges; see :mod:`sketch` for the bins."""
+    """Windows of training in each bin; one entry more than ``edges`` (see :mod:`sketch`)."""
     mean: Finite
     deviation: Annotated[float, Meta(ge=0, le=3.4e38)]
-    """Standard deviation, over n."""
+    """Standard deviation, with divisor n."""
 
     def __post_init__(self) -> None:
         if len(self.counts) != len(self.edges) + 1:
-            raise ValueError("a reference has one count more than edges")
+            raise ValueError("a reference needs one count more than it has edges")
         if not sum(self.counts) or self.counts[0] or self.counts[-1]:
-            raise ValueError("a reference has some counts, and none in its two outermost bins")
+            raise ValueError("a reference needs counts, and none in its two outermost bins")
         Bins([self.edges])
 
 
 class ChangeSpec(Struct, frozen=True, kw_only=True):
-    """The change detector's parameters (ADWIN; the agent's ``core/change``)."""
+    """Parameters of the change detector (ADWIN: Bifet and Gavaldà, SDM 2007; the agent's ``pipeline/change.py``)."""
 
     delta: Annotated[float, Meta(gt=0, lt=1)] = 0.002
-    """How probable a false alarm may be at one look."""
+    """Greatest probability of a false alarm at one look."""
     look_windows: Annotated[int, Meta(ge=1, le=10_000)] = 32
-    """It looks for a change every so many windows."""
+    """Windows from one look for a change to the next."""
     warm_up_windows: Annotated[int, Meta(ge=10, le=1_000_000)] = 64
+    """Windows before the first look."""
 
 
 class DriftSpec(Struct, frozen=True, kw_only=True):
-    """The manifest's section ``drift``."""
+    """The manifest's section ``drift``: the references, and when the device reports."""
 
     features: Annotated[list[Reference], Meta(max_length=MAX_SKETCHED)]
-    """One a feature of the manifest, in its order."""
+    """One reference for each feature of the manifest, in its order."""
     score: Reference
     period_windows: Annotated[int, Meta(ge=16, le=1_000_000)] = 3600
-    """A report at least every so many windows."""
+    """Greatest number of windows in one report."""
     period_seconds: Annotated[float, Meta(ge=1, le=1e7)] = 3600.0
-    """And so many seconds after the first, where there are :data:`MIN_REPORT_WINDOWS` by then."""
+    """A report is also sent so many seconds after its first window, unless it has too few windows by then."""
     psi_limit: Annotated[float, Meta(gt=0, le=100)] = 0.25
-    """A feature has moved when its PSI of a period is above this and the noise together."""
+    """A feature has drifted when its PSI over a report is above this limit plus ``psi_noise``."""
     change: ChangeSpec = ChangeSpec()
 
 
 @dataclass(frozen=True)
 class Distances:
-    """One feature's distance from its reference; all 0 where nothing was seen."""
+    """Distances of one feature from its reference. All are 0 where there are no values."""
 
     n: int
+    """Number of finite values that were compared."""
     psi: float = 0.0
     psi_noise: float = 0.0
-    """What chance alone exceeds once in a thousand, were the windows independent."""
+    """The PSI that chance exceeds once in a thousand times, if windows are independent."""
     ks: float = 0.0
     ks_error: float = 0.0
-    """The raw samples' distance is between ``ks`` and ``ks + ks_error``."""
+    """The distance between the raw samples is between ``ks`` and ``ks + ks_error``."""
     wasserstein: float = 0.0
     """In the feature's unit."""
     wasserstein_error: float = 0.0
-    """The raw samples' distance is within this of ``wasserstein``."""
+    """The distance between the raw samples differs from ``wasserstein`` by at most this."""
 
 
 def fit_drift_spec(features: NDArray[Any], scores: NDArray[Any], period_windows: int = 3600) -> DriftSpec:
-    """The reference of healthy ``features`` [window, feature] and ``scores`` [window].
+    """The section ``drift`` for a model, from healthy windows of its training.
+
+    Args:
+        features: [window, feature].
+        scores: [window].
+        period_windows: greatest number of windows in a report of the device.
 
     Raises:
         ValueError: a feature or the scores have no finite value.
@@ -132,15 +150,19 @@ def fit_drift_spec(features: NDArray[Any], scores: NDArray[Any], period_windows:
 
 
 def fit_reference(values: NDArray[Any], inner_bins: int = INNER_BINS) -> Reference:
-    """The reference of ``values`` [window]: bins of equal shares, as many as the windows are good for.
+    """The reference of one feature: bins that hold equal shares of the values.
+
+    Args:
+        values: [window]; values that are not finite are left out.
+        inner_bins: number of bins; there are fewer where there are few windows or many equal values.
 
     Raises:
-        ValueError: none of them is finite.
+        ValueError: no value is finite.
     """
     known = np.asarray(values, dtype=np.float32)
     known = known[np.isfinite(known)].astype(np.float64)
     if not len(known):
-        raise ValueError("there is no finite value to take a reference from")
+        raise ValueError("a reference needs at least one finite value")
     bins = int(np.clip(len(known) // _WINDOWS_A_BIN, 1, inner_bins))
     middle = [_rounded(value) for value in np.quantile(known, np.arange(1, bins) / bins).tolist()]
     low, high = _outside(float(known.min()), -1), _outside(float(known.max()), 1)
@@ -170,7 +192,13 @@ def _outside(value: float, side: int) -> float:
 
 
 def psi(reference: Sequence[int] | NDArray[Any], current: Sequence[int] | NDArray[Any], prior: float = _PRIOR) -> float:
-    """The population stability index of two rows of counts; ``prior`` is added to each."""
+    """The population stability index of two histograms [bin] over the same bins.
+
+    Args:
+        reference: [bin], the counts of training.
+        current: [bin], the counts of now.
+        prior: added to every count, so that empty bins give finite terms.
+    """
     p = np.asarray(reference, dtype=np.float64) + prior
     q = np.asarray(current, dtype=np.float64) + prior
     p, q = p / p.sum(), q / q.sum()
@@ -178,7 +206,15 @@ def psi(reference: Sequence[int] | NDArray[Any], current: Sequence[int] | NDArra
 
 
 def psi_noise(bins: int, reference_n: int, current_n: int) -> float:
-    """The PSI that chance alone exceeds once in a thousand; Wilson and Hilferty's form of chi square's quantile."""
+    """The PSI that chance exceeds once in a thousand times, without drift.
+
+    The quantile of chi-squared is approximated as in Wilson and Hilferty, PNAS 17 (1931) 684-688.
+
+    Args:
+        bins: number of bins.
+        reference_n: windows of training.
+        current_n: windows of now.
+    """
     if bins < 2 or not reference_n or not current_n:
         return 0.0
     freedom = bins - 1
@@ -187,13 +223,19 @@ def psi_noise(bins: int, reference_n: int, current_n: int) -> float:
 
 
 def distances(references: Sequence[Reference], sketches: Sketches) -> list[Distances]:
-    """How far each feature is from its reference.
+    """The distances of each feature from its reference.
+
+    Args:
+        references: [feature], of one release's manifest.
+        sketches: of the same features, over the bins of ``references``.
 
     Raises:
-        ValueError: the sketches are not over the references' bins.
+        ValueError: the sketches have other bins than the references.
     """
     if [len(reference.counts) for reference in references] != sketches.bins.tolist():
-        raise ValueError("the sketches have other bins than the reference: they are of another release")
+        raise ValueError(
+            "the sketches have other bins than the reference: compare sketches and reference of one release"
+        )
     return [_distance(reference, sketches, row) for row, reference in enumerate(references)]
 
 
@@ -204,7 +246,7 @@ def _distance(reference: Reference, sketches: Sketches, row: int) -> Distances:
     if not n:
         return Distances(n=0)
     f, g = theirs / m, ours / n
-    # F - G just below each edge; before the first and after the last value it is 0.
+    # F - G at each edge. Below the least and above the greatest value it is 0.
     gap = np.concatenate([[0.0], np.cumsum(f - g)])
     edges = np.asarray(reference.edges, dtype=np.float32).astype(np.float64)
     low, high = float(sketches.low[row]), float(sketches.high[row])

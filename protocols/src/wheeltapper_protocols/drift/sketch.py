@@ -1,27 +1,36 @@
-"""Mergeable sketches of features: for each a histogram over frozen bins, and moments.
+"""Mergeable sketches of features: of each, a histogram over fixed bins, and moments.
 
-A sketch of many windows is the sum of the sketches of its parts, in any order: from a block of windows to a device's
-period, from devices to a site, from sites to the fleet. Bins never move: they are the quantiles of the training data,
-frozen in the manifest (:mod:`drift`), so only sketches of one release can be merged.
+Sketches merge by addition, in any order: blocks of windows to a device's period, devices to a site, sites to the fleet.
+The bins are quantiles of the training data in the manifest (:mod:`drift`) and never change, so only sketches of one
+release can be merged.
 
 Feature ``f`` has edges ``e[0] < e[1] < … < e[k-1]`` and k + 1 bins: bin 0 holds ``x < e[0]``, bin i holds
-``e[i-1] <= x < e[i]``, bin k holds ``x >= e[k-1]``. Values are compared as float32, as features are. What is not finite
-is counted as ``missing`` and nowhere else.
+``e[i-1] <= x < e[i]``, bin k holds ``x >= e[k-1]``. Values are compared as float32, the type of features. Values that
+are not finite are counted as ``missing`` and nowhere else.
 
 The moments (mean, and ``m2``, the sum of squared deviations from it) merge as in Chan, Golub and LeVeque, "Updating
 formulae and a pairwise algorithm for computing sample variances", STAN-CS-79-773 (1979), equation 2.1.
 
-Wire form (:func:`encode_sketches`), all little endian: the byte 1, the number of features as a varint, and a feature:
-the number of bins, the missing, and a count a bin, as varints (LEB128); where some count is above 0 also mean and m2 as
-float64 and least and greatest value as float32. With b bins a feature takes at most 2 + 5 (b + 1) + 24 bytes.
+Wire form (:func:`encode_sketches`), little endian: the byte 1 (the version) and the number of features as a varint
+(LEB128). Then for each feature, as varints: the number of bins, the number of missing values, and the count of each
+bin. Where some count is above 0, mean and m2 follow as float64, and the least and greatest value as float32. A feature
+with b bins takes at most 2 + 5 (b + 1) + 24 bytes.
 
 Invariants:
-    * Merging is associative and commutative: exactly for counts, missing, least and greatest, and to rounding
+    * Merging is associative and commutative: exactly for counts, missing, least and greatest value, and up to rounding
       (float64) for mean and m2.
-    * :func:`decode_sketches` accepts nothing that is not whole, within the caps and consistent; nothing but
-      :class:`ValueError` escapes it.
+    * Whatever the bytes, :func:`decode_sketches` returns complete and consistent sketches within the caps, or raises
+      :class:`ValueError`.
 
-What this module does not do: compare with a reference (:mod:`drift`), know which feature is which.
+Example:
+    >>> bins = Bins([[0.0, 1.0]])
+    >>> both = bins.sketch(np.array([[-1.0], [0.5]])).merged(bins.sketch(np.array([[7.0]])))
+    >>> both.counts.tolist()
+    [[1, 1, 1]]
+    >>> decode_sketches(encode_sketches(both)).counts.tolist()
+    [[1, 1, 1]]
+
+What this module does not do: compare with a reference (:mod:`drift`), name the features.
 """
 
 from __future__ import annotations
@@ -45,10 +54,11 @@ __all__ = [
 ]
 
 MAX_SKETCHED: Final = 512
-"""Features in one encoded block of sketches."""
+"""Greatest number of features in one block of encoded sketches."""
 MAX_BINS: Final = 40
-"""So that 512 features with the greatest counts stay below :data:`MAX_SKETCH_BYTES`."""
+"""Greatest number of bins: 512 features with the greatest counts stay below :data:`MAX_SKETCH_BYTES`."""
 MAX_SKETCH_BYTES: Final = 150 * 1024
+"""Greatest size of encoded sketches."""
 _MAX_COUNT: Final = 2**32 - 1
 _VERSION: Final = 1
 _MOMENTS: Final = struct.Struct("<ddff")
@@ -59,27 +69,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Sketches:
-    """The sketches of some features; the first axis of everything is the feature.
+    """The sketches of some features. The first axis of every array is the feature.
 
-    Rows of ``counts`` are padded with zeros to the feature with the most bins.
+    Rows of ``counts`` are padded with zeros to the greatest number of bins.
     """
 
     counts: Counts
-    """[feature, bin]"""
+    """[feature, bin]: number of values in each bin."""
     bins: Counts
-    """[feature]: how many bins it has."""
+    """[feature]: number of its bins."""
     missing: Counts
-    """[feature]: values that were not finite."""
+    """[feature]: number of values that were not finite."""
     mean: Floats
+    """[feature]: mean of the finite values; 0 where there are none."""
     m2: Floats
-    """Sum of squared deviations from the mean."""
+    """[feature]: sum of squared deviations from the mean."""
     low: Floats
-    """The least value; infinite where there was none. ``high`` likewise."""
+    """[feature]: least value; infinity where there are none."""
     high: Floats
+    """[feature]: greatest value; minus infinity where there are none."""
 
     @property
     def n(self) -> Counts:
-        """[feature]: finite values."""
+        """[feature]: number of finite values."""
         total: Counts = self.counts.sum(axis=1)
         return total
 
@@ -87,20 +99,20 @@ class Sketches:
         return len(self.counts)
 
     def part(self, features: slice) -> Sketches:
-        """The sketches of some of the features."""
+        """The sketches of the features in the slice ``features``."""
         return Sketches(
             self.counts[features], self.bins[features], self.missing[features], self.mean[features],
             self.m2[features], self.low[features], self.high[features],
         )  # fmt: skip
 
     def merged(self, other: Sketches) -> Sketches:
-        """The sketches of both.
+        """The sketches of the windows of both.
 
         Raises:
             ValueError: the features or their numbers of bins differ.
         """
         if not np.array_equal(self.bins, other.bins):
-            raise ValueError("the sketches have other bins: they are of different releases")
+            raise ValueError("the sketches have other bins: merge sketches of one release only")
         ours, theirs = self.n, other.n
         total = ours + theirs
         part = theirs / np.maximum(total, 1)
@@ -117,13 +129,13 @@ class Sketches:
 
 
 class Bins:
-    """The frozen edges of some features, ready to sketch blocks of windows.
+    """The fixed bins of some features; sketches blocks of windows.
 
     Args:
-        edges: of each feature, rising strictly as float32, 1 to 39 of them.
+        edges: for each feature, 1 to 39 edges, strictly rising as float32.
 
     Raises:
-        ValueError: edges are not finite, do not rise, or are too few or too many.
+        ValueError: edges are not finite or do not rise, or there are too few or too many.
     """
 
     def __init__(self, edges: Sequence[Sequence[float]]) -> None:
@@ -142,7 +154,7 @@ class Bins:
         return len(self._edges)
 
     def empty(self) -> Sketches:
-        """Sketches of nothing: the neutral element of merging."""
+        """Sketches without any window; merging them changes nothing."""
         features, width = self._edges.shape
         return Sketches(
             counts=np.zeros((features, width + 1), dtype=np.int64),
@@ -155,12 +167,16 @@ class Bins:
         )
 
     def sketch(self, values: NDArray[Any]) -> Sketches:
-        """The sketches of ``values`` [window, feature], compared as float32.
+        """The sketches of a block of windows.
 
-        All features and windows at once: how many values reach each edge, then differences.
+        Counts are computed for all features and windows at once: the number of values at or above each edge, and the
+        differences between these numbers.
+
+        Args:
+            values: [window, feature], compared as float32.
 
         Raises:
-            ValueError: the number of features is another.
+            ValueError: ``values`` has another number of features.
         """
         if values.ndim != 2 or values.shape[1] != len(self):
             raise ValueError(f"values must be [window, {len(self)}], not {list(values.shape)}")
@@ -197,14 +213,14 @@ class Bins:
 
 
 def encode_sketches(sketches: Sketches) -> bytes:
-    """The wire form.
+    """The wire form of ``sketches``; see the module.
 
     Raises:
-        ValueError: more features or greater counts than a reader accepts.
+        ValueError: there are more features or greater counts than a reader accepts.
     """
     greatest = max(sketches.counts.max(initial=0), sketches.missing.max(initial=0))
     if len(sketches) > MAX_SKETCHED or greatest > _MAX_COUNT:
-        raise ValueError("the sketches have too many features or too great counts")
+        raise ValueError(f"sketches can have {MAX_SKETCHED} features and counts of {_MAX_COUNT} at most: split them")
     out = bytearray((_VERSION,))
     _put(out, len(sketches))
     for row, total in enumerate(sketches.n):
@@ -219,10 +235,10 @@ def encode_sketches(sketches: Sketches) -> bytes:
 
 
 def decode_sketches(payload: bytes) -> Sketches:
-    """Read the wire form.
+    """The sketches in ``payload``, which :func:`encode_sketches` made.
 
     Raises:
-        ValueError: it is too long, cut short, of another version, beyond a cap, or contradicts itself.
+        ValueError: ``payload`` is too long, cut short, of another version, beyond a cap, or inconsistent.
     """
     if len(payload) > MAX_SKETCH_BYTES:
         raise ValueError(f"the sketches have {len(payload)} bytes; the cap is {MAX_SKETCH_BYTES}")
@@ -236,7 +252,7 @@ def decode_sketches(payload: bytes) -> Sketches:
         row, at = _feature(payload, at)
         rows.append(row)
     if at != len(payload):
-        raise ValueError("there is something after the last sketch")
+        raise ValueError("there are bytes after the last sketch")
     counts = np.zeros((features, max((len(row[1]) for row in rows), default=2)), dtype=np.int64)
     for number, (_, found, _) in enumerate(rows):
         counts[number, : len(found)] = found
@@ -266,10 +282,12 @@ def _feature(payload: bytes, at: int) -> tuple[tuple[int, list[int], tuple[float
     if at + _MOMENTS.size > len(payload):
         raise ValueError("the sketches are cut short")
     mean, m2, low, high = _MOMENTS.unpack_from(payload, at)
-    # The mean of float32 values, rounded, may lie outside them by a rounding.
+    # Rounding may put the mean of float32 values just outside of them.
     slack = 1e-6 * max(abs(low), abs(high))
     if not (np.isfinite([mean, m2, low, high]).all() and m2 >= 0 and low - slack <= mean <= high + slack):
-        raise ValueError("the moments of a sketch contradict themselves")
+        raise ValueError(
+            "the moments of a sketch are inconsistent: m2 < 0, or the mean is not between the least and greatest value"
+        )
     return (missing, counts, (mean, m2, low, high)), at + _MOMENTS.size
 
 
@@ -281,7 +299,7 @@ def _put(out: bytearray, value: int) -> None:
 
 
 def _get(payload: bytes, at: int) -> tuple[int, int]:
-    """The varint at ``at``, and where it ends; at most :data:`_MAX_COUNT`."""
+    """The varint at position ``at`` (at most :data:`_MAX_COUNT`), and the position after it."""
     value = shift = 0
     while True:
         if at >= len(payload) or shift > 28:
