@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wheeltapper_agent import cli_device
+from wheeltapper_agent import cli_device, cli_export
 from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail, read_token_file
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
@@ -30,6 +30,7 @@ that does not work. An error is one line on standard error with its stable code.
 """
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP)
 cli_device.register(app)
+cli_export.register(app)
 _MEMORY_SETTINGS = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072", "OPENBLAS_NUM_THREADS": "1"}
 """Environment of the agent: without it glibc gives each of a dozen idle threads a heap, and OpenBLAS a buffer."""
 

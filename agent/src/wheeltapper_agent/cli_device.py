@@ -62,8 +62,7 @@ def _last_status(folder: Path) -> dict[str, Any]:
         AgentError: ``status.missing``.
     """
     from wheeltapper_agent.host.status import STATUS_FILE
-    from wheeltapper_agent.records.spool import read_figures
-    from wheeltapper_agent.service import SPOOL_FILE
+    from wheeltapper_agent.records.spool import SPOOL_FILE, read_figures
 
     try:
         body: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())

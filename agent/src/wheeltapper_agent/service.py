@@ -35,7 +35,7 @@ from wheeltapper_agent.pipeline.observation import Observer
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.delivery import Delivery
-from wheeltapper_agent.records.spool import Spool, SpoolLimits
+from wheeltapper_agent.records.spool import SPOOL_FILE, Spool, SpoolLimits
 from wheeltapper_agent.source.opening import make_or_defer_source
 from wheeltapper_agent.update.blobs import BlobStore
 from wheeltapper_agent.update.effects import Effects
@@ -49,11 +49,9 @@ from wheeltapper_protocols.wire.codec import decode_down, encode
 from wheeltapper_protocols.wire.messages import Ack, CancelCommand, CaptureCommand
 from wheeltapper_protocols.wire.topics import Down
 
-__all__ = ["SPOOL_FILE", "Agent", "make_spool"]
+__all__ = ["Agent", "make_spool"]
 
 _LOG = logging.getLogger(__name__)
-SPOOL_FILE: Final = "spool.sqlite"
-"""In the state folder."""
 _TURN_SECONDS: Final = 1.0
 """The main loop looks at its duties at least this often."""
 _HANG_SECONDS: Final = 60.0

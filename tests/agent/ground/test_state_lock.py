@@ -24,8 +24,8 @@ from wheeltapper_agent.ground.state_lock import LOCK_FILE, StateLock
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.records.config import DeliveryConfig
-from wheeltapper_agent.records.spool import read_figures
-from wheeltapper_agent.service import SPOOL_FILE, Agent
+from wheeltapper_agent.records.spool import SPOOL_FILE, read_figures
+from wheeltapper_agent.service import Agent
 from wheeltapper_agent.source.simulator import SimulatorConfig
 
 _HOLDER = """

@@ -26,6 +26,7 @@ from wheeltapper_agent.host.local_socket import SOCKET_FILE
 from wheeltapper_agent.host.status import STATUS_FILE
 from wheeltapper_agent.host.systemd_unit import bus_groups, render_unit, render_watchdog
 from wheeltapper_agent.host.uninstall import Layout, is_state
+from wheeltapper_agent.records.spool import SPOOL_FILE
 from wheeltapper_agent.update.floors import FLOORS_FILE
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="installing needs root")
@@ -332,7 +333,7 @@ def test_a_configuration_that_leads_nowhere_stops_no_uninstall(root: Path, tmp_p
 
 def test_every_name_in_the_state_folder_is_known() -> None:
     """What the sources write there; what lies beside it is not ours."""
-    for name in (service.SPOOL_FILE, STATUS_FILE, FLOORS_FILE, SOCKET_FILE, f".{FLOORS_FILE}.tmp"):
+    for name in (SPOOL_FILE, STATUS_FILE, FLOORS_FILE, SOCKET_FILE, f".{FLOORS_FILE}.tmp"):
         assert is_state(name)
     source = Path(service.__file__).read_text(encoding="utf-8")
     named = re.findall(r'state / "([^"]+)"', source)

@@ -1,9 +1,12 @@
-"""The one error root of the agent. Every error carries a stable dotted code that programs may compare.
+"""The agent's one exception class. Every error carries a stable dotted code that programs may compare.
 
-Codes by family: ``config.*``, ``enrol.*``, ``trust.*`` (TUF metadata), ``assignment.*``, ``fetch.*``, ``slot.*``,
-``update.*``, ``storage.*`` (the disk refuses),
-``self_test.*``, ``probation.*``, ``runtime.*``, ``source.*``, ``capture.*``, ``journal.*``, ``local.*`` (the state
-folder and its socket).
+Families of codes: ``config.*``, ``enrol.*``, ``trust.*`` (TUF metadata), ``assignment.*``, ``fetch.*``, ``slot.*``,
+``update.*``, ``storage.*`` (the disk refuses), ``self_test.*``, ``probation.*``, ``runtime.*``, ``source.*``,
+``capture.*``, ``journal.*``, ``export.*``, ``local.*`` (the state folder and its socket). Pure.
+
+Example::
+
+    raise AgentError("config.unknown_key", "device: unknown key 'nane'; known are 'name', 'state_dir'")
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ _STORAGE_CODES: Final = {errno.ENOSPC: "storage.full", errno.EDQUOT: "storage.fu
 
 
 class AgentError(Exception):
-    """Something that the agent cannot do.
+    """The agent cannot do something.
 
     Args:
         code: stable dotted code, e.g. ``config.unknown_key``; never changes meaning between versions.
@@ -31,6 +34,14 @@ class AgentError(Exception):
 
 
 def storage_error(error: OSError, what: str) -> AgentError:
-    """``storage.full``, ``storage.read_only`` or ``storage.failed`` for what the disk said when ``what`` happened."""
+    """The :class:`AgentError` for an error of the disk.
+
+    Args:
+        error: of the operating system.
+        what: what could not be done, as the beginning of a sentence: "the journal cannot be written".
+
+    Returns:
+        ``storage.full``, ``storage.read_only``, or ``storage.failed`` for any other error.
+    """
     code = _STORAGE_CODES.get(error.errno or 0, "storage.failed")
     return AgentError(code, f"{what}: {error.strerror or error}; free space on the device or mend its disk")

@@ -38,6 +38,7 @@ __all__ = [
     "keep_answers",
     "limit_growth",
     "open_database",
+    "open_read_only",
     "read_state",
     "read_state_of_damaged",
     "transaction",
@@ -133,6 +134,33 @@ def open_database(path: Path) -> sqlite3.Connection:
         delete_damaged(path)
         delete_reserve(path)
         return _open_database(path)
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open a database that exists for reading, beside the agent that may be writing to it.
+
+    Where SQLite cannot make the files that go with the database (a read-only disk), and no log belongs to it, the
+    database is read as it is.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    modes = ["mode=ro"]
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or log.stat().st_size == 0:
+        modes.append("immutable=1")
+    for mode in modes:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=5, isolation_level=None)
+        connection.text_factory = _decode_text
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.Error:
+            connection.close()
+            if mode == modes[-1]:
+                raise
+        else:
+            return connection
+    raise AssertionError("one of the modes returns or raises")
 
 
 def _open_database(path: Path) -> sqlite3.Connection:

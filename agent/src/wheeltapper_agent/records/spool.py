@@ -53,9 +53,11 @@ from wheeltapper_agent.records.rows import Item, Row, encode_item
 from wheeltapper_agent.records.store import Held, SpoolFigures, SpoolStore, read_figures
 from wheeltapper_protocols.wire.messages import TelemetryRecord
 
-__all__ = ["Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]
+__all__ = ["SPOOL_FILE", "Held", "Item", "Spool", "SpoolFigures", "SpoolLimits", "read_figures"]
 
 _LOG = logging.getLogger(__name__)
+SPOOL_FILE: Final = "spool.sqlite"
+"""In the agent's state folder."""
 _RETRY_SECONDS: Final = 1.0
 _LONGEST_WAIT_SECONDS: Final = 1.0
 _SHORTEST_WAIT_SECONDS: Final = 0.02
