@@ -1,12 +1,12 @@
-"""The devices' HTTPS listener: TLS by the fleet's CA, and who is on the other side.
+"""The devices' HTTPS server: TLS with the fleet's CA, and the client certificate of each connection.
 
 Invariants:
-    * TLS 1.2 or newer. A client certificate is optional (enrolment has none yet), but one that is shown must be signed
-      by the fleet's CA, or the handshake fails.
-    * :data:`SCOPE_CN` and :data:`SCOPE_SHA256` in the ASGI scope come from the verified certificate of this very
-      connection; no header can set them. Sessions are not resumed, so every connection shows its certificate.
+    * TLS 1.2 or newer. A client certificate is optional, since a device has none before its enrolment. If one is shown,
+      the fleet's CA must have signed it, or the handshake fails.
+    * :data:`SCOPE_CN` and :data:`SCOPE_SHA256` in the ASGI scope come from the connection's verified certificate; no
+      header can set them. TLS sessions are not resumed, so every connection shows its certificate.
 
-Not here: whether that device is known or revoked (``api/device.py`` asks the database, at every request).
+What this module does not do: check whether the device is known or revoked (:mod:`app` does, at every request).
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _BACKLOG: Final = 512
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A bound socket for ``server.run(sockets=[…])``; port 0 picks a free one, to be known before the server runs."""
+    """A bound, listening socket for ``server.run(sockets=[…])``.
+
+    With port 0 a free port is chosen; ``getsockname()`` tells which, before the server runs.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,7 +47,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 def device_server(app: ASGIApp, host: str, port: int, tls: TlsFiles) -> uvicorn.Server:
-    """A server for ``app``, not yet running; ``run()`` it in a thread or await ``serve()``."""
+    """A server for ``app`` that is not running yet: call ``run()`` in a thread, or await ``serve()``."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -75,15 +78,15 @@ def device_server(app: ASGIApp, host: str, port: int, tls: TlsFiles) -> uvicorn.
 
 
 class _PeerProtocol(H11Protocol):
-    """Puts the peer's name into the scope of every request of the connection."""
+    """Adds the client certificate's name and fingerprint to the ASGI scope of every request of a connection."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # the type that uvicorn uses
         super().connection_made(transport)
         self.app: Any = _WithPeer(self.app, *_peer(transport))
 
 
 class _WithPeer:
-    """An ASGI app that knows who asks."""
+    """An ASGI app that adds one connection's client certificate to the scope of its requests."""
 
     def __init__(self, app: ASGIApp, name: str | None, sha256: str | None) -> None:
         self._app = app
@@ -95,7 +98,7 @@ class _WithPeer:
 
 
 def _peer(transport: asyncio.Transport) -> tuple[str | None, str | None]:
-    """The CN and the SHA-256 of the verified client certificate; (None, None) without one."""
+    """Common name and fingerprint of the connection's verified client certificate; (None, None) without one."""
     tls = transport.get_extra_info("ssl_object")
     der = tls.getpeercert(binary_form=True) if tls is not None else None
     if not der:

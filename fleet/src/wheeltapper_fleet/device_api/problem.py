@@ -1,0 +1,41 @@
+"""How the devices' API reports an error: JSON ``{code, message}`` with a stable dotted code."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_protocols.errors import ProtocolError
+
+__all__ = ["add_error_handlers"]
+
+_CODES: Final = {404: "api.not_found", 405: "api.method", 413: "api.too_large"}
+"""Codes of errors that the framework raises, by HTTP status; the others are ``api.bad_request``."""
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error that a route raises with JSON ``{code, message}``."""
+
+    def answer(code: str, message: str, status: int) -> JSONResponse:
+        return JSONResponse({"code": code, "message": message}, status)
+
+    @app.exception_handler(FleetError)
+    async def fleet_error(_: Request, error: FleetError) -> JSONResponse:
+        return answer(error.code, error.message, error.status)
+
+    @app.exception_handler(ProtocolError)
+    async def protocol_error(_: Request, error: ProtocolError) -> JSONResponse:
+        return answer(error.code, error.message, 400)
+
+    @app.exception_handler(ClientDisconnect)
+    async def disconnected(_: Request, __: ClientDisconnect) -> JSONResponse:  # the client is gone; nobody reads this
+        return answer("api.bad_request", "the connection ended before the body did", 400)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return answer(_CODES.get(error.status_code, "api.bad_request"), str(error.detail), error.status_code)
