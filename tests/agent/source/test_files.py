@@ -318,7 +318,7 @@ def test_csv_lines_without_their_time_are_counted(tmp_path: Path, caplog: pytest
     (tmp_path / "a.csv").write_text("t,x\n" + "\n".join(rows))
     found = joined(_windows(tmp_path, TIMED))[:, 0]
     assert np.flatnonzero(np.isnan(found)).tolist() == [11, 12]  # the stream begins with the second line
-    assert "2 lines without their time were left out" in caplog.text
+    assert "2 rows without a time were left out" in caplog.text
 
 
 @pytest.mark.parametrize(("rate_hz", "channels"), [(44100, 2), (8000, 1), (8000, 3)])

@@ -174,7 +174,7 @@ def test_a_subscription_that_the_server_forgot_is_made_again(
         taken.until(1)
         time.sleep(2.5)  # the server's clock was told twice
         ticking.forget_subscriptions()
-        until(lambda: "ended the subscription: nothing for" in caplog.text, 10, "the end")
+        until(lambda: "ended the subscription: no notification for" in caplog.text, 10, "the end")
         ticking.write("a", 7.0)
         ticking.write("wave", ua.DataValue(ua.Variant([14.0] * 8)))
         until(lambda: taken.windows[-1].samples[-1, 0] == 14, 10, "the present value")

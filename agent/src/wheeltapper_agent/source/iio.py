@@ -1,16 +1,21 @@
-"""The kind ``iio``: a sensor behind Linux's Industrial I/O, read through its buffer.
+"""The kind ``iio``: a sensor of Linux's Industrial I/O subsystem, read through its buffer.
 
-The channels named in the configuration are enabled, together with the time stamp where the device has one, the buffer
-is started, and scans are read from the character device. Physical value = (raw + offset) * scale, with the device's own
-``_scale`` and ``_offset`` unless the configuration says others; units are those of the kernel's ABI (m/s² for
-``in_accel``, rad/s for ``in_anglvel``, mV for ``in_voltage``).
+The reader enables the channels of the configuration, and the time stamp if the device has one, starts the buffer and
+reads scans from the character device. Physical value = (raw + offset) * scale, with the device's own ``_scale`` and
+``_offset`` unless the configuration gives others. The units are those of the kernel's ABI (m/s² for ``in_accel``, rad/s
+for ``in_anglvel``, mV for ``in_voltage``).
 
-Invariants: nothing is written to the device but ``scan_elements/*_en``, ``buffer/*``, the sampling frequency (if
-``set_rate``) and the clock of its time stamps, and that only while this reader has it open: the kernel lets one
-program at a time (``EBUSY``), so nobody else's reading is disturbed. The buffer is switched off at the end. A device
-whose rate is not the configured one is refused: the model would hear everything at the wrong pitch.
+Invariants:
+    * Nothing is written to the device but ``scan_elements/*_en``, ``buffer/*``, the sampling frequency (if
+      ``set_rate``) and the clock of its time stamps.
+    * It is written only while this reader has the device open. The kernel lets one program at a time open it
+      (``EBUSY``), so no other program's reading is disturbed.
+    * The buffer is switched off at the end.
+    * A device with another rate than the configured one is refused: a model would see every frequency shifted.
 
-What this module does not do: choose triggers; several buffers of one device; hardware without a buffer (poll it).
+What this module does not do: choose triggers; read several buffers of one device; read hardware without a buffer.
+
+Source: the kernel's Documentation/ABI/testing/sysfs-bus-iio.
 """
 
 from __future__ import annotations
@@ -37,35 +42,38 @@ _MAX_READ_BYTES: Final = 256 * 1024
 _MAX_TEXT_BYTES: Final = 4096
 _TIMESTAMP: Final = "in_timestamp"
 _RATE_SHARE: Final = 0.01
+"""How far the device's rate may be from the configured one, as a share."""
 _HANG_UP: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IioConfig(StreamConfig):
-    """A device and its channels, named as their scan elements: ``in_accel_x``, ``in_voltage0``."""
+    """A device and its channels, named like its scan elements: ``in_accel_x``, ``in_voltage0``."""
 
     kind: Literal["iio"] = "iio"
     device: str
-    """``iio:device0``, or what its ``name`` says, as ``adxl355``."""
+    """``iio:device0``, or the name in its file ``name``, such as ``adxl355``."""
     buffer_samples: int = 0
     """Length of the kernel's buffer; 0: two windows."""
     set_rate: bool = True
-    """Write ``sampling_frequency`` before it is checked."""
+    """Whether ``sampling_frequency`` is written before it is read back and checked."""
     clock: Literal["realtime", "monotonic", "boottime", "tai", ""] = "realtime"
-    """Of the device's time stamps; empty: as it is."""
+    """Clock of the device's time stamps; empty: leave it as it is."""
     sysfs: Path = Path("/sys/bus/iio/devices")
     dev: Path = Path("/dev")
 
     def __post_init__(self) -> None:
         StreamConfig.__post_init__(self)
         if any("/" in name or name.startswith(".") for name in (self.device, *self.channels)) or not self.device:
-            raise AgentError("config.invalid", "device and channels are names, not paths")
+            raise AgentError("config.invalid", "device and channels must be names, not paths")
         if not 0 <= self.buffer_samples <= 2**20:
-            raise AgentError("config.invalid", "buffer_samples is out of range")
+            raise AgentError("config.invalid", "buffer_samples must be from 0 to 1048576")
 
 
 @dataclass(frozen=True, slots=True)
 class _Channel:
+    """An enabled scan element: its place in the scan, and how its number becomes a physical value."""
+
     index: int
     element: Element
     scale: float
@@ -73,13 +81,13 @@ class _Channel:
 
 
 class IioReader:
-    """Reads one device; the buffer is on for one call of :meth:`read`."""
+    """Reads one device. The buffer is on during a call of :meth:`read`."""
 
     def __init__(self, config: IioConfig) -> None:
         self._config = config
 
     def read(self, sink: Sink) -> None:
-        """See :class:`~wheeltapper_agent.source.stream.Reader`."""
+        """Implements :meth:`Reader.read <wheeltapper_agent.source.stream.Reader.read>`."""
         folder = self._folder()
         path = self._config.dev / folder.name
         try:
@@ -94,14 +102,14 @@ class IioReader:
             _write(folder / "buffer" / "length", str(length))
             _write(folder / "buffer" / "enable", "1")
             sink.connected()
-            self._scans(descriptor, channels, timestamp, sink)
+            self._read_scans(descriptor, channels, timestamp, sink)
         finally:
             os.close(descriptor)
-            with contextlib.suppress(AgentError):  # the device may be gone
+            with contextlib.suppress(AgentError):  # the device may have been removed
                 _write(folder / "buffer" / "enable", "0")
 
     def _folder(self) -> Path:
-        """The device's folder in sysfs, by its number or its name."""
+        """Return the device's folder in sysfs, found by its number or its name."""
         config = self._config
         if (config.sysfs / config.device).is_dir():
             return config.sysfs / config.device
@@ -112,12 +120,13 @@ class IioReader:
         raise AgentError("source.unreachable", f"there is no IIO device {config.device!r} in {config.sysfs}")
 
     def _set_rate(self, folder: Path) -> None:
+        """Write the sampling frequency, read it back, and refuse the device if it differs."""
         wanted_hz = self._config.sample_rate_hz
         kinds = {name.rpartition("_")[0] for name in self._config.channels}
         names = ["sampling_frequency", *sorted(f"{kind}_sampling_frequency" for kind in kinds)]
         path = next((folder / name for name in names if (folder / name).is_file()), None)
         if path is None:
-            return  # set by a trigger: the time stamps will tell
+            return  # a trigger sets the rate: it is checked by the time stamps
         if self._config.set_rate and os.access(path, os.W_OK):
             _write(path, f"{wanted_hz:g}")
         found_hz = _float(path)
@@ -125,16 +134,19 @@ class IioReader:
             available = _read(folder / f"{path.name}_available", "")
             raise AgentError(
                 "source.mismatch",
-                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it can {available or 'no other'}",
+                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it offers {available or 'no other'}",
             )
 
     def _enable(self, folder: Path) -> tuple[list[_Channel], _Channel | None]:
-        """Switch the wanted scan elements on and all others off."""
+        """Switch the configured scan elements and the time stamp on, and all others off; return the channels and the
+        time stamp."""
         elements = folder / "scan_elements"
         wanted = set(self._config.channels)
         present = {path.name.removesuffix("_en") for path in elements.glob("*_en")}
         if missing := sorted(wanted - present):
-            raise AgentError("source.refused", f"{folder.name} has no channel {missing[0]}; it has {sorted(present)}")
+            raise AgentError(
+                "source.refused", f"{folder.name} has no channel {missing[0]}; it has {', '.join(sorted(present))}"
+            )
         timed = _TIMESTAMP in present
         if timed and self._config.clock and (folder / "current_timestamp_clock").is_file():
             _write(folder / "current_timestamp_clock", self._config.clock)
@@ -144,21 +156,23 @@ class IioReader:
         return channels, self._channel(folder, _TIMESTAMP, -1) if timed else None
 
     def _channel(self, folder: Path, name: str, at: int) -> _Channel:
+        """Return the scan element ``name``. ``at`` is its place in the configuration; -1: the time stamp."""
         elements, config = folder / "scan_elements", self._config
         try:
             element = parse_type(_read(elements / f"{name}_type"))
         except ValueError as error:
             raise AgentError("source.refused", f"{folder.name}: {name}: {error}") from error
-        scale = config.scale[at] if config.scale and at >= 0 else _shared(folder, name, "scale", 1.0)
-        offset = config.offset[at] if config.offset and at >= 0 else _shared(folder, name, "offset", 0.0)
+        scale = config.scale[at] if config.scale and at >= 0 else _attribute(folder, name, "scale", 1.0)
+        offset = config.offset[at] if config.offset and at >= 0 else _attribute(folder, name, "offset", 0.0)
         return _Channel(int(_float(elements / f"{name}_index")), element, scale, offset)
 
-    def _scans(self, descriptor: int, channels: list[_Channel], timestamp: _Channel | None, sink: Sink) -> None:
+    def _read_scans(self, descriptor: int, channels: list[_Channel], timestamp: _Channel | None, sink: Sink) -> None:
+        """Read scans and push them into ``sink`` until it is closed or the device is gone."""
         ordered = sorted([*channels, *([timestamp] if timestamp else [])], key=lambda channel: channel.index)
         layout = ScanLayout([channel.element for channel in ordered])
         size = max(1, _MAX_READ_BYTES // layout.scan_bytes) * layout.scan_bytes
         if not self._config.full_scale:
-            sink.full_scale = tuple(_limit(entry) for entry in channels)
+            sink.full_scale = tuple(_full_scale(entry) for entry in channels)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         rest = b""
@@ -182,6 +196,8 @@ class IioReader:
                 sink.push_physical(physical, numbers[ordered.index(timestamp)] * 1e-9)
 
     def _read(self, descriptor: int, size: int, gone: bool) -> bytes:
+        """Return what the buffer holds, at most ``size`` bytes; raise ``source.unreachable`` if the device is
+        ``gone``."""
         try:
             content = os.read(descriptor, size)
         except BlockingIOError:
@@ -189,21 +205,28 @@ class IioReader:
             if not gone:
                 return content
         except OSError as error:
-            raise AgentError("source.unreachable", f"{self._config.device} is gone: {error.strerror}") from error
+            raise AgentError("source.unreachable", f"{self._config.device} was removed: {error.strerror}") from error
         if not content:
-            raise AgentError("source.unreachable", f"{self._config.device} is gone: its buffer ended")
+            raise AgentError("source.unreachable", f"{self._config.device} was removed: its buffer ended")
         return content
 
 
-def _limit(channel: _Channel) -> float:
-    """The largest absolute physical value: of both ends of the channel's bits the smaller, unless that end is near 0
-    (unsigned bits, a large offset)."""
+def _full_scale(channel: _Channel) -> float:
+    """Return the largest absolute physical value that a channel can give.
+
+    It is the smaller one at the two ends of the channel's bits, unless that end is near 0 (unsigned bits, or a large
+    offset).
+    """
     smaller, larger = sorted(abs((number + channel.offset) * channel.scale) for number in channel.element.limits)
     return smaller if smaller > larger / 2 else larger
 
 
-def _shared(folder: Path, name: str, what: str, default: float) -> float:
-    """``in_accel_x_scale``, else what all of the kind share: ``in_accel_scale``; of ``in_voltage0``: ``in_voltage``."""
+def _attribute(folder: Path, name: str, what: str, default: float) -> float:
+    """Return a number from sysfs: of the channel, or else of all channels of its type.
+
+    ``in_accel_x_scale`` is looked for first, then ``in_accel_scale``; for ``in_voltage0`` the second is
+    ``in_voltage_scale``.
+    """
     kind = name.rpartition("_")[0].rstrip("0123456789") if "_" in name[3:] else name.rstrip("0123456789")
     for stem in (name, kind):
         if (folder / f"{stem}_{what}").is_file():
@@ -212,6 +235,7 @@ def _shared(folder: Path, name: str, what: str, default: float) -> float:
 
 
 def _read(path: Path, default: str | None = None) -> str:
+    """Return the text in a sysfs file; ``default`` if it cannot be read."""
     try:
         with path.open("rb") as handle:
             return handle.read(_MAX_TEXT_BYTES).decode("ascii", "replace").strip()
@@ -222,6 +246,7 @@ def _read(path: Path, default: str | None = None) -> str:
 
 
 def _float(path: Path) -> float:
+    """Return the number in a sysfs file."""
     text = _read(path)
     try:
         return float(text)
@@ -230,14 +255,18 @@ def _float(path: Path) -> float:
 
 
 def _write(path: Path, text: str) -> None:
+    """Write ``text`` to a sysfs file."""
     try:
         path.write_text(text, encoding="ascii")
     except OSError as error:
         code = "source.refused" if isinstance(error, PermissionError) or error.errno == 22 else "source.unreachable"
-        raise AgentError(code, f"{path} does not take {text}: {error.strerror}; may the agent write there?") from error
+        raise AgentError(
+            code, f"{path} does not take {text}: {error.strerror}; check that the agent's user may write there"
+        ) from error
 
 
 def _make(config: IioConfig, context: SourceContext) -> StreamSource:
+    """Return the source that a configuration describes; ``make`` of :data:`KIND`."""
     return StreamSource(IioReader(config), config, context.clock, context.pipeline)
 
 

@@ -1,8 +1,8 @@
-"""How Linux's IIO lays out a scan in a buffer, and how its numbers are read. Pure.
+"""How Linux's IIO lays out a scan in a buffer, and how the numbers in it are read. Pure.
 
-Source: the kernel's Documentation/ABI/testing/sysfs-bus-iio (``scan_elements/*_type``) and ``iio_compute_scan_bytes``:
-elements follow in the order of their index, each aligned to its own storage size, and the scan is padded to a whole
-number of its largest element.
+Source: the kernel's Documentation/ABI/testing/sysfs-bus-iio (``scan_elements/*_type``) and the function
+``iio_compute_scan_bytes``. Elements follow in the order of their index, each aligned to its own storage size. The scan
+is padded to a multiple of its largest element.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STORAGE_BITS: Final = (8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """What ``_type`` says: ``le:s12/16>>4`` is 12 signed bits, shifted left by 4, in 16 little-endian bits."""
+    """What the file ``_type`` says: ``le:s12/16>>4`` is 12 signed bits, shifted left by 4, in 16 little-endian bits."""
 
     little: bool
     signed: bool
@@ -34,7 +34,7 @@ class Element:
 
     @property
     def storage_bytes(self) -> int:
-        """With all repetitions."""
+        """Storage of the element with all its repetitions."""
         return self.storage_bits // 8 * self.repeat
 
     @property
@@ -45,27 +45,27 @@ class Element:
 
 
 def parse_type(text: str) -> Element:
-    """Read ``[be|le]:[s|u]bits/storagebits[Xrepeat][>>shift]``.
+    """Parse ``[be|le]:[s|u]bits/storagebits[Xrepeat][>>shift]``.
 
     Raises:
-        ValueError: it is not of that form, or its bits do not fit their storage.
+        ValueError: the text has another form, or the bits do not fit into their storage.
     """
     match = _TYPE.match(text.strip())
     if match is None:
-        raise ValueError(f"{text.strip()[:80]!r} is not a scan element's type")
+        raise ValueError(f"{text.strip()[:80]!r} is not the type of a scan element")
     order, sign, bits, storage, repeat, shift = match.groups()
-    found = Element(order == "le", sign == "s", int(bits), int(storage), int(shift or 0), int(repeat or 1))
-    fits = found.bits > 0 and found.bits + found.shift <= found.storage_bits and 0 < found.repeat <= 16
-    if found.storage_bits not in _STORAGE_BITS or not fits:
-        raise ValueError(f"{text.strip()!r}: the bits do not fit their storage")
-    return found
+    element = Element(order == "le", sign == "s", int(bits), int(storage), int(shift or 0), int(repeat or 1))
+    fits = element.bits > 0 and element.bits + element.shift <= element.storage_bits and 0 < element.repeat <= 16
+    if element.storage_bits not in _STORAGE_BITS or not fits:
+        raise ValueError(f"{text.strip()!r}: the bits do not fit into their storage")
+    return element
 
 
 class ScanLayout:
     """Where each element is in a scan.
 
     Args:
-        elements: those that are enabled, in the order of their index.
+        elements: the enabled elements, in the order of their index.
     """
 
     def __init__(self, elements: Sequence[Element]) -> None:
@@ -81,19 +81,25 @@ class ScanLayout:
         self.scan_bytes = -(-at // largest) * largest if largest else 0
 
     def decode(self, content: bytes) -> list[NDArray[Any]]:
-        """The numbers of each element, [scan] int64 (uint64 where 64 unsigned bits need it); of a repeated element its
-        first. ``content`` holds whole scans."""
+        """Return the numbers of each element, [scan] int64; uint64 for 64 unsigned bits.
+
+        Of a repeated element the first number is returned.
+
+        Args:
+            content: whole scans.
+        """
         scans = len(content) // self.scan_bytes
         table = np.frombuffer(content, np.uint8, scans * self.scan_bytes).reshape(scans, self.scan_bytes)
         return [_numbers(table, offset, element) for offset, element in zip(self.offsets, self.elements, strict=True)]
 
 
 def _numbers(table: NDArray[np.uint8], offset: int, element: Element) -> NDArray[Any]:
+    """Return the numbers of one element at ``offset`` in each row of ``table`` [scan, byte]."""
     size = element.storage_bits // 8
     stored = np.ascontiguousarray(table[:, offset : offset + size]).reshape(-1)
     raw = stored.view(f"{'<' if element.little else '>'}u{size}").astype(np.uint64)
     above = np.uint64(64 - element.bits - element.shift)
-    # Bring the highest bit of the number to the top, then back: that drops what is beside it, and extends the sign.
+    # Shifting the number to the top and back drops the bits beside it and extends the sign.
     top = raw << above
     back = np.uint64(64 - element.bits)
     if element.signed:

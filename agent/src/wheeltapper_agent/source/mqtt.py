@@ -1,11 +1,14 @@
 """The kind ``mqtt``: payloads of a topic on a broker near the machine.
 
-Invariants: its own connection, never the agent's to the fleet; a clean session, so that a broker keeps nothing for it;
-the password comes from a file that only its owner can read. No packet above the cap is held. A retained payload without
-a time is left out: nobody knows how old it is, and it comes again with each connection.
+Invariants:
+    * The connection is the source's own, never the agent's to the fleet. Its session is clean: the broker keeps nothing
+      for it.
+    * The password comes from a file that only its owner can read.
+    * No packet above the cap is held in memory.
+    * A retained payload without a time is left out: its age is unknown, and it comes again with each connection.
 
-What this module does not do: remember what was published while it was away; subscribe to several topics for one
-pipeline (samples of two topics have no common order).
+What this module does not do: receive what was published while it was away; subscribe to several topics for one pipeline
+(samples of two topics have no common order).
 """
 
 from __future__ import annotations
@@ -34,12 +37,12 @@ _KEEPALIVE_SECONDS: Final = 10
 _CONNECT_SECONDS: Final = 10.0
 _WAIT_SECONDS: Final = 0.2
 _MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 128 * 1024
-"""With topic and properties."""
+"""A payload with its topic and properties."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttConfig(PayloadConfig):
-    """A topic and how to reach its broker."""
+    """A topic, and how to reach its broker."""
 
     kind: Literal["mqtt"] = "mqtt"
     host: str = "127.0.0.1"
@@ -51,7 +54,7 @@ class MqttConfig(PayloadConfig):
     password_file: Path | None = None
     tls: bool = False
     ca_file: Path | None = None
-    """Who may have signed the broker's certificate; None: the system's authorities."""
+    """Certificates of the authorities that may have signed the broker's; None: those of the system."""
     certificate_file: Path | None = None
     key_file: Path | None = None
 
@@ -68,24 +71,24 @@ class MqttConfig(PayloadConfig):
 
 
 class MqttReader:
-    """Reads one topic; one connection a call of :meth:`read`."""
+    """Reads one topic. A call of :meth:`read` is one connection."""
 
     def __init__(self, config: MqttConfig, pipeline: str) -> None:
         self._config = config
         self._payloads = PayloadReader(config)
         self._pipeline = pipeline
         self._left_out = 0
-        """Retained payloads without a time."""
+        """Number of retained payloads without a time."""
 
     def read(self, sink: Sink) -> None:
-        """See :class:`~wheeltapper_agent.source.stream.Reader`."""
+        """Implements :meth:`Reader.read <wheeltapper_agent.source.stream.Reader.read>`."""
         refused: list[AgentError] = []
         client = self._client(sink, refused)
         where = f"{self._config.host}:{self._config.port}"
         try:
             client.connect_bounded(self._config.host, self._config.port, _KEEPALIVE_SECONDS)
         except (OSError, ValueError) as error:
-            raise AgentError("source.unreachable", f"no connection to the broker {where}: {error}") from error
+            raise AgentError("source.unreachable", f"the broker {where} cannot be reached: {error}") from error
         deadline_s = sink.clock.monotonic() + _CONNECT_SECONDS
         try:
             while not sink.closed.is_set():
@@ -93,16 +96,21 @@ class MqttReader:
                 if refused:
                     raise refused[0]
                 if client.too_large_bytes:
-                    text = f"a message has {client.too_large_bytes} bytes; the cap is {MAX_PAYLOAD_BYTES}"
+                    text = f"it has {client.too_large_bytes} bytes; at most {MAX_PAYLOAD_BYTES} are read"
                     raise AgentError("source.payload", f"a payload cannot be read: {text}")
                 if code != paho.MQTT_ERR_SUCCESS:
-                    raise AgentError("source.unreachable", f"the broker {where} is gone: {paho.error_string(code)}")
+                    raise AgentError(
+                        "source.unreachable", f"the connection to the broker {where} broke: {paho.error_string(code)}"
+                    )
                 if sink.heard_at_s is None and sink.clock.monotonic() > deadline_s:
-                    raise AgentError("source.unreachable", f"the broker {where} does not answer")
+                    raise AgentError(
+                        "source.unreachable", f"the broker {where} did not answer within {_CONNECT_SECONDS:g} s"
+                    )
         finally:
             client.disconnect()
 
     def _client(self, sink: Sink, refused: list[AgentError]) -> BoundedClient:
+        """Return a client that is set up but not connected. It appends to ``refused`` what the broker refuses."""
         config = self._config
         five = config.protocol == "5"
         client = BoundedClient(
@@ -118,7 +126,7 @@ class MqttReader:
             password = read_secret(config.password_file) if config.password_file else None
             client.username_pw_set(config.username, password)
         if config.tls:
-            client.tls_set_context(_context(config))
+            client.tls_set_context(_tls_context(config))
 
         def on_connect(_client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
             if reason.is_failure:
@@ -147,14 +155,19 @@ class MqttReader:
         return client
 
     def _leave_out(self) -> None:
+        """Count a retained payload without a time; log the first."""
         if not self._left_out:
             topic = self._config.topic
-            _LOG.warning("pipeline %s: the payload that %s retains has no time: it is left out", self._pipeline, topic)
+            _LOG.warning(
+                "pipeline %s: the retained payload of %s has no time and is left out; set time_key",
+                self._pipeline,
+                topic,
+            )
         self._left_out += 1
 
 
-def _context(config: MqttConfig) -> ssl.SSLContext:
-    """TLS 1.2 or later; the broker's name is always checked."""
+def _tls_context(config: MqttConfig) -> ssl.SSLContext:
+    """Return the TLS context: TLS 1.2 or later, with the broker's name checked."""
     try:
         context = ssl.create_default_context(cafile=str(config.ca_file) if config.ca_file else None)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -167,6 +180,7 @@ def _context(config: MqttConfig) -> ssl.SSLContext:
 
 
 def _make(config: MqttConfig, context: SourceContext) -> StreamSource:
+    """Return the source that a configuration describes; ``make`` of :data:`KIND`."""
     return StreamSource(MqttReader(config, context.pipeline), config, context.clock, context.pipeline)
 
 

@@ -1,13 +1,16 @@
 """The kind ``opcua``: nodes of an OPC UA server, polled or subscribed to.
 
-``mode = "poll"`` reads all nodes at each sample. ``mode = "subscribe"`` lets the server say what changed and takes, at
-each sample, what each node holds then: a server does not repeat a value that stays the same (OPC 10000-4, 5.13.1), so
-this is what was measured, not an interpolation. With ``array = true`` each value of the one node is a list of samples,
-its source time stamp being that of the last one.
+``mode = "poll"`` reads all nodes at each sample. ``mode = "subscribe"`` lets the server report changes, and takes at
+each sample the value that each node has then. A server does not repeat a value that stays the same (OPC 10000-4,
+5.13.1), so this is what was measured, not an interpolation. With ``array = true`` each value of the one node is a list
+of samples, and its source time stamp is the time of the last sample.
 
-Invariants: a value whose status is not good is a missing sample; a node that the server does not know, that holds no
-number, or that it does not watch for us, ends the connection. So does a subscription that the server dropped, said or
-unsaid: its clock is watched with the nodes, and where that stands still, what was said last is not the present.
+Invariants:
+    * A value whose status is not good is a missing sample.
+    * A node that the server does not know, that holds no number or that the server does not monitor ends the
+      connection.
+    * A subscription that the server ended, with or without telling, ends the connection. The server's clock is
+      monitored with the nodes; if it stands still, the last values are not the present ones.
 
 What this module does not do: write, call methods, browse.
 """
@@ -43,9 +46,11 @@ _WAIT_SECONDS: Final = 0.2
 _LIVENESS_SECONDS: Final = 1.0
 _SILENCE_SECONDS: Final = 10.0
 _SILENT_PUBLISHES: Final = 5
-"""A subscription that says nothing, not even the time, for both of these is dead."""
+"""A subscription that reports nothing, not even the time, for :data:`_SILENCE_SECONDS` and for so many publishing
+intervals is dead."""
 _END_SECONDS: Final = 2.0
 _ARRAY_QUEUE: Final = 20
+"""Values that the server keeps between two publications."""
 _MAX_ARRAY_VALUES: Final = 2**20
 _SERVER_STATE: Final = "i=2259"
 _CURRENT_TIME: Final = "i=2258"
@@ -60,11 +65,11 @@ _REFUSING: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """One channel."""
+    """One channel: a node, and what its value means."""
 
     name: str
     node_id: str
-    """As ``ns=2;s=Spindle.Vibration`` or ``ns=3;i=1042``."""
+    """Such as ``ns=2;s=Spindle.Vibration`` or ``ns=3;i=1042``."""
     scale: float = 1.0
     """Physical value = (value + offset) * scale."""
     offset: float = 0.0
@@ -73,16 +78,17 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpcuaConfig(StreamConfig):
-    """A server and its nodes; ``channels``, ``units``, ``scale`` and ``offset`` come from ``nodes``."""
+    """A server and its nodes. ``channels`` and ``units`` come from ``nodes``."""
 
     kind: Literal["opcua"] = "opcua"
     url: str
-    """As ``opc.tcp://192.168.0.10:4840``."""
+    """Such as ``opc.tcp://192.168.0.10:4840``."""
     nodes: tuple[NodeConfig, ...]
     mode: Literal["poll", "subscribe"] = "poll"
     array: bool = False
+    """Whether each value of the one node is a list of samples."""
     publish_seconds: float = 0.1
-    """How often the server sends what changed."""
+    """How often the server sends changes."""
     timeout_seconds: float = 4.0
     security: Literal["none", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"] = "none"
     certificate_file: Path | None = None
@@ -94,7 +100,9 @@ class OpcuaConfig(StreamConfig):
     def __post_init__(self) -> None:
         names = tuple(entry.name for entry in self.nodes)
         if self.scale or self.offset or self.units or self.channels not in (("x",), names):
-            raise AgentError("config.invalid", "say names, units, scale and offset of an OPC UA source in nodes")
+            raise AgentError(
+                "config.invalid", "give the names, units, scales and offsets of an OPC UA source under nodes"
+            )
         object.__setattr__(self, "channels", names)
         object.__setattr__(self, "units", tuple(entry.unit for entry in self.nodes))
         StreamConfig.__post_init__(self)
@@ -105,7 +113,9 @@ class OpcuaConfig(StreamConfig):
         if not self.array and (wrong := check_poll_rate(self)):
             raise AgentError("config.invalid", wrong)
         if not 0 < self.timeout_seconds <= 60 or not 0.01 <= self.publish_seconds <= 60:
-            raise AgentError("config.invalid", "timeout_seconds or publish_seconds is out of range")
+            raise AgentError(
+                "config.invalid", "timeout_seconds must be above 0 and at most 60, publish_seconds from 0.01 to 60"
+            )
         files = (self.certificate_file, self.key_file, self.server_certificate_file)
         if self.security != "none" and None in files:
             raise AgentError("config.invalid", "security needs certificate_file, key_file and server_certificate_file")
@@ -116,18 +126,19 @@ class OpcuaConfig(StreamConfig):
                 raise AgentError("config.invalid", f"node {entry.name}: {entry.node_id!r} is not a node id") from error
 
 
-class _Handler:
-    """What a subscription says; whether it still does."""
+class _DataChangeHandler:
+    """Receives the notifications of a subscription, and knows when the last one came."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.heard_at_s = clock.monotonic()
         self.clock_ticks = 0
-        """How often the server told its time."""
+        """How often the server reported its time."""
         self.ended = ""
-        """Why the server ended the subscription."""
+        """Why the server ended the subscription; empty: it did not."""
 
     def datachange_notification(self, node: Any, _value: Any, data: Any) -> None:
+        """Called by asyncua: a monitored node has a new value."""
         self.heard_at_s = self._clock.monotonic()
         if node.nodeid.to_string() == _CURRENT_TIME:
             self.clock_ticks += 1
@@ -135,86 +146,94 @@ class _Handler:
             self.take(node, data.monitored_item.Value)
 
     def status_change_notification(self, status: Any) -> None:
+        """Called by asyncua: the status of the subscription changed."""
         if not status.Status.is_good():
             self.ended = status.Status.name
 
-    def take(self, node: Any, found: Any) -> None:
-        """A node has the value ``found``."""
+    def take(self, node: Any, value: Any) -> None:
+        """Take ``value``, the new ``DataValue`` of ``node``."""
         raise NotImplementedError
 
 
-class _Latest(_Handler):
-    """What the server said last of each node."""
+class _LatestValues(_DataChangeHandler):
+    """Keeps the last value that the server reported for each node."""
 
     def __init__(self, nodes: Sequence[Any], clock: Clock) -> None:
         super().__init__(clock)
         self.values: dict[str, Any] = {node.nodeid.to_string(): None for node in nodes}
 
-    def take(self, node: Any, found: Any) -> None:
-        self.values[node.nodeid.to_string()] = found
+    def take(self, node: Any, value: Any) -> None:
+        """See :meth:`_DataChangeHandler.take`."""
+        self.values[node.nodeid.to_string()] = value
 
 
-class _Arrays(_Handler):
-    """Pushes each array as it comes."""
+class _ArraySamples(_DataChangeHandler):
+    """Pushes each array of samples into the sink as it comes."""
 
     def __init__(self, config: OpcuaConfig, sink: Sink) -> None:
         super().__init__(sink.clock)
         self._config, self._sink = config, sink
 
-    def take(self, _node: Any, found: Any) -> None:
+    def take(self, _node: Any, value: Any) -> None:
+        """See :meth:`_DataChangeHandler.take`."""
         try:
-            samples = self._samples(found)
+            samples = self._samples(value)
         except ValueError as error:
             self._sink.refuse(AgentError("source.payload", f"a value of {self._config.nodes[0].name}: {error}"))
             return
-        stamp = found.SourceTimestamp
+        stamp = value.SourceTimestamp
         ended_s = None if stamp is None else stamp.replace(tzinfo=datetime.UTC).timestamp()
         began_s = None if ended_s is None else max(0.0, ended_s - len(samples) / self._config.sample_rate_hz)
         self._sink.push(samples, t_s=began_s)
 
-    def _samples(self, found: Any) -> NDArray[np.float64]:
-        values = found.Value.Value if found.Value is not None else None
-        if not found.StatusCode.is_good() or not isinstance(values, list) or not 0 < len(values) <= _MAX_ARRAY_VALUES:
-            raise ValueError(f"it is not a list of samples ({found.StatusCode.name})")
-        if any(not isinstance(value, int | float) for value in values):
+    def _samples(self, value: Any) -> NDArray[np.float64]:
+        """Return the samples in ``value``, [sample, 1] in physical units; ValueError if it holds none."""
+        values = value.Value.Value if value.Value is not None else None
+        if not value.StatusCode.is_good() or not isinstance(values, list) or not 0 < len(values) <= _MAX_ARRAY_VALUES:
+            raise ValueError(f"it is not a list of samples ({value.StatusCode.name})")
+        if any(not isinstance(entry, int | float) for entry in values):
             raise ValueError("it does not hold numbers")
-        entry = self._config.nodes[0]
-        return ((np.array(values, dtype=np.float64) + entry.offset) * entry.scale)[:, None]
+        node = self._config.nodes[0]
+        return ((np.array(values, dtype=np.float64) + node.offset) * node.scale)[:, None]
 
 
 class _Subscription:
-    """Has the server watch nodes, and looks whether it still does.
+    """Lets the server monitor nodes, and checks that it still does.
 
     Args:
         config: of the source.
         client: connected.
-        handler: takes what is said.
-        clock: time.
+        handler: receives the values.
+        clock: the device's.
     """
 
-    def __init__(self, config: OpcuaConfig, client: Client, handler: _Handler, clock: Clock) -> None:
+    def __init__(self, config: OpcuaConfig, client: Client, handler: _DataChangeHandler, clock: Clock) -> None:
         self._config, self._client, self._handler, self._clock = config, client, handler, clock
         self._limit_seconds = 0.0
-        self._looked_at_s = clock.monotonic()
+        self._checked_at_s = clock.monotonic()
 
-    async def start(self, nodes: Sequence[Any], **how: Any) -> None:
-        """Have ``nodes`` watched, and the server's clock: it never stands still.
+    async def start(self, nodes: Sequence[Any], **options: Any) -> None:
+        """Let the server monitor ``nodes``, and its own clock, which never stands still.
+
+        Args:
+            nodes: to monitor.
+            options: of asyncua's ``subscribe_data_change``.
 
         Raises:
             AgentError: ``source.refused``.
         """
-        made = await self._client.create_subscription(1e3 * self._config.publish_seconds, self._handler)
-        publish_s = made.parameters.RequestedPublishingInterval / 1e3  # or what the server made of it
+        subscription = await self._client.create_subscription(1e3 * self._config.publish_seconds, self._handler)
+        publish_s = subscription.parameters.RequestedPublishingInterval / 1e3  # as the server revised it
         self._limit_seconds = max(_SILENCE_SECONDS, _SILENT_PUBLISHES * publish_s)
-        results = await made.subscribe_data_change(nodes, **how)
+        results = await subscription.subscribe_data_change(nodes, **options)
         for entry, result in zip(self._config.nodes, results, strict=True):
             if isinstance(result, ua.StatusCode):
                 raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}): {result.name}")
-        # Where a small server refuses this one more, only its answers and its own word tell that it lives.
-        await made.subscribe_data_change([self._client.get_node(_CURRENT_TIME)], sampling_interval=1e3)
+        # A small server may refuse this one; then check() relies on its answers and status notifications.
+        await subscription.subscribe_data_change([self._client.get_node(_CURRENT_TIME)], sampling_interval=1e3)
 
     async def check(self) -> None:
-        """Now and then, look whether server and subscription live.
+        """Check that server and subscription are alive.
 
         Raises:
             AgentError: ``source.unreachable``.
@@ -222,26 +241,27 @@ class _Subscription:
         now_s, handler = self._clock.monotonic(), self._handler
         silent_s = now_s - handler.heard_at_s if handler.clock_ticks > 1 else 0.0
         if handler.ended or silent_s > self._limit_seconds:
-            why = handler.ended or f"nothing for {silent_s:.0f} s"
+            reason = handler.ended or f"no notification for {silent_s:.0f} s"
             raise AgentError(
-                "source.unreachable", f"the OPC UA server {self._config.url} ended the subscription: {why}"
+                "source.unreachable", f"the OPC UA server {self._config.url} ended the subscription: {reason}"
             )
-        if now_s - self._looked_at_s > _LIVENESS_SECONDS:
+        if now_s - self._checked_at_s > _LIVENESS_SECONDS:
             await self._client.read_attributes([self._client.get_node(_SERVER_STATE)])
-            self._looked_at_s = self._clock.monotonic()
+            self._checked_at_s = self._clock.monotonic()
 
 
 class OpcuaReader:
-    """Reads one server; one session a call of :meth:`read`."""
+    """Reads one server. A call of :meth:`read` is one session."""
 
     def __init__(self, config: OpcuaConfig) -> None:
         self._config = config
 
     def read(self, sink: Sink) -> None:
-        """See :class:`~wheeltapper_agent.source.stream.Reader`."""
+        """Implements :meth:`Reader.read <wheeltapper_agent.source.stream.Reader.read>`."""
         asyncio.run(self._session(sink))
 
     async def _session(self, sink: Sink) -> None:
+        """Connect, and push samples until the source is closed."""
         config = self._config
         client = Client(url=config.url, timeout=config.timeout_seconds)
         try:
@@ -263,10 +283,11 @@ class OpcuaReader:
                 "source.unreachable", f"no answer from the OPC UA server {config.url}: {error or 'timeout'}"
             ) from error
         finally:
-            with contextlib.suppress(Exception):  # it may be gone; whatever it says now does not matter
+            with contextlib.suppress(Exception):  # the server may be gone; the session is over anyway
                 await asyncio.wait_for(client.disconnect(), _END_SECONDS)
 
     async def _secure(self, client: Client) -> None:
+        """Set user, password, certificates and security policy of the client."""
         config = self._config
         if config.username:
             client.set_user(config.username)
@@ -287,7 +308,7 @@ class OpcuaReader:
             raise AgentError("source.secret", f"the certificates for {config.url} cannot be read: {error}") from error
 
     async def _check(self, client: Client, nodes: Sequence[Any]) -> None:
-        """Refuse nodes that never will give a number."""
+        """Refuse nodes that will never give a number."""
         for entry, found in zip(self._config.nodes, await client.read_attributes(nodes), strict=True):
             if found.StatusCode.name in _REFUSING:
                 raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}): {found.StatusCode.name}")
@@ -296,8 +317,9 @@ class OpcuaReader:
                 raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}) holds no number")
 
     async def _sample(self, client: Client, nodes: Sequence[Any], sink: Sink) -> None:
+        """Push one sample of all nodes at each due moment."""
         config = self._config
-        latest = _Latest(nodes, sink.clock)
+        latest = _LatestValues(nodes, sink.clock)
         subscription = _Subscription(config, client, latest, sink.clock)
         if config.mode == "subscribe":
             await subscription.start(nodes, sampling_interval=1e3 / config.sample_rate_hz)
@@ -313,14 +335,15 @@ class OpcuaReader:
             sink.push(np.array([row]), t_s=ticks.t_s)
 
     async def _follow_arrays(self, client: Client, nodes: Sequence[Any], sink: Sink) -> None:
-        subscription = _Subscription(self._config, client, _Arrays(self._config, sink), sink.clock)
+        """Push the arrays of the one node as they come."""
+        subscription = _Subscription(self._config, client, _ArraySamples(self._config, sink), sink.clock)
         await subscription.start(nodes, queuesize=_ARRAY_QUEUE, sampling_interval=0)
         while await _waited(sink, _LIVENESS_SECONDS):
             await subscription.check()
 
 
 def _application_uri(path: Path | None) -> str:
-    """The URI in a certificate, PEM or DER: a server compares it with what the client calls itself (OPC 10000-4,
+    """Return the URI in a certificate, PEM or DER. A server compares it with the client's application URI (OPC 10000-4,
     6.1.3)."""
     content = path.read_bytes() if path else b""
     load = x509.load_pem_x509_certificate if content.startswith(b"-----") else x509.load_der_x509_certificate
@@ -332,7 +355,7 @@ def _application_uri(path: Path | None) -> str:
 
 
 async def _waited(sink: Sink, seconds: float) -> bool:
-    """Wait; False if the source was closed meanwhile."""
+    """Wait for ``seconds``; return False if the source was closed meanwhile."""
     deadline_s = sink.clock.monotonic() + seconds
     while not sink.closed.is_set():
         left_s = deadline_s - sink.clock.monotonic()
@@ -342,15 +365,16 @@ async def _waited(sink: Sink, seconds: float) -> bool:
     return False
 
 
-def _physical(entry: NodeConfig, found: Any) -> float:
-    """The physical value; NaN where there is none or its status is not good."""
-    if found is None or found.Value is None or not found.StatusCode.is_good():
+def _physical(entry: NodeConfig, reported: Any) -> float:
+    """Return the physical value; NaN if there is none or its status is not good."""
+    if reported is None or reported.Value is None or not reported.StatusCode.is_good():
         return math.nan
-    value = found.Value.Value
+    value = reported.Value.Value
     return (float(value) + entry.offset) * entry.scale if isinstance(value, int | float) else math.nan
 
 
 def _make(config: OpcuaConfig, context: SourceContext) -> StreamSource:
+    """Return the source that a configuration describes; ``make`` of :data:`KIND`."""
     return StreamSource(OpcuaReader(config), config, context.clock, context.pipeline)
 
 

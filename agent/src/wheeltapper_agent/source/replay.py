@@ -1,10 +1,12 @@
 """The kind ``replay``: a recording in a file, played once at a steady rate, from where it was left.
 
-The snapshots of an ``.npz`` are windows, or are cut into windows where ``window_samples`` is given; WAV, CSV and
-Parquet hold one continuous signal and are cut. Nothing is skipped when the reader is slow.
+The snapshots of an ``.npz`` recording are windows; with ``window_samples`` they are cut into others. WAV, CSV and
+Parquet hold one continuous signal, which is cut into windows. Nothing is skipped when the pipeline is slow.
 
-Invariants: window ``i`` is the same each time that the file is played. A file that goes away while it is played (a
-stick that is pulled out) is tried again with backoff and goes on where it was.
+Invariants:
+    * Window ``i`` is the same each time that the file is played.
+    * A file that disappears while it is played, as on a stick that is pulled out, is tried again with growing pauses
+      and goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceContext, SourceKind, SourceSpec, Window
 from wheeltapper_agent.source.cutter import Framing
 from wheeltapper_agent.source.framing import Framer
-from wheeltapper_agent.source.recorded import CsvFile, ParquetFile, RecordedFile
+from wheeltapper_agent.source.recording_files import CsvFile, ParquetFile, RecordingFile
 from wheeltapper_agent.source.wav import WavFile
 from wheeltapper_protocols.signal.recording import Recording, read_recording
 
@@ -43,30 +45,30 @@ _MAX_WINDOW_VALUES: Final = 2**24
 class ReplayConfig:
     """A recording that is played once.
 
-    What a file says of itself (all of it in ``.npz``; rate and channels in ``.wav``; channels in tables) need not be
-    said here; where both do, they must agree.
+    What a file says about itself need not be configured: everything in ``.npz``, rate and channels in ``.wav``,
+    channels in tables. If both say it, they must agree.
     """
 
     kind: Literal["replay"] = "replay"
     path: Path
     format: Literal["auto", "npz", "wav", "csv", "parquet"] = "auto"
-    """``auto``: by the ending of the name."""
+    """``auto``: by the ending of the file name."""
     rate_hz: float = 1.0
     """Windows a second of the wall clock."""
     hold_until_model: bool = False
-    """Wait for the first active model."""
+    """Whether to wait for the first active model."""
     window_samples: int = 0
-    """0: a snapshot of an ``.npz`` is a window; the other formats need it."""
+    """0: a snapshot of an ``.npz`` recording is a window; the other formats need a length."""
     hop_samples: int = 0
-    """From window to window; 0: as ``window_samples``."""
+    """From the start of a window to the start of the next; 0: the same as ``window_samples``."""
     sample_rate_hz: float = 0.0
     channels: tuple[str, ...] = ()
     """Of a table: its columns, in this order. Of a ``.wav``: names for its channels."""
     units: tuple[str, ...] = ()
     scale: tuple[float, ...] = ()
-    """Physical value = number in the file * scale, a channel. A ``.wav``'s numbers are from -1 to 1."""
+    """Physical value = number in the file * scale, for each channel. The numbers of a ``.wav`` are from -1 to 1."""
     full_scale: tuple[float, ...] = ()
-    """Largest absolute physical value that the sensor can give, a channel."""
+    """Largest absolute physical value that the sensor can give, for each channel."""
     time_column: str = ""
     """Of a table: the column with the time of each row, in seconds (in Parquet also a time stamp)."""
     tolerance_seconds: float = 0.0
@@ -76,18 +78,25 @@ class ReplayConfig:
 
 
 class ReplaySource:
-    """A recording, played once from window ``first`` on at a steady rate.
+    """A recording, played once at a steady rate; implements :class:`~wheeltapper_agent.source.base.Source`.
+
+    Args:
+        config: of the recording.
+        clock: the device's.
 
     Raises:
-        AgentError: ``source.unreadable``, ``source.malformed``, ``source.extra``, ``config.invalid``.
+        AgentError: ``source.unreadable``, ``source.malformed``, ``source.extra``, ``source.mismatch``,
+            ``config.invalid``.
         RecordingError: ``recording.*``.
     """
 
     def __init__(self, config: ReplayConfig, clock: Clock) -> None:
         if not 0 < config.rate_hz <= 1e6:
-            raise AgentError("config.invalid", "rate_hz of a replay must be above 0")
-        self._cut: Snapshots | Continuous = Snapshots(config) if _format(config) == "npz" else Continuous(config)
-        self.spec = self._cut.spec
+            raise AgentError("config.invalid", "rate_hz of a replay must be above 0 and at most 1e6")
+        self._recording: SnapshotRecording | ContinuousRecording = (
+            SnapshotRecording(config) if _format(config) == "npz" else ContinuousRecording(config)
+        )
+        self.spec = self._recording.spec
         self._config = config
         self._clock = clock
         self._closed = StopEvent()
@@ -99,21 +108,21 @@ class ReplaySource:
         self._next = 0
         """Index of the next window."""
         self._due_s: float | None = None
-        """When window 0 would have been due."""
+        """Monotonic time at which window 0 would have been due."""
 
     room: Final = 10**6
-    """A recording loses nothing."""
+    """A recording loses nothing while it waits."""
 
     @property
     def pending(self) -> int:
-        """Windows that are due already, where it is known how many there are."""
-        if self._cut.count is None or self._due_s is None:
+        """Windows that are due already; 0 if the number of windows in the file is not known."""
+        if self._recording.count is None or self._due_s is None:
             return 0
         due = math.floor((self._clock.monotonic() - self._due_s) * self._config.rate_hz) + 1
-        return max(0, min(due, self._cut.count) - self._next)
+        return max(0, min(due, self._recording.count) - self._next)
 
     def model_ready(self) -> None:
-        """Begin, if the source was holding."""
+        """Begin, if the source waits for a model."""
         self._begin.set()
 
     def close(self) -> None:
@@ -122,13 +131,13 @@ class ReplaySource:
         self._begin.set()
 
     def windows(self, first: int) -> Iterator[Window]:
-        """Windows ``first``, ``first + 1``, …; nothing is skipped when the reader is slow."""
+        """Give the windows ``first``, ``first + 1``, …; none is skipped when the pipeline is slow."""
         self._begin.wait()
         failures, self._next = 0, first
         self._due_s = self._clock.monotonic() - first / self._config.rate_hz
         while not self._closed.is_set():
             try:
-                for index, window in enumerate(self._cut.windows(self._closed.is_set)):
+                for index, window in enumerate(self._recording.windows(self._closed.is_set)):
                     if index < self._next:
                         continue
                     due_in = self._due_s + self._next / self._config.rate_hz - self._clock.monotonic()
@@ -139,7 +148,7 @@ class ReplaySource:
                     yield window
             except AgentError as error:
                 if self.state != error.code:
-                    _LOG.warning("%s; trying again", error)
+                    _LOG.warning("the replay stopped: %s; trying again", error)
                 self.state = error.code
                 failures += 1
                 delay = retry_delay_seconds(failures, random.random(), _RETRY_FIRST_SECONDS, _RETRY_MAX_SECONDS)  # noqa: S311  # jitter
@@ -150,7 +159,7 @@ class ReplaySource:
                 return
 
 
-class Snapshots:
+class SnapshotRecording:
     """The windows of an ``.npz`` recording."""
 
     def __init__(self, config: ReplayConfig) -> None:
@@ -164,13 +173,15 @@ class Snapshots:
         _agree("channels", config.channels or recording.channels, recording.channels)
         _agree("units", config.units or recording.units, recording.units)
         if config.scale:
-            raise AgentError("config.invalid", "an .npz recording says its own scale")
-        _one_a_channel("full_scale", config.full_scale, len(recording.channels))
+            raise AgentError(
+                "config.invalid", "an .npz recording has its own scale; remove scale from the configuration"
+            )
+        _check_entries("full_scale", config.full_scale, len(recording.channels))
         rate_hz, snapshot = float(recording.sample_rate_hz), recording.window_samples
         window = config.window_samples or snapshot
         self._whole = window == snapshot and config.hop_samples in (0, window)
         self.count = recording.snapshots if self._whole else None
-        """How many windows there are, if that is known."""
+        """Number of windows, if it is known."""
         self._framing = Framing(rate_hz, len(recording.channels), window, config.hop_samples)
         if window > snapshot and not _continuous(recording):
             raise AgentError("config.invalid", f"window_samples is longer than a snapshot of {snapshot} samples")
@@ -180,7 +191,7 @@ class Snapshots:
         )
 
     def windows(self, stopped: Callable[[], bool]) -> Iterator[Window]:
-        """All of them, from the first, until ``stopped`` says so."""
+        """Give all windows from the first, until ``stopped`` returns True."""
         recording = self._recording
         framer, due_s = Framer(self._framing), math.inf
         for index in range(recording.snapshots):
@@ -192,16 +203,16 @@ class Snapshots:
                 yield Window(samples, t_s)
                 continue
             if not _follows(t_s, due_s, self._framing.sample_rate_hz):
-                framer = Framer(self._framing)  # what lies between two snapshots was never measured: not a gap
+                framer = Framer(self._framing)  # what lies between two snapshots was never measured and is not a gap
             due_s = t_s + len(samples) / self._framing.sample_rate_hz
             yield from framer.push(samples, at_s=t_s, monotonic_s=t_s, t_s=max(0.0, t_s))
 
 
-class Continuous:
+class ContinuousRecording:
     """The windows of a WAV, CSV or Parquet file."""
 
     count: int | None = None
-    """How many there are: known only when all were read."""
+    """Number of windows: not known before all are read."""
 
     def __init__(self, config: ReplayConfig) -> None:
         self._config = config
@@ -211,15 +222,17 @@ class Continuous:
         rate_hz = config.sample_rate_hz or file.sample_rate_hz
         _agree("sample_rate_hz", rate_hz, file.sample_rate_hz or rate_hz)
         if not 0 < rate_hz <= 1e7:
-            raise AgentError("config.invalid", f"sample_rate_hz of {config.path.name} must be said, above 0")
+            raise AgentError(
+                "config.invalid", f"sample_rate_hz of {config.path.name} must be given, above 0 and at most 1e7"
+            )
         channels = config.channels or file.channels
         count = len(file.channels)
         for name in ("channels", "units", "scale", "full_scale"):
-            _one_a_channel(name, getattr(config, name), count)
+            _check_entries(name, getattr(config, name), count)
         if any(scale == 0 for scale in config.scale) or any(limit <= 0 for limit in config.full_scale):
             raise AgentError("config.invalid", "scale must not be 0, and full_scale must be above 0")
         _check_window(config.window_samples, config.hop_samples, count)
-        self._first = file
+        self._first_open = file
         self._scale = np.array(config.scale or (1.0,) * count)
         full_scale = config.full_scale
         if not full_scale and file.full_scale:
@@ -230,11 +243,14 @@ class Continuous:
         )
 
     def windows(self, stopped: Callable[[], bool]) -> Iterator[Window]:
-        """All of them, from the first, until ``stopped`` says so."""
+        """Give all windows from the first, until ``stopped`` returns True."""
         framer, count = Framer(self._framing), 0
         file = self._open()
-        if (file.sample_rate_hz, file.channels) != (self._first.sample_rate_hz, self._first.channels):
-            raise AgentError("source.mismatch", f"{self._config.path.name} was replaced: rate or channels are others")
+        if (file.sample_rate_hz, file.channels) != (self._first_open.sample_rate_hz, self._first_open.channels):
+            raise AgentError(
+                "source.mismatch",
+                f"{self._config.path.name} was replaced by a file with another rate or other channels",
+            )
         for samples, times_s in file.chunks():
             if stopped():
                 return
@@ -248,12 +264,13 @@ class Continuous:
             except ValueError as error:
                 raise AgentError("source.malformed", f"{self._config.path.name}: {error}") from error
             if (hz := framer.wrong_rate_hz) is not None:
-                text = f"sample_rate_hz is {self._framing.sample_rate_hz:g}, but by its times it has {hz:.4g} Hz"
+                text = f"sample_rate_hz is {self._framing.sample_rate_hz:g}, but the times in the file show {hz:.4g} Hz"
                 raise AgentError("source.mismatch", f"{self._config.path.name}: {text}")
             count += len(samples)
             yield from found
 
-    def _open(self) -> RecordedFile:
+    def _open(self) -> RecordingFile:
+        """Open the file; its header is read each time."""
         config = self._config
         match _format(config):
             case "wav":
@@ -265,37 +282,48 @@ class Continuous:
 
 
 def _format(config: ReplayConfig) -> str:
+    """Return the format of the file."""
     if config.format != "auto":
         return config.format
     return _FORMATS.get(config.path.suffix.lower(), "npz")
 
 
 def _follows(t_s: float, due_s: float, rate_hz: float) -> bool:
-    """Whether a snapshot begins where the one before ended, to half a sample or what float64 seconds can say."""
+    """Return whether a snapshot begins where the one before ended, to half a sample or the resolution of float64
+    seconds."""
     return abs(t_s - due_s) <= max(0.5 / rate_hz, 1e-6)
 
 
 def _continuous(recording: Recording) -> bool:
+    """Return whether every snapshot begins where the one before ended."""
     ends_s = recording.t_s[:-1] + recording.window_samples / recording.sample_rate_hz
     return bool(np.all(np.abs(recording.t_s[1:] - ends_s) <= max(0.5 / recording.sample_rate_hz, 1e-6)))
 
 
 def _agree(what: str, said: object, found: object) -> None:
+    """Raise ``source.mismatch`` if configuration and recording disagree."""
     if said != found:
         raise AgentError("source.mismatch", f"{what}: the configuration says {said}, the recording {found}")
 
 
-def _one_a_channel(what: str, entries: tuple[object, ...], count: int) -> None:
+def _check_entries(what: str, entries: tuple[object, ...], count: int) -> None:
+    """Raise ``config.invalid`` if a key does not have an entry for each channel."""
     if entries and len(entries) != count:
-        raise AgentError("config.invalid", f"{what} must have one entry a channel: {count}")
+        raise AgentError("config.invalid", f"{what} must have one entry for each channel: {count}")
 
 
 def _check_window(window: int, hop: int, count: int) -> None:
+    """Raise ``config.invalid`` if no window can have this length."""
     if not 0 < window * count <= _MAX_WINDOW_VALUES or hop < 0:
-        raise AgentError("config.invalid", "window_samples must be above 0 for this format, and hop_samples not below")
+        raise AgentError(
+            "config.invalid",
+            f"window_samples must be above 0 and give at most {_MAX_WINDOW_VALUES} values in all; "
+            "hop_samples must not be negative",
+        )
 
 
 def _make(config: ReplayConfig, context: SourceContext) -> ReplaySource:
+    """Return the source that a configuration describes; ``make`` of :data:`KIND`."""
     return ReplaySource(config, context.clock)
 
 

@@ -1,17 +1,17 @@
-"""A simulated machine: a rolling bearing on a shaft, with an accelerometer on two axes.
+"""The kind ``simulator``: a rolling bearing on a shaft, with an accelerometer on two axes.
 
 What is modelled: shaft harmonics (unbalance, misalignment) whose strength follows the load; slow changes of speed and
-load; broadband
-noise; a structural resonance that is rung by an impact each time that a rolling element passes a defect, at BPFO,
-BPFI or twice BSF
-computed from the bearing's geometry, with slip (jitter of the interval); the impact's strength grows from onset to
-failure.
-Inner-race impacts are modulated by the shaft, ball impacts by the cage. Formulas: Randall & Antoni,
-"Rolling element bearing diagnostics—A tutorial", MSSP 25 (2011), eqs. 1-4.
+load; broadband noise; a structural resonance that is excited by an impact each time a rolling element passes a defect,
+at BPFO, BPFI or twice BSF, computed from the bearing's geometry, with slip (jitter of the interval). The impacts become
+stronger from onset to failure. Impacts on the inner race are modulated by the shaft, those on a ball by the cage.
 
-Invariants: window ``i`` of machine time is the same for the same seed, whenever it is asked for; machine time runs on
-while the agent is down, so a restart neither heals the bearing nor repeats a moment. The wall clock is asked once, at
-the start: that it jumps neither stops nor hurries the machine. Windows that a late reader missed are counted.
+Source: Randall and Antoni, "Rolling element bearing diagnostics—A tutorial", MSSP 25 (2011), equations 1 to 4.
+
+Invariants:
+    * Window ``i`` of machine time is the same for the same seed, whenever it is asked for.
+    * Machine time runs on while the agent is down: a restart neither heals the bearing nor repeats a moment.
+    * The wall clock is read once, at the start: a jump of it neither stops nor hurries the machine.
+    * Windows that a late pipeline missed are counted.
 """
 
 from __future__ import annotations
@@ -35,25 +35,24 @@ from wheeltapper_protocols.decision.bearing import Bearing
 __all__ = ["KIND", "Bearing", "Machine", "SimulatorConfig", "SimulatorSource"]
 
 _CATCH_UP_WINDOWS: Final = 20
-
-
+"""Due windows that wait for a slow pipeline; older ones are dropped."""
 _MAX_SIMULATED_SAMPLES: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorConfig:
-    """A simulated bearing. Times are of the machine, in seconds."""
+    """A simulated bearing. Times are machine time, in seconds."""
 
     kind: Literal["simulator"] = "simulator"
     seed: int = 1
     sample_rate_hz: float = 12800.0
     window_samples: int = 4096
     interval_seconds: float = 60.0
-    """Machine time between the starts of two windows."""
+    """Machine time from the start of a window to the start of the next."""
     time_scale: float = 60.0
-    """Machine seconds a second of the wall clock."""
+    """Seconds of machine time for each second of the wall clock."""
     started_at: float | None = None
-    """Unix time of machine time 0; None: the first start, remembered in the state folder."""
+    """Unix time of machine time 0; None: the first start, which is remembered in the state folder."""
     shaft_hz: float = 29.17
     fault: Literal["none", "outer", "inner", "ball"] = "none"
     onset_seconds: float = 0.0
@@ -66,22 +65,22 @@ class SimulatorConfig:
             if not 0 < getattr(self, name) <= most:
                 raise AgentError("config.invalid", f"{name} of a simulator must be above 0 and at most {most:g}")
         if not 0 < self.window_samples <= _MAX_SIMULATED_SAMPLES or self.seed < 0:
-            text = f"window_samples must be from 1 to {_MAX_SIMULATED_SAMPLES}, and seed not below 0"
-            raise AgentError("config.invalid", f"of a simulator, {text}")
+            text = f"window_samples must be from 1 to {_MAX_SIMULATED_SAMPLES}, and seed must not be negative"
+            raise AgentError("config.invalid", f"of a simulator: {text}")
 
 
 class Machine:
-    """The vibration of one machine as a function of machine time. Pure: no clock.
+    """The vibration of one machine as a function of machine time. It reads no clock.
 
     Args:
-        config: see :class:`SimulatorConfig`.
-        bearing: its geometry.
+        config: of the simulator.
+        bearing: its geometry; None: the default bearing.
     """
 
     resonance_hz: Final = 3300.0
     damping_per_s: Final = 900.0
     slip: Final = 0.012
-    """Standard deviation of an impact's interval, relative to the interval."""
+    """Standard deviation of the interval between impacts, relative to the interval."""
 
     def __init__(self, config: SimulatorConfig, bearing: Bearing | None = None) -> None:
         self._config = config
@@ -89,35 +88,35 @@ class Machine:
         self._phase = float(np.random.default_rng(config.seed).uniform(0, 2 * math.pi))
 
     def wear(self, t_s: float) -> float:
-        """0 until the onset, 1 at the failure and beyond."""
+        """Return 0 until the onset, 1 from the failure on, and a linear rise between."""
         config = self._config
         if config.fault == "none" or t_s <= config.onset_seconds:
             return 0.0
         return min(1.0, (t_s - config.onset_seconds) / max(config.failure_seconds - config.onset_seconds, 1e-9))
 
     def impact_g(self, t_s: float) -> float:
-        """Strength of one impact at the sensor, in g."""
+        """Return the strength of one impact at the sensor, in g."""
         return 4.0 * math.expm1(3.0 * self.wear(t_s)) / math.expm1(3.0)
 
     def speed_hz(self, t_s: float) -> float:
-        """Shaft speed: within 2 % of nominal."""
+        """Return the shaft speed, within 2 % of nominal."""
         slow = math.sin(2 * math.pi * t_s / 5400 + self._phase) + 0.5 * math.sin(2 * math.pi * t_s / 1370)
         return self._config.shaft_hz * (1 + 0.012 * slow)
 
     def load(self, t_s: float) -> float:
-        """Relative load: around 1, within 25 %."""
+        """Return the relative load: 1 on average, within 25 %."""
         return (
             1 + 0.18 * math.sin(2 * math.pi * t_s / 8100 + 2 * self._phase) + 0.06 * math.sin(2 * math.pi * t_s / 2040)
         )
 
     def strike_hz(self, shaft_hz: float) -> float:
-        """How often the configured fault strikes."""
+        """Return how often the configured fault is struck, in Hz."""
         kinds = {"outer": self.bearing.bpfo_hz, "inner": self.bearing.bpfi_hz}
         kind = kinds.get(self._config.fault)
         return kind(shaft_hz) if kind else 2 * self.bearing.bsf_hz(shaft_hz)
 
     def window(self, index: int, t_s: float) -> NDArray[np.float32]:
-        """The window that starts at ``t_s``: [sample, 2] float32 in g."""
+        """Return the window that starts at ``t_s``: [sample, 2] float32 in g."""
         config = self._config
         random = np.random.default_rng([config.seed, index])
         time_s = np.arange(config.window_samples) / config.sample_rate_hz
@@ -135,6 +134,7 @@ class Machine:
     def _ringing(
         self, random: np.random.Generator, time_s: NDArray[np.float64], t_s: float, shaft_hz: float, load: float
     ) -> NDArray[np.float64]:
+        """Return the response of the structure to the impacts, [sample] in g."""
         result = np.zeros_like(time_s)
         strength_g = self.impact_g(t_s) * load
         if strength_g <= 0:
@@ -156,11 +156,12 @@ class Machine:
 
 
 class SimulatorSource:
-    """Windows of a :class:`Machine`, paced by the monotonic clock from where the wall clock says that it is.
+    """Windows of a :class:`Machine` at the pace of the monotonic clock; implements
+    :class:`~wheeltapper_agent.source.base.Source`.
 
     Args:
         config: of the source.
-        memory: the file that remembers when machine time 0 was, if the configuration does not say.
+        memory: file that remembers when machine time 0 was, if the configuration does not say.
         clock: the device's.
     """
 
@@ -172,7 +173,7 @@ class SimulatorSource:
         self._offset_s = clock.now() - started_at - clock.monotonic()
         self.dropped = 0
         self._index = 0
-        """Of the window that was given last."""
+        """Index of the window that was given last."""
         self._closed = StopEvent()
         self.state = "running"
         self.spec = SourceSpec(config.sample_rate_hz, config.window_samples, ("horizontal", "vertical"), ("g", "g"))
@@ -185,28 +186,29 @@ class SimulatorSource:
         return max(0, self._now_index() - self._index)
 
     def model_ready(self) -> None:
-        """A machine does not wait for a model."""
+        """Does nothing: a machine does not wait for a model."""
 
     def close(self) -> None:
         """End :meth:`windows` soon."""
         self._closed.set()
 
     def _running_s(self) -> float:
-        """Wall seconds since machine time 0."""
+        """Return the wall seconds since machine time 0."""
         return self._clock.monotonic() + self._offset_s
 
     def _now_index(self) -> int:
+        """Return the index of the window that is due now."""
         return max(0, math.floor(self._running_s() * self._config.time_scale / self._config.interval_seconds))
 
     def windows(self, first: int) -> Iterator[Window]:
-        """Windows from now on; ``first`` only says that some were taken before, in another life of the agent."""
-        # A clock that was set back to before machine time 0 must not silence the sensor until then.
+        """Give windows from now on. ``first`` above 0 says that earlier ones were taken before a restart."""
+        # If the clock was set back to before machine time 0, the machine must not be silent until then.
         seen_s = first * self._config.interval_seconds / self._config.time_scale
         if self._running_s() < 0:
             self._offset_s += seen_s - self._running_s()
         index = self._now_index() + (1 if first else 0)
         while not self._closed.is_set():
-            # Late windows are made up for, but not without bound: a machine does not wait for its sensor.
+            # A limited number of late windows is made up for: a machine does not wait for its sensor.
             skipped = self._now_index() - _CATCH_UP_WINDOWS - index
             if skipped > 0:
                 index += skipped
@@ -222,6 +224,7 @@ class SimulatorSource:
 
 
 def _remembered(memory: Path, clock: Clock) -> float:
+    """Return the Unix time of machine time 0 from the file ``memory``; the first call writes it."""
     try:
         return float(json.loads(memory.read_bytes())["started_at"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -231,6 +234,7 @@ def _remembered(memory: Path, clock: Clock) -> float:
 
 
 def _make(config: SimulatorConfig, context: SourceContext) -> SimulatorSource:
+    """Return the source that a configuration describes; ``make`` of :data:`KIND`."""
     return SimulatorSource(config, context.state_dir / f"simulator-{context.pipeline}.json", context.clock)
 
 

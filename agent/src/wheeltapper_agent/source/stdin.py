@@ -1,7 +1,7 @@
-"""The kind ``stdin``: one JSON payload a line on standard input, for what no other source can read.
+"""The kind ``stdin``: one JSON payload a line on standard input, for sensors that no other kind can read.
 
-A program that measures is started before the agent and piped into it: ``measure | wheeltapper-agent run``. The end of
-the input ends the stream. A reader that falls behind makes the pipe wait, unless ``when_full`` says otherwise.
+A program that measures is piped into the agent: ``measure | wheeltapper-agent run``. The end of the input ends the
+stream. If the pipeline falls behind, the pipe waits, unless ``when_full`` says otherwise.
 
 What this module does not do: start that program, or start it again.
 """
@@ -39,14 +39,17 @@ class StdinConfig(PayloadConfig):
 
 
 class LineReader:
-    """Reads lines from a file descriptor, each a payload; longer ones than the cap are refused and skipped."""
+    """Reads lines from a file descriptor, a payload in each.
+
+    A line above the cap is refused and skipped.
+    """
 
     def __init__(self, config: StdinConfig, descriptor: int) -> None:
         self._payloads = PayloadReader(config)
         self._descriptor = descriptor
 
     def read(self, sink: Sink) -> None:
-        """See :class:`~wheeltapper_agent.source.stream.Reader`."""
+        """Implements :meth:`Reader.read <wheeltapper_agent.source.stream.Reader.read>`."""
         sink.connected()
         rest, skipping = b"", False
         while not sink.closed.is_set():
@@ -67,10 +70,13 @@ class LineReader:
                 return
             if skipping or len(rest) > MAX_PAYLOAD_BYTES:
                 if not skipping:
-                    sink.refuse(AgentError("source.payload", f"a line has more than {MAX_PAYLOAD_BYTES} bytes"))
+                    sink.refuse(
+                        AgentError("source.payload", f"a line has more than {MAX_PAYLOAD_BYTES} bytes and is skipped")
+                    )
                 rest, skipping = b"", True
 
     def _line(self, sink: Sink, line: bytes) -> None:
+        """Push the samples of a line into ``sink``; an empty line is skipped."""
         if not line.strip():
             return
         try:
@@ -82,6 +88,7 @@ class LineReader:
 
 
 def _make(config: StdinConfig, context: SourceContext) -> StreamSource:
+    """Return the source that a configuration describes; ``make`` of :data:`KIND`."""
     reader = LineReader(config, _STDIN)
     return StreamSource(reader, config, context.clock, context.pipeline, wait_when_full=config.when_full == "wait")
 

@@ -1,12 +1,14 @@
 """WAV files: uncompressed PCM and float, plain or as ``WAVE_FORMAT_EXTENSIBLE``, which most recorders write.
 
-Invariants: memory is bounded whatever a header promises; nothing but ``AgentError`` with ``source.unreadable`` or
-``source.malformed`` is raised. A file of which the recorder never wrote the length is read to its end.
+Invariants:
+    * Memory is bounded whatever a header promises.
+    * Nothing but ``AgentError`` with ``source.unreadable`` or ``source.malformed`` is raised.
+    * A file whose recorder never wrote the length is read to its end.
 
-The format: Multimedia Programming Interface and Data Specifications 1.0 (IBM, Microsoft, 1991), chapter 3, and
+Source: Multimedia Programming Interface and Data Specifications 1.0 (IBM, Microsoft, 1991), chapter 3, and
 ``WAVEFORMATEXTENSIBLE`` in Microsoft's mmreg.h.
 
-What this module does not do: RF64 and other forms for more than 4 GB; compressed formats.
+What this module does not do: read RF64 and other forms for more than 4 GB; read compressed formats.
 """
 
 from __future__ import annotations
@@ -22,25 +24,27 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wheeltapper_agent.source.recorded import CHUNK_SAMPLES, MAX_CHANNELS, Chunk, malformed, unreadable
+from wheeltapper_agent.source.recording_files import CHUNK_SAMPLES, MAX_CHANNELS, Chunk, malformed, unreadable
 
 __all__ = ["WavFile"]
 
 _LOG = logging.getLogger(__name__)
-_MAX_PARTS: Final = 1000
+_MAX_CHUNKS: Final = 1000
+"""Chunks of a file that are looked through for the format and the samples."""
 _PCM: Final = 1
 _FLOAT: Final = 3
 _EXTENSIBLE: Final = 0xFFFE
 _SUBFORMAT: Final = bytes.fromhex("000000001000800000aa00389b71")
-"""What follows the code of a format in a GUID that stands for it."""
+"""The end of the GUID of a format; its first two bytes are the code of the format."""
 _UNKNOWN_LENGTHS: Final = (0, 0xFFFFFFFF)
-"""What a recorder writes that cannot go back to the header."""
+"""Lengths that a recorder writes if it cannot go back to the header."""
 _WIDTHS: Final = {_PCM: (1, 2, 3, 4), _FLOAT: (4, 8)}
+"""Bytes of a sample that are supported, by the code of the format."""
 
 
 @dataclass(frozen=True, slots=True)
 class WavFile:
-    """PCM of 8, 16, 24 or 32 bits as numbers from -1 to 1; float of 32 or 64 bits as it is."""
+    """A WAV file. PCM of 8, 16, 24 or 32 bits gives numbers from -1 to 1; float of 32 or 64 bits is given as it is."""
 
     path: Path
     sample_rate_hz: float
@@ -53,7 +57,7 @@ class WavFile:
 
     @classmethod
     def open(cls, path: Path) -> WavFile:
-        """Read the header."""
+        """Read the header of ``path``."""
         try:
             with path.open("rb") as handle:
                 form, data_bytes = _find_data(path, handle)
@@ -63,7 +67,7 @@ class WavFile:
         code, count, rate_hz, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", form)
         if code == _EXTENSIBLE:
             if len(form) < 40 or form[26:40] != _SUBFORMAT:
-                raise malformed(path, "it is neither PCM nor float")
+                raise malformed(path, "its format is neither PCM nor float")
             code, valid_bits = int.from_bytes(form[24:26], "little"), int.from_bytes(form[18:20], "little")
         else:
             valid_bits = bits
@@ -72,7 +76,9 @@ class WavFile:
             what = f"{count} channels of {bits} bits at {rate_hz} Hz in format {code}"
             raise malformed(path, f"{what} are not supported: PCM of up to 32 bits and float are")
         if frame_bytes != width * count:
-            raise malformed(path, f"{frame_bytes} bytes are no frame of {count} channels of {bits} bits")
+            raise malformed(
+                path, f"its frames have {frame_bytes} bytes, which do not fit {count} channels of {bits} bits"
+            )
         if data_bytes < frame_bytes:
             raise malformed(path, "it holds no samples")
         names = tuple(f"channel_{index}" for index in range(count))
@@ -81,11 +87,11 @@ class WavFile:
 
     @property
     def full_scale(self) -> float:
-        """The largest positive number of PCM; the negative side goes one step further. 0: floats have none."""
+        """The largest positive number of PCM; the negative side goes one step further. 0: float has none."""
         return 0.0 if self.floating else 1.0 - 2.0 ** (1 - self.bits)
 
     def chunks(self) -> Iterator[Chunk]:
-        """See :class:`~wheeltapper_agent.source.recorded.RecordedFile`."""
+        """See :class:`~wheeltapper_agent.source.recording_files.RecordingFile`."""
         frame_bytes, left_bytes = self.width_bytes * len(self.channels), self.data_bytes
         try:
             with self.path.open("rb") as handle:
@@ -98,10 +104,10 @@ class WavFile:
         except OSError as error:
             raise unreadable(self.path, error) from error
         if left_bytes:
-            _LOG.warning("%s is truncated: %d bytes are missing", self.path.name, left_bytes)
+            _LOG.warning("the recording %s is truncated: %d bytes are missing", self.path.name, left_bytes)
 
     def _numbers(self, content: bytes) -> NDArray[np.float64]:
-        """8 bits are unsigned, the rest are signed and little-endian."""
+        """Return the numbers in ``content``. PCM of 8 bits is unsigned; wider PCM is signed and little-endian."""
         width = self.width_bytes
         if self.floating:
             return np.frombuffer(content, f"<f{width}").astype(np.float64)
@@ -115,14 +121,14 @@ class WavFile:
 
 
 def _find_data(path: Path, handle: BinaryIO) -> tuple[bytes, int]:
-    """The content of the part ``fmt``, and how long the samples are, at which ``handle`` then stands."""
+    """Return the content of the chunk ``fmt`` and the length of the samples; ``handle`` is then at the first sample."""
     size = os.fstat(handle.fileno()).st_size
     head = handle.read(12)
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         raise malformed(path, "it is not a WAV file")
     whole = int.from_bytes(head[4:8], "little") + 8 == size
     form = b""
-    for _ in range(_MAX_PARTS):
+    for _ in range(_MAX_CHUNKS):
         head = handle.read(8)
         if len(head) < 8:
             break
