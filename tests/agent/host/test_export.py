@@ -36,7 +36,7 @@ from wheeltapper_agent.records.port import unnumbered_report
 from wheeltapper_agent.records.spool import SPOOL_FILE, Spool
 from wheeltapper_agent.service import Agent
 from wheeltapper_agent.source.simulator import SimulatorConfig
-from wheeltapper_agent.update.journal import Entry, Execution, Journal
+from wheeltapper_agent.update.journal import Execution, Journal, JournalEntry
 from wheeltapper_protocols.signal.recording import Recording, recording_bytes
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 from wheeltapper_protocols.wire.messages import ExecutionReport, ExecutionState, Reason
@@ -98,7 +98,7 @@ def state(tmp_path: Path) -> Path:
     )
     PendingFolder(folder / "captures", 10**6).add(entry, content)
     execution = Execution(id="e-1", campaign="c-1", state="FAILED", code="self_test.outputs", targets={"main": TARGET})
-    Journal(folder / "journal.json").write(Entry(counter=7, execution=execution))
+    Journal(folder / "journal.json").write(JournalEntry(counter=7, execution=execution))
     links = folder / "slots" / "pipelines" / "main"
     links.mkdir(parents=True)
     (links / "active").symlink_to("../../releases/bearing-anomaly-3-01234567")

@@ -43,7 +43,7 @@ from wheeltapper_agent.host.status import STATUS_FILE
 from wheeltapper_agent.link.identity import load_identity
 from wheeltapper_agent.records.export import open_snapshot
 from wheeltapper_agent.records.spool import SPOOL_FILE
-from wheeltapper_agent.update.journal import Entry
+from wheeltapper_agent.update.journal import JournalEntry
 from wheeltapper_agent.update.slots import ACTIVE, PREVIOUS
 from wheeltapper_protocols.errors import ProtocolError
 
@@ -291,7 +291,7 @@ def _meta(path: Path) -> str:
 
 def _export_journal(writer: _Writer, path: Path) -> None:
     try:
-        entry = msgspec.json.decode(path.read_bytes(), type=Entry)
+        entry = msgspec.json.decode(path.read_bytes(), type=JournalEntry)
     except FileNotFoundError:
         return
     except (OSError, ValueError, RecursionError, ProtocolError) as error:
