@@ -29,7 +29,7 @@ from wheeltapper_fleet.campaigns.rules.campaign import (
 )
 from wheeltapper_fleet.campaigns.rules.execution import SUCCESS
 from wheeltapper_fleet.campaigns.rules.spec import plan_waves, read_spec
-from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, tally
+from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, count_executions
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import ExecutionState
 
@@ -282,7 +282,7 @@ def _plant(name: str) -> tuple[str, Any]:
         "open_two_waves": ("_open_wave", next_wave_anyway),
         "rules_never_broken": ("broken_rule", lambda *_: None),
         "reports_always_win": ("advance", lambda _current, reported: reported.value),
-        "always_passed": ("tally", lambda each: replace(tally(each), successes=10**6)),
+        "always_passed": ("count_executions", lambda each: replace(count_executions(each), successes=10**6)),
         "no_deadline": ("_end_overdue", lambda campaign, _now: campaign),
     }[name]
 

@@ -14,7 +14,7 @@ from tests.vectors.make_signal_vectors import manifest as small_manifest
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.ingest.apply import apply_batch
 from wheeltapper_fleet.ingest.message import DeviceMessage
-from wheeltapper_fleet.telemetry import drift as service
+from wheeltapper_fleet.telemetry import views
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import fit_drift_spec
 from wheeltapper_protocols.drift.sketch import Bins, encode_sketches
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_left_out_and_said(server: AdminServer, monkeypatch
     with server.http() as http:
         found = http.get(path).json()
         assert (found["reports"], found["left_out"], found["windows"]) == (5, 1, 250)
-        monkeypatch.setattr(service, "MAX_REPORTS", 3)
+        monkeypatch.setattr(views, "MAX_REPORTS", 3)
         found = http.get(path).json()
         assert (found["reports"], found["left_out"]) == (3, 1)
 

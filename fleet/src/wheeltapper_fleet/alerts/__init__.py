@@ -1,4 +1,4 @@
-"""Alerts: alert messages of devices come in, rows that people read go out.
+"""Alerts: alert messages of devices come in; rows that people read go out.
 
-No file here is pure: all of them read or write the database.
+``schemas.py`` is pure; ``store.py`` writes in the caller's transaction, ``views.py`` reads.
 """

@@ -1,55 +1,56 @@
-"""Drift of a release over the fleet: the sketches that devices reported, added up and compared with training.
+"""Drift of a release over the fleet: sketches that devices report are added up and compared with training. Pure.
 
 Invariants:
-    * Reads only. Reports that came twice count once, as all records do.
-    * At most :data:`MAX_REPORTS` reports are added up, the newest first; what was left out is said.
     * A report whose sketches are over other bins than the release's manifest is left out and counted: it cannot be of
       the release that it names.
+    * A feature is said to have moved only where its population stability index (PSI) is above the release's limit and
+      the index's own sampling noise together.
 
-What this module does not do: judge what drift means; the arithmetic (:mod:`wheeltapper_protocols.drift.drift`).
+What this module does not do: judge what drift means; the arithmetic (:mod:`wheeltapper_protocols.drift.drift`); read
+the reports (:func:`wheeltapper_fleet.telemetry.views.release_drift`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-from sqlalchemy import Engine, select
-
-from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.telemetry.tables import records
 from wheeltapper_protocols.drift.drift import Distances, DriftSpec, Reference, distances
 from wheeltapper_protocols.drift.sketch import Bins, Sketches, decode_sketches
 from wheeltapper_protocols.manifest.manifest import Manifest
-from wheeltapper_protocols.wire.messages import DriftReport, Report
+from wheeltapper_protocols.wire.messages import DriftReport
 
-__all__ = ["MAX_REPORTS", "FeatureDrift", "ReleaseDrift", "release_drift"]
+__all__ = ["DriftTotals", "FeatureDrift", "ReleaseDrift", "compare_with_training", "reference_of"]
 
-MAX_REPORTS: Final = 2000
-SCORE: Final = "score"
+_SCORE: Final = "score"
 
 
 @dataclass(frozen=True)
 class FeatureDrift:
-    """One feature (or the score) now, against training."""
+    """The distribution of one feature (or of the score) now, against its distribution in training."""
 
     name: str
     n: int
+    """How many values there were."""
     missing: int
+    """How many windows had no value."""
     mean: float
     usual: float
     """The mean in training."""
     unseen: int
-    """Values below or above all that training saw."""
+    """How many values lie below or above every value in training."""
     psi: float
+    """Population stability index."""
     psi_noise: float
+    """The index that chance alone exceeds once in a thousand."""
     moved: bool
     """Whether the PSI is above the release's limit and the noise together."""
     ks: float
+    """Kolmogorov-Smirnov distance; of the raw values it is between ``ks`` and ``ks + ks_error``."""
     ks_error: float
     wasserstein: float
+    """Wasserstein distance in the feature's unit; of the raw values it is within ``wasserstein_error`` of this."""
     wasserstein_error: float
 
 
@@ -60,31 +61,46 @@ class ReleaseDrift:
     model: str
     release: int
     since: float
+    """Unix seconds, by when the reports came to the fleet: from here"""
     until: float
+    """to before here."""
     devices: tuple[str, ...]
+    """The devices whose reports were added up."""
     reports: int
+    """How many reports were added up."""
     left_out: int
-    """Older reports beyond the cap, and those over other bins."""
+    """Reports that were not added up: older ones beyond the cap, and those over other bins."""
     windows: int
+    """Scored windows."""
     unscored: int
+    """Windows that were not scored."""
     changes: int
-    """Times that a detector on the score fired."""
+    """How many times a change detector on the score fired."""
     score: FeatureDrift
     features: tuple[FeatureDrift, ...]
 
 
 @dataclass
-class _Sum:
+class DriftTotals:
+    """What drift reports of one release add up to. Begin with :meth:`empty`, then :meth:`add` each report."""
+
     features: Sketches
     score: Sketches
-    devices: set[str]
+    devices: set[str] = field(default_factory=set)
     reports: int = 0
     left_out: int = 0
     windows: int = 0
     unscored: int = 0
     changes: int = 0
 
+    @classmethod
+    def empty(cls, spec: DriftSpec) -> DriftTotals:
+        """No report yet; sketches over the bins of ``spec``, the release's reference."""
+        features, score = (Bins([one.edges for one in each]).empty() for each in (spec.features, [spec.score]))
+        return cls(features, score)
+
     def add(self, device: str, report: DriftReport) -> None:
+        """Add a report of ``device``; one whose sketches are over other bins is left out and counted."""
         try:
             features = self.features.merged(decode_sketches(report.sketches))
             score = self.score.merged(decode_sketches(report.score))
@@ -99,77 +115,55 @@ class _Sum:
         self.changes += sum(event.kind in ("level", "spread") for event in report.events)
 
 
-def release_drift(
-    engine: Engine, manifest: Manifest, since: float, until: float, device: str | None = None
-) -> ReleaseDrift:
-    """Add up what devices reported of a release.
-
-    Args:
-        engine: the database.
-        manifest: of the release.
-        since: Unix seconds, when reports came to the fleet: from here,
-        until: to before here.
-        device: of this one alone.
+def reference_of(manifest: Manifest) -> DriftSpec:
+    """The reference from training that a release's reports are compared with.
 
     Raises:
         FleetError: ``drift.no_reference``.
     """
-    spec, release = manifest.drift, manifest.release or 0
-    if spec is None:
-        message = f"release {release} of {manifest.model} has no reference to compare with; train it again"
+    if manifest.drift is None:
+        message = (
+            f"release {manifest.release or 0} of {manifest.model} has no reference to compare with; train it again"
+        )
         raise FleetError("drift.no_reference", message, 404)
-    where = [
-        records.c.kind == "report",
-        records.c.model == manifest.model,
-        records.c.release == release,
-        records.c.received_at >= since,
-        records.c.received_at < until,
-    ]
-    if device is not None:
-        where.append(records.c.device == device)
-    newest = select(records.c.device, records.c.body).where(*where).order_by(records.c.received_at.desc())
-    empty = [Bins([one.edges for one in references]).empty() for references in (spec.features, [spec.score])]
-    total = _Sum(empty[0], empty[1], set())
-    with reading(engine) as connection:
-        for row in connection.execute(newest.limit(MAX_REPORTS + 1)):
-            if total.reports + total.left_out == MAX_REPORTS:
-                total.left_out += 1
-                break
-            body = msgspec.convert(row.body, Report).body
-            if isinstance(body, DriftReport):
-                total.add(row.device, body)
-    return _view(manifest, spec, total, since, until)
+    return manifest.drift
 
 
-def _view(manifest: Manifest, spec: DriftSpec, total: _Sum, since: float, until: float) -> ReleaseDrift:
+def compare_with_training(manifest: Manifest, totals: DriftTotals, since: float, until: float) -> ReleaseDrift:
+    """Compare what was reported between ``since`` and ``until`` (Unix seconds) with the release's training.
+
+    Raises:
+        FleetError: ``drift.no_reference``.
+    """
+    spec = reference_of(manifest)
     names = [feature.name for feature in manifest.features]
     return ReleaseDrift(
         model=manifest.model,
         release=manifest.release or 0,
         since=since,
         until=until,
-        devices=tuple(sorted(total.devices)),
-        reports=total.reports,
-        left_out=total.left_out,
-        windows=total.windows,
-        unscored=total.unscored,
-        changes=total.changes,
-        score=_features([SCORE], [spec.score], total.score, spec.psi_limit)[0],
-        features=_features(names, spec.features, total.features, spec.psi_limit),
+        devices=tuple(sorted(totals.devices)),
+        reports=totals.reports,
+        left_out=totals.left_out,
+        windows=totals.windows,
+        unscored=totals.unscored,
+        changes=totals.changes,
+        score=_compare([_SCORE], [spec.score], totals.score, spec.psi_limit)[0],
+        features=_compare(names, spec.features, totals.features, spec.psi_limit),
     )
 
 
-def _features(
+def _compare(
     names: list[str], references: list[Reference], sketches: Sketches, limit: float
 ) -> tuple[FeatureDrift, ...]:
     found = distances(references, sketches)
     return tuple(
-        _feature(name, reference, sketches, row, found[row], limit)
+        _comparison(name, reference, sketches, row, found[row], limit)
         for row, (name, reference) in enumerate(zip(names, references, strict=True))
     )
 
 
-def _feature(
+def _comparison(
     name: str, reference: Reference, sketches: Sketches, row: int, found: Distances, limit: float
 ) -> FeatureDrift:
     counts = sketches.counts[row]

@@ -1,17 +1,24 @@
-"""Reads telemetry for the API and the page: scores of a device, and what became of each device's records."""
+"""Reads telemetry for the API and the page: scores, what became of each device's records, and drift of a release."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, select
+import msgspec
+from sqlalchemy import Connection, Engine, Row, func, select
 
+from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.telemetry.drift import DriftTotals, ReleaseDrift, compare_with_training, reference_of
 from wheeltapper_fleet.telemetry.schemas import SpoolTotals
 from wheeltapper_fleet.telemetry.tables import records, refused, spools
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.wire.messages import DriftReport, Report
 
-__all__ = ["count_windows", "newest_scores", "record_totals"]
+__all__ = ["MAX_REPORTS", "count_windows", "newest_scores", "record_totals", "release_drift"]
+
+MAX_REPORTS: Final = 2000
 
 
 def newest_scores(connection: Connection, device: str, limit: int) -> Sequence[Row[Any, Any, Any]]:
@@ -56,3 +63,43 @@ def record_totals(connection: Connection, devices: Iterable[str]) -> dict[str, S
         )
         for device in devices
     }
+
+
+def release_drift(
+    engine: Engine, manifest: Manifest, since: float, until: float, device: str | None = None
+) -> ReleaseDrift:
+    """Add up what devices reported about a release, and compare it with training.
+
+    At most :data:`MAX_REPORTS` reports are added up, the newest first; the answer counts those left out. A report that
+    came twice counts once, as every record does.
+
+    Args:
+        engine: the fleet's database.
+        manifest: of the release.
+        since: Unix seconds; reports count that came to the fleet from then on,
+        until: and before this.
+        device: count only reports of this device.
+
+    Raises:
+        FleetError: ``drift.no_reference``.
+    """
+    totals = DriftTotals.empty(reference_of(manifest))
+    where = [
+        records.c.kind == "report",
+        records.c.model == manifest.model,
+        records.c.release == (manifest.release or 0),
+        records.c.received_at >= since,
+        records.c.received_at < until,
+    ]
+    if device is not None:
+        where.append(records.c.device == device)
+    newest = select(records.c.device, records.c.body).where(*where).order_by(records.c.received_at.desc())
+    with reading(engine) as connection:
+        for row in connection.execute(newest.limit(MAX_REPORTS + 1)):
+            if totals.reports + totals.left_out == MAX_REPORTS:
+                totals.left_out += 1
+                break
+            body = msgspec.convert(row.body, Report).body
+            if isinstance(body, DriftReport):
+                totals.add(row.device, body)
+    return compare_with_training(manifest, totals, since, until)

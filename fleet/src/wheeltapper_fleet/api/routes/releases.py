@@ -12,8 +12,8 @@ from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.registry import views
 from wheeltapper_fleet.registry.schemas import ReleaseView, VerifyView
-from wheeltapper_fleet.telemetry.drift import release_drift
 from wheeltapper_fleet.telemetry.schemas import DriftView
+from wheeltapper_fleet.telemetry.views import release_drift
 from wheeltapper_protocols.wire.ids import device_id, name
 
 __all__ = ["router"]

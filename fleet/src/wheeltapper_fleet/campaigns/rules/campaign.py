@@ -1,18 +1,22 @@
-"""The campaign machine: ``step(campaign, event) -> (campaign, effects)``. Pure: no clock, no database, no network.
+"""The state machine of a campaign: ``step(campaign, event) -> (campaign, effects)``. Pure.
 
 Invariants:
     * Only executions of the one wave that is RUNNING or SOAKING, or of waves before it, are ever assigned.
-    * A wave passes only with enough successes, after its soak time, with no abort rule broken. A wave that can no
-      longer get there is FAILED and the campaign pauses; resuming it is refused, since that would go past a failed
-      wave.
-    * Every execution comes to exactly one terminal state, which never changes: by report, refusal, deadline or
-      cancellation.
-    * Deadlines count in every state, so a paused or aborted campaign ends its executions too.
+    * A wave passes only with enough successes, after its soak time, while no abort rule is broken. A wave that can no
+      longer have enough is FAILED and the campaign pauses. It cannot be resumed: that would go past a failed wave.
+    * Every execution comes to exactly one terminal state, which never changes: by report, refusal, deadline,
+      cancellation or a newer campaign.
+    * Deadlines count in every state of the campaign, so a paused or aborted campaign ends its executions too.
 
-A device has one assignment at a time: a newer campaign's supersedes the unfinished execution of an older one (the
-engine does this when it assigns). A paused campaign therefore never blocks its successor.
+A device has one assignment at a time: a newer campaign's supersedes the unfinished execution of an older one
+(:mod:`wheeltapper_fleet.campaigns.assignments`). A paused campaign therefore never blocks its successor.
 
-What this module does not do: ROLLED_BACK is a state that nothing leads to yet (rolling a campaign back comes later).
+No event leads to the state ROLLED_BACK yet.
+
+Example::
+
+    campaign, effects = step(campaign, Start())
+    campaign, effects = step(campaign, Tick(now))  # effects: an Assign for each device of the first wave
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Final
 
 from wheeltapper_fleet.campaigns.rules.execution import PENDING, advance, refuse
 from wheeltapper_fleet.campaigns.rules.spec import AbortAction, CampaignSpec
-from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, tally
+from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, count_executions
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import ExecutionState
 
@@ -50,7 +54,7 @@ __all__ = [
 
 
 class CampaignState(StrEnum):
-    """Where a campaign stands. The last three are terminal."""
+    """The state of a campaign. The last three are terminal."""
 
     DRAFT = "DRAFT"
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
@@ -64,7 +68,8 @@ class CampaignState(StrEnum):
 
 @dataclass(frozen=True)
 class Campaign:
-    """One campaign with everything that :func:`step` looks at."""
+    """One campaign: its spec and state, its waves in order, and every execution. ``reason`` says why it is paused or
+    aborted."""
 
     id: str
     spec: CampaignSpec
@@ -76,43 +81,43 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Start:
-    """A person releases the draft."""
+    """A person starts the draft."""
 
 
 @dataclass(frozen=True)
 class Approve:
-    """A second person agrees."""
+    """A person approves a campaign that waits for approval."""
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Assign nothing more for now."""
+    """A person pauses the campaign: nothing more is assigned for now."""
 
     reason: str = "paused by a person"
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on."""
+    """A person resumes a paused campaign."""
 
 
 @dataclass(frozen=True)
 class Abort:
-    """End it: pending executions are cancelled, those under way are asked to stop."""
+    """A person ends the campaign: pending executions are cancelled, and devices are asked to end those under way."""
 
     reason: str = "aborted by a person"
 
 
 @dataclass(frozen=True)
 class Tick:
-    """Time passed; ``now`` in Unix seconds."""
+    """Time has passed; it is ``now`` (Unix seconds)."""
 
     now: float
 
 
 @dataclass(frozen=True)
 class Reported:
-    """A device said that its execution came to ``state``."""
+    """A device reports that its execution is in ``state``."""
 
     execution: str
     state: ExecutionState
@@ -121,7 +126,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Refused:
-    """A device did not accept its assignment."""
+    """A device refuses its assignment."""
 
     execution: str
     code: str
@@ -129,7 +134,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Superseded:
-    """A newer campaign took the device."""
+    """The newer campaign ``by`` assigns something else to the device."""
 
     execution: str
     by: str
@@ -164,11 +169,12 @@ class Log:
 
 
 Effect = Assign | Cancel | Log
-Outcome = tuple[Campaign, tuple[Effect, ...]]
-_S: Final = CampaignState
+"""What must be done in the transaction that stores the new campaign."""
+StepResult = tuple[Campaign, tuple[Effect, ...]]
+_S: Final = CampaignState  # short, so that the table below stays aligned
 
 
-def step(campaign: Campaign, event: Event) -> Outcome:
+def step(campaign: Campaign, event: Event) -> StepResult:
     """The campaign after ``event``, and what must be done about it.
 
     Raises:
@@ -198,27 +204,27 @@ def step(campaign: Campaign, event: Event) -> Outcome:
             return action(campaign, event)
 
 
-def _start(campaign: Campaign, _event: Event) -> Outcome:
+def _start(campaign: Campaign, _event: Event) -> StepResult:
     state = _S.AWAITING_APPROVAL if campaign.spec.needs_approval else _S.SCHEDULED
     return replace(campaign, state=state), (Log("started"),)
 
 
-def _approve(campaign: Campaign, _event: Event) -> Outcome:
+def _approve(campaign: Campaign, _event: Event) -> StepResult:
     return replace(campaign, state=_S.SCHEDULED), (Log("approved"),)
 
 
-def _pause(campaign: Campaign, event: Event) -> Outcome:
+def _pause(campaign: Campaign, event: Event) -> StepResult:
     assert isinstance(event, Pause)
     return replace(campaign, state=_S.PAUSED, reason=event.reason), (Log("paused", event.reason),)
 
 
-def _resume(campaign: Campaign, _event: Event) -> Outcome:
+def _resume(campaign: Campaign, _event: Event) -> StepResult:
     if any(wave.state is WaveState.FAILED for wave in campaign.waves):
         raise FleetError("campaign.wave_failed", "a wave has failed: abort the campaign and make a new one", 409)
     return replace(campaign, state=_S.RUNNING, reason=""), (Log("resumed"),)
 
 
-def _abort(campaign: Campaign, event: Event) -> Outcome:
+def _abort(campaign: Campaign, event: Event) -> StepResult:
     assert isinstance(event, Abort)
     effects: list[Effect] = [Log("aborted", event.reason)]
     executions = []
@@ -232,7 +238,7 @@ def _abort(campaign: Campaign, event: Event) -> Outcome:
     return ended, tuple(effects)
 
 
-_TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Event], Outcome]]] = {
+_TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Event], StepResult]]] = {
     (_S.DRAFT,             Start):   _start,
     (_S.DRAFT,             Abort):   _abort,
     (_S.AWAITING_APPROVAL, Approve): _approve,
@@ -246,16 +252,18 @@ _TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Event], Outco
 }  # fmt: skip
 
 
-def _change(campaign: Campaign, execution: str, to: Callable[[Execution], str], code: str, detail: str = "") -> Outcome:
+def _change(
+    campaign: Campaign, execution: str, next_state: Callable[[Execution], str], code: str, detail: str = ""
+) -> StepResult:
     executions = []
     for each in campaign.executions:
-        if each.id == execution and (state := to(each)) != each.state:
+        if each.id == execution and (state := next_state(each)) != each.state:
             each = replace(each, state=state, code=code, detail=detail or each.detail)
         executions.append(each)
     return replace(campaign, executions=tuple(executions)), ()
 
 
-def _tick(campaign: Campaign, now: float) -> Outcome:
+def _tick(campaign: Campaign, now: float) -> StepResult:
     campaign = _end_overdue(campaign, now)
     effects: list[Effect] = []
     if campaign.state is _S.SCHEDULED and campaign.spec.start_at <= now:
@@ -281,27 +289,27 @@ def _tick(campaign: Campaign, now: float) -> Outcome:
     return campaign, (*effects, *more)
 
 
-def _tick_wave(campaign: Campaign, index: int, now: float) -> Outcome:
+def _tick_wave(campaign: Campaign, index: int, now: float) -> StepResult:
     wave = campaign.waves[index]
-    count = tally(each for each in campaign.executions if each.wave == index)
+    counts = count_executions(each for each in campaign.executions if each.wave == index)
     label = f"wave {index + 1}"
     if wave.state is WaveState.PENDING:
         return _open_wave(campaign, index, now)
-    if count.passed(campaign.spec.success):
+    if counts.passed(campaign.spec.success):
         if wave.state is WaveState.RUNNING:
             wave = Wave(WaveState.SOAKING, now)
             campaign = _set_wave(campaign, index, wave)
         if now - wave.since < campaign.spec.soak_seconds:
             return campaign, (Log("soaking", label),) if wave.since == now else ()
         return _set_wave(campaign, index, Wave(WaveState.PASSED, now)), (Log("passed", label),)
-    if count.hopeless(campaign.spec.success):
-        reason = f"{label} ended below its success threshold: {count.successes} of {count.size} succeeded"
+    if counts.out_of_reach(campaign.spec.success):
+        reason = f"{label} ended below its success threshold: {counts.successes} of {counts.size} succeeded"
         campaign = _set_wave(campaign, index, Wave(WaveState.FAILED, now))
         return _pause(campaign, Pause(reason))
     return campaign, ()
 
 
-def _open_wave(campaign: Campaign, index: int, now: float) -> Outcome:
+def _open_wave(campaign: Campaign, index: int, now: float) -> StepResult:
     deadline = now + campaign.spec.execution_deadline_seconds
     effects: list[Effect] = [Log("wave", f"wave {index + 1} runs")]
     executions = []

@@ -1,7 +1,14 @@
-"""One device's attempt, as the fleet sees it: which reported state may follow which known one.
+"""One device's attempt at a campaign: which state follows the known one when the device reports.
 
-Invariants: a terminal state never changes; a state never goes backwards, so reports may come twice or out of order; an
-execution that was never assigned does not move by what a device says.
+Invariants:
+    * A terminal state never changes.
+    * A state never goes backwards, so reports may come twice and in any order.
+    * An execution that was never assigned (PENDING) does not move, whatever a device reports.
+
+Example::
+
+    advance("ASSIGNED", ExecutionState.COMMITTED)  # "COMMITTED"
+    advance("COMMITTED", ExecutionState.FAILED)  # "COMMITTED": it has ended
 """
 
 from __future__ import annotations
@@ -14,15 +21,16 @@ __all__ = ["PENDING", "SUCCESS", "advance", "is_terminal", "refuse"]
 
 PENDING: Final = "PENDING"
 SUCCESS: Final = ExecutionState.COMMITTED.value
+_TERMINAL_RANK: Final = 100
 _RANK: Final[dict[str, int]] = {
     PENDING: -1,
-    **{state.value: 100 if state.terminal else rank for rank, state in enumerate(ExecutionState)},
+    **{state.value: _TERMINAL_RANK if state.terminal else rank for rank, state in enumerate(ExecutionState)},
 }
 
 
 def is_terminal(state: str) -> bool:
-    """Whether nothing more comes after ``state``."""
-    return _RANK[state] == 100
+    """Whether an execution in ``state`` has ended."""
+    return _RANK[state] == _TERMINAL_RANK
 
 
 def advance(current: str, reported: ExecutionState) -> str:
@@ -33,7 +41,7 @@ def advance(current: str, reported: ExecutionState) -> str:
 
 
 def refuse(current: str) -> str:
-    """The state after a device refused the assignment: it ends an attempt that has not begun, nothing else.
+    """The state after a device refused the assignment: REJECTED, if the device had not begun yet.
 
     A refusal that comes later is about a repetition of the same assignment and changes nothing.
     """

@@ -1,7 +1,14 @@
-"""What a campaign shall do: the spec, read strictly and refused where it is created.
+"""The specification of a campaign: read strictly, and refused when the campaign is created.
 
-Invariants: a spec that :func:`read_spec` and :func:`plan_waves` accept has rules that can be reached and waves that
-cover the audience exactly once. What cannot be understood is refused, never guessed.
+Invariants:
+    * A spec that :func:`read_spec` and :func:`plan_waves` accept has abort rules that can be reached, and waves that
+      cover the audience exactly once.
+    * What cannot be understood is refused, never guessed: unknown fields are errors.
+
+Example::
+
+    spec = read_spec({"model": "bearing", "release": 4, "waves": [{"percent": 10}, {}], "soak_seconds": 3600.0})
+    plan_waves(spec, ["press-1", "press-2", "press-3"])  # (("press-1",), ("press-2", "press-3"))
 """
 
 from __future__ import annotations
@@ -30,27 +37,32 @@ __all__ = [
 ]
 
 ALL_PIPELINES: Final = "*"
-_BAD_ENDS: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
+_FAILURE_STATES: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
 Percent = Annotated[float, Meta(gt=0, le=100)]
 Positive = Annotated[int, Meta(ge=1)]
 
 
 class AbortAction(StrEnum):
-    """What a broken abort rule does."""
+    """What happens when an abort rule is broken: the campaign pauses, or it aborts and cancels what is pending."""
 
     PAUSE = "PAUSE"
     CANCEL_PENDING = "CANCEL_PENDING"
 
 
 class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Devices named, and carrying all ``tags``; both empty means all. Taken once, when the campaign is created."""
+    """Which devices a campaign is for: those in ``devices`` (empty: any) that carry all of ``tags``.
+
+    It is evaluated once, when the campaign is created.
+    """
 
     devices: list[Name] = []
     tags: dict[str, str] = {}
 
 
 class WaveSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A share of the audience: ``percent`` of all of it, a ``count``, or ``devices`` by name. None: all the rest."""
+    """A share of the audience: ``percent`` of the whole, a ``count``, or ``devices`` by name. None of
+    them: the rest.
+    """
 
     percent: Percent | None = None
     count: Positive | None = None
@@ -58,22 +70,23 @@ class WaveSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Success(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many of a wave must be COMMITTED for it to pass: ``percent`` of the wave, or a ``count`` in each wave."""
+    """How many executions of a wave must be COMMITTED for it to pass: ``percent`` of the wave, or a ``count``."""
 
     percent: Percent | None = None
     count: Positive | None = None
 
     def needed(self, size: int) -> int:
-        """Successes needed in a wave of ``size`` devices. Unset means all of them."""
+        """Successes needed in a wave of ``size`` devices; all of them if neither percent nor count is given."""
         if self.count is not None:
             return self.count
         return max(1, math.ceil(size * (100.0 if self.percent is None else self.percent) / 100 - 1e-9))
 
 
 class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Broken when, of at least ``minimum_executed`` ended executions, ``percent`` or ``count`` ended in ``states``.
+    """A limit on failures. Broken when at least ``percent`` or ``count`` of the executions ended in ``states``.
 
-    ``percent`` is of what was executed (assigned and ended), never of the whole wave.
+    It is looked at from ``minimum_executed`` executions on. ``percent`` is of what was executed (assigned and ended),
+    never of the whole wave. ``scope`` says whether the executions of the whole campaign count, or of the wave alone.
     """
 
     states: Annotated[tuple[str, ...], Meta(min_length=1)] = ("FAILED", "REJECTED", "ROLLED_BACK")
@@ -89,7 +102,10 @@ class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Audience × release × waves × gates. ``pipelines`` ``["*"]`` means every pipeline that a device said it has."""
+    """Which release goes to which devices, in which waves, and under which conditions it goes on.
+
+    ``pipelines`` ``["*"]`` means every pipeline that the device's last status message names.
+    """
 
     model: Name
     release: Release
@@ -106,7 +122,7 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
-    """Read a spec.
+    """Read and check a spec.
 
     Raises:
         FleetError: ``campaign.spec_invalid`` (a field), ``campaign.rule_invalid`` (an abort rule, a success condition).
@@ -118,20 +134,20 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
             if pipeline != ALL_PIPELINES:
                 msgspec.convert(pipeline, Name)
     except msgspec.ValidationError as error:
-        rule = "$.abort" in str(error) or "$.success" in str(error)
+        in_a_rule = "$.abort" in str(error) or "$.success" in str(error)
         raise FleetError(
-            f"campaign.{'rule' if rule else 'spec'}_invalid", f"the campaign is refused: {error}", 422
+            f"campaign.{'rule' if in_a_rule else 'spec'}_invalid", f"the campaign is refused: {error}", 422
         ) from error
     if ALL_PIPELINES in spec.pipelines and len(spec.pipelines) > 1:
         raise FleetError("campaign.spec_invalid", "pipelines: use '*' alone or name them", 422)
     if spec.success.percent is not None and spec.success.count is not None:
-        raise _rule("success: give percent or count, not both")
-    for rule_ in spec.abort:
-        if rule_.percent is None and rule_.count is None:
-            raise _rule("abort rule: give percent, count or both, else it can never be broken")
-        strange = sorted(set(rule_.states) - _BAD_ENDS)
-        if strange:
-            raise _rule(f"abort rule: {strange} are not ways to fail; use some of {sorted(_BAD_ENDS)}")
+        raise _rule_invalid("success: give percent or count, not both")
+    for rule in spec.abort:
+        if rule.percent is None and rule.count is None:
+            raise _rule_invalid("abort rule: give percent, count or both, else it can never be broken")
+        unknown = sorted(set(rule.states) - _FAILURE_STATES)
+        if unknown:
+            raise _rule_invalid(f"abort rule: {unknown} are not ways to fail; use some of {sorted(_FAILURE_STATES)}")
     return spec
 
 
@@ -156,7 +172,7 @@ def plan_waves(spec: CampaignSpec, audience: Sequence[str]) -> tuple[tuple[str, 
         left = [device for device in left if device not in set(taken)]
         waves.append(taken)
     if left:
-        raise _waves(
+        raise _waves_invalid(
             f"{len(left)} devices are in no wave; end with a wave without percent, count or devices to take the rest"
         )
     _check_reachable(spec, [len(wave) for wave in waves])
@@ -165,18 +181,20 @@ def plan_waves(spec: CampaignSpec, audience: Sequence[str]) -> tuple[tuple[str, 
 
 def _take(wave: WaveSpec, left: list[str], named: set[str], size: int | None, index: int) -> tuple[str, ...]:
     if sum(each is not None for each in (wave.percent, wave.count, wave.devices)) > 1:
-        raise _waves(f"wave {index + 1}: give percent, count or devices, not more than one")
+        raise _waves_invalid(f"wave {index + 1}: give percent, count or devices, not more than one")
     if wave.devices is not None:
-        strange = [device for device in wave.devices if device not in left]
-        if strange:
-            raise _waves(f"wave {index + 1}: {strange[:5]} are not in the audience, or already in a wave before it")
+        unknown = [device for device in wave.devices if device not in left]
+        if unknown:
+            raise _waves_invalid(
+                f"wave {index + 1}: {unknown[:5]} are not in the audience, or already in a wave before it"
+            )
         return tuple(dict.fromkeys(wave.devices))
     free = [device for device in left if device not in named]
     if size is not None and size > len(free):
-        raise _waves(f"wave {index + 1} wants {size} devices, but only {len(free)} are left")
+        raise _waves_invalid(f"wave {index + 1} wants {size} devices, but only {len(free)} are left")
     taken = tuple(free if size is None else free[:size])
     if not taken:
-        raise _waves(f"wave {index + 1} would be empty")
+        raise _waves_invalid(f"wave {index + 1} would be empty")
     return taken
 
 
@@ -189,11 +207,11 @@ def _check_reachable(spec: CampaignSpec, sizes: list[int]) -> None:
             raise _unreachable(f"abort rule: it needs more executions than the {most} that its {rule.scope} has")
 
 
-def _rule(message: str) -> FleetError:
+def _rule_invalid(message: str) -> FleetError:
     return FleetError("campaign.rule_invalid", message, 422)
 
 
-def _waves(message: str) -> FleetError:
+def _waves_invalid(message: str) -> FleetError:
     return FleetError("campaign.waves_invalid", message, 422)
 
 

@@ -1,4 +1,7 @@
-"""Counting within a wave: who ended how, whether it has passed, whether a rule is broken. Pure; fails closed."""
+"""Counts within a wave: how many executions ended how, whether the wave has passed, whether an abort rule is broken.
+
+Invariant: in doubt a wave has not passed. An empty wave never passes, and only COMMITTED executions count as successes.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from enum import StrEnum
 from wheeltapper_fleet.campaigns.rules.execution import PENDING, SUCCESS, is_terminal
 from wheeltapper_fleet.campaigns.rules.spec import AbortRule, Success
 
-__all__ = ["Execution", "Tally", "Wave", "WaveState", "broken_rule", "tally"]
+__all__ = ["Execution", "Wave", "WaveCounts", "WaveState", "broken_rule", "count_executions"]
 
 
 class WaveState(StrEnum):
-    """Where a wave stands."""
+    """The state of a wave. RUNNING: its devices are assigned. SOAKING: enough succeeded, the soak time is not over."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -24,7 +27,7 @@ class WaveState(StrEnum):
 
 @dataclass(frozen=True)
 class Wave:
-    """One wave's progress. ``since`` is the Unix time at which it came to its state."""
+    """One wave's progress. ``since`` is when it came to its state (Unix seconds)."""
 
     state: WaveState = WaveState.PENDING
     since: float = 0.0
@@ -32,7 +35,7 @@ class Wave:
 
 @dataclass(frozen=True)
 class Execution:
-    """One device's attempt, as the fleet knows it."""
+    """One device's attempt within a campaign, as the fleet knows it. ``wave`` counts from 0; times are Unix seconds."""
 
     id: str
     device: str
@@ -55,26 +58,26 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Counts of a wave."""
+class WaveCounts:
+    """How many executions a wave has, how many are COMMITTED, and how many have not ended."""
 
     size: int
     successes: int
     unfinished: int
 
     def passed(self, success: Success) -> bool:
-        """Whether enough have succeeded."""
+        """Whether enough executions have succeeded."""
         return self.size > 0 and self.successes >= success.needed(self.size)
 
-    def hopeless(self, success: Success) -> bool:
-        """Whether enough can no longer succeed."""
+    def out_of_reach(self, success: Success) -> bool:
+        """Whether ``success`` can no longer be reached, even if every unfinished execution succeeds."""
         return self.successes + self.unfinished < success.needed(self.size)
 
 
-def tally(executions: Iterable[Execution]) -> Tally:
+def count_executions(executions: Iterable[Execution]) -> WaveCounts:
     """Count the executions of one wave."""
     each = list(executions)
-    return Tally(
+    return WaveCounts(
         size=len(each),
         successes=sum(execution.state == SUCCESS for execution in each),
         unfinished=sum(not execution.terminal for execution in each),
@@ -82,14 +85,14 @@ def tally(executions: Iterable[Execution]) -> Tally:
 
 
 def broken_rule(rules: Sequence[AbortRule], executions: Sequence[Execution], wave: int) -> AbortRule | None:
-    """The first rule that the ended executions break, None if all hold."""
+    """The first of ``rules`` that the ended executions break while ``wave`` runs; None if all hold."""
     for rule in rules:
-        of = [each for each in executions if each.executed and (rule.scope == "campaign" or each.wave == wave)]
-        bad = sum(each.state in rule.states for each in of)
-        if len(of) < rule.minimum_executed or bad == 0:
+        counted = [each for each in executions if each.executed and (rule.scope == "campaign" or each.wave == wave)]
+        bad = sum(each.state in rule.states for each in counted)
+        if len(counted) < rule.minimum_executed or bad == 0:
             continue
         if rule.count is not None and bad >= rule.count:
             return rule
-        if rule.percent is not None and bad * 100.0 >= rule.percent * len(of):
+        if rule.percent is not None and bad * 100.0 >= rule.percent * len(counted):
             return rule
     return None
