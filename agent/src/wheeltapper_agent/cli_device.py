@@ -83,7 +83,8 @@ def doctor(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = Fals
 
     Exit code 0 when nothing is wrong (warnings are allowed), 3 when a check failed.
     """
-    from wheeltapper_agent.host.doctor import FAIL, examine
+    from wheeltapper_agent.host.doctor import examine
+    from wheeltapper_agent.host.finding import FAIL
 
     findings = examine(config)
     failed = any(finding.verdict == FAIL for finding in findings)

@@ -28,19 +28,11 @@ from wheeltapper_agent.cli import app
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile, load_profile
 from wheeltapper_agent.host.connection_checks import check_broker, check_certificate, check_https
-from wheeltapper_agent.host.doctor import (
-    FAIL,
-    OK,
-    WARN,
-    _connections,
-    check_clock,
-    check_disk,
-    check_profile,
-    check_runtimes,
-    examine,
-    kernel_synchronised,
-)
+from wheeltapper_agent.host.doctor import check_connections, examine
+from wheeltapper_agent.host.finding import FAIL, OK, WARN, Finding
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, LocalServer
+from wheeltapper_agent.host.machine_checks import check_clock, check_disk, check_profile, kernel_synchronised
+from wheeltapper_agent.host.runtime_checks import check_runtimes
 from wheeltapper_agent.link.identity import Identity, enroll, load_identity, parse_token
 from wheeltapper_agent.update.floors import FLOORS_FILE, Floors, FloorStore
 
@@ -210,7 +202,7 @@ def test_providers_fall_back_in_the_open() -> None:
         Profile(name="a", runtimes=("onnxruntime",), providers=("TensorrtExecutionProvider", "CPUExecutionProvider"))
     )
     assert onnx.verdict == WARN
-    assert onnx.found == "uses CPUExecutionProvider of onnxruntime; TensorrtExecutionProvider is not there"
+    assert onnx.found == "uses CPUExecutionProvider of onnxruntime; TensorrtExecutionProvider is not installed"
     (none,) = check_runtimes(Profile(name="a", runtimes=("onnxruntime",), providers=("CUDAExecutionProvider",)))
     assert none.verdict == WARN
     assert "uses CPUExecutionProvider" in none.found
@@ -334,8 +326,12 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 # --- certificate ------------------------------------------------------------------------------------------------------
 
 
+def _parts(finding: Finding) -> tuple[str, str, str]:
+    return finding.verdict, finding.found, finding.advice
+
+
 def _checked(world: World, now: float | None = None) -> tuple[str, str, str]:
-    return check_certificate(load_identity(world.state), world.state, time.time() if now is None else now)
+    return _parts(check_certificate(load_identity(world.state), world.state, time.time() if now is None else now))
 
 
 def test_a_good_certificate_and_one_that_ends_soon(world: World) -> None:
@@ -414,7 +410,7 @@ def test_what_another_user_may_not_read_is_said_to_be_closed_not_missing(world: 
             load_identity(world.state)
         (config,) = examine(world.config)
         (disk,) = check_disk(world.state, 1.0)
-        found = {finding.check: finding for finding in _connections(world.state, world.identity)}
+        found = {finding.check: finding for finding in check_connections(world.state, world.identity)}
     assert caught.value.code == "enrol.denied"
     for finding in (config, disk, *found.values()):
         assert finding.verdict == FAIL
@@ -442,14 +438,14 @@ def _elsewhere(world: World, **changes: Any) -> Identity:
 
 
 def test_the_fleet_answers(world: World) -> None:
-    assert check_https(world.identity)[0] == OK
-    assert check_broker(world.identity)[0] == OK
+    assert check_https(world.identity).verdict == OK
+    assert check_broker(world.identity).verdict == OK
 
 
 def test_a_name_that_nobody_knows(world: World) -> None:
     identity = _elsewhere(world, https_url="https://fleet.invalid:8443", mqtt_host="broker.invalid")
     for check in (check_https, check_broker):
-        verdict, found, advice = check(identity)
+        verdict, found, advice = _parts(check(identity))
         assert verdict == FAIL
         assert "cannot be resolved" in found
         assert "DNS" in advice
@@ -458,22 +454,22 @@ def test_a_name_that_nobody_knows(world: World) -> None:
 def test_a_port_where_nobody_listens(world: World) -> None:
     identity = _elsewhere(world, https_url=f"https://127.0.0.1:{free_port()}", mqtt_port=free_port())
     for check in (check_https, check_broker):
-        verdict, _, advice = check(identity)
+        verdict, _, advice = _parts(check(identity))
         assert verdict == FAIL
         assert "firewall" in advice
 
 
 def test_a_fleet_that_refuses_the_device(world: World) -> None:
     world.server.planted["/v1/tuf/timestamp.json"] = (403, b'{"code":"device.revoked","message":"revoked"}')
-    verdict, _, advice = check_https(world.identity)
+    verdict, _, advice = _parts(check_https(world.identity))
     assert verdict == FAIL
     assert "revoked" in advice
 
 
 def test_a_fleet_of_another_ca(world: World, tmp_path: Path) -> None:
     world.identity.ca.write_bytes(Authority(tmp_path / "other").pem)
-    assert check_https(world.identity)[0] == FAIL
-    assert check_broker(world.identity)[0] == FAIL
+    assert check_https(world.identity).verdict == FAIL
+    assert check_broker(world.identity).verdict == FAIL
 
 
 def test_a_broker_that_does_not_take_the_certificate(world: World, tmp_path: Path) -> None:
@@ -481,7 +477,7 @@ def test_a_broker_that_does_not_take_the_certificate(world: World, tmp_path: Pat
     world.identity.certificate.write_bytes(_certificate(Authority(tmp_path / "other"), key))
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     world.identity.key.write_bytes(pem)
-    verdict, found, advice = check_broker(world.identity)
+    verdict, found, advice = _parts(check_broker(world.identity))
     assert verdict == FAIL, found
     assert "revoked" in advice
     assert ssl.HAS_TLSv1_3
