@@ -19,7 +19,7 @@ from tests.agent.inside import Device
 from tests.agent.servers import Authority, DeviceServer, until
 from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.ground.rate import LeastRate
+from wheeltapper_agent.ground.rate import MinimumRate
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 from wheeltapper_agent.link.mqtt import tls_context
 from wheeltapper_agent.update import blobs
@@ -136,12 +136,12 @@ def test_a_blob_that_comes_too_slowly_is_left_and_what_came_is_kept(
 
 
 def test_the_least_rate_is_looked_at_once_in_a_window() -> None:
-    rate = LeastRate(100.0, 60.0)
+    rate = MinimumRate(100.0, 60.0)
     assert rate.enough(0, 59.0)  # a line that is dead for a while
     assert rate.enough(6_100, 2.0)
     assert all(rate.enough(1, 0.5) for _ in range(119))
     assert not rate.enough(1, 0.5)
-    assert LeastRate(0.0, 60.0).enough(0, 1000.0)
+    assert MinimumRate(0.0, 60.0).enough(0, 1000.0)
 
 
 def test_metadata_have_a_time(tmp_path: Path, server: DeviceServer, dribbler: Any) -> None:

@@ -1,0 +1,6 @@
+"""What every room of the agent stands on: errors, clocks, files, configuration files, rates, memory.
+
+Nothing passes through this room: others call it, and it imports no other room of the agent.
+
+Pure files: ``backoff``, ``errors``, ``rate``. ``liveness`` only reads the clock that it is given.
+"""

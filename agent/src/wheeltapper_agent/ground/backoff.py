@@ -1,4 +1,4 @@
-"""How long to wait before the next try. Pure: the random number is handed in."""
+"""How long to wait before the next attempt. Pure: the random number is handed in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def retry_delay_seconds(failures: int, uniform: float, first_seconds: float, cap
     """Exponential backoff with jitter, so that many devices do not come back at the same moment.
 
     Args:
-        failures: tries that failed in a row, from 1.
+        failures: attempts that failed in a row, from 1.
         uniform: a random number from 0 to 1.
         first_seconds: mean delay after the first failure; each further failure doubles it.
         cap_seconds: largest mean delay.

@@ -1,9 +1,10 @@
-"""Whether the threads of the agent still do their work: the condition under which the watchdog is fed.
+"""Whether the agent's threads still do their work: only then the service manager's watchdog is fed.
 
-A thread that waits for a window or an assignment is well, however long it waits. A thread that ended by itself is not,
-and neither is one that has been busy with a single piece of work for longer than the limit.
+A thread that waits for a window or an assignment is well, however long it waits. A thread is in trouble if it ended
+without being asked to, or if one piece of its work takes longer than the limit.
 
-Not done here: telling anybody (:mod:`adapters.notify`), ending what hangs (the service manager does).
+Not done here: feeding the watchdog (:mod:`wheeltapper_agent.host.notify`), ending a thread that hangs (the service
+manager restarts the process).
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ __all__ = ["Liveness", "Pulse"]
 
 
 class Pulse:
-    """How long one thread has been busy with what it does now: ``with pulse:`` around one piece of work that must end
-    soon. Written by that thread, read by any."""
+    """How long one thread has been busy with its present piece of work. The thread writes it, any thread reads it.
+
+    Example::
+
+        with pulse:  # around a piece of work that must end soon
+            score(window)
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -31,20 +37,30 @@ class Pulse:
 
     @property
     def busy_seconds(self) -> float:
-        """0 while the thread waits."""
+        """Seconds since the present piece of work began; 0 while the thread waits."""
         since = self._since
         return 0.0 if since is None else self._clock.monotonic() - since
 
 
 class Liveness:
-    """The checks of all threads; each answers with what is wrong, or with an empty text."""
+    """Collects one check for each thread, and runs them all.
+
+    Args:
+        limit_seconds: a piece of work that takes longer counts as hanging.
+    """
 
     def __init__(self, limit_seconds: float) -> None:
         self.limit_seconds = limit_seconds
         self._checks: dict[str, Callable[[], str]] = {}
 
     def watch(self, name: str, alive: Callable[[], bool], pulse: Pulse | None = None) -> None:
-        """Watch the thread ``name``: ``alive`` says whether it runs or ended as it should."""
+        """Watch one more thread.
+
+        Args:
+            name: how the thread is called in :meth:`troubles`.
+            alive: whether the thread runs, or ended because it was told to.
+            pulse: of the thread, if its pieces of work must end within the limit.
+        """
 
         def check() -> str:
             if not alive():
@@ -56,5 +72,5 @@ class Liveness:
         self._checks[name] = check
 
     def troubles(self) -> list[str]:
-        """What is wrong; empty while everything is alive."""
+        """One text for each thread that is in trouble; empty if all are well."""
         return [found for check in self._checks.values() if (found := check())]

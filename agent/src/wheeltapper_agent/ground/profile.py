@@ -1,4 +1,4 @@
-"""What a board offers: its profile, from ``firmware_configs/profiles/<name>.toml``."""
+"""The profile of a board: what it offers and what the agent may use, from ``firmware_configs/profiles/<name>.toml``."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ __all__ = ["Profile", "firmware_configs", "load_profile", "profile_names"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a board offers; the keys of ``firmware_configs/profile.schema.json``."""
+    """What a board offers and what the agent may use; the keys of ``firmware_configs/profile.schema.json``."""
 
     name: str
     description: str = ""
     arch: tuple[str, ...] = ()
-    """Machine names of the system (``uname -m``) that the profile is for; empty: any."""
+    """Names of the processors that the profile is for, as ``uname -m`` prints them; empty: any."""
     runtimes: tuple[str, ...] = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
-    """In order of preference."""
+    """Runtimes in order of preference."""
     providers: tuple[str, ...] = ("CPUExecutionProvider", "XNNPACK")
-    """In order of preference, of all runtimes together; each takes those that it knows: an execution provider of ONNX
-    Runtime, ``XNNPACK``, or ``delegate:<path>`` of a TFLite delegate."""
+    """What computes the models, in order of preference, for all runtimes together: an execution provider of ONNX
+    Runtime, ``XNNPACK``, or ``delegate:<path>`` for a TFLite delegate. Each runtime ignores those of the others."""
     threads: int = 1
     memory_cap_mb: int = 512
     cpu_quota_percent: int = 100
-    """100 is one core."""
+    """Share of the processor; 100 is one core."""
     spool_max_records: int = 1_000_000
     spool_max_mb: int = 512
     spool_max_days: float = 30.0
     spool_commit_seconds: float = 1.0
-    """How long telemetry waits in memory for the next commit, which spares flash; alerts and reports never wait."""
+    """How long telemetry waits in memory for the next commit, which wears flash less. Alerts and reports never wait."""
     batch_records: int = 200
     capture_max_mb: int = 64
     buses: tuple[str, ...] = ()
     """Device nodes that the service may open for its sensors, and CAN interfaces (``can0``)."""
     accelerator_devices: tuple[str, ...] = ()
-    """Device nodes of GPU or NPU that the providers open."""
+    """Device nodes of a GPU or NPU that the providers open."""
     watchdog_device: str = ""
-    """The hardware watchdog that systemd may feed; empty: there is none."""
+    """Device node of the hardware watchdog that systemd may feed; empty: the board has none."""
 
 
 def firmware_configs() -> Path:
-    """The folder of schema and profiles: inside the package when installed, else at the root of the repository.
+    """The folder with the profiles and their schema: in the installed package, or at the root of the repository.
 
     Raises:
-        AgentError: ``config.profile``.
+        AgentError: ``config.profile``: there is no such folder.
     """
     here = Path(__file__).resolve()
     for folder in (here.parents[1] / "firmware_configs", here.parents[4] / "firmware_configs"):
@@ -60,16 +60,17 @@ def profile_names() -> list[str]:
     """The names of all profiles, sorted.
 
     Raises:
-        AgentError: ``config.profile``.
+        AgentError: ``config.profile``: the folder of profiles is missing.
     """
     return sorted(entry.stem for entry in (firmware_configs() / "profiles").glob("*.toml"))
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of a board.
+    """Read the profile called ``name``.
 
     Raises:
-        AgentError: ``config.profile`` (there is none of that name), ``config.unknown_key``, ``config.invalid``.
+        AgentError: ``config.profile`` (there is no profile of that name), ``config.unknown_key``, ``config.invalid``,
+            ``config.missing_key``.
     """
     folder = firmware_configs() / "profiles"
     path = folder / f"{name}.toml"

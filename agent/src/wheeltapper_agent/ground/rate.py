@@ -1,21 +1,21 @@
-"""A token bucket: how much may go out now. A least rate: whether enough comes in.
+"""Rates: a token bucket says how much may be sent now, a minimum rate says whether enough is received. Pure.
 
-Invariant: over any span of time no more than ``burst`` plus ``rate`` times its seconds is granted. A clock that stands
-still or runs backwards grants nothing.
+Invariant of the bucket: in any span of time it grants at most ``burst`` plus ``rate`` times the span's seconds. A clock
+that stands still or runs backwards grants nothing.
 """
 
 from __future__ import annotations
 
-__all__ = ["LeastRate", "TokenBucket"]
+__all__ = ["MinimumRate", "TokenBucket"]
 
 
 class TokenBucket:
-    """Fills at ``rate`` units a second up to ``burst``; begins full.
+    """A token bucket, with units instead of tokens (e.g. records or bytes). It is full at the beginning.
 
     Args:
-        rate: units a second; 0 or less: without a bound.
-        burst: units that may go out at once.
-        now: seconds of a clock that never jumps.
+        rate: units that come in a second; 0 or less: without a bound.
+        burst: units that the bucket holds at most, and so may be sent at once.
+        now: present time in seconds, of a clock that never jumps.
     """
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
@@ -25,7 +25,7 @@ class TokenBucket:
         self._at = now
 
     def available(self, now: float) -> float:
-        """Units that may go out at ``now``."""
+        """How many units may be sent at the time ``now``."""
         if self._rate <= 0:
             return float("inf")
         if now > self._at:
@@ -34,22 +34,22 @@ class TokenBucket:
         return self._tokens
 
     def take(self, units: float) -> None:
-        """Count ``units`` as gone; may be asked after :meth:`available` only."""
+        """Take ``units`` that are sent out of the bucket. Call :meth:`available` before, which fills it."""
         if self._rate > 0:
             self._tokens -= units
 
     def wait_seconds(self, units: float, now: float) -> float:
-        """How long until ``units`` (at most the burst) may go out."""
+        """How many seconds from ``now`` until ``units`` may be sent; more than the burst counts as the burst."""
         lacking = min(units, self._burst) - self.available(now)
         return lacking / self._rate if lacking > 0 else 0.0
 
 
-class LeastRate:
-    """Looks once in ``window_seconds`` of waiting whether so much came meanwhile.
+class MinimumRate:
+    """Finds a sender that is too slow: checks its mean rate once in ``window_seconds`` of waiting for it.
 
     Args:
-        rate: units a second; 0: anything is enough.
-        window_seconds: long enough for a line that is bad for a while.
+        rate: units a second that are the minimum; 0: any rate is enough.
+        window_seconds: long enough to allow for a line that is bad for a while.
     """
 
     def __init__(self, rate: float, window_seconds: float) -> None:
@@ -58,11 +58,19 @@ class LeastRate:
         self._units = self._seconds = 0.0
 
     def enough(self, units: float, seconds: float) -> bool:
-        """Count ``units`` that took ``seconds`` to come; False if a window ended with too few of them."""
+        """Count received units.
+
+        Args:
+            units: what was received.
+            seconds: how long it took.
+
+        Returns:
+            False if a window ended now in which the mean rate was below the minimum.
+        """
         self._units += units
         self._seconds += seconds
         if self._seconds < self._window_seconds:
             return True
-        came, wanted = self._units, self._rate * self._seconds
+        received, minimum = self._units, self._rate * self._seconds
         self._units = self._seconds = 0.0
-        return came >= wanted
+        return received >= minimum

@@ -1,9 +1,9 @@
-"""One agent a state folder: two would give the same numbers to different records, and each would lose the other's.
+"""Lets only one agent run on a state folder: two would give the same numbers to different records.
 
-A lock (``flock(2)``) on a file of the folder, held until the process ends, however it ends: the kernel gives it back.
-A child that is started does not inherit it.
+The agent holds a lock (``flock(2)``) on a file in the folder until its process ends. The kernel releases the lock
+however the process ends. Child processes do not inherit it.
 
-Not done here: keeping others (``status``, ``doctor``) from reading.
+Not done here: keeping others from reading; ``status``, ``doctor`` and ``export`` take no lock.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ __all__ = ["LOCK_FILE", "StateLock"]
 
 _LOG = logging.getLogger(__name__)
 LOCK_FILE: Final = "lock"
+"""In the state folder."""
 
 
 class StateLock:
-    """Holds ``folder`` from the moment it is made. Where the disk has no room for the file, or no locks, it only warns:
-    an agent must start there too.
+    """Locks a state folder, from the moment it is made until :meth:`close` or the end of the process.
+
+    Where the file cannot be created or locked (a full disk, a file system without locks), it only logs a warning: an
+    agent must start there, too.
+
+    Args:
+        folder: the state folder.
 
     Raises:
-        AgentError: ``local.in_use``.
+        AgentError: ``local.in_use``: another agent holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +50,7 @@ class StateLock:
             _LOG.warning("agent: %s cannot be locked, a second agent would not be noticed: %s", path, error)
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -1,4 +1,9 @@
-"""TOML into frozen dataclasses: an unknown key is an error, and so is a value of another type."""
+"""Reads TOML files into frozen dataclasses. An unknown key is an error, and so is a value of another type.
+
+Example::
+
+    device = build(DeviceConfig, read_toml(path)["device"], "device", path.parent)
+"""
 
 from __future__ import annotations
 
@@ -17,11 +22,21 @@ _T = TypeVar("_T")
 
 
 _MAX_NUMBER: Final = 1e300
-"""Beyond it a number of a configuration is a slip; so are ``inf`` and ``nan``."""
+"""A larger number in a configuration is a mistake; so are ``inf`` and ``nan``."""
 
 
 def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
-    """``value`` as ``hint``, or an error that names ``where``."""
+    """A value of the TOML file as the type ``hint``.
+
+    Args:
+        hint: type of the dataclass's field.
+        value: as ``tomllib`` read it.
+        where: name of the key, for the error message.
+        base: folder that relative paths are relative to.
+
+    Raises:
+        AgentError: ``config.invalid``, and those of :func:`build` for a table.
+    """
     options = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         if value in options:
@@ -45,7 +60,19 @@ def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
 
 
 def build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> _T:
-    """An instance of the dataclass ``kind`` from a TOML table."""
+    """An instance of the dataclass ``kind`` from a TOML table.
+
+    Args:
+        kind: the dataclass. Its fields may be strings, numbers, booleans, paths, literals, tuples, dataclasses, and
+            any of them or None.
+        table: as ``tomllib`` read it.
+        where: name of the table, for error messages.
+        base: folder that relative paths are relative to.
+        ready: fields that the caller has built itself.
+
+    Raises:
+        AgentError: ``config.unknown_key``, ``config.missing_key``, ``config.invalid``.
+    """
     if not isinstance(table, dict):
         raise AgentError("config.invalid", f"{where} must be a table")
     hints = typing.get_type_hints(kind)
@@ -66,6 +93,11 @@ def build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> _
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        AgentError: ``config.unreadable``, ``config.malformed``.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

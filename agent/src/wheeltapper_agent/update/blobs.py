@@ -23,7 +23,7 @@ from typing import Final
 from wheeltapper_agent.ground.clock import InterruptibleSleep
 from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_file, fsync_folder
-from wheeltapper_agent.ground.rate import LeastRate, TokenBucket
+from wheeltapper_agent.ground.rate import MinimumRate, TokenBucket
 from wheeltapper_agent.link.https import CHUNK_BYTES, HttpsClient, HttpsError
 
 __all__ = ["BlobStore", "FindLocalFile"]
@@ -171,7 +171,7 @@ class BlobStore:
         Raises:
             AgentError: ``fetch.slow``.
         """
-        rate = LeastRate(self._least_bytes_per_second, SLOW_WINDOW_SECONDS)
+        rate = MinimumRate(self._least_bytes_per_second, SLOW_WINDOW_SECONDS)
         while True:
             began_seconds = time.monotonic()
             piece = next(pieces, b"")
