@@ -90,7 +90,9 @@ def test_without_fast_windows_there_is_one_speed() -> None:
     assert not any(verdict.alert for verdict in play([0.1, 50.0, 50.0, 0.1, 0.1], one_speed))
 
 
-@pytest.mark.parametrize(("fast_windows", "fast_level", "text"), [(1, 2.0, "one spike"), (2, 0.9, "ask for more")])
+@pytest.mark.parametrize(
+    ("fast_windows", "fast_level", "text"), [(1, 2.0, "single spike"), (2, 0.9, "must not be below raise_level")]
+)
 def test_a_fast_speed_that_is_none_is_refused(fast_windows: int, fast_level: float, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         DecisionSpec(fast_windows=fast_windows, fast_level=fast_level)

@@ -1,11 +1,11 @@
-"""Fault frequencies of a rolling bearing from its geometry, and which of them stands out of a window.
+"""Fault frequencies of a rolling bearing from its geometry, and the fault that a window shows.
 
-Formulas for a stationary outer and a turning inner race, without slip (Randall and Antoni, "Rolling element bearing
-diagnostics - a tutorial", MSSP 25 (2011) 485-520, eqs. 1-4). An element's defect strikes a race twice a turn, so the
-line that is looked for is twice the spin frequency.
+The formulas are for a fixed outer race and a turning inner race, without slip (Randall and Antoni, "Rolling element
+bearing diagnostics - a tutorial", MSSP 25 (2011) 485-520, eqs. 1-4). A defect of a rolling element strikes a race twice
+a turn, so its line is at twice the spin frequency.
 
-What this module does not do: find out how fast the shaft turns. ``shaft_hz`` is nominal; a speed that differs by more
-than ``tolerance`` hides the lines.
+What this module does not do: measure the speed of the shaft. ``shaft_hz`` is nominal; the lines are not found where the
+speed differs from it by more than ``tolerance``.
 """
 
 from __future__ import annotations
@@ -24,70 +24,77 @@ from wheeltapper_protocols.wire.messages import Reason
 __all__ = ["FAULTS", "Bearing", "BearingFaultDetector", "BearingSpec", "bearing_feature_specs", "describe_fault"]
 
 _BIN_NOISE: Final = math.sqrt(1 + 1 / 2 + 1 / 3 + 1 / 4)
-"""What noise has where the tolerance is a bin to each side: the greatest of four lines (:mod:`bearing_lines`)."""
+"""Mean strength of noise where the tolerance is one bin: of the greatest of four lines (``signal.bearing_lines``)."""
 FAULTS: Final = ("BPFO", "BPFI", "BSF", "FTF")
+"""Ball pass frequency of the outer and inner race, ball spin frequency, fundamental train (cage) frequency."""
 _PLACES: Final = {"BPFO": "outer race", "BPFI": "inner race", "BSF": "rolling element", "FTF": "cage"}
 
 
 class Bearing(Struct, frozen=True, kw_only=True):
-    """Geometry; the defaults are an SKF 6205's."""
+    """Geometry of a rolling bearing. The defaults are those of an SKF 6205."""
 
     elements: Annotated[int, Meta(ge=3, le=200)] = 9
+    """Number of rolling elements."""
     ball_mm: Annotated[float, Meta(gt=0, le=1e4)] = 7.94
-    """Diameter of an element."""
+    """Diameter of a rolling element, in mm."""
     pitch_mm: Annotated[float, Meta(gt=0, le=1e5)] = 39.04
-    """Diameter of the circle of their centres."""
+    """Diameter of the pitch circle, on which their centres are, in mm."""
     contact_deg: Annotated[float, Meta(ge=0, lt=90)] = 0.0
+    """Contact angle, in degrees."""
 
     def __post_init__(self) -> None:
         if self.ball_mm >= self.pitch_mm:
-            raise ValueError("the elements of a bearing are smaller than its pitch circle")
+            raise ValueError("ball_mm must be below pitch_mm: an element is smaller than the pitch circle")
 
     @property
     def _ratio(self) -> float:
         return self.ball_mm / self.pitch_mm * math.cos(math.radians(self.contact_deg))
 
     def bpfo_hz(self, shaft_hz: float) -> float:
-        """Passing frequency over a defect of the outer race."""
+        """Frequency at which elements pass a defect of the outer race, at a shaft speed of ``shaft_hz``."""
         return self.elements / 2 * shaft_hz * (1 - self._ratio)
 
     def bpfi_hz(self, shaft_hz: float) -> float:
-        """Passing frequency over a defect of the inner race."""
+        """Frequency at which elements pass a defect of the inner race, at a shaft speed of ``shaft_hz``."""
         return self.elements / 2 * shaft_hz * (1 + self._ratio)
 
     def bsf_hz(self, shaft_hz: float) -> float:
-        """Spin frequency of an element; its defect strikes a race twice a turn."""
+        """Spin frequency of a rolling element; a defect of it strikes a race at twice this frequency."""
         return self.pitch_mm / (2 * self.ball_mm) * shaft_hz * (1 - self._ratio**2)
 
     def ftf_hz(self, shaft_hz: float) -> float:
-        """Frequency of the cage."""
+        """Frequency at which the cage turns."""
         return shaft_hz / 2 * (1 - self._ratio)
 
     def line_hz(self, fault: str, shaft_hz: float) -> float:
-        """Where the line of one of :data:`FAULTS` is."""
+        """Frequency of the line of ``fault``, one of :data:`FAULTS`."""
         if fault == "BSF":
             return 2 * self.bsf_hz(shaft_hz)
         return {"BPFO": self.bpfo_hz, "BPFI": self.bpfi_hz, "FTF": self.ftf_hz}[fault](shaft_hz)
 
 
 class BearingSpec(Struct, frozen=True, kw_only=True):
-    """A bearing whose fault an alert shall name: the manifest's section ``bearing``."""
+    """The manifest's section ``bearing``: a bearing whose faults alerts name."""
 
     geometry: Bearing
     shaft_hz: Annotated[float, Meta(gt=0, le=1e4)]
+    """Nominal speed of the shaft, in turns a second."""
     carrier_low_hz: Annotated[float, Meta(ge=0, le=1e9)]
     carrier_high_hz: Annotated[float, Meta(gt=0, le=1e9)]
-    """The band that the impacts ring: high enough to be above the shaft's harmonics."""
+    """The band of the resonances that impacts excite; above the harmonics of the shaft."""
     channel: Annotated[int, Meta(ge=0, le=63)] = 0
+    """Index of the channel of acceleration."""
     harmonics: Annotated[int, Meta(ge=1, le=16)] = 3
+    """Number of harmonics of each line."""
     tolerance: Annotated[float, Meta(ge=0, le=0.1)] = 0.02
+    """A harmonic is searched for within this share of its frequency."""
     least: Annotated[float, Meta(ge=1, le=100)] = 2.5
-    """A line below this strength is not named (:mod:`bearing_lines`). It is meant for a tolerance of a bin, and rises
-    with what noise has where the tolerance is wider."""
+    """Least strength of a line that is named (``signal.bearing_lines``), for a tolerance of one bin. Where
+    the tolerance covers more bins, the limit rises with the strength of noise."""
 
 
 def bearing_feature_specs(watch: BearingSpec, label: str, faults: Sequence[str] = FAULTS) -> list[FeatureSpec]:
-    """A feature for each fault's line, named ``<label>.bpfo`` and so on."""
+    """A ``bearing_line`` feature for each of ``faults``, named ``<label>.bpfo`` and so on."""
     shared = {"carrier_low_hz": watch.carrier_low_hz, "carrier_high_hz": watch.carrier_high_hz}
     return [
         FeatureSpec(
@@ -106,23 +113,23 @@ def bearing_feature_specs(watch: BearingSpec, label: str, faults: Sequence[str] 
 
 
 def describe_fault(watch: BearingSpec, fault: str) -> str:
-    """``outer race (BPFO 104.6 Hz, 3 harmonics)``."""
+    """The text that names a fault in an alert, e.g. ``outer race (BPFO 104.6 Hz, 3 harmonics)``."""
     line_hz = watch.geometry.line_hz(fault, watch.shaft_hz)
     many = "harmonics" if watch.harmonics > 1 else "harmonic"
     return f"{_PLACES[fault]} ({fault} {line_hz:.1f} Hz, {watch.harmonics} {many})"
 
 
 class BearingFaultDetector:
-    """Names the fault whose line stands out of a window.
+    """Names the fault whose line is strongest in a window.
 
     Args:
-        watch: the manifest's section.
-        sample_rate_hz: of the samples.
-        window_samples: samples in a window; a line that it cannot resolve is left out.
-        channels: of a window.
+        watch: the manifest's section ``bearing``.
+        sample_rate_hz: sample rate, in Hz.
+        window_samples: number of samples in a window; a line that it cannot resolve is left out.
+        channels: number of channels in a window.
 
     Raises:
-        ValueError: the window can resolve no line at all, or the section does not fit it.
+        ValueError: the window is too short for every line, or the section does not fit the window.
     """
 
     def __init__(self, watch: BearingSpec, sample_rate_hz: float, window_samples: int, channels: int) -> None:
@@ -138,14 +145,17 @@ class BearingFaultDetector:
             except ValueError as error:
                 refused = error
         if not self._sets:
-            raise ValueError(f"no line of the bearing can be told in such a window: {refused}") from refused
+            raise ValueError(f"the window can show no line of the bearing: {refused}") from refused
 
     def find(self, window: npt.NDArray[Any]) -> Reason | None:
-        """The strongest line of a window [sample, channel], where it is strong enough to be named.
+        """The strongest line of a window, or None where no line reaches the least strength.
+
+        Args:
+            window: [sample, channel] in physical units.
 
         Returns:
-            Its ``value`` is the strength, ``usual`` is what noise has on the average, ``share`` 0: it explains, it is
-            no part of the score.
+            A reason with the strength as ``value`` and the mean strength of noise as ``usual``. Its ``share`` is 0: it
+            explains the alert but is no part of the score.
         """
         found = [
             (strength / max(noise, _BIN_NOISE), strength, noise, fault)

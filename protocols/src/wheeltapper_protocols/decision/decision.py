@@ -1,22 +1,32 @@
 """From scores to a severity: smoothing, hysteresis, reasons.
 
-The score is smoothed by the median of the last ``smooth_windows`` windows. The alert is raised at two speeds: when the
-smoothed score stays at or above ``raise_level`` for ``raise_windows`` windows running, or (with ``fast_windows`` above
-0) when the score itself stays at or above ``fast_level`` for ``fast_windows`` windows running: what is far above the
-threshold needs less proof, and an abrupt end leaves no time for more. It becomes critical when the smoothed score
-stays at or above ``critical_level`` for ``raise_windows`` windows running, and is cleared only after ``clear_windows``
-windows running below ``clear_level``.
+The score is smoothed by the median of the last ``smooth_windows`` windows.
+
+* An alert is raised slowly when the smoothed score is at or above ``raise_level`` for ``raise_windows`` windows in a
+  row.
+* With ``fast_windows`` above 0 it is also raised fast: when the score itself is at or above ``fast_level`` for
+  ``fast_windows`` windows in a row. A score far above the threshold needs less proof, and a sudden failure leaves no
+  time for more.
+* It becomes critical when the smoothed score is at or above ``critical_level`` for ``raise_windows`` windows in a row.
+* It is cleared when the smoothed score is below ``clear_level`` for ``clear_windows`` windows in a row.
 
 Invariants:
-    * Pure: the same state and score always give the same verdict; states are frozen.
-    * A single spike never raises where ``raise_windows`` is above 1; ``fast_windows`` is 0 or at least 2.
-    * Until ``smooth_windows`` finite scores were seen, nothing is raised at the slow speed.
+    * Pure: the same state and score always give the same verdict. States are frozen.
+    * A single spike raises no alert where ``raise_windows`` is above 1; ``fast_windows`` is 0 or at least 2.
+    * No alert is raised slowly before ``smooth_windows`` scores that are numbers.
     * An alert that was raised fast is not cleared sooner than any other.
-    * A NaN score is ignored: the state is returned as it was, the verdict has ``valid`` False and repeats what holds.
-      An infinite score counts as :data:`SCORE_LIMIT`. ``Verdict.score`` is always finite.
-    * While the alert is on its severity only rises; it ends at normal, and not before ``minimum_alert_windows``.
+    * A NaN score changes nothing: the state is returned as it was, and the verdict repeats the severity with ``valid``
+      False. An infinite score counts as :data:`SCORE_LIMIT`. ``Verdict.score`` is always finite.
+    * While an alert is on, its severity only rises. It lasts at least ``minimum_alert_windows``, then ends at normal.
 
-What this module does not do: say that data is missing or stuck (data quality), send alerts.
+Example:
+    >>> spec, state = DecisionSpec(), DecisionState()
+    >>> for score in (1.5,) * 7:
+    ...     state, verdict = step(spec, state, score)
+    >>> str(verdict.severity), verdict.changed
+    ('warning', True)
+
+What this module does not do: judge whether data is missing or stuck (``signal.quality``), send alerts.
 """
 
 from __future__ import annotations
@@ -35,13 +45,14 @@ from wheeltapper_protocols.wire.messages import Reason, Severity
 __all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "decide", "initial_state", "step"]
 
 SCORE_LIMIT: Final = 1e9
+"""Greatest score; a higher one counts as this."""
 
 Windows = Annotated[int, Meta(ge=1, le=1000)]
 Level = Annotated[float, Meta(gt=0, le=1e6)]
 
 
 class DecisionSpec(Struct, frozen=True, kw_only=True):
-    """Parameters of the decision. Levels are scores: 1.0 is the warning threshold."""
+    """The manifest's section ``decision``. Levels are scores: 1.0 is the warning threshold."""
 
     smooth_windows: Windows = 5
     raise_level: Level = 1.0
@@ -51,38 +62,48 @@ class DecisionSpec(Struct, frozen=True, kw_only=True):
     clear_windows: Windows = 10
     fast_level: Level = 2.0
     fast_windows: Annotated[int, Meta(ge=0, le=1000)] = 0
-    """0: there is no fast speed (so are manifests that do not name it)."""
+    """0: alerts are only raised slowly."""
     reasons: Annotated[int, Meta(ge=1, le=16)] = 5
+    """Greatest number of reasons in an alert."""
     minimum_alert_windows: Annotated[int, Meta(ge=0, le=100_000)] = 0
-    """An alert lasts at least this many windows with a score, the one that raised it among them (0: no minimum). How
-    long a score must last before it raises one is ``raise_windows``."""
+    """Least number of windows with a score that an alert lasts, with the one that raised it. 0: there is no minimum."""
 
     def __post_init__(self) -> None:
         if not self.clear_level <= self.raise_level <= self.critical_level:
             raise ValueError("the levels must rise: clear_level <= raise_level <= critical_level")
         if self.fast_windows == 1:
-            raise ValueError("fast_windows must be 0 (no fast speed) or at least 2: one spike must never alert")
+            raise ValueError("fast_windows must be 0 (off) or at least 2: a single spike must not raise an alert")
         if self.fast_windows and self.fast_level < self.raise_level:
-            raise ValueError("the fast speed must ask for more: raise_level <= fast_level")
+            raise ValueError("fast_level must not be below raise_level")
 
 
 class DecisionState(Struct, frozen=True, kw_only=True):
-    """What the decision remembers. Start with ``DecisionState()``."""
+    """What the decision keeps from one window to the next. Start with ``DecisionState()``.
+
+    Each counter is the number of windows in a row, up to the last one.
+    """
 
     recent_scores: tuple[float, ...] = ()
+    """The last ``smooth_windows`` scores."""
     above_windows: int = 0
+    """With the smoothed score at or above ``raise_level``."""
     critical_windows: int = 0
+    """With the smoothed score at or above ``critical_level``."""
     below_windows: int = 0
+    """With the smoothed score below ``clear_level``."""
     fast_windows: int = 0
+    """With the score at or above ``fast_level``."""
     severity: Severity = Severity.NORMAL
     smoothed: float = 0.0
     alert_windows: int = 0
-    """Windows since the alert was raised."""
+    """Windows that the alert has lasted; 0 while there is none."""
 
 
 def initial_state(severity: Severity) -> DecisionState:
-    """What the decision begins with where another release, or an earlier life of this one, left an alert open: it goes
-    on until it is cleared like any other, so that nobody is told twice that it began, or never that it is over."""
+    """The first state of a decision where an alert of ``severity`` may be open: after a swap of releases or a restart.
+
+    An open alert goes on until it is cleared. It is therefore not raised twice, and its end is reported.
+    """
     return DecisionState(severity=severity, alert_windows=int(severity is not Severity.NORMAL))
 
 
@@ -97,24 +118,27 @@ class Verdict(Struct, frozen=True):
     changed: bool
     """Whether it was raised, cleared or changed its severity at this window."""
     reasons: tuple[Reason, ...] = ()
-    """The features that moved most, greatest share first; empty while there is no alert, and from :func:`step`."""
+    """The features with the greatest shares of the score, in order; empty without an alert, and from :func:`step`."""
     valid: bool = True
-    """Whether this window's score was a number."""
+    """Whether the score of this window is a number."""
     label: str | None = None
-    """The class, of a classification."""
+    """The likeliest class, for the task ``classification``."""
     value: float | None = None
-    """What remains, of a remaining life, in the manifest's unit."""
+    """The life that remains, in the manifest's unit, for the task ``remaining_life``."""
     zone: Zone | None = None
-    """The vibration severity zone, where the manifest asks for it (:mod:`iso20816`)."""
+    """The vibration severity zone, where the manifest has the section ``iso20816``."""
 
 
 def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[DecisionState, Verdict]:
-    """Take one window's score into account, without reasons: they cost, and are only wanted where something changed.
+    """Decide on one window. The verdict has no reasons: they are expensive, and needed only where the alert changes.
 
     Args:
-        spec: the manifest's decision.
-        state: what the last call returned.
-        score: the window's score; NaN is ignored (see above).
+        spec: the manifest's section ``decision``.
+        state: the state that the last call returned.
+        score: the window's score; NaN changes nothing.
+
+    Returns:
+        The next state and the verdict.
     """
     before = state.severity
     if score != score:
@@ -159,16 +183,19 @@ def decide(
     names: tuple[str, ...],
     usual: npt.NDArray[Any],
 ) -> tuple[DecisionState, Verdict]:
-    """:func:`step`, with each feature's share of the score as the reasons.
+    """Decide on one window as :func:`step` does; the reasons are the features with the greatest shares of the score.
 
     Args:
-        spec: the manifest's decision.
-        state: what the last call returned.
+        spec: the manifest's section ``decision``.
+        state: the state that the last call returned.
         score: the window's score.
         shares: [feature], each feature's share of the score.
         features: [feature], the window's features.
-        names: the features' names.
-        usual: [feature], what is usual for them.
+        names: [feature], their names.
+        usual: [feature], their usual values.
+
+    Returns:
+        The next state and the verdict.
     """
     new, verdict = step(spec, state, score)
     if verdict.valid and (verdict.alert or verdict.changed):

@@ -1,18 +1,18 @@
-"""Why a score is what it is, found by intervention: undo one thing, ask the network again, see how far the score falls.
+"""The reasons for a score, by ablation: set one input to its usual value, score again, and see how far the score drops.
 
-* A feature is undone by setting it to what is usual for it.
-* A band of raw samples is undone by bringing its root mean square to what is usual for it, with its phases as they are.
+* A feature is set to its usual value.
+* A band of raw samples is scaled to its usual root mean square; its phases stay as they are.
 
-``share`` is a reason's part of all falls, greatest first. Where undoing no single thing helps (several say the same, or
-a probability is saturated), each is tried the other way round: everything usual but this one, and how far the score
-rises by it.
+The ``share`` of a reason is its part of the sum of all drops; the greatest come first. Where no single input lowers the
+score (several say the same, or a probability is saturated), features are tried the other way round: all features are
+usual but one, and the share is how far that one raises the score.
 
-What a reason is worth is therefore checked by construction: it is not a heuristic beside the network. It costs one call
-of the network for all of them together (or one each, for a network that takes one window at a time), and is asked for
-when an alert changes, not for each window.
+Reasons therefore come from the model itself. They take one call of the model for all inputs together (or one call each,
+for a model that takes one window at a time), and are computed when an alert changes, not for each window.
 
-Invariants: pure, but for the ``score`` that is handed in; at most as many reasons as asked for; shares are above 0 and
-sum to at most 1.
+Invariants:
+    * Pure, but for the function ``score_of`` that the caller passes.
+    * There are at most as many reasons as asked for. Shares are above 0 and sum to at most 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ScoreOf: TypeAlias = Callable[[npt.NDArray[np.float32]], Floats]
 
 
 class UsualBand(Struct, frozen=True, kw_only=True):
-    """How strong a band of one channel usually is: the manifest's section ``bands``."""
+    """One entry of the manifest's section ``bands``: the usual root mean square of a band of one channel."""
 
     channel: Annotated[int, Meta(ge=0, le=63)]
     low_hz: Annotated[float, Meta(ge=0, le=1e9)]
@@ -53,26 +53,26 @@ def feature_reasons(
     score_of: ScoreOf,
     count: int,
 ) -> tuple[Reason, ...]:
-    """The features that a window's score is due to.
+    """The features that explain the score of a window.
 
     Args:
-        row: [feature] float32, the network's input; 0 is usual.
-        values: [feature], the features themselves.
-        names: the features' names.
-        usual: [feature], what is usual for them.
-        score_of: scores [n] of inputs [n, feature].
-        count: how many to name at most.
+        row: [feature] float32, the model's input; 0 is usual.
+        values: [feature], the features before they are standardised.
+        names: [feature], their names.
+        usual: [feature], their usual values.
+        score_of: function from model inputs [n, feature] to scores [n].
+        count: greatest number of reasons.
     """
     undone = np.repeat(row[None], len(row) + 1, axis=0)
     undone[np.arange(len(row)), np.arange(len(row))] = 0.0
     scores = score_of(undone)
-    falls = scores[-1] - scores[:-1]
-    if not np.nanmax(falls, initial=0.0) > 1e-6 * abs(scores[-1]):
+    drops = scores[-1] - scores[:-1]
+    if not np.nanmax(drops, initial=0.0) > 1e-6 * abs(scores[-1]):
         alone = np.zeros_like(undone)
         alone[np.arange(len(row)), np.arange(len(row))] = row
         scores = score_of(alone)
-        falls = scores[:-1] - scores[-1]
-    return rank_reasons(falls, values, names, usual, count)
+        drops = scores[:-1] - scores[-1]
+    return rank_reasons(drops, values, names, usual, count)
 
 
 def band_reasons(
@@ -83,15 +83,15 @@ def band_reasons(
     score_of: ScoreOf,
     count: int,
 ) -> tuple[Reason, ...]:
-    """The bands that a window's score is due to.
+    """The bands of raw samples that explain the score of a window.
 
     Args:
-        window: [sample, channel], physical.
-        bands: with their usual levels.
-        rate_hz: sample rate.
-        channels: their names.
-        score_of: scores [n] of windows [n, sample, channel].
-        count: how many to name at most.
+        window: [sample, channel] in physical units.
+        bands: the bands and their usual levels.
+        rate_hz: sample rate, in Hz.
+        channels: [channel], the names.
+        score_of: function from windows [n, sample, channel] to scores [n].
+        count: greatest number of reasons.
     """
     if not bands:
         return ()
@@ -102,23 +102,31 @@ def band_reasons(
 
 
 def rank_reasons(
-    falls: Floats, values: npt.NDArray[Any], names: tuple[str, ...], usual: npt.NDArray[Any], count: int
+    drops: Floats, values: npt.NDArray[Any], names: tuple[str, ...], usual: npt.NDArray[Any], count: int
 ) -> tuple[Reason, ...]:
-    """The reasons for some falls of the score [n], the greatest first."""
-    falls = np.where(np.isfinite(falls) & np.isfinite(values) & (falls > 0), falls, 0.0)
-    total = float(falls.sum())
+    """The reasons with the greatest drops of the score; drops that are not above 0 give none.
+
+    Args:
+        drops: [n], how far the score drops without each input.
+        values: [n], the inputs' values.
+        names: [n], their names.
+        usual: [n], their usual values.
+        count: greatest number of reasons.
+    """
+    drops = np.where(np.isfinite(drops) & np.isfinite(values) & (drops > 0), drops, 0.0)
+    total = float(drops.sum())
     if not total > 0:
         return ()
-    order = np.argsort(-falls, kind="stable")[:count]
+    order = np.argsort(-drops, kind="stable")[:count]
     return tuple(
-        Reason(feature=names[i][:120], value=float(values[i]), usual=float(usual[i]), share=float(falls[i]) / total)
+        Reason(feature=names[i][:120], value=float(values[i]), usual=float(usual[i]), share=float(drops[i]) / total)
         for i in order
-        if falls[i] > 0
+        if drops[i] > 0
     )
 
 
 def band_levels(window: npt.NDArray[np.float32], bands: list[UsualBand], rate_hz: float) -> Floats:
-    """Root mean square of each band in a window [sample, channel], by Parseval, without the mean."""
+    """[band]: the root mean square of each band in a window [sample, channel], without the mean (by Parseval)."""
     spectrum = np.fft.rfft(window.astype(np.float64), axis=0)
     return np.array(
         [np.sqrt(_power(spectrum[_bins(band, len(window), rate_hz), band.channel], len(window))) for band in bands]
@@ -126,9 +134,9 @@ def band_levels(window: npt.NDArray[np.float32], bands: list[UsualBand], rate_hz
 
 
 def undo_bands(window: npt.NDArray[np.float32], bands: list[UsualBand], rate_hz: float) -> npt.NDArray[np.float32]:
-    """The window [sample, channel], once for each band with that band at its usual level: [band, sample, channel].
+    """[band, sample, channel]: the window [sample, channel] once for each band, with that band at its usual level.
 
-    A band that has no power at all stays as it is: there is nothing to scale.
+    A band without power stays as it is.
     """
     spectrum = np.fft.rfft(window.astype(np.float64), axis=0)
     result = np.repeat(window[None], len(bands), axis=0)

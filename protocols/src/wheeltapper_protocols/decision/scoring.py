@@ -1,18 +1,16 @@
-"""From features and the model's output to a score.
+"""From features and the output of an autoencoder to a score.
 
-``z = (transform(feature) - center) / scale`` is the model's input; the model reconstructs it; what it could not
-reconstruct is the residual. The score is the weighted root mean square of the residuals over ``threshold``: 1.0 is the
+The model's input is ``z = (transform(feature) - center) / scale``. The model reconstructs it; the residual is the input
+minus the output. The score is the weighted root mean square of the residuals over ``threshold``, so that 1.0 is the
 warning threshold.
 
 Invariants:
-    * The model's input is not clipped to the range that the int8 net can represent: the net saturates (its graph
-      clips), the score does not, so a worse machine always has a higher score. It is bounded at :data:`Z_LIMIT` to
-      stay finite.
-    * Scores are finite unless a feature or an output is NaN: then the window's score is NaN and its shares are all
-      equal.
-    * The shares of a window are >= 0 and sum to 1.
+    * The input is not clipped to the range of an int8 model: the model clips, the residual does not, so a worse machine
+      has a higher score. The input is bounded at :data:`Z_LIMIT`, so that it stays finite.
+    * Scores are finite unless a feature or an output is NaN. Then the window's score is NaN, and its shares are equal.
+    * The shares of a window are at least 0 and sum to 1.
 
-What this module does not do: run the model, smooth or decide (:mod:`decision`).
+What this module does not do: run the model, smooth scores, decide (:mod:`decision`).
 """
 
 from __future__ import annotations
@@ -27,45 +25,45 @@ from msgspec import Meta, Struct
 __all__ = ["Z_LIMIT", "Scorer", "Scores", "ScoringSpec"]
 
 Z_LIMIT: Final = 1000.0
-"""Bound of the standardised features."""
+"""Greatest absolute value of a standardised feature."""
 LOG_FLOOR: Final = 1e-9
-"""Below this a feature on a log scale counts as this much: a silent sensor has a finite logarithm."""
+"""Least value of a feature whose logarithm is taken, so that a silent sensor has a finite one."""
 
 Values = Annotated[list[float], Meta(min_length=1, max_length=512)]
 
 
 class ScoringSpec(Struct, frozen=True, kw_only=True):
-    """How features become the model's input and its output a score; one entry a feature in each list, in their
-    order."""
+    """The manifest's section ``scoring``. Every list has one entry for each feature, in the manifest's order."""
 
     transform: Annotated[list[Literal["log", "affine"]], Meta(min_length=1, max_length=512)]
+    """``log``: the natural logarithm is taken; ``affine``: the feature is used as it is."""
     center: Values
-    """What is usual, on the transformed scale."""
+    """The usual value, after the transform."""
     scale: Values
-    """One unit of the model's input, on the transformed scale."""
+    """The change that is 1 in the model's input, after the transform."""
     weight: Values
-    """How much a squared residual counts."""
+    """Weight of the squared residual."""
     down: Values
-    """Factor on a residual below zero: a machine that became quieter is less of a worry than one that became louder."""
+    """Factor on residuals below zero: a machine that becomes quieter matters less than one that becomes louder."""
     threshold: Annotated[float, Meta(gt=0)]
-    """The weighted root mean square residual at which the score is 1."""
+    """The weighted root mean square of the residuals at which the score is 1."""
 
     def __post_init__(self) -> None:
         lists = (self.center, self.scale, self.weight, self.down)
         if any(len(values) != len(self.transform) for values in lists):
             raise ValueError("transform, center, scale, weight and down must have one entry a feature")
         if not all(math.isfinite(value) for values in (*lists, [self.threshold]) for value in values):
-            raise ValueError("every number of the scoring must be finite")
+            raise ValueError("every number of the section scoring must be finite")
         if min(self.scale) <= 0 or min(self.weight) < 0 or min(self.down) < 0 or sum(self.weight) <= 0:
             raise ValueError("scale must be > 0; weight and down must be >= 0, and some weight > 0")
 
 
 class Scores:
-    """What the scorer says of some windows.
+    """Scores of some windows, with each feature's share.
 
     Args:
         score: [window] float64; 1.0 is the warning threshold.
-        parts: [window, feature] float64, what each feature adds to the score's square.
+        parts: [window, feature] float64, the part of each feature in the square of the score.
     """
 
     __slots__ = ("_parts", "score")
@@ -76,7 +74,7 @@ class Scores:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """[window, feature]; each window's sum to 1. Computed when asked for."""
+        """[window, feature] float64: the share of each feature in the score; those of a window sum to 1."""
         total = self._parts.sum(axis=1)
         usable = np.isfinite(total) & (total > 0)
         shares = np.full(self._parts.shape, 1.0 / self._parts.shape[1])
@@ -85,14 +83,14 @@ class Scores:
 
 
 class Scorer:
-    """A scoring, precomputed.
+    """The section ``scoring`` of a manifest, ready to be computed.
 
     Args:
-        spec: the manifest's scoring.
-        names: the features, in the same order.
+        spec: the section.
+        names: [feature], the names in the section's order.
 
     Raises:
-        ValueError: the numbers of features differ.
+        ValueError: the section has another number of features.
     """
 
     def __init__(self, spec: ScoringSpec, names: tuple[str, ...]) -> None:
@@ -112,7 +110,7 @@ class Scorer:
         )
 
     def model_input(self, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """The standardised features, float32 [window, feature]."""
+        """[window, feature] float32: the standardised features of ``features`` [window, feature]."""
         z = (transformed(features, self._log) if self._any_log else features) - self._center
         z /= self._scale
         np.maximum(z, -Z_LIMIT, out=z)
@@ -120,11 +118,11 @@ class Scorer:
         return z.astype(np.float32)
 
     def score(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> Scores:
-        """Scores of some windows.
+        """The scores of some windows.
 
         Args:
             model_input: [window, feature], from :meth:`model_input`.
-            model_output: [window, feature], what the model made of it.
+            model_output: [window, feature], the model's reconstruction of it.
         """
         residual = model_input.astype(np.float64)
         residual -= model_output
@@ -135,7 +133,7 @@ class Scorer:
 
 
 def transformed(features: npt.NDArray[Any], log: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Features [window, feature] on the transformed scale: the natural logarithm where ``log``."""
+    """[window, feature] float64: ``features`` after the transform, the natural logarithm where ``log`` [feature]."""
     values = np.array(features, dtype=np.float64)
     np.maximum(values, LOG_FLOOR, out=values, where=log)
     np.log(values, out=values, where=log)

@@ -162,7 +162,7 @@ def fit_reference(values: NDArray[Any], inner_bins: int = INNER_BINS) -> Referen
     known = np.asarray(values, dtype=np.float32)
     known = known[np.isfinite(known)].astype(np.float64)
     if not len(known):
-        raise ValueError("a reference needs at least one finite value")
+        raise ValueError("there is no finite value: a reference needs at least one")
     bins = int(np.clip(len(known) // _WINDOWS_A_BIN, 1, inner_bins))
     middle = [_rounded(value) for value in np.quantile(known, np.arange(1, bins) / bins).tolist()]
     low, high = _outside(float(known.min()), -1), _outside(float(known.max()), 1)

@@ -220,7 +220,9 @@ def encode_sketches(sketches: Sketches) -> bytes:
     """
     greatest = max(sketches.counts.max(initial=0), sketches.missing.max(initial=0))
     if len(sketches) > MAX_SKETCHED or greatest > _MAX_COUNT:
-        raise ValueError(f"sketches can have {MAX_SKETCHED} features and counts of {_MAX_COUNT} at most: split them")
+        raise ValueError(
+            f"there are too many features (at most {MAX_SKETCHED}) or too great counts (at most {_MAX_COUNT})"
+        )
     out = bytearray((_VERSION,))
     _put(out, len(sketches))
     for row, total in enumerate(sketches.n):
