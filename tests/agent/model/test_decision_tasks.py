@@ -407,7 +407,7 @@ def test_a_life_that_warns_from_the_start_is_refused() -> None:
     [
         ({"channels": [0, 0]}, "names a channel twice"),
         ({"channels": [0], "high_hz": 20_000.0}, "half of the sample rate"),
-        ({"channels": [0], "low_hz": 2.0}, "cannot show that"),
+        ({"channels": [0], "low_hz": 2.0}, "is too short for iso20816"),
     ],
 )
 def test_zones_that_the_window_cannot_show_are_refused(section: dict[str, Any], message: str) -> None:

@@ -1,17 +1,19 @@
-"""From a window to the network's input and from its output to a score, for each task: the one place that knows.
+"""From windows to the model's input, and from the model's output to scores, for each task.
 
 The score is 1.0 at the warning threshold, whatever the task:
 
-* ``anomaly``: features that the network reconstructs (:mod:`scoring`); raw samples that it reconstructs (root mean
-  square residual over the section ``anomaly``'s threshold); or a number that it gives itself, over that threshold.
-* ``classification``: the probability of no ``normal`` class, over ``threshold``; the label is the likeliest class.
-* ``remaining_life``: ``warn_at`` over what remains, never more than what :data:`LEAST_LIFE` gives.
+* ``anomaly``: the residual of features that the model reconstructs (``decision.scoring``). Or the root mean square
+  residual of raw samples that it reconstructs, over the threshold in the section ``anomaly``. Or a number that the
+  model returns, over that threshold.
+* ``classification``: the probability that the class is none of ``normal``, over ``threshold``. The label is the
+  likeliest class.
+* ``remaining_life``: ``warn_at`` over the life that remains, which counts at least :data:`LEAST_LIFE` of ``warn_at``.
 
 Invariants:
-    * Pure; a window's score does not depend on the windows beside it.
-    * An output of another form than the task asks for is refused; one that is not finite gives a NaN score.
+    * Pure. The score of a window does not depend on the windows beside it.
+    * An output of the wrong shape is refused. An output that is not finite gives a NaN score.
 
-What this module does not do: run the network, decide (:mod:`decision`).
+What this module does not do: run the model, decide (``decision.decision``).
 """
 
 from __future__ import annotations
@@ -28,32 +30,33 @@ from wheeltapper_protocols.manifest.manifest import Manifest, RawInput
 __all__ = ["LEAST_LIFE", "InferenceTask", "Prediction", "raw_input"]
 
 LEAST_LIFE: Final = 1e-3
-"""Remaining lives below this share of ``warn_at`` count as this much: the score ends at 1,000."""
+"""Least remaining life, as a share of ``warn_at``: the score is at most 1,000."""
 
 _PROBABILITY_SLACK: Final = 0.05
+"""Probabilities may be off by this much, as those of quantised models are."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class Prediction(Struct, frozen=True):
-    """What the network said of some windows."""
+    """The scores of some windows, with what else the task gives."""
 
     score: Floats
-    """[window]."""
+    """[window] float64; 1.0 is the warning threshold."""
     labels: list[str | None] | None = None
-    """[window], of a classification; None where the window has no score."""
+    """[window], the likeliest class, for ``classification``; None where the window has no score."""
     values: Floats | None = None
-    """[window], of a remaining life, in the manifest's unit."""
+    """[window] float64, the life that remains in the manifest's unit, for ``remaining_life``."""
 
 
 class InferenceTask:
-    """The task of a manifest, precomputed.
+    """The task of a manifest, ready to be computed.
 
     Args:
-        manifest: of the bundle.
+        manifest: the manifest of a bundle.
 
     Raises:
-        ValueError: the manifest cannot be run.
+        ValueError: the manifest lacks a section that the task needs.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -74,30 +77,30 @@ class InferenceTask:
 
     @property
     def usual(self) -> Floats:
-        """[feature], what is usual for each; empty for raw samples."""
+        """[feature] float64, the usual value of each; empty for raw samples."""
         return self.scorer.usual if self.scorer is not None else np.zeros(0)
 
     def model_input(self, features: npt.NDArray[np.float32], samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """What the network reads of some windows, float32 [window, …].
+        """The model's input for some windows, [window, …] float32.
 
         Args:
-            features: [window, feature]; not read where the network reads samples.
-            samples: [window, sample, channel], physical.
+            features: [window, feature] float32; not used where the model's input is raw samples.
+            samples: [window, sample, channel] in physical units.
         """
         if self._raw is not None:
             return raw_input(self._raw, samples)
-        assert self.scorer is not None  # checked when this was made
+        assert self.scorer is not None  # __init__ checks it
         return self.scorer.model_input(features)
 
     def read(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
-        """What the network's output says.
+        """The scores in the model's output.
 
         Args:
-            model_input: as above.
-            output: [window, …] as the task has it.
+            model_input: [window, …], from :meth:`model_input`.
+            output: [window, …], the model's output for it.
 
         Raises:
-            ValueError: the output has another form.
+            ValueError: the output has not the shape that the task needs, or its values are no probabilities.
         """
         found = self._read(model_input, output)
         finite = np.isfinite(found.score)
@@ -110,19 +113,23 @@ class InferenceTask:
         if section is not None and section.output == "score":
             return Prediction(_column(output, len(model_input)) / section.threshold)
         if output.shape != model_input.shape:
-            raise ValueError(f"the network answers {list(output.shape)} to {list(model_input.shape)}")
+            raise ValueError(
+                f"the model's output has the shape {list(output.shape)}; need that of its input, {list(model_input.shape)}"
+            )
         if section is None:
-            assert self.scorer is not None  # the manifest has either
+            assert self.scorer is not None  # the manifest has one of the two sections
             return Prediction(self.scorer.score(model_input, output).score)
         residual = np.subtract(model_input, output, dtype=np.float64).reshape(len(model_input), -1)
         return Prediction(np.sqrt(np.mean(residual * residual, axis=1)) / section.threshold)
 
     def _classification(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         section = self._manifest.classification
-        assert section is not None  # the manifest sees to it
+        assert section is not None  # the manifest checks it
         wanted = (len(model_input), len(section.classes))
         if output.shape != wanted:
-            raise ValueError(f"the network answers {list(output.shape)}; {wanted[1]} classes need {list(wanted)}")
+            raise ValueError(
+                f"the model's output has the shape {list(output.shape)}; {wanted[1]} classes need {list(wanted)}"
+            )
         values = np.array(output, dtype=np.float64)
         if section.output == "logits":
             values -= values.max(axis=1, keepdims=True)
@@ -139,14 +146,14 @@ class InferenceTask:
 
     def _remaining_life(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         section = self._manifest.remaining_life
-        assert section is not None  # the manifest sees to it
+        assert section is not None  # the manifest checks it
         given = _column(output, len(model_input)) * section.scale
         values = np.where(np.isfinite(given), np.clip(given, 0.0, section.cap), np.nan)
         return Prediction(section.warn_at / np.maximum(values, LEAST_LIFE * section.warn_at), values=values)
 
 
 def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Samples [window, sample, channel] as the network reads them: float32, laid out as ``section`` says."""
+    """The model's input from ``samples`` [window, sample, channel]: standardised, float32, in the section's layout."""
     if section.channels != list(range(samples.shape[2])):
         samples = samples[:, :, section.channels]
     x: npt.NDArray[np.float32] = np.asarray(samples, dtype=np.float32)
@@ -162,16 +169,18 @@ def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.fl
 
 
 def _check_probabilities(values: Floats, total: Floats) -> None:
-    """Refuse what cannot be probabilities, as of a network without its softmax; 8-bit steps are tolerated."""
+    """Refuse outputs that cannot be probabilities, as those of a model without a softmax. 8-bit steps are tolerated."""
     slack = _PROBABILITY_SLACK + values.shape[1] / 512
     if ((values < -_PROBABILITY_SLACK) | (values > 1 + _PROBABILITY_SLACK)).any() or (abs(total - 1) > slack).any():
         raise ValueError(
-            "the network's outputs are no probabilities (0 to 1, together 1): say output: logits, or export its softmax"
+            "the model's outputs are no probabilities (0 to 1, sum 1): set output to logits, or export its softmax"
         )
 
 
 def _column(output: npt.NDArray[Any], windows: int) -> Floats:
-    """One number a window."""
+    """[window] float64: ``output`` [window] or [window, 1]."""
     if output.shape not in ((windows,), (windows, 1)):
-        raise ValueError(f"the network answers {list(output.shape)}; need one number for each of {windows} windows")
+        raise ValueError(
+            f"the model's output has the shape {list(output.shape)}; need one number for each of {windows} windows"
+        )
     return np.asarray(output, dtype=np.float64).reshape(windows)

@@ -1,11 +1,16 @@
-"""The manifest of a bundle: the one signed document that names every file of a release and how to run it.
+"""The manifest of a bundle: the signed document that names every file of a release and says how to run it.
 
-Invariants: file names are plain (no folder), each file is named by SHA-256 and length, sizes are capped, the golden
-vectors are one of the files. ``release`` is None in a bundle that has not been published; the number is given when it
-is signed. Sections that a manifest does not have are not written, so that manifests from before there were such
-sections keep their bytes.
+The model's input is the ``features``, standardised by the section ``scoring``; with the section ``raw`` it is the
+samples.
 
-What the network reads is either the ``features`` (standardised by ``scoring``) or, where ``raw`` is there, the samples.
+Invariants:
+    * File names have no folder. Each file has its SHA-256 and length, and sizes are capped.
+    * The model and the golden vectors are among the files.
+    * ``release`` is None until the bundle is published: the number is set when the manifest is signed.
+    * Equal manifests have equal bytes. Sections that are None are not written, so that a manifest that was written
+      before a section existed keeps its bytes.
+
+What this module does not do: verify signatures, read files, run the model (:mod:`inference_task`).
 """
 
 from __future__ import annotations
@@ -55,14 +60,15 @@ __all__ = [
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
 MODEL_FILES: Final = {"onnx": MODEL_FILE, "tflite": "model.tflite"}
-"""The network's file by the manifest's runtime."""
+"""The name of the model's file, by runtime."""
 GOLDEN_FILE: Final = "golden.npz"
+"""Inputs with their expected outputs; see :class:`Golden`."""
 MAX_MANIFEST_BYTES: Final = 1024 * 1024
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 
 
 class BundleFile(Struct, frozen=True, kw_only=True):
-    """One file of a release; its blob is found by ``sha256``."""
+    """One file of a release. Its content is stored and fetched by its ``sha256``; ``length`` is in bytes."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
     sha256: Annotated[str, Meta(pattern=SHA256_PATTERN)]
@@ -70,7 +76,7 @@ class BundleFile(Struct, frozen=True, kw_only=True):
 
 
 class Input(Struct, frozen=True, kw_only=True):
-    """What a window must look like: samples [window_samples, len(channels)] at ``sample_rate_hz``, in ``units``."""
+    """The windows that the release takes: [sample, channel] at ``sample_rate_hz``, each channel in its unit."""
 
     sample_rate_hz: Annotated[float, Meta(gt=0, le=1e9)]
     window_samples: Annotated[int, Meta(ge=16, le=2**20)]
@@ -79,25 +85,25 @@ class Input(Struct, frozen=True, kw_only=True):
 
 
 class RawInput(Struct, frozen=True, kw_only=True):
-    """The network reads samples: ``(sample - center) / scale`` of each of ``channels``, laid out as ``layout`` says."""
+    """The section ``raw``: the model's input is ``(sample - center) / scale`` of each of ``channels`` (indices)."""
 
     channels: Annotated[list[Annotated[int, Meta(ge=0, le=63)]], Meta(min_length=1, max_length=64)]
     center: Annotated[list[float], Meta(min_length=1, max_length=64)]
     scale: Annotated[list[float], Meta(min_length=1, max_length=64)]
     layout: Literal["flat", "sample_channel", "channel_sample"] = "sample_channel"
-    """``flat``: sample by sample, channels together, as one row."""
+    """Axes of one window; ``flat`` is ``sample_channel`` as one row."""
 
     def __post_init__(self) -> None:
         if not len(self.channels) == len(self.center) == len(self.scale):
-            raise ValueError("channels, center and scale of the raw input differ in number")
+            raise ValueError("channels, center and scale of the section raw must have the same length")
         if not all(math.isfinite(value) for value in (*self.center, *self.scale)) or min(self.scale) <= 0:
-            raise ValueError("center and scale of the raw input must be finite, scale above 0")
+            raise ValueError("center and scale of the section raw must be finite, and scale above 0")
 
 
 class TensorSpec(Struct, frozen=True, kw_only=True):
-    """An input or output of the network where its file does not say enough.
+    """Quantisation of one input or output of the model, where the model's file does not state it.
 
-    A quantised tensor stands for ``(value - zero_point) * scale``.
+    The real value of a quantised one is ``(value - zero_point) * scale``.
     """
 
     name: Annotated[str, Meta(max_length=200)]
@@ -106,15 +112,21 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
 
 
 class Anomaly(Struct, frozen=True, kw_only=True):
-    """How the output of an anomaly network becomes a score, where ``scoring`` does not say: raw samples that it
-    reconstructs (the threshold is of the root mean square residual), or a number that it gives itself."""
+    """The section ``anomaly``: how a model's output becomes a score, where that is not the section ``scoring``.
+
+    ``reconstruction``: the output reconstructs the raw samples; the score is the root mean square residual over
+    ``threshold``. ``score``: the output is one number; the score is this number over ``threshold``.
+    """
 
     output: Literal["reconstruction", "score"]
     threshold: Annotated[float, Meta(gt=0, le=1e12)]
 
 
 class Classification(Struct, frozen=True, kw_only=True):
-    """The output is one value a class; the score is the probability of no ``normal`` class over ``threshold``."""
+    """The section ``classification``: the output is one value for each class.
+
+    The score is the probability that the class is none of ``normal``, over ``threshold``.
+    """
 
     classes: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(min_length=2, max_length=256)]
     normal: Annotated[list[str], Meta(min_length=1, max_length=255)]
@@ -127,24 +139,28 @@ class Classification(Struct, frozen=True, kw_only=True):
 
 
 class RemainingLife(Struct, frozen=True, kw_only=True):
-    """The output times ``scale`` is the life that remains, in ``unit``; the score is ``warn_at`` over it."""
+    """The section ``remaining_life``: the output times ``scale`` is the life that remains, in ``unit``.
+
+    The score is ``warn_at`` over the life that remains.
+    """
 
     unit: Literal["seconds", "hours", "cycles"] = "hours"
     scale: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
     cap: Annotated[float, Meta(gt=0, le=1e9)]
-    """The longest life that the model was taught to tell from others."""
+    """The longest life that the model was trained to predict; a longer one counts as this."""
     warn_at: Annotated[float, Meta(gt=0, le=1e9)]
 
     def __post_init__(self) -> None:
         if self.warn_at >= self.cap:
-            raise ValueError("warn_at must be below cap, or every window is one to warn of")
+            raise ValueError("warn_at must be below cap: otherwise every window is a warning")
 
 
 class Golden(Struct, frozen=True, kw_only=True):
-    """How near the golden outputs a board must come.
+    """The section ``golden``: how close a board's results must be to the golden ones before the release may run.
 
-    :data:`GOLDEN_FILE` holds the arrays ``samples`` [n, sample, channel] float32, ``model_input`` [n, …] float32 (what
-    the network reads: standardised features, or samples), ``model_output`` [n, …] float32, ``score`` [n] float64.
+    ``_atol`` is an absolute, ``_rtol`` a relative tolerance. :data:`GOLDEN_FILE` holds the arrays ``samples``
+    [n, sample, channel] float32, ``model_input`` [n, …] float32 (standardised features, or samples), ``model_output``
+    [n, …] float32 and ``score`` [n] float64.
     """
 
     output_atol: Annotated[float, Meta(ge=0)]
@@ -153,22 +169,25 @@ class Golden(Struct, frozen=True, kw_only=True):
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """What the model may cost on the board."""
+    """The section ``budget``: what the model may cost on a board."""
 
     latency_p95_ms: Annotated[float, Meta(gt=0)]
+    """The 95 % quantile of the time for one window, in milliseconds."""
     rss_growth_mb: Annotated[float, Meta(gt=0)]
+    """Growth of the process's resident memory, in MB."""
 
 
 class Shadowing(Struct, frozen=True, kw_only=True):
-    """What the release asks of its shadow run beside the active one; both raise what the device is set to."""
+    """The section ``shadow``: what the release requires of its shadow run, where that is more than the device does."""
 
     windows: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    """Least number of windows."""
     min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """Least share of windows of which both decide the same severity; 0: it is only reported."""
+    """Least share of windows for which both releases decide on the same severity. 0: it is only reported."""
 
 
 class Gate(Struct, frozen=True, kw_only=True):
-    """One condition that the candidate had to meet before it became a release, with what was measured."""
+    """One condition that the candidate met before it became a release: the measured ``value`` and its ``limit``."""
 
     name: Annotated[str, Meta(max_length=80)]
     value: float
@@ -184,7 +203,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     model: Name
     release: Release | None = None
     rollback_floor: Release | None = None
-    """A device that committed this release refuses every release of this model below it, for good."""
+    """A device that has committed this release refuses every release of this model below this number."""
     task: Literal["anomaly", "classification", "remaining_life"] = "anomaly"
     runtime: Literal["onnx", "tflite"] = "onnx"
     created_at: Annotated[str, Meta(max_length=40)]
@@ -194,25 +213,25 @@ class Manifest(Struct, frozen=True, kw_only=True):
     features: Annotated[list[FeatureSpec], Meta(max_length=512)]
     raw: RawInput | None = None
     scoring: ScoringSpec | None = None
-    """Needed for features; a network that reads samples has none."""
+    """Required for features; None for raw samples."""
     anomaly: Anomaly | None = None
     classification: Classification | None = None
     remaining_life: RemainingLife | None = None
     tensors: Annotated[list[TensorSpec], Meta(max_length=64)] | None = None
     bands: Annotated[list[UsualBand], Meta(min_length=1, max_length=128)] | None = None
-    """What is usual of raw samples, for the reasons of an alert."""
+    """Usual levels of bands of raw samples, for the reasons of an alert."""
     iso20816: Iso20816 | None = None
     bearing: BearingSpec | None = None
-    """A bearing whose fault an alert shall name."""
+    """A bearing whose faults alerts name."""
     decision: DecisionSpec
     drift: DriftSpec | None = None
-    """What to compare features and scores with; None: nothing is compared."""
+    """References of features and scores; None: drift is not measured."""
     golden: Golden
     budget: Budget
     shadow: Shadowing | None = None
     gates: Annotated[list[Gate], Meta(max_length=64)] = []
     lineage: dict[str, str] = {}
-    """Where it came from: recordings by SHA-256, the recipe, versions of the libraries."""
+    """Origin of the release: SHA-256 of recordings, the recipe, versions of libraries."""
 
     def __post_init__(self) -> None:
         if self.rollback_floor is not None and self.release is not None and self.rollback_floor > self.release:
@@ -224,33 +243,31 @@ class Manifest(Struct, frozen=True, kw_only=True):
             if needed not in names:
                 raise ValueError(f"the file {needed} is missing")
         if MANIFEST_FILE in names:
-            raise ValueError("the manifest cannot name itself")
+            raise ValueError(f"{MANIFEST_FILE} cannot be among the files: it names them")
         if len(self.input.channels) != len(self.input.units):
-            raise ValueError("channels and units differ in number")
+            raise ValueError("channels and units must have the same length")
         self._check_task()
         self._check_channels()
 
     def _check_task(self) -> None:
         if not self.features and self.raw is None:
-            raise ValueError("the network needs features or raw samples")
+            raise ValueError("the manifest needs features or the section raw")
         if self.raw is None and self.scoring is None:
             raise ValueError("features need the section scoring")
         if (self.task == "classification") != (self.classification is not None):
-            raise ValueError("a classification, and only that, has the section classification")
+            raise ValueError("the task classification needs the section classification, and no other task may have it")
         if (self.task == "remaining_life") != (self.remaining_life is not None):
-            raise ValueError("a remaining_life, and only that, has the section remaining_life")
+            raise ValueError("the task remaining_life needs the section remaining_life, and no other task may have it")
         if self.anomaly is not None and self.task != "anomaly":
-            raise ValueError("only an anomaly has the section anomaly")
+            raise ValueError("only the task anomaly may have the section anomaly")
         if self.task == "anomaly" and self.raw is not None and self.anomaly is None:
-            raise ValueError("an anomaly of raw samples needs the section anomaly")
+            raise ValueError("the task anomaly with raw samples needs the section anomaly")
         if self.anomaly is not None and self.anomaly.output == "reconstruction" and self.raw is None:
-            raise ValueError(
-                "what features reconstruct is judged by the section scoring: leave out the section anomaly"
-            )
+            raise ValueError("reconstructed features are scored by the section scoring: leave out the section anomaly")
         if self.bands is not None and self.raw is None:
-            raise ValueError("bands are the reasons of raw samples: features have their own")
+            raise ValueError("the section bands is for raw samples only: features are reasons themselves")
         if self.drift is not None and len(self.drift.features) != len(self.features):
-            raise ValueError("the section drift needs one reference a feature")
+            raise ValueError("the section drift needs one reference for each feature")
 
     def _check_channels(self) -> None:
         count, nyquist_hz = len(self.input.channels), self.input.sample_rate_hz / 2
@@ -258,7 +275,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         if self.bearing is not None:
             named.append(self.bearing.channel)
         if any(channel >= count for channel in named):
-            raise ValueError(f"a section names channel {max(named)}; there are {count}")
+            raise ValueError(f"a section names channel {max(named)}, but there are {count} channels, counted from 0")
         if any(band.high_hz > nyquist_hz * 1.001 for band in self.bands or ()):
             raise ValueError(f"a band reaches beyond half of the sample rate, {nyquist_hz:g} Hz")
         if self.iso20816 is not None:
@@ -268,14 +285,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
                     f"iso20816 reaches to {self.iso20816.high_hz:g} Hz, half of the sample rate is {nyquist_hz:g} Hz"
                 )
             seconds = self.input.window_samples / self.input.sample_rate_hz
-            if seconds * self.iso20816.low_hz < 0.5:  # not half a turn of the lowest frequency
+            if seconds * self.iso20816.low_hz < 0.5:  # less than half a period of the lowest frequency
                 raise ValueError(
-                    f"iso20816 begins at {self.iso20816.low_hz:g} Hz: a window of {seconds:g} s cannot show that"
+                    f"a window of {seconds:g} s is too short for iso20816 from {self.iso20816.low_hz:g} Hz on"
                 )
 
     @property
     def model_file(self) -> str:
-        """The name of the network's file."""
+        """The name of the model's file."""
         return MODEL_FILES[self.runtime]
 
     def file(self, name: str) -> BundleFile:
@@ -305,11 +322,11 @@ _OMITTED: Final = (
     "drift",
     "shadow",
 )
-"""Sections that are left out where they are None."""
+"""Fields that are not written where they are None."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest's bytes: JSON with sorted keys, so that equal manifests have equal hashes."""
+    """The bytes of a manifest: JSON with sorted keys. Equal manifests have equal bytes, and so equal hashes."""
     fields = msgspec.to_builtins(manifest, order="deterministic")
     for name in _OMITTED:
         if fields[name] is None:
@@ -320,7 +337,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(payload: bytes) -> Manifest:
-    """Read a manifest.
+    """The manifest in ``payload``. The caller verifies the signature over the bytes before it uses the result.
 
     Raises:
         WireError: ``manifest.too_large``, ``manifest.malformed``.
@@ -334,12 +351,12 @@ def decode_manifest(payload: bytes) -> Manifest:
 
 
 def check_file(file: BundleFile, content: bytes) -> None:
-    """Check that ``content`` is what the manifest names.
+    """Check that ``content`` has the length and hash that the manifest states for ``file``.
 
     Raises:
         WireError: ``manifest.length`` or ``manifest.hash``.
     """
     if len(content) != file.length:
-        raise WireError("manifest.length", f"{file.name} has {len(content)} bytes, the manifest says {file.length}")
+        raise WireError("manifest.length", f"{file.name} has {len(content)} bytes, the manifest states {file.length}")
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise WireError("manifest.hash", f"{file.name} does not have the SHA-256 that the manifest says")
+        raise WireError("manifest.hash", f"{file.name} does not have the SHA-256 that the manifest states")
