@@ -114,7 +114,7 @@ class InferenceTask:
             return Prediction(_column(output, len(model_input)) / section.threshold)
         if output.shape != model_input.shape:
             raise ValueError(
-                f"the model's output has the shape {list(output.shape)}; need that of its input, {list(model_input.shape)}"
+                f"the model's output is {list(output.shape)}; it must have its input's shape {list(model_input.shape)}"
             )
         if section is None:
             assert self.scorer is not None  # the manifest has one of the two sections
