@@ -91,6 +91,7 @@ class OnnxModel(TensorModel):
                 raise
 
     def _invoke(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """See :meth:`TensorModel._invoke`."""
         try:
             found: list[NDArray[Any]] = self._session.run(
                 self._output_names, dict(zip(self._input_names, arrays, strict=True))

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_protocols.manifest.manifest import TensorSpec
+
+if TYPE_CHECKING:  # for annotations only: what the manifest imports is not pure
+    from wheeltapper_protocols.manifest.manifest import TensorSpec
 
 __all__ = ["Tensor", "decode", "encode", "fitted", "holds_nan", "with_specs"]
 

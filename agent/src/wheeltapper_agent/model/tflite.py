@@ -114,6 +114,7 @@ class TfliteModel(TensorModel):
             raise stateful_error(f"{', '.join(sorted(stateful))} keeps a state from one window to the next")
 
     def _invoke(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """See :meth:`TensorModel._invoke`; inputs of another shape than before resize the interpreter's tensors."""
         with self._lock:
             try:
                 shapes = [array.shape for array in arrays]
@@ -161,15 +162,17 @@ def _interpreter(library: Any, content: bytes, package: str, providers: Sequence
         try:
             ctypes.CDLL(name)  # fails cleanly; load_delegate would leave a broken object behind
             delegates = [library.load_delegate(name)]
-            made = library.Interpreter(model_content=content, num_threads=threads, experimental_delegates=delegates)
-            made.allocate_tensors()
+            interpreter = library.Interpreter(
+                model_content=content, num_threads=threads, experimental_delegates=delegates
+            )
+            interpreter.allocate_tensors()
         except (OSError, RuntimeError, ValueError) as error:
             announce(logging.WARNING, f"{package} cannot use {name} here: {str(error)[:300]}")
         else:
-            return made, name.rpartition("/")[2]
+            return interpreter, name.rpartition("/")[2]
     try:
-        made = library.Interpreter(model_content=content, num_threads=threads)
-        made.allocate_tensors()
+        interpreter = library.Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise AgentError("runtime.load", f"the model cannot be loaded: {str(error)[:300]}") from error
-    return made, ""
+    return interpreter, ""

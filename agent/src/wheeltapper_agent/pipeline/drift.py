@@ -21,19 +21,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.pipeline.change import Change, ScoreChangeDetector
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.records.port import unnumbered_report
 from wheeltapper_protocols.drift.drift import Distances, DriftSpec, distances
 from wheeltapper_protocols.drift.sketch import Bins, Sketches, encode_sketches
-from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.quality import DataQuality
 from wheeltapper_protocols.wire.messages import Alert, DriftEvent, DriftReport, Report
+
+if TYPE_CHECKING:  # for annotations only: neither is pure
+    from wheeltapper_agent.ground.clock import Clock
+    from wheeltapper_protocols.manifest.manifest import Manifest
 
 __all__ = ["BLOCK_WINDOWS", "MIN_REPORT_WINDOWS", "DriftObserver"]
 
@@ -75,8 +77,7 @@ class DriftObserver:
         self._quality = quality
         self._on_drift = on_drift
         self._reported_quality = DataQuality()
-        """The data quality that earlier reports have told of. Windows before the first release count in the first
-        report."""
+        """The data quality in earlier reports. Windows before the first release count in the first report."""
         self._manifest: Manifest | None = None
         self._run: _ReleaseDrift | None = None
 
@@ -223,11 +224,13 @@ class _ReleaseDrift:
         return [names[row] for row in moved if names[row] not in before][:1]
 
     def _feature_event(self, name: str, before: float, after: float, distance: Distances) -> DriftEvent:
+        """Return the event of a feature that differs from the reference."""
         return DriftEvent(
             kind="feature", feature=name, window=self._last[0], before=before, after=float(after), psi=distance.psi
         )
 
     def _add(self, event: DriftEvent) -> None:
+        """Keep an event for the report; only count it if there are many."""
         if len(self._events) < _MAX_EVENTS:
             self._events.append(event)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from wheeltapper_agent.source.base import Window
 from wheeltapper_protocols.decision.decision import Verdict
-from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.wire.messages import Alert, Report
+
+if TYPE_CHECKING:  # for annotations only: what the manifest imports is not pure
+    from wheeltapper_protocols.manifest.manifest import Manifest
 
 __all__ = ["Observation", "Observer"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # the clock reads the time: this module stays pure
+if TYPE_CHECKING:  # for annotations only: the clock is not pure
     from wheeltapper_agent.ground.clock import Clock
 
 __all__ = [

@@ -119,9 +119,9 @@ class Cutter:
         if self._overlaps:
             view.flags.writeable = False
         late_s = self._late_s if math.isfinite(self._late_s) else 0.0
-        made = Window(view, max(0.0, t_s), self._gap, late_s, min(self._late_samples, MAX_GAP_SAMPLES))
+        result = Window(view, max(0.0, t_s), self._gap, late_s, min(self._late_samples, MAX_GAP_SAMPLES))
         self._gap, self._late_s, self._late_samples, self._new_samples = 0, 0.0, 0, 0
-        return made
+        return result
 
     def _advance(self, window: int, hop: int) -> None:
         """Go to the next window; a full block is left to its windows."""

@@ -103,6 +103,7 @@ class ModbusConfig(StreamConfig):
 
     @property
     def _names(self) -> tuple[str, ...]:
+        """Names of the channels."""
         return tuple(entry.name for entry in self.registers)
 
 

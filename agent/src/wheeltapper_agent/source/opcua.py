@@ -309,10 +309,10 @@ class OpcuaReader:
 
     async def _check(self, client: Client, nodes: Sequence[Any]) -> None:
         """Refuse nodes that will never give a number."""
-        for entry, found in zip(self._config.nodes, await client.read_attributes(nodes), strict=True):
-            if found.StatusCode.name in _REFUSING:
-                raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}): {found.StatusCode.name}")
-            value = found.Value.Value if found.Value is not None else None
+        for entry, attribute in zip(self._config.nodes, await client.read_attributes(nodes), strict=True):
+            if attribute.StatusCode.name in _REFUSING:
+                raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}): {attribute.StatusCode.name}")
+            value = attribute.Value.Value if attribute.Value is not None else None
             if not self._config.array and value is not None and not isinstance(value, int | float):
                 raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}) holds no number")
 

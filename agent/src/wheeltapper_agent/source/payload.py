@@ -85,29 +85,29 @@ class PayloadReader:
             raise _refused(f"{len(payload)} bytes are not whole samples of {self._channels} channels")
         return np.frombuffer(payload, dtype).astype(dtype.newbyteorder("=")).reshape(-1, self._channels)
 
-    def _samples(self, found: Any) -> NDArray[np.float64]:
+    def _samples(self, value: Any) -> NDArray[np.float64]:
         """Return the samples of a decoded payload."""
-        if isinstance(found, dict):
-            missing = [name for name in self._config.channels if name not in found]
+        if isinstance(value, dict):
+            missing = [name for name in self._config.channels if name not in value]
             if missing:
                 raise ValueError(f"channel {missing[0]!r} is missing")
-            columns = [_numbers(found[name]) for name in self._config.channels]
+            columns = [_numbers(value[name]) for name in self._config.channels]
             if len({len(column) for column in columns}) != 1:
                 raise ValueError("the channels differ in length")
             return np.stack(columns, axis=1)
-        if isinstance(found, list) and found and isinstance(found[0], list):
-            if any(not isinstance(row, list) or len(row) != self._channels for row in found):
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            if any(not isinstance(row, list) or len(row) != self._channels for row in value):
                 raise ValueError(f"each sample must have {self._channels} numbers")
-            return _numbers([value for row in found for value in row]).reshape(-1, self._channels)
-        flat = _numbers(found)
+            return _numbers([number for row in value for number in row]).reshape(-1, self._channels)
+        flat = _numbers(value)
         if len(flat) % self._channels:
             raise ValueError(f"{len(flat)} numbers are not whole samples of {self._channels} channels")
         return flat.reshape(-1, self._channels)
 
 
-def _numbers(found: Any) -> NDArray[np.float64]:
+def _numbers(value: Any) -> NDArray[np.float64]:
     """Return a number, or a list of numbers and None, as an array; None becomes NaN."""
-    values = found if isinstance(found, list) else [found]
+    values = value if isinstance(value, list) else [value]
     others = set(map(type, values)) - _NUMBERS
     if others:
         raise ValueError(f"a sample must be a number or null, not {min(kind.__name__ for kind in others)}")
@@ -123,12 +123,13 @@ def _at(decoded: Any, key: str) -> Any:
     return decoded
 
 
-def _seconds(found: Any, unit: str) -> float:
+def _seconds(value: Any, unit: str) -> float:
     """Return a time in seconds."""
-    if type(found) not in (int, float) or not math.isfinite(found):
+    if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError("the time must be a number")
-    return float(found) / _PER_SECOND[unit]
+    return float(value) / _PER_SECOND[unit]
 
 
 def _refused(why: str) -> AgentError:
+    """Return the error for a payload that cannot be read; ``why`` ends the message."""
     return AgentError("source.payload", f"a payload cannot be read: {why[:300]}")

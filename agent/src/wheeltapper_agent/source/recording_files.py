@@ -52,10 +52,12 @@ class RecordingFile(Protocol):
     """A file with one continuous signal. What the file does not say about itself is 0 or empty."""
 
     @property
-    def sample_rate_hz(self) -> float: ...
+    def sample_rate_hz(self) -> float:
+        """Samples a second."""
 
     @property
-    def channels(self) -> tuple[str, ...]: ...
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels."""
 
     @property
     def full_scale(self) -> float:

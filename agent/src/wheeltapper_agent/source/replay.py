@@ -300,10 +300,13 @@ def _continuous(recording: Recording) -> bool:
     return bool(np.all(np.abs(recording.t_s[1:] - ends_s) <= max(0.5 / recording.sample_rate_hz, 1e-6)))
 
 
-def _agree(what: str, said: object, found: object) -> None:
+def _agree(what: str, configured: object, recorded: object) -> None:
     """Raise ``source.mismatch`` if configuration and recording disagree."""
-    if said != found:
-        raise AgentError("source.mismatch", f"{what}: the configuration says {said}, the recording {found}")
+    if configured != recorded:
+        raise AgentError(
+            "source.mismatch",
+            f"{what}: the configuration says {configured}, the recording {recorded}; change the configuration",
+        )
 
 
 def _check_entries(what: str, entries: tuple[object, ...], count: int) -> None:
