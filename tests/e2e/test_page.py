@@ -66,7 +66,7 @@ def check_page(page: Page, story: Story, alert: dict[str, Any]) -> None:
 
 
 def test_the_page_tells_the_story(stage: Stage) -> None:
-    story = Story(stage, say=lambda text: print(f"{time.monotonic():.1f} {text}"))
+    story = Story(stage, report=lambda text: print(f"{time.monotonic():.1f} {text}"))
     with open_page() as page:
         page.emulate(1360, 1000)
         story.enrol()

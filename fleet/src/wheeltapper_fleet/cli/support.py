@@ -1,8 +1,9 @@
-"""What the commands share: the connection, the output, and how a failure looks.
+"""What the commands share: connecting to the service, printing results, reporting failures.
 
 Invariants:
-    * With ``--json`` the only thing on stdout is JSON. Progress goes to stderr.
-    * Exit codes: 0 done, 1 the operation failed, 2 usage or bad input. A failure is one line with its code.
+    * With ``--json`` standard output holds JSON and nothing else. Progress goes to standard error.
+    * Exit codes: 0 done, 1 the operation failed, 2 wrong usage or bad input, 130 ended by Ctrl-C.
+    * A failure is one line on standard error that ends with its code.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -21,50 +22,63 @@ import typer
 if TYPE_CHECKING:
     from wheeltapper_fleet.client.fleet_client import FleetClient
 
-__all__ = ["Link", "fail", "failures", "parse_tags", "print_json", "print_table", "run_guarded"]
+__all__ = [
+    "BAD_INPUT",
+    "fail",
+    "failures",
+    "format_time",
+    "open_client",
+    "parse_tags",
+    "print_json",
+    "print_table",
+    "run_guarded",
+]
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
 _BAD_INPUT_STATUS: Final = (400, 413, 422)
 
 
-@dataclass(frozen=True)
-class Link:
-    """How to reach the fleet service: ``--url`` and ``--token-file``, else the environment, else ``--data-dir``."""
+@contextmanager
+def open_client(url: str | None, token_file: Path | None, data_dir: Path | None) -> Iterator[FleetClient]:
+    """Connect to the fleet service; close the connection and report failures as :func:`failures` does.
 
-    url: str | None
-    token_file: Path | None
-    data_dir: Path | None
-
-    def open(self) -> FleetClient:
-        """A client.
-
-        Raises:
-            FleetError: ``client.not_running``, ``client.no_token``.
-        """
+    Args:
+        url: the admin API's URL; if None, from ``WHEELTAPPER_URL``, else from the service that runs on ``data_dir``.
+        token_file: file with the API token; if None, from ``WHEELTAPPER_API_TOKEN``, else from ``data_dir``.
+        data_dir: the data folder of a service on this machine; by default ``wheeltapper-data``.
+    """
+    with failures():
         from wheeltapper_fleet.client.fleet_client import FleetClient, find_fleet
         from wheeltapper_fleet.ground.errors import FleetError
 
         token = os.environ.get("WHEELTAPPER_API_TOKEN")
-        if self.token_file is not None:
+        if token_file is not None:
             try:
-                token = self.token_file.read_text(encoding="ascii").strip()
+                token = token_file.read_text(encoding="ascii").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise FleetError("client.no_token", f"cannot read {self.token_file}: {error}", 400) from error
-        url = self.url or os.environ.get("WHEELTAPPER_URL")
+                raise FleetError("client.no_token", f"cannot read {token_file}: {error}", 400) from error
+        url = url or os.environ.get("WHEELTAPPER_URL")
         if url is None or token is None:
-            found = find_fleet(self.data_dir or Path("wheeltapper-data"))
+            found = find_fleet(data_dir or Path("wheeltapper-data"))
             url, token = url or found.url, token or found.token
-        return FleetClient(url, token)
+        with FleetClient(url, token) as client:
+            yield client
 
 
 def print_json(value: object) -> None:
-    """``value`` on stdout, as the only thing there."""
+    """Print ``value`` as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-    """A plain table on stdout; on a terminal and in a pipe alike."""
+    """Print a plain table on standard output, the same on a terminal and in a pipe.
+
+    Args:
+        columns: the headings.
+        rows: the cells; None is shown as a dash.
+        empty: printed instead if there are no rows.
+    """
     if not rows:
         typer.echo(empty)
         return
@@ -75,12 +89,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters: what devices send must not steer a terminal."""
+    """Replace control characters, so that text which devices sent cannot control the terminal."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def format_time(seconds: float | None) -> str | None:
+    """Unix seconds as a date and time in UTC; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
 def parse_tags(texts: Sequence[str]) -> dict[str, str]:
-    """``key=value`` texts as a mapping."""
+    """Parse ``key=value`` texts; ends the command if one is malformed."""
     tags = {}
     for text in texts:
         key, sign, value = text.partition("=")
@@ -91,14 +110,14 @@ def parse_tags(texts: Sequence[str]) -> dict[str, str]:
 
 
 def fail(code: str, message: str, status: int = FAILED) -> NoReturn:
-    """One line on stderr, then the end."""
+    """Print one line with the code on standard error and end the command with exit code ``status``."""
     typer.echo(f"error: {printable(message)} [{printable(code)}]", err=True)
     raise typer.Exit(status)
 
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turn our errors into one line and an exit code."""
+    """Report errors of the fleet, of the protocols and of the operating system as :func:`fail` does."""
     from wheeltapper_fleet.ground.errors import FleetError
     from wheeltapper_protocols.errors import ProtocolError
 
@@ -114,7 +133,7 @@ def failures() -> Iterator[None]:
 
 
 def run_guarded(app: Callable[..., Any]) -> None:
-    """Run the typer app; Ctrl-C ends with 130 and without a traceback."""
+    """Run a typer app. Ctrl-C ends it with exit code 130 and without a traceback."""
     try:
         app()
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
-"""``wheeltapper train``: from recordings to a bundle, and from shared data sets to recordings. Needs no fleet service.
+"""``wheeltapper train``: train a model on recordings, and import public data sets as recordings. Needs no service.
 
-The form of ``train anomaly --recording … --healthy-fraction … --out …`` is kept stable: others judge the system by it.
+The options of ``train anomaly --recording … --healthy-fraction … --out …`` are kept stable, because evaluations by
+others run this command.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def import_set(
 
 
 def _imported(kind: str, sources: Sequence[Path]) -> Iterator[tuple[str, Recording]]:
-    """The recordings of ``sources`` (files, or folders of them), one after the other, with names for them."""
+    """Import data sets: (name, recording) for every ``.npz`` in ``sources``, which are files or folders."""
     from wheeltapper_fleet.training.importers import IMPORTERS
 
     if kind not in IMPORTERS:

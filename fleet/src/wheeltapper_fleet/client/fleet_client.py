@@ -1,7 +1,14 @@
-"""The admin API from the other side: what the command line and the demo speak.
+"""A client of the admin API.
 
-Invariant: every refusal of the server comes out as :class:`FleetError` with the server's code; a server that cannot be
-reached as ``client.unreachable``.
+Example:
+    >>> found = find_fleet(Path("wheeltapper-data"))
+    >>> with FleetClient(found.url, found.token) as client:
+    ...     [device["id"] for device in client.devices()]
+    ['press-1', 'press-2']
+
+Invariants:
+    * Every refusal of the server is raised as :class:`FleetError` with the server's own code.
+    * A server that cannot be reached is raised as ``client.unreachable``.
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -19,40 +27,44 @@ import httpx
 
 from wheeltapper_fleet.ground.errors import FleetError
 
-__all__ = ["Connection", "FleetClient", "find_fleet"]
+__all__ = ["FleetAccess", "FleetClient", "find_fleet"]
 
 _TIMEOUT_SECONDS: Final = 30.0
 _PREFIX: Final = "/api/v1"
 
 
-class Connection:
-    """Where a fleet service is and the token for it."""
+@dataclass(frozen=True)
+class FleetAccess:
+    """The URL of a fleet service's admin API, and an API token for it."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self.url = url
-        self.token = token
+    url: str
+    token: str = field(repr=False)
 
 
-def find_fleet(data_dir: Path) -> Connection:
-    """The fleet service that runs on ``data_dir`` (its ``serve.json`` and ``api-token``).
+def find_fleet(data_dir: Path) -> FleetAccess:
+    """Find the fleet service that runs on a data folder, by the folder's ``serve.json`` and ``api-token``.
 
     Raises:
         FleetError: ``client.not_running``.
     """
     try:
         served = json.loads((data_dir / "serve.json").read_text(encoding="utf-8"))
-        return Connection(str(served["admin_url"]), (data_dir / "api-token").read_text(encoding="ascii").strip())
+        return FleetAccess(str(served["admin_url"]), (data_dir / "api-token").read_text(encoding="ascii").strip())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"no fleet service seems to run on {data_dir}; start it with `wheeltapper serve`, or give --url"
+        message = f"no fleet service is running on {data_dir}; start it with `wheeltapper serve`, or give --url"
         raise FleetError("client.not_running", message, 503) from error
 
 
 class FleetClient:
-    """One method for each route. Close it, or use it in ``with``.
+    """One method for each route of the admin API. Use it in a ``with`` statement, or close it.
+
+    Every method raises FleetError with the server's code when the server refuses, and ``client.unreachable`` when the
+    server does not answer. What the dicts contain is in the rooms' ``schemas.py``.
 
     Args:
         base_url: e.g. ``http://127.0.0.1:8080``.
         token: the API token.
+        verify: whether to verify the server's TLS certificate, or the path of the CA to verify it with.
     """
 
     def __init__(self, base_url: str, token: str, *, verify: str | bool = True) -> None:
@@ -73,46 +85,53 @@ class FleetClient:
         self.close()
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close all connections."""
         self._http.close()
 
     def healthz(self) -> dict[str, Any]:
-        """Whether every part works."""
+        """Whether every part of the service works: ``ok``, and the names of the parts ``failing``."""
         return dict(self._send("GET", "/healthz", ok=(200, 503)).json())
 
     def create_token(
         self, device: str, ttl_seconds: float = 86_400.0, tags: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """A one-time enrolment token: ``device``, ``token``, ``expires_at``."""
+        """Create a one-time enrolment token: ``device``, ``token``, ``expires_at``."""
         return dict(self._post("/tokens", {"device": device, "ttl_seconds": ttl_seconds, "tags": dict(tags or {})}))
 
     def devices(self) -> list[dict[str, Any]]:
-        """All devices."""
+        """All devices, by id."""
         return list(self._get("/devices"))
 
     def device(self, device: str) -> dict[str, Any]:
         """One device."""
-        return dict(self._get(f"/devices/{_part(device)}"))
+        return dict(self._get(f"/devices/{_quoted(device)}"))
 
     def revoke(self, device: str) -> dict[str, Any]:
-        """Refuse the device from now on."""
-        return dict(self._post(f"/devices/{_part(device)}/revoke", None))
+        """Revoke a device: from now on it is refused everywhere."""
+        return dict(self._post(f"/devices/{_quoted(device)}/revoke", None))
 
     def forget(self, device: str) -> None:
-        """Remove the device, so that its id can be enrolled again."""
-        self._send("POST", f"{_PREFIX}/devices/{_part(device)}/forget")
+        """Remove a device, so that its id can be enrolled again. Its records stay."""
+        self._send("POST", f"{_PREFIX}/devices/{_quoted(device)}/forget")
 
     def request_capture(self, device: str, pipeline: str, snapshots: int) -> str:
-        """Ask for a recording; returns the command's id."""
-        answer = self._post(f"/devices/{_part(device)}/captures", {"pipeline": pipeline, "snapshots": snapshots})
+        """Ask a device for a recording of its next ``snapshots`` windows; returns the command's id."""
+        answer = self._post(f"/devices/{_quoted(device)}/captures", {"pipeline": pipeline, "snapshots": snapshots})
         return str(answer["command"])
 
     def captures(self, device: str | None = None) -> list[dict[str, Any]]:
-        """Recordings asked for or received, newest first."""
+        """Recordings that were asked for or received, newest first."""
         return list(self._get("/captures", {"device": device} if device is not None else None))
 
     def fetch_capture(self, command: str, target: Path) -> int:
-        """Save a recording; returns its length in bytes. The file appears whole or not at all.
+        """Download a recording. The file appears whole or not at all.
+
+        Args:
+            command: the command, or the device's rule, that the recording answers.
+            target: the file to write.
+
+        Returns:
+            The file's length in bytes.
 
         Raises:
             FleetError: ``capture.not_found``, ``client.hash``.
@@ -120,7 +139,7 @@ class FleetClient:
         temporary = target.with_name(f".{target.name}.part")
         digest, length = hashlib.sha256(), 0
         try:
-            with self._http.stream("GET", f"{_PREFIX}/captures/{_part(command)}/recording") as response:
+            with self._http.stream("GET", f"{_PREFIX}/captures/{_quoted(command)}/recording") as response:
                 if response.status_code != 200:
                     response.read()
                     raise _refusal(response)
@@ -129,7 +148,7 @@ class FleetClient:
                         digest.update(chunk)
                         length += file.write(chunk)
             if digest.hexdigest() != response.headers.get("X-Content-SHA256"):
-                raise FleetError("client.hash", "the recording was damaged on its way; fetch it again", 502)
+                raise FleetError("client.hash", "the recording was damaged in transit; fetch it again", 502)
             temporary.replace(target)
         except httpx.HTTPError as error:
             raise _unreachable(error) from error
@@ -138,27 +157,36 @@ class FleetClient:
         return length
 
     def has_blob(self, sha256: str) -> bool:
-        """Whether the blob is in the store."""
-        return self._send("HEAD", f"{_PREFIX}/blobs/{_part(sha256)}", ok=(200, 404)).status_code == 200
+        """Whether the service has the blob."""
+        return self._send("HEAD", f"{_PREFIX}/blobs/{_quoted(sha256)}", ok=(200, 404)).status_code == 200
 
     def put_blob(self, sha256: str, content: bytes | IO[bytes]) -> None:
-        """Store a blob."""
-        self._send("PUT", f"{_PREFIX}/blobs/{_part(sha256)}", content=content)
+        """Upload a blob; its content must hash to ``sha256``."""
+        self._send("PUT", f"{_PREFIX}/blobs/{_quoted(sha256)}", content=content)
 
     def role_metadata(self, model: str) -> tuple[bytes, int]:
-        """The team role's metadata as it is now, and the number of the next release."""
-        response = self._send("GET", f"{_PREFIX}/models/{_part(model)}/targets")
+        """The team role's current metadata, and the number of the model's next release."""
+        response = self._send("GET", f"{_PREFIX}/models/{_quoted(model)}/targets")
         return response.content, int(response.headers["X-Next-Release"])
 
     def publish(self, model: str, manifest: bytes, metadata: bytes) -> dict[str, Any]:
-        """Publish a release whose blobs are in the store."""
+        """Publish a release. Its blobs must have been uploaded before.
+
+        Args:
+            model: the model's name.
+            manifest: the manifest's bytes.
+            metadata: the team role's newly signed metadata.
+        """
         body = {"manifest": manifest.decode(), "metadata": metadata.decode()}
-        return dict(self._post(f"/models/{_part(model)}/releases", body))
+        return dict(self._post(f"/models/{_quoted(model)}/releases", body))
 
     def publish_bundle(self, bundle_dir: Path, key: Path | str, rollback_floor: int | None = None) -> dict[str, Any]:
-        """All of publishing: number the bundle, sign it here with the team's ``key``, upload, publish.
+        """Publish a bundle as the next release of its model: number it, sign it here, upload its files, publish it.
 
-        Devices that commit it never go below ``rollback_floor`` again.
+        Args:
+            bundle_dir: the bundle's folder.
+            key: the team's key, a PEM file or a securesystemslib URI. It is not sent anywhere.
+            rollback_floor: devices that commit this release never run an older one than ``rollback_floor`` again.
 
         Raises:
             FleetError: ``release.*``, ``keys.*``, ``tuf.*``.
@@ -180,23 +208,29 @@ class FleetClient:
         return self.publish(model, manifest, metadata)
 
     def releases(self) -> list[dict[str, Any]]:
-        """All releases."""
+        """All releases, by model and number."""
         return list(self._get("/releases"))
 
     def release(self, model: str, release: int) -> dict[str, Any]:
         """One release."""
-        return dict(self._get(f"/releases/{_part(model)}/{release}"))
+        return dict(self._get(f"/releases/{_quoted(model)}/{release}"))
 
     def verify_release(self, model: str, release: int) -> dict[str, Any]:
-        """Have a release verified as a device would."""
-        return dict(self._get(f"/releases/{_part(model)}/{release}/verify"))
+        """Let the service verify a release as a device would, down to every byte."""
+        return dict(self._get(f"/releases/{_quoted(model)}/{release}/verify"))
 
     def drift(self, model: str, release: int, **query: Any) -> dict[str, Any]:
-        """A release's features and scores against its training; ``since``, ``until``, ``device`` narrow it."""
-        return dict(self._get(f"/releases/{_part(model)}/{release}/drift", query))
+        """Compare the features and scores of a release's devices with its training.
+
+        Args:
+            model: the model's name.
+            release: the release's number.
+            query: ``since`` and ``until`` (Unix seconds), ``device``.
+        """
+        return dict(self._get(f"/releases/{_quoted(model)}/{release}/drift", query))
 
     def create_campaign(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """A new campaign, not started."""
+        """Create a campaign. It does not start by itself."""
         return dict(self._post("/campaigns", {"spec": dict(spec)}))
 
     def campaigns(self) -> list[dict[str, Any]]:
@@ -204,18 +238,26 @@ class FleetClient:
         return list(self._get("/campaigns"))
 
     def campaign(self, campaign: str) -> dict[str, Any]:
-        """One campaign, with executions and log."""
-        return dict(self._get(f"/campaigns/{_part(campaign)}"))
+        """One campaign, with its executions and its log."""
+        return dict(self._get(f"/campaigns/{_quoted(campaign)}"))
 
     def act(self, campaign: str, action: str, expected_version: int | None = None) -> dict[str, Any]:
-        """``start``, ``pause``, ``resume`` or ``abort``; without a version the one that is current now.
+        """Act on a campaign.
+
+        Args:
+            campaign: the campaign's id.
+            action: ``start``, ``approve``, ``pause``, ``resume`` or ``abort``.
+            expected_version: the version that the action was decided on; None takes the current one.
+
+        Returns:
+            The campaign after the action.
 
         Raises:
-            FleetError: ``campaign.conflict`` where someone else was faster.
+            FleetError: ``campaign.conflict``: the campaign has changed since that version.
         """
         if expected_version is None:
             expected_version = int(self.campaign(campaign)["version"])
-        return dict(self._post(f"/campaigns/{_part(campaign)}/{action}", {"expected_version": expected_version}))
+        return dict(self._post(f"/campaigns/{_quoted(campaign)}/{action}", {"expected_version": expected_version}))
 
     def alerts(self, limit: int = 200, after_id: int = 0) -> list[dict[str, Any]]:
         """Alerts, newest first."""
@@ -226,7 +268,7 @@ class FleetClient:
         return dict(self._get("/summary"))
 
     def events(self) -> Iterator[tuple[str, Any]]:
-        """Live changes as (kind, value), until the server ends."""
+        """Live changes as (kind, value) until the stream ends; the kind is device, campaign, alert or reset."""
         kind = ""
         try:
             with self._http.stream("GET", f"{_PREFIX}/events", timeout=httpx.Timeout(10.0, read=60.0)) as response:
@@ -257,8 +299,8 @@ class FleetClient:
         return response
 
 
-def _part(text: str) -> str:
-    """``text`` as one part of a path."""
+def _quoted(text: str) -> str:
+    """``text`` quoted as one segment of a URL's path."""
     return quote(text, safe="")
 
 
@@ -267,6 +309,7 @@ def _unreachable(error: Exception) -> FleetError:
 
 
 def _refusal(response: httpx.Response) -> FleetError:
+    """The error that the server's answer describes."""
     try:
         body = response.json()
         return FleetError(str(body["code"]), str(body["message"]), response.status_code)

@@ -1,4 +1,4 @@
-"""``wheeltapper demo``: the whole loop on this machine."""
+"""``wheeltapper demo``: runs the demo's story, with a live view or headless, and cleans up."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from wheeltapper_fleet.ground.errors import FleetError
 __all__ = ["demo", "main"]
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+def _interrupt(_signal: int, _stack: FrameType | None) -> None:
+    """Handle SIGTERM like Ctrl-C, so that every process of the demo is ended."""
     raise KeyboardInterrupt
 
 
 def _recordings(folder: Path | None, into: Path) -> list[Path]:
-    """The recordings of a folder: ``.npz`` recordings as they are, FEMTO runs converted.
+    """The recordings in ``folder``; FEMTO runs are converted and written to ``into``.
 
     Raises:
         FleetError: ``demo.no_recordings``.
@@ -49,7 +50,11 @@ def _recordings(folder: Path | None, into: Path) -> list[Path]:
             write_recording(import_femto(file), target)
             found.append(target)
     if not found:
-        raise FleetError("demo.no_recordings", f"{folder} holds no .npz recording", 400)
+        raise FleetError(
+            "demo.no_recordings",
+            f"{folder} contains no .npz recording; name a folder with recordings or FEMTO runs",
+            400,
+        )
     return found
 
 
@@ -73,7 +78,7 @@ def demo(
     try:
         story = Story(stage, devices=devices, replay=_recordings(replay, home / "recordings"))
         if headless:
-            story.say = lambda text: console.print(f"[green]✓[/green] {text}")
+            story.report = lambda text: console.print(f"[green]✓[/green] {text}")
         code = _play(story, console, seconds, headless=headless, as_json=as_json)
     except FleetError as error:
         console.print(f"[red]{error.message}[/red] ({error.code}); logs are in {home / 'logs'}", markup=True)
@@ -87,18 +92,20 @@ def demo(
     raise typer.Exit(code)
 
 
-def _picture(story: Story, console: Console) -> RenderableType:
+def _frame(story: Story, console: Console) -> RenderableType:
+    """One frame of the live view."""
     client = story.stage.client
     token_file = str(story.stage.data_dir / "api-token")
     return render(client.summary(), client.devices(), story.steps, story.stage.url, token_file, console.size)
 
 
 def _play(story: Story, console: Console, seconds: float | None, *, headless: bool, as_json: bool) -> int:
+    """Play the story, keep the demo running as long as wanted, and print its figures; gives the exit code."""
     stage = story.stage
     deadline = None if seconds is None else story.started + seconds
 
-    def stay() -> None:
-        """Go on until the time is over; a replay and an interrupted demo end earlier."""
+    def keep_running() -> None:
+        """Wait until ``seconds`` are over; without ``seconds``, until Ctrl-C, or not at all if headless."""
         while (deadline is None and not headless) or (deadline is not None and time.monotonic() < deadline):
             stage.check_alive()
             time.sleep(0.2)
@@ -106,11 +113,11 @@ def _play(story: Story, console: Console, seconds: float | None, *, headless: bo
     try:
         if headless:
             story.play()
-            stay()
+            keep_running()
         else:
-            with LiveView(console, lambda: _picture(story, console)):
+            with LiveView(console, lambda: _frame(story, console)):
                 story.play()
-                stay()
+                keep_running()
     except KeyboardInterrupt:
         if not as_json:
             raise
@@ -121,7 +128,7 @@ def _play(story: Story, console: Console, seconds: float | None, *, headless: bo
 
 
 def main(arguments: list[str]) -> None:
-    """``wheeltapper demo`` with ``arguments``."""
+    """Run ``wheeltapper demo`` with ``arguments``."""
     app = typer.Typer(add_completion=False)
     app.command()(demo)
     app(arguments, prog_name="wheeltapper demo")

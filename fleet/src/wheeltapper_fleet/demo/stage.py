@@ -1,11 +1,10 @@
-"""The stage of the demo: a fleet service and agents as processes of their own, in one folder.
+"""The demo's processes: a fleet service and agents, with all of their files in one folder.
 
 Invariants:
-    * Every process started here is known by its Popen, dies with this one (``PR_SET_PDEATHSIG``), and is ended by
-      :meth:`Stage.close`, whatever happened in between.
-    * Nothing listens outside the loopback interface; every port is picked free.
+    * Every process that is started here dies with this one, and :meth:`Stage.close` ends it, whatever happened before.
+    * Nothing listens beyond the loopback interface; every port is a free one.
 
-What this module does not do: decide what happens on the stage (:mod:`story`), draw it (:mod:`view`), import the agent.
+What this module does not do: decide what happens (:mod:`story`), draw it (:mod:`view`), import the agent.
 """
 
 from __future__ import annotations
@@ -34,21 +33,32 @@ _END_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class AgentStatus:
-    """What an agent says of its spool after its end."""
+    """How far an agent's spool has come.
+
+    Args:
+        device: the device's id.
+        epoch: the id of the spool's life.
+        seq: the newest record's number, which is the number of records of this epoch.
+    """
 
     device: str
     epoch: str
     seq: int
-    """Newest record written: the number of records sent in this epoch."""
 
 
 def wait_for(
     what: str, probe: Callable[[], _T | None], seconds: float = 60.0, *, checks: Sequence[Callable[[], None]] = ()
 ) -> _T:
-    """Call ``probe`` until it gives something that is not None or False.
+    """Call ``probe`` every 0.1 s until it returns something that is neither None nor False; return that.
+
+    Args:
+        what: what is waited for, for the error message.
+        probe: looks whether it has happened.
+        seconds: how long to wait.
+        checks: called before every probe; each raises if waiting has become pointless.
 
     Raises:
-        FleetError: ``demo.timeout`` after ``seconds``.
+        FleetError: ``demo.timeout``.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -58,7 +68,7 @@ def wait_for(
         if found is not None and found is not False:
             return found
         if time.monotonic() > deadline:
-            raise FleetError("demo.timeout", f"waited {seconds:.0f} s in vain for: {what}", 500)
+            raise FleetError("demo.timeout", f"waited {seconds:.0f} s for {what}, which did not happen", 500)
         time.sleep(0.1)
 
 
@@ -68,7 +78,7 @@ def _command(module: str, *arguments: str) -> list[str]:
 
 
 def toml_text(values: Mapping[str, Any]) -> str:
-    """A small TOML document: tables, lists of tables, numbers, texts."""
+    """Write a small TOML document, of tables, lists of tables, numbers and texts."""
     scalars = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict | list)]
     blocks = ["\n".join(scalars)]
     for key, value in values.items():
@@ -88,7 +98,12 @@ def toml_text(values: Mapping[str, Any]) -> str:
 
 @dataclass
 class Stage:
-    """One fleet service and its agents below ``folder``."""
+    """One fleet service and its agents.
+
+    Args:
+        folder: everything they write is below this folder.
+        model: the model that the demo trains and releases.
+    """
 
     folder: Path
     model: str = "bearing-anomaly"
@@ -97,24 +112,27 @@ class Stage:
 
     @property
     def data_dir(self) -> Path:
+        """The fleet service's data folder."""
         return self.folder / "fleet"
 
     @property
     def keys_dir(self) -> Path:
+        """The folder of the offline keys."""
         return self.folder / "offline-keys"
 
     @property
     def team_key(self) -> Path:
+        """The key of the model's team."""
         return self.keys_dir / f"team-{self.model}.pem"
 
     def serve_info(self) -> dict[str, Any]:
-        """What ``serve`` wrote when it was ready: ports and pid."""
+        """The content of ``serve.json``, which ``serve`` writes when it is ready: ports and process id."""
         loaded: dict[str, Any] = json.loads((self.data_dir / "serve.json").read_text(encoding="utf-8"))
         return loaded
 
     @property
     def client(self) -> FleetClient:
-        """The admin API of the running fleet service."""
+        """A client of the running fleet service."""
         if self._client is None:
             token = (self.data_dir / "api-token").read_text(encoding="utf-8").strip()
             self._client = FleetClient(self.url, token)
@@ -122,15 +140,16 @@ class Stage:
 
     @property
     def url(self) -> str:
+        """The admin API's URL, which is also the page's."""
         return str(self.serve_info()["admin_url"])
 
     # Processes
 
     def run(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
-        """Run a command to its end and return what it printed.
+        """Run a Python module's command line to its end and return its standard output.
 
         Raises:
-            FleetError: ``demo.command`` with the command's last words.
+            FleetError: ``demo.command``, with the end of the command's output.
         """
         done = subprocess.run(
             _command(module, *arguments),
@@ -141,12 +160,14 @@ class Stage:
             env={**os.environ, **(env or {})},
         )
         if done.returncode != 0:
-            words = (done.stderr or done.stdout).strip()[-800:]
-            raise FleetError("demo.command", f"{module} {arguments[0]} ended with {done.returncode}: {words}", 500)
+            output = (done.stderr or done.stdout).strip()[-800:]
+            raise FleetError(
+                "demo.command", f"{module} {arguments[0]} ended with exit code {done.returncode}: {output}", 500
+            )
         return done.stdout
 
     def start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a process that goes on; its words go to ``logs/<name>.log``."""
+        """Start a process in the background; its output goes to ``logs/<name>.log``."""
         logs = self.folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         with (logs / f"{name}.log").open("ab") as log:
@@ -155,29 +176,29 @@ class Stage:
         return process
 
     def check_alive(self) -> None:
-        """Raise if a process ended that nobody ended.
+        """Check that every process is still running.
 
         Raises:
-            FleetError: ``demo.process_died`` with the last lines of its log.
+            FleetError: ``demo.process_died``, with the end of the process's log.
         """
         for name, process in self._processes.items():
             if process.poll() is not None:
-                words = (self.folder / "logs" / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-800:]
-                raise FleetError("demo.process_died", f"{name} ended with {process.returncode}: {words}", 500)
+                log = (self.folder / "logs" / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-800:]
+                raise FleetError("demo.process_died", f"{name} ended with exit code {process.returncode}: {log}", 500)
 
     def kill(self, name: str) -> None:
-        """``kill -9`` a process of the stage."""
+        """Kill a process with SIGKILL."""
         process = self._processes.pop(name)
         process.kill()
         process.wait(timeout=10)
 
     def terminate(self, name: str) -> None:
-        """Ask a process to end, without waiting."""
+        """Send SIGTERM to a process, without waiting for its end."""
         if name in self._processes:
             self._processes[name].terminate()
 
     def end(self, name: str) -> None:
-        """End a process with SIGTERM, and with SIGKILL when it does not listen."""
+        """End a process with SIGTERM, or with SIGKILL if it has not ended after 30 s."""
         process = self._processes.pop(name, None)
         if process is None:
             return
@@ -189,7 +210,7 @@ class Stage:
             process.wait(timeout=10)
 
     def close(self) -> None:
-        """End everything: agents first, so that they can still say goodbye."""
+        """End every process: the agents first, so that they can still deliver their last records."""
         names = sorted(self._processes, key=lambda name: name == "fleet")
         for name in names:
             if name != "fleet":
@@ -200,7 +221,10 @@ class Stage:
     # Fleet
 
     def start_fleet(self) -> None:
-        """Make the keys where there are none, start the fleet service, wait until it answers."""
+        """Create the keys if there are none, start the fleet service, and wait until it answers.
+
+        A service that ran before is started again on the same ports.
+        """
         if not self.keys_dir.exists():
             self.run(
                 "wheeltapper_fleet", "keys", "init", "--keys-dir", str(self.keys_dir), "--data-dir", str(self.data_dir),
@@ -230,13 +254,15 @@ class Stage:
     # Agents
 
     def agent_folder(self, device: str) -> Path:
+        """The folder of an agent's configuration and state."""
         return self.folder / "devices" / device
 
     def agent_config(self, device: str) -> Path:
+        """An agent's configuration file."""
         return self.agent_folder(device) / "agent.toml"
 
     def enrol(self, device: str, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
-        """Write the agent's configuration and let it enrol with a one-time token."""
+        """Write an agent's configuration and enrol it with a one-time token."""
         self.agent_folder(device).mkdir(parents=True, exist_ok=True)
         self.reconfigure(device, config)
         info = self.serve_info()
@@ -247,18 +273,19 @@ class Stage:
         )  # fmt: skip
 
     def reconfigure(self, device: str, config: Mapping[str, Any]) -> None:
-        """Write another configuration; it holds from the agent's next start."""
+        """Write an agent's configuration; it takes effect at the agent's next start."""
         self.agent_config(device).write_text(toml_text(config), encoding="utf-8")
 
     def is_enrolled(self, device: str) -> bool:
-        """Whether the agent has a configuration, and so may have sent something."""
+        """Whether the agent has a configuration, and so may have sent records."""
         return self.agent_config(device).exists()
 
     def start_agent(self, device: str) -> subprocess.Popen[bytes]:
+        """Start an agent in the background."""
         return self.start(device, "wheeltapper_agent", "run", "--config", str(self.agent_config(device)))
 
     def agent_status(self, device: str) -> AgentStatus:
-        """What the agent's spool says, running or not."""
+        """How far an agent's spool has come, whether the agent is running or not."""
         status = json.loads(
             self.run("wheeltapper_agent", "status", "--config", str(self.agent_config(device)), "--json")
         )

@@ -1,7 +1,7 @@
-"""What happens in the demo: enrol, capture, train, roll out, refuse a broken release, see a bearing wear out.
+"""What happens in the demo: enrol, capture, train, roll out, refuse a broken release, detect a worn bearing.
 
-Each step waits for what the fleet service itself says, so that the story is the same on a slow machine, only longer.
-With ``replay`` the machines are recordings instead of simulations, and the model is trained on their healthy
+Each step waits until the fleet service reports its result, so that the story is the same on a slow machine, only
+longer. With ``replay`` the machines are recordings instead of simulations, and the model is trained on their healthy
 beginnings.
 
 What this module does not do: start processes (:mod:`stage`), draw (:mod:`view`).
@@ -36,8 +36,8 @@ HEALTHY_FRACTION = 0.1
 TERMINAL = [state.value for state in ExecutionState if state.terminal]
 
 
-def _say_nothing(text: str) -> None:
-    """Progress that nobody wants to hear."""
+def _ignore(text: str) -> None:
+    """Ignore a progress message."""
 
 
 @dataclass
@@ -45,31 +45,33 @@ class Story:
     """The demo's story on a :class:`Stage`.
 
     Args:
-        stage: where it plays.
-        devices: how many devices.
-        replay: recordings to play instead of simulated machines, one a device.
-        say: hears each step as it happens.
+        stage: runs the processes.
+        devices: how many simulated machines.
+        replay: recordings to play instead of simulated machines, one for each device.
+        seed: seeds the simulated machines.
+        report: called with a sentence after each step.
+        steps: the sentences so far.
+        started: when the demo began, seconds of the monotonic clock.
+        fault: device, onset and failure (machine seconds) of the bearing that wears out.
     """
 
     stage: Stage
     devices: int = 5
     replay: Sequence[Path] = ()
     seed: int = 7
-    say: Callable[[str], None] = _say_nothing
+    report: Callable[[str], None] = _ignore
     steps: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     fault: dict[str, Any] = field(default_factory=dict)
-    """Device, onset and failure (machine seconds) of the bearing that wears out."""
 
     @property
     def device_ids(self) -> list[str]:
+        """The ids of the devices."""
         return [f"press-{index}" for index in range(1, (len(self.replay) or self.devices) + 1)]
 
     def _step(self, text: str) -> None:
         self.steps.append(text)
-        self.say(text)
-
-    # The machines
+        self.report(text)
 
     def _simulator(self, index: int, **fault: Any) -> dict[str, Any]:
         return {
@@ -81,7 +83,7 @@ class Story:
         }
 
     def config(self, index: int, **fault: Any) -> dict[str, Any]:
-        """The configuration of the agent beside machine ``index``."""
+        """The configuration of the agent on machine ``index``."""
         if self.replay:
             source: dict[str, Any] = {
                 "kind": "replay",
@@ -103,10 +105,8 @@ class Story:
             "pipelines": [{"name": PIPELINE, "source": source}],
         }
 
-    # Steps
-
     def enrol(self) -> None:
-        """Start the fleet service; every device enrols with a one-time token and starts."""
+        """Start the fleet service, enrol every device with a one-time token, and start its agent."""
         self.stage.start_fleet()
         for index, device in enumerate(self.device_ids):
             self.stage.enrol(device, self.config(index), tags={"line": "a" if index % 2 else "b"})
@@ -119,7 +119,7 @@ class Story:
         self._step(f"{len(self.device_ids)} devices enrolled, each with a key of its own")
 
     def capture(self, snapshots: int = HEALTHY_SNAPSHOTS) -> list[Path]:
-        """Ask every device for a recording of its healthy machine and fetch what they uploaded."""
+        """Ask every device for a recording of its healthy machine and download the recordings."""
         client = self.stage.client
         commands = {client.request_capture(device, PIPELINE, snapshots): device for device in self.device_ids}
 
@@ -138,7 +138,7 @@ class Story:
         return files
 
     def train(self, recordings: Sequence[Path], name: str, healthy_fraction: float, seed: int = 0) -> Path:
-        """Run ``wheeltapper train anomaly``; its gates decide whether there is a bundle."""
+        """Run ``wheeltapper train anomaly``, which writes a bundle if its gates pass; gives the bundle's folder."""
         bundle = self.stage.folder / "bundles" / name
         bundle.parent.mkdir(exist_ok=True)
         arguments = [item for file in recordings for item in ("--recording", str(file))]
@@ -150,7 +150,7 @@ class Story:
         return bundle
 
     def publish(self, bundle: Path) -> int:
-        """Sign the bundle with the team's key and publish it; gives the release's number."""
+        """Sign a bundle with the team's key and publish it; gives the release's number."""
         arguments = ["--bundle", str(bundle), "--key", str(self.stage.team_key)]
         where = ["--data-dir", str(self.stage.data_dir), "--json"]
         info = json.loads(self.stage.run("wheeltapper_fleet", "release", "publish", *arguments, *where))
@@ -158,7 +158,10 @@ class Story:
         return int(info["release"])
 
     def campaign(self, release: int) -> str:
-        """Create and start a campaign in two waves; pauses itself when a quarter of what was executed fails."""
+        """Create and start a campaign in two waves; gives its id.
+
+        It pauses by itself if a quarter of its executed devices fail.
+        """
         spec = {
             "model": self.stage.model,
             "release": release,
@@ -177,7 +180,11 @@ class Story:
         return str(created["id"])
 
     def await_campaign(self, campaign: str, state: str, seconds: float = 180.0) -> dict[str, Any]:
-        """Wait until the campaign is in ``state``; any other end of it is an error."""
+        """Wait until a campaign is in ``state``.
+
+        Raises:
+            FleetError: ``demo.campaign``: it ended or paused in another state.
+        """
 
         def there() -> dict[str, Any] | None:
             found = self.stage.client.campaign(campaign)
@@ -190,7 +197,7 @@ class Story:
         return found
 
     def break_release(self, bundle: Path) -> Path:
-        """A bundle that is well-formed and signed, but whose model does not do what its golden vectors say."""
+        """Copy a bundle and change its golden outputs, so that devices must refuse it in their self-test."""
         from wheeltapper_fleet.training.bundles import break_golden
 
         broken = bundle.with_name("broken")
@@ -199,7 +206,7 @@ class Story:
         return broken
 
     def wear_out(self, index: int = 2, wall_seconds: float = FAULT_WALL_SECONDS) -> None:
-        """From now on the outer race of one bearing wears; it fails ``wall_seconds`` from now."""
+        """Let the outer race of one bearing wear from now on, so that it fails in ``wall_seconds``."""
         device = self.device_ids[index]
         records = self.stage.client.device(device)["scores"]
         now = records[-1]["t_s"] if records else 0.0
@@ -211,7 +218,7 @@ class Story:
         self._step(f"the outer race of {device}'s bearing begins to wear")
 
     def await_alert(self, seconds: float = 90.0) -> dict[str, Any]:
-        """Wait for the alert of the worn bearing."""
+        """Wait for the first alert of the worn bearing's device."""
 
         def there() -> dict[str, Any] | None:
             raised = [alert for alert in self.stage.client.alerts() if alert["raised"]]
@@ -223,10 +230,8 @@ class Story:
         self._step(f"alert from {alert['device']}, {left:.0f} machine minutes before its failure: {moved}")
         return alert
 
-    # The whole
-
     def play(self) -> None:
-        """Every step, in order."""
+        """Run every step, in order."""
         self.enrol()
         if self.replay:
             self._play_replay()
@@ -251,10 +256,8 @@ class Story:
         wait_for("the recordings to end", ended, 600.0, checks=[self.stage.check_alive])
         self._step("every recording has been played to its end")
 
-    # The end
-
     def finish(self) -> dict[str, Any]:
-        """End the agents, count what they sent against what is stored, and say how it went."""
+        """End the agents and the service; gives the demo's figures, with the records that were sent and stored."""
         for device in self.device_ids:
             self.stage.terminate(device)
         for device in self.device_ids:
@@ -266,7 +269,7 @@ class Story:
         return result
 
     def _recordings(self, alerts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Per device of a replay: which recording it played, when that ends, and when the first alert came."""
+        """For each device of a replay: its recording's name, when it ends, and when its first alert was raised."""
         played = {}
         for device, file in zip(self.device_ids, self.replay, strict=bool(self.replay)):
             times = [alert["t_s"] for alert in alerts if alert["device"] == device and alert["raised"]]
@@ -275,7 +278,7 @@ class Story:
         return played
 
     def result(self, statuses: Sequence[AgentStatus]) -> dict[str, Any]:
-        """The figures of the story, from the fleet service's API and the agents' spools."""
+        """The demo's figures, from the fleet service's API and the agents' spools."""
         summary = self.stage.client.summary()
         stored = {device: totals["stored"] for device, totals in summary["records"].items()}
         sent = sum(status.seq for status in statuses)

@@ -1,4 +1,4 @@
-"""The demo's live view in the terminal: devices with their scores, campaigns, alerts, and what has happened so far."""
+"""The demo's live view in the terminal: devices with their scores, campaigns, alerts, and the steps so far."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _state(name: str) -> Text:
     return Text(name.lower().replace("_", " "), _STATES.get(name, "white"))
 
 
-def _spark(scores: Sequence[float], width: int) -> Text:
-    """Scores as small bars, each in the colour of its level; the tallest is at twice the warning threshold."""
+def _sparkline(scores: Sequence[float], width: int) -> Text:
+    """Scores as small bars, each in the colour of its severity; full height is twice the warning threshold."""
     bars = Text(no_wrap=True, overflow="crop")
     for score in scores[-width:]:
         colour = "green" if score < 1.0 else "yellow" if score < _CRITICAL_SCORE else "red"
@@ -42,7 +42,7 @@ def _spark(scores: Sequence[float], width: int) -> Text:
 
 
 def _table(title: str, *columns: tuple[str, int | None]) -> Table:
-    """A table whose columns keep their widths, so that nothing jumps between two pictures."""
+    """A table whose columns keep their widths, so that nothing moves between two frames."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", expand=True, box=None)
     for name, width in columns:
         table.add_column(name, width=width, ratio=None if width else 1)
@@ -62,7 +62,7 @@ def _devices(devices: Sequence[dict[str, Any]], width: int) -> Table:
             str(pipeline.get("release") or "–"),
             _state(device["execution_state"] or "–"),
             Text(score, colour),
-            _spark([point["score"] for point in device["scores"]], width - _BESIDE_BARS),
+            _sparkline([point["score"] for point in device["scores"]], width - _BESIDE_BARS),
         )
     return table
 
@@ -95,23 +95,36 @@ def render(
     summary: dict[str, Any], devices: Sequence[dict[str, Any]], steps: Sequence[str], url: str, token_file: str,
     size: tuple[int, int] = (160, 45),
 ) -> RenderableType:  # fmt: skip
-    """One picture of the fleet for a terminal of ``size`` (columns, rows)."""
+    """Draw one frame.
+
+    Args:
+        summary, devices: as the admin API gives them.
+        steps: the story's steps so far.
+        url: the page's URL.
+        token_file: the file with the token to sign in with.
+        size: the terminal's columns and rows.
+    """
     width, rows = size
     records = sum(totals["stored"] for totals in summary["records"].values())
     shown = steps[-6:] if rows >= _LOW_TERMINAL_ROWS else steps[-2:]
-    said = Text("\n".join(f"✓ {step}" for step in shown) or "starting …", no_wrap=True, overflow="ellipsis")
+    story = Text("\n".join(f"✓ {step}" for step in shown) or "starting …", no_wrap=True, overflow="ellipsis")
     head = Text.assemble(
         ("Wheeltapper", "bold"), "   page ", (url, "bold cyan"), f"   {records} records stored   Ctrl-C ends it\n",
         ("sign in with the token from: ", "dim"), f"cat {token_file}",
     )  # fmt: skip
     return Group(
-        head, Panel(said, title="The story so far", title_align="left"), _devices(devices, width),
+        head, Panel(story, title="The story so far", title_align="left"), _devices(devices, width),
         _alerts(summary["alerts"]), _campaigns(summary["campaigns"]),
     )  # fmt: skip
 
 
 class LiveView:
-    """Redraws twice a second in a thread of its own until it is closed."""
+    """Draws a frame twice a second, in a thread of its own, until it is closed.
+
+    Args:
+        console: the terminal.
+        draw: gives the next frame.
+    """
 
     def __init__(self, console: Console, draw: Callable[[], RenderableType]) -> None:
         self._live = Live(Text("starting …"), console=console, refresh_per_second=4, transient=False)

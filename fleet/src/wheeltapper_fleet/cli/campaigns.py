@@ -1,0 +1,104 @@
+"""``wheeltapper campaign``: create, list and steer campaigns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.support import BAD_INPUT, fail, open_client, print_json, print_table
+
+__all__ = ["campaign_app"]
+
+campaign_app = typer.Typer(help="Campaigns: take a release to devices, wave by wave.", no_args_is_help=True)
+
+
+@campaign_app.command("create")
+def campaign_create(
+    spec: Annotated[Path, typer.Option(help="JSON file with the specification; - reads stdin.")],
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a campaign."""
+    import json
+    import sys
+
+    with open_client(url, token_file, data_dir) as client:
+        try:
+            text = sys.stdin.read() if str(spec) == "-" else spec.read_text(encoding="utf-8")
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            fail("campaign.spec", f"{spec} is not JSON: {error}", BAD_INPUT)
+        if not isinstance(value, dict):
+            fail("campaign.spec", f"{spec} must hold a JSON object", BAD_INPUT)
+        made = client.create_campaign(value)
+        if start:
+            made = client.act(made["id"], "start", made["version"])
+    _show_campaign(made, as_json)
+
+
+@campaign_app.command("show")
+def campaign_show(
+    campaign: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Show a campaign with its executions."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.campaign(campaign)
+    _show_campaign(found, as_json)
+
+
+@campaign_app.command("list")
+def campaign_list(
+    url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """List all campaigns, newest first."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.campaigns()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (item["id"], item["state"], item["version"], item["spec"].get("model"), item["spec"].get("release"))
+        for item in found
+    ]
+    print_table(("CAMPAIGN", "STATE", "VERSION", "MODEL", "RELEASE"), rows, "no campaign yet")
+
+
+def _add_action(action: str, help_text: str) -> None:
+    """Add the command of one action on a campaign."""
+
+    def command(
+        campaign: str,
+        expected_version: Annotated[int | None, typer.Option(help="Refuse if the campaign changed since.")] = None,
+        url: Url = None,
+        token_file: TokenFile = None,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        with open_client(url, token_file, data_dir) as client:
+            found = client.act(campaign, action, expected_version)
+        _show_campaign(found, as_json)
+
+    campaign_app.command(action, help=help_text)(command)
+
+
+_add_action("start", "Start a campaign.")
+_add_action("approve", "Agree to a campaign that needs approval.")
+_add_action("pause", "Pause a campaign: no further device gets an assignment.")
+_add_action("resume", "Go on with a paused campaign.")
+_add_action("abort", "End a campaign for good.")
+
+
+def _show_campaign(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(f"{found['id']}  {found['state']}  version {found['version']}  {found['reason']}".rstrip())
+    columns = ("wave", "device", "state", "code", "detail")
+    rows = [[item[name] for name in columns] for item in found["execution_list"]]
+    print_table([name.upper() for name in columns], rows, "no execution yet")

@@ -1,0 +1,168 @@
+"""``wheeltapper device``: enrolment tokens, devices, and recordings from devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.support import format_time, open_client, parse_tags, print_json, print_table
+
+__all__ = ["device_app"]
+
+device_app = typer.Typer(help="Devices: enrolment tokens, what they run, recordings.", no_args_is_help=True)
+capture_app = typer.Typer(help="Recordings from devices.", no_args_is_help=True)
+device_app.add_typer(capture_app, name="capture")
+
+
+@device_app.command("token")
+def device_token(
+    device: Annotated[str, typer.Argument(help="The new device's id.")],
+    ttl_seconds: Annotated[float, typer.Option(help="How long the token is good for.")] = 86_400.0,
+    tag: Annotated[list[str] | None, typer.Option(help="key=value; repeatable.")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a one-time enrolment token. It is shown once."""
+    tags = parse_tags(tag or [])
+    with open_client(url, token_file, data_dir) as client:
+        made = client.create_token(device, ttl_seconds, tags)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(made["token"])
+
+
+@device_app.command("list")
+def device_list(
+    url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """List all devices."""
+    with open_client(url, token_file, data_dir) as client:
+        devices = client.devices()
+    if as_json:
+        print_json(devices)
+        return
+    rows = [(item["id"], _presence(item), _runs(item), item["severity"], _score(item)) for item in devices]
+    print_table(("DEVICE", "STATE", "RUNS", "SEVERITY", "SCORE"), rows, "no device yet")
+
+
+@device_app.command("show")
+def device_show(
+    device: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Show one device."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.device(device)
+    if as_json:
+        print_json(found)
+        return
+    tags = " ".join(f"{key}={value}" for key, value in found["tags"].items())
+    rows = [("state", _presence(found)), ("tags", tags or None), ("runs", _runs(found)), ("score", _score(found))]
+    rows += [
+        ("severity", found["severity"]),
+        ("update", found["execution_state"]),
+        ("seen", format_time(found["last_seen_at"])),
+    ]
+    rows += [("certificate ends", format_time(found["certificate_expires_at"]))]
+    print_table((found["id"], ""), rows, "")
+
+
+@device_app.command("revoke")
+def device_revoke(
+    device: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Refuse a device from now on."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.revoke(device)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{device} is revoked")
+
+
+@device_app.command("forget")
+def device_forget(
+    device: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Remove a device that lost its key, so that its id can be enrolled again. Its records stay."""
+    with open_client(url, token_file, data_dir) as client:
+        client.forget(device)
+    if as_json:
+        print_json({"device": device, "forgotten": True})
+    else:
+        typer.echo(f"{device} is forgotten; it can be enrolled again")
+
+
+@capture_app.command("create")
+def capture_create(
+    device: str,
+    pipeline: Annotated[str, typer.Option(help="Which sensor stream.")],
+    snapshots: Annotated[int, typer.Option(min=1, max=100_000, help="How many windows.")],
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a device for a recording of its next windows."""
+    with open_client(url, token_file, data_dir) as client:
+        command = client.request_capture(device, pipeline, snapshots)
+    if as_json:
+        print_json({"command": command, "device": device})
+    else:
+        typer.echo(command)
+
+
+@capture_app.command("list")
+def capture_list(
+    device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List recordings, asked for or received."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.captures(device)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("command", "device", "pipeline", "state", "code", "snapshots", "length")
+    print_table(
+        [name.upper() for name in columns], [[item[name] for name in columns] for item in found], "no recording yet"
+    )
+
+
+@capture_app.command("fetch")
+def capture_fetch(
+    command: str,
+    out: Annotated[Path, typer.Option(help="File to write (.npz).")],
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a recording."""
+    with open_client(url, token_file, data_dir) as client:
+        length = client.fetch_capture(command, out)
+    if as_json:
+        print_json({"command": command, "path": str(out), "length": length})
+    else:
+        typer.echo(f"{out}: {length} bytes")
+
+
+def _presence(device: dict[str, Any]) -> str:
+    return "revoked" if device["revoked"] else "online" if device["online"] else "offline"
+
+
+def _runs(device: dict[str, Any]) -> str | None:
+    runs = [f"{item['name']}: {item['model']} r{item['release']}" for item in device["pipelines"] if item["model"]]
+    return ", ".join(runs) or None
+
+
+def _score(device: dict[str, Any]) -> str | None:
+    return None if device["score"] is None else f"{device['score']:.3g}"

@@ -1,0 +1,19 @@
+"""The options that many commands share, as types of their parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["AsJson", "DataDir", "TokenFile", "Url"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Url = Annotated[str | None, typer.Option("--url", help="The admin API's URL [env: WHEELTAPPER_URL].")]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="File with the API token [env for the token: WHEELTAPPER_API_TOKEN].")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Data folder of a service on this machine [default: wheeltapper-data].")
+]

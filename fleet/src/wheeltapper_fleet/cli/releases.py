@@ -1,0 +1,71 @@
+"""``wheeltapper release``: publish, list and verify releases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_table
+
+__all__ = ["release_app"]
+
+release_app = typer.Typer(help="Releases: publish, list, verify.", no_args_is_help=True)
+
+
+@release_app.command("publish")
+def release_publish(
+    bundle: Annotated[Path, typer.Option(help="Folder with manifest.json and its files.")],
+    key: Annotated[str, typer.Option(help="The team's key: a PEM file or a securesystemslib URI. It stays here.")],
+    rollback_floor: Annotated[
+        int | None, typer.Option(min=1, help="Devices that commit it never go below this release again.")
+    ] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a bundle here as the next release of its model, and publish it."""
+    with open_client(url, token_file, data_dir) as client:
+        made = client.publish_bundle(bundle, key, rollback_floor)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(f"{made['model']} release {made['release']} is published")
+
+
+@release_app.command("list")
+def release_list(
+    url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """List all releases."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.releases()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (item["model"], item["release"], format_time(item["published_at"]), item["published_by"], item["sha256"][:12])
+        for item in found
+    ]
+    print_table(("MODEL", "RELEASE", "PUBLISHED", "BY", "SHA-256"), rows, "no release yet")
+
+
+@release_app.command("verify")
+def release_verify(
+    model: str,
+    release: int,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a release as a device would, down to every byte."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.verify_release(model, release)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{model} release {release} verifies: {found['files']} files, {found['length']} bytes")
