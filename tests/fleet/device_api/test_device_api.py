@@ -15,6 +15,7 @@ from tuf.api.exceptions import DownloadHTTPError
 from tests.fleet.captures.test_captures import ask, recording_bytes
 from tests.fleet.device_api.client import Client, Listener
 from tests.fleet.trust.world import MODEL, World, make_csr, sha256
+from wheeltapper_fleet.devices.lifecycle import forget_device, revoke_device
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_protocols.manifest.manifest import check_file, decode_manifest
 from wheeltapper_protocols.wire.ids import manifest_path
@@ -118,12 +119,12 @@ def test_who_may_not(listener: Listener, world: World) -> None:
 def test_revoked_and_replaced(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     assert client.get(PROTECTED[0]).status == 200
-    world.enrolment.revoke("dev-1")
+    revoke_device(world.engine, "dev-1")
     for path in PROTECTED:
         assert (client.get(path).status, client.get(path).code) == (403, "device.revoked")
     with pytest.raises(DownloadHTTPError):
         client.updater(world.folder / "cache", world.repository.trusted_root()).refresh()
-    world.enrolment.forget("dev-1")
+    forget_device(world.engine, "dev-1")
     assert client.get(PROTECTED[0]).code == "device.unknown"
     again = listener.enrolled("dev-1")
     assert again.get(PROTECTED[0]).status == 200

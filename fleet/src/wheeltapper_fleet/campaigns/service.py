@@ -17,10 +17,10 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.campaigns.rules.campaign import Abort, Approve, Campaign, Event, Pause, Resume, Start, step
-from wheeltapper_fleet.campaigns.rules.spec import Audience, CampaignSpec, plan_waves, read_spec
+from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave
 from wheeltapper_fleet.campaigns.store import (
     insert_campaign,
@@ -29,7 +29,7 @@ from wheeltapper_fleet.campaigns.store import (
     record_effects,
     save_campaign,
 )
-from wheeltapper_fleet.devices.tables import devices
+from wheeltapper_fleet.devices.audience import select_audience
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.tables import releases
 
@@ -66,7 +66,7 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
         )
         if connection.execute(known).scalar_one_or_none() is None:
             raise FleetError("release.not_found", f"{checked.model} has no published release {checked.release}")
-        planned = plan_waves(checked, _audience(connection, checked.audience))
+        planned = plan_waves(checked, select_audience(connection, checked.audience.devices, checked.audience.tags))
         campaign = Campaign(
             id=campaign_id,
             spec=checked,
@@ -127,21 +127,3 @@ def _act(engine: Engine, campaign_id: str, event: Event, version: int, who: str,
         after, effects = step(campaign, event)
         save_campaign(connection, campaign, after, version, now)
         record_effects(connection, campaign_id, effects, who, now)
-
-
-def _audience(connection: Connection, audience: Audience) -> list[str]:
-    """Ids of the enrolled devices, not revoked, that are in ``audience`` now."""
-    rows = connection.execute(
-        select(devices.c.id, devices.c.tags).where(devices.c.revoked.is_(False)).order_by(devices.c.id)
-    ).all()
-    if audience.devices:
-        known = {row.id for row in rows}
-        unknown = [device for device in audience.devices if device not in known]
-        if unknown:
-            raise FleetError("device.not_found", f"not enrolled, or revoked: {', '.join(unknown[:5])}")
-        rows = [row for row in rows if row.id in set(audience.devices)]
-    return [row.id for row in rows if _has_tags(row.tags, audience.tags)]
-
-
-def _has_tags(tags: Any, wanted: Mapping[str, str]) -> bool:
-    return not wanted or (isinstance(tags, dict) and all(tags.get(key) == value for key, value in wanted.items()))

@@ -1,11 +1,17 @@
-"""Opening the fleet's database: SQLite by default, PostgreSQL beyond.
+"""Opens the fleet's database: SQLite by default, PostgreSQL for large fleets.
 
 Invariants:
-    * SQLite runs in WAL mode with foreign keys on; a transaction takes the write lock when it begins, so two threads
-      never deadlock by upgrading read locks. Who only reads uses :func:`reading`, which waits for nobody.
+    * SQLite runs in WAL mode with foreign keys on. A transaction takes the write lock when it begins, so two threads
+      never deadlock by upgrading read locks. Code that only reads uses :func:`reading`, which waits for no writer.
     * :func:`open_database` returns a database whose tables are those of :mod:`wheeltapper_fleet.tables`.
 
-What this module does not do: queries. Those belong to the services and the ingest.
+What this module does not do: queries. They are in the rooms.
+
+Example::
+
+    engine = open_database("sqlite:////var/lib/wheeltapper/fleet.db")
+    with reading(engine) as connection:
+        connection.execute(select(devices.c.id)).scalars().all()
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ _MIGRATION_LOCK: Final = 7_742_001
 
 
 def open_database(url: str) -> Engine:
-    """Open the database at ``url`` (SQLAlchemy form) and bring its tables up to date."""
+    """Open the database at ``url`` (an SQLAlchemy URL) and bring its tables up to date."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = _open_sqlite(url)
@@ -44,7 +50,10 @@ def open_database(url: str) -> Engine:
 
 
 def migrate(engine: Engine) -> None:
-    """Run the migrations that the database does not have yet, in one transaction. Safe to call from many processes."""
+    """Run the migrations that the database does not have yet, in one transaction.
+
+    Several processes may call it at once: on PostgreSQL a lock lets one go first, on SQLite the transaction does.
+    """
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
@@ -56,7 +65,7 @@ def migrate(engine: Engine) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for reading only: one consistent view, no write lock. Nothing done in it is kept."""
+    """A connection for reading only: one consistent view, no write lock; what is written in it is rolled back."""
     with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
         try:
             yield connection
@@ -65,12 +74,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def upsert_statement(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT on ``table`` that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``, for this database."""
+    """An INSERT into ``table`` that has the methods ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def insert_ignore(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert ``rows``; those whose key is there already change nothing."""
+    """Insert ``rows``, which must all have the same columns. A row whose key is there already changes nothing."""
     if rows:
         connection.execute(upsert_statement(connection, table).on_conflict_do_nothing(), list(rows))
 

@@ -1,12 +1,17 @@
-"""Enrolment: a one-time token and a CSR become a device with a certificate.
+"""Enrolment: a one-time token and a certificate signing request (CSR) become a device with a certificate.
 
 Invariants:
-    * Of a token only the SHA-256 of its secret is kept. It is good for one device id, once, until it expires.
-    * Using up the token and adding the device are one transaction: of two that race, one wins; whoever is refused, for
-      whatever reason, leaves the token unused.
-    * The device's private key is never here: the CSR carries the public one.
+    * Only the SHA-256 of a token's secret is kept. A token is good for one device id, once, until it expires.
+    * Using up the token and adding the device are one transaction. Of two requests that race, one wins; a request that
+      is refused, for whatever reason, leaves the token unused.
+    * The fleet never has the device's private key: the CSR carries the public one.
 
-Not here: renewing a certificate, and the rate limit (``api/device.py``).
+What this module does not do: renew a certificate; limit the rate of requests (:mod:`wheeltapper_fleet.device_api`).
+
+Example::
+
+    token = enrolment.create_token("press-1", tags={"site": "north"})  # a person, once
+    answer = enrolment.enrol(token, csr_pem)  # the device, once
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wheeltapper_fleet.db.engine import reading
@@ -37,7 +42,7 @@ _TOKEN: Final = re.compile(r"wt1\.([a-z0-9][a-z0-9-]{0,62})\.([A-Za-z0-9_-]{43})
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a device finds the fleet from now on."""
+    """Under which addresses a device reaches the fleet."""
 
     mqtt_host: str
     mqtt_port: int
@@ -46,7 +51,7 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class Enrolled:
-    """Everything that a new device needs; the answer to its enrolment."""
+    """The answer to an enrolment: the certificate (PEM), the fleet's CA (PEM), the TUF root, and the addresses."""
 
     device: str
     certificate: str
@@ -58,13 +63,13 @@ class Enrolled:
 
 
 class Enrolment:
-    """Makes tokens and takes them.
+    """Creates enrolment tokens, and enrols devices that bring one.
 
     Args:
         engine: the fleet's database.
         ca: signs the devices' certificates.
-        root: the TUF root that devices shall trust.
-        endpoints: told to each device.
+        root: the TUF root metadata that devices begin to trust with.
+        endpoints: the addresses to tell each device.
         clock: Unix seconds.
     """
 
@@ -80,7 +85,12 @@ class Enrolment:
     def create_token(
         self, device: str, ttl_seconds: float = DEFAULT_TTL_SECONDS, tags: Mapping[str, str] | None = None
     ) -> str:
-        """A new token for ``device``. The text is shown once and kept nowhere.
+        """A new token for ``device``. Its text is returned once and kept nowhere.
+
+        Args:
+            device: the id that the token is for.
+            ttl_seconds: how long it is valid, 1 s to 366 days.
+            tags: what the device will be tagged with.
 
         Raises:
             FleetError: ``enrol.device_exists``, ``enrol.ttl``.
@@ -88,7 +98,7 @@ class Enrolment:
         """
         device_id(device)
         if not 1 <= ttl_seconds <= 366 * 86_400:
-            raise FleetError("enrol.ttl", f"a token cannot live for {ttl_seconds} s; use 1 s to 366 days")
+            raise FleetError("enrol.ttl", f"a token cannot be valid for {ttl_seconds} s; use 1 s to 366 days")
         secret = secrets.token_bytes(32)
         now = self._clock()
         with self._engine.begin() as connection:
@@ -107,7 +117,7 @@ class Enrolment:
         return f"wt1.{device}.{text}.{self._ca.ca_sha256}"
 
     def enrol(self, token: str, csr_pem: bytes) -> Enrolled:
-        """Take a token and sign the CSR.
+        """Use up ``token`` and sign the CSR (PEM).
 
         Raises:
             FleetError: ``enrol.token_unknown``, ``enrol.token_used``, ``enrol.token_expired``, ``enrol.csr_invalid``,
@@ -122,7 +132,7 @@ class Enrolment:
         if row.used_at is not None:
             raise _used()
         if row.expires_at <= self._clock():
-            raise FleetError("enrol.token_expired", "this token has expired; make a new one")
+            raise FleetError("enrol.token_expired", "this token has expired; create a new one")
         certificate = self._ca.sign_device_csr(csr_pem, device)
         self._admit(device, secret_sha256, row.tags, certificate)
         return Enrolled(
@@ -134,27 +144,6 @@ class Enrolment:
             mqtt_port=self._endpoints.mqtt_port,
             https_url=self._endpoints.https_url,
         )
-
-    def revoke(self, device: str) -> None:
-        """Refuse the device from now on.
-
-        Raises:
-            FleetError: ``device.not_found``.
-        """
-        with self._engine.begin() as connection:
-            if connection.execute(update(devices).where(devices.c.id == device).values(revoked=True)).rowcount != 1:
-                raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
-
-    def forget(self, device: str) -> None:
-        """Remove the device so that its id can be enrolled again (a board that lost its key). Its old certificate
-        stays refused: the database then knows another one.
-
-        Raises:
-            FleetError: ``device.not_found``.
-        """
-        with self._engine.begin() as connection:
-            if connection.execute(delete(devices).where(devices.c.id == device)).rowcount != 1:
-                raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
 
     def _admit(self, device: str, secret_sha256: str, tags: Mapping[str, str], certificate: DeviceCertificate) -> None:
         now = self._clock()
@@ -171,7 +160,7 @@ class Enrolment:
         }
         try:
             with self._engine.begin() as connection:
-                # The update comes first: it takes the write lock, so that of two that race the second sees it used.
+                # The update comes first: it takes the write lock, so the slower of two requests sees it used.
                 if connection.execute(update(enrolment_tokens).where(*unused).values(used_at=now)).rowcount != 1:
                     raise _used()
                 connection.execute(insert(devices).values(row))
@@ -197,7 +186,7 @@ def _unknown() -> FleetError:
 
 
 def _used() -> FleetError:
-    return FleetError("enrol.token_used", "this token has been used; make a new one")
+    return FleetError("enrol.token_used", "this token has been used; create a new one")
 
 
 def _exists(device: str) -> FleetError:

@@ -1,10 +1,12 @@
 """The blob store: files named by their SHA-256, in one flat folder.
 
-Invariants: a blob's bytes hash to its name (checked as they come in, before it gets the name); it appears whole or not
-at all; putting what is there already changes nothing; no blob is longer than the cap.
+Invariants:
+    * A blob's bytes hash to its name. They are hashed as they come in, before the file gets the name.
+    * A blob appears whole or not at all. Storing one that is there already changes nothing.
+    * No blob is longer than the cap.
 
-Not here: who may read a blob (every enrolled device may: nothing in a release is secret from the fleet's own devices),
-and the removal of what no release names.
+What this module does not do: decide who may read a blob (every enrolled device may: nothing in a release is secret from
+the fleet's own devices); remove blobs that no release names.
 """
 
 from __future__ import annotations
@@ -31,19 +33,19 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True)
 class Blob:
-    """What was stored."""
+    """A stored blob: its SHA-256 (hex) and its length in bytes."""
 
     sha256: str
     length: int
 
 
 def chunks_of(source: BinaryIO) -> Iterable[bytes]:
-    """The content of ``source``, piece by piece."""
+    """The content of ``source`` in pieces of 1 MiB."""
     return iter(lambda: source.read(_CHUNK_BYTES), b"")
 
 
 class BlobStore:
-    """Blobs in ``folder``, each at most ``cap_bytes`` long. Left-over temporary files are removed at the start."""
+    """Keeps blobs in ``folder``, each at most ``cap_bytes`` long. Removes left-over temporary files at the start."""
 
     def __init__(self, folder: Path, cap_bytes: int = MAX_FILE_BYTES) -> None:
         self._folder = files.make_folder(folder)
@@ -52,11 +54,11 @@ class BlobStore:
             stale.unlink(missing_ok=True)
 
     def put(self, chunks: Iterable[bytes], sha256: str | None = None) -> Blob:
-        """Store what ``chunks`` make up together.
+        """Store one blob.
 
         Args:
-            chunks: the content; read only as far as the cap.
-            sha256: what it must hash to, if that is known.
+            chunks: its content in pieces; no more is read once the cap is passed.
+            sha256: what it must hash to (hex), if that is known.
 
         Raises:
             FleetError: ``blob.too_large``, ``blob.hash``, ``blob.empty``.
@@ -91,12 +93,12 @@ class BlobStore:
         return path
 
     def has(self, sha256: str, length: int) -> bool:
-        """Whether a blob of this hash and length is here (by its name; :meth:`check` reads it)."""
+        """Whether a blob with this hash (by its name) and length is stored. :meth:`check` also reads its bytes."""
         path = self._folder / sha256
         return bool(_SHA256.match(sha256)) and path.is_file() and path.stat().st_size == length
 
     def check(self, sha256: str, length: int) -> None:
-        """Read the blob and see that it is what its name says.
+        """Read the blob and check that its bytes have the hash in its name, and this length.
 
         Raises:
             FleetError: ``blob.not_found``, ``blob.hash``.
@@ -104,7 +106,7 @@ class BlobStore:
         with self.path(sha256).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != sha256 or file.tell() != length:
-                raise FleetError("blob.hash", f"the blob {sha256} is damaged; put the file again")
+                raise FleetError("blob.hash", f"the blob {sha256} is damaged; upload the file again")
 
     def _receive(self, temporary: Path, chunks: Iterable[bytes]) -> Blob:
         digest = hashlib.sha256()

@@ -1,13 +1,15 @@
-"""Releases: from a bundle that passed its gates to something a device will accept.
+"""Releases: a bundle that passed its gates becomes something that a device accepts.
 
 Invariants:
-    * The truth about what is published is the TUF metadata. The table ``releases`` follows it, and
-      :meth:`Releases.reconcile` makes good what a crash between the two left out.
+    * The TUF metadata decides what is published. The table ``releases`` follows it, and :meth:`Releases.reconcile` adds
+      the rows that a crash between the two left out.
     * Before a release is in the metadata, its manifest and every file that it names are in the blob store.
-    * A release's number is the last one + 1, stands in its path and in its manifest, and never changes its content.
-    * A release whose gates did not all pass, or that has none, does not exist.
+    * A release's number is one more than the last one's. It is part of its path and of its manifest.
+    * The content of a release never changes.
+    * A release whose gates did not all pass, or that has no gates, is refused.
 
-Not here: signing (the team's key is offline; see ``trust/repository.py``), and who may call this.
+What this module does not do: sign (the team's key is offline; see :mod:`wheeltapper_fleet.trust.repository`); decide
+who may publish.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ __all__ = ["Release", "Releases", "prepare_release"]
 
 @dataclass(frozen=True)
 class Release:
-    """One published release."""
+    """One published release. ``path``, ``sha256`` and ``length`` (bytes) are its manifest's; times are Unix seconds."""
 
     model: str
     release: int
@@ -49,12 +51,12 @@ class Release:
 
 
 def prepare_release(bundle_dir: Path, number: int, rollback_floor: int | None = None) -> bytes:
-    """The manifest's bytes of a bundle as release ``number``, after every file was found to be what it names.
+    """Check a bundle's files, and return its manifest as the bytes to publish as release ``number``.
 
     Args:
-        bundle_dir: the bundle.
-        number: its number.
-        rollback_floor: devices that commit it never go below this release again; at most ``number``.
+        bundle_dir: the bundle's folder.
+        number: the release's number.
+        rollback_floor: devices that commit the release never run one below this number again; at most ``number``.
 
     Raises:
         FleetError: ``release.bundle``, ``release.floor``.
@@ -75,12 +77,12 @@ def prepare_release(bundle_dir: Path, number: int, rollback_floor: int | None = 
 
 
 class Releases:
-    """Publishes and lists releases.
+    """Publishes releases, finds them, and verifies them.
 
     Args:
         engine: the fleet's database.
         repository: the TUF repository.
-        blobs: where the files are.
+        blobs: where manifests and files of releases are.
         clock: Unix seconds.
     """
 
@@ -99,11 +101,13 @@ class Releases:
         return max(self._repository.releases(model), default=0) + 1
 
     def publish(self, model: str, manifest: bytes, role_metadata: bytes, by: str) -> Release:
-        """Publish a release. Doing it again with the same manifest changes nothing.
+        """Publish a release. Publishing it again with the same manifest changes nothing.
 
         Args:
-            manifest: its bytes, as :func:`prepare_release` made them.
-            role_metadata: the next metadata of the team's role, as ``sign_for_team`` made it.
+            model: its model.
+            manifest: its manifest, as :func:`prepare_release` made it.
+            role_metadata: the next metadata of the team's TUF role, as
+                :func:`wheeltapper_fleet.trust.repository.sign_for_team` made it.
             by: who publishes, for the record.
 
         Raises:
@@ -135,9 +139,10 @@ class Releases:
         return self.get(model, number)
 
     def reconcile(self) -> int:
-        """Add to the table what is published and missing there (a crash came in between). Call it at the start.
+        """Add a row for each published release that has none (after a crash in :meth:`publish`). Call it at the start.
 
-        Returns: how many rows were added.
+        Returns:
+            How many rows were added.
         """
         added = 0
         for model in self._repository.models():
@@ -180,7 +185,9 @@ class Releases:
         """Verify a release as a device would, from the trusted root down to every byte of every file.
 
         Args:
-            root: the root to start from; by default the repository's own first one.
+            model: its model.
+            release: its number.
+            root: the TUF root to start from; by default the repository's own first one.
 
         Raises:
             FleetError: ``tuf.unverified``, ``release.not_found``, ``release.metadata``, ``blob.*``.
@@ -206,7 +213,7 @@ class Releases:
         failed = [gate.name for gate in manifest.gates if not gate.passed]
         if failed or not manifest.gates:
             which = "did not pass: " + ", ".join(failed) if failed else "were not run"
-            raise FleetError("release.gate_failed", f"gates {which}; train a better candidate")
+            raise FleetError("release.gate_failed", f"the gates {which}; train a better candidate")
         for file in manifest.files:
             if not self._blobs.has(file.sha256, file.length):
                 raise FleetError(
@@ -230,7 +237,7 @@ class Releases:
                 if connection.execute(known).first() is not None:
                     return False
                 connection.execute(insert(table).values(values))
-        except IntegrityError:  # someone else was faster; the row is the same
+        except IntegrityError:  # another request was faster; its row is the same
             return False
         return True
 

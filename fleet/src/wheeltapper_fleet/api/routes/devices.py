@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.devices import views
+from wheeltapper_fleet.devices import lifecycle, views
 from wheeltapper_fleet.devices.schemas import DeviceView, TokenView
 from wheeltapper_protocols.wire.ids import device_id
 
@@ -41,7 +41,7 @@ def get_device(device: str, context: Context) -> DeviceView:
 @router.post("/devices/{device}/revoke")
 def revoke_device(device: str, context: Context, who: Who) -> DeviceView:
     """Revoke a device: from now on it is refused everywhere."""
-    context.enrolment.revoke(device_id(device))
+    lifecycle.revoke_device(context.engine, device_id(device))
     context.on_revoked(device)
     _LOG.info("device %s revoked by %s", device, who)
     return views.get_device(context.engine, device)
@@ -50,6 +50,6 @@ def revoke_device(device: str, context: Context, who: Who) -> DeviceView:
 @router.post("/devices/{device}/forget", status_code=204)
 def forget_device(device: str, context: Context, who: Who) -> None:
     """Remove a device, so that its id can be enrolled again. Its records stay."""
-    context.enrolment.forget(device_id(device))
+    lifecycle.forget_device(context.engine, device_id(device))
     context.on_revoked(device)
     _LOG.info("device %s forgotten by %s", device, who)
