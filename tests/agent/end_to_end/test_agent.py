@@ -37,7 +37,7 @@ DEVICE = "device-1"
 
 
 class FakeFleet:
-    """Keeps what comes up; acks the contiguous prefix, as the fleet does after its commit."""
+    """Keeps every message of the device; acks the contiguous prefix, as the fleet does after its commit."""
 
     def __init__(self, authority: Authority, port: int) -> None:
         self.records: dict[tuple[str, int], Any] = {}
@@ -84,7 +84,7 @@ class FakeFleet:
 
 
 class World:
-    """Everything around one agent."""
+    """One agent with its fleet: CA, repository, broker, HTTPS server."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -138,8 +138,8 @@ def world(tmp_path: Path) -> Any:
     made.close()
 
 
-def test_the_way_of_an_agent(world: World) -> None:
-    """Enrol, run, take a release, refuse a broken one, capture; kill agent and broker; lose and double nothing."""
+def test_an_agent_from_enrolment_to_three_releases(world: World) -> None:
+    """Enrol, run, commit a release, reject a broken one, capture, kill agent and broker: no record is lost or doubled."""
     done = world.command("enroll", "--server", world.server.url, "--config", str(world.config), "--json")
     assert done.returncode == 0, done.stderr
     key = world.folder / "state/identity/device.key"

@@ -1,4 +1,4 @@
-"""A whole agent beside a real local broker: what the fleet hears when the sensor's data are bad and the broker dies."""
+"""A whole agent with a real local broker: what it reports when the sensor's data are bad or the broker dies."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ units = ["g"]
         broker.kill()
 
 
-def test_a_recording_that_is_missing_at_the_start_keeps_nothing_else_down(tmp_path: Path, world: World) -> None:
+def test_a_recording_that_is_missing_at_the_start_stops_no_other_pipeline(tmp_path: Path, world: World) -> None:
     text = world.config.read_text().replace("[delivery]", "status_seconds = 0.3\n[delivery]")
     world.config.write_text(
         f'{text}[[pipelines]]\nname = "stick"\nsource = {{ kind = "replay", path = "stick/run.npz", rate_hz = 10 }}\n'

@@ -1,4 +1,4 @@
-"""doctor: each check fails when the real thing is broken, and says what to do."""
+"""``doctor``: each check fails when what it checks is really broken, and gives advice."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_healthy_device(world: World) -> None:
     assert by_name["runtime.onnx"]["found"] == "uses CPUExecutionProvider of onnxruntime"
 
 
-def test_every_finding_that_is_not_well_says_what_to_do(world: World) -> None:
+def test_every_finding_that_is_not_ok_has_advice(world: World) -> None:
     world.identity.key.chmod(0o644)
     findings = examine(world.config)
     assert any(finding.verdict == FAIL for finding in findings)
@@ -197,7 +197,7 @@ def test_a_broken_runtime(tmp_path: Path, text: str, found: str, monkeypatch: py
 
 
 @needs_onnx
-def test_providers_fall_back_in_the_open() -> None:
+def test_a_provider_that_is_missing_is_named_with_its_replacement() -> None:
     (onnx,) = check_runtimes(
         Profile(name="a", runtimes=("onnxruntime",), providers=("TensorrtExecutionProvider", "CPUExecutionProvider"))
     )
@@ -221,7 +221,7 @@ def test_a_delegate_is_used_where_its_file_is(tmp_path: Path, monkeypatch: pytes
     assert with_it.found == f"uses delegate:{library} of ai-edge-litert"
 
 
-def test_a_second_runtime_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_runtime_replaces_one_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _plant(tmp_path, "ai_edge_litert", "raise ImportError('no')", monkeypatch)
     for module in ("tflite_runtime", "tflite_runtime/interpreter"):
         _plant(tmp_path, module, "", monkeypatch)
@@ -240,7 +240,7 @@ def test_a_clock_that_cannot_be_right(tmp_path: Path) -> None:
         assert "timedatectl" in found.advice
 
 
-def test_a_clock_before_what_the_fleet_signed(tmp_path: Path) -> None:
+def test_a_clock_before_the_newest_time_that_the_fleet_signed(tmp_path: Path) -> None:
     FloorStore((tmp_path / FLOORS_FILE,)).raise_to(Floors(newest_time_seconds=NOW + 10 * 86400.0))
     found = check_clock(tmp_path, NOW, True)
     assert found.verdict == FAIL
@@ -248,7 +248,7 @@ def test_a_clock_before_what_the_fleet_signed(tmp_path: Path) -> None:
     assert check_clock(tmp_path, NOW + 11 * 86400.0, True).verdict == OK
 
 
-def test_a_clock_that_nobody_keeps(tmp_path: Path) -> None:
+def test_a_clock_that_is_not_synchronised(tmp_path: Path) -> None:
     assert check_clock(tmp_path, NOW, False).verdict == WARN
     assert check_clock(tmp_path, NOW, None).verdict == WARN
     assert kernel_synchronised() in (True, False)
@@ -301,9 +301,7 @@ def test_a_small_disk(mounted: Any) -> None:
     assert [path.name for path in folder.iterdir()] == ["much"]
 
 
-def test_the_probe_follows_no_link_and_has_a_name_that_nobody_foresees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_probe_file_follows_no_link_and_has_a_random_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, victim = tmp_path / "state", tmp_path / "victim"
     state.mkdir()
     victim.write_text("not yours")
@@ -375,7 +373,7 @@ def test_a_certificate_of_another_ca(world: World, tmp_path: Path) -> None:
     assert _checked(world)[:2] == (FAIL, "the certificate was not issued by the fleet's CA")
 
 
-def test_a_certificate_out_of_time(world: World) -> None:
+def test_a_certificate_that_is_not_valid_now(world: World) -> None:
     world.identity.certificate.write_bytes(_certificate(world.authority, _key(world.identity), end_days=-1))
     verdict, found, advice = _checked(world)
     assert verdict == FAIL
@@ -386,7 +384,7 @@ def test_a_certificate_out_of_time(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["device.key", "device.crt", "ca.pem"])
-def test_a_file_of_the_identity_that_is_torn(world: World, name: str) -> None:
+def test_a_file_of_the_identity_that_is_damaged(world: World, name: str) -> None:
     path = world.state / "identity" / name
     path.write_bytes(path.read_bytes()[:100])
     verdict, _, advice = _checked(world)
@@ -404,7 +402,7 @@ def _as_nobody() -> Iterator[None]:
 
 
 @as_root
-def test_what_another_user_may_not_read_is_said_to_be_closed_not_missing(world: World) -> None:
+def test_what_another_user_may_not_read_is_reported_as_denied_not_as_missing(world: World) -> None:
     with _as_nobody():
         with pytest.raises(AgentError) as caught:
             load_identity(world.state)
@@ -431,7 +429,7 @@ def _denied(_: Path) -> Identity:
 # --- network ----------------------------------------------------------------------------------------------------------
 
 
-def _elsewhere(world: World, **changes: Any) -> Identity:
+def _with_fleet(world: World, **changes: Any) -> Identity:
     path = world.state / "identity/fleet.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return load_identity(world.state)
@@ -442,8 +440,8 @@ def test_the_fleet_answers(world: World) -> None:
     assert check_broker(world.identity).verdict == OK
 
 
-def test_a_name_that_nobody_knows(world: World) -> None:
-    identity = _elsewhere(world, https_url="https://fleet.invalid:8443", mqtt_host="broker.invalid")
+def test_a_host_name_that_cannot_be_resolved(world: World) -> None:
+    identity = _with_fleet(world, https_url="https://fleet.invalid:8443", mqtt_host="broker.invalid")
     for check in (check_https, check_broker):
         verdict, found, advice = _parts(check(identity))
         assert verdict == FAIL
@@ -452,7 +450,7 @@ def test_a_name_that_nobody_knows(world: World) -> None:
 
 
 def test_a_port_where_nobody_listens(world: World) -> None:
-    identity = _elsewhere(world, https_url=f"https://127.0.0.1:{free_port()}", mqtt_port=free_port())
+    identity = _with_fleet(world, https_url=f"https://127.0.0.1:{free_port()}", mqtt_port=free_port())
     for check in (check_https, check_broker):
         verdict, _, advice = _parts(check(identity))
         assert verdict == FAIL
@@ -472,7 +470,7 @@ def test_a_fleet_of_another_ca(world: World, tmp_path: Path) -> None:
     assert check_broker(world.identity).verdict == FAIL
 
 
-def test_a_broker_that_does_not_take_the_certificate(world: World, tmp_path: Path) -> None:
+def test_a_broker_that_refuses_the_certificate(world: World, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     world.identity.certificate.write_bytes(_certificate(Authority(tmp_path / "other"), key))
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -483,7 +481,7 @@ def test_a_broker_that_does_not_take_the_certificate(world: World, tmp_path: Pat
     assert ssl.HAS_TLSv1_3
 
 
-def test_the_agent_says_what_ails_it(world: World) -> None:
+def test_the_agents_own_troubles_are_found(world: World) -> None:
     local = LocalServer(world.state / SOCKET_FILE, lambda _: {"troubles": ["pipeline main hangs since 90 s"]})
     local.start()
     found = next(finding for finding in examine(world.config) if finding.check == "agent")

@@ -1,4 +1,4 @@
-"""Installing into a system's tree: what is there afterwards, twice, by dry run, with hostile links, and gone again."""
+"""Installing into a file tree and removing again: twice, as a dry run, with hostile links."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from wheeltapper_agent.update.floors import FLOORS_FILE
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="installing needs root")
 PASSWD = "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n"
 EXPOSURE_AT_MOST = 2.0
-"""Of systemd-analyze security, 0 to 10; below 3 it calls a service OK."""
+"""Exposure according to systemd-analyze security, 0 to 10; it calls a service OK below 3."""
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def _install(root: Path, *more: str, profile: str = "raspberry-pi-4") -> Any:
 
 
 @as_root
-def test_install_makes_everything_and_twice_is_once(root: Path) -> None:
+def test_install_makes_everything_and_twice_changes_nothing(root: Path) -> None:
     done = _install(root)
     assert {step["outcome"] for step in done["steps"]} == {"made", "kept"}
     passwd = (root / "etc/passwd").read_text()
@@ -99,7 +99,7 @@ def test_install_makes_everything_and_twice_is_once(root: Path) -> None:
 
 
 @as_root
-def test_a_configuration_is_never_changed_and_the_rest_is_mended(root: Path) -> None:
+def test_an_existing_configuration_is_kept_and_the_rest_is_repaired(root: Path) -> None:
     _install(root)
     config = root / "etc/wheeltapper/agent.toml"
     config.write_text('[device]\nstate_dir = "/data"\nprofile = "revpi-connect"\n')
@@ -115,7 +115,7 @@ def test_a_configuration_is_never_changed_and_the_rest_is_mended(root: Path) -> 
 
 
 @as_root
-def test_the_profile_of_a_configuration_that_is_there_is_found(root: Path) -> None:
+def test_auto_takes_the_profile_of_an_existing_configuration(root: Path) -> None:
     _install(root)
     config = root / "etc/wheeltapper/agent.toml"
     config.write_text(config.read_text().replace("raspberry-pi-4", "revpi-connect"))
@@ -199,7 +199,7 @@ def test_a_state_folder_elsewhere_in_the_image(root: Path) -> None:
 
 
 def _state(folder: Path) -> None:
-    """What the agent leaves in its state folder."""
+    """Make what the agent keeps in its state folder."""
     for name in ("identity", "slots", "captures", "tuf", "blobs"):
         (folder / name).mkdir(parents=True)
         (folder / name / "x").write_text("x")
@@ -227,7 +227,7 @@ def test_a_state_folder_never_leads_out_of_an_image(root: Path, tmp_path: Path) 
 
 
 @as_root
-def test_a_state_folder_that_others_use_is_refused_and_theirs_stays(root: Path) -> None:
+def test_a_state_folder_that_others_use_is_refused_and_their_files_stay(root: Path) -> None:
     shared = root / "srv/data"
     shared.mkdir(parents=True)
     (shared / "customer.db").write_text("precious")
@@ -289,7 +289,7 @@ def test_a_group_that_is_there_without_its_user(root: Path) -> None:
 
 
 @as_root
-def test_drop_ins_go_with_the_configuration(root: Path) -> None:
+def test_drop_ins_are_removed_with_the_configuration(root: Path) -> None:
     _install(root)
     drop_in = root / "etc/systemd/system/wheeltapper-agent.service.d/override.conf"
     drop_in.parent.mkdir()
@@ -319,7 +319,7 @@ def test_the_state_folder_that_the_configuration_names_is_followed(root: Path, p
 
 @as_root
 @pytest.mark.parametrize("text", ["[device]\nstate_dir = 3\n", "= 1", '[device]\nstate_dir = "/link/x"\n', "\xff"])
-def test_a_configuration_that_leads_nowhere_stops_no_uninstall(root: Path, tmp_path: Path, text: str) -> None:
+def test_uninstall_goes_on_with_an_unusable_configuration(root: Path, tmp_path: Path, text: str) -> None:
     _install(root)
     (tmp_path / "x").mkdir()
     (tmp_path / "x/spool.sqlite").write_text("of the host")
@@ -332,7 +332,7 @@ def test_a_configuration_that_leads_nowhere_stops_no_uninstall(root: Path, tmp_p
 
 
 def test_every_name_in_the_state_folder_is_known() -> None:
-    """What the sources write there; what lies beside it is not ours."""
+    """Every file that the agent writes there is removed by uninstall; other names are not."""
     for name in (SPOOL_FILE, STATUS_FILE, FLOORS_FILE, SOCKET_FILE, f".{FLOORS_FILE}.tmp"):
         assert is_state(name)
     source = Path(service.__file__).read_text(encoding="utf-8")
@@ -342,7 +342,7 @@ def test_every_name_in_the_state_folder_is_known() -> None:
     assert not any(is_state(name) for name in ("customer.db", "spool", ".bashrc", ".customer.tmp", "lost+found"))
 
 
-def test_a_service_that_does_not_start_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_does_not_start_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from wheeltapper_agent.host import install as steps
 
     (root / "var/lib/wheeltapper/identity").mkdir(parents=True)
@@ -363,7 +363,7 @@ def test_a_service_that_does_not_start_is_told(root: Path, monkeypatch: pytest.M
     assert steps.finish(Layout(root)) is True
 
 
-def test_what_cannot_be_done_is_refused_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_done_is_refused_before_anything_is_changed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _tree(root)
     there = ("--root", str(root))
 
@@ -390,7 +390,7 @@ def test_what_cannot_be_done_is_refused_first(root: Path, monkeypatch: pytest.Mo
     assert "install.root" in refused("--profile", "raspberry-pi-4", *there, "--dry-run")
 
 
-def test_a_token_is_looked_at_before_anything_is_done(tmp_path: Path) -> None:
+def test_a_token_is_checked_before_anything_is_done(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("wt1.nonsense")
     asked = ("--server", "https://fleet:8443", "--token-file", str(token), "--dry-run")
@@ -399,7 +399,7 @@ def test_a_token_is_looked_at_before_anything_is_done(tmp_path: Path) -> None:
 
 
 @as_root
-def test_enrolling_makes_the_key_the_services_own(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_belongs_to_the_services_user(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program is started as the service's user, without root's groups or environment."""
     from wheeltapper_agent.host import install as steps
 
@@ -419,7 +419,7 @@ def test_enrolling_makes_the_key_the_services_own(root: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_the_unit_of_every_board_is_valid_and_closed(name: str, tmp_path: Path) -> None:
+def test_the_unit_of_every_board_is_valid_and_confined(name: str, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is missing: apt-get install systemd")
@@ -436,7 +436,7 @@ def test_the_unit_of_every_board_is_valid_and_closed(name: str, tmp_path: Path) 
     assert score <= EXPOSURE_AT_MOST, said
 
 
-def test_the_score_tells_a_closed_unit_from_an_open_one(tmp_path: Path) -> None:
+def test_the_exposure_score_tells_a_confined_unit_from_an_open_one(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is missing: apt-get install systemd")
@@ -494,7 +494,7 @@ def test_a_program_cannot_write_lines_into_the_unit(program: str) -> None:
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_the_starting_configuration_can_be_read(name: str, tmp_path: Path) -> None:
+def test_the_first_configuration_can_be_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(starting_config(load_profile(name)))
     assert load_config(tmp_path / "agent.toml").device.profile == name
 
@@ -516,7 +516,7 @@ def test_the_starting_configuration_can_be_read(name: str, tmp_path: Path) -> No
         ("", "riscv64", None),
     ],
 )
-def test_boards_are_told_apart(tree: str, machine: str, profile: str | None) -> None:
+def test_boards_are_recognised(tree: str, machine: str, profile: str | None) -> None:
     assert detect_board(tree, machine) == profile
 
 
@@ -539,7 +539,7 @@ def test_profiles_lists_the_boards() -> None:
 
 
 def test_uninstall_stands_alone() -> None:
-    """The package's postrm is a copy of it, and runs when nothing of ours is there."""
+    """The package's postrm has a copy of it, which runs when the agent's other files are gone."""
     source = Path(uninstall_steps.__file__)
     done = subprocess.run(
         ["python3", "-I", "-S", str(source)],

@@ -1,4 +1,4 @@
-"""The agent's door on this machine: real sockets, slow and hostile clients, what a kill leaves."""
+"""The local socket: slow and hostile clients on real sockets, and what a killed agent leaves."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _connect(path: Path) -> socket.socket:
     return made
 
 
-def _hung_up(connection: socket.socket) -> bool:
+def _is_closed(connection: socket.socket) -> bool:
     try:
         return connection.recv(1) == b""
     except (ConnectionError, BrokenPipeError):
@@ -92,7 +92,7 @@ def test_a_refusal_has_a_code(server: LocalServer, path: Path, question: str, co
         b'{"ask": "' + b"y" * (8 * MAX_REQUEST_BYTES) + b'"}\n',
     ],
 )
-def test_a_bad_request_is_answered_once_and_hung_up(server: LocalServer, path: Path, sent: bytes) -> None:
+def test_a_bad_request_is_answered_once_and_the_connection_closed(server: LocalServer, path: Path, sent: bytes) -> None:
     with _connect(path) as connection:
         try:
             connection.sendall(sent)
@@ -116,14 +116,14 @@ def test_a_request_in_pieces_and_one_without_newline(server: LocalServer, path: 
 
 
 def test_slow_clients_cost_a_bounded_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More silent clients than there are places: others are served at once, the silent ones are hung up on."""
+    """More silent clients than there are places: others are served at once, the silent ones are disconnected."""
     monkeypatch.setattr(local_socket, "CLIENT_SECONDS", 0.3)
     server = LocalServer(path, _answer)
     server.start()
     silent = [_connect(path) for _ in range(MAX_CLIENTS + 3)]
     try:
         assert ask(path, {"ask": "quick"}) == {"you": "quick"}
-        assert all(_hung_up(connection) for connection in silent)
+        assert all(_is_closed(connection) for connection in silent)
         until(lambda: not server._clients, 5, "the end of all connections")
     finally:
         for connection in silent:
@@ -131,7 +131,7 @@ def test_slow_clients_cost_a_bounded_time(path: Path, monkeypatch: pytest.Monkey
         server.stop()
 
 
-def test_a_client_that_does_not_read_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_is_disconnected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_socket, "CLIENT_SECONDS", 0.3)
     server = LocalServer(path, lambda _: {"much": "x" * (local_socket.MAX_ANSWER_BYTES - 100)})
     server.start()
@@ -180,7 +180,7 @@ def test_without_descriptors_it_waits_rather_than_spins(
     server: LocalServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Listener:
-        """Of a process that has no descriptor left."""
+        """As in a process that has no file descriptor left."""
 
         def __init__(self, real: socket.socket) -> None:
             self.real, self.asked = real, 0
@@ -214,7 +214,7 @@ def test_without_descriptors_it_waits_rather_than_spins(
 def test_a_client_whose_connection_was_closed_for_an_earlier_event_is_forgotten(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ninth takes the place of the first, which says something in that turn."""
+    """The ninth client takes the place of the first, which sends something at the same moment."""
     server = LocalServer(path, _answer)
     monkeypatch.setattr(server._thread, "start", lambda: None)
     server.start()
@@ -224,14 +224,14 @@ def test_a_client_whose_connection_was_closed_for_an_earlier_event_is_forgotten(
     crowd.append(_connect(path))
     crowd[0].sendall(b'{"ask": "first"}\n')
     server._serve_once()
-    assert _hung_up(crowd[0])
+    assert _is_closed(crowd[0])
     assert len(server._clients) == MAX_CLIENTS
     for client in crowd:
         client.close()
     server.stop()
 
 
-def test_an_agent_that_hangs_does_not_hang_who_asks(path: Path) -> None:
+def test_asking_an_agent_that_hangs_ends_with_an_error(path: Path) -> None:
     release = threading.Event()
     server = LocalServer(path, lambda _: {"late": release.wait(30)})
     server.start()
@@ -259,7 +259,7 @@ def test_others_on_the_machine_may_not_ask(server: LocalServer, path: Path) -> N
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_status_asks_the_agent_and_says_where_it_does_not_run(tmp_path: Path) -> None:
+def test_status_asks_the_agent_and_says_if_it_does_not_run(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"
     config.write_text('[device]\nstate_dir = "."\n')
     (tmp_path / STATUS_FILE).write_text(json.dumps({"device": "d", "connected": False}))

@@ -1,4 +1,4 @@
-"""What systemd hears, over a real datagram socket: ready, alive only while the threads are, ending."""
+"""The notifications to systemd over a real datagram socket: ready, watchdog while the threads are alive, stopping."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_abstract_name_space() -> None:
         assert listener.recv(100) == b"READY=1"
 
 
-def test_nobody_listens_and_a_full_queue_block_nothing(manager: Manager, tmp_path: Path) -> None:
+def test_neither_a_missing_nor_a_full_socket_blocks(manager: Manager, tmp_path: Path) -> None:
     Notifier(None).ready()
     Notifier(str(tmp_path / "nobody")).ready()
     notifier = Notifier(str(manager.path))
@@ -103,7 +103,7 @@ def test_nobody_listens_and_a_full_queue_block_nothing(manager: Manager, tmp_pat
         ({}, None),
     ],
 )
-def test_the_watchdog_of_the_environment(environment: dict[str, str], seconds: float | None) -> None:
+def test_the_watchdog_timeout_comes_from_the_environment(environment: dict[str, str], seconds: float | None) -> None:
     assert Notifier.from_environment(environment).watchdog_seconds == seconds
 
 
@@ -119,7 +119,7 @@ class Clock:
         return self.time_s
 
 
-def test_waiting_is_well_and_hanging_is_not() -> None:
+def test_a_waiting_thread_is_alive_and_a_hanging_one_is_not() -> None:
     clock = Clock()
     pulse, liveness, living = Pulse(clock), Liveness(10.0), [True]
     liveness.watch("pipeline a", lambda: living[0], pulse)
@@ -221,7 +221,7 @@ def test_a_dead_thread_of_the_captures_starves_the_watchdog(tmp_path: Path, mana
         server.close()
 
 
-def test_a_pipeline_ends_well_with_its_recording_and_badly_with_a_fault(tmp_path: Path) -> None:
+def test_a_pipeline_that_ends_with_its_recording_is_alive_and_one_that_failed_is_not(tmp_path: Path) -> None:
     recording = Recording(
         samples=np.zeros((3, 64, 1), np.float32),
         scale=np.ones(1),

@@ -1,4 +1,4 @@
-"""What ``status`` prints for people, and where commands look for the configuration."""
+"""What ``wheeltapper-agent status`` prints, and where commands look for the configuration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_running_agent_in_a_few_lines() -> None:
     ]
 
 
-def test_recordings_are_said_where_there_are_any() -> None:
+def test_recordings_are_shown_if_there_are_any() -> None:
     figures = {"waiting": 0, "dropped": 0, "ignored": 0, "unsaid": 0}
     assert status_lines(_RUNS | {"captures": figures}, 1000.0) == status_lines(_RUNS, 1000.0)
     lines = status_lines(_RUNS | {"captures": figures | {"waiting": 3}}, 1000.0)
@@ -54,13 +54,13 @@ def test_recordings_are_said_where_there_are_any() -> None:
     assert line.endswith("upload, 2 DROPPED, 5 triggers ignored, 1 reports refused by the disk")
 
 
-def test_classes_and_remaining_lives_are_said() -> None:
+def test_classes_and_remaining_lives_are_shown() -> None:
     last = {"score": 0.5, "severity": "normal", "alert": False, "label": "inner race", "value": 41.25, "zone": None}
     body = _RUNS | {"pipelines": {"main": _RUNS["pipelines"]["main"] | {"last": last}}}
     assert "  last: score 0.5, normal, inner race, 41.25 left" in status_lines(body, 0.0)
 
 
-def test_an_agent_that_does_not_run_says_since_when() -> None:
+def test_the_age_of_the_last_status_is_shown_if_the_agent_does_not_run() -> None:
     lines = status_lines(_RUNS | {"running": False}, 1000.0 + 3 * 3600)
     assert lines[:2] == [
         "press-1: DOES NOT RUN; agent 0.1.0, profile x86-gateway",
@@ -70,7 +70,7 @@ def test_an_agent_that_does_not_run_says_since_when() -> None:
     assert "at no time that a calendar has" in status_lines(_RUNS | {"running": False, "at": 1e300}, 0.0)[1]
 
 
-def test_what_an_older_agent_wrote_is_shown_as_far_as_it_goes() -> None:
+def test_a_status_with_missing_keys_is_shown() -> None:
     assert status_lines({"device": "d", "connected": False}, 0.0) == ["d: DOES NOT RUN; agent ?, profile ?"]
 
 
