@@ -139,7 +139,7 @@ def world(tmp_path: Path) -> Any:
 
 
 def test_an_agent_from_enrolment_to_three_releases(world: World) -> None:
-    """Enrol, run, commit a release, reject a broken one, capture, kill agent and broker: no record is lost or doubled."""
+    """Enrol, commit a release, reject a broken one, capture, kill agent and broker: no record is lost or doubled."""
     done = world.command("enroll", "--server", world.server.url, "--config", str(world.config), "--json")
     assert done.returncode == 0, done.stderr
     key = world.folder / "state/identity/device.key"
