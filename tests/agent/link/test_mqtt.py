@@ -119,7 +119,7 @@ def test_what_goes_wrong_when_connected_is_tried_again(authority: Authority, bro
 def test_a_connection_whose_thread_died_is_made_again(
     authority: Authority, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(mqtt, "_THREAD_CHECK_SECONDS", 0.1)
     broker.says = True
     threads: list[Any] = []
     with _linked(authority, broker, lambda: threads.append(threading.current_thread())) as link:

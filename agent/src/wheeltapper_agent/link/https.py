@@ -1,10 +1,19 @@
 """HTTPS to the fleet service: mutual TLS, streamed answers, no redirects, no trust in Content-Length.
 
-Invariants: a piece of an answer is handed on as soon as it is there; no wait for the server, whatever it sends, is
-longer than the time-out, so whoever takes the pieces can look in between whether to go on; an answer that is taken
-whole has an end by the clock, too. An error of the caller's own is never taken for one of the line.
+Invariants:
+    * A piece of an answer is handed on as soon as it is there.
+    * No wait for the server is longer than the time-out, whatever the server sends. Between two pieces the reader can
+      decide whether to go on.
+    * An answer that is read as a whole (:meth:`HttpsClient.request`) must arrive within a fixed time.
+    * An error that the reader raises itself, e.g. to break off, is passed on as it is.
 
-Not done here: how long or how slow an answer in pieces may be (:mod:`blobs`, :mod:`tuf_client`).
+Example::
+
+    client = HttpsClient("https://fleet.example:8443", tls_context(ca, certificate, key))
+    answer = client.request("GET", "/v1/enrol/ca", max_bytes=65536)
+
+Not done here: how long or how slow an answer in pieces may be (:mod:`wheeltapper_agent.update.blobs`,
+:mod:`wheeltapper_agent.update.tuf_client`).
 """
 
 from __future__ import annotations
@@ -20,19 +29,28 @@ from typing import TYPE_CHECKING, Final
 
 from wheeltapper_agent.ground.errors import AgentError
 
-if TYPE_CHECKING:  # imported at the first request: an agent that has nothing to fetch does without it
+if TYPE_CHECKING:  # loaded at the first request: an agent that has nothing to fetch saves the memory
     import urllib3
 
 __all__ = ["CHUNK_BYTES", "HttpsClient", "HttpsError"]
 
 CHUNK_BYTES: Final = 64 * 1024
+"""Pieces of an answer are at most so large, unless the reader asks for others."""
 _MAX_ERROR_BYTES: Final = 4096
 _WHOLE_TIMEOUTS: Final = 3.0
-"""So many time-outs after its head, an answer that is taken whole must be there."""
+"""An answer that is read as a whole must be complete so many time-outs after its head."""
 
 
 class HttpsError(AgentError):
-    """``fetch.unreachable`` (no answer; ``status`` 0), ``fetch.status`` (an answer that is not 2xx), ``fetch.slow``."""
+    """A request failed.
+
+    Args:
+        code: ``fetch.unreachable`` (no answer, or it broke off), ``fetch.status`` (the status is not 2xx),
+            ``fetch.slow``, ``fetch.range`` or ``fetch.too_long``.
+        message: for a person.
+        status: the HTTP status; 0 where there was no answer.
+        remote_code: the service's own error code, where its answer has one.
+    """
 
     def __init__(self, code: str, message: str, status: int = 0, remote_code: str = "") -> None:
         super().__init__(code, message)
@@ -45,8 +63,11 @@ class HttpsClient:
 
     Args:
         base_url: ``https://host:port``.
-        context: TLS context: whom to trust, which certificate to present.
-        timeout_seconds: for connecting, for the head of an answer, and for each piece of it.
+        context: TLS context: which CA to trust, which certificate to present.
+        timeout_seconds: limit for connecting, for the head of an answer, and for each piece of it.
+
+    Raises:
+        AgentError: ``fetch.url``: the address does not begin with https://.
     """
 
     def __init__(self, base_url: str, context: ssl.SSLContext, timeout_seconds: float = 20.0) -> None:
@@ -66,6 +87,7 @@ class HttpsClient:
     def _open(
         self, method: str, url: str, body: bytes | Iterable[bytes] | None, headers: dict[str, str] | None
     ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Send a request; gives the answer once its head is there, if its status is 2xx."""
         import urllib3
 
         try:
@@ -82,24 +104,36 @@ class HttpsClient:
             response.close()
 
     def stream(self, url: str) -> Generator[bytes, None, None]:
-        """The pieces of the answer to GET ``url`` (absolute, or a path of the server); the reader counts them.
+        """Read the answer to a GET request piece by piece; the reader limits its length.
+
+        Args:
+            url: absolute, or a path of the server.
 
         Raises:
-            HttpsError: also while iterating.
+            HttpsError: ``fetch.unreachable`` or ``fetch.status``; also while iterating.
         """
         full = url if url.startswith("https://") else self.base_url + url
         with self._open("GET", full, None, {"Accept-Encoding": "identity"}) as response:
             yield from _pieces(full, response)
 
     @contextlib.contextmanager
-    def partly(self, url: str, offset: int, piece_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """GET the path ``url`` from byte ``offset`` on: where the answer begins, and its pieces.
+    def stream_from(
+        self, url: str, offset: int, piece_bytes: int = CHUNK_BYTES
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Read the answer to a GET request from a byte on, to resume a download.
 
-        A server may ignore the range (RFC 9110, section 14.2): the answer then begins at 0.
+        Args:
+            url: a path of the server.
+            offset: the first byte wanted.
+            piece_bytes: largest piece.
+
+        Returns:
+            The byte at which the answer begins, and its pieces. A server may ignore the range (RFC 9110, section
+            14.2): then the answer begins at 0.
 
         Raises:
-            HttpsError: also while iterating; ``fetch.range`` where the answer begins elsewhere; ``status`` 416 where
-                there is nothing from ``offset`` on.
+            HttpsError: ``fetch.unreachable``, ``fetch.status`` (with ``status`` 416 where there is nothing from
+                ``offset`` on), ``fetch.range`` (the answer begins at another byte); also while iterating.
         """
         headers = {"Accept-Encoding": "identity"}
         if offset:
@@ -110,7 +144,7 @@ class HttpsClient:
                 unit, _, span = response.headers.get("Content-Range", "").strip().partition(" ")
                 first = span.partition("-")[0]
                 if unit != "bytes" or not first.isascii() or not first.isdigit() or int(first) != offset:
-                    raise HttpsError("fetch.range", f"GET {url}: asked from byte {offset}, got {span[:40]!r}")
+                    raise HttpsError("fetch.range", f"GET {url}: asked for byte {offset} on, got {span[:40]!r}")
                 begins = offset
             yield begins, _pieces(url, response, piece_bytes)
 
@@ -122,10 +156,17 @@ class HttpsClient:
         body: bytes | Iterable[bytes] | None = None,
         headers: dict[str, str] | None = None,
     ) -> bytes:
-        """The whole answer, at most ``max_bytes`` long. A body in pieces needs a Content-Length in ``headers``.
+        """Send a request and read the whole answer.
+
+        Args:
+            method: e.g. ``GET``.
+            path: of the server.
+            max_bytes: a longer answer is an error.
+            body: of the request; one in pieces needs a Content-Length in ``headers``.
+            headers: of the request.
 
         Raises:
-            HttpsError: as above, ``fetch.too_long``, and ``fetch.slow``.
+            HttpsError: ``fetch.unreachable``, ``fetch.status``, ``fetch.too_long``, ``fetch.slow``.
         """
         with self._open(method, self.base_url + path, body, headers) as response:
             whole = self._whole(path, response, max_bytes)
@@ -134,10 +175,10 @@ class HttpsClient:
         return whole
 
     def head(self, path: str) -> dict[str, str]:
-        """The headers of the answer to HEAD, their names in lower case.
+        """Send a HEAD request; returns the headers of the answer, with names in lower case.
 
         Raises:
-            HttpsError: as above.
+            HttpsError: ``fetch.unreachable``, ``fetch.status``.
         """
         with self._open("HEAD", self.base_url + path, None, None) as response:
             return {name.lower(): value for name, value in response.headers.items()}
@@ -147,7 +188,7 @@ class HttpsClient:
         self._pool.clear()
 
     def _whole(self, url: str, response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
-        """The answer; of one that is longer than ``max_bytes`` that much and some more."""
+        """The whole answer; one that is longer than ``max_bytes`` is cut off somewhat above that."""
         until_seconds = time.monotonic() + _WHOLE_TIMEOUTS * self._timeout_seconds
         whole = bytearray()
         for piece in _pieces(url, response, until_seconds=until_seconds):
@@ -157,7 +198,7 @@ class HttpsClient:
         return bytes(whole)
 
     def _refused(self, method: str, url: str, response: urllib3.BaseHTTPResponse) -> HttpsError:
-        """The error for an answer that is not 2xx, with the server's own code where there is one."""
+        """The error for an answer whose status is not 2xx, with the service's own code if it has one."""
         code, message = "", ""
         try:
             body = json.loads(self._whole(url, response, _MAX_ERROR_BYTES)[:_MAX_ERROR_BYTES])
@@ -172,7 +213,11 @@ class HttpsClient:
 def _pieces(
     url: str, response: urllib3.BaseHTTPResponse, piece_bytes: int = CHUNK_BYTES, until_seconds: float = math.inf
 ) -> Iterator[bytes]:
-    """What comes, as it comes, up to ``until_seconds`` of the monotonic clock."""
+    """The pieces of an answer as they arrive.
+
+    Raises:
+        HttpsError: ``fetch.unreachable``; ``fetch.slow`` after ``until_seconds`` of the monotonic clock.
+    """
     import urllib3
 
     while True:
@@ -183,5 +228,5 @@ def _pieces(
         if not piece:
             return
         if time.monotonic() > until_seconds:
-            raise HttpsError("fetch.slow", f"{url}: the answer comes too slowly")
+            raise HttpsError("fetch.slow", f"{url}: the answer arrives too slowly")
         yield piece

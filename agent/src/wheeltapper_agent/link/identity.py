@@ -1,12 +1,14 @@
-"""Who the device is: a key made here that never leaves, a certificate from the fleet's CA, the trusted root, and
-where the fleet is.
+"""The device's identity: a private key that is made here and never leaves, a certificate from the fleet's CA, the root
+of trust (TUF), and the fleet's addresses.
 
-The way in: a token ``wt1.<device>.<secret>.<sha256 of the CA's certificate>``. The CA is fetched over a connection
-that is not trusted yet;
-only if it has the digest that the token says, the device speaks TLS verified by it, and only then sends the secret.
+A device enrols with a one-time token ``wt1.<device>.<secret>.<SHA-256 of the CA's certificate>``. It fetches the CA's
+certificate over a connection that it cannot verify yet. Only if that certificate has the digest in the token does the
+device connect again, now with TLS verified by the CA, and send the secret.
 
-Invariants: the key file appears whole, with mode 0600, and is never overwritten; the identity exists when
-``fleet.json`` does, which is written last; an enrolment that broke off is repeated with the same key.
+Invariants:
+    * The key file appears whole, with mode 0600, and is never overwritten.
+    * ``fleet.json`` is written last: the device is enrolled if and only if it exists.
+    * An enrolment that broke off is repeated with the same key.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from wheeltapper_agent.ground.files import write_atomic, write_once
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
-if TYPE_CHECKING:  # 9 MB that an agent which is enrolled does without
+if TYPE_CHECKING:  # loaded for enrolment only: 9 MB that an enrolled agent saves
     from cryptography.hazmat.primitives.asymmetric import ec
 
 __all__ = ["Fleet", "Identity", "Token", "enroll", "load_identity", "parse_token"]
@@ -39,7 +41,7 @@ _MAX_ANSWER_BYTES: Final = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A parsed enrolment token. Never log ``text``."""
+    """A parsed enrolment token. ``text`` holds the secret: never log it."""
 
     text: str
     device: str
@@ -50,7 +52,7 @@ class Token:
 
 
 class Fleet(Struct, frozen=True, kw_only=True):
-    """Where the fleet is."""
+    """The device's id in its fleet, and the addresses of the fleet; the content of ``fleet.json``."""
 
     device: Annotated[str, Meta(pattern=NAME_PATTERN)]
     https_url: Annotated[str, Meta(pattern=r"^https://", max_length=300)]
@@ -59,6 +61,8 @@ class Fleet(Struct, frozen=True, kw_only=True):
 
 
 class _Answer(Fleet, frozen=True, kw_only=True):
+    """The service's answer to an enrolment."""
+
     certificate: Annotated[str, Meta(max_length=65536)]
     ca: Annotated[str, Meta(max_length=65536)]
     root: Annotated[str, Meta(max_length=131072)]
@@ -66,7 +70,7 @@ class _Answer(Fleet, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An enrolled device: its files and the fleet."""
+    """An enrolled device: its fleet, and the paths of its files."""
 
     fleet: Fleet
     key: Path
@@ -80,10 +84,10 @@ def _identity(folder: Path, fleet: Fleet) -> Identity:
 
 
 def parse_token(text: str) -> Token:
-    """Read a token.
+    """Parse the text of an enrolment token.
 
     Raises:
-        AgentError: ``enrol.token``.
+        AgentError: ``enrol.token``: it is none.
     """
     match = _TOKEN.match(text.strip())
     if match is None:
@@ -94,10 +98,11 @@ def parse_token(text: str) -> Token:
 
 
 def load_identity(state_dir: Path) -> Identity:
-    """The identity in ``state_dir``.
+    """Load the identity from the state folder ``state_dir``.
 
     Raises:
-        AgentError: ``enrol.missing``, ``enrol.denied``.
+        AgentError: ``enrol.missing`` (the device is not enrolled, or a file is missing), ``enrol.denied`` (this user
+            may not read it).
     """
     folder = state_dir / "identity"
     try:
@@ -116,16 +121,22 @@ def load_identity(state_dir: Path) -> Identity:
 
 
 def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 20.0) -> Identity:
-    """Make a key, have it certified, keep what the fleet says.
+    """Enrol this device: make a key, have the fleet's CA certify it, and store the identity.
+
+    Args:
+        server: address of the fleet service, ``https://host:port``.
+        token: made by ``wheeltapper device token``.
+        state_dir: the agent's state folder.
+        timeout_seconds: see :class:`~wheeltapper_agent.link.https.HttpsClient`.
 
     Raises:
         AgentError: ``enrol.already``, ``enrol.unreachable``, ``enrol.ca_mismatch``, ``enrol.refused``,
-        ``enrol.response``, ``enrol.storage``, ``enrol.key_damaged``.
+            ``enrol.response``, ``enrol.storage``, ``enrol.key_damaged``.
     """
     folder = state_dir / "identity"
     if (folder / "fleet.json").exists():
         raise AgentError(
-            "enrol.already", f"{state_dir} holds an identity already; remove its folder identity to enrol anew"
+            "enrol.already", f"{state_dir} holds an identity already; remove its folder 'identity' to enrol again"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -149,33 +160,34 @@ def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 
 
 
 def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
+    """The CA's certificate as PEM, fetched from ``server`` and checked against the digest in ``token``."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
     context = ssl.create_default_context()
-    # Not trusted yet, and nothing secret is sent: what comes back counts only if it has the token's digest.
+    # The server is not trusted yet and gets no secret: its answer counts only if it has the digest in the token.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # urllib3's, about exactly what is intended here
+            warnings.simplefilter("ignore")  # urllib3 warns of what is intended here
             pem = HttpsClient(server, context, timeout_seconds).request("GET", "/v1/enrol/ca", _MAX_ANSWER_BYTES)
     except HttpsError as error:
         raise AgentError("enrol.unreachable", error.message) from error
     try:
         der = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
     except ValueError as error:
-        raise AgentError("enrol.ca_mismatch", "the server's CA cannot be read") from error
+        raise AgentError("enrol.ca_mismatch", "the server's CA certificate cannot be read") from error
     if hashlib.sha256(der).hexdigest() != token.ca_sha256:
         raise AgentError(
             "enrol.ca_mismatch", "the server's CA is not the one that the token names; is it the right server?"
         )
-    # Only the certificate that was checked, whatever else the answer held.
+    # Only the certificate that was checked, even if the answer held more.
     return x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The device's key: made here, or left by an enrolment that broke off."""
+    """The device's private key: the one at ``path``, left by an enrolment that broke off, or a new one."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -199,6 +211,7 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateKey, timeout_seconds: float) -> _Answer:
+    """Send the token and a certificate signing request (PKCS #10) to ``server``, over TLS verified by the CA."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.x509.oid import NameOID
@@ -222,7 +235,11 @@ def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateK
 
 
 def _check(answer: _Answer, token: Token, ca_pem: bytes, key: ec.EllipticCurvePrivateKey) -> None:
-    """Check that the certificate is ours and the CA's, and that the root is a root."""
+    """Check that the certificate is of this device, key and CA, and that the root of trust verifies itself.
+
+    Raises:
+        AgentError: ``enrol.response``.
+    """
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
     from cryptography.x509.oid import NameOID
@@ -238,6 +255,6 @@ def _check(answer: _Answer, token: Token, ca_pem: bytes, key: ec.EllipticCurvePr
             raise ValueError("the root of trust is of another type")
         metadata.verify_delegate(Root.type, metadata)
     except (ValueError, TypeError, InvalidSignature, RepositoryError) as error:
-        raise AgentError("enrol.response", f"the server's answer does not hold: {error}") from error
+        raise AgentError("enrol.response", f"the server's answer cannot be verified: {error}") from error
     if answer.device != token.device or names != [token.device] or certificate.public_key() != key.public_key():
-        raise AgentError("enrol.response", f"the certificate received is not this device's ({token.device})")
+        raise AgentError("enrol.response", f"the certificate in the answer is not that of {token.device}")

@@ -1,13 +1,15 @@
-"""The connection to the broker: MQTT over mutual TLS 1.2 or later, MQTT 5 first, 3.1.1 where the broker does not
-speak it.
+"""The connection to the broker: MQTT over mutual TLS 1.2 or later; MQTT 5, or 3.1.1 where the broker does not speak 5.
 
-Invariants: publishes only below the device's own ``up/``; subscribes to its own ``down/+`` at QoS 0 with a clean
-session; the will says
-that the device is offline; a lost or refused connection is tried again for ever, with capped backoff and jitter that
-only a connection which stood for a while resets; what ``on_connected`` raises ends the connection, so that a device
-that seems connected hears what comes down; no packet above the protocol's cap is held.
+Invariants:
+    * It publishes only below the device's own ``up/``, and subscribes to its own ``down/+`` at QoS 0 with a clean
+      session.
+    * The will says that the device is offline.
+    * A lost or refused connection is tried again for ever. The wait grows up to a maximum, with jitter, and is reset
+      only by a connection that stood for a while.
+    * An exception in ``on_connected`` ends the connection: a device that seems connected also receives.
+    * A packet larger than the protocol allows is never held in memory.
 
-Not done here: what the payloads mean; what must be sent again (:mod:`delivery`).
+Not done here: what the payloads mean; what must be sent again (:mod:`wheeltapper_agent.records.delivery`).
 """
 
 from __future__ import annotations
@@ -36,18 +38,18 @@ _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS: Final = 15.0
 _KEEPALIVE_SECONDS: Final = 30
 _MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 64 * 1024
-"""With topic and properties."""
+"""A payload together with topic and properties."""
 _STOOD_SECONDS: Final = 30.0
-"""A connection that stood so long was good: the next attempt comes at once. A broker that accepts and then drops is
-not tried in a loop."""
-_LOOK_SECONDS: Final = 5.0
-"""How often is asked whether the thread of a connection still runs."""
+"""After a connection that stood so long, the next attempt comes soon. A broker that accepts connections and then drops
+them is tried with growing waits."""
+_THREAD_CHECK_SECONDS: Final = 5.0
+"""How often it is checked that the thread of a connection still runs."""
 _VERSIONS: Final = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where the broker is and how the device shows who it is."""
+    """The broker's address, and the device's id and TLS files."""
 
     device: str
     host: str
@@ -58,7 +60,7 @@ class BrokerAddress:
 
 
 def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """A client context that trusts ``ca`` alone and presents the device's certificate."""
+    """A TLS client context that trusts only ``ca`` and presents the device's certificate."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(str(certificate), str(key))
@@ -66,13 +68,13 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 class Link:
-    """Keeps one connection. Callbacks run in the connection's thread and must be quick.
+    """Keeps one connection to the broker. The callbacks run in the connection's thread and must be quick.
 
     Args:
         address: the broker and the device's identity.
-        on_connected: called after each subscription was made.
-        on_message: called with the kind and the payload of what came down.
-        reconnect_max_seconds: cap of the backoff.
+        on_connected: called when the connection stands and the subscription is made.
+        on_message: called with the kind and the payload of each message for this device.
+        reconnect_max_seconds: longest wait between two attempts.
     """
 
     def __init__(
@@ -92,30 +94,39 @@ class Link:
         self._ended = threading.Event()
         self._stopping = threading.Event()
         self._reader: threading.Thread | None = None
-        """The thread of the connection, once it has said something."""
+        """The thread of the connection, known from its first callback on."""
         self._version = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     @property
     def connected(self) -> bool:
-        """Whether the broker accepted the connection and it still stands, as far as is known."""
+        """Whether the connection stands, as far as is known, and the subscription is made."""
         return self._up.is_set()
 
     @property
     def protocol(self) -> str:
-        """The version of MQTT in use or tried next: ``5`` or ``3.1.1``."""
+        """The version of MQTT that is in use, or that the next attempt uses: ``5`` or ``3.1.1``."""
         return "5" if _VERSIONS[self._version] is MQTTProtocolVersion.MQTTv5 else "3.1.1"
 
     def alive(self) -> bool:
-        """Whether the thread runs, or was stopped."""
+        """Whether the thread runs, or was told to end."""
         return self._thread.is_alive() or self._stopping.is_set()
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Start the thread that connects."""
         self._thread.start()
 
     def publish(self, kind: Up, payload: bytes, retain: bool = False) -> bool:
-        """Hand ``payload`` to the connection at QoS 1; False if there is none. True does not say that it arrived."""
+        """Publish at QoS 1, without waiting for the broker.
+
+        Args:
+            kind: names the topic below the device's own ``up/``.
+            payload: of the message.
+            retain: whether the broker keeps it for later subscribers.
+
+        Returns:
+            False if there is no connection. True does not mean that the broker has the message.
+        """
         client = self._client
         if client is None or not self._up.is_set():
             return False
@@ -123,7 +134,12 @@ class Link:
         return bool(info.rc == paho.MQTT_ERR_SUCCESS)
 
     def stop(self, last_status: bytes | None = None, timeout_seconds: float = 3.0) -> None:
-        """Say ``last_status`` (a clean end does not fire the will), disconnect and end the thread."""
+        """Publish ``last_status``, disconnect and end the thread.
+
+        Args:
+            last_status: says that the device is offline; after a clean end the broker does not publish the will.
+            timeout_seconds: for the status, and again for the thread.
+        """
         self._stopping.set()
         client = self._client
         if client is not None and self._up.is_set():
@@ -138,7 +154,7 @@ class Link:
         if self._thread.is_alive():
             self._thread.join(timeout=timeout_seconds)
 
-    def _make(self) -> BoundedClient:
+    def _make_client(self) -> BoundedClient:
         client = BoundedClient(
             CallbackAPIVersion.VERSION2,
             max_packet_bytes=_MAX_PACKET_BYTES,
@@ -176,8 +192,8 @@ class Link:
         _LOG.info("mqtt: connected to %s:%d, MQTT %s", self._address.host, self._address.port, self.protocol)
         try:
             self._on_connected()
-        except Exception:  # noqa: BLE001  # else this thread ends, and with it whatever comes down
-            _LOG.exception("mqtt: the connection could not be taken up")
+        except Exception:  # noqa: BLE001  # else this thread would end, and the device would receive nothing
+            _LOG.exception("mqtt: the work after connecting failed; the connection is made again")
             self._ended.set()
 
     def _disconnected(self, client: paho.Client, _data: Any, _flags: Any, _reason: Any, _properties: Any) -> None:
@@ -190,12 +206,12 @@ class Link:
             return
         try:
             self._on_message(kind, bytes(message.payload))
-        except Exception:  # noqa: BLE001  # the connection must outlive whatever a payload does
+        except Exception:  # noqa: BLE001  # no payload may end the connection
             _LOG.exception("mqtt: a %s could not be handled", kind.value)
 
     def _attempt(self) -> bool:
-        """One connection from beginning to end; returns whether it stood for a while."""
-        client = self._client = self._make()
+        """Connect, and stay until the connection ends; returns whether it stood for a while."""
+        client = self._client = self._make_client()
         self._ended.clear()
         if self._stopping.is_set():
             return False
@@ -210,16 +226,19 @@ class Link:
             while not self._up.is_set() and not self._ended.is_set() and waited < _CONNECT_SECONDS:
                 waited += 0.0 if self._up.wait(0.05) else 0.05
             if not self._up.is_set():
-                # No answer to CONNECT that we can read: perhaps a broker that does not speak this version.
+                # No answer to CONNECT that paho understands: perhaps the broker does not speak this version.
                 self._version = (self._version + 1) % len(_VERSIONS)
                 return False
             up_at = time.monotonic()
-            while not self._ended.wait(_LOOK_SECONDS):
+            while not self._ended.wait(_THREAD_CHECK_SECONDS):
                 if self._reader is not None and not self._reader.is_alive():
-                    _LOG.error("mqtt: the thread of the connection ended")
+                    _LOG.error("mqtt: the thread of the connection ended; the connection is made again")
                     break
             if client.too_large_bytes:
-                _LOG.warning("mqtt.too_large: the broker sent a packet of %d bytes", client.too_large_bytes)
+                _LOG.warning(
+                    "mqtt.too_large: the broker sent a packet of %d bytes; the connection was closed",
+                    client.too_large_bytes,
+                )
             return time.monotonic() - up_at >= _STOOD_SECONDS
         finally:
             self._up.clear()
@@ -227,12 +246,13 @@ class Link:
             client.loop_stop()
 
     def _run(self) -> None:
+        """The thread: one connection after the other, with waits in between."""
         failures = 0
         while not self._stopping.is_set():
             version = self._version
             try:
                 stood = self._attempt()
-            except Exception:  # noqa: BLE001  # whatever the network does, the next attempt must come
+            except Exception:  # noqa: BLE001  # the next attempt must come, whatever happened
                 _LOG.exception("mqtt: the attempt to connect failed")
                 stood = False
             failures = 0 if stood else failures + 1

@@ -143,7 +143,9 @@ class BlobStore:
         offset = _size(partial)
         try:
             with contextlib.ExitStack() as stack:
-                begins, pieces = stack.enter_context(self._client.partly(_PREFIX + sha256, offset, self._piece_bytes))
+                begins, pieces = stack.enter_context(
+                    self._client.stream_from(_PREFIX + sha256, offset, self._piece_bytes)
+                )
                 file = stack.enter_context(partial.open("r+b" if begins else "wb"))
                 total = file.seek(begins)
                 for piece in self._fast_enough(sha256, pieces):
