@@ -35,7 +35,7 @@ from wheeltapper_protocols.signal.recording import read_recording, write_recordi
 
 sys.path.append(str(REPOSITORY))
 from tests.agent.bundles import write_bundle
-from tests.agent.task_bundles import files_of, graph, linear, scoring_of
+from tests.agent.task_bundles import graph, linear, standard_scoring, task_bundle
 
 _FAST_HZ: Final = 100.0
 _SLOW_HZ: Final = 10.0
@@ -111,7 +111,7 @@ def _classifier(folder: Path, config: SimulatorConfig) -> Path:
     weights[0] = (-1.0, 1.0)
     network = linear(weights, np.array([4.0, -4.0]), "Softmax")
     return write_bundle(
-        folder, files_of(network, samples[:4], features=specs, scoring=scoring_of(table), **_form(config))
+        folder, task_bundle(network, samples[:4], features=specs, scoring=standard_scoring(table), **_form(config))
     )
 
 
@@ -137,7 +137,7 @@ def _convolutional(folder: Path, config: SimulatorConfig) -> Path:
     }
     network = graph(nodes, constants, [None, 2, config.window_samples], [None, 2])
     raw = RawInput(channels=[0, 1], center=[0.0, 0.0], scale=[1.0, 1.0], layout="channel_sample")
-    return write_bundle(folder, files_of(network, _samples(config)[:4], raw=raw, **_form(config)))
+    return write_bundle(folder, task_bundle(network, _samples(config)[:4], raw=raw, **_form(config)))
 
 
 _MODELS: Final[dict[str, Callable[[Path, SimulatorConfig], Path]]] = {

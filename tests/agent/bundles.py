@@ -37,7 +37,7 @@ MODEL_FILE: Final = MODEL_FILES[RUNTIME]
 SMALL = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=50.0)
 
 
-def network(gain: float = 0.5) -> bytes:
+def gain_model(gain: float = 0.5) -> bytes:
     """output = gain * input, in ONNX."""
     import onnx
     from onnx import TensorProto, helper
@@ -103,7 +103,7 @@ def make_bundle(
         score=scorer.score(model_input, model_output).score,
     )
     if content is None:
-        content = network(gain) if runtime == "onnx" else gain_net(table.shape[1], gain)
+        content = gain_model(gain) if runtime == "onnx" else gain_net(table.shape[1], gain)
     files = {MODEL_FILES[runtime]: content, "golden.npz": buffer.getvalue()}
     fields: dict[str, Any] = {
         "model": model,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.inside import Device, with_release_1
+from tests.agent.device import Device, device_with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer
 
@@ -21,6 +21,6 @@ def server(tmp_path: Path) -> Iterator[DeviceServer]:
 
 @pytest.fixture
 def device(tmp_path: Path, server: DeviceServer) -> Iterator[Device]:
-    made = with_release_1(tmp_path / "device", server)
+    made = device_with_release_1(tmp_path / "device", server)
     yield made
     made.close()

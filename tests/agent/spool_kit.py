@@ -42,7 +42,7 @@ class Clock:
 
 
 @dataclass
-class Network:
+class FakePublisher:
     """A publisher that keeps what was sent, in order; nothing arrives by itself."""
 
     connected: bool = True

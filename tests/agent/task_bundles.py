@@ -77,7 +77,7 @@ def graph(
     return bytes(model.SerializeToString())
 
 
-def scoring_of(table: NDArray[Any]) -> ScoringSpec:
+def standard_scoring(table: NDArray[Any]) -> ScoringSpec:
     """Standardises features [window, feature] by their own means."""
     count = table.shape[1]
     return ScoringSpec(
@@ -90,7 +90,7 @@ def scoring_of(table: NDArray[Any]) -> ScoringSpec:
     )
 
 
-def files_of(network: bytes, samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
+def task_bundle(network: bytes, samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
     """The files of a bundle; its golden vectors are computed here through the network and the manifest's task."""
     import onnxruntime
 
@@ -135,12 +135,12 @@ def classifier(windows: dict[str, Windows], **fields: Any) -> dict[str, bytes]:
     specs = default_specs(48_000.0, ["de"], samples)
     features = FeatureSet(specs, 48_000.0, samples, 1)
     tables = {label: features.compute(each.samples[: len(each.samples) // 2]) for label, each in windows.items()}
-    scoring = scoring_of(tables["normal"])
+    scoring = standard_scoring(tables["normal"])
     x = np.concatenate(list(tables.values()))
     y = np.concatenate([[CLASSES.index(label)] * len(table) for label, table in tables.items()])
     z = np.clip((x - np.array(scoring.center)) / np.array(scoring.scale), -1000, 1000)
     model = LogisticRegression(C=1e-4, max_iter=500).fit(z, y)
-    return files_of(
+    return task_bundle(
         linear(model.coef_.T, model.intercept_, "Softmax"),
         np.concatenate([each.samples[:3] for each in windows.values()]),
         task="classification",
@@ -163,7 +163,7 @@ def raw_classifier(**changes: Any) -> dict[str, bytes]:
     weights = np.zeros((16, 2))
     weights[:, 1] = 0.5
     samples = np.linspace(-1, 1, 4)[:, None, None] * np.ones((4, 16, 1))
-    return files_of(linear(weights, np.zeros(2)), samples.astype(np.float32), **(fields | changes))
+    return task_bundle(linear(weights, np.zeros(2)), samples.astype(np.float32), **(fields | changes))
 
 
 def femto_life(samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
@@ -175,7 +175,7 @@ def femto_life(samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
     table = FeatureSet(specs, 25_600.0, 2560, 2).compute(samples)
     hours = (len(samples) - 1 - np.arange(len(samples))) * 10 / 3600
     cap = float(hours.max()) * 0.6
-    scoring = scoring_of(np.log(table))
+    scoring = standard_scoring(np.log(table))
     scoring = ScoringSpec(
         transform=["log", "log"],
         center=scoring.center,
@@ -186,7 +186,7 @@ def femto_life(samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
     )
     z = (np.log(table) - np.array(scoring.center)) / np.array(scoring.scale)
     model = Ridge(1.0).fit(z, np.minimum(hours, cap))
-    return files_of(
+    return task_bundle(
         linear(model.coef_.reshape(2, 1), np.array([model.intercept_])),
         samples[:8],
         task="remaining_life",

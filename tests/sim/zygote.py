@@ -23,7 +23,7 @@ from typing import Any
 
 import onnxruntime  # noqa: F401  # warm
 
-from tests.agent.inside import Device
+from tests.agent.device import Device
 from tests.sim import faults
 from tests.sim.disk import Disk
 from wheeltapper_agent.link.identity import Fleet, Identity

@@ -22,11 +22,11 @@ from tests.agent.task_bundles import (
     classifier,
     cwru_windows,
     femto_life,
-    files_of,
     graph,
     linear,
     raw_classifier,
-    scoring_of,
+    standard_scoring,
+    task_bundle,
 )
 from wheeltapper_agent.cli import app
 from wheeltapper_agent.ground.clock import SystemClock
@@ -172,7 +172,7 @@ def test_a_remaining_life_falls_with_real_wear_and_warns(data_dir: Path, tmp_pat
 
 def life(output: float, warn_at: float = 10.0) -> float:
     """The score of a model that gives ``output`` whatever it reads."""
-    files = files_of(
+    files = task_bundle(
         linear(np.zeros((16, 1)), np.array([output])),
         np.zeros((2, 16, 1), np.float32),
         task="remaining_life",
@@ -220,7 +220,7 @@ def test_raw_samples_are_laid_out_as_asked(tmp_path: Path, layout: str) -> None:
     content = graph([helper.make_node("Mul", ["input", "w"], ["output"])], {"w": np.zeros(1, np.float32)}, shape, shape)
     random = np.random.default_rng(2)
     samples = random.normal(size=(3, 16, 3)).astype(np.float32)
-    files = files_of(
+    files = task_bundle(
         content,
         samples,
         input=Input(sample_rate_hz=1000.0, window_samples=16, channels=["x", "y", "z"], units=["g", "g", "bar"]),
@@ -242,7 +242,9 @@ def test_a_model_may_give_the_score_itself(tmp_path: Path) -> None:
     samples = np.linspace(0, 3, 5)[:, None, None] * np.ones((5, 16, 1), np.float32)
     fields = {"input": RAW_INPUT, "anomaly": Anomaly(output="score", threshold=1.5)}
     raw = RawInput(channels=[0], center=[0.0], scale=[1.0], layout="flat")
-    bundle = load(tmp_path / "b", files_of(linear(weights, np.zeros(1)), samples.astype(np.float32), raw=raw, **fields))
+    bundle = load(
+        tmp_path / "b", task_bundle(linear(weights, np.zeros(1)), samples.astype(np.float32), raw=raw, **fields)
+    )
     found = bundle.evaluate(samples.astype(np.float32))
     np.testing.assert_allclose(found.scores.score, np.linspace(0, 3, 5) / 1.5, rtol=1e-6)
 
@@ -320,7 +322,7 @@ def test_an_alert_lasts_its_minimum(tmp_path: Path) -> None:
 
 
 def test_records_and_alerts_carry_what_the_model_says(tmp_path: Path) -> None:
-    files = files_of(
+    files = task_bundle(
         linear(np.full((16, 1), 1 / 16), np.zeros(1)),
         np.zeros((2, 16, 1), np.float32),
         task="remaining_life",
@@ -420,10 +422,10 @@ def test_a_velocity_may_also_be_a_feature(tmp_path: Path) -> None:
     section = Iso20816(group=1, foundation="rigid", channels=[0])
     specs = velocity_feature_specs(section, ["x"], ["g"])
     shape = Input(sample_rate_hz=2000.0, window_samples=512, channels=["x"], units=["g"])
-    files = files_of(
+    files = task_bundle(
         linear(np.ones((1, 1)), np.zeros(1)),
         np.random.default_rng(0).normal(size=(2, 512, 1)).astype(np.float32),
-        input=shape, features=specs, iso20816=section, scoring=scoring_of(np.ones((2, 1))),
+        input=shape, features=specs, iso20816=section, scoring=standard_scoring(np.ones((2, 1))),
     )  # fmt: skip
     assert load(tmp_path / "b", files).task.names == ("x.velocity_mm_s",)
 

@@ -13,7 +13,7 @@ import scipy.fft
 from onnx import helper
 
 from tests.agent.bundles import write_bundle
-from tests.agent.task_bundles import classifier, cwru_windows, files_of, graph
+from tests.agent.task_bundles import classifier, cwru_windows, graph, task_bundle
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_fleet.training.anomaly import train_anomaly
@@ -137,7 +137,7 @@ def raw_bundle(folder: Path, healthy: np.ndarray, batch: int | None = None) -> B
         helper.make_node("MatMul", ["input", "down"], ["hidden"]),
         helper.make_node("MatMul", ["hidden", "up"], ["output"]),
     ]
-    files = files_of(
+    files = task_bundle(
         graph(nodes, {"down": np.ascontiguousarray(basis.T), "up": basis}, [batch, 640], [batch, 640]),
         healthy[:3],
         input=Input(sample_rate_hz=RATE_HZ, window_samples=640, channels=["de"], units=["g"]),

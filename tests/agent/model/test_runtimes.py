@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.agent import tflite_writer as tflite
-from tests.agent.bundles import make_bundle, network, write_bundle
+from tests.agent.bundles import gain_model, make_bundle, write_bundle
 from tests.agent.model.tensor_runs import run_all
 from tests.legacy import LEGACY, needs_onnx
 from wheeltapper_agent.ground.errors import AgentError
@@ -234,7 +234,7 @@ def test_onnx_several_inputs_and_fixed_batches() -> None:
 def test_an_onnx_file_that_cannot_be_used() -> None:
     from tests.agent.onnx_nets import unknown_net
 
-    for content in (unknown_net(), network()[:-20], b"\x00" * 100, b""):
+    for content in (unknown_net(), gain_model()[:-20], b"\x00" * 100, b""):
         with pytest.raises(AgentError) as raised:
             load_model(content, "onnx", BOARD)
         assert raised.value.code == "runtime.load"
@@ -278,7 +278,7 @@ def test_no_runtime(runtime: str, runtimes: tuple[str, ...], code: str, hint: st
 def test_onnx_falls_back_to_the_cpu_and_says_so(runtime_log: pytest.LogCaptureFixture) -> None:
     board = replace(BOARD, providers=("TensorrtExecutionProvider", "CPUExecutionProvider"))
     for _ in range(2):
-        assert load_model(network(), "onnx", board).provider == "onnxruntime/CPUExecutionProvider"
+        assert load_model(gain_model(), "onnx", board).provider == "onnxruntime/CPUExecutionProvider"
     assert runtime_log.text.count("onnxruntime does not offer TensorrtExecutionProvider") == 1
 
 

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from tests.agent import tflite_writer as tflite
-from tests.agent.bundles import make_bundle, network, write_bundle
-from tests.agent.inside import Device
+from tests.agent.bundles import gain_model, make_bundle, write_bundle
+from tests.agent.device import Device
 from tests.agent.servers import DeviceServer, until
 from tests.legacy import needs_onnx
 from wheeltapper_agent.ground.errors import AgentError
@@ -64,7 +64,7 @@ def test_golden_outputs_that_differ(tmp_path: Path) -> None:
 def test_a_truncated_file_and_an_unknown_operator(tmp_path: Path) -> None:
     from tests.agent.onnx_nets import unknown_net
 
-    for number, content in enumerate((network()[:-30], unknown_net(), tflite.gain_net(8))):
+    for number, content in enumerate((gain_model()[:-30], unknown_net(), tflite.gain_net(8))):
         files = make_bundle(runtime="onnx", content=content)
         assert refused(tmp_path / str(number), files).code == "runtime.load"
 
@@ -97,7 +97,7 @@ def test_as_many_windows_as_may_come_together_are_tried(tmp_path: Path) -> None:
     from onnx import helper
 
     from tests.agent.onnx_nets import FLOAT, net, value
-    from tests.agent.task_bundles import RAW_INPUT, files_of
+    from tests.agent.task_bundles import RAW_INPUT, task_bundle
     from wheeltapper_protocols.manifest.manifest import Anomaly, RawInput
 
     nodes = [
@@ -115,7 +115,7 @@ def test_as_many_windows_as_may_come_together_are_tried(tmp_path: Path) -> None:
         "anomaly": Anomaly(output="score", threshold=1.0),
         "budget": Budget(latency_p95_ms=5000.0, rss_growth_mb=128.0),
     }
-    files = files_of(content, np.ones((1, 16, 1), np.float32), **fields)
+    files = task_bundle(content, np.ones((1, 16, 1), np.float32), **fields)
     error = refused(tmp_path, files)
     assert error.code == "self_test.memory"
     assert "32 windows in a call" in error.message

@@ -12,7 +12,7 @@ from onnx import helper
 
 from tests.agent.bundles import write_bundle
 from tests.agent.servers import until
-from tests.agent.task_bundles import RAW_INPUT, files_of, graph, linear
+from tests.agent.task_bundles import RAW_INPUT, graph, linear, task_bundle
 from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
@@ -56,7 +56,7 @@ class Levels:
 
 @pytest.fixture(scope="module")
 def mean_of_samples(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    files = files_of(
+    files = task_bundle(
         linear(np.full((16, 1), 1 / 16), np.zeros(1)),
         np.ones((2, 16, 1), np.float32),
         input=RAW_INPUT,
@@ -118,7 +118,7 @@ def test_a_score_of_minus_infinity_does_not_end_the_stream(tmp_path: Path) -> No
         helper.make_node("ReduceMean", ["logs"], ["output"], axes=[1]),
     ]
     logarithm = graph(nodes, {}, [None, 16], [None, 1])
-    files = files_of(
+    files = task_bundle(
         logarithm,
         np.ones((2, 16, 1), np.float32),
         input=RAW_INPUT,

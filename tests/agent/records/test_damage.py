@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.agent.servers import until
-from tests.agent.spool_kit import Clock, Network, alert, kill, losses, record
+from tests.agent.spool_kit import Clock, FakePublisher, alert, kill, losses, record
 from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.records.delivery import Delivery
 from wheeltapper_agent.records.spool import Spool, SpoolLimits, read_figures
@@ -71,10 +71,10 @@ def test_who_asks_for_the_figures_of_a_damaged_spool_gets_those_of_the_next(smas
 
 
 def test_a_delivery_begins_on_a_damaged_spool(smashed: Spool) -> None:
-    network = Network()
-    delivery = Delivery(smashed, network, DeliveryConfig(), Clock())
+    publisher = FakePublisher()
+    delivery = Delivery(smashed, publisher, DeliveryConfig(), Clock())
     delivery._step()
-    assert len(network.sent) == 1
+    assert len(publisher.sent) == 1
     smashed.close()
 
 

@@ -17,7 +17,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from tests.agent.bundles import MODEL_FILE, make_bundle
-from tests.agent.inside import Device, with_release_1
+from tests.agent.device import Device, device_with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from wheeltapper_agent.model.bundle import Bundle
@@ -40,7 +40,7 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("bench")
     server = DeviceServer(Authority(folder / "ca"), Repository())
-    device = with_release_1(folder / "device", server)
+    device = device_with_release_1(folder / "device", server)
     yield Bench(device, server)
     device.close()
     server.close()
@@ -51,7 +51,7 @@ def two_releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pat
     """The folder of a device that stopped with release 2 committed after release 1, to be copied."""
     folder = tmp_path_factory.mktemp("two")
     server = DeviceServer(Authority(folder / "ca"), Repository())
-    device = with_release_1(folder / "device", server)
+    device = device_with_release_1(folder / "device", server)
     second = server.repository.publish(2, make_bundle(2, gain=0.7))
     device.updater.assign(server.repository.assign(second, 2))
     until(lambda: "COMMITTED" in device.states("e2"), 10, "release 2")

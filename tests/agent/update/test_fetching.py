@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.bundles import MODEL_FILE, make_bundle
-from tests.agent.inside import Device
+from tests.agent.device import Device
 from tests.agent.servers import DeviceServer, until
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.link.https import HttpsClient

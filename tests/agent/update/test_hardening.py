@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.agent.bundles import MODEL_FILE, SMALL, make_bundle
-from tests.agent.inside import Device
+from tests.agent.device import Device
 from tests.agent.repository import Repository
 from tests.agent.servers import DeviceServer, until
 from wheeltapper_agent.ground import files

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.agent.bundles import make_bundle
-from tests.agent.inside import Device
+from tests.agent.device import Device
 from tests.agent.servers import Authority, DeviceServer, until
 from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.agent.bundles import MODEL_FILE, SMALL, make_bundle
-from tests.agent.inside import Device, with_release_1
+from tests.agent.device import Device, device_with_release_1
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from tests.agent.update.test_hardening import JumpingClock
@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceServer]:
 def template(tmp_path_factory: pytest.TempPathFactory, server: DeviceServer) -> Path:
     """The state of a device that runs release 1 and was ended cleanly."""
     folder = tmp_path_factory.mktemp("template") / "device"
-    with_release_1(folder, server).close()
+    device_with_release_1(folder, server).close()
     return folder
 
 

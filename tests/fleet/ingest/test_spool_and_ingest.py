@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import func, select
 
-from tests.agent.spool_kit import ALL, Clock, Network, alert, kill, record
+from tests.agent.spool_kit import ALL, Clock, FakePublisher, alert, kill, record
 from tests.fleet.broker.rig import Rig, until
 from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link
@@ -49,7 +49,7 @@ class SpoolAndFleet(RuleBasedStateMachine):
         self.engine = open_database(f"sqlite:///{self.folder}/fleet.db")
         self.downs: list[bytes] = []
         self.ingest = Ingest(self.engine, lambda _topic, payload, _retain: self.downs.append(payload))
-        self.clock, self.network = Clock(), Network()
+        self.clock, self.publisher = Clock(), FakePublisher()
         self.given: dict[tuple[str, int], tuple[str, int]] = {}
         self.number = 0
         self.open()
@@ -58,7 +58,7 @@ class SpoolAndFleet(RuleBasedStateMachine):
         limits = SpoolLimits(max_records=MAX_RECORDS)
         self.spool = Spool(self.folder / "s.db", limits=limits, monotonic=self.clock.monotonic, now=self.clock.now)
         config = DeliveryConfig(batch_seconds=0.0, resend_seconds=5.0, max_in_flight=40)
-        self.delivery = Delivery(self.spool, self.network, config, self.clock, 8)
+        self.delivery = Delivery(self.spool, self.publisher, config, self.clock, 8)
 
     def learn(self) -> None:
         """What is in the spool now was committed there."""
@@ -87,23 +87,23 @@ class SpoolAndFleet(RuleBasedStateMachine):
         with self.delivery._lock:
             self.delivery._step()
 
-    @precondition(lambda self: self.network.sent)
+    @precondition(lambda self: self.publisher.sent)
     @rule(data=st.data(), keep=st.booleans())
     def arrive(self, data: Any, keep: bool) -> None:
         """Any message that was ever sent arrives, perhaps not for the last time; ``keep`` leaves it under way."""
-        at = data.draw(st.integers(0, len(self.network.sent) - 1))
-        kind, payload = self.network.sent[at] if keep else self.network.sent.pop(at)
+        at = data.draw(st.integers(0, len(self.publisher.sent) - 1))
+        kind, payload = self.publisher.sent[at] if keep else self.publisher.sent.pop(at)
         self.ingest.process([(up_topic(DEVICE, kind), payload)])
 
-    @precondition(lambda self: self.network.sent)
+    @precondition(lambda self: self.publisher.sent)
     @rule()
     def all_arrive(self) -> None:
-        self.ingest.process([(up_topic(DEVICE, kind), payload) for kind, payload in self.network.sent])
-        self.network.sent.clear()
+        self.ingest.process([(up_topic(DEVICE, kind), payload) for kind, payload in self.publisher.sent])
+        self.publisher.sent.clear()
 
     @rule()
     def nothing_arrives(self) -> None:
-        self.network.sent.clear()
+        self.publisher.sent.clear()
         self.delivery.on_connected()
 
     @precondition(lambda self: self.downs)
@@ -143,11 +143,11 @@ class SpoolAndFleet(RuleBasedStateMachine):
         assert figures.held == len(held) <= MAX_RECORDS + UNFORGOTTEN
 
     def teardown(self) -> None:
-        for _ in range(60):  # a quiet network in the end: the fleet learns of everything, stored or dropped
+        for _ in range(60):  # at the end nothing is lost on the way: the fleet learns of everything, stored or dropped
             self.clock.seconds += 61
             with self.delivery._lock:
                 self.delivery._step(flush=True)
-            if self.network.sent:
+            if self.publisher.sent:
                 self.all_arrive()
             for payload in self.downs:
                 ack = decode_down(Down.ACK, payload)
@@ -178,18 +178,18 @@ TestSpoolAndFleet.settings = settings(max_examples=20, stateful_step_count=30, d
 
 
 def test_a_backlog_goes_out_at_a_bounded_rate_and_what_is_live_does_not_wait(tmp_path: Path) -> None:
-    clock, network = Clock(), Network()
+    clock, publisher = Clock(), FakePublisher()
     spool = Spool(tmp_path / "s.db")
     for index in range(0, 3000, 100):
         spool.append(*(record(index + at) for at in range(100)), alert(index))
     config = DeliveryConfig(catch_up_records_per_second=100.0, max_in_flight=100_000, resend_seconds=1e6)
-    delivery = Delivery(spool, network, config, clock, 50)
+    delivery = Delivery(spool, publisher, config, clock, 50)
     began, burst, counted, live_after = clock.seconds, 50, 0, -1
     order: list[tuple[str, int]] = []
     while counted < 3030 and clock.seconds < began + 100:
         for _ in range(4):  # however often it is asked
             delivery._step()
-        for kind, payload in network.sent:
+        for kind, payload in publisher.sent:
             message = decode(kind, payload)
             assert isinstance(message, Telemetry | Alert)
             records = message.records if isinstance(message, Telemetry) else [message]
@@ -197,7 +197,7 @@ def test_a_backlog_goes_out_at_a_bounded_rate_and_what_is_live_does_not_wait(tmp
         if live_after == -1 and len(order) > 1000:
             spool.append(alert(5000))
             live_after = len(order)
-        network.sent.clear()
+        publisher.sent.clear()
         counted = len(order) - (live_after >= 0)
         assert counted <= burst + 100.0 * (clock.seconds - began) + 1e-6
         clock.seconds += 0.1
@@ -213,9 +213,9 @@ def test_a_backlog_goes_out_at_a_bounded_rate_and_what_is_live_does_not_wait(tmp
 
 def test_a_fleet_that_does_not_ack_is_not_flooded_and_hears_what_is_live_at_once(tmp_path: Path) -> None:
     """An hour with ten alerts a minute: each goes out when it is made, and again at most fifty a resend time."""
-    clock, network = Clock(), Network()
+    clock, publisher = Clock(), FakePublisher()
     spool = Spool(tmp_path / "s.db", monotonic=clock.monotonic, now=clock.now)
-    delivery = Delivery(spool, network, DeliveryConfig(), clock)
+    delivery = Delivery(spool, publisher, DeliveryConfig(), clock)
     first: dict[int, float] = {}
     sent = 0
     for minute in range(60):
@@ -223,44 +223,44 @@ def test_a_fleet_that_does_not_ack_is_not_flooded_and_hears_what_is_live_at_once
         made_at, due = clock.seconds, clock.seconds + 60.0
         while clock.seconds < due:
             wait_seconds = delivery._step()
-            for kind, payload in network.sent[sent:]:
+            for kind, payload in publisher.sent[sent:]:
                 message = decode(kind, payload)
                 if isinstance(message, Alert) and first.setdefault(message.seq, clock.seconds) == clock.seconds:
                     assert message.window < 10 * minute or clock.seconds - made_at < 0.1
-            sent = len(network.sent)
+            sent = len(publisher.sent)
             clock.seconds = min(due, clock.seconds + max(0.005, wait_seconds))
     assert len(first) == 600
-    kinds = [kind for kind, _ in network.sent]
+    kinds = [kind for kind, _ in publisher.sent]
     assert kinds.count(Up.ALERT) <= 600 + 50 * 65  # resend times of 5, 10, 20, 40 and then 60 seconds
     assert kinds.count(Up.TELEMETRY) <= 300
     for _ in range(40):  # the fleet is there again: everything goes out, and the rest of the alerts with the first ack
         clock.seconds += 61.0
-        network.sent.clear()
+        publisher.sent.clear()
         delivery._step()
-        seqs = [message.seq for kind, payload in network.sent if isinstance(message := decode(kind, payload), Alert)]
+        seqs = [message.seq for kind, payload in publisher.sent if isinstance(message := decode(kind, payload), Alert)]
         if seqs:
             break
     assert len(seqs) == 50
     delivery.on_ack(Ack(epoch=spool.epoch, seq=seqs[0]))
-    network.sent.clear()
+    publisher.sent.clear()
     while delivery._step() < 1.0:
         clock.seconds += 0.05
-    again = [message.seq for kind, payload in network.sent if isinstance(message := decode(kind, payload), Alert)]
+    again = [message.seq for kind, payload in publisher.sent if isinstance(message := decode(kind, payload), Alert)]
     assert seqs + again == sorted(first)
     spool.close()
 
 
 def test_a_record_that_cannot_be_sent_does_not_hold_up_the_rest(tmp_path: Path) -> None:
-    clock, network = Clock(), Network()
+    clock, publisher = Clock(), FakePublisher()
     spool = Spool(tmp_path / "s.db")
     huge = Report(
         epoch="0" * 16, oldest=1, seq=1, at=0.0, body=LossReport(why="x", counts={"k" * 100_000: 1, "l" * 200_000: 2})
     )
     spool.append(alert(0), huge, alert(1))
-    delivery = Delivery(spool, network, DeliveryConfig(), clock, 50)
+    delivery = Delivery(spool, publisher, DeliveryConfig(), clock, 50)
     for _ in range(5):
         delivery._step()
-    sent = [decode(kind, payload) for kind, payload in network.sent]
+    sent = [decode(kind, payload) for kind, payload in publisher.sent]
     assert [message.seq for message in sent if isinstance(message, Alert | Report)] == [1, 3, 4]
     assert isinstance(sent[1], Alert)
     assert sent[1].after == 1
@@ -269,9 +269,9 @@ def test_a_record_that_cannot_be_sent_does_not_hold_up_the_rest(tmp_path: Path) 
 
 
 def test_an_idle_delivery_asks_nothing_of_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, network = Clock(), Network()
+    clock, publisher = Clock(), FakePublisher()
     spool = Spool(tmp_path / "s.db")
-    delivery = Delivery(spool, network, DeliveryConfig(batch_seconds=5.0), clock, 50)
+    delivery = Delivery(spool, publisher, DeliveryConfig(batch_seconds=5.0), clock, 50)
     asked: list[int] = []
     peek = spool.peek
 
@@ -285,10 +285,10 @@ def test_an_idle_delivery_asks_nothing_of_the_spool(tmp_path: Path, monkeypatch:
     assert len(asked) == 1  # for alerts
     clock.seconds += 4.0
     assert delivery._step() == pytest.approx(1.0)
-    assert (len(asked), network.sent) == (1, [])
+    assert (len(asked), publisher.sent) == (1, [])
     clock.seconds += 1.0
     assert delivery._step() == 0.0
-    assert [kind for kind, _ in network.sent] == [Up.TELEMETRY]
+    assert [kind for kind, _ in publisher.sent] == [Up.TELEMETRY]
     asked.clear()
     delivery.on_ack(Ack(epoch=spool.epoch, seq=3))
     for _ in range(20):
@@ -297,7 +297,7 @@ def test_an_idle_delivery_asks_nothing_of_the_spool(tmp_path: Path, monkeypatch:
     assert asked == []
     spool.append(alert(3))
     delivery._step()
-    assert [kind for kind, _ in network.sent] == [Up.TELEMETRY, Up.ALERT]
+    assert [kind for kind, _ in publisher.sent] == [Up.TELEMETRY, Up.ALERT]
     spool.close()
 
 
@@ -325,9 +325,9 @@ def test_a_delivery_without_a_connection_sleeps_whatever_waits(tmp_path: Path) -
 
 
 def test_a_delivery_sleeps_while_a_batch_fills_and_wakes_when_it_is_full_or_an_alert_comes(tmp_path: Path) -> None:
-    network = Network()
+    publisher = FakePublisher()
     spool = Spool(tmp_path / "s.db")
-    delivery = Delivery(spool, network, DeliveryConfig(batch_seconds=60.0, resend_seconds=60.0), SystemClock(), 20)
+    delivery = Delivery(spool, publisher, DeliveryConfig(batch_seconds=60.0, resend_seconds=60.0), SystemClock(), 20)
     looks: list[float] = []
     step = delivery._step
 
@@ -339,7 +339,7 @@ def test_a_delivery_sleeps_while_a_batch_fills_and_wakes_when_it_is_full_or_an_a
     delivery.start()
 
     def count(kind: Up) -> int:
-        return [sent for sent, _ in network.sent].count(kind)
+        return [sent for sent, _ in publisher.sent].count(kind)
 
     try:
         for at in range(10):

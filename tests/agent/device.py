@@ -117,7 +117,7 @@ class Device:
         self.spool.close()
 
 
-def with_release_1(folder: Path, server: DeviceServer) -> Device:
+def device_with_release_1(folder: Path, server: DeviceServer) -> Device:
     made = Device(folder, server)
     made.updater.assign(server.repository.assign(server.repository.publish(1, make_bundle(1)), 1))
     until(lambda: "COMMITTED" in made.states("e1"), 10, "release 1")
