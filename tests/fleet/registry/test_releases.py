@@ -5,7 +5,8 @@ import pytest
 from tests.fleet.trust.bundles import write_bundle
 from tests.fleet.trust.world import FAILED, MODEL, PASSED, Killed, World, killed_at, sha256
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.registry.releases import Releases, prepare_release
+from wheeltapper_fleet.registry.prepare import prepare_release
+from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.manifest.manifest import decode_manifest
 

@@ -23,7 +23,8 @@ from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.registry.blobs import BlobStore
-from wheeltapper_fleet.registry.releases import Release, Releases, prepare_release
+from wheeltapper_fleet.registry.prepare import prepare_release
+from wheeltapper_fleet.registry.releases import Release, Releases
 from wheeltapper_fleet.tables import captures
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key

@@ -191,7 +191,7 @@ class FleetClient:
         Raises:
             FleetError: ``release.*``, ``keys.*``, ``tuf.*``.
         """
-        from wheeltapper_fleet.registry.releases import prepare_release
+        from wheeltapper_fleet.registry.prepare import prepare_release
         from wheeltapper_fleet.trust.keys import load_signer
         from wheeltapper_fleet.trust.repository import sign_for_team
         from wheeltapper_protocols.manifest.manifest import decode_manifest

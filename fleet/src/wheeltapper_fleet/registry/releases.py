@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,14 +26,12 @@ from tuf.api.metadata import TargetFile
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
-from wheeltapper_fleet.registry.tables import releases as table
+from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.trust.repository import Repository, verified_target
-from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, check_file
-from wheeltapper_protocols.manifest.manifest import decode_manifest as decode
-from wheeltapper_protocols.manifest.manifest import encode_manifest as encode
+from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
 from wheeltapper_protocols.wire.ids import manifest_path
 
-__all__ = ["Release", "Releases", "prepare_release"]
+__all__ = ["Release", "Releases"]
 
 
 @dataclass(frozen=True)
@@ -48,32 +45,6 @@ class Release:
     length: int
     published_at: float
     published_by: str
-
-
-def prepare_release(bundle_dir: Path, number: int, rollback_floor: int | None = None) -> bytes:
-    """Check a bundle's files, and return its manifest as the bytes to publish as release ``number``.
-
-    Args:
-        bundle_dir: the bundle's folder.
-        number: the release's number.
-        rollback_floor: devices that commit the release never run one below this number again; at most ``number``.
-
-    Raises:
-        FleetError: ``release.bundle``, ``release.floor``.
-        WireError: ``manifest.*``, ``id.invalid``.
-    """
-    try:
-        with (bundle_dir / MANIFEST_FILE).open("rb") as file:
-            manifest = decode(file.read(MAX_MANIFEST_BYTES + 1))
-        for named in manifest.files:
-            check_file(named, (bundle_dir / named.name).read_bytes())
-    except OSError as error:
-        message = f"{bundle_dir} is not a whole bundle ({error.strerror}: {error.filename}); train it again"
-        raise FleetError("release.bundle", message) from error
-    manifest_path(manifest.model, number)
-    if rollback_floor is not None and not 1 <= rollback_floor <= number:
-        raise FleetError("release.floor", f"the rollback floor must be 1 to {number}, the release itself")
-    return encode(msgspec.structs.replace(manifest, release=number, rollback_floor=rollback_floor))
 
 
 class Releases:
@@ -105,7 +76,7 @@ class Releases:
 
         Args:
             model: its model.
-            manifest: its manifest, as :func:`prepare_release` made it.
+            manifest: its manifest, as :func:`wheeltapper_fleet.registry.prepare.prepare_release` made it.
             role_metadata: the next metadata of the team's TUF role, as
                 :func:`wheeltapper_fleet.trust.repository.sign_for_team` made it.
             by: who publishes, for the record.
@@ -114,7 +85,7 @@ class Releases:
             FleetError: ``release.*``, ``tuf.*``, ``blob.*``.
             WireError: ``manifest.*``.
         """
-        decoded = decode(manifest)
+        decoded = decode_manifest(manifest)
         number = self._checked_number(model, decoded)
         published = self._repository.releases(model)
         if number in published:
@@ -167,9 +138,9 @@ class Releases:
 
     def list(self, model: str | None = None) -> list[Release]:
         """The releases, of one model or of all, in order."""
-        query = select(table).order_by(table.c.model, table.c.release)
+        query = select(releases).order_by(releases.c.model, releases.c.release)
         if model is not None:
-            query = query.where(table.c.model == model)
+            query = query.where(releases.c.model == model)
         with reading(self._engine) as connection:
             return [_release(row) for row in connection.execute(query)]
 
@@ -179,7 +150,7 @@ class Releases:
         Raises:
             FleetError: ``release.not_found``, ``blob.not_found``.
         """
-        return decode(self._blobs.path(self.get(model, release).sha256).read_bytes())
+        return decode_manifest(self._blobs.path(self.get(model, release).sha256).read_bytes())
 
     def verify(self, model: str, release: int, root: bytes | None = None) -> Manifest:
         """Verify a release as a device would, from the trusted root down to every byte of every file.
@@ -195,7 +166,7 @@ class Releases:
         path = manifest_path(model, release)
         target = verified_target(self._repository.folder, root or self._repository.trusted_root(), path)
         self._blobs.check(target.hashes["sha256"], target.length)
-        manifest = decode(self._blobs.path(target.hashes["sha256"]).read_bytes())
+        manifest = decode_manifest(self._blobs.path(target.hashes["sha256"]).read_bytes())
         if (manifest.model, manifest.release) != (model, release):
             raise FleetError("release.metadata", f"{path} names another release; do not use it")
         for file in manifest.files:
@@ -231,12 +202,12 @@ class Releases:
             "published_at": self._clock(),
             "published_by": by[:128],
         }
-        known = select(table.c.release).where(table.c.model == model, table.c.release == number)
+        known = select(releases.c.release).where(releases.c.model == model, releases.c.release == number)
         try:
             with self._engine.begin() as connection:
                 if connection.execute(known).first() is not None:
                     return False
-                connection.execute(insert(table).values(values))
+                connection.execute(insert(releases).values(values))
         except IntegrityError:  # another request was faster; its row is the same
             return False
         return True

@@ -15,13 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.drift.drift import Distances, DriftSpec, Reference, distances
 from wheeltapper_protocols.drift.sketch import Bins, Sketches, decode_sketches
-from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.wire.messages import DriftReport
 
-__all__ = ["DriftTotals", "FeatureDrift", "ReleaseDrift", "compare_with_training", "reference_of"]
+__all__ = ["DriftTotals", "FeatureDrift", "ReleaseDrift", "compare_with_training"]
 
 _SCORE: Final = "score"
 
@@ -115,31 +113,30 @@ class DriftTotals:
         self.changes += sum(event.kind in ("level", "spread") for event in report.events)
 
 
-def reference_of(manifest: Manifest) -> DriftSpec:
-    """The reference from training that a release's reports are compared with.
+def compare_with_training(
+    spec: DriftSpec,
+    feature_names: list[str],
+    totals: DriftTotals,
+    *,
+    model: str,
+    release: int,
+    since: float,
+    until: float,
+) -> ReleaseDrift:
+    """Compare what devices reported with the release's training.
 
-    Raises:
-        FleetError: ``drift.no_reference``.
+    Args:
+        spec: the release's reference from training, which ``totals`` was begun with.
+        feature_names: the names of its features, in order.
+        totals: the reports, added up.
+        model: the release's model.
+        release: its number.
+        since: Unix seconds, of the time that the reports are of,
+        until: and its end.
     """
-    if manifest.drift is None:
-        message = (
-            f"release {manifest.release or 0} of {manifest.model} has no reference to compare with; train it again"
-        )
-        raise FleetError("drift.no_reference", message, 404)
-    return manifest.drift
-
-
-def compare_with_training(manifest: Manifest, totals: DriftTotals, since: float, until: float) -> ReleaseDrift:
-    """Compare what was reported between ``since`` and ``until`` (Unix seconds) with the release's training.
-
-    Raises:
-        FleetError: ``drift.no_reference``.
-    """
-    spec = reference_of(manifest)
-    names = [feature.name for feature in manifest.features]
     return ReleaseDrift(
-        model=manifest.model,
-        release=manifest.release or 0,
+        model=model,
+        release=release,
         since=since,
         until=until,
         devices=tuple(sorted(totals.devices)),
@@ -149,7 +146,7 @@ def compare_with_training(manifest: Manifest, totals: DriftTotals, since: float,
         unscored=totals.unscored,
         changes=totals.changes,
         score=_compare([_SCORE], [spec.score], totals.score, spec.psi_limit)[0],
-        features=_compare(names, spec.features, totals.features, spec.psi_limit),
+        features=_compare(feature_names, spec.features, totals.features, spec.psi_limit),
     )
 
 

@@ -10,7 +10,8 @@ import msgspec
 from sqlalchemy import Connection, Engine, Row, func, select
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.telemetry.drift import DriftTotals, ReleaseDrift, compare_with_training, reference_of
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.telemetry.drift import DriftTotals, ReleaseDrift, compare_with_training
 from wheeltapper_fleet.telemetry.schemas import SpoolTotals
 from wheeltapper_fleet.telemetry.tables import records, refused, spools
 from wheeltapper_protocols.manifest.manifest import Manifest
@@ -83,11 +84,15 @@ def release_drift(
     Raises:
         FleetError: ``drift.no_reference``.
     """
-    totals = DriftTotals.empty(reference_of(manifest))
+    release = manifest.release or 0
+    if manifest.drift is None:
+        message = f"release {release} of {manifest.model} has no reference to compare with; train it again"
+        raise FleetError("drift.no_reference", message, 404)
+    totals = DriftTotals.empty(manifest.drift)
     where = [
         records.c.kind == "report",
         records.c.model == manifest.model,
-        records.c.release == (manifest.release or 0),
+        records.c.release == release,
         records.c.received_at >= since,
         records.c.received_at < until,
     ]
@@ -102,4 +107,7 @@ def release_drift(
             body = msgspec.convert(row.body, Report).body
             if isinstance(body, DriftReport):
                 totals.add(row.device, body)
-    return compare_with_training(manifest, totals, since, until)
+    names = [feature.name for feature in manifest.features]
+    return compare_with_training(
+        manifest.drift, names, totals, model=manifest.model, release=release, since=since, until=until
+    )
