@@ -1,6 +1,6 @@
-"""Every figure of the agent in one run: prints the table and writes ``build/bench/agent.json``.
+"""Run all benchmarks of the agent, print their table and write it to ``build/bench/agent.json``.
 
-The file is a list of ``{name, value, target, holds}``. Ends with 1 where a figure does not reach its target.
+The file is a list of ``{name, value, target, holds}``. The exit status is 1 where a figure misses its target.
 
     python benchmarks/agent.py [NAME ...]     # the names of benchmarks, e.g. agent_rss spool
 """
@@ -35,11 +35,11 @@ def rows(names: tuple[str, ...] = _PARTS) -> list[Row]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run, print, keep."""
+    """Run the benchmarks, print the table and write the file."""
     found = run(lambda: rows(tuple(arguments) or _PARTS), "The agent's figures")
     _TARGET.parent.mkdir(parents=True, exist_ok=True)
     _TARGET.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"kept in {_TARGET.relative_to(REPOSITORY)}")
+    print(f"written to {_TARGET.relative_to(REPOSITORY)}")
     return 0 if all(each["holds"] in (True, None) for each in found) else 1
 
 

@@ -1,8 +1,7 @@
-"""The agent as a process beside a real fleet: CPU when idle at one window a second, with the fleet and without it, and
-time from start to the first score.
+"""CPU time of an idle agent with a fleet and without, and the time from its start to the first score.
 
-Both in the agent's own process (enrolled, connected by MQTT over TLS, a trained release, windows of 4,096 samples from
-the simulated machine, whose own cost is in the figure).
+Idle means one window a second. The agent is a real process: enrolled, connected by MQTT over TLS, with a trained
+release and windows of 4,096 samples from the simulated machine, whose cost is included.
 
     python benchmarks/agent_process.py
 """
@@ -21,7 +20,7 @@ from rig import Row, RunningAgent, agent_beside, cpu_seconds, main, newest_seq, 
 from wheeltapper_agent.source.simulator import SimulatorConfig
 
 _SETTLED_SECONDS = 15.0
-"""After its start the agent releases memory once (``memory.release_memory``, after 10 s); that is no idling."""
+"""The agent releases memory once, 10 s after its start; the measurement begins after that."""
 _IDLE_SECONDS, _IDLE_TIMES = 20.0, 3
 _STARTS = 5
 
@@ -53,7 +52,7 @@ def rows() -> list[Row]:
 
 
 def _cpu_percent(agent: RunningAgent) -> float:
-    """CPU of the agent's process over 20 s, median of three."""
+    """CPU time of the agent's process in percent of a core, over 20 s; median of three."""
     found = []
     for _ in range(_IDLE_TIMES):
         cpu, began = cpu_seconds(agent.pid), time.monotonic()
@@ -63,7 +62,7 @@ def _cpu_percent(agent: RunningAgent) -> float:
 
 
 def _start_seconds(config: Path, state: Path) -> float:
-    """From exec to the first telemetry record with a score in the spool."""
+    """Seconds from exec to the first telemetry record with a score in the spool."""
     before = newest_seq(state)
     began = time.monotonic()
     command = [sys.executable, "-m", "wheeltapper_agent", "run", "--config", str(config)]

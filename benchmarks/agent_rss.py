@@ -1,15 +1,15 @@
-"""Memory of the running agent with one pipeline, against a process with Python, numpy, the runtime and a session alone.
+"""Memory of the running agent with one pipeline, compared with a process that has only an inference session.
 
-The agent is the real one: enrolled with a fleet service, connected to its broker, scoring a window a second with a
-release that it took from there. It is measured twice: after it was started anew with its release (how a device spends
-its life), and before that, right after it took the release, when the libraries that verify and fetch are still loaded.
+The agent is a real process: enrolled with a fleet service, connected to its broker, scoring one window a second with a
+release from the fleet. It is measured twice: right after it installed the release, when the libraries that verify and
+fetch are still loaded; and after a restart with this release, which is the usual state of a device.
 
-Beside it stands what the agent cannot be below: the bare session with TLS, SQLite, the MQTT client, the wire types and
-the features of a window loaded and used, and none of the agent's own code.
+The table also has a lower bound for any agent: a process with the bare session that loads and uses TLS, SQLite, the
+MQTT client, the wire types and the features of a window, without the agent's own code.
 
     python benchmarks/agent_rss.py
 
-Needs the repository's tests for its bundles. RSS is VmRSS; PSS counts a page that others share in part only.
+It needs the repository's tests for its bundles. RSS is VmRSS. PSS divides shared pages among the processes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from wheeltapper_protocols.signal.recording import recording_bytes
 
 _WINDOWS: Final = 15
 _RECORDED: Final = 80
-"""Windows in the recording, which the agent keeps in memory: no more than are played."""
+"""Windows in the recording, as many as are played: the agent keeps the recording in memory."""
 _TARGET: Final = 1.25
 _RUNS: Final = "for _ in range(100): one()\nprint(open('/proc/self/smaps_rollup').read())"
 _BARE: Final = {
@@ -71,7 +71,7 @@ gc.collect(); ctypes.CDLL(None).malloc_trim(0)
 
 
 def _memory_mb(rollup: str) -> tuple[float, float]:
-    """RSS and PSS in a process's ``smaps_rollup``."""
+    """RSS and PSS in the text of a process's ``smaps_rollup``."""
     fields = {line.split()[0]: line.split()[1] for line in rollup.splitlines() if line.split()[1:]}
     return int(fields["Rss:"]) / 1024, int(fields["Pss:"]) / 1024
 
@@ -88,7 +88,7 @@ def _windows(agent: RunningAgent) -> int:
 
 
 def _agent(agent: RunningAgent) -> tuple[float, float]:
-    """After some windows more."""
+    """Memory of the agent after some more windows."""
     before = _windows(agent)
     wait_for("windows", lambda: _windows(agent) not in range(before, before + _WINDOWS), 120.0)
     return _memory_mb(Path(f"/proc/{agent.pid}/smaps_rollup").read_text(encoding="ascii"))

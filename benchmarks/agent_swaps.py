@@ -1,8 +1,8 @@
 """Model swaps on a live pipeline: no window is lost, and memory stays flat.
 
-Two releases take turns on a pipeline that goes on scoring. Each swap loads the bundle from the disk, as an activation
-does: manifest, hashes, a new session. Memory is the resident set before and after, both when the pipeline has run each
-release a while. The baseline in the same table is the cost of a swap against a window's.
+Two releases alternate on a pipeline that keeps scoring. Each swap loads the bundle from disk as an activation does:
+manifest, hashes, a new session. Memory is the resident set before and after the swaps, each time after both releases
+have run for a while. The table also has the time of a swap and that of a window.
 
     python benchmarks/agent_swaps.py [--json]
 """
@@ -40,8 +40,8 @@ WARM_SWAPS = 100
 PAUSE_SECONDS = 0.002
 
 
-def _network(width: int, gain: float) -> bytes:
-    """A dense layer of ``width`` and back, as the default recipe's size."""
+def _model(width: int, gain: float) -> bytes:
+    """An ONNX autoencoder of the default recipe's size: from ``width`` to 16 and back."""
     random = np.random.default_rng(int(gain * 100))
     weights = [random.normal(0, 0.1, shape).astype(np.float32) for shape in ((width, 16), (16, width))]
     nodes = [
@@ -65,7 +65,7 @@ def _bundle(folder: Path, release: int) -> Path:
     width = len(FeatureSet(specs, MACHINE.sample_rate_hz, MACHINE.window_samples, 2).names)
     buffer = io.BytesIO()
     np.savez(buffer, samples=np.zeros((1, MACHINE.window_samples, 2), dtype=np.float32))
-    files = {"model.onnx": _network(width, 0.1 * release), "golden.npz": buffer.getvalue()}
+    files = {"model.onnx": _model(width, 0.1 * release), "golden.npz": buffer.getvalue()}
     manifest = Manifest(
         model="bearing",
         release=release,
@@ -100,7 +100,7 @@ def _bundle(folder: Path, release: int) -> Path:
 
 
 class _Source:
-    """Windows as fast as they are taken, at most one a ``PAUSE_SECONDS``; the same 32 over and over."""
+    """Repeats the same 32 windows as fast as they are taken, at most one every ``PAUSE_SECONDS``."""
 
     def __init__(self) -> None:
         machine = Machine(MACHINE)
@@ -115,14 +115,14 @@ class _Source:
             yield Window(self._samples[self.given % 32], float(first + self.given))
 
     def model_ready(self) -> None:
-        """It does not hold."""
+        """Do nothing: nothing is open."""
 
     def close(self) -> None:
         self._closed.set()
 
 
 class _Records:
-    """Counts; keeps nothing, so that memory shows the pipeline's alone."""
+    """Counts records without keeping them, so that the memory measured is the pipeline's."""
 
     def __init__(self) -> None:
         self.next, self.gaps, self.unscored, self.changes = 0, 0, 0, 0
@@ -151,7 +151,7 @@ def _rss_mb() -> float:
 
 
 def _swap(pipeline: Pipeline, records: _Records, folder: Path) -> float:
-    """Load and swap; returns the seconds, when a window was scored by it."""
+    """Load a bundle and swap to it; returns the seconds until a window was scored by it."""
     began = time.perf_counter()
     pipeline.swap(load_bundle(folder))
     took = time.perf_counter() - began
@@ -162,7 +162,7 @@ def _swap(pipeline: Pipeline, records: _Records, folder: Path) -> float:
 
 
 def rows(swaps: int = 1000) -> list[Row]:
-    """What is measured: ``name``, ``value``, ``target`` (None: only told), ``holds``."""
+    """The rows of the table."""
     with tempfile.TemporaryDirectory() as temporary:
         folders = [_bundle(Path(temporary, str(release)), release) for release in (1, 2)]
         source, records = _Source(), _Records()

@@ -1,18 +1,18 @@
-"""CPU per window through the whole agent, against a hand-written loop with the same features and a bare session.
+"""CPU time for one window in the whole agent, compared with a hand-written loop.
 
-The agent is the real process: enrolled, connected over TLS, with the source paced, features, network, decision, data
-quality, drift, spool, delivery and acks. The loop is what an engineer would write: the same recording, the same
-features, a bare session of the same runtime, each window scored as it comes, nothing decided, kept or sent. Both run
-**at the same time**, so that whatever else the machine does disturbs both alike, are paced alike, and are measured by
-the kernel's account of the process (user and system time of all threads).
+The agent is a real process: enrolled, connected over TLS, with a paced source, features, model, decision, data quality,
+drift, spool, delivery and acks. The loop is what an engineer would write first: the same recording and features, a bare
+session of the same runtime; it scores each window when it comes and decides, stores and sends nothing. Both run **at
+the same time** and at the same rate, so that other load on the machine disturbs both. The kernel's CPU clock of each
+process (user and system time of all threads) is the measure.
 
-Three models: the default recipe's int8 autoencoder on features, a classifier on features, a small convolutional network
-on raw samples. At 100 windows a second, and for one of them also at 10, the agent gathers windows for some tenths of a
-second (``gather_seconds``); what it costs where it does not is told beside.
+There are three models: the default recipe's int8 autoencoder on features, a classifier on features, and a small
+convolutional model on raw samples. At 100 windows a second, and for one model also at 10, the agent gathers windows for
+some tenths of a second (``gather_seconds``); the table also has the cost without gathering.
 
     python benchmarks/agent_window.py
 
-Needs the repository's tests for two of its bundles.
+It needs the repository's tests for two of its bundles.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PASSED: Final = Gate(name="golden", value=0.0, limit=0.0, passed=True, detail="
 
 
 def loop(bundle: Path, recording_file: Path, rate_hz: float, windows: int) -> None:
-    """Print its CPU seconds a window."""
+    """Score ``windows`` windows at ``rate_hz`` and print the CPU seconds for one."""
     score = _scoring(bundle)
     recording = read_recording(recording_file)
     warm = int(windows * _WARM_UP)
@@ -103,20 +103,20 @@ def _samples(config: SimulatorConfig) -> Any:
 
 
 def _classifier(folder: Path, config: SimulatorConfig) -> Path:
-    """Two classes on the default features, by a linear layer and a softmax."""
+    """A classifier with two classes on the default features: a linear layer and a softmax."""
     samples = _samples(config)
     specs = default_specs(config.sample_rate_hz, ("horizontal", "vertical"))
     table = FeatureSet(specs, config.sample_rate_hz, config.window_samples, 2).compute(samples)
     weights = np.zeros((len(specs), 2))
     weights[0] = (-1.0, 1.0)
-    network = linear(weights, np.array([4.0, -4.0]), "Softmax")
+    model = linear(weights, np.array([4.0, -4.0]), "Softmax")
     return write_bundle(
-        folder, task_bundle(network, samples[:4], features=specs, scoring=standard_scoring(table), **_form(config))
+        folder, task_bundle(model, samples[:4], features=specs, scoring=standard_scoring(table), **_form(config))
     )
 
 
 def _convolutional(folder: Path, config: SimulatorConfig) -> Path:
-    """Two classes on raw samples, by two convolutions with strides and a mean; its weights are drawn."""
+    """A classifier with two classes on raw samples: two strided convolutions and a mean, with random weights."""
     from onnx import helper
 
     random = np.random.default_rng(0)
@@ -135,9 +135,9 @@ def _convolutional(folder: Path, config: SimulatorConfig) -> Path:
         "second": random.normal(0, 0.1, (16, 8, 8)).astype(np.float32),
         "last": random.normal(0, 0.1, (16, 2)).astype(np.float32),
     }
-    network = graph(nodes, constants, [None, 2, config.window_samples], [None, 2])
+    model = graph(nodes, constants, [None, 2, config.window_samples], [None, 2])
     raw = RawInput(channels=[0, 1], center=[0.0, 0.0], scale=[1.0, 1.0], layout="channel_sample")
-    return write_bundle(folder, task_bundle(network, _samples(config)[:4], raw=raw, **_form(config)))
+    return write_bundle(folder, task_bundle(model, _samples(config)[:4], raw=raw, **_form(config)))
 
 
 _MODELS: Final[dict[str, Callable[[Path, SimulatorConfig], Path]]] = {
@@ -153,7 +153,7 @@ _MODELS: Final[dict[str, Callable[[Path, SimulatorConfig], Path]]] = {
 def _seconds(
     bundle: Path, folder: Path, config: SimulatorConfig, rate_hz: float, windows: int, **pipeline: object
 ) -> tuple[float, float]:
-    """CPU seconds a window of the agent and of the loop."""
+    """CPU seconds for one window, of the agent and of the loop."""
     recording = folder / "recording.npz"
     write_recording(simulated(config, int(windows * 1.2 + 6 * rate_hz)), recording)
     source = {"kind": "replay", "path": str(recording), "rate_hz": rate_hz, "hold_until_model": True}

@@ -1,9 +1,9 @@
-"""How early the default recipe warns of a real wear-out, and how often it cries wolf.
+"""How early the default recipe warns of real bearing failures, and how often it raises false alarms.
 
-Each FEMTO run to failure: trained on its own first 10 %, on all runs' first 10 % pooled, and on the others only;
-shortened and thinned runs, one channel alone; the CWRU bearings (trained on the healthy recording's first half).
-Baseline in the same table: six standard deviations above the healthy mean of the RMS (the louder channel), smoothed
-and held as long as our decision.
+The cases are FEMTO's runs to failure, each scored by a model trained on its own first 10 %, on the first 10 % of all
+runs, and on the other runs only; shortened and thinned runs; single channels; and the CWRU bearings, with a model
+trained on the first half of the healthy recording. The baseline in the same table is a fixed limit: six standard
+deviations above the mean RMS of the healthy part (of the louder channel), with the same smoothing and hysteresis.
 
     python benchmarks/anomaly_quality.py [--data DIR] [--json]
 """
@@ -30,7 +30,7 @@ from wheeltapper_protocols.signal.recording import Recording
 
 @dataclass(frozen=True)
 class Row:
-    """One recording judged by one bundle."""
+    """One recording scored by one bundle."""
 
     case: str
     recording: str
@@ -62,7 +62,7 @@ def _baseline(recording: Recording, fraction: float) -> list[bool]:
 
 
 def judge(case: str, name: str, recording: Recording, bundle: Bundle, fraction: float = 0.1) -> Row:
-    """One row of the table."""
+    """Score one recording and return its row of the table."""
     result = evaluate(recording, bundle)
     first = first_alert(result.verdicts)
     quarter = recording.snapshots // 4
@@ -97,7 +97,7 @@ def _channel(run: Recording, channel: int) -> Recording:
 
 
 def femto(data: Path) -> list[Row]:
-    """The run-to-failure cases."""
+    """The rows of the runs to failure."""
     runs = {path.stem[-3:]: import_femto(path) for path in sorted((data / "femto").glob("*.npz"))}
     rows = [judge("own", name, run, _train([run])) for name, run in runs.items()]
     pooled = _train(list(runs.values()))
@@ -128,7 +128,7 @@ def femto(data: Path) -> list[Row]:
 
 
 def cwru(data: Path) -> list[Row]:
-    """Faulty bearings against the healthy one, all at 48 kHz."""
+    """The rows of the CWRU bearings, all at 48 kHz."""
     with np.load(data / "cwru" / "cwru_de_int16.npz", allow_pickle=False) as archive:
         names = [name for name in archive.files if name.startswith("48k") and "__" not in name]
     normal = import_cwru(data / "cwru", "normal_0_97", 2048)

@@ -1,7 +1,8 @@
-"""How soon a change is found, and how often one that is none: our ADWIN (level, and level with spread) beside river's.
+"""How soon change detectors find a change, and how often they raise false alarms.
 
-Synthetic scores (20 seeds each; the change begins at window 2,000 of 4,000), and real ones: the anomaly score over
-FEMTO runs to failure, and two of NAB's series with their labelled windows. All detectors see the same values.
+The agent's ADWIN on the level, its detector on level and spread, and the ADWIN of the library river see the same
+values: synthetic scores (20 seeds each; the change begins at window 2,000 of 4,000), anomaly scores of FEMTO's runs to
+failure, and two series of NAB with their labelled windows.
 
     python benchmarks/drift_detection.py [--data DIR] [--json]
 """
@@ -35,20 +36,20 @@ WINDOWS, CHANGED_AT, SEEDS = 4000, 2000, 20
 SPEC = ChangeSpec()
 
 
-def ours(scores: Values) -> list[int]:
-    """Where the level's ADWIN alone fires."""
+def level_adwin(scores: Values) -> list[int]:
+    """Windows at which the agent's ADWIN on the level fires."""
     watch = Adwin(SPEC.delta, SPEC.look_windows, SPEC.warm_up_windows)
     return [index for index, score in enumerate(scores.tolist()) if watch.add(to_unit_interval(score)) is not None]
 
 
-def both(scores: Values) -> list[int]:
-    """Where the level or the spread fires: what devices run."""
+def level_and_spread(scores: Values) -> list[int]:
+    """Windows at which the agent's detector on level and spread fires; devices run this one."""
     watch = ScoreChangeDetector(SPEC)
     return [index for index, score in enumerate(scores.tolist()) if watch.add(score)]
 
 
-def rivers(scores: Values) -> list[int]:
-    """Where river's ADWIN fires."""
+def river_adwin(scores: Values) -> list[int]:
+    """Windows at which river's ADWIN fires."""
     watch = ADWIN(delta=SPEC.delta, clock=SPEC.look_windows, grace_period=SPEC.warm_up_windows)
     found = []
     for index, score in enumerate(scores.tolist()):
@@ -58,28 +59,32 @@ def rivers(scores: Values) -> list[int]:
     return found
 
 
-DETECTORS: dict[str, Callable[[Values], list[int]]] = {"ours": ours, "ours+spread": both, "river": rivers}
+DETECTORS: dict[str, Callable[[Values], list[int]]] = {
+    "level": level_adwin,
+    "level and spread": level_and_spread,
+    "river": river_adwin,
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of stream, one detector."""
+    """One detector on one kind of stream."""
 
     stream: str
     detector: str
     streams: int
     found: int
-    """Streams in which something was found after the change began."""
+    """Streams in which a change was found after it began."""
     delay: float | None
-    """Windows from its beginning, the median."""
+    """Median number of windows from the beginning of the change."""
     false_alarms: float
-    """Before it, a 10,000 windows."""
+    """False alarms before the change, in 10,000 windows."""
     alarms_after: float
-    """After it, a stream."""
+    """Alarms after the change, in one stream."""
 
 
 def synthetic(kind: str, random: np.random.Generator) -> Values:
-    """Scores of a healthy machine around 0.3, with something happening at :data:`CHANGED_AT`."""
+    """Scores of a healthy machine around 0.3, with a change at window :data:`CHANGED_AT`."""
     at = np.arange(WINDOWS)
     noise = random.standard_normal(WINDOWS)
     if kind.startswith("autocorrelated"):
@@ -103,7 +108,7 @@ KINDS = (
 
 
 def judge(stream: str, streams: list[tuple[Values, int]]) -> list[Row]:
-    """All detectors over some streams, each with the window at which its change begins."""
+    """The rows of all detectors over some streams, given as (scores, window at which the change begins)."""
     rows = []
     for name, detector in DETECTORS.items():
         delays, early, late, healthy = [], 0, 0, 0
@@ -129,7 +134,7 @@ def judge(stream: str, streams: list[tuple[Values, int]]) -> list[Row]:
 
 
 def femto(data: Path, run: str) -> Values:
-    """The anomaly score of a run to failure, trained on its first tenth."""
+    """The anomaly scores of a run to failure, by a model trained on its first tenth."""
     recording = import_femto(data / "femto" / f"Learning_set__Bearing{run}.npz")
     with tempfile.TemporaryDirectory() as folder:
         train_anomaly([recording], healthy_fraction=0.1, out=Path(folder, "bundle"))
@@ -137,7 +142,7 @@ def femto(data: Path, run: str) -> Values:
 
 
 def nab(data: Path, name: str) -> tuple[Values, int]:
-    """A series of NAB between 0 and 1, and where its first labelled window begins."""
+    """A series of NAB scaled to 0 to 1, and the start of its first labelled window."""
     windows = json.loads((data / "nab" / "combined_windows.json").read_text())[f"realKnownCause/{name}.csv"]
     with lzma.open(data / "nab" / "realKnownCause" / f"{name}.csv.xz", "rt", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -148,7 +153,7 @@ def nab(data: Path, name: str) -> tuple[Values, int]:
 
 
 def table(data: Path) -> list[Row]:
-    """All rows."""
+    """The rows of all streams and detectors."""
     found: list[Row] = []
     for kind in KINDS:
         begins = WINDOWS if "no change" in kind else CHANGED_AT
@@ -166,9 +171,9 @@ def table(data: Path) -> list[Row]:
 def rows(data: Path) -> list[dict[str, Any]]:
     """The figures: ``{name, value, target, holds}`` each."""
     found = {(row.stream, row.detector): row for row in table(data)}
-    delays = [(found[kind, "ours"].delay, found[kind, "river"].delay) for kind in KINDS[:3]]
+    delays = [(found[kind, "level"].delay, found[kind, "river"].delay) for kind in KINDS[:3]]
     slower = max((mine or WINDOWS) / (theirs or WINDOWS) for mine, theirs in delays)
-    alarms = found["no change", "ours+spread"].false_alarms
+    alarms = found["no change", "level and spread"].false_alarms
     return [
         {
             "name": "detection delay against river's ADWIN (worst of three kinds)",

@@ -1,6 +1,6 @@
-"""What drift costs a window on the device: sketches of 26 features and the score, two change detectors.
+"""CPU time that drift costs a device for one window: sketches of 26 features and the score, two change detectors.
 
-Baseline in the same run: ``numpy.histogram`` over the same edges, a call a feature and window.
+The baseline in the same run is one call of ``numpy.histogram`` for each feature and window, over the same edges.
 
     python benchmarks/drift_update.py [--json]
 """
@@ -52,7 +52,7 @@ def manifest(table: Any, scores: Any) -> Manifest:
 
 
 def best_us(run: Callable[[], None], windows: int) -> float:
-    """Microseconds of CPU a window, the best of some runs."""
+    """Microseconds of CPU time for one window, the least of some runs."""
     times = []
     for _ in range(REPEATS):
         begin = time.process_time()
@@ -62,7 +62,7 @@ def best_us(run: Callable[[], None], windows: int) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Microseconds a window of each part."""
+    """Microseconds of each part for one window."""
     random = np.random.default_rng(0)
     seen = manifest(random.lognormal(size=(1000, FEATURES)), random.lognormal(-1, 0.2, 1000))
     table = random.lognormal(size=(WINDOWS, FEATURES)).astype(np.float32)

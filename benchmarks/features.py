@@ -1,13 +1,13 @@
-"""What the features of a window cost, against straightforward numpy at the same values.
+"""CPU time of the features of a window, compared with straightforward numpy that gives the same values.
 
-Two baselines, both written as an engineer would write them first, both computing in the samples' own float32:
+There are two baselines, both written as an engineer would write them first, both in float32:
 
-* ``per feature``: one function a feature kind, each from the window; nothing is shared.
-* ``shared``: the same lines in one function a channel, with the spectrum, the analytic signal and the envelope's
-  spectrum computed once. The harder of the two, with a target of its own.
+* ``per feature``: one function for each kind of feature, each from the window; nothing is shared.
+* ``shared``: the same code in one function for each channel, with the spectrum, the analytic signal and the envelope's
+  spectrum computed once. This baseline is faster and has its own target.
 
-The values of all three agree to 1e-5 relative; a row fails where they do not. Times are the least of several runs,
-taken in turn, so that a busy machine weighs on all alike.
+The values of all three must agree to 1e-5 relative, or the row fails. Times are the least of several runs, taken in
+turn, so that other load on the machine disturbs all alike.
 
     python benchmarks/features.py [--json]
 """
@@ -74,12 +74,12 @@ def envelope_spectrum(spectrum: Array, carrier: Array, samples: int) -> Array:
 
 
 def per_feature(specs: list[FeatureSpec], window: Array, rate_hz: float) -> Array:
-    """The first baseline."""
+    """The baseline ``per feature``: the features of one window."""
     return np.array([feature(spec, window, rate_hz) for spec in specs])
 
 
 def shared(specs: list[FeatureSpec], window: Array, rate_hz: float) -> Array:
-    """The second baseline."""
+    """The baseline ``shared``: the features of one window."""
     values = []
     for channel in range(window.shape[1]):
         x = window[:, channel]
@@ -117,7 +117,7 @@ def shared(specs: list[FeatureSpec], window: Array, rate_hz: float) -> Array:
 
 
 def least_us(calls: list[Callable[[], object]], rounds: int = 40, times: int = 12) -> list[float]:
-    """The least time of each call in µs of this process's CPU, measured in turn."""
+    """The least CPU time of each call in µs; calls are measured in turn."""
     found = [float("inf")] * len(calls)
     for _ in range(rounds):
         for number, call in enumerate(calls):
@@ -129,7 +129,7 @@ def least_us(calls: list[Callable[[], object]], rounds: int = 40, times: int = 1
 
 
 def windows(samples: int, channels: int, count: int = 20) -> npt.NDArray[np.float32]:
-    """Noise and ringing, with an offset and an impact every 300 samples."""
+    """Windows of noise with an offset and a decaying impact every 300 samples."""
     random = np.random.default_rng(5)
     since = np.arange(samples) % 300
     ring = np.exp(-since / 40) * np.sin(2 * np.pi * 0.13 * since)
@@ -139,7 +139,7 @@ def windows(samples: int, channels: int, count: int = 20) -> npt.NDArray[np.floa
 
 
 def measure(samples: int, channels: int) -> list[Row]:
-    """The rows of one form of window."""
+    """The rows of windows of one shape."""
     specs = default_specs(RATE_HZ, [f"ch{number}" for number in range(channels)], samples)
     features = FeatureSet(specs, RATE_HZ, samples, channels)
     table = windows(samples, channels)
@@ -181,7 +181,7 @@ def measure(samples: int, channels: int) -> list[Row]:
 
 
 def rows() -> list[Row]:
-    """All of them."""
+    """The rows of all shapes of windows."""
     return [row for form in ((4096, 1), (4096, 2), (2048, 1), (2048, 2)) for row in measure(*form)]
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of the agent share: a trained release, a running fleet with one agent, rows and their table."""
+"""Shared by the benchmarks of the agent: a trained release, a running fleet with one agent, the table of figures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Row(TypedDict):
 
 
 def row(name: str, value: float, at_most: float | None = None, at_least: float | None = None) -> Row:
-    """A figure and its bound."""
+    """A row for a figure and its target, an upper or a lower bound."""
     if at_most is not None:
         return Row(name=name, value=value, target=at_most, holds=value <= at_most)
     if at_least is not None:
@@ -66,7 +66,7 @@ def row(name: str, value: float, at_most: float | None = None, at_least: float |
 
 
 def run(rows: Callable[[], list[Row]], title: str) -> list[Row]:
-    """Measure, print the table, return it."""
+    """Measure, print the table and return its rows."""
     found = rows()
     table = Table(title=title, title_justify="left")
     for heading, justify in (("what", "left"), ("value", "right"), ("to reach", "left"), ("holds", "left")):
@@ -81,8 +81,10 @@ def run(rows: Callable[[], list[Row]], title: str) -> list[Row]:
 
 
 def main(rows: Callable[[], list[Row]], title: str) -> None:
-    """The command line of one benchmark: the table, or with ``--json`` the rows. A figure that misses its target is
-    no error here; ``agent.py`` ends with 1 for it."""
+    """The command line of one benchmark: print the table, or with ``--json`` the rows.
+
+    A figure that misses its target is no error here; ``agent.py`` exits with 1 for it.
+    """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--json", action="store_true")
     if parser.parse_args().json:
@@ -92,7 +94,7 @@ def main(rows: Callable[[], list[Row]], title: str) -> None:
 
 
 def simulated(config: SimulatorConfig, windows: int) -> Recording:
-    """A healthy simulated machine, one window every ten machine seconds."""
+    """A recording of a healthy simulated machine, with one window every ten seconds."""
     machine = Machine(config)
     taken = [Window(machine.window(index, index * 10.0), index * 10.0) for index in range(windows)]
     return make_recording(taken, SourceSpec(config.sample_rate_hz, config.window_samples, _CHANNELS, _UNITS), {})
@@ -105,14 +107,16 @@ def trained_bundle(folder: Path, config: SimulatorConfig, windows: int = 240) ->
 
 
 def cpu_seconds(pid: int) -> float:
-    """Time that a process and its threads had a core, to the nanosecond: its CPU clock, whose id is made as by
-    ``clock_getcpuclockid(3)`` (the 10 ms ticks of ``/proc/PID/stat`` are too coarse for an idle process)."""
+    """CPU time of a process with all its threads, in seconds, from its CPU clock (``clock_getcpuclockid(3)``).
+
+    The 10 ms ticks of ``/proc/PID/stat`` are too coarse for an idle process.
+    """
     return time.clock_gettime((~pid << 3) | _SCHEDULED)
 
 
 @dataclass(frozen=True)
 class RunningAgent:
-    """An agent that runs a release and is connected."""
+    """A running agent that is connected and scores with a release."""
 
     stage: Stage
     device: str
@@ -120,11 +124,11 @@ class RunningAgent:
 
     @property
     def state(self) -> Path:
-        """Its state folder."""
+        """The agent's state folder."""
         return self.stage.agent_folder(self.device) / "state"
 
     def windows(self) -> int:
-        """How many windows it took since it began, by its spool."""
+        """Number of windows since the agent began, as its spool says."""
         return newest_seq(self.state)
 
 
@@ -135,14 +139,16 @@ def newest_seq(state: Path) -> int:
 
 
 def wait_for_windows(agent: RunningAgent, count: int, seconds: float = 120.0) -> None:
-    """Wait until the agent took ``count`` windows."""
+    """Wait until the agent has taken ``count`` windows."""
     wait_for(f"{count} windows", lambda: agent.windows() >= count, seconds, checks=[agent.stage.check_alive])
 
 
 @contextlib.contextmanager
 def agent_beside(bundle: Path, source: dict[str, object], **pipeline: object) -> Iterator[RunningAgent]:
-    """A fleet service, and one agent beside ``source`` that runs ``bundle`` as its release and is connected;
-    ``pipeline`` are further keys of its pipeline."""
+    """A fleet service with one connected agent that runs ``bundle`` on ``source``.
+
+    ``pipeline`` has further keys of the pipeline's configuration.
+    """
     device = "bench-1"
     with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as name:
         stage = Stage(Path(name))
@@ -178,7 +184,7 @@ def _committed(stage: Stage, device: str) -> bool:
 
 
 def median_ratio(ours: Callable[[], float], baseline: Callable[[], float], rounds: int = 5) -> tuple[float, float]:
-    """The median over ``rounds`` of ours over the baseline, taken alternately; and the median of ours."""
+    """Median ratio of our time to the baseline's, measured alternately ``rounds`` times; and our median time."""
     pairs = [(ours(), baseline()) for _ in range(rounds)]
     return float(np.median([a / b for a, b in pairs])), float(np.median([a for a, _ in pairs]))
 

@@ -1,9 +1,9 @@
-"""What a source costs, each as a ratio in one run.
+"""CPU time of the work of sources, each as a ratio to a baseline in the same run.
 
-- cutting a stream into windows of 4,096 samples of two channels, chunks of 256, against a buffer that is joined with
-  ``numpy.concatenate`` and sliced; whole and at 50 % overlap
-- the data quality of a window, against the default features of the same window
-- reading a JSON payload of 2,048 numbers, against the standard library's ``json`` and ``numpy.array``
+- Cutting a stream in chunks of 256 samples into windows of 4,096 samples of two channels, without overlap and with
+  50 %. The baseline joins a buffer with ``numpy.concatenate`` and slices it.
+- The data quality of a window. The baseline is the default features of the same window.
+- Reading a JSON payload of 2,048 numbers. The baseline is the standard library's ``json`` and ``numpy.array``.
 
     python benchmarks/sources.py [--json]
 """
@@ -29,7 +29,7 @@ _RATE_HZ, _WINDOW, _CHUNK = 12800.0, 4096, 256
 
 
 def _seconds(work: Callable[[], object], number: int) -> float:
-    """The quickest of five, a call."""
+    """Seconds for one call, the least of five runs."""
     return min(timeit.repeat(work, number=number, repeat=5)) / number
 
 
@@ -50,7 +50,7 @@ def _joined(chunks: list[NDArray[np.float32]], hop: int) -> None:
 
 
 def rows() -> list[Row]:
-    """Each ratio, below 1 where ours is quicker."""
+    """The rows of the table; a ratio below 1 means that ours is faster."""
     random = np.random.default_rng(1)
     samples = random.standard_normal((64 * _WINDOW, 2)).astype(np.float32)
     chunks = [samples[at : at + _CHUNK] for at in range(0, len(samples), _CHUNK)]

@@ -1,9 +1,9 @@
-"""How fast the spool takes records, and what that writes to the disk.
+"""How fast the spool takes records, and how many bytes it writes to the disk.
 
-Baseline: plain ``sqlite3`` (the same journal mode and fsync) that inserts the same payloads, already encoded, with
-``executemany`` in transactions of the same size. Bytes are what the kernel counts as sent to the block layer for this
-process (``write_bytes`` in /proc/self/io), so the file's log, its writing back and the file system's blocks are in it;
-on a tmpfs the kernel counts none, so the folder should be on a disk. fsyncs are counted as commits.
+The baseline is plain ``sqlite3`` with the same journal mode and fsync: it inserts the same encoded payloads by
+``executemany``, in transactions of the same size. Bytes are those that the kernel sends to the block layer for this
+process (``write_bytes`` in /proc/self/io), with the database's log, its checkpoints and whole blocks of the file
+system. The kernel counts none on a tmpfs, so use a folder on a disk. Commits stand for fsyncs.
 
     python benchmarks/spool.py [--json]
 """
@@ -29,7 +29,7 @@ _PACED = 400
 
 
 def _records(count: int) -> list[TelemetryRecord]:
-    """Scored windows, as a pipeline makes them."""
+    """Telemetry records of scored windows, as a pipeline makes them."""
     return [
         TelemetryRecord(
             seq=1,
@@ -83,7 +83,7 @@ def _plain(folder: Path, records: list[TelemetryRecord]) -> float:
 
 
 def _bytes_a_record(folder: Path, records: list[TelemetryRecord], together: int, acked: bool) -> tuple[float, float]:
-    """Bytes and commits a record when ``together`` of them share a commit; ``acked``: the fleet answers each."""
+    """Bytes and commits for one record when ``together`` records share a commit; ``acked``: each commit is acked."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         spool = Spool(Path(name) / "spool.sqlite")
         spool.append(*records[:together])

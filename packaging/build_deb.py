@@ -1,13 +1,13 @@
-"""Build the Debian package of the agent, with all that it needs but Python: nothing is fetched when it is installed.
+"""Build the Debian package of the agent with all its dependencies but Python; installing it downloads nothing.
 
     python packaging/build_deb.py --arch amd64 --out dist
 
-The package holds a virtual environment at a fixed place, ``/usr/lib/wheeltapper-agent``, made of wheels with the
-versions of ``constraints.txt``. It can be built for another processor than this one: wheels are only unpacked. For
-``armhf`` there are no wheels of numpy and zstandard (Debian's are used), nor of msgspec and cffi (``--wheels`` names a
-folder with ones built for it); the runtime is tflite-runtime there.
+The package is a virtual environment in ``/usr/lib/wheeltapper-agent``, filled from wheels with the versions in
+``constraints.txt``. Wheels are only unpacked, so a package can be built for another processor than this one. For
+``armhf`` there are no wheels of numpy and zstandard (the package depends on Debian's) nor of msgspec and cffi
+(``--wheels`` names a folder with wheels built for it); its runtime is tflite-runtime.
 
-Needs ``dpkg-deb``, and the development environment (``make setup``), whose metadata say what depends on what.
+It needs ``dpkg-deb``, and the development environment (``make setup``) for the metadata of all dependencies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 HOME = "usr/lib/wheeltapper-agent"
 PYTHON = "3.11"
-# Parts of wheels that no device uses: tests, tools for training and conversion, code for other accelerators.
+# Parts of wheels that devices do not need: tests, tools for training and conversion, code for other accelerators.
 PRUNE = (
     "**/__pycache__",
     "numpy/**/tests",
@@ -45,7 +45,7 @@ NEVER = {"pip", "setuptools", "wheel"}  # sqlite-utils names pip for its own plu
 
 @dataclass(frozen=True)
 class Target:
-    """A Debian architecture: Python's name of it, the tags of its wheels, the runtimes, what Debian itself brings."""
+    """A Debian architecture: Python's name for it, the tags of its wheels, its runtimes, the packages from Debian."""
 
     machine: str
     platforms: tuple[str, ...]
@@ -54,7 +54,7 @@ class Target:
 
     @property
     def system_packages(self) -> bool:
-        """Whether the environment sees Debian's own Python packages."""
+        """Whether the virtual environment can import Debian's Python packages."""
         return bool(self.from_debian)
 
 
@@ -73,20 +73,20 @@ TARGETS = {
 
 
 def run(*line: str, **options: object) -> None:
-    """Run a program; what it says is shown only where it fails."""
+    """Run a program; its output is shown only where it fails."""
     done = subprocess.run(line, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]  # plain options
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(line[:6])} … failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def constraints() -> dict[str, str]:
-    """Pinned versions by canonical name."""
+    """The versions in ``constraints.txt``, by canonical name."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     return {canonicalize_name(name): pin for name, _, pin in (line.partition("==") for line in lines)}
 
 
 def closure(target: Target) -> dict[str, str]:
-    """Every distribution that the agent needs on ``target``, with its version, without our own."""
+    """The distributions that the agent needs on ``target`` and their versions, without the project's own."""
     environment = {"platform_machine": target.machine, "python_version": PYTHON, "sys_platform": "linux"}
     pinned = constraints()
     found: dict[str, str] = {}
@@ -117,7 +117,7 @@ def closure(target: Target) -> dict[str, str]:
 
 
 def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
-    """Put our code and everything that it needs into ``site``."""
+    """Install the project's code and its dependencies into ``site``, a site-packages folder."""
     house = work / "wheels"
     house.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -156,7 +156,7 @@ def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
     for pattern in PRUNE:
         for path in list(site.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    # The service may not write next to its code; so the byte code comes along. It is the same on every processor.
+    # The service cannot write next to its code, so the package has the byte code. It is the same on every processor.
     compileall.compile_dir(
         site, quiet=2, stripdir=str(site), prependdir=f"/{HOME}/lib/python{PYTHON}/site-packages",
         invalidation_mode=compileall.py_compile.PycInvalidationMode.UNCHECKED_HASH,  # type: ignore[attr-defined]  # re-exported by accident
@@ -164,7 +164,7 @@ def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
 
 
 def environment(root: Path, target: Target) -> Path:
-    """The skeleton of the virtual environment; returns its site-packages."""
+    """Make an empty virtual environment below ``root``; returns its site-packages folder."""
     home = root / HOME
     site = home / f"lib/python{PYTHON}/site-packages"
     site.mkdir(parents=True)
@@ -180,7 +180,7 @@ def environment(root: Path, target: Target) -> Path:
 
 
 def control(root: Path, arch: str, target: Target) -> None:
-    """The package's description and its scripts."""
+    """Write the package's control file and maintainer scripts."""
     folder = root / "DEBIAN"
     folder.mkdir()
     size = sum(path.lstat().st_size for path in root.rglob("*")) // 1024
@@ -202,7 +202,7 @@ def control(root: Path, arch: str, target: Target) -> None:
 
 
 def clamp_times(root: Path, epoch: int) -> None:
-    """Give everything the time of the last commit: the same sources make the same package."""
+    """Set the time of every file to ``epoch`` (Unix seconds), so that the same sources give the same package."""
     for path in root.rglob("*"):
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
@@ -242,7 +242,7 @@ def _commit_time() -> str:
 
 
 def main() -> None:
-    """Command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", choices=sorted(TARGETS), default="amd64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")

@@ -1,4 +1,4 @@
-"""A real, headless Chromium over its own debugging protocol: enough to load a page with a cookie and look at it."""
+"""A headless Chromium, driven over the Chrome DevTools Protocol: loads a page with a cookie and inspects it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COOKIE: Final = "wheeltapper_session"
 
 
 def chromium_or_skip() -> str:
-    """The browser's path; skips the test where there is none."""
+    """The path of Chromium; the test is skipped where it is not installed."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         pytest.skip("no Chromium on this machine")
@@ -46,7 +46,7 @@ def chromium_or_skip() -> str:
 
 
 class Page:
-    """One tab."""
+    """One tab of the browser."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -54,7 +54,7 @@ class Page:
         self.problems: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the protocol; what the page complains about meanwhile is kept in ``problems``."""
+        """Send one command and return its result. Errors that the page logs meanwhile are kept in ``problems``."""
         number = next(self._ids)
         self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -69,14 +69,14 @@ class Page:
                 self.problems.append(json.dumps(message["params"])[:600])
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression (a promise is awaited)."""
+        """The value of a JavaScript expression; a promise is awaited."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(json.dumps(answer["exceptionDetails"])[:600])
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, timeout_seconds: float = 15.0) -> Any:
-        """Until ``expression`` is true."""
+        """Wait until the JavaScript ``expression`` is true."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             value = self.evaluate(expression)
@@ -87,19 +87,19 @@ class Page:
             time.sleep(0.05)
 
     def open(self, url: str) -> None:
-        """Go to ``url`` and wait until it is loaded."""
+        """Open ``url`` and wait until it is loaded."""
         self.call("Page.navigate", url=url)
         self.wait_for(f"location.href !== 'about:blank' && document.readyState === 'complete' && {json.dumps(url)}")
 
     def set_cookie(self, url: str, value: str) -> None:
-        """The page's session cookie for the host of ``url``."""
+        """Set the session cookie of the fleet's page for the host of ``url``."""
         host = urlsplit(url).hostname or ""
         self.call(
             "Network.setCookie", name=COOKIE, value=value, domain=host, path="/", httpOnly=True, sameSite="Strict"
         )
 
     def emulate(self, width: int, height: int, *, dark: bool = False, scale: float = 1.0) -> None:
-        """Size of the window in CSS pixels, and colour scheme."""
+        """Set the size of the window in CSS pixels, and the colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -111,7 +111,7 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def png(self, target: Path) -> None:
-        """What is to be seen, as a file."""
+        """Write a screenshot to ``target``."""
         shot = self.call("Page.captureScreenshot", format="png")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(base64.b64decode(shot["data"]))
@@ -119,7 +119,7 @@ class Page:
 
 @contextmanager
 def open_page() -> Iterator[Page]:
-    """A fresh browser with an empty profile and one empty tab; gone afterwards."""
+    """A browser with an empty profile and one empty tab; it is stopped when the block ends."""
     binary = chromium_or_skip()
     with tempfile.TemporaryDirectory(prefix="wheeltapper-chromium-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
@@ -166,7 +166,7 @@ def _tab(profile: Path, process: subprocess.Popen[bytes]) -> str:
 def screenshot(
     url: str, cookie: str, out_png: Path, *, width: int = 1280, height: int = 800, dark: bool = False
 ) -> None:
-    """A picture of the page at ``url`` once it is live, signed in by ``cookie`` (the value of the session cookie)."""
+    """Take a screenshot of the page at ``url`` when it is live; ``cookie`` is the value of the session cookie."""
     with open_page() as page:
         page.emulate(width, height, dark=dark)
         page.set_cookie(url, cookie)

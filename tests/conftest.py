@@ -1,4 +1,4 @@
-"""Fixtures for every room."""
+"""Fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ legacy.install()
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The shared data sets: ``WHEELTAPPER_DATA``, else ``shared/data`` beside the repository."""
+    """The folder of the data sets: ``WHEELTAPPER_DATA``, or ``shared/data`` beside the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("WHEELTAPPER_DATA", default))
     if not folder.is_dir():

@@ -1,7 +1,6 @@
-"""The environment of ``make test-legacy``: numpy 1.26 and tflite-runtime, no ONNX Runtime, and nothing else that needs
-numpy 2.
+"""The environment of ``make test-legacy``: numpy 1.26 and tflite-runtime, without ONNX Runtime and what needs numpy 2.
 
-Only there may a test be skipped because a library is missing; everywhere else a missing library is an error.
+Tests are skipped for a missing library in this environment only; in any other a missing library is an error.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ needs_onnx: Final = pytest.mark.skipif(LEGACY, reason="the environment of make t
 
 
 class _Skip:
-    """An import finder: a test, or a module of tests, that imports what is :data:`MISSING` is skipped.
+    """An import finder that skips a test, or a module of tests, which imports a library in :data:`MISSING`.
 
-    The agent itself is told that the library is not there: that is what these tests are for.
+    When the agent itself imports such a library, it gets an ImportError as on a device: the tests are about this.
     """
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
@@ -39,6 +38,6 @@ class _Skip:
 
 
 def install() -> None:
-    """Put the finder after all others, once, in that environment."""
+    """In the environment of ``make test-legacy``, add the import finder after all others, once."""
     if LEGACY and not any(isinstance(finder, _Skip) for finder in sys.meta_path):
         sys.meta_path.append(_Skip())

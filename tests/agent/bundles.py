@@ -1,7 +1,6 @@
-"""Small real bundles: a network that multiplies by a gain, in ONNX or TFLite, the default features, golden vectors
-computed here.
+"""Small bundles of the task anomaly: a model that multiplies by a gain, in ONNX or TFLite, on the default features.
 
-``WHEELTAPPER_TEST_RUNTIME=tflite`` makes every bundle that does not say otherwise one for TFLite: so the agent's tests
+With ``WHEELTAPPER_TEST_RUNTIME=tflite`` bundles are for TFLite unless a test says otherwise, so that the agent's tests
 run where there is no ONNX Runtime (``make test-legacy``).
 """
 
@@ -33,12 +32,12 @@ from wheeltapper_protocols.signal.features import FeatureSet, default_specs
 Runtime = Literal["onnx", "tflite"]
 RUNTIME: Final[Runtime] = "tflite" if os.environ.get("WHEELTAPPER_TEST_RUNTIME") == "tflite" else "onnx"
 MODEL_FILE: Final = MODEL_FILES[RUNTIME]
-"""The network's file in a bundle that :func:`make_bundle` makes by default."""
+"""The model's file in a bundle that :func:`make_bundle` makes by default."""
 SMALL = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=50.0)
 
 
 def gain_model(gain: float = 0.5) -> bytes:
-    """output = gain * input, in ONNX."""
+    """An ONNX model: output = gain * input."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -65,16 +64,16 @@ def make_bundle(
     content: bytes | None = None,
     **changes: Any,
 ) -> dict[str, bytes]:
-    """The files of a bundle by name, ``manifest.json`` among them.
+    """The files of a bundle by name, with ``manifest.json``.
 
     Args:
-        release: its number.
-        config: the machine whose windows are the golden ones.
-        gain: what the network multiplies its input by.
-        golden_error: added to the golden outputs, so that the self-test fails.
-        model: its line.
-        runtime: of the network.
-        content: the network's file instead of the one that multiplies by ``gain``.
+        release: the release number.
+        config: the simulated machine whose windows are the golden inputs.
+        gain: factor from the model's input to its output.
+        golden_error: added to the golden outputs; above the tolerance, the self-test fails.
+        model: the name of the model.
+        runtime: the runtime of the model's file.
+        content: the model's file; by default a model that multiplies by ``gain``.
         changes: fields of the manifest.
     """
     channels, units = ["horizontal", "vertical"], ["g", "g"]
@@ -128,7 +127,7 @@ def make_bundle(
 
 
 def write_bundle(folder: Path, files: dict[str, bytes]) -> Path:
-    """Put the files into ``folder``."""
+    """Write the files into ``folder``, which is made; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""The agent's inside without its broker, against a real device API."""
+"""A device for tests: the agent's parts in this process, without a broker, against a real device API."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from wheeltapper_protocols.wire.messages import (
 )
 
 
-class Reachable(Protocol):
-    """A server, here or in another process."""
+class DeviceApi(Protocol):
+    """A device API, in this or another process."""
 
     @property
     def url(self) -> str: ...
@@ -44,12 +44,12 @@ class Reachable(Protocol):
 
 
 class Device:
-    """The agent's inside without its broker; reports are read from the spool."""
+    """A pipeline with its spool and updater. Tests read reports from the spool, since there is no broker."""
 
     def __init__(
         self,
         folder: Path,
-        server: Reachable,
+        server: DeviceApi,
         source: SimulatorConfig = SMALL,
         root: bytes = b"",
         clock: Clock | None = None,
@@ -90,18 +90,22 @@ class Device:
             self.start()
 
     def start(self) -> None:
+        """Load the active release, start the pipeline and the updater."""
         self.effects.running.load_active("main")
         self.pipeline.start()
         self.updater.start()
 
     def bodies(self) -> list[Any]:
+        """The bodies of all reports in the spool, oldest first."""
         return [held.item.body for held in self.spool.peek(0, 10_000, ("report",)) if isinstance(held.item, Report)]
 
     def states(self, execution: str) -> list[str]:
+        """The states that ``execution`` reported, oldest first."""
         found = [body for body in self.bodies() if isinstance(body, ExecutionReport) and body.execution == execution]
         return [body.state.value for body in found]
 
     def last(self) -> tuple[str, str]:
+        """State (or ``refused``) and code of the newest report that is not of a shadow run."""
         body = [body for body in self.bodies() if not isinstance(body, ShadowReport)][-1]
         return ("refused" if isinstance(body, AssignmentRefused) else body.state.value), body.code
 
@@ -112,12 +116,14 @@ class Device:
         return held.release if held.score is not None else None
 
     def close(self) -> None:
+        """Stop everything."""
         self.updater.stop()
         self.pipeline.stop()
         self.spool.close()
 
 
 def device_with_release_1(folder: Path, server: DeviceServer) -> Device:
+    """A device that has committed release 1."""
     made = Device(folder, server)
     made.updater.assign(server.repository.assign(server.repository.publish(1, make_bundle(1)), 1))
     until(lambda: "COMMITTED" in made.states("e1"), 10, "release 1")

@@ -1,4 +1,4 @@
-"""ONNX networks for the tests of the runtimes; not to be imported where there is no ``onnx``."""
+"""ONNX models for the tests of the runtimes. Import this only where ``onnx`` is installed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FLOAT, INT8, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT6
 
 
 def value(name: str, shape: Sequence[int | str | None], kind: int = FLOAT) -> Any:
-    """An input or output."""
+    """The description of a model's input or output."""
     return helper.make_tensor_value_info(name, kind, shape)
 
 
 def net(nodes: list[Any], inputs: list[Any], outputs: list[Any], **constants: Any) -> bytes:
-    """A model of opset 17."""
+    """An ONNX model of opset 17."""
     initial = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "net", inputs, outputs, initial)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -27,7 +27,7 @@ def net(nodes: list[Any], inputs: list[Any], outputs: list[Any], **constants: An
 
 
 def int8_net(width: int, batch: int | None = None) -> bytes:
-    """Integers in and out: output = (input - 3) dequantised by 0.5, times 2, quantised by 0.25 with zero point -5."""
+    """A model with int8 input (scale 0.5, zero point 3) and output (scale 0.25, zero point -5): output = 2 * input."""
     nodes = [
         helper.make_node("DequantizeLinear", ["samples", "s_in", "z_in"], ["real"]),
         helper.make_node("Mul", ["real", "two"], ["doubled"]),
@@ -56,7 +56,7 @@ def fixed_net(width: int, batch: int) -> bytes:
 
 
 def unknown_net() -> bytes:
-    """An operator that no runtime knows."""
+    """A model with an operator that no runtime knows."""
     nodes = [helper.make_node("Wheeltap", ["input"], ["output"], domain="org.nowhere")]
     graph = helper.make_graph(nodes, "net", [value("input", [None, None])], [value("output", [None, None])])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("org.nowhere", 1)]
@@ -86,9 +86,9 @@ def endless_net() -> bytes:
 
 
 def greedy_net(gigabytes: int) -> bytes:
-    """output = input + the smallest of ``gigabytes`` GB of ones, less one.
+    """A model that needs ``gigabytes`` GB: output = input + the minimum of that many ones - 1.
 
-    The size comes out of the input's, so that it is not computed while loading.
+    The size depends on that of the input, so that the runtime does not compute it while loading.
     """
     nodes = [
         helper.make_node("Shape", ["input"], ["shape"]),

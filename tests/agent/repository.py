@@ -1,4 +1,4 @@
-"""A small TUF repository with a director, and the signing of assignments, by python-tuf's Metadata API."""
+"""A small TUF repository with a director key that signs assignments, made with python-tuf's Metadata API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from wheeltapper_protocols.wire.ids import manifest_path
 
 
 class Repository:
-    """Roles root, targets, bearing (the team), director, snapshot, timestamp; one key each."""
+    """The roles root, targets, bearing (the model's team), director, snapshot and timestamp, each with one key."""
 
     def __init__(self) -> None:
         names = ("root", "targets", "snapshot", "timestamp", "bearing", "director")
@@ -49,7 +49,7 @@ class Repository:
         return self.metadata[f"{version}.root.json"]
 
     def rotate(self, version: int) -> None:
-        """Root ``version`` with other keys for everything but root; every other version begins anew."""
+        """Write root ``version`` with new keys for all other roles, whose versions start again."""
         for name in ("targets", "snapshot", "timestamp"):
             self.signers[name] = CryptoSigner.generate_ed25519()
         self._root(version)
@@ -62,7 +62,7 @@ class Repository:
         return metadata.to_bytes()
 
     def sign(self) -> None:
-        """A new version of everything but root."""
+        """Write a new version of all metadata but root."""
         self.version += 1
         version = self.version
         team, director = self.signers["bearing"].public_key, self.signers["director"].public_key
@@ -85,7 +85,7 @@ class Repository:
         self.metadata["timestamp.json"] = self._signed(timestamp, "timestamp")
 
     def publish(self, release: int, files: dict[str, bytes]) -> PipelineTarget:
-        """Put a bundle's files among the blobs and its manifest into the team's metadata."""
+        """Store a bundle's files as blobs and add its manifest to the team's targets; returns its target."""
         for content in files.values():
             self.blobs[hashlib.sha256(content).hexdigest()] = content
         manifest = files["manifest.json"]
@@ -96,7 +96,7 @@ class Repository:
         return PipelineTarget(model="bearing", release=release, path=path, length=len(manifest), sha256=digest)
 
     def assign(self, target: PipelineTarget, counter: int, key: CryptoSigner | None = None, **changes: Any) -> bytes:
-        """A signed envelope for device ``device-1``, pipeline ``main``."""
+        """A signed assignment of ``target`` to the pipeline ``main`` of ``device-1``, as an envelope."""
         now = time.time()
         fields: dict[str, Any] = {
             "device": "device-1",

@@ -29,7 +29,7 @@ _PEM = serialization.Encoding.PEM
 
 
 class Authority:
-    """A CA whose certificates lie in ``folder``."""
+    """A certificate authority that writes its certificates into ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,13 +60,13 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
     def sign_csr(self, pem: str, name: str | None = None) -> str:
-        """The certificate that the CSR asks for, perhaps for another name."""
+        """The certificate for a CSR, in PEM; ``name`` replaces the name in the CSR."""
         csr = x509.load_pem_x509_csr(pem.encode())
         asked = str(csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
         return self._issue(name or asked, csr.public_key()).public_bytes(_PEM).decode()
 
     def pair(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key files for ``name``."""
+        """The files of a certificate and its key for ``name``."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, path = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         certificate.write_bytes(self._issue(name, key.public_key()).public_bytes(_PEM))
@@ -75,20 +75,23 @@ class Authority:
 
 
 class DeviceServer:
-    """The device API over real TLS. ``planted`` replaces the answer to a path; ``requests`` lists what was asked."""
+    """The device API over real TLS.
+
+    ``planted`` replaces the answers of paths with (status, body). ``requests`` has the paths of all requests.
+    """
 
     def __init__(self, authority: Authority, repository: Repository, mqtt_port: int = 1) -> None:
         self.authority, self.repository, self.mqtt_port = authority, repository, mqtt_port
         self.planted: dict[str, tuple[int, bytes]] = {}
         self.requests: list[str] = []
         self.ranges: list[tuple[str, str]] = []
-        """Paths that were asked for in part, with their Range."""
+        """(path, Range header) of the requests for a part of a file."""
         self.range_answer = "honour"
-        """Or ``ignore``, ``refuse`` (416), ``elsewhere`` (another part than asked for)."""
+        """How ranges are answered: ``honour``, ``ignore``, ``refuse`` (416) or ``elsewhere`` (another part)."""
         self.break_after: int | None = None
-        """Bytes of an answer after which the connection is closed."""
+        """The connection is closed after this many bytes of an answer."""
         self.trickles = ""
-        """Paths that begin so are sent a byte at a time."""
+        """Answers to paths with this prefix are sent one byte at a time."""
         self.captures: dict[str, bytes] = {}
         self.enrol_name: str | None = None
         outer = self
@@ -97,7 +100,7 @@ class DeviceServer:
             protocol_version = "HTTP/1.1"
 
             def log_message(self, *_args: Any) -> None:
-                """Quiet."""
+                """Log nothing."""
 
             def _answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
@@ -163,7 +166,7 @@ class DeviceServer:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body."""
+        """Status and body of the answer to ``path``."""
         if path in self.planted:
             return self.planted[path]
         kind, _, name = path.removeprefix("/v1/").partition("/")
@@ -173,7 +176,7 @@ class DeviceServer:
         return (200, found) if found is not None else (404, b'{"code":"api.not_found","message":"no"}')
 
     def enrol(self, body: dict[str, str]) -> tuple[int, bytes]:
-        """Sign the CSR of a request whose token has the right secret."""
+        """Status and body of the answer to an enrolment: the signed CSR, where the token has the right secret."""
         device, secret = body["token"].split(".")[1:3]
         if secret != "s" * 43:
             return 403, b'{"code":"enrol.token_unknown","message":"the token is not known"}'
@@ -189,7 +192,7 @@ class DeviceServer:
         return 200, json.dumps(answer).encode()
 
     def identity(self, folder: Path) -> Identity:
-        """An enrolled ``device-1``, without enrolling."""
+        """The identity of ``device-1`` in ``folder``, as if it had enrolled."""
         folder.mkdir(parents=True, exist_ok=True)
         certificate, key = self.authority.pair("device-1")
         root = folder / "root.json"
@@ -198,24 +201,24 @@ class DeviceServer:
         return Identity(fleet, key, certificate, self.authority.path, root)
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A TCP port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Broker:
-    """A Mosquitto on its own configuration and a free port.
+    """A Mosquitto broker on a free port.
 
     Args:
-        folder: where the configuration is kept.
-        lines: of the configuration, beside the listener.
+        folder: the folder for its configuration.
+        lines: lines of the configuration besides the listener.
     """
 
     def __init__(self, folder: Path, *lines: str) -> None:
@@ -226,7 +229,7 @@ class Broker:
         self.start()
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start the broker and wait until it listens."""
         self._process = subprocess.Popen(
             ["/usr/sbin/mosquitto", "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -237,7 +240,7 @@ class Broker:
         raise AssertionError("mosquitto did not start")
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the broker with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
@@ -260,7 +263,7 @@ class Mosquitto(Broker):
 
 
 def until(condition: Any, seconds: float = 15.0, what: str = "the condition") -> None:
-    """Wait until ``condition()`` is true."""
+    """Wait until ``condition()`` is true; raise AssertionError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -270,7 +273,7 @@ def until(condition: Any, seconds: float = 15.0, what: str = "the condition") ->
 
 @contextlib.contextmanager
 def closing_all(*closers: Any) -> Iterator[None]:
-    """Call every closer at the end."""
+    """Call every closer when the block ends."""
     try:
         yield
     finally:

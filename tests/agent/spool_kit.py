@@ -1,4 +1,4 @@
-"""What the tests of spool and delivery share: records, a clock that stands still, a network that forgets nothing."""
+"""Shared by the tests of spool and delivery: records, a clock that tests move, a publisher that keeps what is sent."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ ALL = ("telemetry", "alert", "report")
 
 
 def record(window: int, pipeline: str = "main") -> TelemetryRecord:
+    """A telemetry record of the window ``window``."""
     return TelemetryRecord(seq=1, pipeline=pipeline, window=window, t_s=float(window), model="m", release=1, score=0.5)
 
 
 def alert(window: int, **changes: object) -> Alert:
+    """An alert of the window ``window``, with the fields ``changes``."""
     fields: dict[str, object] = {"epoch": "0" * 16, "oldest": 1, "seq": 1, "pipeline": "main", "window": window}
     fields |= {"t_s": float(window), "at": 1.0, "model": "m", "release": 1, "score": 2.0}
     return Alert(severity=Severity.WARNING, **(fields | changes))  # type: ignore[arg-type]  # by name, checked by msgspec
@@ -29,7 +31,7 @@ def losses(spool: Spool) -> list[LossReport]:
 
 
 class Clock:
-    """Seconds that pass only when told to; both clocks of the port."""
+    """A clock that moves only when a test changes ``seconds``."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -43,7 +45,7 @@ class Clock:
 
 @dataclass
 class FakePublisher:
-    """A publisher that keeps what was sent, in order; nothing arrives by itself."""
+    """A publisher that keeps every message in ``sent``, in order. The test delivers them."""
 
     connected: bool = True
     sent: list[tuple[Up, bytes]] = field(default_factory=list)
@@ -55,7 +57,7 @@ class FakePublisher:
 
 
 def kill(spool: Spool) -> None:
-    """What a kill -9 leaves: the file, without what was not committed."""
+    """Leave the spool as ``kill -9`` does: the file without what was not committed."""
     spool._closing.set()
     spool._due.set()
     with spool._lock:

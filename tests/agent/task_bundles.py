@@ -1,4 +1,4 @@
-"""Small real bundles of the other tasks: networks in ONNX, trained by scikit-learn or made by hand."""
+"""Small bundles of every task: ONNX models trained by scikit-learn or made by hand."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ RAW_INPUT = Input(sample_rate_hz=1000.0, window_samples=16, channels=["x"], unit
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows [n, sample, channel] with what is known of each."""
+    """Windows [n, sample, channel], and the true class or value of each."""
 
     samples: NDArray[np.float32]
     truth: NDArray[Any]
 
 
 def linear(weights: NDArray[Any], bias: NDArray[Any], last: str = "", batch: int | None = None) -> bytes:
-    """``input @ weights + bias``, then ``last`` (an operator such as Softmax)."""
+    """A model: ``input @ weights + bias``, then the operator ``last`` (such as Softmax)."""
     nodes = [helper.make_node("Gemm", ["input", "w", "b"], ["linear" if last else "output"])]
     if last:
         nodes.append(helper.make_node(last, ["linear"], ["output"]))
@@ -61,7 +61,7 @@ def graph(
     input_shape: list[int | None],
     output_shape: list[int | None],
 ) -> bytes:
-    """A network with ``input`` and ``output``, checked."""
+    """A checked ONNX model whose input is called ``input`` and whose output is called ``output``."""
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -78,7 +78,7 @@ def graph(
 
 
 def standard_scoring(table: NDArray[Any]) -> ScoringSpec:
-    """Standardises features [window, feature] by their own means."""
+    """A section ``scoring`` that standardises features by the mean and deviation of ``table`` [window, feature]."""
     count = table.shape[1]
     return ScoringSpec(
         transform=["affine"] * count,
@@ -90,8 +90,8 @@ def standard_scoring(table: NDArray[Any]) -> ScoringSpec:
     )
 
 
-def task_bundle(network: bytes, samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
-    """The files of a bundle; its golden vectors are computed here through the network and the manifest's task."""
+def task_bundle(model: bytes, samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
+    """The files of a bundle; its golden vectors are computed by the model and the manifest's task."""
     import onnxruntime
 
     golden = Golden(output_atol=1e-3, score_rtol=1e-2)
@@ -105,12 +105,12 @@ def task_bundle(network: bytes, samples: NDArray[np.float32], **fields: Any) -> 
     table = FeatureSet(draft.features, *form).compute(samples)
     task = InferenceTask(draft)
     model_input = task.model_input(table, samples)
-    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     output = np.concatenate([session.run(["output"], {"input": one[None]})[0] for one in model_input])
     buffer = io.BytesIO()
     score = task.read(model_input, output).score
     np.savez(buffer, samples=samples, model_input=model_input, model_output=output, score=score)
-    files = {"model.onnx": network, "golden.npz": buffer.getvalue()}
+    files = {"model.onnx": model, "golden.npz": buffer.getvalue()}
     named = [
         BundleFile(name=name, sha256=hashlib.sha256(content).hexdigest(), length=len(content))
         for name, content in files.items()
@@ -119,7 +119,7 @@ def task_bundle(network: bytes, samples: NDArray[np.float32], **fields: Any) -> 
 
 
 def cwru_windows(data: Path, names: dict[str, str], samples: int = 2048) -> dict[str, Windows]:
-    """Windows of drive-end recordings at 48 kHz, each scaled to its own step: {class: windows}."""
+    """Windows of CWRU drive-end recordings at 48 kHz, each in its recorded resolution: {class: windows}."""
     found = {}
     with np.load(data / "cwru" / "cwru_de_int16.npz", allow_pickle=False) as archive:
         for label, name in names.items():
@@ -153,7 +153,7 @@ def classifier(windows: dict[str, Windows], **fields: Any) -> dict[str, bytes]:
 
 
 def raw_classifier(**changes: Any) -> dict[str, bytes]:
-    """Logits 0 and 8 times the mean of 16 samples."""
+    """A classifier of raw samples; its logits are 0 and 8 times the mean of 16 samples."""
     fields: dict[str, Any] = {
         "task": "classification",
         "input": RAW_INPUT,

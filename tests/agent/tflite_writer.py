@@ -1,4 +1,4 @@
-"""Writes small TFLite files by hand, table by table, so that tests need no training and no converter.
+"""Writes small TFLite files, table by table, so that tests need neither training nor a converter.
 
 Field numbers, enums and the file identifier are those of TensorFlow Lite's ``schema.fbs`` (version 3).
 """
@@ -23,7 +23,7 @@ ASSIGN_VARIABLE: Final = 144
 RESOURCE: Final = 13
 _TYPES: Final = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9}
 _OPTIONS: Final = {ADD: 11, FULLY_CONNECTED: 8, IF: 92, VAR_HANDLE: 111, READ_VARIABLE: 112, ASSIGN_VARIABLE: 113}
-"""Which member of the union BuiltinOptions an operator has."""
+"""The member of the union BuiltinOptions that belongs to each operator."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class TensorEntry:
     scale: float = 0.0
     zero_point: int = 0
     signature: tuple[int, ...] = ()
-    """-1 where a dimension may change."""
+    """The shape with -1 for dimensions that may change; None: none may."""
     type_number: int | None = None
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator over tensors given by their place in the list."""
+    """An operator; its tensors are indices into the list of the net."""
 
     code: int
     inputs: tuple[int, ...]
@@ -53,7 +53,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Net:
-    """One subgraph."""
+    """One subgraph: its tensors, operators, inputs and outputs."""
 
     tensors: Sequence[TensorEntry]
     operators: Sequence[Operator]
@@ -63,13 +63,13 @@ class Net:
 
 
 class _Writer:
-    """The builder with what the schema needs; children are written before the table that points at them."""
+    """A FlatBuffers builder with the vectors and tables of the schema. Children are written before their parents."""
 
     def __init__(self) -> None:
         self.builder: Any = flatbuffers.Builder(1024)
 
     def table(self, slots: dict[int, tuple[str, Any]]) -> int:
-        """A table with the fields ``slots``: number → (kind, value)."""
+        """Write a table with the fields ``slots``: {field number: (kind, value)}."""
         self.builder.StartObject(max(slots, default=-1) + 1)
         for number, (kind, value) in slots.items():
             if kind == "offset":
@@ -88,7 +88,7 @@ class _Writer:
         return "offset", self.builder.CreateNumpyVector(np.asarray(values, dtype=dtype))
 
     def data(self, content: bytes) -> tuple[str, int]:
-        """Bytes at an address that is a multiple of 16."""
+        """Write bytes at an address that is a multiple of 16."""
         self.builder.StartVector(1, len(content), 16)
         self.builder.head -= len(content)
         self.builder.Bytes[self.builder.head : self.builder.head + len(content)] = content
@@ -134,7 +134,7 @@ class _Writer:
 
 
 def write(net: Net) -> bytes:
-    """The bytes of a TFLite file; every tensor with data has a buffer of its own, buffer 0 is the empty one."""
+    """The bytes of a TFLite file. Every tensor with data has a buffer; buffer 0 is empty."""
     writer = _Writer()
     contents = [b""]
     tensors = []
@@ -206,7 +206,7 @@ def sum_net(width: int) -> bytes:
 
 
 def counting_net(width: int) -> bytes:
-    """A net that adds up everything that it was ever given, in a resource variable."""
+    """A net that adds all its inputs so far in a resource variable, and returns the sum."""
     tensors = [
         TensorEntry("input", (1, width)),
         TensorEntry("handle", (1,), type_number=RESOURCE),
@@ -229,7 +229,7 @@ def custom_net(width: int) -> bytes:
 
 
 def bottomless_net(width: int) -> bytes:
-    """A net whose branch is itself: well-formed, and the end of the stack of any process that loads it."""
+    """A net with a branch that calls itself: well-formed, but loading it overflows the stack of the process."""
     tensors = [
         TensorEntry("input", (1, width)),
         TensorEntry("output", (1, width)),

@@ -1,4 +1,4 @@
-"""The end-to-end tests' stage: the real processes of the demo in a folder of the test's own."""
+"""Fixture of the end-to-end tests: the real processes of the demo, in a folder for each test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wheeltapper_fleet.demo.stage import Stage
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """A stage that leaves no process behind."""
+    """A stage whose processes are stopped when the test ends."""
     stage = Stage(tmp_path)
     try:
         yield stage

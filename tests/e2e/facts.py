@@ -1,4 +1,4 @@
-"""What the end-to-end tests read straight from the fleet's database, beside what its API says."""
+"""Queries of the end-to-end tests on the fleet's database, to check what its API says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["assignments", "rows", "windows_by_device"]
 
 
 def rows(stage: Stage, query: sa.Select[Any]) -> list[sa.Row[Any]]:
-    """Run a query on the fleet's database, read-only in effect."""
+    """The rows of a query on the fleet's database; nothing is changed."""
     engine = sa.create_engine(f"sqlite:///{Path(stage.data_dir) / 'fleet.db'}")
     try:
         with engine.connect() as connection:
@@ -24,7 +24,7 @@ def rows(stage: Stage, query: sa.Select[Any]) -> list[sa.Row[Any]]:
 
 
 def windows_by_device(stage: Stage) -> dict[str, list[tuple[int, int | None]]]:
-    """Per device the stored windows as (index, release), sorted, duplicates and all."""
+    """{device: stored windows as (index, release)}, sorted, with duplicates."""
     records = tables.records
     found: dict[str, list[tuple[int, int | None]]] = {}
     query = sa.select(records.c.device, records.c.window, records.c.release).where(records.c.kind == "telemetry")
@@ -34,7 +34,7 @@ def windows_by_device(stage: Stage) -> dict[str, list[tuple[int, int | None]]]:
 
 
 def assignments(stage: Stage, campaign: str) -> set[str]:
-    """The devices of a campaign that ever got an assignment."""
+    """The devices of a campaign that have received an assignment from it."""
     executions = tables.executions
     query = sa.select(executions.c.device).where(
         executions.c.campaign == campaign, executions.c.assigned_at.is_not(None)

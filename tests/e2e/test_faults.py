@@ -21,12 +21,12 @@ KILLS = 3
 
 
 def stored(stage: Stage) -> dict[str, int]:
-    """How many records of each device the fleet has."""
+    """{device: number of its records in the fleet}."""
     return {device: totals["stored"] for device, totals in stage.client.summary()["records"].items()}
 
 
 def broker(stage: Stage) -> psutil.Process:
-    """The broker, which is a child of the fleet service."""
+    """The process of the broker, a child of the fleet service."""
 
     def child() -> psutil.Process | None:
         children = psutil.Process(int(stage.serve_info()["pid"])).children()

@@ -21,7 +21,7 @@ MAX_IMAGE_BYTES = 300_000
 
 
 def sign_in(page: Page, stage: Stage) -> None:
-    """As a person does it: the token into the form."""
+    """Sign in as a person does, with the token in the form."""
     page.open(stage.url + "/")
     token = (stage.data_dir / "api-token").read_text(encoding="utf-8").strip()
     page.evaluate(f"document.getElementById('token').value = '{token}'")
@@ -30,13 +30,13 @@ def sign_in(page: Page, stage: Stage) -> None:
 
 
 def texts(page: Page, selector: str) -> list[str]:
-    """The text of every element that ``selector`` finds, its white space made single."""
+    """The text of every element that ``selector`` matches, with single spaces."""
     found = page.evaluate(f"[...document.querySelectorAll({selector!r})].map((item) => item.textContent)")
     return [" ".join(text.split()) for text in found]
 
 
 def take_picture(page: Page) -> None:
-    """``build/page.png``, and the picture of the documentation when it is asked for."""
+    """Write ``build/page.png``, and on request the picture in the documentation."""
     picture = ROOT / "build" / "page.png"
     page.png(picture)
     assert 20_000 < picture.stat().st_size < MAX_IMAGE_BYTES
@@ -47,7 +47,7 @@ def take_picture(page: Page) -> None:
 
 
 def check_page(page: Page, story: Story, alert: dict[str, Any]) -> None:
-    """The text of the live page tells the story."""
+    """Check that the text of the live page shows the story's devices, campaigns and alert."""
     worn = story.fault["device"]
     assert sorted(texts(page, "#devices .device h3")) == sorted(story.device_ids)
     assert texts(page, "#devices .device .pill") == ["online"] * len(story.device_ids)
@@ -76,7 +76,7 @@ def test_the_page_tells_the_story(stage: Stage) -> None:
         story.await_campaign(story.campaign(story.publish(story.break_release(first))), "PAUSED")
         story.wear_out(wall_seconds=22.0)
         alert = story.await_alert()
-        # Nothing was loaded again: what is there came with the events.
+        # The page was not reloaded: new content came with server-sent events.
         page.wait_for(f"document.querySelector('#alerts h3')?.textContent.includes('{alert['device']}')")
         page.wait_for("document.querySelectorAll('#devices .pill.on').length === 5")
         worn = "document.querySelector('#devices :is([data-severity=warning], [data-severity=critical]) h3')"

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 
 def check_identities(stage: Stage, story: Story) -> None:
-    """Each device has a key that only it has, and a certificate for it from the fleet's CA with its name."""
+    """Each device has its own key and a certificate for it from the fleet's CA, with its name."""
     ca = x509.load_pem_x509_certificate((stage.data_dir / "ca" / "ca.pem").read_bytes())
     keys = set()
     for device in story.device_ids:
@@ -42,7 +42,7 @@ def check_identities(stage: Stage, story: Story) -> None:
 
 
 def check_windows(stage: Stage, story: Story) -> None:
-    """No window is missing between the first and the last, and none is stored twice, whatever was swapped."""
+    """No window is missing between the first and the last, and none is stored twice, in spite of swaps."""
     for device, windows in windows_by_device(stage).items():
         indices = [index for index, _ in windows]
         assert indices == list(range(indices[0], indices[0] + len(indices))), device
@@ -56,14 +56,14 @@ def check_windows(stage: Stage, story: Story) -> None:
 
 
 def ended(stage: Stage, campaign: str) -> dict[str, dict[str, Any]] | None:
-    """The executions by device, once each one of the first wave is over."""
+    """{device: execution} when every execution of the first wave has ended; None before."""
     rows = {row["device"]: row for row in stage.client.campaign(campaign)["execution_list"]}
     over = all(ExecutionState(row["state"]).terminal for row in rows.values() if row["wave"] == 0)
     return rows if over else None
 
 
 def check_drift(stage: Stage, story: Story) -> None:
-    """Release 1 is gone from all devices: each told of every window that it scored, once, and the sketches add up."""
+    """After release 1 ended on all devices: their drift reports cover each window that it scored once, and merge."""
     found = stage.client.drift(stage.model, 1)
     assert set(found["devices"]) == set(story.device_ids)
     scored = sum(release == 1 for windows in windows_by_device(stage).values() for _, release in windows)
@@ -88,7 +88,7 @@ def test_the_whole_story(stage: Stage) -> None:
     assert [sum(wave.values()) for _, wave in sorted(done["executions"].items())] == [2, 3]
     assert all(set(wave) == {"COMMITTED"} for wave in done["executions"].values())
 
-    # 3. A broken release: the first wave refuses it, the second never hears of it.
+    # 3. A broken release: the first wave refuses it, the second is never assigned it.
     assert story.publish(story.break_release(first)) == 2
     broken = story.campaign(2)
     story.await_campaign(broken, "PAUSED")
