@@ -24,7 +24,7 @@ import numpy as np
 from onnx import TensorProto, helper
 from rig import Row, main
 
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.source.base import SourceSpec, Window

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from rig import Row, main, row
 
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.pipeline.change import ScoreChangeDetector
 from wheeltapper_agent.pipeline.drift import BLOCK_WINDOWS, DriftObserver
 from wheeltapper_agent.pipeline.observation import Observation

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from tests.agent.bundles import SMALL, make_bundle
 from tests.agent.servers import DeviceServer, until
-from wheeltapper_agent.ground.clock import Clock, SystemClock
+from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.link.https import HttpsClient
 from wheeltapper_agent.link.identity import Identity
 from wheeltapper_agent.link.mqtt import tls_context

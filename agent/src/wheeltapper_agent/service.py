@@ -18,11 +18,11 @@ from wheeltapper_agent import __version__
 from wheeltapper_agent.captures.captures import Captures
 from wheeltapper_agent.captures.rules import RulesFromFirstWindow
 from wheeltapper_agent.config import AgentConfig
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.liveness import Liveness
 from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.ground.state_lock import StateLock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, LocalServer
 from wheeltapper_agent.host.notify import Notifier
 from wheeltapper_agent.host.status import STATUS_FILE, AgentStatus

@@ -9,7 +9,7 @@ import numpy as np
 
 from wheeltapper_agent.captures.captures import Captures
 from wheeltapper_agent.captures.config import CaptureConfig, CaptureRule
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.link.https import HttpsError
 from wheeltapper_agent.pipeline.pipeline import WindowCapture
 from wheeltapper_agent.source.base import SourceSpec, Window

@@ -50,7 +50,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from tests.agent.captures.kit import Records, Server
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.captures.captures import Captures
 from wheeltapper_agent.captures.recorder import RecordingJob
 from wheeltapper_agent.source.base import SourceSpec, Window

@@ -16,8 +16,8 @@ from tests.agent.spool_kit import Clock
 from wheeltapper_agent.captures.config import CaptureConfig
 from wheeltapper_agent.captures.pending import PendingRecording
 from wheeltapper_agent.captures.resumable_upload import ResumableUpload
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.system_clock import SystemClock
 
 
 def entry(content: bytes, command: str | None = None) -> PendingRecording:

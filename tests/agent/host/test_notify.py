@@ -16,9 +16,9 @@ import pytest
 from tests.agent.repository import Repository
 from tests.agent.servers import Authority, DeviceServer, until
 from wheeltapper_agent.config import AgentConfig, DeviceConfig
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.liveness import Liveness, Pulse
 from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.host.notify import Notifier
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.pipeline.pipeline import Pipeline

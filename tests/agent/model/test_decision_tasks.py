@@ -29,8 +29,8 @@ from tests.agent.task_bundles import (
     task_bundle,
 )
 from wheeltapper_agent.cli import app
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.model.bundle import Bundle, Evaluation, load_bundle
 from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_agent.pipeline.pipeline import Pipeline

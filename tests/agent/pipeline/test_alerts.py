@@ -13,8 +13,8 @@ from onnx import helper
 from tests.agent.bundles import write_bundle
 from tests.agent.servers import until
 from tests.agent.task_bundles import RAW_INPUT, graph, linear, task_bundle
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.pipeline.pipeline import Pipeline

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.agent.bundles import SMALL, make_bundle, write_bundle
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.pipeline.drift import BLOCK_WINDOWS, MIN_REPORT_WINDOWS, DriftObserver
 from wheeltapper_agent.pipeline.observation import Observation

@@ -13,8 +13,9 @@ import pytest
 
 from tests.agent.bundles import SMALL, make_bundle, write_bundle
 from tests.agent.servers import until
-from wheeltapper_agent.ground.clock import StopEvent, SystemClock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.stop_event import StopEvent
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.pipeline.ledger import MAX_PENDING
 from wheeltapper_agent.pipeline.observation import Observation

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.agent.bundles import SMALL, make_bundle
 from tests.agent.servers import until
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.observation import Observation

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.agent.servers import until
 from wheeltapper_agent.config import load_config
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.source.base import Source, Window
 from wheeltapper_agent.source.opening import make_source

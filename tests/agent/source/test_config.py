@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from wheeltapper_agent.config import load_config
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import load_profile
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.source.replay import ReplayConfig, ReplaySource
 from wheeltapper_agent.source.simulator import Machine, SimulatorConfig, SimulatorSource
 from wheeltapper_protocols.signal.recording import Recording, write_recording

@@ -11,8 +11,8 @@ import pytest
 
 from tests.agent.servers import until
 from tests.agent.source.rig import Running, joined, pipeline_config
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.source import deferred as late

@@ -156,7 +156,7 @@ def test_a_missing_library_names_the_extra(tmp_path: Path, kind: str, library: s
     program = (
         f"import sys\nsys.modules[{library!r}] = None\nfrom pathlib import Path\n"
         "from wheeltapper_agent.config import load_config\nfrom wheeltapper_agent.source.opening import make_source\n"
-        "from wheeltapper_agent.ground.clock import SystemClock\n"
+        "from wheeltapper_agent.ground.system_clock import SystemClock\n"
         f"path = Path({str(tmp_path / 'a.toml')!r})\n"
         "try:\n    make_source('main', load_config(path).pipelines[0].source, path.parent, SystemClock())\n"
         "except Exception as error:\n    print(error)\n"

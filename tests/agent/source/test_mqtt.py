@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from tests.agent.servers import Authority, until
 from tests.agent.source.broker import PlainBroker
 from tests.agent.source.rig import open_source, quickly, running
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.source.mqtt import MqttConfig
 from wheeltapper_agent.source.payload import PayloadReader
 from wheeltapper_agent.source.stream import Sink

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.agent.source.rig import Running, joined
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.source.payload import MAX_PAYLOAD_BYTES
 from wheeltapper_agent.source.stdin import LineReader, StdinConfig
 from wheeltapper_agent.source.stream import StreamSource
@@ -20,7 +20,7 @@ CONFIG = StdinConfig(sample_rate_hz=100, window_samples=10)
 PROGRAM = """
 import sys
 from pathlib import Path
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.source.opening import make_source
 from wheeltapper_agent.config import load_config
 source = make_source('main', load_config(Path(sys.argv[1])).pipelines[0].source, Path("."), SystemClock())

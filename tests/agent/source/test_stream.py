@@ -13,8 +13,8 @@ import pytest
 from tests.agent.servers import until
 from tests.agent.source.rig import Running, joined
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver

@@ -17,9 +17,9 @@ import pytest
 from tests.agent.bundles import make_bundle
 from tests.agent.device import Device
 from tests.agent.servers import Authority, DeviceServer, until
-from wheeltapper_agent.ground.clock import SystemClock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.rate import MinimumRate
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 from wheeltapper_agent.link.mqtt import tls_context
 from wheeltapper_agent.update import blobs

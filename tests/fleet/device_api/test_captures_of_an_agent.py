@@ -18,7 +18,7 @@ from tests.fleet.device_api.test_resumable import Process
 from tests.fleet.trust.world import World
 from wheeltapper_agent.captures.captures import Captures
 from wheeltapper_agent.captures.config import CaptureConfig, CaptureRule
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.link.https import HttpsClient
 from wheeltapper_agent.pipeline.pipeline import WindowCapture
 from wheeltapper_agent.records.spool import Spool

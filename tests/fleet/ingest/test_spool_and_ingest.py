@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 
 from tests.agent.spool_kit import ALL, Clock, FakePublisher, alert, kill, record
 from tests.fleet.broker.rig import Rig, until
-from wheeltapper_agent.ground.clock import SystemClock
+from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link
 from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.records.delivery import Delivery

@@ -27,9 +27,10 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wheeltapper_agent.ground.clock import Clock, StopEvent
+from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.liveness import Pulse
+from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, Evaluation, check_input
 from wheeltapper_agent.pipeline.ledger import JudgedWindow, Ledger, call_observers
 from wheeltapper_agent.pipeline.observation import Observation, Observer

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
-from wheeltapper_agent.ground.clock import StopEvent
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.source.base import Source, SourceSpec, Window, malformed_payloads, pending_windows, source_room
 from wheeltapper_protocols.errors import ProtocolError
 

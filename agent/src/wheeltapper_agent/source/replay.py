@@ -23,8 +23,9 @@ from typing import Final, Literal
 import numpy as np
 
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
-from wheeltapper_agent.ground.clock import Clock, StopEvent
+from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.source.base import SourceContext, SourceKind, SourceSpec, Window
 from wheeltapper_agent.source.cutter import Framing
 from wheeltapper_agent.source.framing import Framer

@@ -26,9 +26,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wheeltapper_agent.ground.clock import Clock, StopEvent
+from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic
+from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.source.base import SourceContext, SourceKind, SourceSpec, Window
 from wheeltapper_protocols.decision.bearing import Bearing
 

@@ -22,8 +22,9 @@ from typing import Final
 
 import msgspec
 
-from wheeltapper_agent.ground.clock import Clock, since_boot
+from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.system_clock import since_boot
 from wheeltapper_agent.update.deadline import Moment, allowed_seconds, downtime_seconds
 from wheeltapper_agent.update.effect_result import EffectResult
 from wheeltapper_agent.update.floors import Floors, FloorStore
