@@ -1,4 +1,4 @@
-"""Windows of a pipeline become a recording: int16 samples with a scale for each channel. Pure."""
+"""Windows of a pipeline become a recording: int16 samples with a scale for each channel."""
 
 from __future__ import annotations
 
