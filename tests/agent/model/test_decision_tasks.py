@@ -61,7 +61,7 @@ FAULTS = {
 QUICK = DecisionSpec(smooth_windows=1, raise_windows=2, clear_windows=2)
 
 
-class Listed:
+class ListSource:
     """A source that gives the windows that it was made with."""
 
     state, dropped = "running", 0
@@ -84,7 +84,7 @@ def load(folder: Path, files: dict[str, bytes]) -> Bundle:
     return load_bundle(write_bundle(folder, files))
 
 
-def play(bundle: Bundle, samples: np.ndarray) -> list[Verdict]:
+def verdicts_on(bundle: Bundle, samples: np.ndarray) -> list[Verdict]:
     state, found = DecisionState(), []
     for window in samples:
         state, verdict = bundle.decide(state, bundle.evaluate(window[None]))
@@ -92,7 +92,7 @@ def play(bundle: Bundle, samples: np.ndarray) -> list[Verdict]:
     return found
 
 
-def written(path: Path, samples: np.ndarray, rate_hz: float, channels: tuple[str, ...]) -> Path:
+def write_recording_file(path: Path, samples: np.ndarray, rate_hz: float, channels: tuple[str, ...]) -> Path:
     count = len(channels)
     recording = Recording(
         samples=samples.astype(np.float32),
@@ -123,11 +123,11 @@ def test_a_classifier_names_real_faults_and_alerts_on_them(classes: Path, window
     bundle = load_bundle(classes)
     assert self_test(bundle)["output_error"] < 1e-3
     for label, each in windows.items():
-        verdicts = play(bundle, each.samples[len(each.samples) // 2 :])
+        verdicts = verdicts_on(bundle, each.samples[len(each.samples) // 2 :])
         named = [verdict.label for verdict in verdicts]
         assert named.count(label) > 0.95 * len(named)
         assert any(verdict.alert for verdict in verdicts) == (label != "normal")
-    raised = [verdict for verdict in play(bundle, windows["outer"].samples) if verdict.reasons]
+    raised = [verdict for verdict in verdicts_on(bundle, windows["outer"].samples) if verdict.reasons]
     assert len(raised) >= 1
     assert raised[0].reasons[0].share > 0
 
@@ -135,7 +135,7 @@ def test_a_classifier_names_real_faults_and_alerts_on_them(classes: Path, window
 @pytest.mark.data
 def test_a_replay_shows_label_and_reasons(classes: Path, windows: dict[str, Windows], tmp_path: Path) -> None:
     samples = np.concatenate([windows["normal"].samples[-4:], windows["inner"].samples[-4:]])
-    recording = written(tmp_path / "r.npz", samples, 48_000.0, ("de",))
+    recording = write_recording_file(tmp_path / "r.npz", samples, 48_000.0, ("de",))
     arguments = ["replay", "--bundle", str(classes), "--recording", str(recording)]
     lines = CliRunner().invoke(app, [*arguments, "--json"]).stdout.splitlines()
     rows = [json.loads(line) for line in lines]
@@ -155,14 +155,14 @@ def test_a_remaining_life_falls_with_real_wear_and_warns(data_dir: Path, tmp_pat
     section = bundle.manifest.remaining_life
     assert section is not None
     assert self_test(bundle)["score_error"] < 1e-2
-    verdicts = play(bundle, samples)
+    verdicts = verdicts_on(bundle, samples)
     values = [verdict.value for verdict in verdicts if verdict.value is not None]
     assert len(values) == len(samples)
     assert 0 <= min(values) <= max(values) <= section.cap
     assert np.mean(values[:40]) > 1.3 * np.mean(values[-10:])
     assert verdicts[-1].alert
     assert not any(verdict.alert for verdict in verdicts[: len(verdicts) // 4])
-    recording = written(tmp_path / "r.npz", samples[-20:], 25_600.0, ("horizontal", "vertical"))
+    recording = write_recording_file(tmp_path / "r.npz", samples[-20:], 25_600.0, ("horizontal", "vertical"))
     arguments = ["replay", "--bundle", str(tmp_path / "life"), "--recording", str(recording)]
     assert " hours left" in CliRunner().invoke(app, arguments).stdout.splitlines()[-1]
     row = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout.splitlines()[-1])
@@ -170,7 +170,7 @@ def test_a_remaining_life_falls_with_real_wear_and_warns(data_dir: Path, tmp_pat
     assert row["value"] == pytest.approx(values[-1], rel=0.2)
 
 
-def life(output: float, warn_at: float = 10.0) -> float:
+def remaining_life_score(output: float, warn_at: float = 10.0) -> float:
     """The score of a model that gives ``output`` whatever it reads."""
     files = task_bundle(
         linear(np.zeros((16, 1)), np.array([output])),
@@ -185,11 +185,11 @@ def life(output: float, warn_at: float = 10.0) -> float:
 
 
 def test_a_life_scores_one_where_it_warns() -> None:
-    assert life(10.0) == pytest.approx(1.0)
-    assert life(5.0) == pytest.approx(2.0)
-    assert life(1e9) == pytest.approx(0.1)
-    assert life(0.0) == life(-5.0) == pytest.approx(1000.0)
-    assert np.isnan(life(float("nan")))
+    assert remaining_life_score(10.0) == pytest.approx(1.0)
+    assert remaining_life_score(5.0) == pytest.approx(2.0)
+    assert remaining_life_score(1e9) == pytest.approx(0.1)
+    assert remaining_life_score(0.0) == remaining_life_score(-5.0) == pytest.approx(1000.0)
+    assert np.isnan(remaining_life_score(float("nan")))
 
 
 def test_logits_of_raw_samples_become_probabilities(tmp_path: Path) -> None:
@@ -200,7 +200,9 @@ def test_logits_of_raw_samples_become_probabilities(tmp_path: Path) -> None:
         expected = 1 / (1 + np.exp(-8 * level))
         assert found.scores.score[0] == pytest.approx(expected / 0.5, rel=1e-4)
         assert found.features.shape == (1, 0)
-    labels = [verdict.label for verdict in play(bundle, np.array([-1.0, 1.0])[:, None, None] * np.ones((2, 16, 1)))]
+    labels = [
+        verdict.label for verdict in verdicts_on(bundle, np.array([-1.0, 1.0])[:, None, None] * np.ones((2, 16, 1)))
+    ]
     assert labels == ["ok", "bad"]
     spoiled = bundle.evaluate(np.full((1, 16, 1), np.nan, np.float32))
     assert np.isnan(spoiled.scores.score[0])
@@ -263,12 +265,12 @@ def test_an_output_of_another_form_is_a_runtime_error_with_a_code(tmp_path: Path
     assert "3 classes" in caught.value.message
 
 
-def zoned(folder: Path, raises: bool) -> Bundle:
+def iso20816_bundle(folder: Path, raises: bool) -> Bundle:
     section = Iso20816(group=1, foundation="rigid", channels=[0, 1], raises=raises)
     return load(folder, make_bundle(iso20816=section, decision=QUICK))
 
 
-def shaken(bundle: Bundle, velocity_mm_s: float) -> np.ndarray:
+def vibrating_window(bundle: Bundle, velocity_mm_s: float) -> np.ndarray:
     """A window that shakes the vertical axis at ten periods a window with this velocity."""
     shape = bundle.manifest.input
     hz = 10 * shape.sample_rate_hz / shape.window_samples
@@ -279,9 +281,9 @@ def shaken(bundle: Bundle, velocity_mm_s: float) -> np.ndarray:
 
 
 def test_zones_are_told_and_raise_only_where_asked(tmp_path: Path) -> None:
-    plain, raising = zoned(tmp_path / "plain", False), zoned(tmp_path / "raising", True)
+    plain, raising = iso20816_bundle(tmp_path / "plain", False), iso20816_bundle(tmp_path / "raising", True)
     for velocity, zone in ((1.0, "A"), (3.0, "B"), (5.0, "C"), (9.0, "D")):
-        window = shaken(plain, velocity)
+        window = vibrating_window(plain, velocity)
         found = plain.evaluate(window)
         assert found.velocity_mm_s is not None
         assert found.velocity_mm_s[0].max() == pytest.approx(velocity, rel=1e-3)
@@ -307,7 +309,7 @@ def test_old_bundles_say_nothing_new(tmp_path: Path) -> None:
     files = make_bundle()
     assert b"iso20816" not in files["manifest.json"]
     bundle = load(tmp_path / "b", files)
-    verdict = play(bundle, shaken(bundle, 1.0))[0]
+    verdict = verdicts_on(bundle, vibrating_window(bundle, 1.0))[0]
     assert (verdict.label, verdict.value, verdict.zone) == (None, None, None)
 
 
@@ -316,7 +318,8 @@ def test_an_alert_lasts_its_minimum(tmp_path: Path) -> None:
     bundle = load(tmp_path / "b", raw_classifier(decision=spec))
     levels = np.array([-1.0] * 2 + [1.0] * 3 + [-1.0] * 8)
     alerts = [
-        verdict.alert for verdict in play(bundle, (levels[:, None, None] * np.ones((13, 16, 1))).astype(np.float32))
+        verdict.alert
+        for verdict in verdicts_on(bundle, (levels[:, None, None] * np.ones((13, 16, 1))).astype(np.float32))
     ]
     assert alerts == [False] * 3 + [True] * 6 + [False] * 4
 
@@ -334,7 +337,7 @@ def test_records_and_alerts_carry_what_the_model_says(tmp_path: Path) -> None:
     )
     levels = np.array([50.0, 40.0, np.nan, 8.0, 7.0, 6.0])
     samples = (levels[:, None, None] * np.ones((6, 16, 1))).astype(np.float32)
-    source = Listed(SourceSpec(1000.0, 16, ("x",), ("g",)), samples)
+    source = ListSource(SourceSpec(1000.0, 16, ("x",), ("g",)), samples)
     spool = Spool(tmp_path / "spool.db")
     pipeline = Pipeline("main", source, spool, SystemClock())
     pipeline.swap(load(tmp_path / "b", files))
@@ -357,7 +360,7 @@ def test_records_and_alerts_carry_what_the_model_says(tmp_path: Path) -> None:
 # --- outputs that a model must not give ------------------------------------------------------------------------
 
 
-def reading(manifest_fields: dict[str, Any], output: list[list[float]]) -> Prediction:
+def prediction(manifest_fields: dict[str, Any], output: list[list[float]]) -> Prediction:
     """What the task makes of ``output``, one row a window."""
     files = raw_classifier()
     manifest = decode_manifest(files["manifest.json"])
@@ -372,7 +375,7 @@ SCORE: dict[str, Any] = {"task": "anomaly", "anomaly": Anomaly(output="score", t
 
 @pytest.mark.parametrize("fields", [LIFE, SCORE])
 def test_what_is_not_finite_is_no_score(fields: dict[str, Any]) -> None:
-    found = reading(fields, [[np.inf], [-np.inf], [np.nan], [20.0]])
+    found = prediction(fields, [[np.inf], [-np.inf], [np.nan], [20.0]])
     assert np.isnan(found.score[:3]).all()
     assert np.isfinite(found.score[3])
     if found.values is not None:
@@ -384,14 +387,14 @@ def test_outputs_that_are_no_probabilities_are_refused(output: list[list[float]]
     section = Classification(classes=["ok", "bad"], normal=["ok"])
     fields = {"task": "classification", "classification": section}
     with pytest.raises(ValueError, match="no probabilities"):
-        reading(fields, output)
+        prediction(fields, output)
     logits = msgspec.structs.replace(section, output="logits")
-    assert np.isfinite(reading(fields | {"classification": logits}, output).score).all()
+    assert np.isfinite(prediction(fields | {"classification": logits}, output).score).all()
 
 
 def test_probabilities_of_eight_bits_and_windows_without_any_are_read() -> None:
     fields = {"task": "classification", "classification": Classification(classes=["ok", "bad"], normal=["ok"])}
-    found = reading(fields, [[0.996, 0.0], [np.nan, np.nan], [-0.001, 1.002]])
+    found = prediction(fields, [[0.996, 0.0], [np.nan, np.nan], [-0.001, 1.002]])
     np.testing.assert_allclose(found.score[[0, 2]], [0.0, 2.004], atol=1e-6)
     assert np.isnan(found.score[1])
 
@@ -431,8 +434,8 @@ def test_a_velocity_may_also_be_a_feature(tmp_path: Path) -> None:
 
 
 def test_an_alert_that_the_zone_raised_says_so(tmp_path: Path) -> None:
-    bundle = zoned(tmp_path / "b", True)
-    found = bundle.evaluate(shaken(bundle, 9.0))
+    bundle = iso20816_bundle(tmp_path / "b", True)
+    found = bundle.evaluate(vibrating_window(bundle, 9.0))
     quiet = msgspec.structs.replace(found, scores=msgspec.structs.replace(found.scores, score=np.array([0.1])))
     state = DecisionState()
     for _ in range(2):
@@ -446,7 +449,7 @@ def test_an_alert_that_the_zone_raised_says_so(tmp_path: Path) -> None:
 
 def test_an_alert_at_a_quiet_window_tells_of_the_loud_one_before(tmp_path: Path) -> None:
     bundle = load(tmp_path / "b", make_bundle(decision=DecisionSpec(smooth_windows=3, raise_windows=2)))
-    quiet, loud = Machine(SMALL).window(0, 0.0)[None], shaken(bundle, 40.0)
+    quiet, loud = Machine(SMALL).window(0, 0.0)[None], vibrating_window(bundle, 40.0)
     assert bundle.evaluate(loud).scores.score[0] > 1.0 > bundle.evaluate(quiet).scores.score[0]
     state = DecisionState()
     for window in (loud, loud, loud, quiet):

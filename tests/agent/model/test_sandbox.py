@@ -30,13 +30,13 @@ from wheeltapper_protocols.manifest.manifest import Budget
 BOARD = Profile(name="test", memory_cap_mb=512)
 
 
-def never() -> bool:
+def never_interrupted() -> bool:
     return False
 
 
 def refused(folder: Path, files: dict[str, bytes], seconds: float = 60.0, sha256: str = "") -> AgentError:
     with pytest.raises(AgentError) as raised:
-        measure_in_child(write_bundle(folder, files), BOARD, sha256, seconds, never)
+        measure_in_child(write_bundle(folder, files), BOARD, sha256, seconds, never_interrupted)
     assert not psutil.Process().children(recursive=True)
     return raised.value
 
@@ -174,7 +174,7 @@ def test_what_a_child_may_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
 
     monkeypatch.setattr("wheeltapper_agent.model.sandbox.subprocess.Popen", other)
     with pytest.raises(AgentError) as raised:
-        measure_in_child(tmp_path, BOARD, "", 20.0, never)
+        measure_in_child(tmp_path, BOARD, "", 20.0, never_interrupted)
     assert raised.value.code == code
     assert started[0].poll() is not None
 
@@ -186,7 +186,7 @@ def test_figures_that_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         "wheeltapper_agent.model.sandbox.subprocess.Popen",
         lambda _command, **rest: real(["printf", "%s", body], **rest),
     )
-    assert measure_in_child(tmp_path, BOARD, "", 20.0, never) == {"a": 1.5}
+    assert measure_in_child(tmp_path, BOARD, "", 20.0, never_interrupted) == {"a": 1.5}
 
 
 @needs_onnx

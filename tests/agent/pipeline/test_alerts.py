@@ -1,4 +1,4 @@
-"""Alerts that outlive a release or a life of the agent, and what a network may say that must not end the stream."""
+"""Alerts that outlive a release or a life of the agent, and outputs of a model that must not end the stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(pipeline: Pipeline, bundle: Bundle) -> None:
     until(lambda: not pipeline._thread.is_alive(), 20, "the end of the stream")
 
 
-class Levels:
+class LevelSource:
     """Windows of one value each: the model gives that value as their score."""
 
     def __init__(self, levels: Sequence[float]) -> None:
@@ -77,15 +77,15 @@ def test_an_alert_goes_on_until_it_is_cleared(tmp_path: Path, mean_of_samples: B
     spool = Spool(tmp_path / "spool.db")
     levels = [0.1, 0.1, 5.0, 5.0, 5.0, 5.0, 5.0, 0.1, 0.1, 0.1, 0.1]
     if between == "swap":
-        source = Levels(levels)
+        source = LevelSource(levels)
         pipeline = Pipeline("main", source, spool, SystemClock())
         source.swap_at[5] = lambda: pipeline.swap(mean_of_samples)
         run(pipeline, mean_of_samples)
     else:
-        run(Pipeline("main", Levels(levels[:5]), spool, SystemClock()), mean_of_samples)
+        run(Pipeline("main", LevelSource(levels[:5]), spool, SystemClock()), mean_of_samples)
         spool.close()
         spool = Spool(tmp_path / "spool.db")
-        run(Pipeline("main", Levels(levels[5:]), spool, SystemClock()), mean_of_samples)
+        run(Pipeline("main", LevelSource(levels[5:]), spool, SystemClock()), mean_of_samples)
     assert alerts(spool) == [(3, True, "critical"), (9, False, "normal")]
     spool.close()
 
@@ -127,7 +127,7 @@ def test_a_score_of_minus_infinity_does_not_end_the_stream(tmp_path: Path) -> No
     )
     bundle = load_bundle(write_bundle(tmp_path / "b", files))
     spool = Spool(tmp_path / "spool.db")
-    pipeline = Pipeline("main", Levels([1.0, 2.0, 0.0, 2.0]), spool, SystemClock())
+    pipeline = Pipeline("main", LevelSource([1.0, 2.0, 0.0, 2.0]), spool, SystemClock())
     run(pipeline, bundle)
     records = [held.item for held in spool.peek(0, 100, ("telemetry",))]
     assert [item.score is None for item in records if isinstance(item, TelemetryRecord)] == [False, False, True, False]
@@ -140,8 +140,8 @@ def test_what_a_source_gives_is_looked_at_when_it_is_there(
     tmp_path: Path, mean_of_samples: Bundle, rate_hz: float, release: int | None
 ) -> None:
     """The active release is loaded at the start, perhaps before anybody knows what its windows will look like."""
-    source = Levels([0.5, 0.5, 0.5])
-    there: list[Levels] = []
+    source = LevelSource([0.5, 0.5, 0.5])
+    there: list[LevelSource] = []
 
     def make() -> Source:
         if not there:

@@ -1,4 +1,4 @@
-"""Drift on the device: what is reported when, that every window is told of once, and a real bearing's wear."""
+"""Drift on the device: what is reported when, that every window is reported once, and a real bearing's wear."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PERIOD = 100
 
 
 @dataclass
-class HandClock:
+class ManualClock:
     """Time that stands still until it is moved."""
 
     at: float = 1.7e9
@@ -59,17 +59,17 @@ def manifest(release: int = 1, **changes: Any) -> Manifest:
 class Rig:
     """An observer, fed by hand; every report goes once over the wire."""
 
-    clock: HandClock = field(default_factory=HandClock)
-    told: list[tuple[str, str]] = field(default_factory=list)
+    clock: ManualClock = field(default_factory=ManualClock)
+    notified: list[tuple[str, str]] = field(default_factory=list)
     reports: list[DriftReport] = field(default_factory=list)
     index: int = 0
     quality: DataQuality = field(default_factory=DataQuality)
 
     def __post_init__(self) -> None:
-        self.observer = DriftObserver("main", self.clock, lambda: self.quality, self.hear)
+        self.observer = DriftObserver("main", self.clock, lambda: self.quality, self.on_drift)
 
-    def hear(self, pipeline: str, why: str) -> None:
-        self.told.append((pipeline, why))
+    def on_drift(self, pipeline: str, why: str) -> None:
+        self.notified.append((pipeline, why))
 
     def feed(self, seen: Manifest | None, features: Any = None, score: float | None = None, t_s: float = 1.0) -> None:
         window = Window(NOTHING.samples, t_s)
@@ -78,8 +78,8 @@ class Rig:
         self.take(self.observer.observe(Observation("main", self.index, window, seen, values, score)))
         self.index += 1
 
-    def take(self, said: Any) -> None:
-        for report in said:
+    def take(self, records: Any) -> None:
+        for report in records:
             back = decode(Up.REPORT, encode(report))
             assert isinstance(back, Report)
             assert isinstance(back.body, DriftReport)
@@ -122,7 +122,7 @@ def test_every_window_is_in_one_report_and_they_add_up() -> None:
     np.testing.assert_allclose(merged.mean, wanted.mean, rtol=1e-12)
     np.testing.assert_allclose(merged.m2, wanted.m2, rtol=1e-12)
     assert sum(decode_sketches(report.score).n[0] for report in rig.reports) == 237
-    assert rig.told == []
+    assert rig.notified == []
 
 
 def test_a_change_of_the_score_is_reported_at_once_but_not_again_and_again() -> None:
@@ -139,15 +139,15 @@ def test_a_change_of_the_score_is_reported_at_once_but_not_again_and_again() -> 
     assert (event.kind, event.window) == ("level", early[0].last_window)
     assert 400 <= event.window < 400 + 96
     assert event.after > event.before
-    assert ("main", "change.level") in rig.told
+    assert ("main", "change.level") in rig.notified
     more = [len(report.events) for report in rig.reports if report.why == "period"]
-    assert max(more) > 0  # what fired again was told of in the next one
+    assert max(more) > 0  # a further change is in the next report
     for one, other in itertools.pairwise(rig.reports):
         assert not one.why == other.why == "change"
         assert other.first_window == one.last_window + 1
     assert sum(report.windows for report in rig.reports) == 1100
     events = [one for report in rig.reports for one in report.events if one.kind != "feature"]
-    assert len(events) == sum(why.startswith("change.") for _, why in rig.told)
+    assert len(events) == sum(why.startswith("change.") for _, why in rig.notified)
 
 
 def test_features_that_move_are_named_and_told_of_once() -> None:
@@ -159,7 +159,7 @@ def test_features_that_move_are_named_and_told_of_once() -> None:
     assert [[event.feature for event in report.events] for report in rig.reports] == [[], [name], [name]]
     assert rig.reports[1].events[0].psi > 1.0  # type: ignore[operator]  # it is there
     assert rig.reports[1].events[0].after == pytest.approx(4.0, abs=0.5)
-    assert rig.told == [("main", f"feature.{name}")]
+    assert rig.notified == [("main", f"feature.{name}")]
 
 
 def test_another_release_begins_anew() -> None:
@@ -177,7 +177,7 @@ def test_another_release_begins_anew() -> None:
         (2, "swap", 40),
     ]
     assert [(report.first_window, report.last_window) for report in rig.reports] == [(0, 49), (50, 89)]
-    assert rig.told == []
+    assert rig.notified == []
 
 
 def test_without_the_section_there_are_no_reports() -> None:
@@ -243,7 +243,7 @@ def test_a_hook_that_fails_costs_nothing() -> None:
     assert rig.reports[0].quality is None
 
 
-class Listed:
+class ListSource:
     """A source of given windows."""
 
     def __init__(self, samples: list[Any], pause: Callable[[int], None]) -> None:
@@ -265,7 +265,7 @@ class Listed:
 
 
 def watched_bundle(folder: Path, release: int, samples: list[Any]) -> Bundle:
-    """A real bundle whose manifest was frozen from what it says of ``samples``."""
+    """A real bundle whose manifest's drift section was made from its own scores of ``samples``."""
     plain = load_bundle(write_bundle(folder / f"plain-{release}", make_bundle(release, gain=0.4 + release / 10)))
     found = plain.evaluate(np.stack(samples))
     drift: DriftSpec = msgspec.structs.replace(fit_drift_spec(found.features, found.scores.score), period_windows=40)
@@ -279,7 +279,7 @@ def test_reports_of_a_running_pipeline_are_in_the_spool_with_their_windows(tmp_p
     first, second = (watched_bundle(tmp_path, release, samples[:60]) for release in (1, 2))
     spool, clock = Spool(tmp_path / "spool.db"), SystemClock()
     pipelines: list[Pipeline] = []
-    source = Listed(samples, lambda index: pipelines[0].swap(second) if index == 50 else None)
+    source = ListSource(samples, lambda index: pipelines[0].swap(second) if index == 50 else None)
     pipeline = Pipeline("main", source, spool, clock, [DriftObserver("main", clock)])
     pipelines.append(pipeline)
     pipeline.swap(first)

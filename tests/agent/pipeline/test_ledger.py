@@ -29,7 +29,7 @@ class Clock:
         return self.seconds + 1e9
 
 
-class Kept:
+class FakeRecords:
     """Records, as the spool takes them; refuses while ``full``."""
 
     def __init__(self, windows: int = 0) -> None:
@@ -52,12 +52,12 @@ class Kept:
         return [item.window for items in self.appends for item in items if isinstance(item, TelemetryRecord)]
 
 
-class Watching:
+class FakeObserver:
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        self.seen.append(seen.index)
+    def observe(self, observation: Observation) -> Sequence[Alert | Report]:
+        self.seen.append(observation.index)
         return ()
 
     def end(self) -> Sequence[Alert | Report]:
@@ -66,8 +66,8 @@ class Watching:
 
 class Rig:
     def __init__(self, wait_seconds: float = 1.0, windows: int = 0) -> None:
-        self.clock, self.kept, self.watching = Clock(), Kept(windows), Watching()
-        self.ledger = Ledger("main", self.kept, self.clock, [self.watching], wait_seconds)
+        self.clock, self.records, self.observer = Clock(), FakeRecords(windows), FakeObserver()
+        self.ledger = Ledger("main", self.records, self.clock, [self.observer], wait_seconds)
         self.ledger.begin()
 
     def add(self, count: int = 1, *, alert: bool = False, samples: int = 8, after: float = FAST) -> Any:
@@ -89,74 +89,74 @@ def judged(index: int, alert: bool = False, samples: int = 8, **state: Any) -> J
 def rig() -> Rig:
     made = Rig()
     made.add()  # the first after a silence is written down at once
-    assert made.kept.indices == [0]
+    assert made.records.indices == [0]
     return made
 
 
 def test_fast_windows_are_written_down_together_and_in_order(rig: Rig) -> None:
     for _ in range(MAX_BLOCK - 1):
         rig.add()
-    assert rig.kept.indices == [0]
+    assert rig.records.indices == [0]
     assert rig.ledger.next_index == MAX_BLOCK
     rig.add()
-    assert rig.kept.indices == list(range(MAX_BLOCK + 1))
-    assert [len(items) for items in rig.kept.appends] == [1, MAX_BLOCK]
-    assert rig.watching.seen == rig.kept.indices
+    assert rig.records.indices == list(range(MAX_BLOCK + 1))
+    assert [len(items) for items in rig.records.appends] == [1, MAX_BLOCK]
+    assert rig.observer.seen == rig.records.indices
 
 
 def test_none_waits_longer_than_half_of_what_is_allowed(rig: Rig) -> None:
     for _ in range(6):
         rig.add(after=0.1)
-    assert rig.kept.indices == [0]
+    assert rig.records.indices == [0]
     rig.add(after=0.1)  # 0.6 s after the first of them
-    assert rig.kept.indices == list(range(8))
+    assert rig.records.indices == list(range(8))
 
 
 def test_an_alert_takes_what_waited_along_at_once(rig: Rig) -> None:
     rig.add(3)
     rig.add(alert=True)
-    kinds = [type(item).__name__ for item in rig.kept.appends[-1]]
+    kinds = [type(item).__name__ for item in rig.records.appends[-1]]
     assert kinds == ["TelemetryRecord"] * 4 + ["Alert"]
-    assert [item.window for item in rig.kept.appends[-1] if isinstance(item, Alert)] == [4]
+    assert [item.window for item in rig.records.appends[-1] if isinstance(item, Alert)] == [4]
 
 
 def test_seldom_windows_do_not_wait(rig: Rig) -> None:
     for index in range(1, 4):
         rig.add(after=0.6)
-        assert rig.kept.indices == list(range(index + 1))
+        assert rig.records.indices == list(range(index + 1))
 
 
 def test_where_nothing_shall_wait_nothing_does() -> None:
     rig = Rig(wait_seconds=0.0, windows=7)
     rig.add(after=0.0)
     rig.add(2, after=0.0)
-    assert rig.kept.indices == [7, 8, 9]
+    assert rig.records.indices == [7, 8, 9]
 
 
 def test_great_windows_do_not_pile_up(rig: Rig) -> None:
     rig.add(samples=MAX_BLOCK_BYTES // 8)
     rig.add(samples=MAX_BLOCK_BYTES // 8)
     rig.add()
-    assert rig.kept.indices == [0, 1, 2, 3]
+    assert rig.records.indices == [0, 1, 2, 3]
 
 
 def test_a_source_that_fell_silent_is_written_down_by_another_thread(rig: Rig) -> None:
     rig.add(3)
     rig.ledger.flush_due()
-    assert rig.kept.indices == [0]
+    assert rig.records.indices == [0]
     rig.clock.seconds += 0.5
     rig.ledger.flush_due()
-    assert rig.kept.indices == [0, 1, 2, 3]
+    assert rig.records.indices == [0, 1, 2, 3]
 
 
 def test_the_end_writes_down_everything(rig: Rig) -> None:
     rig.add(3)
     rig.ledger.end()
-    assert rig.kept.indices == [0, 1, 2, 3]
+    assert rig.records.indices == [0, 1, 2, 3]
 
 
 def test_what_is_dropped_takes_no_index_and_the_decision_goes_back(rig: Rig) -> None:
-    rig.kept.full = True
+    rig.records.full = True
     for _ in range(MAX_PENDING):
         assert rig.add() is None
     again = rig.add(alert=True)
@@ -164,9 +164,9 @@ def test_what_is_dropped_takes_no_index_and_the_decision_goes_back(rig: Rig) -> 
     assert again.above_windows == MAX_PENDING + 1  # as it was before the alert, which a later window raises again
     assert (rig.ledger.dropped, rig.ledger.storage_failed, rig.ledger.has_pending) == (1, True, True)
     assert rig.ledger.next_index == MAX_PENDING + 1
-    rig.kept.full = False
+    rig.records.full = False
     rig.add(2)
-    assert rig.kept.indices == list(range(MAX_PENDING + 3))
+    assert rig.records.indices == list(range(MAX_PENDING + 3))
     assert (rig.ledger.storage_failed, rig.ledger.has_pending) == (False, False)
 
 
@@ -176,6 +176,6 @@ def test_a_machine_clock_that_is_nonsense_costs_no_record(rig: Rig) -> None:
         window = Window(np.zeros((8, 1), np.float32), t_s)
         rig.clock.seconds += 5
         rig.ledger.add([JudgedWindow(Observation("main", rig.ledger.next_index, window, None), DecisionState())])
-    assert [item.t_s for items in rig.kept.appends[1:] for item in items if isinstance(item, TelemetryRecord)] == [
+    assert [item.t_s for items in rig.records.appends[1:] for item in items if isinstance(item, TelemetryRecord)] == [
         0.0
     ] * 3

@@ -1,4 +1,4 @@
-"""The pipeline alone: windows that are ready together, one that spoils the call, a disk that refuses, observers."""
+"""The pipeline alone: windows that are ready together, one that makes the call fail, a disk that refuses, observers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from wheeltapper_protocols.wire.messages import Alert, Report, Severity, Telemet
 MACHINE = Machine(SMALL)
 
 
-class Burst:
+class BurstSource:
     """A source that has all its windows at once."""
 
-    def __init__(self, count: int, spoilt: Sequence[int] = ()) -> None:
+    def __init__(self, count: int, bad_windows: Sequence[int] = ()) -> None:
         self.spec = SourceSpec(SMALL.sample_rate_hz, SMALL.window_samples, ("horizontal", "vertical"), ("g", "g"))
-        self.count, self.spoilt, self.taken = count, spoilt, 0
+        self.count, self.bad_windows, self.taken = count, bad_windows, 0
         self.state, self.dropped = "running", 0
 
     @property
@@ -44,7 +44,7 @@ class Burst:
         while self.taken < self.count:
             index, self.taken = self.taken, self.taken + 1
             samples = MACHINE.window(index, index * 10.0)
-            if index in self.spoilt:
+            if index in self.bad_windows:
                 samples = samples[:-1]
             yield Window(samples, float(index))
         self.state = "ended"
@@ -73,9 +73,9 @@ def test_windows_that_are_ready_are_scored_together_and_alike(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Bundle.evaluate
-    calls = _calls(monkeypatch)
+    calls = _batch_sizes(monkeypatch)
     spool = Spool(tmp_path / "spool.db")
-    pipeline = Pipeline("main", Burst(70), spool, SystemClock())
+    pipeline = Pipeline("main", BurstSource(70), spool, SystemClock())
     run(pipeline, bundle)
     assert (pipeline.health().windows, pipeline.health().calls) == (70, 3)
     assert calls == [MAX_BATCH, MAX_BATCH, 70 - 2 * MAX_BATCH]
@@ -88,7 +88,7 @@ def test_windows_that_are_ready_are_scored_together_and_alike(
 
 def test_a_window_that_spoils_the_call_is_alone_unscored(tmp_path: Path, bundle: Bundle) -> None:
     spool = Spool(tmp_path / "spool.db")
-    pipeline = Pipeline("main", Burst(20, spoilt=(3, 11)), spool, SystemClock())
+    pipeline = Pipeline("main", BurstSource(20, bad_windows=(3, 11)), spool, SystemClock())
     run(pipeline, bundle)
     found = telemetry(spool)
     assert [record.window for record in found] == list(range(20))
@@ -98,8 +98,8 @@ def test_a_window_that_spoils_the_call_is_alone_unscored(tmp_path: Path, bundle:
     spool.close()
 
 
-class Refusing:
-    """A disk that is full until it is told otherwise."""
+class RefusingRecords:
+    """Records on a disk that is full until ``full`` is set to False."""
 
     def __init__(self, spool: Spool) -> None:
         self.spool, self.full = spool, True
@@ -118,8 +118,8 @@ class Refusing:
 
 def test_a_full_disk_keeps_the_first_windows_and_counts_the_others(tmp_path: Path, bundle: Bundle) -> None:
     spool = Spool(tmp_path / "spool.db")
-    records = Refusing(spool)
-    pipeline = Pipeline("main", Burst(MAX_PENDING + 50), records, SystemClock())
+    records = RefusingRecords(spool)
+    pipeline = Pipeline("main", BurstSource(MAX_PENDING + 50), records, SystemClock())
     pipeline.swap(bundle)
     pipeline.start()
     until(lambda: pipeline.status().windows == MAX_PENDING + 50, 30, "all windows")
@@ -131,17 +131,17 @@ def test_a_full_disk_keeps_the_first_windows_and_counts_the_others(tmp_path: Pat
     spool.close()
 
 
-class Faulty:
+class FaultyObserver:
     """An observer that fails at every window."""
 
-    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
+    def observe(self, observation: Observation) -> Sequence[Alert | Report]:
         raise ValueError("planted")
 
     def end(self) -> Sequence[Alert | Report]:
         raise ValueError("planted")
 
 
-class Counting:
+class CountingObserver:
     """An observer that remembers what it saw, and where."""
 
     def __init__(self) -> None:
@@ -149,8 +149,8 @@ class Counting:
         self.threads: set[str] = set()
         self.ended = 0
 
-    def observe(self, seen: Observation) -> Sequence[Alert | Report]:
-        self.seen.append(seen)
+    def observe(self, observation: Observation) -> Sequence[Alert | Report]:
+        self.seen.append(observation)
         self.threads.add(threading.current_thread().name)
         return ()
 
@@ -160,12 +160,12 @@ class Counting:
 
 
 def test_an_observer_sees_every_window_and_one_that_fails_harms_nothing(tmp_path: Path, bundle: Bundle) -> None:
-    spool, counting = Spool(tmp_path / "spool.db"), Counting()
-    run(Pipeline("main", Burst(10, spoilt=(4,)), spool, SystemClock(), [Faulty(), counting]), bundle)
-    assert [seen.index for seen in counting.seen] == list(range(10))
-    assert [seen.index for seen in counting.seen if seen.score is None] == [4]
-    assert counting.ended == 1
-    assert counting.threads == {"pipeline-main"}
+    spool, observer = Spool(tmp_path / "spool.db"), CountingObserver()
+    run(Pipeline("main", BurstSource(10, bad_windows=(4,)), spool, SystemClock(), [FaultyObserver(), observer]), bundle)
+    assert [seen.index for seen in observer.seen] == list(range(10))
+    assert [seen.index for seen in observer.seen if seen.score is None] == [4]
+    assert observer.ended == 1
+    assert observer.threads == {"pipeline-main"}
     assert len(telemetry(spool)) == 10
     spool.close()
 
@@ -173,7 +173,7 @@ def test_an_observer_sees_every_window_and_one_that_fails_harms_nothing(tmp_path
 # --- windows that are gathered ----------------------------------------------------------------------------------------
 
 
-class Paced(Burst):
+class PacedSource(BurstSource):
     """A window every 5 ms; ``room`` of them are kept while nobody asks."""
 
     def __init__(self, count: int, room: int) -> None:
@@ -191,7 +191,7 @@ class Paced(Burst):
             yield window
 
 
-def _calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def _batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     real = Bundle.evaluate
 
@@ -206,8 +206,8 @@ def _calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_fast_windows_of_a_source_with_room_are_scored_together(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, spool = _calls(monkeypatch), Spool(tmp_path / "spool.db")
-    run(Pipeline("main", Paced(100, 32), spool, SystemClock(), gather_seconds=0.05), bundle)
+    calls, spool = _batch_sizes(monkeypatch), Spool(tmp_path / "spool.db")
+    run(Pipeline("main", PacedSource(100, 32), spool, SystemClock(), gather_seconds=0.05), bundle)
     assert sum(calls) == 100
     assert len(calls) < 40
     assert [record.window for record in telemetry(spool)] == list(range(100))
@@ -224,12 +224,12 @@ def test_a_source_that_would_lose_windows_is_not_made_to_wait(
         waits.append(seconds)
         return False
 
-    pipeline = Pipeline("main", Paced(40, 2), spool, SystemClock(), gather_seconds=0.05)
+    pipeline = Pipeline("main", PacedSource(40, 2), spool, SystemClock(), gather_seconds=0.05)
     monkeypatch.setattr(pipeline._stopping, "wait", noted)
     run(pipeline, bundle)
     assert waits == []
-    behind = Pipeline("main", Paced(100, 100), spool, SystemClock(), gather_seconds=5.0)
-    monkeypatch.setattr(Paced, "pending", property(lambda self: self.count - self.taken))
+    behind = Pipeline("main", PacedSource(100, 100), spool, SystemClock(), gather_seconds=5.0)
+    monkeypatch.setattr(PacedSource, "pending", property(lambda self: self.count - self.taken))
     monkeypatch.setattr(behind._stopping, "wait", noted)
     run(behind, bundle)
     assert len(waits) <= 1  # when nothing was left
@@ -239,7 +239,7 @@ def test_a_source_that_would_lose_windows_is_not_made_to_wait(
 def test_a_window_that_waits_is_written_down_though_the_source_fell_silent(tmp_path: Path, bundle: Bundle) -> None:
     spool, silence = Spool(tmp_path / "spool.db"), threading.Event()
 
-    class Silent(Burst):
+    class SilentSource(BurstSource):
         pending = 0
 
         def windows(self, first: int) -> Iterator[Window]:
@@ -248,7 +248,7 @@ def test_a_window_that_waits_is_written_down_though_the_source_fell_silent(tmp_p
                     silence.wait(20)
                 yield window
 
-    pipeline = Pipeline("main", Silent(6), spool, SystemClock(), wait_seconds=0.4)
+    pipeline = Pipeline("main", SilentSource(6), spool, SystemClock(), wait_seconds=0.4)
     pipeline.swap(bundle)
     pipeline.start()
 

@@ -1,4 +1,4 @@
-"""Data quality in a pipeline: windows with holes are recorded, counted, not scored, not held against the model."""
+"""Data quality in a pipeline: windows with holes are recorded and counted, and do not count against the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wheeltapper_protocols.signal.quality import DataQuality, StuckRunCounter
 from wheeltapper_protocols.wire.messages import TelemetryRecord
 
 
-class Given:
+class ListSource:
     """A source of given windows."""
 
     def __init__(self, windows: list[Window], full_scale: tuple[float, ...] = ()) -> None:
@@ -64,7 +64,7 @@ def _windows() -> list[Window]:
     return [Window(each, 10.0 * k, gaps.get(k, 0), late.get(k, 0.0)) for k, each in enumerate(samples)]
 
 
-def _run(folder: Path, spool: Spool, source: Given) -> tuple[Pipeline, QualityObserver, list[TelemetryRecord]]:
+def _run(folder: Path, spool: Spool, source: ListSource) -> tuple[Pipeline, QualityObserver, list[TelemetryRecord]]:
     for name, content in make_bundle(1).items():
         (folder / name).write_bytes(content)
     quality = QualityObserver(source, QualityConfig())
@@ -78,7 +78,7 @@ def _run(folder: Path, spool: Spool, source: Given) -> tuple[Pipeline, QualityOb
 
 
 def test_windows_with_holes_are_recorded_and_not_scored(tmp_path: Path, spool: Spool) -> None:
-    pipeline, quality, records = _run(tmp_path, spool, Given(_windows(), (4.0, 16.0)))
+    pipeline, quality, records = _run(tmp_path, spool, ListSource(_windows(), (4.0, 16.0)))
     assert [record.window for record in records] == list(range(12))
     assert [record.window for record in records if record.score is None] == [2, 5]
     assert pipeline.health().error == ""
@@ -92,11 +92,11 @@ def test_windows_with_holes_are_recorded_and_not_scored(tmp_path: Path, spool: S
 
 
 def test_a_hole_does_not_disturb_the_decisions_after_it(tmp_path: Path, spool: Spool) -> None:
-    _, _, records = _run(tmp_path, spool, Given(_windows()))
+    _, _, records = _run(tmp_path, spool, ListSource(_windows()))
     whole = [Window(np.nan_to_num(window.samples, nan=0.5, posinf=0.5), window.t_s) for window in _windows()]
     (tmp_path / "other").mkdir()
     other = Spool(tmp_path / "other.db")
-    _, _, expected = _run(tmp_path / "other", other, Given(whole))
+    _, _, expected = _run(tmp_path / "other", other, ListSource(whole))
     other.close()
     for mine, theirs in zip(records, expected, strict=True):
         assert mine.score in (None, theirs.score)
@@ -104,7 +104,7 @@ def test_a_hole_does_not_disturb_the_decisions_after_it(tmp_path: Path, spool: S
 
 def test_a_capture_of_windows_with_holes_is_answered(tmp_path: Path, spool: Spool) -> None:
     taken: list[Window] = []
-    pipeline = Pipeline("main", Given(_windows()), spool, SystemClock())
+    pipeline = Pipeline("main", ListSource(_windows()), spool, SystemClock())
     pipeline.capture(WindowCapture(3, taken.extend))
     pipeline.start()
     until(lambda: len(taken) == 3, 10, "the capture")
@@ -114,7 +114,7 @@ def test_a_capture_of_windows_with_holes_is_answered(tmp_path: Path, spool: Spoo
 
 def test_a_capture_ends_when_it_is_due_whatever_the_source_gives(spool: Spool) -> None:
     ended: dict[str, int] = {}
-    pipeline = Pipeline("main", Given(_windows()), spool, SystemClock())
+    pipeline = Pipeline("main", ListSource(_windows()), spool, SystemClock())
     pipeline.capture(WindowCapture(3, lambda windows: ended.update(short=len(windows)), expires_at=100.0))
     pipeline.capture(WindowCapture(3, lambda windows: ended.update(long=len(windows)), expires_at=200.0))
     pipeline.end_captures_due(100.0)
@@ -132,7 +132,7 @@ def test_a_dead_sensor_is_seen_in_windows_that_are_shorter_than_the_run() -> Non
     random = np.random.default_rng(0)
     dead, living = np.full(16, 3.0, np.float32), random.normal(size=(8, 16)).astype(np.float32)
     windows = [Window(np.stack([dead, living[i]], axis=1), float(i)) for i in range(8)]
-    observer = QualityObserver(Given(windows), QualityConfig())
+    observer = QualityObserver(ListSource(windows), QualityConfig())
     found = []
     for index, window in enumerate(windows):
         observer.observe(Observation("main", index, window, None))

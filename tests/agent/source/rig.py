@@ -34,8 +34,8 @@ def open_source(folder: Path, source: str) -> Source:
     return make_source("main", pipeline_config(folder, source).source, folder, SystemClock())
 
 
-class Running:
-    """A source whose windows are taken in a thread, like a pipeline does; ``gate`` makes that pipeline slow."""
+class RunningSource:
+    """A source whose windows are taken in a thread, as a pipeline does; ``gate`` holds that thread up."""
 
     def __init__(self, source: Source, slow: bool = False) -> None:
         self.source = source
@@ -67,24 +67,26 @@ class Running:
         self.gate.set()
         assert self.ended.wait(10), "the source did not end"
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> RunningSource:
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.close()
 
 
-def running(folder: Path, source: str) -> Running:
-    return Running(open_source(folder, source))
+def running(folder: Path, source: str) -> RunningSource:
+    return RunningSource(open_source(folder, source))
 
 
-def joined(windows: list[Window]) -> NDArray[Any]:
+def concatenated(windows: list[Window]) -> NDArray[Any]:
     """[sample, channel] of windows that do not overlap."""
     return np.concatenate([window.samples for window in windows])
 
 
-def quickly(publish: Callable[[], object], running_source: Running, seconds: float = 15.0) -> None:
-    """Publish until the first window comes: a subscription may not stand yet."""
+def publish_until_first_window(
+    publish: Callable[[], object], running_source: RunningSource, seconds: float = 15.0
+) -> None:
+    """Publish until the first window comes: the subscription may not be made yet."""
 
     def came() -> bool:
         publish()

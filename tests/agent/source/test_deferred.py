@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.agent.servers import until
-from tests.agent.source.rig import Running, joined, pipeline_config
+from tests.agent.source.rig import RunningSource, concatenated, pipeline_config
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.pipeline.config import QualityConfig
@@ -30,7 +30,7 @@ def _source(folder: Path, text: str) -> Source:
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late, "_RETRY_FIRST_SECONDS", 0.05)
     monkeypatch.setattr(late, "_RETRY_MAX_SECONDS", 0.1)
 
@@ -49,12 +49,12 @@ def test_a_file_that_comes_later(tmp_path: Path) -> None:
     assert refused.value.code == "source.unreadable"
     QualityObserver(source, QualityConfig())
     source.model_ready()  # is not forgotten
-    with Running(source) as taken:
+    with RunningSource(source) as taken:
         (tmp_path / "r.npz").write_bytes(b"PK\x03\x04")
         taken.until_state("recording.malformed")
         _recording(tmp_path / "r.npz")
         until(taken.ended.is_set, 10, "the end")
-        np.testing.assert_array_equal(joined(taken.windows)[:, 0], np.arange(80))
+        np.testing.assert_array_equal(concatenated(taken.windows)[:, 0], np.arange(80))
     assert (source.state, source.spec.window_samples) == ("ended", 16)
     assert source_room(source) == ReplaySource.room
 
@@ -68,7 +68,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_closing_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late, "_RETRY_FIRST_SECONDS", 60.0)
     monkeypatch.setattr(late, "_RETRY_MAX_SECONDS", 60.0)
-    with Running(_source(tmp_path, "path = 'r.npz'")):
+    with RunningSource(_source(tmp_path, "path = 'r.npz'")):
         pass  # leaving waits for the end
     held = _source(tmp_path, "path = 'r.npz'")
     held.close()
@@ -95,7 +95,7 @@ def test_a_plug_in_that_raises_anything(tmp_path: Path, monkeypatch: pytest.Monk
     config = pipeline_config(tmp_path, FAST + "path = 'r.npz'").source
     monkeypatch.setattr("wheeltapper_agent.source.opening.source_kind", lambda _kind: SourceKind(type(config), make))
     _recording(tmp_path / "r.npz")
-    with Running(make_or_defer_source("main", config, tmp_path, SystemClock())) as taken:
+    with RunningSource(make_or_defer_source("main", config, tmp_path, SystemClock())) as taken:
         taken.until_state("source.failed")
         ready.set()
         taken.until(5)

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.agent.servers import until
-from tests.agent.source.rig import Running, joined, open_source, running
+from tests.agent.source.rig import RunningSource, concatenated, open_source, running
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import Window, pending_windows
 from wheeltapper_protocols.errors import ProtocolError
@@ -48,7 +48,7 @@ def test_wav_of_each_width(tmp_path: Path, width: int) -> None:
     windows = list(source.windows(0))
     assert source.spec.sample_rate_hz == 8000
     assert source.spec.units == ("g", "V")
-    np.testing.assert_allclose(joined(windows), (codes / half * [16.0, 2.0]).astype(np.float32), rtol=1e-6)
+    np.testing.assert_allclose(concatenated(windows), (codes / half * [16.0, 2.0]).astype(np.float32), rtol=1e-6)
     assert [window.t_s for window in windows] == pytest.approx([0, 0.03125, 0.0625, 0.09375])
     assert window_quality(windows[0].samples, full_scale=source.spec.full_scale).clipped >= 4
     assert source.state == "ended"
@@ -62,7 +62,7 @@ def test_wav_overlaps_and_resumes(tmp_path: Path) -> None:
     assert len(whole) == (20000 - 1000) // 300 + 1
     np.testing.assert_array_equal(whole[7].samples[:, 0] * 32768, np.arange(2100, 3100))
     rest = list(open_source(tmp_path, source).windows(60))
-    np.testing.assert_array_equal(joined(rest), joined(whole[60:]))
+    np.testing.assert_array_equal(concatenated(rest), concatenated(whole[60:]))
     assert [window.t_s for window in rest] == [window.t_s for window in whole[60:]]
 
 
@@ -121,7 +121,7 @@ def test_csv_with_holes_texts_and_ragged_rows(tmp_path: Path) -> None:
     )
     assert source.spec.channels == ("x", "y")
     windows = list(source.windows(0))
-    found = joined(windows)
+    found = concatenated(windows)
     expected = np.stack([2.0 * np.arange(40), -np.arange(40)], axis=1)
     expected[[3, 4, 6], 0] = np.nan
     expected[5, 1] = np.nan
@@ -138,7 +138,7 @@ def test_csv_whose_clock_jumps(tmp_path: Path) -> None:
     )
     assert [window.t_s for window in windows] == pytest.approx([0, 0.1, 5000, 5000.1, 100, 100.1])
     assert [window.gap_samples for window in windows] == [0, 0, 499_980, 0, 0, 0]
-    np.testing.assert_array_equal(joined(windows)[:, 0], np.arange(60))
+    np.testing.assert_array_equal(concatenated(windows)[:, 0], np.arange(60))
 
 
 @pytest.mark.parametrize("rate_hz", [50.0, 75.0, 90.0, 120.0, 202.0])
@@ -156,7 +156,7 @@ def test_snapshots_can_be_cut(tmp_path: Path, t_s: NDArray[np.float64]) -> None:
     write_recording(Recording(samples, np.array([1.0]), 100.0, t_s, ("x",), ("g",), {}), tmp_path / "r.npz")
     found = _windows(tmp_path, "path = 'r.npz'\nwindow_samples = 8")
     assert len(found) == 8
-    np.testing.assert_array_equal(joined(found)[:, 0], np.arange(64))
+    np.testing.assert_array_equal(concatenated(found)[:, 0], np.arange(64))
     assert [window.gap_samples for window in found] == [0] * 8
     assert found[2].t_s == pytest.approx(t_s[1])
     across = _windows(tmp_path, "path = 'r.npz'\nwindow_samples = 10")
@@ -207,11 +207,11 @@ def test_a_file_that_goes_away_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x\n" + "\n".join(map(str, range(100))))
     source = open_source(tmp_path, f"{FAST}path = 'a.csv'\nwindow_samples = 10\nsample_rate_hz = 1")
     (tmp_path / "a.csv").rename(tmp_path / "b.csv")
-    with Running(source) as taken:
+    with RunningSource(source) as taken:
         taken.until_state("source.unreadable")
         (tmp_path / "b.csv").rename(tmp_path / "a.csv")
         until(taken.ended.is_set, 10, "the end")
-        np.testing.assert_array_equal(joined(taken.windows)[:, 0], np.arange(100))
+        np.testing.assert_array_equal(concatenated(taken.windows)[:, 0], np.arange(100))
 
 
 def _header(
@@ -242,7 +242,7 @@ def test_extensible_wav(tmp_path: Path, bits: int, valid_bits: int) -> None:
     _riff(tmp_path / "a.wav", _header(0xFFFE, 2, bits, valid_bits=valid_bits), raw)
     source = open_source(tmp_path, f"{FAST}path = 'a.wav'\nwindow_samples = 250")
     windows = list(source.windows(0))
-    np.testing.assert_allclose(joined(windows), (codes / half).astype(np.float32), rtol=1e-6)
+    np.testing.assert_allclose(concatenated(windows), (codes / half).astype(np.float32), rtol=1e-6)
     assert source.spec.full_scale == ((half - 1) / half,) * 2
     assert source.spec.sample_rate_hz == 8000
 
@@ -256,7 +256,7 @@ def test_wav_of_floats(tmp_path: Path, width: int, extensible: bool) -> None:
     )
     _riff(tmp_path / "a.wav", header, values.astype(f"<f{width}").tobytes())
     source = open_source(tmp_path, f"{FAST}path = 'a.wav'\nwindow_samples = 100")
-    np.testing.assert_allclose(joined(list(source.windows(0))), values.astype(np.float32), rtol=1e-6)
+    np.testing.assert_allclose(concatenated(list(source.windows(0))), values.astype(np.float32), rtol=1e-6)
     assert source.spec.full_scale == ()
 
 
@@ -264,7 +264,7 @@ def test_wav_of_floats(tmp_path: Path, width: int, extensible: bool) -> None:
 def test_a_wav_whose_recorder_streamed(tmp_path: Path, promised: int, riff: int) -> None:
     samples = np.arange(1000, dtype="<i2")
     _riff(tmp_path / "a.wav", _header(1, 1, 16), samples.tobytes(), promised, riff)
-    found = joined(_windows(tmp_path, "path = 'a.wav'\nwindow_samples = 100"))
+    found = concatenated(_windows(tmp_path, "path = 'a.wav'\nwindow_samples = 100"))
     np.testing.assert_array_equal(found[:, 0] * 32768, samples)
 
 
@@ -299,7 +299,7 @@ def test_csv_with_iso_times(tmp_path: Path) -> None:
     windows = _windows(tmp_path, TIMED)
     expected = np.arange(40.0)
     expected[25] = np.nan
-    np.testing.assert_array_equal(joined(windows)[:, 0], expected)
+    np.testing.assert_array_equal(concatenated(windows)[:, 0], expected)
     assert windows[0].t_s == pytest.approx(1_767_225_600)
 
 
@@ -307,7 +307,7 @@ def test_csv_with_iso_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [20, 5000])
 def test_csv_without_a_time_says_so(tmp_path: Path, cell: str, count: int) -> None:
     (tmp_path / "a.csv").write_text("t;x\n" + f"{cell};1\n" * count)
-    with Running(open_source(tmp_path, f"{FAST}{TIMED}delimiter = ';'")) as taken:
+    with RunningSource(open_source(tmp_path, f"{FAST}{TIMED}delimiter = ';'")) as taken:
         taken.until_state("source.malformed")
     assert not taken.windows
 
@@ -316,7 +316,7 @@ def test_csv_lines_without_their_time_are_counted(tmp_path: Path, caplog: pytest
     rows = [f"{i / 10},{i}" for i in range(40)]
     rows[0], rows[12], rows[13] = "cheese,0", ",12", ""
     (tmp_path / "a.csv").write_text("t,x\n" + "\n".join(rows))
-    found = joined(_windows(tmp_path, TIMED))[:, 0]
+    found = concatenated(_windows(tmp_path, TIMED))[:, 0]
     assert np.flatnonzero(np.isnan(found)).tolist() == [11, 12]  # the stream begins with the second line
     assert "2 rows without a time were left out" in caplog.text
 
@@ -326,7 +326,7 @@ def test_a_file_that_is_replaced_must_be_alike(tmp_path: Path, rate_hz: int, cha
     _wav(tmp_path / "a.wav", np.arange(2000).reshape(1000, 2), 2)
     source = open_source(tmp_path, f"{FAST}path = 'a.wav'\nwindow_samples = 100\nscale = [1.0, 2.0]")
     _wav(tmp_path / "a.wav", np.zeros((1000, channels), np.int64), 2, rate_hz)
-    with Running(source) as taken:
+    with RunningSource(source) as taken:
         taken.until_state("source.mismatch")
         assert not taken.windows
         _wav(tmp_path / "a.wav", np.arange(2000).reshape(1000, 2), 2)
@@ -336,6 +336,6 @@ def test_a_file_that_is_replaced_must_be_alike(tmp_path: Path, rate_hz: int, cha
 def test_reading_far_into_a_file_can_be_ended(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x\n" + "1.5\n" * 400_000)
     source = open_source(tmp_path, f"{FAST}path = 'a.csv'\nwindow_samples = 500000\nsample_rate_hz = 1")
-    with Running(source):
+    with RunningSource(source):
         time.sleep(0.05)
     assert source.state == "running"  # it did not read to the end

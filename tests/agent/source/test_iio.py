@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.agent.servers import until
-from tests.agent.source.rig import joined, open_source, running
+from tests.agent.source.rig import concatenated, open_source, running
 from wheeltapper_agent.config import load_config
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.iio_format import Element, ScanLayout, parse_type
@@ -91,7 +91,7 @@ def test_scans_become_windows(tmp_path: Path, device: Device) -> None:
             device.give(content[at : at + 7])
         found = taken.until(2)
         expected = np.array([[(4095 - k) / 2, (-2048 + k + 2) / 2] for k in range(10)], np.float32)
-        np.testing.assert_array_equal(joined(found), expected)
+        np.testing.assert_array_equal(concatenated(found), expected)
         assert [window.t_s for window in found] == pytest.approx([1.7e9, 1.7e9 + 0.05])
         assert taken.source.spec.full_scale == (4095 / 2, (2048 - 2) / 2)
         switches = {path.name: path.read_text() for path in (device.folder / "scan_elements").glob("*_en")}
@@ -105,7 +105,7 @@ def test_scans_become_windows(tmp_path: Path, device: Device) -> None:
 def test_lost_scans_are_missing_samples(tmp_path: Path, device: Device) -> None:
     with running(tmp_path, _source(device)) as taken:
         device.give(b"".join(_scan(k, k, k) for k in range(15) if k not in (3, 4)))
-        found = joined(taken.until(2))[:, 0]
+        found = concatenated(taken.until(2))[:, 0]
         assert np.flatnonzero(np.isnan(found)).tolist() == [3, 4]
         assert found[5] == 2.5
 
@@ -131,7 +131,7 @@ def test_a_device_without_time_stamps(tmp_path: Path, device: Device) -> None:
         tmp_path, _source(device, "scale = [1.0, 2.0]\noffset = [0.0, -1.0]\nfull_scale = [9.0, 9.0]")
     ) as taken:
         device.give(b"".join(_scan(k, k, k, timed=False) for k in range(5)))
-        np.testing.assert_array_equal(joined(taken.until(1)), [[k, (k - 1) * 2] for k in range(5)])
+        np.testing.assert_array_equal(concatenated(taken.until(1)), [[k, (k - 1) * 2] for k in range(5)])
         assert taken.source.spec.full_scale == (9.0, 9.0)
 
 

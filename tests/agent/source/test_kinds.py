@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.source.rig import Running, open_source
+from tests.agent.source.rig import RunningSource, open_source
 from wheeltapper_agent.config import load_config
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.kinds import BUILT_IN, SOURCES_GROUP, known_kinds, source_kind
@@ -44,14 +44,14 @@ KIND = SourceKind(Config, Cheese)
 NOT_A_KIND = 3
 
 @dataclasses.dataclass
-class Thawed:
+class NotFrozen:
     kind: str = "thawed"
 
 @dataclasses.dataclass(frozen=True)
-class Nameless:
+class WithoutKind:
     level: float = 1.0
 
-THAWED, NAMELESS = SourceKind(Thawed, Cheese), SourceKind(Nameless, Cheese)
+THAWED, NAMELESS = SourceKind(NotFrozen, Cheese), SourceKind(WithoutKind, Cheese)
 '''
 
 
@@ -76,7 +76,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_another_distribution_brings_a_kind(tmp_path: Path, site: Path) -> None:
     _install(site, "cheese", "cheese = cheese_source:KIND")
     assert "cheese" in known_kinds()
-    with Running(open_source(tmp_path, "kind = 'cheese'\nlevel = 3\nholes = [1, 2]")) as taken:
+    with RunningSource(open_source(tmp_path, "kind = 'cheese'\nlevel = 3\nholes = [1, 2]")) as taken:
         assert [float(window.samples[0, 0]) for window in taken.until(3)] == [3, 3, 3]
     for text, code in (("level = 'x'", "config.invalid"), ("", "config.missing_key"), ("x = 1", "config.unknown_key")):
         with pytest.raises(AgentError) as refused:

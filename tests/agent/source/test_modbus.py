@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.agent.servers import until
-from tests.agent.source.rig import joined, open_source, running
+from tests.agent.source.rig import concatenated, open_source, running
 from tests.agent.source.servers import ModbusServer
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.modbus import ModbusConfig, ModbusReader, RegisterConfig, register_value
@@ -80,7 +80,7 @@ def test_a_server_that_dies_is_found_again(tmp_path: Path, server: ModbusServer)
         server.start()
         taken.until_state("running")
         after = taken.until(count + 2)[count:]
-        lost = sum(window.gap_samples for window in after) + int(np.isnan(joined(after)).sum())
+        lost = sum(window.gap_samples for window in after) + int(np.isnan(concatenated(after)).sum())
         assert lost > 0
         assert after[-1].samples[-1, 0] == 1.5
 
@@ -119,7 +119,7 @@ def test_a_busy_and_slow_server_gives_missing_samples(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         with running(tmp_path, _source(listener.getsockname()[1], '{ name = "x", address = 0 }', rate_hz=20)) as taken:
-            found = joined(taken.until(4))[:, 0]
+            found = concatenated(taken.until(4))[:, 0]
     assert np.flatnonzero(np.isnan(found))[0] == 2
     assert np.isnan(found[3:]).sum() >= 3  # a quarter of a second at 20 Hz
     real = found[np.isfinite(found)]

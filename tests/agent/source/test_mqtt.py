@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.agent.servers import Authority, until
 from tests.agent.source.broker import PlainBroker
-from tests.agent.source.rig import open_source, quickly, running
+from tests.agent.source.rig import open_source, publish_until_first_window, running
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.source.mqtt import MqttConfig
@@ -58,7 +58,7 @@ def test_every_form(tmp_path: Path, broker: PlainBroker, more: str, payload: byt
     client = broker.client()
     source = _source(broker, f"channels = ['a', 'b']\nscale = [2, 1]\n{more}").replace("samples = 10", "samples = 3")
     with running(tmp_path, source) as taken:
-        quickly(lambda: client.publish("machine/x", payload), taken)
+        publish_until_first_window(lambda: client.publish("machine/x", payload), taken)
         np.testing.assert_array_equal(taken.windows[0].samples, [[2, -1], [4, -2], [np.nan, -3]])
         assert taken.source.state == "running"
     client.loop_stop()
@@ -74,7 +74,7 @@ def test_int16_and_time_stamps_over_a_broker_that_dies(tmp_path: Path, broker: P
         client.publish("machine/x", json.dumps(body))
 
     with running(tmp_path, _source(broker, "time_key = 't'\ntime_unit = 'ms'")) as taken:
-        quickly(publish, taken)
+        publish_until_first_window(publish, taken)
         begun = taken.windows[0]
         assert begun.t_s == pytest.approx(1_700_000_000 + begun.samples[0, 0] / 100)
         broker.kill()
@@ -158,7 +158,7 @@ def test_impossible_times_are_refused(t_s: float) -> None:
 def test_a_bad_payload_does_not_end_the_connection(tmp_path: Path, broker: PlainBroker) -> None:
     client = broker.client()
     with running(tmp_path, _source(broker)) as taken:
-        quickly(lambda: client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'), taken)
+        publish_until_first_window(lambda: client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'), taken)
         client.publish("machine/x", b"cheese")
         taken.until_state("source.payload")
         client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}')
@@ -170,7 +170,7 @@ def test_a_flood_drops_whole_windows(tmp_path: Path, broker: PlainBroker) -> Non
     client = broker.client()
     blocks = [np.arange(10 * k, 10 * k + 10, dtype="<i2").tobytes() for k in range(1000)]
     with running(tmp_path, _source(broker, "payload = 'int16'\nqueue_windows = 5\nqos = 1", 1e6)) as taken:
-        quickly(lambda: client.publish("machine/x", blocks[0], qos=1), taken)
+        publish_until_first_window(lambda: client.publish("machine/x", blocks[0], qos=1), taken)
         before = len(taken.windows)
         taken.gate.clear()
         for block in blocks[1:]:
@@ -197,7 +197,9 @@ def test_password_from_a_private_file(tmp_path: Path) -> None:
             taken.until_state("source.secret")
             secret.write_text("swordfish\n")
             secret.chmod(0o600)
-            quickly(lambda: client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'), taken)
+            publish_until_first_window(
+                lambda: client.publish("machine/x", b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'), taken
+            )
     finally:
         client.loop_stop()
         broker.kill()
@@ -251,7 +253,7 @@ def test_a_huge_message_is_never_held(
     client = broker.client()
     good = b'{"samples": [0,1,2,3,4,5,6,7,8,9]}'
     with running(tmp_path, _source(broker, f"protocol = '{protocol}'\nqos = 1")) as taken:
-        quickly(lambda: client.publish("machine/x", good), taken)
+        publish_until_first_window(lambda: client.publish("machine/x", good), taken)
         tracemalloc.start()
         try:
             _publish_elsewhere(broker, 40 * 2**20)
@@ -285,7 +287,7 @@ def test_what_a_topic_retains_counts_only_with_its_time(
         time.sleep(0.3)
         assert not taken.windows
         new = b'{"samples": [1,1,1,1,1,1,1,1,1,1]}'
-        quickly(lambda: client.publish("machine/x", new), taken)
+        publish_until_first_window(lambda: client.publish("machine/x", new), taken)
         until(lambda: taken.windows[-1].samples[0, 0] == 1, 10, "what was measured now")
     assert caplog.text.count("has no time") == 1
     client.publish("machine/x", old, qos=1, retain=True).wait_for_publish(10)

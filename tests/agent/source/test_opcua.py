@@ -12,7 +12,7 @@ import pytest
 from asyncua import ua
 
 from tests.agent.servers import until
-from tests.agent.source.rig import joined, open_source, running
+from tests.agent.source.rig import concatenated, open_source, running
 from tests.agent.source.servers import OpcuaServer
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source import opcua
@@ -83,7 +83,7 @@ def test_arrays_with_their_times(tmp_path: Path, shared: OpcuaServer) -> None:
         write(10)
         taken.until(5)
         write(32)
-        found = joined(taken.until(7))[:, 0]
+        found = concatenated(taken.until(7))[:, 0]
         np.testing.assert_array_equal(found[:20], np.arange(20) / 2)
         gaps = [window.gap_samples for window in taken.windows[:7]]
         assert sum(gaps) == 12
@@ -101,7 +101,7 @@ def test_a_server_that_dies_is_found_again(tmp_path: Path, shared: OpcuaServer, 
         shared.start()
         taken.until_state("running", seconds=20)
         after = taken.until(count + 3)[count:]
-        assert sum(window.gap_samples for window in after) + int(np.isnan(joined(after)).sum()) > 0
+        assert sum(window.gap_samples for window in after) + int(np.isnan(concatenated(after)).sum()) > 0
 
 
 @pytest.mark.parametrize("node", ["ns=1;s=nothing", "ns=1;s=text", "ns=9;i=1"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.agent.source.rig import joined, open_source, running
+from tests.agent.source.rig import concatenated, open_source, running
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import Window
 
@@ -32,7 +32,7 @@ def test_round_trip(tmp_path: Path) -> None:
     windows = _windows(tmp_path, source)
     expected = samples.copy()
     expected[7, 1] = np.nan
-    np.testing.assert_array_equal(joined(windows), expected)
+    np.testing.assert_array_equal(concatenated(windows), expected)
     assert windows[3].t_s == pytest.approx(1_700_000_003, abs=1e-5)
     with pytest.raises(AgentError) as refused:
         _windows(tmp_path, source.replace("'y'", "'note'"))
@@ -69,7 +69,7 @@ def test_rows_without_their_time(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     times = pa.array([None] * 20_000 + [i / 10 for i in range(40)] + [None] * 10_000, pa.float64())
     parquet.write_table(pa.table({"t": times, "x": np.arange(30_040.0)}), tmp_path / "a.parquet")
     source = "path = 'a.parquet'\ntime_column = 't'\nsample_rate_hz = 10\nwindow_samples = 10"
-    np.testing.assert_array_equal(joined(_windows(tmp_path, source))[:, 0], np.arange(20_000, 20_040))
+    np.testing.assert_array_equal(concatenated(_windows(tmp_path, source))[:, 0], np.arange(20_000, 20_040))
     assert "30000 rows without a time were left out" in caplog.text
     parquet.write_table(
         pa.table({"t": pa.array([None] * 100, pa.float64()), "x": np.arange(100.0)}), tmp_path / "a.parquet"

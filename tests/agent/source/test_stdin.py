@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.agent.source.rig import Running, joined
+from tests.agent.source.rig import RunningSource, concatenated
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.source.payload import MAX_PAYLOAD_BYTES
 from wheeltapper_agent.source.stdin import LineReader, StdinConfig
@@ -55,11 +55,11 @@ def test_a_real_pipe(tmp_path: Path) -> None:
 def test_long_lines_are_skipped_and_the_rest_goes_on() -> None:
     reading, writing = os.pipe()
     source = StreamSource(LineReader(CONFIG, reading), CONFIG, SystemClock(), "main", wait_when_full=True)
-    with Running(source) as taken, open(writing, "wb") as pipe:
+    with RunningSource(source) as taken, open(writing, "wb") as pipe:
         good = b'{"samples": [0,1,2,3,4,5,6,7,8,9]}\n'
         pipe.write(good + b"\n  \n" + b"[" * (MAX_PAYLOAD_BYTES + 200_000) + b"\n" + good + good[:-1])
         pipe.close()
         assert taken.ended.wait(20)
-        np.testing.assert_array_equal(joined(taken.windows)[:, 0], np.tile(np.arange(10), 3))
+        np.testing.assert_array_equal(concatenated(taken.windows)[:, 0], np.tile(np.arange(10), 3))
         assert source.malformed_payloads == 1
     os.close(reading)

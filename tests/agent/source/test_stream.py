@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.agent.servers import until
-from tests.agent.source.rig import Running, joined
+from tests.agent.source.rig import RunningSource, concatenated
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.system_clock import SystemClock
@@ -30,7 +30,7 @@ QUICK = StreamConfig(
 )
 
 
-class Nothing:
+class NullRecords:
     """Records that are kept nowhere."""
 
     def append(self, *items: TelemetryRecord | Alert | Report) -> None: ...
@@ -42,7 +42,7 @@ class Nothing:
         return Severity.NORMAL
 
 
-class Script:
+class ScriptedReader:
     """A reader that does what the test says; one step a call."""
 
     def __init__(self, *steps: Callable[[Sink], None]) -> None:
@@ -64,8 +64,8 @@ def _gone(_sink: Sink) -> None:
     raise AgentError("source.unreachable", "nobody there")
 
 
-def _source(reader: Script, config: StreamConfig = QUICK, wait: bool = False) -> Running:
-    return Running(StreamSource(reader, config, SystemClock(), "main", wait_when_full=wait))
+def _source(reader: ScriptedReader, config: StreamConfig = QUICK, wait: bool = False) -> RunningSource:
+    return RunningSource(StreamSource(reader, config, SystemClock(), "main", wait_when_full=wait))
 
 
 def test_it_comes_back_by_itself_and_the_time_stamps_say_what_was_lost() -> None:
@@ -82,11 +82,11 @@ def test_it_comes_back_by_itself_and_the_time_stamps_say_what_was_lost() -> None
         release.wait(10)
         _push(sink, 23, 7)
 
-    with _source(Script(_gone, surprise, break_off, _gone, hold)) as source:
+    with _source(ScriptedReader(_gone, surprise, break_off, _gone, hold)) as source:
         source.until(2)
         source.until_state("source.unreachable")
         release.set()
-        found = joined(source.until(3))[:, 0]
+        found = concatenated(source.until(3))[:, 0]
         np.testing.assert_array_equal(found[:20], np.arange(20))
         assert np.isnan(found[20:23]).all()
         np.testing.assert_array_equal(found[23:], np.arange(23, 30))
@@ -105,9 +105,9 @@ def test_a_slow_pipeline_loses_whole_windows_and_they_are_counted() -> None:
         done.set()
         sink.closed.wait()
 
-    reader = Script(flood)
+    reader = ScriptedReader(flood)
     source = StreamSource(reader, QUICK, SystemClock(), "main")
-    with Running(source, slow=True) as taken:
+    with RunningSource(source, slow=True) as taken:
         taken.until(1)
         begin.set()
         assert done.wait(10)
@@ -115,7 +115,7 @@ def test_a_slow_pipeline_loses_whole_windows_and_they_are_counted() -> None:
         taken.gate.set()
         until(lambda: len(taken.windows) + source.dropped == 100, 10, "all")
         assert source.dropped == 95
-        np.testing.assert_array_equal(joined(taken.windows[-4:])[:, 0], np.arange(960, 1000))
+        np.testing.assert_array_equal(concatenated(taken.windows[-4:])[:, 0], np.arange(960, 1000))
 
 
 @pytest.mark.parametrize("windows", [6, 24, 61])
@@ -126,8 +126,8 @@ def test_a_payload_of_more_windows_than_may_wait_keeps_them(windows: int) -> Non
             sink.closed.wait(0.02)
         sink.closed.wait()
 
-    with _source(Script(deliver)) as taken:
-        np.testing.assert_array_equal(joined(taken.until(5 * windows))[:, 0], np.arange(50 * windows))
+    with _source(ScriptedReader(deliver)) as taken:
+        np.testing.assert_array_equal(concatenated(taken.until(5 * windows))[:, 0], np.arange(50 * windows))
         assert taken.source.dropped == 0
 
 
@@ -136,7 +136,7 @@ def test_windows_that_wait_for_room_are_pending() -> None:
         sink.push(np.zeros((80, 1)))  # 8 windows in two pieces, where 4 may wait
         sink.closed.wait()
 
-    source = StreamSource(Script(deliver), replace(QUICK, sample_rate_hz=10), SystemClock(), "main")
+    source = StreamSource(ScriptedReader(deliver), replace(QUICK, sample_rate_hz=10), SystemClock(), "main")
     stream = source.windows(0)
     next(stream)
     until(lambda: pending_windows(source) == 7, 0.9, "all others")
@@ -157,8 +157,8 @@ def test_a_payload_does_not_wait_longer_than_it_lasts() -> None:
         done.set()
         sink.closed.wait()
 
-    source = StreamSource(Script(deliver), QUICK, SystemClock(), "main")
-    with Running(source, slow=True) as taken:
+    source = StreamSource(ScriptedReader(deliver), QUICK, SystemClock(), "main")
+    with RunningSource(source, slow=True) as taken:
         taken.until(1)
         assert pending_windows(source) >= 4
         began_s = time.monotonic()
@@ -178,8 +178,8 @@ def test_a_pipeline_that_gathers_keeps_up_with_large_payloads() -> None:
                 return
         sink.closed.wait()
 
-    source = StreamSource(Script(deliver), QUICK, SystemClock(), "main")
-    pipeline = Pipeline("main", source, Nothing(), SystemClock(), gather_seconds=0.4)
+    source = StreamSource(ScriptedReader(deliver), QUICK, SystemClock(), "main")
+    pipeline = Pipeline("main", source, NullRecords(), SystemClock(), gather_seconds=0.4)
     pipeline.start()
     until(lambda: pipeline.status().windows + source.dropped >= 80, 10, "all")
     pipeline.stop()
@@ -200,7 +200,7 @@ def test_a_wrong_rate_is_said_and_its_windows_are_not_given() -> None:
             sink.push_physical(np.arange(first, first + 20.0)[:, None], stamps[first : first + 20])
         sink.closed.wait()
 
-    with _source(Script(read), replace(QUICK, queue_windows=1000)) as taken:
+    with _source(ScriptedReader(read), replace(QUICK, queue_windows=1000)) as taken:
         taken.until_state("source.mismatch")
         count = len(taken.windows)
         assert 100 < count < 200  # until it was sure
@@ -219,14 +219,14 @@ def test_a_wrong_rate_shows_in_payloads_of_any_size(size: int) -> None:
             sink.push(random.normal(size=(size, 1)), t_s=1e9 + k * size / 150)
         sink.closed.wait()
 
-    with _source(Script(read), replace(QUICK, queue_windows=200)) as taken:
+    with _source(ScriptedReader(read), replace(QUICK, queue_windows=200)) as taken:
         taken.until_state("source.mismatch")
 
 
 @pytest.mark.parametrize("hop", [420, 500, 750])
 def test_payloads_that_overlap_are_right_whatever_their_size(hop: int) -> None:
     windows: list[Window] = []
-    clock = Ticking(1e9)
+    clock = StepClock(1e9)
     sink = Sink(replace(QUICK, window_samples=300, queue_windows=1), clock, windows.extend, "main")
     signal = np.random.default_rng(1).normal(size=(20_000, 1)).astype(np.float32)
     for first in range(0, 19_000, hop):
@@ -235,7 +235,7 @@ def test_payloads_that_overlap_are_right_whatever_their_size(hop: int) -> None:
         assert sink.state == "running"
     assert sum(window.late_samples for window in windows) > 4_000
     assert {window.gap_samples for window in windows} == {0}
-    np.testing.assert_array_equal(joined(windows), signal[: 300 * len(windows)])
+    np.testing.assert_array_equal(concatenated(windows), signal[: 300 * len(windows)])
 
 
 def test_what_was_left_out_and_could_not_be_read_is_counted() -> None:
@@ -247,16 +247,16 @@ def test_what_was_left_out_and_could_not_be_read_is_counted() -> None:
         sink.refuse(AgentError("source.payload", "nonsense"))
         sink.closed.wait()
 
-    source = StreamSource(Script(read), QUICK, SystemClock(), "main")
+    source = StreamSource(ScriptedReader(read), QUICK, SystemClock(), "main")
     quality = QualityObserver(source, QualityConfig())
-    pipeline = Pipeline("main", source, Nothing(), SystemClock(), [quality])
+    pipeline = Pipeline("main", source, NullRecords(), SystemClock(), [quality])
     pipeline.start()
     until(lambda: quality.total.windows == 4 and quality.total.malformed == 2, 10, "the counts")
     assert quality.total == DataQuality(windows=4, values=40, late_samples=25, malformed=2)
     pipeline.stop()
 
 
-class Ticking:
+class StepClock:
     """A clock whose wall time is set by the test."""
 
     def __init__(self, ahead_s: float) -> None:
@@ -269,11 +269,11 @@ class Ticking:
         return self.passed_s
 
 
-class Polled:
+class PollingRig:
     """What a polling reader does at 10 Hz, in simulated time."""
 
     def __init__(self, ahead_s: float) -> None:
-        self.clock, self.windows = Ticking(ahead_s), list[Window]()
+        self.clock, self.windows = StepClock(ahead_s), list[Window]()
         self.sink = Sink(StreamConfig(sample_rate_hz=10, window_samples=600), self.clock, self.windows.extend, "main")
 
     def connect(self) -> None:
@@ -292,7 +292,7 @@ class Polled:
 
 @pytest.mark.parametrize("jump_s", [1.79e9, 20.0, -20.0, -900.0])
 def test_a_wall_clock_that_is_set_moves_what_is_polled(jump_s: float) -> None:
-    polled = Polled(ahead_s=1000.0)
+    polled = PollingRig(ahead_s=1000.0)
     polled.connect()
     polled.poll(90)
     polled.clock.ahead_s += jump_s
@@ -307,7 +307,7 @@ def test_a_wall_clock_that_is_set_moves_what_is_polled(jump_s: float) -> None:
 
 @pytest.mark.parametrize("jump_s", [0.0, 1.79e9, -42.0])
 def test_a_wall_clock_that_is_set_between_two_connections_is_no_gap(jump_s: float) -> None:
-    polled = Polled(ahead_s=1000.0)
+    polled = PollingRig(ahead_s=1000.0)
     polled.connect()
     polled.poll(90)
     polled.sink.broke()
@@ -325,7 +325,7 @@ def test_a_pipe_waits_instead() -> None:
         for k in range(100):
             _push(sink, 10 * k, 10)
 
-    with _source(Script(flood), wait=True) as taken:
+    with _source(ScriptedReader(flood), wait=True) as taken:
         assert taken.ended.wait(10)
         assert (len(taken.windows), taken.source.dropped) == (100, 0)
 
@@ -335,8 +335,8 @@ def test_closing_ends_a_reader_that_waits_for_room() -> None:
         for k in range(100):
             _push(sink, 10 * k, 10)
 
-    source = StreamSource(Script(flood), QUICK, SystemClock(), "main", wait_when_full=True)
-    taken = Running(source, slow=True)
+    source = StreamSource(ScriptedReader(flood), QUICK, SystemClock(), "main", wait_when_full=True)
+    taken = RunningSource(source, slow=True)
     until(lambda: source.pending == 4, 5, "a full queue")
     taken.close()
 
@@ -351,7 +351,7 @@ def test_silence_shows_and_ends() -> None:
         _push(sink, 0, 10)
         sink.closed.wait()
 
-    with _source(Script(quiet), config) as source:
+    with _source(ScriptedReader(quiet), config) as source:
         source.until_state("source.silent")
         speak.set()
         source.until_state("running")
@@ -368,11 +368,11 @@ def test_bad_payloads_show_until_a_good_one() -> None:
         _push(sink, 5, 5)
         sink.closed.wait()
 
-    with _source(Script(read)) as source:
+    with _source(ScriptedReader(read)) as source:
         source.until_state("source.payload")
         heal.set()
         source.until_state("running")
-        np.testing.assert_array_equal(joined(source.until(1))[:, 0], np.arange(10))
+        np.testing.assert_array_equal(concatenated(source.until(1))[:, 0], np.arange(10))
         assert isinstance(source.source, StreamSource)
         assert source.source.malformed_payloads == 2
 
@@ -385,7 +385,7 @@ def test_scale_and_offset() -> None:
     def read(sink: Sink) -> None:
         sink.push(np.array([[1, 1], [2, 2], [32767, -32768]], dtype=np.int16))
 
-    with _source(Script(read), config) as source:
+    with _source(ScriptedReader(read), config) as source:
         np.testing.assert_array_equal(source.until(1)[0].samples, [[1, 2], [1.5, 4], [16384, -65536]])
 
 
@@ -398,7 +398,7 @@ def test_backoff_grows_within_its_bounds() -> None:
 
 
 def test_a_reader_that_is_refused_for_long_is_not_asked_in_a_loop() -> None:
-    reader = Script(_gone)
+    reader = ScriptedReader(_gone)
     with _source(reader) as source:
         until(lambda: reader.calls >= 5, 10, "a few tries")
         assert source.source.state == "source.unreachable"
