@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from tests.fleet.api.harness import AdminServer
 from tests.fleet.trust.world import World
+from wheeltapper_fleet.db.engine import open_database
+from wheeltapper_fleet.tables import metadata
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +22,18 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.get_uri()
     finally:
         server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A database whose tables are up to date: SQLite, then a real PostgreSQL."""
+    url = f"sqlite:///{tmp_path}/fleet.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    database = open_database(url)
+    yield database
+    with database.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    database.dispose()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +11,12 @@ from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail
 from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns
-from wheeltapper_fleet.db.engine import open_database, reading
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices import commands
 from wheeltapper_fleet.devices.views import list_devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ingest.ingest import Ingest
-from wheeltapper_fleet.tables import alerts, assignments, devices, metadata, records, refused, releases, spools
+from wheeltapper_fleet.tables import alerts, assignments, devices, records, refused, releases, spools
 from wheeltapper_fleet.tables import commands as command_table
 from wheeltapper_fleet.telemetry.views import record_totals
 from wheeltapper_protocols.wire.assignment import Assignment, decode_assignment, encode_assignment
@@ -53,9 +51,9 @@ class World:
     def __init__(self, database: Engine) -> None:
         self.database = database
         self.now = 1000.0
-        self.said: list[tuple[str, bytes, bool]] = []
+        self.published: list[tuple[str, bytes, bool]] = []
         self.engine = CampaignEngine(database, lambda assignment: encode_assignment(assignment).decode())
-        self.ingest = Ingest(database, lambda *message: self.said.append(message), clock=lambda: self.now)
+        self.ingest = Ingest(database, lambda *message: self.published.append(message), clock=lambda: self.now)
         self.seq: dict[str, int] = {}
         self.assigned: dict[str, Assignment] = {}
 
@@ -83,14 +81,14 @@ class World:
 
     def tick(self) -> list[str]:
         self.now += 1.0
-        heard = []
+        devices_assigned = []
         for each in self.engine.tick(self.now):
             if each.topic.endswith("/assignment"):
                 assignment = decode_assignment(each.payload)
                 self.assigned[assignment.device] = assignment
-                heard.append(assignment.device)
+                devices_assigned.append(assignment.device)
                 assert each.retain
-        return heard
+        return devices_assigned
 
     def send(self, device: str, kind: Up, payload: bytes) -> None:
         self.ingest.process([(up_topic(device, kind), payload)])
@@ -113,17 +111,11 @@ class World:
             return list(connection.execute(select(command_table)))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    url = f"sqlite:///{tmp_path}/fleet.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    database = open_database(url)
-    world = World(database)
+@pytest.fixture
+def world(engine: Engine) -> World:
+    world = World(engine)
     world.populate(5)
-    yield world
-    with database.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
-    database.dispose()
+    return world
 
 
 def create(world: World, **fields: Any) -> str:
@@ -207,16 +199,16 @@ def test_one_device_cannot_report_for_another(world: World) -> None:
     assert world.states(campaign)["dev-0"] == "ASSIGNED"
 
 
-def test_an_assignment_that_was_stored_but_not_said_is_said_again(world: World) -> None:
+def test_an_assignment_that_was_stored_but_not_published_is_published_again(world: World) -> None:
     create(world)
     world.tick()  # the fleet dies here, before publishing
     again = CampaignEngine(world.database, lambda assignment: "").republish()
     assert sorted(each.topic for each in again) == [down_topic(f"dev-{i}", Down.ASSIGNMENT) for i in range(2)]
     world.send("dev-0", Up.STATUS, encode(Status(online=True, counter=0)))
-    assert world.said[-1][0] == down_topic("dev-0", Down.ASSIGNMENT)
-    world.said.clear()
+    assert world.published[-1][0] == down_topic("dev-0", Down.ASSIGNMENT)
+    world.published.clear()
     world.send("dev-0", Up.STATUS, encode(Status(online=True, counter=1)))
-    assert world.said == []
+    assert world.published == []
 
 
 def test_a_failing_director_changes_nothing(world: World) -> None:
@@ -298,7 +290,7 @@ def batch(first: int, count: int, oldest: int = 1) -> bytes:
 
 
 def last_ack(world: World) -> int:
-    topic, payload, _ = world.said[-1]
+    topic, payload, _ = world.published[-1]
     assert topic == down_topic("dev-0", Down.ACK)
     ack = decode_down(Down.ACK, payload)
     assert isinstance(ack, Ack)
@@ -314,7 +306,7 @@ def test_acks_are_contiguous_whatever_the_order_and_what_was_dropped_is_counted(
     with reading(world.database) as connection:
         assert connection.execute(select(spools.c.dropped)).scalar_one() == 6
         assert connection.execute(select(func.count()).select_from(records)).scalar_one() == 14
-    world.said.clear()
+    world.published.clear()
     world.send("dev-0", Up.STATUS, encode(Status(online=True, epoch=EPOCH, seq=20)))
     assert last_ack(world) == 20
     with reading(world.database) as connection:

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
 
 from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, reading
-from wheeltapper_fleet.ingest.apply import apply_batch
-from wheeltapper_fleet.ingest.message import DeviceMessage
-from wheeltapper_fleet.tables import metadata, records, refused, spools
-from wheeltapper_protocols.wire.messages import Telemetry, TelemetryRecord
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    url = f"sqlite:///{tmp_path}/fleet.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    database = open_database(url)
-    yield database
-    with database.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
-    database.dispose()
+from wheeltapper_fleet.tables import metadata, refused, spools
 
 
 def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
@@ -89,19 +72,3 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
         writer.execute(refused.insert().values(device="d", code="c", count=1, last_at=0.0, last_detail=""))
         with reading(engine) as reader:
             assert reader.execute(select(refused)).all() == []
-
-
-def test_what_a_model_says_beside_its_score_is_kept(engine: Engine) -> None:
-    plain = TelemetryRecord(seq=1, pipeline="main", window=0, t_s=0.0, score=0.5)
-    said = [
-        plain,
-        msgspec.structs.replace(plain, seq=2, label="inner race", zone="C"),
-        msgspec.structs.replace(plain, seq=3, value=41.5),
-    ]
-    heard = DeviceMessage("dev-1", Telemetry(epoch="00112233445566aa", oldest=1, records=said))
-    with engine.begin() as connection:
-        assert apply_batch(connection, [heard], [], 1.0).records == 3
-        apply_batch(connection, [heard], [], 1.0)
-    with reading(engine) as connection:
-        bodies = connection.execute(select(records.c.body).order_by(records.c.seq)).scalars().all()
-    assert bodies == [None, {"label": "inner race", "zone": "C"}, {"value": 41.5}]

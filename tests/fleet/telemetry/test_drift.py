@@ -102,7 +102,7 @@ def test_the_sketches_of_a_release_add_up_over_devices(server: AdminServer) -> N
     assert alone["devices"] == ["press-1"]
 
 
-def test_what_does_not_fit_is_left_out_and_said(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_left_out_are_counted(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = released(server)
     values = TRAINED[:50]
     other = encode_sketches(Bins([[0.0]] * FEATURES).sketch(values))

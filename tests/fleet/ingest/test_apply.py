@@ -1,17 +1,18 @@
-"""A device's shadow report is kept as a record and acknowledged; it moves no execution."""
+"""A batch applied to the database: rows of records, and acknowledgements."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import select
+import msgspec
+from sqlalchemy import Engine, select
 
-from wheeltapper_fleet.db.engine import open_database
+from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ingest.apply import apply_batch
 from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.tables import executions, records
 from wheeltapper_protocols.wire.codec import decode_down
-from wheeltapper_protocols.wire.messages import Ack, Report, ShadowReport
+from wheeltapper_protocols.wire.messages import Ack, Report, ShadowReport, Telemetry, TelemetryRecord
 from wheeltapper_protocols.wire.topics import Down
 
 EPOCH = "00112233445566aa"
@@ -30,3 +31,19 @@ def test_a_shadow_report_is_stored_and_acknowledged(tmp_path: Path) -> None:
         assert [(one["body"]["type"], one["body"]["windows"]) for one in kept] == [("shadow", 3)]
         assert connection.execute(select(executions.c.id)).all() == []
     assert [decode_down(Down.ACK, each.payload) for each in applied.publications] == [Ack(epoch=EPOCH, seq=1)]
+
+
+def test_label_value_and_zone_are_stored_beside_the_score(engine: Engine) -> None:
+    plain = TelemetryRecord(seq=1, pipeline="main", window=0, t_s=0.0, score=0.5)
+    telemetry = [
+        plain,
+        msgspec.structs.replace(plain, seq=2, label="inner race", zone="C"),
+        msgspec.structs.replace(plain, seq=3, value=41.5),
+    ]
+    message = DeviceMessage("dev-1", Telemetry(epoch="00112233445566aa", oldest=1, records=telemetry))
+    with engine.begin() as connection:
+        assert apply_batch(connection, [message], [], 1.0).records == 3
+        apply_batch(connection, [message], [], 1.0)
+    with reading(engine) as connection:
+        bodies = connection.execute(select(records.c.body).order_by(records.c.seq)).scalars().all()
+    assert bodies == [None, {"label": "inner race", "zone": "C"}, {"value": 41.5}]
