@@ -1,4 +1,4 @@
-"""Broker, fleet service and agent, killed with SIGKILL at random moments: nothing is lost, nothing is doubled."""
+"""Broker, fleet service and agent, killed with SIGKILL at random moments: no record is lost or stored twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from tests.e2e.facts import rows, windows_by_device
+from tests.e2e.database import rows, windows_by_device
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.demo.stage import Stage, wait_for
 from wheeltapper_fleet.demo.story import TERMINAL, Story

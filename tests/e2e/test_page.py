@@ -1,4 +1,4 @@
-"""The page with the real processes behind it: what a person sees of a short story, and a picture of it."""
+"""The page with real processes: its content after a short version of the demo's story, and a screenshot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same story on real run-to-failure recordings, played fast: an alert before the end, none in the first quarter."""
+"""The demo with real run-to-failure recordings, played fast: an alert before the end, none in the first quarter."""
 
 from __future__ import annotations
 

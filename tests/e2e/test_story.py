@@ -1,4 +1,4 @@
-"""The demo's story, step by step, with the real processes: what `make demo` shows, asserted."""
+"""The demo's story with real processes: checks each step that `make demo` shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from tests.e2e.facts import assignments, windows_by_device
+from tests.e2e.database import assignments, windows_by_device
 from wheeltapper_fleet.demo.stage import Stage, wait_for
 from wheeltapper_fleet.demo.story import Story
 from wheeltapper_protocols.wire.messages import ExecutionState

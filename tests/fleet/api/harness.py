@@ -1,7 +1,7 @@
-"""The admin server as a real uvicorn in a thread, and rows as the ingest writes them.
+"""A real admin server in a thread, and methods that insert database rows as the ingest writes them.
 
-``TableCampaigns`` and ``TableCaptures`` implement the ports over the real tables with the least of rules: what is
-tested here is the API, not the campaign machine.
+``TableCampaigns`` and ``TableCaptures`` write to the real tables with few rules, because these tests are about the API
+and not about campaigns.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ MODEL = "bearing-anomaly"
 
 
 class TableCampaigns:
+    """Campaigns as rows: implements the API's ``CampaignActions``."""
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
@@ -66,6 +68,8 @@ class TableCampaigns:
 
 
 class TableCaptures:
+    """Capture commands as rows: implements the API's ``CaptureRequests``."""
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
@@ -82,7 +86,7 @@ class TableCaptures:
 
 
 class AdminServer:
-    """Running between ``with``'s start and end."""
+    """The admin API and the page, served while the ``with`` statement lasts."""
 
     def __init__(self, data_dir: Path, hosts: tuple[str, ...] = ("127.0.0.1",)) -> None:
         self.data_dir = data_dir
@@ -140,7 +144,7 @@ class AdminServer:
         return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=10)
 
     def sign_in(self) -> str:
-        """The page's cookie."""
+        """Sign in to the page; gives the session cookie."""
         answer = httpx.post(self.url + "/sign-in", data={"token": self.token}, trust_env=False)
         assert answer.status_code == 303, answer.text
         return answer.cookies[COOKIE]

@@ -18,14 +18,14 @@ from wheeltapper_fleet.ground.errors import FleetError
 
 
 def raw(server: AdminServer, request: bytes) -> bytes:
-    """The answer's first bytes to a request that no HTTP client would send."""
+    """Send bytes that no HTTP client would send; gives the first bytes of the answer."""
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10) as connection:
         connection.sendall(request)
         return connection.recv(4096)
 
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic abc", "Bearer " + "x" * 5000, "Bearer é"])
-def test_no_or_wrong_token(server: AdminServer, header: str | None) -> None:
+def test_a_missing_or_wrong_token_is_refused(server: AdminServer, header: str | None) -> None:
     headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
     for method, path in (("GET", "/devices"), ("GET", "/summary"), ("POST", "/tokens"), ("PUT", "/blobs/" + "0" * 64)):
         answer = httpx.request(method, f"{server.url}/api/v1{path}", headers=headers, trust_env=False)
@@ -37,7 +37,7 @@ def test_token_file_is_private_and_not_in_the_database(server: AdminServer) -> N
     assert server.token.encode() not in (server.data_dir / "fleet.db").read_bytes()
 
 
-def test_cookie_reads_but_never_writes(server: AdminServer) -> None:
+def test_a_cookie_may_read_but_not_write(server: AdminServer) -> None:
     cookies = {COOKIE: server.sign_in()}
     with httpx.Client(base_url=server.url, cookies=cookies, trust_env=False) as browser:
         assert browser.get("/api/v1/devices").status_code == 200
@@ -46,7 +46,7 @@ def test_cookie_reads_but_never_writes(server: AdminServer) -> None:
         assert browser.get("/api/v1/devices", cookies=cookies).status_code == 401
 
 
-def test_sign_in(server: AdminServer) -> None:
+def test_signing_in_and_out(server: AdminServer) -> None:
     bad = httpx.post(server.url + "/sign-in", data={"token": "<b>no"}, trust_env=False)
     assert bad.status_code == 401
     assert "<b>" not in bad.text
@@ -65,7 +65,7 @@ def test_sign_in(server: AdminServer) -> None:
     assert (foreign.status_code, foreign.json()["code"]) == (403, "api.forbidden")
 
 
-def test_foreign_host_is_refused(server: AdminServer) -> None:
+def test_another_host_name_is_refused(server: AdminServer) -> None:
     with server.http() as http:
         for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", ""):
             answer = http.get("/api/v1/devices", headers={"Host": host})
@@ -80,7 +80,7 @@ def test_healthz_needs_no_token(server: AdminServer) -> None:
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_huge_bodies(server: AdminServer) -> None:
+def test_bodies_over_the_limit_are_refused(server: AdminServer) -> None:
     with server.http() as http:
         told = http.post("/api/v1/tokens", content=b"x" * 300_000)
         assert (told.status_code, told.json()["code"]) == (413, "api.too_large")
@@ -99,7 +99,7 @@ def test_huge_bodies(server: AdminServer) -> None:
     "body",
     [b"", b"{", b"[]", b"[" * 100_000, b'{"device":"a","x":1}', b'{"device":"../x"}', b'{"device":"A"}', b"\xff\xfe"],
 )
-def test_bad_bodies(server: AdminServer, body: bytes) -> None:
+def test_malformed_bodies_are_refused(server: AdminServer, body: bytes) -> None:
     with server.http() as http:
         answer = http.post("/api/v1/tokens", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
@@ -107,7 +107,7 @@ def test_bad_bodies(server: AdminServer, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("device", ["A", "%2e%2e%2f", "a.b", "%00", "a" * 64, "%2e%2e%2fkeys", "é"])
-def test_bad_ids(server: AdminServer, device: str) -> None:
+def test_malformed_device_ids_are_refused(server: AdminServer, device: str) -> None:
     with server.http() as http:
         for path in (f"/api/v1/devices/{device}", f"/api/v1/models/{device}/targets", f"/static/{device}"):
             answer = http.get(path)
@@ -115,7 +115,7 @@ def test_bad_ids(server: AdminServer, device: str) -> None:
             assert set(answer.json()) == {"code", "message"}
 
 
-def test_tokens_devices_captures(server: AdminServer) -> None:
+def test_routes_of_tokens_devices_and_captures(server: AdminServer) -> None:
     server.add_device("press-1")
     server.add_scores("press-1", [0.2, 0.4, 0.3])
     with FleetClient(server.url, server.token) as client:
@@ -149,7 +149,7 @@ def test_tokens_devices_captures(server: AdminServer) -> None:
                 again("press-1")
 
 
-def test_blobs(server: AdminServer) -> None:
+def test_uploading_blobs(server: AdminServer) -> None:
     content = b"weights" * 500_000
     sha256 = hashlib.sha256(content).hexdigest()
     with FleetClient(server.url, server.token) as client:
@@ -167,7 +167,7 @@ def test_blobs(server: AdminServer) -> None:
     assert not [path for path in (server.data_dir / "blobs").iterdir() if path.name.startswith(".")]
 
 
-def test_campaign_conflict(server: AdminServer) -> None:
+def test_a_campaign_conflict_is_answered_with_the_current_state(server: AdminServer) -> None:
     with FleetClient(server.url, server.token) as client, server.http() as http:
         made = client.create_campaign({"model": MODEL, "release": 1})
         path = f"/api/v1/campaigns/{made['id']}"
@@ -183,7 +183,7 @@ def test_campaign_conflict(server: AdminServer) -> None:
             client.act("nothing", "start", 1)
 
 
-def test_events_tell_all_then_changes(server: AdminServer) -> None:
+def test_events_start_with_the_whole_state_and_continue_with_changes(server: AdminServer) -> None:
     server.add_device("press-1")
     with FleetClient(server.url, server.token) as client:
         events = client.events()

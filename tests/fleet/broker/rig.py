@@ -1,4 +1,4 @@
-"""A real broker with real certificates: a small CA, devices with paho, the fleet's services around a database."""
+"""A real broker with real certificates: a test CA, paho clients as devices, and the fleet's services on a database."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from wheeltapper_protocols.wire.topics import down_filter
 
 
 def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Wait for something that must come."""
+    """Wait until a condition holds; fails after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError("it did not happen in time")
+            raise AssertionError("the condition did not hold in time")
         time.sleep(0.02)
 
 
 class Ca:
-    """A certificate authority in a folder."""
+    """A certificate authority whose files are in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,7 +55,7 @@ class Ca:
         self.path.write_bytes(certificate.public_bytes(Encoding.PEM))
 
     def issue(self, common_name: str, tag: str = "") -> tuple[Path, Path, str]:
-        """Certificate, key and fingerprint for ``common_name``."""
+        """Issue a certificate; gives the paths of certificate and key, and the fingerprint."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         certificate = self._build(subject, key.public_key(), ca=False)
@@ -84,7 +84,7 @@ class Ca:
 
 @dataclass
 class Device:
-    """A paho client as an agent is one: client id = CN, QoS 0 down, clean session."""
+    """A paho client that connects as an agent does: client id = CN, subscriptions at QoS 0, clean session."""
 
     client: mqtt.Client
     heard: list[tuple[str, bytes]] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Device:
 
 
 class Rig:
-    """Database, broker, auth service, link and ingest, all real."""
+    """Database, broker, auth callout, the fleet's connection and ingest, all real."""
 
     def __init__(self, folder: Path) -> None:
         self.ca = Ca(folder)
@@ -161,28 +161,28 @@ class Rig:
         client.tls_set_context(context)
         client.reconnect_delay_set(1, 1)
         client.will_set(f"wt/v1/{device}/up/status", b'{"online":false}', qos=1, retain=True)
-        known = Device(client)
+        device_client = Device(client)
 
         def on_connect(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
             if reason.is_failure:
-                known.refusals += 1
+                device_client.refusals += 1
                 return
             client.subscribe(down_filter(device), qos=0)
 
         def on_subscribe(*_: Any) -> None:
-            known.connections += 1
-            known.connected.set()
+            device_client.connections += 1
+            device_client.connected.set()
 
         def on_disconnect(*_: Any) -> None:
-            known.connected.clear()
-            known.refusals += 1
+            device_client.connected.clear()
+            device_client.refusals += 1
 
         client.on_connect = on_connect
         client.on_subscribe = on_subscribe
         client.on_disconnect = on_disconnect
-        client.on_message = lambda _c, _d, message: known.heard.append((message.topic, bytes(message.payload)))
+        client.on_message = lambda _c, _d, message: device_client.heard.append((message.topic, bytes(message.payload)))
         client.connect_async("127.0.0.1", self.port, keepalive=20)
         client.loop_start()
         if wait:
-            assert known.connected.wait(10), "the device could not connect"
-        return known
+            assert device_client.connected.wait(10), "the device could not connect"
+        return device_client

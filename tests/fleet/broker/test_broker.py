@@ -1,4 +1,4 @@
-"""The broker with real mutual TLS: who may connect, who may say and hear what, what survives kill -9."""
+"""The broker with real mutual TLS: who may connect, publish and subscribe, and what survives kill -9."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def online(rig: Rig, device: str) -> bool:
         return bool(connection.execute(select(devices.c.online).where(devices.c.id == device)).scalar_one())
 
 
-def test_a_device_is_heard_and_acknowledged_and_its_will_is_kept(rig: Rig) -> None:
+def test_records_are_stored_and_acknowledged_and_the_will_sets_the_device_offline(rig: Rig) -> None:
     with rig.connect("dev-1") as device:
         device.client.publish(up_topic("dev-1", Up.STATUS), encode(Status(online=True, at=1.0)), qos=1, retain=True)
         device.client.publish(up_topic("dev-1", Up.TELEMETRY), telemetry(1, 3), qos=1)
@@ -74,7 +74,7 @@ def test_a_device_is_heard_and_acknowledged_and_its_will_is_kept(rig: Rig) -> No
         until(lambda: not online(rig, "dev-1"))
 
 
-def test_nobody_speaks_for_another_or_listens_to_another(rig: Rig) -> None:
+def test_a_device_can_neither_publish_for_nor_subscribe_to_another(rig: Rig) -> None:
     with rig.connect("dev-2") as victim, rig.connect("dev-3") as thief:
         for topic in (
             "wt/v1/dev-3/down/+",
@@ -109,7 +109,7 @@ def test_revoked_and_unknown_certificates_cannot_connect(rig: Rig, who: str) -> 
         assert not device.connected.is_set()
 
 
-def test_another_client_id_is_refused_so_no_session_is_taken_over(rig: Rig) -> None:
+def test_another_client_id_than_the_common_name_is_refused(rig: Rig) -> None:
     with rig.connect("dev-1") as victim, rig.connect("dev-3", client_id="dev-1", wait=False) as thief:
         until(lambda: thief.refusals > 0)
         time.sleep(0.3)
@@ -117,13 +117,13 @@ def test_another_client_id_is_refused_so_no_session_is_taken_over(rig: Rig) -> N
         assert victim.connected.is_set()
 
 
-def test_an_old_certificate_of_a_device_is_refused(rig: Rig) -> None:
+def test_a_replaced_certificate_of_a_device_is_refused(rig: Rig) -> None:
     with rig.connect("dev-1", files=rig.ca.issue("dev-1", "-old")[:2], wait=False) as device:
         until(lambda: device.refusals > 0)
         assert not device.connected.is_set()
 
 
-def test_a_certificate_of_another_ca_and_a_made_up_fleet_certificate_are_refused(rig: Rig, tmp_path: Path) -> None:
+def test_certificates_of_another_ca_and_a_forged_fleet_certificate_are_refused(rig: Rig, tmp_path: Path) -> None:
     other = Ca(tmp_path)
     for files in (other.issue("dev-1")[:2], rig.ca.issue("fleet.ingest", "-second")[:2]):
         name = files[0].stem.removesuffix("-second")
@@ -133,7 +133,7 @@ def test_a_certificate_of_another_ca_and_a_made_up_fleet_certificate_are_refused
 
 
 @pytest.mark.parametrize("kind", list(Up))
-def test_garbage_on_every_topic_is_counted_and_nothing_stops(rig: Rig, kind: Up) -> None:
+def test_malformed_messages_on_every_topic_are_counted_and_nothing_stops(rig: Rig, kind: Up) -> None:
     before = sum(refusals(rig, "dev-4").values())
     with rig.connect("dev-4") as device:
         nested = b"[" * 100_000
@@ -150,7 +150,7 @@ def test_garbage_on_every_topic_is_counted_and_nothing_stops(rig: Rig, kind: Up)
         until(lambda: stored(rig, "dev-3") == first)
 
 
-def test_revoking_can_end_the_connection(rig: Rig) -> None:
+def test_a_revoked_device_can_be_disconnected(rig: Rig) -> None:
     rig.enrol("dev-5")
     with rig.connect("dev-5") as device:
         with rig.database.begin() as connection:
@@ -161,7 +161,7 @@ def test_revoking_can_end_the_connection(rig: Rig) -> None:
 
 
 def test_kill_9_of_the_broker_loses_nothing(rig: Rig) -> None:
-    """A device that sends until it is acknowledged, two kills in between: all stored, once; assignments retained."""
+    """The broker is killed twice while a device sends: each record is stored once, retained assignments are kept."""
     rig.enrol("dev-6")
     total, acked = 600, 0
     rig.link.publish(down_topic("dev-6", Down.ASSIGNMENT), b"assignment", retain=True)
@@ -203,7 +203,7 @@ def test_kill_9_of_the_broker_loses_nothing(rig: Rig) -> None:
     assert (row.contiguous, row.dropped) == (total, 0)
 
 
-def test_the_broker_goes_when_it_is_stopped(tmp_path: Path) -> None:
+def test_stop_ends_the_broker_process(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     pid = rig.server.pid
     assert pid is not None
@@ -221,7 +221,7 @@ time.sleep(60)
 """
 
 
-def test_the_broker_dies_with_a_killed_fleet(tmp_path: Path) -> None:
+def test_the_broker_dies_when_the_fleet_service_is_killed(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", _PARENT, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:

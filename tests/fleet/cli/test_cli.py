@@ -1,4 +1,4 @@
-"""The command line as a process of its own, against a real service."""
+"""The command line in processes of its own, against a real service."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def data_dir(folders: tuple[Path, Path]) -> Iterator[Path]:
     assert not (folders[1] / "serve.json").exists()
 
 
-def test_commands_without_a_service(tmp_path: Path) -> None:
+def test_failures_are_one_line_with_an_exit_code(tmp_path: Path) -> None:
     found = run("device", "list", "--data-dir", str(tmp_path))
     assert found.returncode == 1
     assert found.stdout == ""
@@ -98,7 +98,7 @@ def test_help_is_quick() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_day_of_an_operator(data_dir: Path, tmp_path: Path) -> None:
+def test_commands_of_tokens_devices_and_campaigns(data_dir: Path, tmp_path: Path) -> None:
     here = ("--data-dir", str(data_dir))
     made = run("device", "token", "press-1", "--tag", "site=hall", *here, "--json")
     assert json.loads(made.stdout)["token"].startswith("wt1.press-1.")
@@ -123,7 +123,7 @@ def test_day_of_an_operator(data_dir: Path, tmp_path: Path) -> None:
     assert health.json() == {"ok": True, "failing": []}
 
 
-def test_comes_back_after_kill(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_service_starts_again_after_sigkill_and_leaves_no_child(folders: tuple[Path, Path], tmp_path: Path) -> None:
     other = tmp_path / "data"
     assert run("keys", "init", "--keys-dir", str(tmp_path / "keys"), "--data-dir", str(other)).returncode == 0
     process = start(other)

@@ -10,7 +10,7 @@ from wheeltapper_fleet.config import FleetConfig, load_config
 from wheeltapper_fleet.ground.errors import FleetError
 
 
-def test_file_and_overrides(tmp_path: Path) -> None:
+def test_options_override_the_file(tmp_path: Path) -> None:
     (tmp_path / "fleet.toml").write_text('data_dir = "d"\nadmin_port = 0\npublic_hosts = ["fleet.example.org"]\n')
     config = load_config(tmp_path / "fleet.toml", {"admin_port": 9000, "mqtt_port": None})
     assert (config.data_dir, config.admin_port, config.mqtt_port) == (Path("d"), 9000, 8883)
@@ -34,13 +34,13 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("= nonsense", "config.unreadable"),
     ],
 )
-def test_refused(tmp_path: Path, text: str, code: str) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path, text: str, code: str) -> None:
     (tmp_path / "fleet.toml").write_text(text)
     with pytest.raises(FleetError) as caught:
         load_config(tmp_path / "fleet.toml")
     assert caught.value.code == code
 
 
-def test_away_from_loopback_with_tls(tmp_path: Path) -> None:
+def test_the_admin_api_may_leave_loopback_with_tls(tmp_path: Path) -> None:
     (tmp_path / "fleet.toml").write_text('admin_host = "0.0.0.0"\nadmin_tls_certificate = "c"\nadmin_tls_key = "k"\n')
     assert load_config(tmp_path / "fleet.toml").admin_tls_key == Path("k")

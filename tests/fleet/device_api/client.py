@@ -1,4 +1,4 @@
-"""A device's side of the HTTPS listener, with real TLS."""
+"""A client of the devices' API, with real TLS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fleet.trust.world import World
 
 @dataclass(frozen=True)
 class Answer:
-    """Status, headers and body."""
+    """An HTTP answer: status, headers and body."""
 
     status: int
     headers: dict[str, str]
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass
 class Client:
-    """Speaks as one device, or as nobody."""
+    """Makes requests with one device's certificate, or without a certificate."""
 
     url: str
     pool: urllib3.PoolManager
@@ -49,7 +49,7 @@ class Client:
         return self.ask("GET", path, headers=headers)
 
     def updater(self, cache: Path, root: bytes) -> Updater:
-        """python-tuf's client, as the agent uses it."""
+        """A TUF client with the options that the agent uses."""
         cache.mkdir()
         config = UpdaterConfig(prefix_targets_with_hash=False)
         return Updater(str(cache), f"{self.url}/v1/tuf", fetcher=_Fetcher(self.pool), config=config, bootstrap=root)
@@ -57,7 +57,7 @@ class Client:
 
 @dataclass
 class Listener:
-    """The listener under test."""
+    """The running devices' API, and the clients of it."""
 
     url: str
     port: int

@@ -14,7 +14,7 @@ from wheeltapper_fleet.device_api.tls_server import device_server, listening_soc
 
 @pytest.fixture
 def listener(world: World) -> Iterator[Listener]:
-    """The real listener, on a free port of the loopback."""
+    """The real devices' API, on a free port of the loopback interface."""
     api = DeviceApi(
         world.engine, world.ca, world.enrolment, world.repository, world.blobs, world.captures, enrolments_per_minute=8
     )

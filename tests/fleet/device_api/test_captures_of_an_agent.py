@@ -1,4 +1,4 @@
-"""The agent's captures against the real listener: by rule, over kills of the server and restarts of the agent."""
+"""The agent's captures against the real devices' API: by rule, with killed servers and restarted agents."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def enrol(client: Client, token: str, csr: bytes) -> tuple[int, dict[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
-def test_from_token_to_release(listener: Listener, world: World) -> None:
-    """Everything a device does: CA by its digest, CSR, metadata from the first root, manifest, files."""
+def test_a_device_enrols_and_fetches_a_release(listener: Listener, world: World) -> None:
+    """All that a device fetches: CA (checked by its digest), certificate, metadata, manifest, files."""
     world.publish(1)
     token = world.enrolment.create_token("dev-1")
     pem = Client(listener.url, urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False)).get("/v1/enrol/ca")
@@ -47,7 +47,7 @@ def test_from_token_to_release(listener: Listener, world: World) -> None:
         check_file(file, client.get(f"/v1/blobs/{file.sha256}").body)
 
 
-def test_updater_sees_what_comes_later(listener: Listener, world: World) -> None:
+def test_a_tuf_client_sees_releases_that_are_published_later(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     root = world.repository.trusted_root()
     path = manifest_path(MODEL, 1)
@@ -57,7 +57,7 @@ def test_updater_sees_what_comes_later(listener: Listener, world: World) -> None
     assert client.updater(world.folder / "c", root).get_targetinfo(manifest_path("pump-anomaly", 1)) is None
 
 
-def test_refused_enrolments(listener: Listener, world: World) -> None:
+def test_enrolments_are_refused_for_bad_tokens_and_csrs(listener: Listener, world: World) -> None:
     client = listener.client()
     _, csr = make_csr("dev-1")
     token = world.enrolment.create_token("dev-1")
@@ -90,12 +90,12 @@ def test_refused_enrolments(listener: Listener, world: World) -> None:
         (b"x" * 100_000, 413, "api.too_large"),
     ],
 )
-def test_bad_bodies(listener: Listener, body: bytes, status: int, code: str) -> None:
+def test_malformed_bodies_are_refused(listener: Listener, body: bytes, status: int, code: str) -> None:
     answer = listener.client().ask("POST", "/v1/enrol", body)
     assert (answer.status, answer.code) == (status, code)
 
 
-def test_enrolments_are_limited(listener: Listener) -> None:
+def test_enrolments_are_limited_per_address(listener: Listener) -> None:
     client = listener.client()
     codes = [client.ask("POST", "/v1/enrol", b"{}").code for _ in range(10)]
     assert codes == ["api.bad_request"] * 8 + ["api.rate_limited"] * 2
@@ -104,7 +104,7 @@ def test_enrolments_are_limited(listener: Listener) -> None:
 PROTECTED = ["/v1/tuf/timestamp.json", "/v1/tuf/1.root.json", f"/v1/blobs/{'0' * 64}"]
 
 
-def test_who_may_not(listener: Listener, world: World) -> None:
+def test_requests_without_a_known_certificate_are_refused(listener: Listener, world: World) -> None:
     nobody = listener.client()
     forged = {"wheeltapper_cn": "dev-1", "x-forwarded-for": "1.2.3.4", "x-client-cn": "dev-1"}
     for path in PROTECTED:
@@ -116,7 +116,7 @@ def test_who_may_not(listener: Listener, world: World) -> None:
     assert (stranger.get(PROTECTED[0]).status, stranger.get(PROTECTED[0]).code) == (403, "device.unknown")
 
 
-def test_revoked_and_replaced(listener: Listener, world: World) -> None:
+def test_revoked_devices_and_replaced_certificates_are_refused(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     assert client.get(PROTECTED[0]).status == 200
     revoke_device(world.engine, "dev-1")
@@ -131,7 +131,7 @@ def test_revoked_and_replaced(listener: Listener, world: World) -> None:
     assert (client.get(PROTECTED[0]).status, client.get(PROTECTED[0]).code) == (403, "device.certificate_replaced")
 
 
-def test_foreign_ca(listener: Listener, world: World) -> None:
+def test_a_certificate_of_another_ca_fails_the_handshake(listener: Listener, world: World) -> None:
     world.enrol("dev-1")
     other = FleetCA.create(world.folder / "other-ca", world.clock)
     key, csr = make_csr("dev-1")
@@ -159,7 +159,7 @@ def test_old_tls_is_refused(listener: Listener) -> None:
         Client(listener.url, pool).get("/v1/enrol/ca")
 
 
-def test_ranges(listener: Listener, world: World) -> None:
+def test_blobs_can_be_fetched_in_ranges(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     content = bytes(range(256)) * 8000
     path = f"/v1/blobs/{world.blobs.put_bytes(content).sha256}"
@@ -175,7 +175,7 @@ def test_ranges(listener: Listener, world: World) -> None:
         assert "code" in client.get(bad).json
 
 
-def test_unknown_paths_are_json(listener: Listener) -> None:
+def test_unknown_paths_are_answered_with_json(listener: Listener) -> None:
     client = listener.enrolled("dev-1")
     for path in ("/", "/docs", "/openapi.json", "/v1/tuf/root.json", "/v1/tuf/..%2fkeys%2fdirector.pem"):
         assert client.get(path).status == 404
@@ -183,7 +183,7 @@ def test_unknown_paths_are_json(listener: Listener) -> None:
     assert client.ask("DELETE", "/v1/tuf/timestamp.json").status == 405
 
 
-def test_captures(listener: Listener, world: World) -> None:
+def test_uploading_a_capture(listener: Listener, world: World) -> None:
     client, other = listener.enrolled("dev-1"), listener.enrolled("dev-2")
     ask(world, "c-1")
     content = recording_bytes(40, 4096)
@@ -203,7 +203,7 @@ def test_captures(listener: Listener, world: World) -> None:
     assert world.captures.path(sha256(content)).read_bytes() == content
 
 
-def test_a_capture_beyond_the_cap_is_cut_off(listener: Listener, world: World) -> None:
+def test_a_capture_over_the_limit_is_cut_off(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     ask(world, "c-1")
 

@@ -1,4 +1,4 @@
-"""Recordings in pieces over real TLS: going on after a kill, hostile offsets, bounds, expiry."""
+"""Resumable uploads over real TLS: resuming after a kill, hostile offsets, limits, expiry."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def state(client: Client, name: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", ["c-1", AUTO])
-def test_in_pieces_and_again(listener: Listener, world: World, name: str) -> None:
+def test_upload_in_pieces_and_once_more(listener: Listener, world: World, name: str) -> None:
     client = listener.enrolled("dev-1")
     ask(world, "c-1")
     content = recording_bytes(40, 4096)
@@ -105,7 +105,7 @@ def test_hostile_pieces_change_nothing(listener: Listener, world: World) -> None
     assert piece(client, "c-1", content, int(state(client, "c-1")[0]), len(content)).status == 200
 
 
-def test_wrong_bytes_begin_again_from_nothing(listener: Listener, world: World) -> None:
+def test_an_upload_with_a_wrong_hash_starts_over(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     content = recording_bytes(4, 4096)
     damaged = bytes([content[0] ^ 1]) + content[1:]
@@ -119,7 +119,7 @@ def test_wrong_bytes_begin_again_from_nothing(listener: Listener, world: World) 
     assert listener.enrolled("dev-2").ask("HEAD", f"/v1/captures/{AUTO}").status == 403
 
 
-def test_unfinished_uploads_are_few_and_expire(listener: Listener, world: World) -> None:
+def test_unfinished_uploads_are_limited_and_expire(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     content = recording_bytes(4, 4096)
     names = [f"auto-{number:016x}" for number in range(MAX_UPLOADS_PER_DEVICE + 1)]
@@ -134,9 +134,7 @@ def test_unfinished_uploads_are_few_and_expire(listener: Listener, world: World)
     assert len(list((world.data_dir / "captures-partial").glob("*.part"))) == 1
 
 
-def test_rules_may_not_send_more_than_a_days_share(
-    listener: Listener, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uploads_by_rule_are_limited_per_day(listener: Listener, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     client = listener.enrolled("dev-1")
     content = recording_bytes(4, 4096)
     monkeypatch.setattr(service, "MAX_AUTO_BYTES_A_DAY", 1000)
@@ -149,7 +147,7 @@ def test_rules_may_not_send_more_than_a_days_share(
     assert piece(client, "auto-00000000000000aa", content, 0, len(content)).status == 200
 
 
-def test_two_senders_of_one_upload_do_not_mix(listener: Listener, world: World) -> None:
+def test_concurrent_requests_for_one_upload_do_not_mix(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     content = recording_bytes(40, 4096)
     answers: list[Answer] = []
@@ -186,7 +184,7 @@ with listening_socket("127.0.0.1", int(sys.argv[2])) as bound:
 
 
 class Process:
-    """The listener as a process of its own, to be killed."""
+    """The devices' API in a process of its own, which tests kill."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -207,7 +205,7 @@ class Process:
         self._process.stdout.close()
 
 
-def test_kill_9_in_the_middle_and_on_from_there(world: World) -> None:
+def test_an_upload_resumes_after_kill_9_of_the_server(world: World) -> None:
     certificate, key = world.enrol("dev-1")
     content = recording_bytes(200, 2048)
     server = Process(world.folder)

@@ -36,13 +36,13 @@ def test_device_certificate_ignores_what_the_csr_asks_for(world: World) -> None:
         (make_csr("dev-1", ec.SECP224R1())[1], "enrol.csr_invalid"),
     ],
 )
-def test_refused_csr(world: World, csr: bytes, code: str) -> None:
+def test_malformed_and_weak_csrs_are_refused(world: World, csr: bytes, code: str) -> None:
     with pytest.raises(FleetError) as caught:
         world.ca.sign_device_csr(csr, "dev-1")
     assert caught.value.code == code
 
 
-def test_csr_signed_by_another_key_or_with_more_names(world: World) -> None:
+def test_a_csr_signed_by_another_key_or_with_more_names_is_refused(world: World) -> None:
     der = bytearray(x509.load_pem_x509_csr(make_csr("dev-1")[1]).public_bytes(serialization.Encoding.DER))
     der[-1] ^= 1
     broken = x509.load_der_x509_csr(bytes(der)).public_bytes(serialization.Encoding.PEM)
@@ -62,7 +62,7 @@ def test_csr_signed_by_another_key_or_with_more_names(world: World) -> None:
     assert caught.value.code == "enrol.csr_invalid"
 
 
-def test_service_certificates_are_kept_until_needed_anew(world: World) -> None:
+def test_service_certificates_are_kept_until_they_must_be_renewed(world: World) -> None:
     files = world.ca.server_files(["fleet.example", "192.0.2.7"])
     first = files.certificate.read_bytes()
     assert stat.S_IMODE(files.key.stat().st_mode) == 0o600
@@ -76,13 +76,13 @@ def test_service_certificates_are_kept_until_needed_anew(world: World) -> None:
     assert world.ca.server_files().certificate.read_bytes() != second
 
 
-def test_ingest_certificate_cannot_be_a_device(world: World) -> None:
+def test_the_fleets_own_name_cannot_be_a_device_id(world: World) -> None:
     certificate = x509.load_pem_x509_certificate(world.ca.ingest_files().certificate.read_bytes())
     assert certificate.subject.rfc4514_string() == "CN=fleet.ingest"
     assert world.ca.ingest_files().certificate.read_bytes() == certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def test_ca_is_made_once(world: World) -> None:
+def test_a_ca_is_never_overwritten(world: World) -> None:
     with pytest.raises(FleetError) as caught:
         FleetCA.create(world.data_dir / "ca", world.clock)
     assert caught.value.code == "keys.exists"

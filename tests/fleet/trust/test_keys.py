@@ -12,7 +12,7 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 
 
-def test_keys_are_private_and_in_their_places(world: World) -> None:
+def test_keys_are_private_and_in_the_right_folders(world: World) -> None:
     offline = sorted(path.name for path in world.keys_dir.iterdir())
     assert offline == [
         "root-1.pem",
@@ -30,7 +30,7 @@ def test_keys_are_private_and_in_their_places(world: World) -> None:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_first_metadata(world: World) -> None:
+def test_the_first_metadata_verifies(world: World) -> None:
     root = Metadata[Root].from_bytes(world.repository.trusted_root()).signed
     assert root.consistent_snapshot
     assert {name: role.threshold for name, role in root.roles.items()} == {
@@ -44,7 +44,7 @@ def test_first_metadata(world: World) -> None:
     assert world.repository.models() == (MODEL, "pump-anomaly")
 
 
-def test_nothing_is_overwritten(world: World) -> None:
+def test_keys_are_never_overwritten(world: World) -> None:
     before = {path: path.read_bytes() for path in world.folder.rglob("*.pem")}
     for keys_dir, data_dir in ((world.keys_dir, world.folder / "new"), (world.folder / "other", world.data_dir)):
         with pytest.raises(FleetError) as caught:
@@ -54,7 +54,7 @@ def test_nothing_is_overwritten(world: World) -> None:
 
 
 @pytest.mark.parametrize("models", [[], ["director"], ["root"], [MODEL, MODEL]])
-def test_bad_models(tmp_path: Path, models: list[str]) -> None:
+def test_invalid_model_names_are_refused(tmp_path: Path, models: list[str]) -> None:
     with pytest.raises(FleetError) as caught:
         init_keys(tmp_path / "k", tmp_path / "d", models)
     assert caught.value.code == "keys.models"
@@ -70,7 +70,7 @@ def test_signer_from_uri_and_from_path(world: World) -> None:
     assert caught.value.code == "keys.unreadable"
 
 
-def test_unreadable_keys(tmp_path: Path) -> None:
+def test_unreadable_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FleetError) as caught:
         load_signer(tmp_path / "none.pem")
     assert caught.value.code == "keys.missing"

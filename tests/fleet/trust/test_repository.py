@@ -22,7 +22,7 @@ TWO = manifest_path(MODEL, 2)
 
 
 def found(world: World, path: str) -> TargetFile | None:
-    """What a client that has only the first root finds."""
+    """The target that a client finds which has only the first root."""
     try:
         return verified_target(world.repository.folder, world.repository.trusted_root(), path)
     except FleetError as error:
@@ -36,7 +36,7 @@ def next_metadata(world: World, path: str, content: bytes) -> bytes:
     return sign_for_team(world.repository.role_metadata(MODEL), path, content, signer, now=world.clock())
 
 
-def test_publish_and_find(world: World) -> None:
+def test_a_published_release_is_found_by_a_client(world: World) -> None:
     assert found(world, ONE) is None
     world.repository.publish(MODEL, next_metadata(world, ONE, b"one"))
     world.repository.publish(MODEL, next_metadata(world, TWO, b"two!"))
@@ -107,7 +107,7 @@ def test_refused_metadata_changes_nothing(world: World, change: Callable[[Target
     assert {path.name: path.read_bytes() for path in world.repository.folder.glob("*.json")} == before
 
 
-def test_refused_signatures_and_bytes(world: World) -> None:
+def test_wrong_signatures_and_malformed_metadata_are_refused(world: World) -> None:
     world.repository.publish(MODEL, next_metadata(world, ONE, b"one"))
     good = next_metadata(world, TWO, b"two")
     pump = load_signer(team_key(world.keys_dir, "pump-anomaly"))
@@ -136,7 +136,9 @@ def test_an_old_release_is_not_signed_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_killed_at_any_write(world: World, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+def test_publication_killed_at_any_write_leaves_consistent_metadata(
+    world: World, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
     world.repository.publish(MODEL, next_metadata(world, ONE, b"one"))
     number, effects = 2, 0
     for nth in range(1, 100):
@@ -164,7 +166,7 @@ def test_killed_at_any_write(world: World, monkeypatch: pytest.MonkeyPatch, afte
     assert effects == 9  # three files: fsync, rename, fsync of the folder
 
 
-def test_refresh_signs_when_half_of_the_life_is_gone(world: World) -> None:
+def test_refresh_signs_when_half_of_the_validity_has_passed(world: World) -> None:
     def versions() -> tuple[int, int]:
         timestamp = Metadata[Timestamp].from_bytes(world.repository.read("timestamp.json")).signed
         return timestamp.version, timestamp.snapshot_meta.version
@@ -200,7 +202,9 @@ def test_an_expired_timestamp_is_refused_until_it_is_signed_again(tmp_path_facto
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_refresh_killed_at_any_write(world: World, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+def test_refresh_killed_at_any_write_leaves_consistent_metadata(
+    world: World, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
     world.repository.publish(MODEL, next_metadata(world, ONE, b"one"))
     for nth in range(1, 7):
         world.clock.now += 4 * 86_400
@@ -212,13 +216,13 @@ def test_refresh_killed_at_any_write(world: World, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["root.json", "../keys/director.pem", ".lock", "1.root.json\n", "0.root.json", "x"])
-def test_only_metadata_is_read(world: World, name: str) -> None:
+def test_only_metadata_files_can_be_read(world: World, name: str) -> None:
     with pytest.raises(FleetError) as caught:
         world.repository.read(name)
     assert caught.value.code == "tuf.not_found"
 
 
-def test_another_repositorys_root(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_root_of_another_repository_does_not_verify(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = World.create(tmp_path_factory.mktemp("other"))
     with pytest.raises(FleetError) as caught:
         verified_target(world.repository.folder, other.repository.trusted_root(), ONE)

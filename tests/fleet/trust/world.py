@@ -1,4 +1,4 @@
-"""A whole fleet room in a temporary folder: keys, CA, repository, database and services, on a clock that tests set."""
+"""The fleet's parts in a temporary folder (keys, CA, repository, database, services), on a clock that tests set."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FAILED = Gate(name="separation", value=1.0, limit=2.0, passed=False)
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that stands still until a test changes ``now``."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -48,7 +48,7 @@ class Clock:
 
 
 class World:
-    """Everything, opened from ``folder`` (which :meth:`create` fills); opening it again is a restart of the service."""
+    """The fleet's parts, opened from ``folder``, which :meth:`create` fills. Opening it again is a restart."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.folder = folder
@@ -107,7 +107,7 @@ class World:
 
 
 def make_csr(device: str, curve: ec.EllipticCurve | None = None) -> tuple[bytes, bytes]:
-    """A key and a CSR (PEM), as a device makes them."""
+    """A key and a CSR (PEM), as a device creates them."""
     key = ec.generate_private_key(curve or ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(name)
@@ -121,12 +121,12 @@ def sha256(content: bytes) -> str:
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for the end of the process."""
 
 
 @contextmanager
 def killed_at(monkeypatch: pytest.MonkeyPatch, nth: int, *, after: bool) -> Iterator[Callable[[], int]]:
-    """Die before or after the nth fsync or rename; gives a function that counts how many there were."""
+    """Raise :class:`Killed` before or after the nth fsync or rename; gives a function that counts them."""
     count = 0
 
     def wrap(real: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,7 +50,7 @@ def fill(server: AdminServer) -> None:
             server.insert(tables.executions, **execution, wave=device > 1, state=end, updated_at=1.79e9)
 
 
-def test_page_is_live_and_looks_right(server: AdminServer, tmp_path: Path) -> None:
+def test_the_page_shows_changes_live(server: AdminServer, tmp_path: Path) -> None:
     fill(server)
     out = Path(os.environ.get("WHEELTAPPER_TEST_IMAGES", tmp_path))
     with open_page() as page:
@@ -76,7 +76,7 @@ def test_page_is_live_and_looks_right(server: AdminServer, tmp_path: Path) -> No
         assert page.problems == []
 
 
-def test_what_devices_say_is_only_text(server: AdminServer, tmp_path: Path) -> None:
+def test_markup_in_data_from_devices_is_shown_as_text(server: AdminServer, tmp_path: Path) -> None:
     status = {"pipelines": {EVIL: {"model": EVIL, "release": EVIL, "source": EVIL}}, "execution_state": EVIL}
     server.add_device("press-1", status={"pipelines": {"bearing": {"model": EVIL, "release": 1, "source": EVIL}}})
     server.add_device("press-2", status={**status, "pipelines": {EVIL: {"model": EVIL, "release": 2}}})

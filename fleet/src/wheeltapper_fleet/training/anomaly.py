@@ -114,18 +114,18 @@ def train_anomaly(
             ``training.out_exists``, ``training.gate_failed``.
         RecordingError: a recording is malformed.
     """
-    say = progress or (lambda text: None)
+    report = progress or (lambda text: None)
     if not 0 < healthy_fraction <= 1:
         raise TrainingError(
             "training.fraction", f"healthy_fraction is {healthy_fraction}; give a number above 0 and at most 1"
         )
     check_target(out)
-    say("features")
+    report("features")
     healthy = _read_all(recordings, healthy_fraction)
     for attempt in range(_ATTEMPTS):
-        say("fit with another seed" if attempt else "cross-validation and fit")
+        report("fit with another seed" if attempt else "cross-validation and fit")
         candidate = _fit(healthy, seed)
-        say("gates")
+        report("gates")
         golden, measured = _run_gates(candidate, healthy, seed)
         failed = [gate for gate in measured if not gate.passed]
         if attempt + 1 == _ATTEMPTS or [gate.name for gate in failed] != ["int8_agreement"]:
@@ -137,7 +137,7 @@ def train_anomaly(
         raise TrainingError("training.gate_failed", f"the candidate failed its gates: {text}; no bundle was written")
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction)
     write_bundle(out, {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)})
-    say("bundle written")
+    report("bundle written")
     return manifest
 
 

@@ -1,5 +1,5 @@
-// Keeps the page live: hears what changed, then asks the server for that section, rendered and escaped there.
-// At most one request per section at a time, and at least PAUSE_MS between two.
+// Keeps the page live: server-sent events tell what changed, then the section is fetched, rendered and escaped by the
+// server. There is at most one request per section at a time, and at least PAUSE_MS between two.
 "use strict";
 (() => {
   const PAUSE_MS = 900;
