@@ -71,7 +71,7 @@ class Evaluation(Struct, frozen=True):
     def window(self, row: int) -> Evaluation:
         """Return a copy of the window ``row`` alone, which keeps none of the other windows in memory."""
         rows, scores = slice(row, row + 1), self.scores
-        reading = Prediction(
+        prediction = Prediction(
             scores.score[rows].copy(),
             scores.labels[rows] if scores.labels is not None else None,
             scores.values[rows].copy() if scores.values is not None else None,
@@ -82,7 +82,7 @@ class Evaluation(Struct, frozen=True):
             self.features[rows].copy(),
             self.model_input[rows].copy(),
             self.model_output[rows].copy(),
-            reading,
+            prediction,
             velocity,
         )
 
@@ -119,7 +119,7 @@ class Bundle:
         return dataclasses.replace(self, golden=b"")
 
     def for_one_stream(self) -> Bundle:
-        """Return this bundle for the windows of one source. Copies share everything but the newest window above the
+        """Return this bundle for the windows of one source; the copies share all but the newest window above the
         threshold."""
         return dataclasses.replace(self, last_above_threshold=[])
 
@@ -294,15 +294,15 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         if file.name in (manifest.model_file, GOLDEN_FILE):
             contents[file.name] = content
     shape = manifest.input
-    form = (shape.sample_rate_hz, shape.window_samples, len(shape.channels))
+    signal_shape = (shape.sample_rate_hz, shape.window_samples, len(shape.channels))
     specs = list(manifest.features)
     try:
         if manifest.iso20816 is not None:
             velocities = velocity_feature_specs(manifest.iso20816, shape.channels, shape.units)
             specs += [replace(spec, name=f"iso20816.{spec.name}") for spec in velocities]
-        features = FeatureSet(specs, *form)
+        features = FeatureSet(specs, *signal_shape)
         task = InferenceTask(manifest)
-        bearing = BearingFaultDetector(manifest.bearing, *form) if manifest.bearing is not None else None
+        bearing = BearingFaultDetector(manifest.bearing, *signal_shape) if manifest.bearing is not None else None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest describes what this agent cannot compute: {error}") from error
     model = load_model(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.pipeline.change import Change, ScoreChangeDetector
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.records.port import unnumbered_report
@@ -33,8 +34,7 @@ from wheeltapper_protocols.drift.sketch import Bins, Sketches, encode_sketches
 from wheeltapper_protocols.signal.quality import DataQuality
 from wheeltapper_protocols.wire.messages import Alert, DriftEvent, DriftReport, Report
 
-if TYPE_CHECKING:  # for annotations only: neither is pure
-    from wheeltapper_agent.ground.clock import Clock
+if TYPE_CHECKING:  # for annotations only: what the manifest imports is not pure
     from wheeltapper_protocols.manifest.manifest import Manifest
 
 __all__ = ["BLOCK_WINDOWS", "MIN_REPORT_WINDOWS", "DriftObserver"]

@@ -42,10 +42,12 @@ _LOG = logging.getLogger(__name__)
 MAX_BLOCK: Final = 32
 """Greatest number of windows in a block."""
 MAX_BLOCK_BYTES: Final = 1024 * 1024
+"""Greatest size of the samples in a block."""
 MAX_PENDING: Final = 600
 """Greatest number of windows whose records wait for the disk."""
 
 Item: TypeAlias = TelemetryRecord | Alert | Report
+"""What a window may become in the spool."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ class JudgedWindow:
     state_before: DecisionState
     """The decision before this window."""
     items: list[Item] = field(default_factory=list)
-    """Records that go with the window's own, as of the live observers."""
+    """Records that go with the window's own: those of the observers that saw it when it was judged."""
 
     @property
     def urgent(self) -> bool:

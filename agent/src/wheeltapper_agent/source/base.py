@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # for annotations only: the clock is not pure
-    from wheeltapper_agent.ground.clock import Clock
+from wheeltapper_agent.ground.clock import Clock
 
 __all__ = [
     "Source",
