@@ -1,4 +1,4 @@
-"""One agent a state folder, and an agent that outlives what it cannot tell."""
+"""Only one agent runs on a state folder; an agent also runs where the disk or the broker refuses."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_disk_without_room_for_it_does_not_stop_the_agent(
 
 @pytest.fixture
 def agent(tmp_path: Path, server: DeviceServer) -> Iterator[Agent]:
-    """Not started; ends at the end of the test."""
+    """An agent that the test starts, with :func:`_start`; it is stopped at the end of the test."""
     state = tmp_path / "state"
     state.mkdir()
     source = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=50.0)

@@ -85,7 +85,7 @@ def test_a_key_that_is_damaged_is_told(tmp_path: Path, server: DeviceServer, con
 def test_a_file_is_whole_or_not_there(
     tmp_path: Path, write: Callable[[Path, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever the power goes, and whatever the disk says: never a part, and nothing beside it."""
+    """Whenever the power fails and whatever the disk refuses: no file is there in part, and no other file is left."""
     path, seen = tmp_path / "device.key", []
 
     def fsync(_: int) -> None:

@@ -1,4 +1,4 @@
-"""The connection to the broker, against one that is not well: a few packets of MQTT 3.1.1 and 5 over real TLS."""
+"""The connection to a broker that misbehaves: the tests speak MQTT 3.1.1 and 5 themselves, over real TLS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wheeltapper_protocols.wire.topics import Down, down_topic
 
 
 class Broker:
-    """Accepts every connection and subscription; then drops it, or says something, or just stands."""
+    """Accepts every connection and subscription; then closes the connection, sends something, or stays silent."""
 
     def __init__(self, authority: Authority) -> None:
         self.drops, self.says = False, False

@@ -1,4 +1,4 @@
-"""Which alerts are open: known from the records that were kept, whatever happened to the spool since."""
+"""The spool knows which alerts are open, also after a kill, a restart or damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A spool of which something is damaged: what is right of it goes on, and what is lost is counted."""
+"""A damaged spool: its intact records are kept and sent, and the lost ones are counted and reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _change(path: Path, sql: str) -> None:
 
 
 def _smash_the_first_leaf(path: Path) -> None:
-    """Make the page with the lowest seqs, which each question for the oldest reads, no page at all."""
+    """Overwrite the page with the lowest numbers, which is read whenever the oldest record is looked for."""
     connection = sqlite3.connect(path)
     page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'records'").fetchone()[0]
     connection.close()
@@ -135,7 +135,7 @@ def test_a_file_that_says_it_may_not_be_written_is_damaged(tmp_path: Path) -> No
 )  # fmt: skip
 @pytest.mark.parametrize("seq", [3, 290])
 def test_one_damaged_column_costs_one_record(tmp_path: Path, column: str, seq: int) -> None:
-    """Before and after the newest row that says where the spool stands (every 256 records)."""
+    """Records before and after the newest stored state, which is written every 256 records."""
     clock, path = Clock(), tmp_path / "s.db"
     limits = SpoolLimits(max_age_seconds=30 * DAY)
 
@@ -246,7 +246,7 @@ def test_a_kill_while_the_schema_is_created_leaves_an_empty_database(
 
 
 def test_a_seq_that_is_taken_means_damage(tmp_path: Path) -> None:
-    """As where the newest records came back after they were given again."""
+    """As if an old copy of the file had been put back."""
     path = tmp_path / "s.db"
     spool = Spool(path)
     spool.append(record(0))

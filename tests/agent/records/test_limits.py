@@ -212,7 +212,7 @@ def test_a_disk_that_others_filled_is_survived(small_disk: Path) -> None:
 
 
 def _fill(folder: Path) -> None:
-    """What another program leaves of the disk: nothing."""
+    """Fill the rest of the disk, as another program may."""
     for size in (4096, 1):
         with (folder / "log").open("ab", buffering=0) as log, contextlib.suppress(OSError):
             while log.write(bytes(size)):
@@ -221,7 +221,7 @@ def _fill(folder: Path) -> None:
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_spool_begins_on_a_full_disk(small_disk: Path, killed: bool) -> None:
-    """There is no room for SQLite's log and its index; that is what the reserve is for."""
+    """SQLite has no room for its log and the index of its log, until the reserve is deleted."""
     path = small_disk / "s.db"
     spool = Spool(path)
     spool.append(*(record(index) for index in range(2000)), alert(0))
