@@ -397,7 +397,11 @@ def invalid() -> dict[str, tuple[str, bytes]]:
 def read(topic: str, payload: bytes) -> m.Message:
     """Decode what came on ``up/<kind>`` or ``down/<kind>``."""
     way, _, kind = topic.partition("/")
-    return codec.decode(Up(kind), payload) if way == "up" else codec.decode_down(Down(kind), payload)
+    return (
+        codec.decode(parse_up_topic(f"wt/v1/press-1/{topic}")[1], payload)
+        if way == "up"
+        else codec.decode_down(Down(kind), payload)
+    )
 
 
 def assignment_vector(name: str = "assignment", **changes: Any) -> dict[str, str]:
@@ -426,6 +430,7 @@ GOOD_NAMES = ["a", "press-1", "0", "a" * 63]
 BAD_NAMES = ["", "A", "a/b", "a+", "#", "../x", "a" * 64, "-a", "a\n", "é", "a.b", "a_b", "a b"]
 TOPICS = [
     *(f"wt/v1/press-1/up/{kind.value}" for kind in Up),
+    "wt/v1/press-1/up/capture",
     "",
     "wt/v1/press-1/up",
     "wt/v1/press-1/up/status/more",

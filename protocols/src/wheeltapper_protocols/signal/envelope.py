@@ -14,7 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
-import threading
+from threading import local
 from typing import Final
 
 import numpy as np
@@ -52,7 +52,7 @@ class EnvelopeSpectrum:
         # not reach the lines that are needed.
         self._points = 1 << (width + self._lines - 1).bit_length()
         self._by_product = width * (_BLOCK + self._lines) < _PRODUCTS_PER_POINT * self._points
-        self._scratch = threading.local()
+        self._scratch = local()
 
     def power(self, spectrum: Spectrum) -> Array | None:
         """Powers of the lines' real and imaginary parts, interleaved, relative to the squared mean of the envelope.

@@ -70,13 +70,10 @@ def decode(kind: Up, payload: bytes) -> Message:
     """The message that a device sent on its topic ``up/<kind>``.
 
     Raises:
-        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON, MessagePack or zstd), ``wire.topic`` (no
-            message has this kind), ``wire.invalid`` (a field is missing, out of range or of another type).
+        WireError: ``wire.too_large``, ``wire.malformed`` (not JSON, MessagePack or zstd), ``wire.invalid`` (a
+            field is missing, out of range or of another type).
     """
-    struct = _UP.get(kind)
-    if struct is None:
-        raise WireError("wire.topic", f"no message is defined for up/{kind.value}: it is reserved")
-    return _decode(struct, payload)  # type: ignore[return-value]  # _UP holds Message types only
+    return _decode(_UP[kind], payload)  # type: ignore[return-value]  # _UP holds Message types only
 
 
 def decode_down(kind: Down, payload: bytes) -> Command | Ack:

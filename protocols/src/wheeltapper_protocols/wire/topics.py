@@ -18,13 +18,12 @@ ALL_UP_FILTER = f"{_PREFIX}/+/up/+"
 
 
 class Up(StrEnum):
-    """The kinds of messages that a device sends. ``CAPTURE`` is reserved: no message is defined for it."""
+    """The kinds of messages that a device sends."""
 
     STATUS = "status"
     TELEMETRY = "telemetry"
     ALERT = "alert"
     REPORT = "report"
-    CAPTURE = "capture"
 
 
 class Down(StrEnum):
