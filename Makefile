@@ -6,6 +6,8 @@ LEGACY := .venv-legacy
 STAMP  := $(VENV)/.ready
 ORACLES := .venv-oracles
 ARGS   ?=
+# Tests run in as many processes as there are cores, four at most; a file stays in one process. ARGS="-n 0": in one.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 ARCH   ?= amd64
 WHEELS ?=
 
@@ -32,7 +34,7 @@ demo: $(STAMP)   ## the whole loop on this machine; ARGS="--headless --seconds 9
 
 test: $(STAMP)   ## every test that CI runs
 	@sh packaging/debian_packages.sh mosquitto chromium systemd
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 $(LEGACY)/.ready: constraints-legacy.txt protocols/pyproject.toml agent/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
@@ -43,12 +45,12 @@ $(LEGACY)/.ready: constraints-legacy.txt protocols/pyproject.toml agent/pyprojec
 		hatchling editables setuptools wheel
 	@$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		-c constraints-legacy.txt -e ./protocols -e './agent[tflite,modbus,opcua,parquet]' \
-		flatbuffers hypothesis jsonschema psutil pytest pytest-timeout scipy
+		flatbuffers hypothesis jsonschema psutil pytest pytest-timeout pytest-xdist scipy
 	@touch $@
 
 test-legacy: $(LEGACY)/.ready  ## the agent's tests with numpy 1.26 and tflite-runtime only
 	@sh packaging/debian_packages.sh mosquitto
-	@WHEELTAPPER_TEST_RUNTIME=tflite $(LEGACY)/bin/python -m pytest -m "not slow" tests/agent tests/protocols $(ARGS)
+	@WHEELTAPPER_TEST_RUNTIME=tflite $(LEGACY)/bin/python -m pytest $(PARALLEL) -m "not slow" tests/agent tests/protocols $(ARGS)
 
 oracles: $(ORACLES)/.ready  ## environment of its own for evidently, which some slow tests compare with
 

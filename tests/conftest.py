@@ -11,6 +11,15 @@ from tests import legacy
 
 legacy.install()
 
+LONGEST_FIRST = ("tests/sim/", "tests/e2e/", "tests/fleet/cli/", "tests/agent/update/")
+"""Where the longest tests are. They begin first, so that no worker is left with one when the others have nothing."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tests: folders of :data:`LONGEST_FIRST` in that order, then the others as they were found."""
+    last = len(LONGEST_FIRST)
+    items.sort(key=lambda item: next((n for n, part in enumerate(LONGEST_FIRST) if part in str(item.path)), last))
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
