@@ -21,6 +21,7 @@ from wheeltapper_fleet.demo.cli import demo
 
 ROOT = Path(__file__).resolve().parents[1]
 Options = dict[str, set[str]]
+PARTS = ("protocols", "agent", "fleet")
 
 PRIVATE = re.compile(
     # A developer's machine, then hosts of package registries; in parts, so that this file does not match itself.
@@ -91,6 +92,21 @@ def empty_diagrams(text: str) -> int:
     return sum(len(block.split("\n")) < 3 for block in re.findall(r"```mermaid\n(.*?)```", text, flags=re.DOTALL))
 
 
+def missing_files(text: str) -> list[str]:
+    """Paths in backticks that are nowhere: not in the repository, not in a package."""
+    named = set(re.findall(r"`([\w.-]+/[\w./-]*?(?:\.(?:py|md|toml|txt|json)|/))`", text))
+    places = [ROOT, *(ROOT / f"{part}/src/wheeltapper_{part}" for part in PARTS), *(ROOT / "tests", ROOT / "docs")]
+    places += [ROOT / f"{part}/src" for part in PARTS]
+    shortened = {f"{part}/": f"{part}/src/wheeltapper_{part}/" for part in PARTS}
+    found = []
+    for path in sorted(named):
+        part = path.partition("/")[0] + "/"
+        long = path.replace(part, shortened.get(part, part), 1)
+        if not any((place / each).exists() for place in places for each in (path, long)):
+            found.append(path)
+    return found
+
+
 def private_lines(text: str) -> list[str]:
     """Lines that name a developer's folder or a package registry."""
     return [line.strip()[:160] for line in text.splitlines() if PRIVATE.search(line)]
@@ -118,6 +134,13 @@ def test_links_lead_somewhere() -> None:
         if (found := broken_links(file, file.read_text(encoding="utf-8")))
     }
     assert broken == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["docs/architecture.md", "CONTRIBUTING.md", "docs/agent/updates.md", "docs/agent/drift.md"]
+)
+def test_the_files_that_a_newcomer_is_led_to_are_there(name: str) -> None:
+    assert missing_files((ROOT / name).read_text(encoding="utf-8")) == []
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
@@ -150,6 +173,10 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
     assert broken_links(tmp_path / "a.md", "[a](b.md) [c](https://x/y)") == ["b.md"]
     (tmp_path / "b.md").write_text("# One two\n", encoding="utf-8")
     assert broken_links(tmp_path / "a.md", "[a](b.md#one-two) [b](b.md#three)") == ["b.md#three"]
+    assert missing_files("`agent/update/machine.py` `update/machine.py` `update/table.py` `attic/x/` `docs/adr/`") == [
+        "attic/x/",
+        "update/table.py",
+    ]
     assert (
         empty_diagrams("```mermaid\n```\n```mermaid\nflowchart LR\n```\n```mermaid\nflowchart LR\na --> b\n```\n") == 2
     )
