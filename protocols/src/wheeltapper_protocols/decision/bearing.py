@@ -93,18 +93,18 @@ class BearingSpec(Struct, frozen=True, kw_only=True):
     the tolerance covers more bins, the limit rises with the strength of noise."""
 
 
-def bearing_feature_specs(watch: BearingSpec, label: str, faults: Sequence[str] = FAULTS) -> list[FeatureSpec]:
+def bearing_feature_specs(section: BearingSpec, label: str, faults: Sequence[str] = FAULTS) -> list[FeatureSpec]:
     """A ``bearing_line`` feature for each of ``faults``, named ``<label>.bpfo`` and so on."""
-    shared = {"carrier_low_hz": watch.carrier_low_hz, "carrier_high_hz": watch.carrier_high_hz}
+    shared = {"carrier_low_hz": section.carrier_low_hz, "carrier_high_hz": section.carrier_high_hz}
     return [
         FeatureSpec(
             name=f"{label}.{fault.lower()}",
             kind="bearing_line",
-            channel=watch.channel,
+            channel=section.channel,
             params={
-                "line_hz": watch.geometry.line_hz(fault, watch.shaft_hz),
-                "harmonics": float(watch.harmonics),
-                "tolerance": watch.tolerance,
+                "line_hz": section.geometry.line_hz(fault, section.shaft_hz),
+                "harmonics": float(section.harmonics),
+                "tolerance": section.tolerance,
                 **shared,
             },
         )
@@ -112,18 +112,18 @@ def bearing_feature_specs(watch: BearingSpec, label: str, faults: Sequence[str] 
     ]
 
 
-def describe_fault(watch: BearingSpec, fault: str) -> str:
+def describe_fault(section: BearingSpec, fault: str) -> str:
     """The text that names a fault in an alert, e.g. ``outer race (BPFO 104.6 Hz, 3 harmonics)``."""
-    line_hz = watch.geometry.line_hz(fault, watch.shaft_hz)
-    many = "harmonics" if watch.harmonics > 1 else "harmonic"
-    return f"{_PLACES[fault]} ({fault} {line_hz:.1f} Hz, {watch.harmonics} {many})"
+    line_hz = section.geometry.line_hz(fault, section.shaft_hz)
+    many = "harmonics" if section.harmonics > 1 else "harmonic"
+    return f"{_PLACES[fault]} ({fault} {line_hz:.1f} Hz, {section.harmonics} {many})"
 
 
 class BearingFaultDetector:
     """Names the fault whose line is strongest in a window.
 
     Args:
-        watch: the manifest's section ``bearing``.
+        section: the manifest's section ``bearing``.
         sample_rate_hz: sample rate, in Hz.
         window_samples: number of samples in a window; a line that it cannot resolve is left out.
         channels: number of channels in a window.
@@ -132,13 +132,13 @@ class BearingFaultDetector:
         ValueError: the window is too short for every line, or the section does not fit the window.
     """
 
-    def __init__(self, watch: BearingSpec, sample_rate_hz: float, window_samples: int, channels: int) -> None:
-        self._watch = watch
+    def __init__(self, section: BearingSpec, sample_rate_hz: float, window_samples: int, channels: int) -> None:
+        self._section = section
         self._sets: list[tuple[str, FeatureSet, float]] = []
         refused: ValueError | None = None
         for fault in FAULTS:
             try:
-                specs = bearing_feature_specs(watch, "bearing", [fault])
+                specs = bearing_feature_specs(section, "bearing", [fault])
                 features = FeatureSet(specs, sample_rate_hz, window_samples, channels)
                 line = LinePlan(specs[0], sample_rate_hz / window_samples, window_samples // 2 + 1)
                 self._sets.append((fault, features, line.noise))
@@ -165,6 +165,6 @@ class BearingFaultDetector:
         if not found:
             return None
         above, strength, noise, fault = max(found)
-        if above * _BIN_NOISE < self._watch.least:
+        if above * _BIN_NOISE < self._section.least:
             return None
-        return Reason(feature=describe_fault(self._watch, fault), value=strength, usual=noise, share=0.0)
+        return Reason(feature=describe_fault(self._section, fault), value=strength, usual=noise, share=0.0)
