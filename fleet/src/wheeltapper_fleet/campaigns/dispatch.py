@@ -1,9 +1,7 @@
-"""Dispatch: which device is sent which assignment and which command, now.
+"""Dispatch: which device is sent which assignment. In the caller's transaction.
 
-Invariants:
-    * An assignment is published again until its execution has ended: when the service starts, when the broker comes
-      back, and when a device reports an older counter than the assignment's.
-    * A command is published again, with a pause in between, until it is answered or expires.
+Invariant: until its execution has ended, an assignment is published again when the service starts, when the broker
+comes back, and when the device reports an older counter than the assignment's.
 """
 
 from __future__ import annotations
@@ -13,11 +11,10 @@ from sqlalchemy import Connection, select
 from wheeltapper_fleet.campaigns.rules.execution import is_terminal
 from wheeltapper_fleet.campaigns.store import TERMINAL_STATES
 from wheeltapper_fleet.campaigns.tables import assignments, executions
-from wheeltapper_fleet.devices.commands import pending_payloads
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_protocols.wire.topics import Down, down_topic
 
-__all__ = ["CommandRepeater", "assignment_publication", "newer_assignment", "unfinished_assignments"]
+__all__ = ["assignment_publication", "newer_assignment", "unfinished_assignments"]
 
 
 def assignment_publication(device: str, envelope: str) -> Publication:
@@ -44,23 +41,3 @@ def newer_assignment(connection: Connection, device: str, counter: int) -> Publi
     if row is None or row.counter <= counter or is_terminal(row.state):
         return None
     return assignment_publication(device, row.envelope)
-
-
-class CommandRepeater:
-    """Publishes unanswered commands, each again after ``repeat_seconds``."""
-
-    def __init__(self, repeat_seconds: float) -> None:
-        self._repeat_seconds = repeat_seconds
-        self._published_at: dict[str, float] = {}
-
-    def due(self, connection: Connection, now: float) -> list[Publication]:
-        """The commands to publish at ``now`` (Unix seconds)."""
-        pending = pending_payloads(connection, now)
-        waiting = {command for command, _, _ in pending}
-        self._published_at = {command: at for command, at in self._published_at.items() if command in waiting}
-        publications = []
-        for command, device, payload in pending:
-            if now - self._published_at.get(command, float("-inf")) >= self._repeat_seconds:
-                self._published_at[command] = now
-                publications.append(Publication(down_topic(device, Down.COMMAND), payload))
-        return publications

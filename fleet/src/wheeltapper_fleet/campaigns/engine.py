@@ -21,7 +21,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from wheeltapper_fleet.campaigns.assignments import Sign, assign
-from wheeltapper_fleet.campaigns.dispatch import CommandRepeater, assignment_publication, unfinished_assignments
+from wheeltapper_fleet.campaigns.dispatch import assignment_publication, unfinished_assignments
 from wheeltapper_fleet.campaigns.rules.campaign import Assign, Campaign, Effect, Tick, step
 from wheeltapper_fleet.campaigns.store import (
     active_campaigns,
@@ -31,6 +31,7 @@ from wheeltapper_fleet.campaigns.store import (
     save_campaign,
 )
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.commands import CommandRepeater
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_protocols.wire.messages import ExecutionState
 

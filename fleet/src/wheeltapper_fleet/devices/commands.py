@@ -1,7 +1,4 @@
-"""Commands to devices: each is stored, and sent again until the device answers it or it expires.
-
-Sending is :mod:`wheeltapper_fleet.campaigns.dispatch`.
-"""
+"""Commands to devices: each is stored, and published again until the device answers it or it expires."""
 
 from __future__ import annotations
 
@@ -13,16 +10,18 @@ from sqlalchemy import Connection, Engine, select
 
 from wheeltapper_fleet.devices.tables import commands, devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import CancelCommand, CaptureCommand, Command
+from wheeltapper_protocols.wire.topics import Down, down_topic
 
 __all__ = [
     "DEFAULT_EXPIRY_SECONDS",
+    "CommandRepeater",
     "answer_cancels",
     "answer_command",
     "create_cancel",
     "create_capture",
-    "pending_payloads",
 ]
 
 DEFAULT_EXPIRY_SECONDS: Final = 3600.0
@@ -61,17 +60,6 @@ def create_cancel(
     return _create(connection, device, CancelCommand(execution=execution), now, expires_seconds)
 
 
-def pending_payloads(connection: Connection, now: float) -> list[tuple[str, str, bytes]]:
-    """``(id, device, payload)`` of every command that is neither answered nor expired at ``now`` (Unix seconds)."""
-    query = select(commands.c.id, commands.c.device, commands.c.body, commands.c.expires_at).where(
-        commands.c.answered_at.is_(None), commands.c.expires_at > now
-    )
-    return [
-        (row.id, row.device, encode(Command(id=row.id, expires_at=row.expires_at, body=_body(row.body))))
-        for row in connection.execute(query)
-    ]
-
-
 def answer_command(connection: Connection, device: str, command: str, answer: dict[str, Any], now: float) -> None:
     """Keep the answer of ``device`` to its command, in the caller's transaction. The first answer counts.
 
@@ -87,6 +75,37 @@ def answer_cancels(connection: Connection, device: str, execution: str, answer: 
     for row in connection.execute(query).all():
         if row.body.get("type") == "cancel" and row.body.get("execution") == execution:
             connection.execute(commands.update().where(commands.c.id == row.id).values(answered_at=now, answer=answer))
+
+
+class CommandRepeater:
+    """Publishes unanswered commands, each again after ``repeat_seconds``."""
+
+    def __init__(self, repeat_seconds: float) -> None:
+        self._repeat_seconds = repeat_seconds
+        self._published_at: dict[str, float] = {}
+
+    def due(self, connection: Connection, now: float) -> list[Publication]:
+        """The commands to publish at ``now`` (Unix seconds)."""
+        pending = _pending_payloads(connection, now)
+        waiting = {command for command, _, _ in pending}
+        self._published_at = {command: at for command, at in self._published_at.items() if command in waiting}
+        publications = []
+        for command, device, payload in pending:
+            if now - self._published_at.get(command, float("-inf")) >= self._repeat_seconds:
+                self._published_at[command] = now
+                publications.append(Publication(down_topic(device, Down.COMMAND), payload))
+        return publications
+
+
+def _pending_payloads(connection: Connection, now: float) -> list[tuple[str, str, bytes]]:
+    """``(id, device, payload)`` of every command that is neither answered nor expired at ``now`` (Unix seconds)."""
+    query = select(commands.c.id, commands.c.device, commands.c.body, commands.c.expires_at).where(
+        commands.c.answered_at.is_(None), commands.c.expires_at > now
+    )
+    return [
+        (row.id, row.device, encode(Command(id=row.id, expires_at=row.expires_at, body=_body(row.body))))
+        for row in connection.execute(query)
+    ]
 
 
 def _body(raw: dict[str, Any]) -> CaptureCommand | CancelCommand:
