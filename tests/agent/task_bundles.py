@@ -90,8 +90,8 @@ def standard_scoring(table: NDArray[Any]) -> ScoringSpec:
     )
 
 
-def task_bundle(model: bytes, samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
-    """The files of a bundle; its golden vectors are computed by the model and the manifest's task."""
+def task_bundle(onnx_model: bytes, samples: NDArray[np.float32], **fields: Any) -> dict[str, bytes]:
+    """The files of a bundle; its golden vectors are computed by ``onnx_model`` and the manifest's task."""
     import onnxruntime
 
     golden = Golden(output_atol=1e-3, score_rtol=1e-2)
@@ -105,12 +105,12 @@ def task_bundle(model: bytes, samples: NDArray[np.float32], **fields: Any) -> di
     table = FeatureSet(draft.features, *form).compute(samples)
     task = InferenceTask(draft)
     model_input = task.model_input(table, samples)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(onnx_model, providers=["CPUExecutionProvider"])
     output = np.concatenate([session.run(["output"], {"input": one[None]})[0] for one in model_input])
     buffer = io.BytesIO()
     score = task.read(model_input, output).score
     np.savez(buffer, samples=samples, model_input=model_input, model_output=output, score=score)
-    files = {"model.onnx": model, "golden.npz": buffer.getvalue()}
+    files = {"model.onnx": onnx_model, "golden.npz": buffer.getvalue()}
     named = [
         BundleFile(name=name, sha256=hashlib.sha256(content).hexdigest(), length=len(content))
         for name, content in files.items()
