@@ -1,4 +1,4 @@
-"""Faults that a run may plant in the agent, to show that the sweep would notice them; and death within SQLite."""
+"""Faults that a run may plant in the agent, to show that the sweep notices them; and a kill within SQLite's writes."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ __all__ = ["FAULTS", "die_in_sqlite", "plant", "self_test_without_child"]
 
 
 def _careless_link(link: Path, target: str) -> None:
-    """Not in one step: between the two there is no link."""
+    """Switch a link in two steps, between which there is none."""
     link.unlink(missing_ok=True)
     os.symlink(target, link)
     files.fsync_folder(link.parent)
 
 
 def _careless_write(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """In place: neither a temporary file nor an fsync."""
+    """Write in place, without a temporary file and without an fsync."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(handle, "wb") as file:
         file.write(content)
 
 
 def _no_fsync(_path: Path) -> None:
-    """Nothing is made durable."""
+    """Make nothing durable."""
 
 
 def _unsynced_write(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Content that is renamed into place before it is durable."""
+    """Rename content into place before it is durable."""
     temporary = path.with_name(f".{path.name}.tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(handle, "wb") as file:
@@ -51,7 +51,7 @@ _TAKE: Any = Pipeline._take
 
 
 def _losing_take(self: Any, batch: list[Window]) -> None:
-    """The windows that come with a swap are thrown away."""
+    """Throw away the windows that come with a swap of the model."""
     with self._lock:
         swapped = self._next is not None and self._bundle is not None
         if swapped:
@@ -61,34 +61,33 @@ def _losing_take(self: Any, batch: list[Window]) -> None:
 
 
 def _raise_in_memory(self: Any, more: floors.Floors) -> None:
+    """Raise the floors, but do not write them."""
     self.current = floors.highest(self.current, more)
 
 
 def _nothing(*_args: Any) -> None:
-    """Nothing is done, nothing is refused."""
+    """Do nothing and refuse nothing."""
 
 
 FAULTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
-    "link": [(slots, "replace_link", _careless_link)],
-    "journal": [(journal, "write_atomic", _careless_write), (floors, "write_atomic", _careless_write)],
-    "stage": [
+    "link_in_two_steps": [(slots, "replace_link", _careless_link)],
+    "journal_in_place": [(journal, "write_atomic", _careless_write), (floors, "write_atomic", _careless_write)],
+    "slot_not_durable": [
         (slots, "fsync_file", _no_fsync),
         (slots, "fsync_folder", _no_fsync),
     ],
-    "losing": [(Pipeline, "_take", _losing_take)],
-    "unloaded": [(running.Running, "load_active", _nothing)],
-    "unsigned": [(tuf_client.VerifiedMetadata, "verify_director", _nothing)],
-    "alone": [(tuf_client.VerifiedMetadata, "check_target", _nothing)],
-    "floorless": [(floors.FloorStore, "permits", lambda *_args: True)],
-    "unversioned": [(tuf_client.TufClient, "_check_versions", _nothing)],
-    "forgetful": [(floors.FloorStore, "raise_to", _raise_in_memory)],
-    "floors": [(floors, "write_atomic", _unsynced_write)],
-    "renamed": [(journal, "write_atomic", _unsynced_write)],
-    "metadata": [(tuf_client, "fsync_file", _no_fsync)],
+    "windows_lost_in_swap": [(Pipeline, "_take", _losing_take)],
+    "nothing_loaded_at_start": [(running.Running, "load_active", _nothing)],
+    "director_not_checked": [(tuf_client.VerifiedMetadata, "verify_director", _nothing)],
+    "team_not_checked": [(tuf_client.VerifiedMetadata, "check_target", _nothing)],
+    "floor_not_checked": [(floors.FloorStore, "permits", lambda *_args: True)],
+    "metadata_versions_not_checked": [(tuf_client.TufClient, "_check_versions", _nothing)],
+    "floors_not_written": [(floors.FloorStore, "raise_to", _raise_in_memory)],
+    "floors_not_durable": [(floors, "write_atomic", _unsynced_write)],
+    "journal_not_durable": [(journal, "write_atomic", _unsynced_write)],
+    "metadata_not_durable": [(tuf_client, "fsync_file", _no_fsync)],
 }
-"""By name: a link switched in two steps; a journal written in place; a release active before it is durable; windows
-lost in a swap; nothing loaded at a start; the director's signature, the team's word, the floor, the versions of
-metadata not checked; floors that are not written, or not durable; a journal, metadata that are not durable."""
+"""By name: the attributes of the agent's modules that the fault replaces, and by what."""
 
 
 def plant(name: str) -> None:
@@ -98,7 +97,7 @@ def plant(name: str) -> None:
 
 
 def self_test_without_child() -> None:
-    """Self-tests in the agent's own process: they write nothing, and a child a life takes half of the sweep's time."""
+    """Run self-tests in the agent's own process. They write nothing, and children take half of the time."""
 
     def tried(folder: Path, profile: Profile, sha256: str, *_rest: Any) -> tuple[Bundle, dict[str, float]]:
         bundle = load_bundle(folder, profile, sha256)
@@ -108,5 +107,5 @@ def self_test_without_child() -> None:
 
 
 def die_in_sqlite(at: int, log: Path) -> None:
-    """Die at SQLite's write number ``at``; with 0 only count them, into ``log``."""
+    """Kill the process at SQLite's write number ``at``; with 0 only count the writes, into ``log``."""
     sqlite_calls.install(at, log)

@@ -1,7 +1,7 @@
 """The power-cut sweep: cut an update at a call, start the agent again, and look whether the promises held.
 
-A :class:`Ground` has the server, a device that runs release 1, and warm processes; :meth:`Ground.cut` runs one point
-and returns what was broken. The points of a scenario come from a reference run (:meth:`Ground.points`).
+A :class:`SweepRig` has the server, a device that runs release 1, and warm processes; :meth:`SweepRig.cut` runs one
+point and returns what was broken. The points of a scenario come from a reference run (:meth:`SweepRig.points`).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, check_file, d
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 from wheeltapper_protocols.wire.messages import ExecutionState
 
-__all__ = ["Cut", "Ground", "Point", "Scenario"]
+__all__ = ["Cut", "Point", "Scenario", "SweepRig"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _VALID_SECONDS = 86_400.0
-"""So long may a whole sweep take."""
+"""How long a whole sweep may take."""
 _TRIALS = {
     "probation_windows": 3,
     "shadow_timeout_seconds": 10.0,
@@ -99,7 +99,7 @@ class Cut:
     half: bool = False
     names: bool = False
     sqlite: int = 0
-    plant: str = ""
+    fault: str = ""
 
 
 @dataclass
@@ -139,15 +139,15 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
 
 
-class Ground:
-    """Everything that the points share."""
+class SweepRig:
+    """The server, the device to copy and the warm processes that all points share."""
 
     def __init__(self, folder: Path, workers: int = 2) -> None:
         self._folder = folder
         self.child_test = False
         """Whether self-tests run in a child process, as on a device; it takes longer."""
-        self.lied_to = 4
-        """Of so many cuts, one is followed by the life in which the device is lied to; it takes longer, too."""
+        self.attack_every = 4
+        """Of so many cuts, one is followed by a life in which the device is attacked; it takes longer, too."""
         self.server = DeviceServer(Authority(folder / "ca"), Repository())
         self._identity = folder / "identity"
         self.server.identity(self._identity)
@@ -170,10 +170,10 @@ class Ground:
         for name in ("calls", "sqlite-calls", "backups", "log", "result.json"):
             path = self._template / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.liar = DeviceServer(self.server.authority, copy.deepcopy(self.server.repository))
-        """Serves what was true then."""
+        self.outdated_server = DeviceServer(self.server.authority, copy.deepcopy(self.server.repository))
+        """Serves the metadata of before the scenarios."""
         self._make_scenarios(old, assign)
-        self._lies["assignment.counter"] = first
+        self._attacks["assignment.counter"] = first
 
     def _make_scenarios(self, old: PipelineTarget, assign: Callable[..., bytes]) -> None:
         publish = self.server.repository.publish
@@ -190,14 +190,14 @@ class Ground:
         self.superseded = Scenario("superseded", "e2", assign(good, 2), "SUPERSEDED", 1, _FOREVER, assign(old, 3))
         self.cancelled = Scenario("cancelled", "e2", assign(good, 2), "CANCELLED", 1, _FOREVER, b"cancel")
         other = msgspec.structs.replace(bad, sha256=old.sha256, length=old.length)
-        self._lies = {
+        self._attacks = {
             "trust.version": assign(bad, 32),
             "assignment.counter": b"",
             "assignment.signature": assign(good, 33, key=Repository().signers["director"]),
             "update.below_floor": assign(old, 30),
             "update.disagree": assign(other, 31),
         }
-        """By the code that each must be refused with; the first comes with the liar's metadata."""
+        """By the code that each must be refused with; the first comes with the outdated server's metadata."""
 
     def close(self) -> None:
         """End the processes."""
@@ -205,7 +205,7 @@ class Ground:
         for zygote in self._all:
             zygote.close()
         self.server.close()
-        self.liar.close()
+        self.outdated_server.close()
 
     def _run(self, folder: Path, scenario: Scenario, cut: Cut | None = None, **more: Any) -> int:
         job: dict[str, Any] = {
@@ -220,7 +220,7 @@ class Ground:
             "update": _TRIALS | scenario.update,
         } | more
         if cut is not None:
-            job |= {"kill_at": cut.number, "before": cut.before, "kill_sqlite_at": cut.sqlite, "plant": cut.plant}
+            job |= {"kill_at": cut.number, "before": cut.before, "kill_sqlite_at": cut.sqlite, "fault": cut.fault}
         zygote = self._zygotes.get()
         try:
             return zygote.run(job)
@@ -233,14 +233,14 @@ class Ground:
         shutil.copytree(self._template, folder, symlinks=True)
         return folder
 
-    def points(self, scenario: Scenario, plant: str = "") -> tuple[list[Point], int]:
+    def points(self, scenario: Scenario, fault: str = "") -> tuple[list[Point], int]:
         """The calls of an undisturbed run, and the number of SQLite's writes."""
         folder = self._copy()
-        code = self._run(folder, scenario, Cut(plant=plant))
+        code = self._run(folder, scenario, Cut(fault=fault))
         assert code == 0, (folder / "log").read_text()
         points, writes = _points(folder), len((folder / "sqlite-calls").read_bytes())
         broken = self._after(folder, scenario, Cut(power=True))
-        assert plant or not broken, broken
+        assert fault or not broken, broken
         return points, writes
 
     def cut_all(self, scenario: Scenario, cuts: Sequence[Cut]) -> list[Result]:
@@ -262,7 +262,7 @@ class Ground:
             broken += _lost(folder, cut)
         else:
             expected.append(_expected(folder, scenario))
-            code = self._run(folder, scenario, Cut(plant=cuts[-1].plant))
+            code = self._run(folder, scenario, Cut(fault=cuts[-1].fault))
         if code != 0:
             broken.append(f"the agent ended with {code}: {(folder / 'log').read_text()[-1500:]}")
         else:
@@ -272,26 +272,28 @@ class Ground:
         return Result(cuts[0], hit, broken)
 
     def _after(self, folder: Path, scenario: Scenario, cut: Cut, expected: Sequence[set[int]] = ()) -> list[str]:
-        """What is not as it should be after the life that was not cut, nor after one in which the device is lied to.
+        """What is not as it should be after the life that was not cut, and after one in which the device is attacked.
 
         The power goes between the two, and with every second cut the journal and the cached metadata, so that the
         floors stand alone.
         """
         broken = check(folder, scenario, expected) + _lost(folder, cut) + _check_floors(folder, scenario)
-        if cut.number // 2 % self.lied_to and not cut.plant:
+        if cut.number // 2 % self.attack_every and not cut.fault:
             return broken
         if cut.number % 2:
             (folder / "state/journal.json").unlink(missing_ok=True)
             shutil.rmtree(folder / "state/tuf")
-        lies = {code: lie for code, lie in self._lies.items() if code != "update.below_floor" or scenario.floor}
+        attacks = {
+            code: attack for code, attack in self._attacks.items() if code != "update.below_floor" or scenario.floor
+        }
         last = _expected(folder, scenario)
-        told = [base64.b64encode(lie).decode() for lie in lies.values()]
-        code = self._run(folder, scenario, Cut(plant=cut.plant), lies=told, liar=self.liar.url)
+        told = [base64.b64encode(attack).decode() for attack in attacks.values()]
+        code = self._run(folder, scenario, Cut(fault=cut.fault), attacks=told, outdated_url=self.outdated_server.url)
         if code != 0:
-            return [*broken, f"lied to, the agent ended with {code}: {(folder / 'log').read_text()[-1500:]}"]
+            return [*broken, f"attacked, the agent ended with {code}: {(folder / 'log').read_text()[-1500:]}"]
         found = [code for _, code in json.loads((folder / "result.json").read_text())["answers"]]
-        if found != list(lies):
-            broken.append(f"lies were answered with {found}, not {list(lies)}")
+        if found != list(attacks):
+            broken.append(f"attacks were answered with {found}, not {list(attacks)}")
         return broken + check(folder, scenario, [*expected, last] if expected else ())
 
 

@@ -17,7 +17,7 @@ from random import Random
 import pytest
 
 from tests.sim.disk import lose_power
-from tests.sim.sweep import Cut, Ground, Point, Result, Scenario
+from tests.sim.sweep import Cut, Point, Result, Scenario, SweepRig
 
 _RESTART_CALLS = 4
 """By which a start counts itself: open, fsync, rename of the journal, fsync of its folder."""
@@ -38,15 +38,15 @@ _ACTIVE = "slots/pipelines/main/active"
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    made = Ground(tmp_path_factory.mktemp("ground"))
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepRig]:
+    made = SweepRig(tmp_path_factory.mktemp("rig"))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def points_of_update(ground: Ground) -> list[Point]:
-    return ground.points(ground.update)[0]
+def points_of_update(rig: SweepRig) -> list[Point]:
+    return rig.points(rig.update)[0]
 
 
 def _distinct(points: list[Point]) -> list[Point]:
@@ -56,8 +56,8 @@ def _distinct(points: list[Point]) -> list[Point]:
     return list(found.values())
 
 
-def _sweep(ground: Ground, scenario: Scenario, cuts: list[Cut]) -> list[Result]:
-    results = ground.cut_all(scenario, cuts)
+def _sweep(rig: SweepRig, scenario: Scenario, cuts: list[Cut]) -> list[Result]:
+    results = rig.cut_all(scenario, cuts)
     broken = [result for result in results if result.broken]
     assert not broken, json.dumps([(str(each.cut), each.hit, each.broken) for each in broken[:5]], indent=1)
     return results
@@ -74,10 +74,10 @@ def _in_turn(points: list[Point]) -> list[Cut]:
 
 
 @pytest.mark.timeout(900)
-def test_an_update_cut_at_every_kind_of_call(ground: Ground) -> None:
-    points = _distinct(ground.points(ground.update)[0])
+def test_an_update_cut_at_every_kind_of_call(rig: SweepRig) -> None:
+    points = _distinct(rig.points(rig.update)[0])
     assert len(points) == _DISTINCT["update"]
-    covered = _covered(_sweep(ground, ground.update, _in_turn(points)))
+    covered = _covered(_sweep(rig, rig.update, _in_turn(points)))
     assert len(covered) >= floor(_HIT * len(points)), sorted({point.kind for point in points} - covered)
     states = {state for state, _, _ in covered}
     assert states >= {"IDLE", "ASSIGNED", "WAITING", "FETCHING", "VERIFYING", "STAGED", "SELF_TEST", "SHADOW"}
@@ -87,31 +87,31 @@ def test_an_update_cut_at_every_kind_of_call(ground: Ground) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", _LATE)
-def test_every_other_end_cut_at_every_kind_of_call(ground: Ground, name: str) -> None:
-    scenario: Scenario = getattr(ground, name)
-    points = [point for point in _distinct(ground.points(scenario)[0]) if point.state in _LATE[name]]
+def test_every_other_end_cut_at_every_kind_of_call(rig: SweepRig, name: str) -> None:
+    scenario: Scenario = getattr(rig, name)
+    points = [point for point in _distinct(rig.points(scenario)[0]) if point.state in _LATE[name]]
     assert len(points) == _DISTINCT[name]
-    covered = _covered(_sweep(ground, scenario, _in_turn(points)))
+    covered = _covered(_sweep(rig, scenario, _in_turn(points)))
     assert len(covered) >= floor(_HIT * len(points)), sorted({point.kind for point in points} - covered)
     assert {state for state, _, _ in covered} == set(_LATE[name])
 
 
-def test_the_spool_cut_within_its_writes(ground: Ground) -> None:
-    _, writes = ground.points(ground.update)
+def test_the_spool_cut_within_its_writes(rig: SweepRig) -> None:
+    _, writes = rig.points(rig.update)
     cuts = [Cut(sqlite=1 + number * (writes - 20) // 10) for number in range(10)]
-    results = _sweep(ground, ground.update, cuts)
+    results = _sweep(rig, rig.update, cuts)
     assert sum(result.hit is not None for result in results) >= 8
 
 
-def test_a_process_that_dies_again_and_again_in_probation_goes_back(ground: Ground) -> None:
+def test_a_process_that_dies_again_and_again_in_probation_goes_back(rig: SweepRig) -> None:
     """Killed in probation, then twice right after the restart was counted: the next start takes the one before."""
-    points, _ = ground.points(ground.update)
+    points, _ = rig.points(rig.update)
     last = [point for point in points if point.state == "PROBATION"][-1]
-    loop = replace(ground.update, end="ROLLED_BACK", release=1, floor=None)
+    loop = replace(rig.update, end="ROLLED_BACK", release=1, floor=None)
     counted = Cut(_RESTART_CALLS)
-    result = ground.cut(loop, Cut(last.number), counted, counted)
+    result = rig.cut(loop, Cut(last.number), counted, counted)
     assert (result.hit, result.broken) == (("START", "fsync", "."), [])
-    assert not ground.cut(ground.update, Cut(last.number), counted).broken  # once less is not a loop yet
+    assert not rig.cut(rig.update, Cut(last.number), counted).broken  # once less is not a loop yet
 
 
 @pytest.mark.slow
@@ -121,82 +121,86 @@ def test_a_process_that_dies_again_and_again_in_probation_goes_back(ground: Grou
     [Cut(power=True), Cut(power=True, half=True), Cut(power=True, names=True), Cut(), Cut(before=True)],
     ids=["power", "half", "names", "kill", "before"],
 )
-def test_every_call_of_every_scenario(ground: Ground, how: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_of_every_scenario(rig: SweepRig, how: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those that end early only the calls that no other has."""
-    monkeypatch.setattr(ground, "child_test", True)
-    monkeypatch.setattr(ground, "lied_to", 1)
+    monkeypatch.setattr(rig, "child_test", True)
+    monkeypatch.setattr(rig, "attack_every", 1)
     for name, count in _CALLS.items():
-        scenario: Scenario = getattr(ground, name)
-        points, _ = ground.points(scenario)
+        scenario: Scenario = getattr(rig, name)
+        points, _ = rig.points(scenario)
         if name not in ("update", "rollback"):
             points = [point for point in points if point.state in _LATE[name]]
         assert len(points) == count
-        results = _sweep(ground, scenario, [replace(how, number=point.number) for point in points])
+        results = _sweep(rig, scenario, [replace(how, number=point.number) for point in points])
         assert sum(result.hit is not None for result in results) >= floor(_HIT * count)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_spool_cut_within_many_writes(ground: Ground) -> None:
-    _, writes = ground.points(ground.update)
-    results = _sweep(ground, ground.update, [Cut(sqlite=number) for number in range(1, writes - 20, 8)])
+def test_the_spool_cut_within_many_writes(rig: SweepRig) -> None:
+    _, writes = rig.points(rig.update)
+    results = _sweep(rig, rig.update, [Cut(sqlite=number) for number in range(1, writes - 20, 8)])
     assert sum(result.hit is not None for result in results) >= (writes - 20) // 10
 
 
-def test_the_sweep_notices_a_link_that_is_switched_in_two_steps(ground: Ground) -> None:
-    points, _ = ground.points(ground.update, "link")
-    cuts = [Cut(point.number, plant="link") for point in points if (point.call, point.role) == ("unlink", _ACTIVE)]
-    results = ground.cut_all(ground.update, cuts)
+def test_the_sweep_notices_a_link_that_is_switched_in_two_steps(rig: SweepRig) -> None:
+    points, _ = rig.points(rig.update, "link_in_two_steps")
+    cuts = [
+        Cut(point.number, fault="link_in_two_steps")
+        for point in points
+        if (point.call, point.role) == ("unlink", _ACTIVE)
+    ]
+    results = rig.cut_all(rig.update, cuts)
     assert [result.broken[0] for result in results] == ["no release is active"]
 
 
-def test_the_sweep_notices_a_release_that_is_active_before_it_is_durable(ground: Ground) -> None:
-    points, _ = ground.points(ground.update, "stage")
-    cuts = [Cut(point.number, power=True, plant="stage") for point in points if point.state == "PROBATION"][:2]
-    results = ground.cut_all(ground.update, cuts)
+def test_the_sweep_notices_a_release_that_is_active_before_it_is_durable(rig: SweepRig) -> None:
+    points, _ = rig.points(rig.update, "slot_not_durable")
+    cuts = [Cut(point.number, power=True, fault="slot_not_durable") for point in points if point.state == "PROBATION"][
+        :2
+    ]
+    results = rig.cut_all(rig.update, cuts)
     assert all("no release is active" in str(result.broken) or "damaged" in str(result.broken) for result in results)
 
 
-def test_the_sweep_notices_a_journal_that_is_written_in_place(ground: Ground) -> None:
-    points, _ = ground.points(ground.rollback, "journal")
+def test_the_sweep_notices_a_journal_that_is_written_in_place(rig: SweepRig) -> None:
+    points, _ = rig.points(rig.rollback, "journal_in_place")
     late = [point for point in points if point.state == "ROLLING_BACK" and point.role == "journal.json"]
-    results = ground.cut_all(ground.rollback, [Cut(point.number, power=True, plant="journal") for point in late[:2]])
+    results = rig.cut_all(rig.rollback, [Cut(point.number, power=True, fault="journal_in_place") for point in late[:2]])
     assert any("it should end ROLLED_BACK" in str(result.broken) for result in results), results
 
 
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("losing", "these were lost"),
-        ("unloaded", "the first window of a life was scored by None"),
-        ("unsigned", "lies were answered"),
-        ("alone", "lies were answered"),
-        ("floorless", "lies were answered"),
-        ("unversioned", "lies were answered"),
-        ("forgetful", "the floors are"),
-        ("floors", "marks.json is damaged"),
-        ("renamed", "journal.json is damaged"),
-        ("metadata", "timestamp.json is damaged"),
+        ("windows_lost_in_swap", "these were lost"),
+        ("nothing_loaded_at_start", "the first window of a life was scored by None"),
+        ("director_not_checked", "attacks were answered"),
+        ("team_not_checked", "attacks were answered"),
+        ("floor_not_checked", "attacks were answered"),
+        ("metadata_versions_not_checked", "attacks were answered"),
+        ("floors_not_written", "the floors are"),
+        ("floors_not_durable", "marks.json is damaged"),
+        ("journal_not_durable", "journal.json is damaged"),
+        ("metadata_not_durable", "timestamp.json is damaged"),
     ],
 )
-def test_the_sweep_notices(ground: Ground, points_of_update: list[Point], fault: str, said: str) -> None:
+def test_the_sweep_notices(rig: SweepRig, points_of_update: list[Point], fault: str, said: str) -> None:
     last = [point for point in points_of_update if point.state == "COMMITTED" and point.number % 2][-1]
-    result = ground.cut(ground.update, Cut(last.number, power=True, names=True, plant=fault))
+    result = rig.cut(rig.update, Cut(last.number, power=True, names=True, fault=fault))
     assert said in str(result.broken)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_cut_in_one_life_after_the_other(ground: Ground) -> None:
+def test_cut_in_one_life_after_the_other(rig: SweepRig) -> None:
     """Three cuts at random calls, one after the other, each losing what was not durable."""
     random = Random(7)
-    patient = [
-        replace(each, update=each.update | {"probation_max_deaths": 9}) for each in (ground.update, ground.rollback)
-    ]
+    patient = [replace(each, update=each.update | {"probation_max_deaths": 9}) for each in (rig.update, rig.rollback)]
     for scenario in patient:
         for _ in range(40):
             cuts = [Cut(random.randrange(1, 100), power=True, half=random.random() < 0.5) for _ in range(3)]
-            result = ground.cut(scenario, *cuts)
+            result = rig.cut(scenario, *cuts)
             assert not result.broken, (cuts, result)
 
 

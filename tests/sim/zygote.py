@@ -68,7 +68,7 @@ class ToldSource(SimulatorSource):
     told = -1
 
     def windows(self, first: int) -> Iterator[Window]:
-        """As of any source."""
+        """See :class:`~wheeltapper_agent.source.base.Source`."""
         for window in super().windows(first):
             os.write(self.told, f"{window.wire_t_s!r}\n".encode())
             yield window
@@ -113,7 +113,7 @@ def _wait(what: Callable[[], bool], name: Callable[[], str]) -> None:
 
 
 def _begin(device: Device) -> None:
-    """As the service, but that the first window is through before the updater goes on."""
+    """Start the device as the service does, but let the updater go on only after the first window was scored."""
     device.effects.running.load_active("main")
     device.pipeline.start()
     _wait(lambda: device.pipeline.status().windows > 0, lambda: "a window")
@@ -122,7 +122,7 @@ def _begin(device: Device) -> None:
 
 def _device(job: dict[str, Any]) -> Device:
     folder = Path(job["folder"])
-    faults.plant(job.get("plant", ""))
+    faults.plant(job.get("fault", ""))
     ToldSource.told = _append(folder / "told")
     os.write(ToldSource.told, b"life\n")
     server = Elsewhere(job["url"], Path(job["identity"]))
@@ -144,14 +144,14 @@ def _end(device: Device, sender: Sender, job: dict[str, Any], **found: Any) -> N
     Path(job["folder"], "result.json").write_text(json.dumps(found))
 
 
-def try_to_fool(job: dict[str, Any]) -> None:
-    """A life in which the assignments ``job["lies"]`` come; the first one with the metadata of another server."""
+def run_attacked(job: dict[str, Any]) -> None:
+    """A life in which ``job["attacks"]`` must be refused: assignments, of which the first has outdated metadata."""
     device = _device(job)
     sender = Sender(device, Path(job["folder"]) / "ledger")
     _begin(device)
     answers: list[tuple[str, str]] = []
-    for number, envelope in enumerate(job["lies"], 1):
-        device.client.base_url = job["liar"] if number == 1 else job["url"]
+    for number, envelope in enumerate(job["attacks"], 1):
+        device.client.base_url = job["outdated_url"] if number == 1 else job["url"]
         before = len(device.bodies())
         device.updater.assign(base64.b64decode(envelope))
 
@@ -161,7 +161,7 @@ def try_to_fool(job: dict[str, Any]) -> None:
             state, _ = device.last()
             return state == "refused" or ExecutionState(state).terminal
 
-        _wait(answered, lambda number=number: f"an answer to lie {number}")  # type: ignore[misc]
+        _wait(answered, lambda number=number: f"an answer to attack {number}")  # type: ignore[misc]
         answers.append(device.last())
     _end(device, sender, job, answers=answers)
 
@@ -171,7 +171,7 @@ def run(job: dict[str, Any]) -> None:
     folder = Path(job["folder"])
     state, devices = folder / "state", list[Device]()
 
-    def doing() -> str:
+    def current_state() -> str:
         if not devices:
             return "START"
         found = devices[0].updater.entry.execution
@@ -180,7 +180,9 @@ def run(job: dict[str, Any]) -> None:
         return found.state if found.id == job["execution"] else f"THEN {found.state}"
 
     state.mkdir(exist_ok=True)
-    disk = Disk(state, folder / "calls", folder / "backups", doing, job.get("kill_at", 0), job.get("before", False))
+    disk = Disk(
+        state, folder / "calls", folder / "backups", current_state, job.get("kill_at", 0), job.get("before", False)
+    )
     if not job.get("child_test"):
         faults.self_test_without_child()
     faults.die_in_sqlite(job.get("kill_sqlite_at", 0), folder / "sqlite-calls")
@@ -192,12 +194,12 @@ def run(job: dict[str, Any]) -> None:
     sender.start()
     device.updater.assign(base64.b64decode(job["envelope"]))
     if job["then"]:
-        _wait(lambda: doing().startswith(_ENOUGH), doing)
+        _wait(lambda: current_state().startswith(_ENOUGH), current_state)
         if job["then"] == "cancel":
             device.updater.cancel(job["execution"])
         else:
             device.updater.assign(base64.b64decode(job["then"]))
-    _wait(lambda: _over(device, job["last"]), doing)
+    _wait(lambda: _over(device, job["last"]), current_state)
     _end(device, sender, job)
 
 
@@ -211,7 +213,7 @@ def _forked(job: dict[str, Any]) -> int:
         log = _append(Path(job["folder"]) / "log")
         os.dup2(log, 1)
         os.dup2(log, 2)
-        (try_to_fool if "lies" in job else run)(job)
+        (run_attacked if "attacks" in job else run)(job)
         code = 0
     except SystemExit as ended:
         os.write(2, f"{ended}\n".encode())

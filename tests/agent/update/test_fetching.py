@@ -134,7 +134,7 @@ def test_a_wait_can_be_broken_off_and_keeps_what_came(tmp_path: Path, client: Ht
 
 
 def test_what_a_slot_holds_is_not_fetched(tmp_path: Path, server: DeviceServer, device: Device) -> None:
-    """The next release shares its network with the active one; the store of blobs was lost."""
+    """The next release has the same model file as the active one; the store of blobs was lost."""
     device.close()
     for path in (tmp_path / "device/blobs").iterdir():
         path.unlink()

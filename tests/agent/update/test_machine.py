@@ -1,4 +1,4 @@
-"""The pure core: the table, resume, trust rules."""
+"""The pure parts of the update: the table, resuming after a restart, deadlines, the rules for assignments."""
 
 from __future__ import annotations
 
@@ -189,10 +189,10 @@ def repository() -> Repository:
 
 
 TARGET = PipelineTarget(model="bearing", release=1, path="releases/bearing/1/manifest.json", length=10, sha256="0" * 64)
-STANDING = TrustState("device-1", counter=3)
+TRUST_STATE = TrustState("device-1", counter=3)
 
 
-def _check(repository: Repository, raw: bytes, trust_state: TrustState = STANDING, now: float | None = None) -> Any:
+def _check(repository: Repository, raw: bytes, trust_state: TrustState = TRUST_STATE, now: float | None = None) -> Any:
     from tuf.api.exceptions import UnsignedMetadataError
     from tuf.api.metadata import Metadata, Targets
 
@@ -277,14 +277,14 @@ def test_no_bytes_do_more_than_be_refused(raw: bytes) -> None:
         raise ValueError("no")
 
     with pytest.raises(RefusedError):
-        check_assignment(raw, STANDING, verify, 0.0)
+        check_assignment(raw, TRUST_STATE, verify, 0.0)
 
 
 def test_a_known_assignment_needs_no_verifying(repository: Repository) -> None:
     raw = repository.assign(TARGET, 4)
     trust_state = _check(repository, raw).trust_state
     assert is_known(raw, trust_state)
-    assert not is_known(raw, STANDING)
+    assert not is_known(raw, TRUST_STATE)
     assert not is_known(raw, replace(trust_state, execution_lost=True))
     assert not is_known(repository.assign(TARGET, 5), trust_state)
     for garbage in (b"", b"{}", raw[:-5], b"x" * 100_000, raw.replace(b'"payload": "', b'"payload": "!')):

@@ -122,6 +122,7 @@ class BlobStore:
         return self._folder / f".{sha256}.part"
 
     def _take_local(self, sha256: str, length: int, path: Path) -> bool:
+        """Link or copy the file from elsewhere on the disk to ``path``, if it is there and its hash is right."""
         found = self._find_local(sha256, length) if self._find_local is not None else None
         try:
             if found is None or found.stat().st_size != length or _digest(found) != sha256:
@@ -140,6 +141,7 @@ class BlobStore:
         return True
 
     def _download(self, sha256: str, length: int, partial: Path, sleep: InterruptibleSleep) -> None:
+        """Fetch what ``partial`` lacks of the file, and make it durable."""
         offset = _size(partial)
         try:
             with contextlib.ExitStack() as stack:
@@ -196,13 +198,20 @@ class BlobStore:
         return self._bucket.wait_seconds(0.0, now_seconds)
 
     def _check(self, sha256: str, length: int, partial: Path) -> None:
+        """Check length and hash of a file that was fetched.
+
+        Raises:
+            AgentError: ``fetch.length`` (it is too short), ``fetch.hash``.
+        """
         size = _size(partial)
         if size < length:
             raise AgentError("fetch.length", f"blob {sha256[:12]} ended after {size} of {length} bytes")
         if size > length or _digest(partial) != sha256:
             partial.unlink(missing_ok=True)
             self.gained_bytes -= size
-            raise AgentError("fetch.hash", f"the blob received as {sha256[:12]} has another SHA-256")
+            raise AgentError(
+                "fetch.hash", f"the blob received as {sha256[:12]} has another SHA-256, so it is thrown away"
+            )
 
     def collect_garbage(self, keep: set[str], keep_partial: bool = False) -> None:
         """Remove every file but those of ``keep``; also what a kill left.
@@ -218,6 +227,7 @@ class BlobStore:
 
 
 def _size(path: Path) -> int:
+    """The size of a file in bytes; 0 if there is none."""
     with contextlib.suppress(OSError):
         return path.stat().st_size
     return 0

@@ -63,6 +63,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Pearson's correlation; None where one side has no variance."""
     mean_left, mean_right = math.fsum(left) / len(left), math.fsum(right) / len(right)
     both = math.fsum((a - mean_left) * (b - mean_right) for a, b in zip(left, right, strict=True))
     spread = math.fsum((a - mean_left) ** 2 for a in left) * math.fsum((b - mean_right) ** 2 for b in right)
@@ -72,6 +73,7 @@ def _correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
 
 
 def _kappa(pairs: Sequence[Pair], agreement: float) -> float | None:
+    """Cohen's kappa; None where chance alone would agree always."""
     kinds = {pair.active_decision for pair in pairs} | {pair.shadow_decision for pair in pairs}
     chance = (
         sum(

@@ -193,13 +193,11 @@ def unmet(
     """
     found: list[Unmet] = []
     if conditions.windows and readings.now_seconds < readings.verified_seconds - _SKEW_SECONDS:
-        says, least = (
+        clock, verified = (
             f"{_local(seconds, conditions.zone):%Y-%m-%d %H:%M %Z}"
             for seconds in (readings.now_seconds, readings.verified_seconds)
         )
-        text = (
-            f"the clock is wrong, so no maintenance window counts as open: it says {says}, and it is {least} or later"
-        )
+        text = f"the clock is wrong, so no maintenance window is open: it says {clock}, but it is {verified} or later"
         found.append(Unmet("update.waiting_window", text))
     elif not is_open(conditions.windows, conditions.zone, readings.now_seconds):
         opening = next_opening(conditions.windows, conditions.zone, readings.now_seconds) if explain else None

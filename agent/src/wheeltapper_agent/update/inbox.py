@@ -19,7 +19,10 @@ _MAX_CANCELS: Final = 64
 
 
 class Inbox:
-    """Filled from any thread, emptied by the updater's thread."""
+    """What came in for the updater: the newest assignment, and cancels.
+
+    Any thread may fill it; the updater's thread empties it.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -142,7 +142,7 @@ class Obtaining:
                 nearest_bytes = max(nearest_bytes, gained_bytes)
                 _LOG.info("execution %s: attempt %d to fetch failed: %s", execution.id, idle, error)
                 if idle >= self.config.fetch_attempts:
-                    # A disagreement too is asked again first: metadata may come through a cache that is behind.
+                    # A disagreement is retried too: metadata may come through a cache that is behind.
                     event = Event.REFUSED if error.code.startswith("update.") else Event.FETCH_FAILED
                     return EffectResult(event, error.code, error.message)
             delay = min(self.config.fetch_retry_seconds * 2 ** (idle - 1), _RETRY_CAP_SECONDS)
@@ -201,7 +201,7 @@ class Obtaining:
 
         Raises:
             Interrupted: the execution shall end.
-            AgentError: it failed; the code says in what.
+            AgentError: a bundle failed; the code says at what.
         """
         metrics: dict[str, float] = {}
         for target in execution.targets.values():

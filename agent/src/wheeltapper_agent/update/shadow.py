@@ -164,6 +164,7 @@ class Shadow:
         )
 
     def _run(self) -> None:
+        """The thread: score windows from the queue until there are enough."""
         with contextlib.suppress(OSError, AttributeError):  # only Linux lets a thread have its own priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         state: DecisionState | None = None
@@ -178,6 +179,7 @@ class Shadow:
                     self.done.set()
 
     def _score(self, seen: Observation, state: DecisionState) -> DecisionState:
+        """Score one window with the new release, and return the state of its decision after it."""
         began = self._clock.monotonic()
         try:
             found = self._bundle.evaluate(seen.window.samples[None])

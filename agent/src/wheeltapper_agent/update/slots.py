@@ -209,10 +209,12 @@ class Slots:
         return found
 
     def _referenced(self) -> set[str]:
+        """The slots that a link names."""
         links = (self._read(folder.name, which) for folder in self._pipelines.iterdir() for which in (ACTIVE, PREVIOUS))
         return {name for name in links if name is not None}
 
     def _read(self, pipeline: str, which: str) -> str | None:
+        """The slot that the link ``which`` names; None if there is no link or no such slot."""
         try:
             name = Path(os.readlink(self._pipelines / pipeline / which)).name
         except OSError:
@@ -227,6 +229,7 @@ class Slots:
             raise storage_error(error, f"the links of {pipeline} cannot be switched") from error
 
     def _promote_previous(self, pipeline: str) -> None:
+        """Rename the link ``previous`` to ``active``."""
         folder = self._pipelines / pipeline
         try:
             os.replace(folder / PREVIOUS, folder / ACTIVE)
@@ -235,6 +238,7 @@ class Slots:
             raise storage_error(error, f"the links of {pipeline} cannot be switched back") from error
 
     def _link(self, pipeline: str, which: str, name: str) -> None:
+        """Make the link ``which`` name the slot ``name``, by one rename."""
         folder = self._pipelines / pipeline
         try:
             if not folder.is_dir():

@@ -12,7 +12,8 @@ What this module does not do: the statistics (:mod:`wheeltapper_agent.update.com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from wheeltapper_agent.ground.clock import Clock
@@ -33,6 +34,16 @@ __all__ = ["Trials"]
 _ENDED: Final = "ended"
 _CALLS_SECONDS: Final = 5.0
 """How long probation waits for more calls of the model, where its windows came in one or two batches only."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ShadowRun:
+    """One pipeline's shadow run: how many windows it shall score, and the share in which both must decide the same."""
+
+    pipeline: Pipeline
+    shadow: Shadow
+    windows: int
+    min_agreement: float
 
 
 class Trials:
@@ -80,43 +91,49 @@ class Trials:
         Raises:
             Interrupted: the execution shall end.
         """
-        shadows: dict[str, tuple[Shadow, int, float]] = {}
-        for name, bundle in bundles.items():
-            asked = bundle.manifest.shadow
-            wanted = max(self._config.shadow_windows, asked.windows if asked else 0)
-            least = max(self._config.shadow_min_agreement, asked.min_agreement if asked else 0.0)
-            if wanted and self._pipelines[name].status().release is not None:
-                shadow = Shadow(bundle, wanted, self._config.shadow_max_load, self._clock)
-                shadows[name] = (shadow, wanted, least)
-        if not shadows:
+        runs = self._shadow_runs(bundles)
+        if not runs:
             return EffectResult(Event.SHADOWED)
         try:
-            for name, (shadow, _, _) in shadows.items():
-                shadow.start()
-                self._pipelines[name].add_observer(shadow)
-            self._until_shadowed(execution, shadows)
+            for run in runs:
+                run.shadow.start()
+                run.pipeline.add_observer(run.shadow)
+            self._until_shadowed(execution, runs)
         finally:
-            for name, (shadow, _, _) in shadows.items():
-                self._pipelines[name].remove_observer(shadow)
-                shadow.stop()
+            for run in runs:
+                run.pipeline.remove_observer(run.shadow)
+                run.shadow.stop()
         refused: EffectResult | None = None
         metrics: dict[str, float] = {}
-        for name, (shadow, wanted, least) in shadows.items():
-            code, detail = _verdict(shadow.report(execution.id, name), wanted, least)
-            found = shadow.report(execution.id, name, code)
+        for run in runs:
+            name = run.pipeline.name
+            code, detail = _shadow_verdict(run.shadow.report(execution.id, name), run.windows, run.min_agreement)
+            found = run.shadow.report(execution.id, name, code)
             report(found)
             metrics = metrics or {"shadow_windows": float(found.windows), "shadow_skipped": float(found.skipped)}
             if code in ("shadow.disagrees", "shadow.too_few") and refused is None:
                 refused = EffectResult(Event.REFUSED, code, f"{name}: {detail}")
         return refused or EffectResult(Event.SHADOWED, metrics=metrics)
 
-    def _until_shadowed(self, execution: Execution, shadows: Mapping[str, tuple[Shadow, int, float]]) -> None:
+    def _shadow_runs(self, bundles: Mapping[str, Bundle]) -> list[_ShadowRun]:
+        """The shadow runs that configuration and manifests ask for; none beside a pipeline that runs no release."""
+        runs = []
+        for name, bundle in bundles.items():
+            pipeline, manifest_asks = self._pipelines[name], bundle.manifest.shadow
+            windows = max(self._config.shadow_windows, manifest_asks.windows if manifest_asks else 0)
+            min_agreement = self._config.shadow_min_agreement
+            if manifest_asks:
+                min_agreement = max(min_agreement, manifest_asks.min_agreement)
+            if windows and pipeline.status().release is not None:
+                shadow = Shadow(bundle, windows, self._config.shadow_max_load, self._clock)
+                runs.append(_ShadowRun(pipeline, shadow, windows, min_agreement))
+        return runs
+
+    def _until_shadowed(self, execution: Execution, runs: Sequence[_ShadowRun]) -> None:
+        """Wait until every run has its windows, its source ended, or the time is over."""
         deadline = self._clock.monotonic() + self._config.shadow_timeout_seconds
         while self._clock.monotonic() < deadline:
-            if all(
-                shadow.done.is_set() or self._pipelines[name].source_state == _ENDED
-                for name, (shadow, _, _) in shadows.items()
-            ):
+            if all(run.shadow.done.is_set() or run.pipeline.source_state == _ENDED for run in runs):
                 return
             self._wait.for_seconds(execution, POLL_SECONDS)
 
@@ -133,27 +150,27 @@ class Trials:
             Interrupted: the agent stops.
         """
         deadline = self._clock.monotonic() + self._config.probation_timeout_seconds
-        least = min(self._rules.new_windows, self._config.probation_windows)
+        needed = min(self._rules.new_windows, self._config.probation_windows)
         enough_at: float | None = None
         pipelines = [self._pipelines[name] for name in execution.targets]
         while True:
-            over = [pipeline.finished for pipeline in pipelines]  # first: no window comes after that
+            finished = [pipeline.finished for pipeline in pipelines]  # read first: no window comes after that
             health = [pipeline.health() for pipeline in pipelines]
             errors = [state.error for state in health if state.error]
             if errors:
                 return EffectResult(Event.BROKE, errors[0], "the new model could not score a live window")
             waiting = []
-            for pipeline, state, ended in zip(pipelines, health, over, strict=True):
-                if ended and state.windows < least:
-                    text = f"the source of {pipeline.name} ended after {state.windows} windows; {least} are needed"
+            for pipeline, state, ended in zip(pipelines, health, finished, strict=True):
+                if ended and state.windows < needed:
+                    text = f"the source of {pipeline.name} ended after {state.windows} windows; {needed} are needed"
                     return EffectResult(Event.BROKE, "probation.timeout", text)
                 if state.windows < self._config.probation_windows and not ended:
                     waiting.append(pipeline)
             now = self._clock.monotonic()
             if not waiting:
                 enough_at = now if enough_at is None else enough_at
-                few = any(state.calls < min(LEAST_CALLS, state.windows) for state in health)
-                if not few or all(over) or now - enough_at >= _CALLS_SECONDS:
+                few_calls = any(state.calls < min(LEAST_CALLS, state.windows) for state in health)
+                if not few_calls or all(finished) or now - enough_at >= _CALLS_SECONDS:
                     return self._judged(execution, float(min(state.windows for state in health)))
             elif now > deadline:
                 allowed = f"{self._config.probation_timeout_seconds:g} s"
@@ -162,6 +179,7 @@ class Trials:
             self._wait.for_seconds(execution, POLL_SECONDS)
 
     def _judged(self, execution: Execution, windows: float) -> EffectResult:
+        """Ask the statistical rules; ``windows`` is the least number of windows that a pipeline scored."""
         metrics = {"windows": windows}
         for name, target in execution.targets.items():
             new, old = self._histories[name].statistics(target.model, target.release), execution.baseline.get(name)
@@ -180,19 +198,22 @@ def _metrics(old: WindowStatistics | None, new: WindowStatistics, least_spread: 
     return found
 
 
-def _verdict(found: ShadowReport, wanted: int, least: float) -> tuple[str, str]:
+def _shadow_verdict(found: ShadowReport, windows: int, min_agreement: float) -> tuple[str, str]:
     """The code and the reason of a shadow run; both empty where it passed.
 
     Args:
         found: the comparison.
-        wanted: windows that it should have scored.
-        least: share of windows (0 to 1) in which both releases must decide the same; 0: it is only reported.
+        windows: how many it should have scored.
+        min_agreement: share of windows (0 to 1) in which both releases must decide the same; 0: it is only reported.
     """
     agreement = (found.agreement or 0.0) * found.windows / max(1, found.windows + found.failed)
-    if found.windows + found.failed < wanted:
-        if least:
-            return "shadow.too_few", f"{found.windows} of {wanted} windows were scored beside the active release"
+    if found.windows + found.failed < windows:
+        if min_agreement:
+            return "shadow.too_few", f"{found.windows} of {windows} windows were scored beside the active release"
         return "shadow.timeout", ""
-    if agreement < least:
-        return "shadow.disagrees", f"both decide the same in {agreement:.0%} of the windows; {least:.0%} are asked for"
+    if agreement < min_agreement:
+        return (
+            "shadow.disagrees",
+            f"both decide the same in {agreement:.0%} of the windows; {min_agreement:.0%} are needed",
+        )
     return "", ""

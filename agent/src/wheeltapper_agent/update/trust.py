@@ -116,7 +116,7 @@ def effective_now(clock_seconds: float, trust_state: TrustState) -> float:
 
 
 def read_envelope(raw: bytes) -> Envelope:
-    """The DSSE envelope in ``raw``, nothing verified.
+    """The DSSE envelope in ``raw``, with nothing verified.
 
     Raises:
         RefusedError: ``assignment.malformed``.
@@ -134,10 +134,10 @@ def read_envelope(raw: bytes) -> Envelope:
 
 
 def is_known(raw: bytes, trust_state: TrustState) -> bool:
-    """Whether ``raw`` carries the very assignment that was accepted last.
+    """Whether the envelope in ``raw`` carries the very assignment that was accepted last.
 
-    The broker repeats it whenever the device comes online. Whoever signed it this time: it changes nothing, so there is
-    nothing to verify, nor metadata to fetch.
+    The broker repeats that one whenever the device comes online. It changes nothing, whoever signed it this time, so
+    there is nothing to verify and no metadata to fetch.
     """
     if trust_state.execution_lost or not trust_state.payload_sha256 or len(raw) > MAX_ENVELOPE_BYTES:
         return False
@@ -151,14 +151,17 @@ def is_known(raw: bytes, trust_state: TrustState) -> bool:
 def check_assignment(
     raw: bytes, trust_state: TrustState, verify: Verify, clock_seconds: float, latest_seconds: float = math.inf
 ) -> Accepted | Ignored:
-    """Judge the envelope in ``raw``.
+    """Judge the envelope in ``raw`` by all rules.
 
     Args:
-        raw: the bytes received.
+        raw: the bytes received: a DSSE envelope.
         trust_state: what was accepted before.
-        verify: checks signatures against the verified TUF metadata.
+        verify: checks the signatures against the director's keys in the verified TUF metadata.
         clock_seconds: Unix time by the device's clock.
-        latest_seconds: Unix time at which the metadata expire; the newest time is not remembered as later than this.
+        latest_seconds: Unix time at which these metadata expire; no later time is remembered as the newest.
+
+    Returns:
+        The assignment and what to remember of it; or :data:`IGNORED`, where it was accepted before.
 
     Raises:
         RefusedError: ``assignment.malformed``, ``assignment.signature``, ``assignment.device``, ``assignment.counter``,
@@ -178,9 +181,9 @@ def check_assignment(
     found = _judge(assignment, hashlib.sha256(envelope.payload).hexdigest(), trust_state, clock_seconds)
     if not isinstance(found, Accepted):
         return found
-    # A director that lies about the time would else lock the device out of every later metadata for good.
-    said = min(assignment.issued_at, assignment.expires_at, latest_seconds)
-    newest = max(trust_state.newest_time_seconds, said)
+    # Otherwise a director with a wrong time could lock the device out of all later metadata for good.
+    stated_seconds = min(assignment.issued_at, assignment.expires_at, latest_seconds)
+    newest = max(trust_state.newest_time_seconds, stated_seconds)
     return Accepted(assignment, replace(found.trust_state, newest_time_seconds=newest))
 
 

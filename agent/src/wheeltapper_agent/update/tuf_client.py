@@ -92,6 +92,7 @@ class _Fetcher(FetcherInterface):
         return self._rest(first, pieces)
 
     def _rest(self, piece: bytes, pieces: Generator[bytes, None, None]) -> Iterator[bytes]:
+        """``piece``, then the others, as long as the time allowed is not over."""
         with contextlib.closing(pieces):
             while piece:
                 yield piece

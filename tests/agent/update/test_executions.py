@@ -1,4 +1,4 @@
-"""The ways an execution goes on a device: waits, deadlines, shadow, probation, crash loops, disks that refuse."""
+"""Executions on a device, from assignment to end: waits, deadlines, shadow, probation, crash loops, full disks."""
 
 from __future__ import annotations
 
@@ -288,8 +288,8 @@ def test_the_pipeline_never_waits_for_its_shadow(tmp_path: Path, server: DeviceS
     assert shadow.observe(Observation("main", 1, window, None)) == ()
 
 
-class Told:
-    """Time as a test tells it."""
+class SetClock:
+    """A clock that the test sets."""
 
     seconds = 100.0
 
@@ -304,7 +304,7 @@ def test_a_shadow_is_left_out_while_the_active_model_takes_half_of_the_time(
     server: DeviceServer, device: Device
 ) -> None:
     bundle = load_bundle(device.slots.path(str(device.slots.active("main"))))
-    clock = Told()
+    clock = SetClock()
     shadow = Shadow(bundle, 1000, 1e9, clock)
     shadow.start()
     verdict = Verdict(0.1, Severity.NORMAL, alert=False, changed=False, reasons=())
@@ -348,7 +348,7 @@ def _with_release_2(folder: Path, server: DeviceServer) -> Journal:
 
 
 def _back_in_probation(journal: Journal, **changes: Any) -> None:
-    """As the journal says where the process was killed in probation; ``changes`` are of the execution."""
+    """Make the journal that of a process killed in probation, with ``changes`` of the execution."""
     entry = journal.read()
     assert entry.execution is not None
     execution = msgspec.structs.replace(entry.execution, state="PROBATION", **changes)
@@ -366,7 +366,7 @@ def test_scores_that_went_wrong_go_back(tmp_path: Path, server: DeviceServer) ->
 
 
 def test_a_process_that_dies_in_probation_goes_back(tmp_path: Path, server: DeviceServer) -> None:
-    """As the journal of a process that was killed says; three times is too often, a clean end does not count."""
+    """Three unclean ends in the journal are too many; a clean end does not count."""
     journal = _with_release_2(tmp_path / "device", server)
     for resumes, stopped, end in ((1, False, "COMMITTED"), (2, True, "COMMITTED"), (2, False, "ROLLED_BACK")):
         _back_in_probation(journal, id=f"e-{resumes}-{stopped}", resumes=resumes, stopped=stopped)
@@ -401,7 +401,7 @@ def test_a_release_that_is_given_up_is_not_even_loaded(
 
 
 def test_a_clean_end_in_probation_decides_nothing(tmp_path: Path, server: DeviceServer) -> None:
-    """Whichever of the two is stopped first: the next life goes on with the probation."""
+    """Whether updater or pipeline is stopped first, the next life goes on with the probation."""
     with _restarted(tmp_path / "device", server, probation_windows=1000) as device:
         device.updater.assign(_assign(server, 2))
         until(lambda: device.states("e2")[-1:] == ["PROBATION"] and device.scores_with() == 2, 15, "probation")
@@ -461,7 +461,7 @@ def test_a_source_that_ends_in_probation_must_have_shown_enough(
 
 
 def _damage(device_folder: Path, which: str = "active") -> None:
-    """Flip a bit of the network that a link of the pipeline names."""
+    """Flip a bit of the model file in the slot that a link of the pipeline names."""
     path = (device_folder / "slots/pipelines/main" / which).resolve() / MODEL_FILE
     content = path.read_bytes()
     path.unlink()
@@ -687,7 +687,7 @@ def test_an_assignment_after_activation_waits_for_the_end(
 
 
 def _repeat(device: Device, envelopes: tuple[bytes, ...], state: str, seconds: float) -> None:
-    """Say ``envelopes`` every 0.1 s for so long, while the newest execution is in ``state``."""
+    """Assign ``envelopes`` every 0.1 s for ``seconds``, while the newest execution is in ``state``."""
     until_s = time.monotonic() + seconds
     while time.monotonic() < until_s and device.last()[0] in (state, "refused"):
         for envelope in envelopes:
