@@ -336,8 +336,8 @@ def test_every_name_in_the_state_folder_is_known() -> None:
     for name in (SPOOL_FILE, STATUS_FILE, FLOORS_FILE, SOCKET_FILE, f".{FLOORS_FILE}.tmp"):
         assert is_state(name)
     source = Path(service.__file__).read_text(encoding="utf-8")
-    named = re.findall(r'state / "([^"]+)"', source)
-    assert len(named) >= 5
+    named = re.findall(r'state(?:_dir)? / "([^"]+)"', source)
+    assert len(named) >= 6
     assert [name for name in named if not is_state(name)] == []
     assert not any(is_state(name) for name in ("customer.db", "spool", ".bashrc", ".customer.tmp", "lost+found"))
 

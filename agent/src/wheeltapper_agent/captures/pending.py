@@ -140,7 +140,7 @@ class PendingFolder:
                 entry = msgspec.structs.replace(entry, number=number)
                 while (error := self._write(entry, content)) is not None:
                     oldest = self._oldest_by_rule()
-                    if oldest is None or not self._makes_room(error, entry.length):
+                    if oldest is None or not self._dropping_helps(error, entry.length):
                         raise error
                     self._drop(oldest, dropped)
             except OSError as error:
@@ -176,8 +176,7 @@ class PendingFolder:
     def _make_room(self, entry: PendingRecording, dropped: list[PendingRecording]) -> None:
         """Drop the oldest recordings by rule until ``entry`` fits into ``max_bytes``."""
         used = sum(other.length for other in self._entries.values())
-        by_rule = sum(other.length for other in self._entries.values() if other.command is None)
-        if used - by_rule + entry.length > self._max_bytes:
+        if used - self._bytes_by_rule() + entry.length > self._max_bytes:
             raise AgentError(
                 "capture.no_room",
                 f"{entry.length} bytes do not fit: recordings that were asked for fill this board's {self._max_bytes}",
@@ -186,7 +185,7 @@ class PendingFolder:
             self._drop(oldest, dropped)
             used -= oldest.length
 
-    def _makes_room(self, error: OSError, length: int) -> bool:
+    def _dropping_helps(self, error: OSError, length: int) -> bool:
         """Whether dropping recordings by rule could make room for ``length`` bytes after ``error``."""
         if error.errno not in _FULL:
             return False
@@ -194,8 +193,10 @@ class PendingFolder:
         free = (
             0 if error.errno == errno.EDQUOT else facts.f_bavail * facts.f_frsize
         )  # a quota does not say how much it leaves
-        by_rule = sum(other.length for other in self._entries.values() if other.command is None)
-        return free + by_rule >= length + _SPARE_BLOCKS * facts.f_frsize
+        return free + self._bytes_by_rule() >= length + _SPARE_BLOCKS * facts.f_frsize
+
+    def _bytes_by_rule(self) -> int:
+        return sum(other.length for other in self._entries.values() if other.command is None)
 
     def _oldest_by_rule(self) -> PendingRecording | None:
         by_rule = [other for other in self._entries.values() if other.command is None]

@@ -49,7 +49,7 @@ class Collected:
 
 
 @dataclass(slots=True)
-class _Collecting:
+class _Collection:
     """Windows that are being collected for one recording."""
 
     reason: str
@@ -86,9 +86,9 @@ class CaptureRules:
         self._record = record
         self._clock = clock
         self._before: deque[Window] = deque(maxlen=max(0, self._rule.before_windows))
-        self._collecting: _Collecting | None = None
-        self._random = _Collecting("random", [], 0, 0)
-        self._quiet_until: float | None = None
+        self._collection: _Collection | None = None
+        self._random = _Collection("random", [], 0, 0)
+        self._paused_until: float | None = None
         self._lock = threading.Lock()
         self._trigger = ""
         self.ignored = 0
@@ -121,11 +121,11 @@ class CaptureRules:
             why, self._trigger = self._trigger, ""
         if why:
             self._begin(why, seen.index)
-        if self._collecting is not None:
-            self._collecting.windows.append(seen.window)
-            self._collecting.missing -= 1
-            if self._collecting.missing <= 0:
-                self._close()
+        if self._collection is not None:
+            self._collection.windows.append(seen.window)
+            self._collection.missing -= 1
+            if self._collection.missing <= 0:
+                self._finish()
         elif self._drawn(seen.index):
             self._keep_random(seen)
         self._before.append(seen.window)
@@ -133,24 +133,24 @@ class CaptureRules:
 
     def end(self) -> Sequence[Alert | Report]:
         """The stream ended: hand over what was collected, complete or not."""
-        if self._collecting is not None:
-            self._close()
+        if self._collection is not None:
+            self._finish()
         self._hand_over_random()
         return ()
 
     def _begin(self, why: str, index: int) -> None:
         now = self._clock.monotonic()
-        if self._collecting is not None or (self._quiet_until is not None and now < self._quiet_until):
+        if self._collection is not None or (self._paused_until is not None and now < self._paused_until):
             self.ignored += 1
             return
         before = list(self._before)
-        self._collecting = _Collecting(why, before, max(0, index - len(before)), self._rule.after_windows + 1)
+        self._collection = _Collection(why, before, max(0, index - len(before)), self._rule.after_windows + 1)
 
-    def _close(self) -> None:
-        if self._collecting is not None:
-            self._hand_over(self._collecting)
-        self._collecting = None
-        self._quiet_until = self._clock.monotonic() + self._rule.pause_seconds
+    def _finish(self) -> None:
+        if self._collection is not None:
+            self._hand_over(self._collection)
+        self._collection = None
+        self._paused_until = self._clock.monotonic() + self._rule.pause_seconds
 
     def _drawn(self, index: int) -> bool:
         """Whether the window belongs to the random share: a hash of seed, pipeline and index, so that it can be
@@ -171,9 +171,9 @@ class CaptureRules:
     def _hand_over_random(self) -> None:
         if self._random.windows:
             self._hand_over(self._random)
-        self._random = _Collecting("random", [], 0, 0)
+        self._random = _Collection("random", [], 0, 0)
 
-    def _hand_over(self, full: _Collecting) -> None:
+    def _hand_over(self, full: _Collection) -> None:
         if not self._record(Collected(self._pipeline, full.reason, self._spec, full.windows, full.first_window)):
             self.dropped += 1
             _LOG.warning(
