@@ -10,11 +10,11 @@ import pytest
 
 from wheeltapper_protocols.decision.bearing import (
     Bearing,
-    BearingFaultDetector,
     BearingSpec,
     bearing_feature_specs,
     describe_fault,
 )
+from wheeltapper_protocols.decision.bearing_detector import BearingFaultDetector
 from wheeltapper_protocols.signal.bearing_lines import LinePlan
 from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec
 

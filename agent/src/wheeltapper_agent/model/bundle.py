@@ -27,7 +27,7 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.inference import LoadedModel
 from wheeltapper_agent.model.runtimes import load_model
 from wheeltapper_agent.source.base import SourceSpec
-from wheeltapper_protocols.decision.bearing import BearingFaultDetector
+from wheeltapper_protocols.decision.bearing_detector import BearingFaultDetector
 from wheeltapper_protocols.decision.decision import DecisionState, Verdict, step
 from wheeltapper_protocols.decision.reasons import band_reasons, feature_reasons
 from wheeltapper_protocols.errors import ProtocolError

@@ -1,30 +1,25 @@
-"""Fault frequencies of a rolling bearing from its geometry, and the fault that a window shows.
+"""Fault frequencies of a rolling bearing from its geometry, and the features that measure their lines.
 
 The formulas are for a fixed outer race and a turning inner race, without slip (Randall and Antoni, "Rolling element
 bearing diagnostics - a tutorial", MSSP 25 (2011) 485-520, eqs. 1-4). A defect of a rolling element strikes a race twice
 a turn, so its line is at twice the spin frequency.
 
-What this module does not do: measure the speed of the shaft. ``shaft_hz`` is nominal; the lines are not found where the
-speed differs from it by more than ``tolerance``.
+What this module does not do: look for the lines in a window (:mod:`bearing_detector`), measure the speed of the shaft.
+``shaft_hz`` is nominal; the lines are not found where the speed differs from it by more than ``tolerance``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from wheeltapper_protocols.signal.bearing_lines import LinePlan
-from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec
-from wheeltapper_protocols.wire.messages import Reason
+from wheeltapper_protocols.signal.feature_kinds import FeatureSpec
 
-__all__ = ["FAULTS", "Bearing", "BearingFaultDetector", "BearingSpec", "bearing_feature_specs", "describe_fault"]
+__all__ = ["FAULTS", "Bearing", "BearingSpec", "bearing_feature_specs", "describe_fault"]
 
-_BIN_NOISE: Final = math.sqrt(1 + 1 / 2 + 1 / 3 + 1 / 4)
-"""Mean strength of noise where the tolerance is one bin: of the greatest of four lines (``signal.bearing_lines``)."""
 FAULTS: Final = ("BPFO", "BPFI", "BSF", "FTF")
 """Ball pass frequency of the outer and inner race, ball spin frequency, fundamental train (cage) frequency."""
 _PLACES: Final = {"BPFO": "outer race", "BPFI": "inner race", "BSF": "rolling element", "FTF": "cage"}
@@ -117,54 +112,3 @@ def describe_fault(section: BearingSpec, fault: str) -> str:
     line_hz = section.geometry.line_hz(fault, section.shaft_hz)
     many = "harmonics" if section.harmonics > 1 else "harmonic"
     return f"{_PLACES[fault]} ({fault} {line_hz:.1f} Hz, {section.harmonics} {many})"
-
-
-class BearingFaultDetector:
-    """Names the fault whose line is strongest in a window.
-
-    Args:
-        section: the manifest's section ``bearing``.
-        sample_rate_hz: sample rate, in Hz.
-        window_samples: number of samples in a window; a line that it cannot resolve is left out.
-        channels: number of channels in a window.
-
-    Raises:
-        ValueError: the window is too short for every line, or the section does not fit the window.
-    """
-
-    def __init__(self, section: BearingSpec, sample_rate_hz: float, window_samples: int, channels: int) -> None:
-        self._section = section
-        self._sets: list[tuple[str, FeatureSet, float]] = []
-        refused: ValueError | None = None
-        for fault in FAULTS:
-            try:
-                specs = bearing_feature_specs(section, "bearing", [fault])
-                features = FeatureSet(specs, sample_rate_hz, window_samples, channels)
-                line = LinePlan(specs[0], sample_rate_hz / window_samples, window_samples // 2 + 1)
-                self._sets.append((fault, features, line.noise))
-            except ValueError as error:
-                refused = error
-        if not self._sets:
-            raise ValueError(f"the window can show no line of the bearing: {refused}") from refused
-
-    def find(self, window: npt.NDArray[Any]) -> Reason | None:
-        """The strongest line of a window, or None where no line reaches the least strength.
-
-        Args:
-            window: [sample, channel] in physical units.
-
-        Returns:
-            A reason with the strength as ``value`` and the mean strength of noise as ``usual``. Its ``share`` is 0: it
-            explains the alert but is no part of the score.
-        """
-        found = [
-            (strength / max(noise, _BIN_NOISE), strength, noise, fault)
-            for fault, features, noise in self._sets
-            if math.isfinite(strength := float(features.compute(window[None])[0, 0]))
-        ]
-        if not found:
-            return None
-        above, strength, noise, fault = max(found)
-        if above * _BIN_NOISE < self._section.least:
-            return None
-        return Reason(feature=describe_fault(self._section, fault), value=strength, usual=noise, share=0.0)

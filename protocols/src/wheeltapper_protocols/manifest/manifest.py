@@ -28,7 +28,7 @@ from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.signal.features import FeatureSpec
+from wheeltapper_protocols.signal.feature_kinds import FeatureSpec
 from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_feature_specs
 from wheeltapper_protocols.wire.ids import SHA256_PATTERN
 from wheeltapper_protocols.wire.messages import Name, Release
