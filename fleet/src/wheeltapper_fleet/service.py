@@ -150,6 +150,7 @@ def serve(config: FleetConfig) -> None:
 
 
 async def _run(config: FleetConfig, stack: ExitStack) -> None:
+    """Start every part, and end them all at a signal or when one of the servers ends."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
