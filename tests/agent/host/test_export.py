@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import sqlite3
 import stat
@@ -308,6 +309,25 @@ def test_records_on_both_sides_of_a_damaged_page_are_exported(state: Path, tmp_p
     assert 2500 < done.rows["records"] < 3002
     assert ask(tmp_path / "out.sqlite", "SELECT min(seq), max(seq) FROM records") == [(1, 3002)]
     assert any("damaged" in problem for problem in done.problems)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bytes_damaged_at_random_stop_no_export(state: Path, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    fill_spool(state / SPOOL_FILE, 800).close()
+    for path in (state / SPOOL_FILE, state / STATUS_FILE, state / "journal.json"):
+        content = bytearray(path.read_bytes())
+        for _ in range(chance.choice([1, 4, 40])):
+            content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
+        path.write_bytes(content)
+    export_state(state, tmp_path / "out.sqlite", NOW)
+    assert ask(tmp_path / "out.sqlite", "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_status_with_other_types_is_exported(state: Path, tmp_path: Path) -> None:
+    (state / STATUS_FILE).write_text(json.dumps({"at": {"x": 1}, "pipelines": {"main": [], "pump": {"model": []}}}))
+    done = export_state(state, tmp_path / "out.sqlite", NOW)
+    assert done.rows["pipelines"] == 2
 
 
 def test_a_spool_that_does_not_say_where_it_stands(state: Path, tmp_path: Path) -> None:

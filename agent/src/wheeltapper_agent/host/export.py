@@ -99,8 +99,8 @@ def export_state(state_dir: Path, out: Path, now_seconds: float, replace: bool =
         fsync_folder(out.absolute().parent)
     except OSError as error:
         raise storage_error(error, f"{out} cannot be written") from error
-    except sqlite3.OperationalError as error:
-        number = errno.ENOSPC if error.sqlite_errorcode & 0xFF == _SQLITE_FULL else errno.EIO
+    except sqlite3.Error as error:
+        number = errno.ENOSPC if getattr(error, "sqlite_errorcode", 0) & 0xFF == _SQLITE_FULL else errno.EIO
         raise storage_error(OSError(number, str(error)), f"{out} cannot be written") from error
     return ExportSummary(out, size_bytes, rows, tuple(problems))
 
@@ -169,17 +169,18 @@ class _Writer:
             self._database.create_view(name, query)
 
     def insert(self, table: str, *rows: dict[str, Any]) -> None:
-        """Insert rows; columns that a row does not have are NULL."""
+        """Insert rows; columns that a row does not have are NULL. A row whose key is there already is left out: a
+        damaged database may give a record twice."""
         if not rows:
             return
         columns = TABLES[table].columns
         places = ",".join("?" * len(columns))
         # Not insert_all of sqlite-utils: with 27 columns the whole export takes twice as long.
-        self._connection.executemany(
-            f"INSERT INTO {table} VALUES ({places})",  # noqa: S608  # a name of ours
+        done = self._connection.executemany(
+            f"INSERT OR IGNORE INTO {table} VALUES ({places})",  # noqa: S608  # a name of ours
             ([row.get(name) for name in columns] for row in rows),
         )
-        self.rows[table] += len(rows)
+        self.rows[table] += done.rowcount
         if "pipeline" in columns:
             self.pipelines.update(row["pipeline"] for row in rows if row.get("pipeline") is not None)
 
@@ -337,8 +338,8 @@ def _export_status(writer: _Writer, state_dir: Path) -> dict[str, Any]:
         except (OSError, ValueError, TypeError) as error:
             writer.problem("status", f"{STATUS_FILE} cannot be read: {error}")
             return {}
-    row = {name: body.get(name) for name in TABLES["status"].columns if name not in ("troubles", "body")}
-    writer.insert("status", row | {"troubles": _json(body.get("troubles")), "body": json.dumps(body)})
+    row = {name: _scalar(body.get(name)) for name in TABLES["status"].columns}
+    writer.insert("status", row | {"body": json.dumps(body)})
     return body
 
 
@@ -348,10 +349,9 @@ def _export_pipelines(writer: _Writer, status: dict[str, Any]) -> None:
     told = told if isinstance(told, dict) else {}
     names = TABLES["pipelines"].columns
     for pipeline in sorted(writer.pipelines | told.keys()):
-        found = told.get(pipeline, {})
-        row = {name: found.get(name) for name in names if name not in ("name", "quality", "last")}
-        row |= {"name": pipeline, "quality": _json(found.get("quality")), "last": _json(found.get("last"))}
-        writer.insert("pipelines", row)
+        found = told.get(pipeline)
+        found = found if isinstance(found, dict) else {}
+        writer.insert("pipelines", {name: _scalar(found.get(name)) for name in names} | {"name": pipeline})
 
 
 def _export_documentation(writer: _Writer) -> None:
@@ -363,5 +363,6 @@ def _export_documentation(writer: _Writer) -> None:
         writer.insert("documentation", {"table_name": name, "column_name": "", "description": description})
 
 
-def _json(value: object) -> str | None:
-    return None if value is None else json.dumps(value)
+def _scalar(value: object) -> object:
+    """A value of a JSON file for one column: lists and objects as JSON text."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
