@@ -36,7 +36,7 @@ _DIRECT: dict[type, tuple[str, ...]] = {
 }  # fmt: skip
 """Fields of a record that are columns of the export under the same name."""
 _OF_BODY = ("pipeline", "model", "release", "execution", "state", "code", "detail")
-"""Fields of a report's body, likewise, where that body has them."""
+"""Fields of a report's body that are columns under the same name, where that body has them."""
 
 
 @dataclass(slots=True)
