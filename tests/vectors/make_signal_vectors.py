@@ -1,4 +1,4 @@
-"""Make the golden vectors of recordings, features, decisions and manifests; nothing random in them.
+"""Make the golden vectors of recordings, features, decisions and manifests. Nothing in them is random.
 
 Run by hand: ``python -m tests.vectors.make_signal_vectors``. One that is there is never rewritten, as with the wire's.
 """
@@ -49,7 +49,7 @@ HELD = DecisionSpec(smooth_windows=3, fast_windows=2, minimum_alert_windows=45)
 
 
 def signal() -> npt.NDArray[np.float32]:
-    """Two windows [2, 1024, 2]: harmonics of a shaft, an offset, and a resonance rung every 128 samples."""
+    """Two windows [2, 1024, 2]: harmonics of a shaft, an offset, and a resonance excited every 128 samples."""
     at = np.arange(2 * WINDOW_SAMPLES) / RATE_HZ
     shaft = np.sin(2 * np.pi * 25 * at) + 0.5 * np.sin(2 * np.pi * 50 * at + 0.3)
     since = (np.arange(at.size) % 128) / RATE_HZ
@@ -116,7 +116,7 @@ def recording() -> Recording:
 
 
 def changed(**arrays: Any) -> bytes:
-    """The recording's file with some of its arrays changed, or (None) left out."""
+    """The bytes of a recording with some arrays changed, or left out (None)."""
     with np.load(io.BytesIO(recording_bytes(recording())), allow_pickle=False) as loaded:
         content = {name: loaded[name] for name in loaded.files} | arrays
     target = io.BytesIO()
@@ -173,7 +173,7 @@ def manifest() -> Manifest:
 
 
 def task_manifests() -> dict[str, Manifest]:
-    """One for each task and section that came later."""
+    """A manifest for each task, and for each section that was added after the first version."""
     plain, raw = manifest(), RawInput(channels=[0], center=[0.0], scale=[0.5], layout="flat")
     classification = Classification(classes=["good", "worn"], normal=["good"], threshold=0.75)
     life = RemainingLife(unit="cycles", cap=125.0, warn_at=30.0)
@@ -198,7 +198,7 @@ def task_manifests() -> dict[str, Manifest]:
 
 
 def bad_task_manifests() -> dict[str, bytes]:
-    """Sections that do not fit the task or the input."""
+    """Manifests with sections that do not fit the task or the input."""
     good = {name: encode_manifest(each) for name, each in task_manifests().items()}
     return {
         "features_without_scoring": good["raw"].replace(b'"raw": {', b'"not_raw": {'),
@@ -214,7 +214,7 @@ def bad_task_manifests() -> dict[str, bytes]:
 
 
 def drift() -> DriftSpec:
-    """Ten windows of one feature and their scores."""
+    """The section ``drift`` of ten windows with one feature, and their scores."""
     steps = np.arange(10, dtype=np.float64)
     return fit_drift_spec(steps[:, None] / 4, steps / 16, period_windows=360)
 

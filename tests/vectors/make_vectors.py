@@ -1,7 +1,7 @@
-"""Make the golden vectors of the wire: exact bytes and error codes, valid and invalid, nothing random in them.
+"""Make the golden vectors of the wire: exact bytes and error codes of valid and invalid messages.
 
-Run by hand when a message is added: ``python -m tests.vectors.make_vectors``. It never rewrites a vector that is there:
-one that no longer holds means that the wire changed, and old devices are still out there.
+Run by hand when a message is added: ``python -m tests.vectors.make_vectors``. It only appends vectors. A
+vector that no longer holds means that the wire changed, which breaks the devices in the field. Nothing in it is random.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ VALID: dict[str, tuple[str, m.Message]] = {
 
 
 def invalid() -> dict[str, tuple[str, bytes]]:
-    """Payloads that must be refused; the code is what :func:`decode` says when the vector is made."""
+    """{name: (topic, payload)} of payloads that must be refused; the code is added when a vector is made."""
     record = msgspec.to_builtins(RECORD)
     telemetry = {"epoch": EPOCH, "oldest": 7, "records": [record]}
 
@@ -405,7 +405,7 @@ def read(topic: str, payload: bytes) -> m.Message:
 
 
 def assignment_vector(name: str = "assignment", **changes: Any) -> dict[str, str]:
-    """An assignment with the fields ``changes``."""
+    """The vector of an assignment, with the fields ``changes``."""
     target = PipelineTarget(
         model="bearing-anomaly",
         release=3,
@@ -459,7 +459,7 @@ def name_vectors() -> list[dict[str, str]]:
 
 
 def add_new(path: Path, vectors: Sequence[Mapping[str, Any]]) -> None:
-    """Append the vectors whose name is not in the file yet."""
+    """Append the vectors whose names are not in the file."""
     kept: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     names = {vector["name"] for vector in kept}
     kept += [vector for vector in vectors if vector["name"] not in names]

@@ -1,4 +1,4 @@
-"""Fault frequencies against published ones, and their lines in made and in real vibration."""
+"""Fault frequencies compared with published ones; their lines in synthetic and in real vibration."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_bad_parameters_are_refused(changes: dict[str, float]) -> None:
 
 @pytest.mark.data
 def test_real_faults_have_their_line(data_dir: Path) -> None:
-    """Of 60 recordings with a known fault, in how many the fault's own line is the strongest of the three.
+    """In 60 recordings with a known fault, count those where its line is the strongest of the three.
 
     Measured: inner race 15 of 16, outer race 24 of 28, rolling element 8 of 16. Rolling elements are known to be hard
     in this set, and some recordings show no fault of the class that they are labelled with (Smith and Randall, MSSP

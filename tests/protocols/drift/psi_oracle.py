@@ -1,4 +1,4 @@
-"""Runs evidently, in an environment of its own: pairs of samples in as JSON, its PSI of each out.
+"""Runs evidently in its own environment: reads pairs of samples as JSON and writes the PSI of each.
 
 Args: none. Stdin: ``[{"reference": [...], "now": [...], "categories": bool}, …]``. Stdout: a list of numbers.
 """

@@ -1,4 +1,4 @@
-"""Distances from sketches against scipy's from the raw samples, within the tolerances that follow from the bins."""
+"""Distances of sketches compared with scipy's of the raw samples, within the errors that the bins allow."""
 
 from __future__ import annotations
 

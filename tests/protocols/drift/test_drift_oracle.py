@@ -1,4 +1,4 @@
-"""PSI against evidently's. It lives in ``.venv-oracles`` (``make oracles``): its libraries do not go with ours."""
+"""PSI compared with evidently's, which is in ``.venv-oracles`` (``make oracles``): its libraries conflict with ours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Values = NDArray[Any]
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 LIMIT = 0.25
 FLOOR = 1e-4
-"""What evidently takes for an empty bin's share (where no bin is rarer)."""
+"""The share that evidently uses for an empty bin, unless another bin has a lower one."""
 
 
 @pytest.fixture(scope="module")

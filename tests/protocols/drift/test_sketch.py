@@ -1,4 +1,4 @@
-"""Sketches: what they count, that they add up in any order, and what a reader refuses."""
+"""Sketches: their counts, merging in any order, and payloads that a reader refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def block(rows: Rows) -> NDArray[np.float64]:
 
 
 def assert_same(one: Sketches, other: Sketches) -> None:
-    """Counts, least and greatest to the bit; mean and m2 to rounding, as far as the values' size allows."""
+    """Check that two sketches are equal: exactly, but for mean and m2, which may differ by rounding."""
     for field in ("counts", "bins", "missing", "low", "high"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), field)
     size = np.maximum(np.abs(np.where(one.n > 0, one.low, 0)), np.abs(np.where(one.n > 0, one.high, 0)))

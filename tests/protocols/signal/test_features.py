@@ -1,4 +1,4 @@
-"""Features against scipy, and the edges of their input."""
+"""Features compared with scipy, and extreme inputs."""
 
 from __future__ import annotations
 

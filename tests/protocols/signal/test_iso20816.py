@@ -1,4 +1,4 @@
-"""Velocity against analytic signals and an integration in time by scipy; the zones' limits."""
+"""Velocity compared with analytic signals and with scipy's integration over time; limits of the zones."""
 
 from __future__ import annotations
 

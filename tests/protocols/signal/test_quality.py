@@ -1,4 +1,4 @@
-"""Data quality: counts of planted faults, against a slow and plain count."""
+"""Data quality: counts of planted faults, compared with a slow and simple count."""
 
 from __future__ import annotations
 

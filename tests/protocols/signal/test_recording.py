@@ -125,7 +125,7 @@ def test_part() -> None:
 
 
 def _npz(member: str, content: bytes, kind: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
-    """A recording of which one member is ``content``."""
+    """The file of a recording whose array ``member`` has the bytes ``content``."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(packed()) as whole, zipfile.ZipFile(buffer, "w", kind) as archive:
         for name in whole.namelist():
@@ -163,7 +163,7 @@ def test_only_stored_and_deflated_members_are_read(kind: int) -> None:
 
 
 def test_a_small_file_does_not_become_much_memory() -> None:
-    """Texts of no length cost a pointer each, and a number of a byte becomes one of eight."""
+    """Empty texts would take a pointer each in memory, and 8-bit numbers would become 64-bit ones."""
     many = 50_000_000
     texts = _npy(f"{{'descr': '<U0', 'fortran_order': False, 'shape': ({many},)}}")
     scale = _npy(f"{{'descr': '|i1', 'fortran_order': False, 'shape': ({many},)}}", bytes(many))

@@ -1,4 +1,4 @@
-"""Recordings, features, decisions and manifests keep what they were when the first devices went out."""
+"""Golden vectors: recordings, features, decisions and manifests stay as they were in the first version."""
 
 from __future__ import annotations
 

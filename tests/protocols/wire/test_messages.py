@@ -1,4 +1,4 @@
-"""The wire: golden vectors, and whatever else may arrive."""
+"""The wire: golden vectors, arbitrary bytes, and limits."""
 
 from __future__ import annotations
 
