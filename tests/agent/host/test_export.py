@@ -275,6 +275,9 @@ def test_an_empty_state_folder_gives_empty_tables(tmp_path: Path) -> None:
     with pytest.raises(AgentError) as missing:
         export_state(tmp_path / "none", tmp_path / "other.sqlite", NOW)
     assert missing.value.code == "export.missing"
+    with pytest.raises(AgentError) as missing:
+        export_state(folder, tmp_path / "none" / "out.sqlite", NOW)
+    assert missing.value.code == "export.missing"
 
 
 def test_a_damaged_row_is_told_and_keeps_its_bytes(state: Path, tmp_path: Path) -> None:

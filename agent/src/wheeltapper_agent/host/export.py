@@ -81,13 +81,15 @@ def export_state(state_dir: Path, out: Path, now_seconds: float, replace: bool =
 
     Raises:
         AgentError: ``export.exists`` (``out`` exists and ``replace`` is not set), ``export.denied`` (the state folder
-            is closed to this user), ``export.missing`` (there is no such state folder), ``storage.*`` (the disk of
-            ``out`` refuses; nothing is left of the file).
+            is closed to this user), ``export.missing`` (there is no such state folder, or no folder for ``out``),
+            ``storage.*`` (the disk of ``out`` refuses; nothing is left of the file).
     """
     if not state_dir.is_dir():
         raise AgentError("export.missing", f"there is no state folder {state_dir}; is it the right configuration?")
     if not os.access(state_dir, os.R_OK | os.X_OK):
         raise AgentError("export.denied", f"{state_dir} is closed to this user; run it as root or the service's user")
+    if not out.absolute().parent.is_dir():
+        raise AgentError("export.missing", f"there is no folder {out.absolute().parent}; make it first")
     if not replace and os.path.lexists(out):
         raise _exists(out)
     try:
