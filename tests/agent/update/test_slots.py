@@ -27,7 +27,7 @@ def test_slots_switch_and_go_back(tmp_path: Path) -> None:
     slots.activate("main", "a-2-00000000")
     slots.activate("main", "a-2-00000000")
     assert (slots.active("main"), slots.previous("main")) == ("a-2-00000000", "a-1-00000000")
-    slots.collect_garbage(set())
+    slots.collect_garbage()
     assert not slots.path("a-3-00000000").exists()
     slots.restore("main", "a-1-00000000")
     assert slots.active("main") == "a-1-00000000"

@@ -275,6 +275,6 @@ class Running:
         self._tested.clear()
         self._excluded.clear()
         try:
-            self._slots.collect_garbage(set())
+            self._slots.collect_garbage()
         except OSError as error:
             _LOG.warning("slot.storage: slots that nothing needs cannot be removed: %s", error)

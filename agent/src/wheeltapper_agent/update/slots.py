@@ -178,11 +178,11 @@ class Slots:
             except OSError as error:
                 raise storage_error(error, f"the links of {pipeline} cannot be switched") from error
 
-    def collect_garbage(self, keep: set[str]) -> None:
-        """Remove slots that neither a link nor ``keep`` names, and temporary folders that a kill left."""
-        keep = keep | self._referenced()
+    def collect_garbage(self) -> None:
+        """Remove slots that no link names, and temporary folders that a kill left."""
+        referenced = self._referenced()
         for path in self._releases.iterdir():
-            if path.name not in keep:
+            if path.name not in referenced:
                 shutil.rmtree(path, ignore_errors=True)
 
     def find(self, sha256: str, length: int) -> Path | None:
