@@ -19,6 +19,7 @@ from wheeltapper_agent.cli import app
 from wheeltapper_agent.config import load_config
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile, load_profile, profile_names
+from wheeltapper_agent.ground.state_lock import LOCK_FILE
 from wheeltapper_agent.host import uninstall as uninstall_steps
 from wheeltapper_agent.host.boards import detect_board
 from wheeltapper_agent.host.install import choose_profile, program_path, starting_config
@@ -333,7 +334,7 @@ def test_uninstall_goes_on_with_an_unusable_configuration(root: Path, tmp_path: 
 
 def test_every_name_in_the_state_folder_is_known() -> None:
     """Every file that the agent writes there is removed by uninstall; other names are not."""
-    for name in (SPOOL_FILE, STATUS_FILE, FLOORS_FILE, SOCKET_FILE, f".{FLOORS_FILE}.tmp"):
+    for name in (SPOOL_FILE, STATUS_FILE, LOCK_FILE, FLOORS_FILE, SOCKET_FILE, f".{FLOORS_FILE}.tmp"):
         assert is_state(name)
     source = Path(service.__file__).read_text(encoding="utf-8")
     named = re.findall(r'state(?:_dir)? / "([^"]+)"', source)

@@ -26,6 +26,7 @@ from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
+from wheeltapper_fleet.devices.commands import create_capture
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
@@ -67,22 +68,14 @@ class TableCampaigns:
             connection.execute(update(table).where(table.c.id == campaign).values(state=state, version=version + 1))
 
 
-class TableCaptures:
-    """Capture commands as rows: implements the API's ``CaptureRequests``."""
+class CaptureCommands:
+    """The real commands, as the service hands them to the API: implements the API's ``CaptureRequests``."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def request(self, device: str, pipeline: str, snapshots: int) -> str:
-        body = {
-            "id": "k1",
-            "expires_at": 4e9,
-            "body": {"type": "capture", "pipeline": pipeline, "snapshots": snapshots},
-        }
-        row = {"id": "k1", "device": device, "body": body, "created_at": 1e9, "expires_at": 4e9}
-        with self.engine.begin() as connection:
-            connection.execute(insert(tables.commands).values(row))
-        return "k1"
+        return create_capture(self.engine, device=device, pipeline=pipeline, snapshots=snapshots, now=time.time())
 
 
 class AdminServer:
@@ -111,7 +104,7 @@ class AdminServer:
             repository=repository,
             blobs=blobs,
             campaigns=TableCampaigns(self.engine),
-            captures=TableCaptures(self.engine),
+            captures=CaptureCommands(self.engine),
             captures_dir=data_dir / "captures",
             clock=time.time,
             hosts=hosts,

@@ -39,13 +39,16 @@ def create_capture(
     """Ask ``device`` to record its next ``snapshots`` windows; returns the command's id.
 
     Raises:
-        FleetError: ``device.not_found``, ``command.invalid``.
+        FleetError: ``device.not_found``, ``device.revoked``, ``command.invalid``.
     """
     try:
         body = msgspec.convert({"type": "capture", "pipeline": pipeline, "snapshots": snapshots}, CaptureCommand)
     except msgspec.ValidationError as error:
         raise FleetError("command.invalid", f"the capture is refused: {error}", 422) from error
     with engine.begin() as connection:
+        revoked = select(devices.c.revoked).where(devices.c.id == device)
+        if connection.execute(revoked).scalar_one_or_none():
+            raise FleetError("device.revoked", f"{device} is revoked; enrol it again before you ask it to record", 409)
         return _create(connection, device, body, now, expires_seconds)
 
 

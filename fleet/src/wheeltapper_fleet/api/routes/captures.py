@@ -10,7 +10,6 @@ from wheeltapper_fleet.api.context import Context
 from wheeltapper_fleet.captures import views
 from wheeltapper_fleet.captures.schemas import CaptureView
 from wheeltapper_fleet.devices.schemas import CommandView
-from wheeltapper_fleet.devices.views import get_device
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.ids import device_id
 
@@ -22,9 +21,7 @@ router = APIRouter()
 @router.post("/devices/{device}/captures", status_code=202)
 def request_capture(device: str, body: schemas.CaptureRequest, context: Context) -> CommandView:
     """Ask a device for a recording of its next windows."""
-    if get_device(context.engine, device_id(device)).revoked:
-        raise FleetError("device.revoked", f"{device} is revoked", 409)
-    command = context.captures.request(device, body.pipeline, body.snapshots)
+    command = context.captures.request(device_id(device), body.pipeline, body.snapshots)
     return CommandView(command=command, device=device)
 
 
