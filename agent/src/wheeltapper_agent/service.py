@@ -10,7 +10,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +22,7 @@ from wheeltapper_agent.ground.liveness import Liveness
 from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.ground.state_lock import StateLock
 from wheeltapper_agent.ground.system_clock import SystemClock
+from wheeltapper_agent.ground.wakeup import Wakeup
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, LocalServer
 from wheeltapper_agent.host.notify import Notifier
 from wheeltapper_agent.host.status import STATUS_FILE, AgentStatus
@@ -91,8 +91,8 @@ class Agent:
         self._config, self._profile, self._device = config, profile, identity.fleet.device
         self._state_dir = config.device.state_dir
         self._clock = SystemClock()
-        self._status_changed = threading.Event()
-        self._stopping = threading.Event()
+        self._status_changed = Wakeup()
+        self._stop_requested = False
         self._state_lock = StateLock(self._state_dir)
 
         # A sample: source and pipeline make records of it, the spool keeps them, delivery sends them over the link.
@@ -214,9 +214,8 @@ class Agent:
         _LOG.info("agent %s: %s runs with profile %s", __version__, self._device, self._profile.name)
         published_at = self._clock.monotonic()
         self._feed_watchdog()
-        while not self._stopping.is_set():
+        while not self._stop_requested:
             changed = self._status_changed.wait(_TURN_SECONDS)
-            self._status_changed.clear()
             self._feed_watchdog()
             for pipeline in self.pipelines.values():
                 pipeline.flush_due()
@@ -230,8 +229,8 @@ class Agent:
         self._end()
 
     def stop(self) -> None:
-        """Ask :meth:`run` to end; safe to call in a signal handler."""
-        self._stopping.set()
+        """Ask :meth:`run` to end; safe to call in a signal handler, which must take no lock."""
+        self._stop_requested = True
         self._status_changed.set()
 
     def _listen(self) -> None:
