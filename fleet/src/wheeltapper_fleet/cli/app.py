@@ -17,7 +17,7 @@ from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.keys import keys_app
 from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.releases import release_app
-from wheeltapper_fleet.cli.support import fail, failures, print_json, run_guarded
+from wheeltapper_fleet.cli.support import fail, failures, print_result, run_guarded
 from wheeltapper_fleet.cli.train import train_app
 
 __all__ = ["app", "main"]
@@ -39,10 +39,7 @@ def main() -> None:
 @app.command()
 def version(as_json: AsJson = False) -> None:
     """Print the version."""
-    if as_json:
-        print_json({"version": __version__})
-    else:
-        typer.echo(__version__)
+    print_result({"version": __version__}, __version__, as_json)
 
 
 @app.command()

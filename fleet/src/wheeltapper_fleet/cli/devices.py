@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
-from wheeltapper_fleet.cli.support import format_time, open_client, parse_tags, print_json, print_table
+from wheeltapper_fleet.cli.support import format_time, open_client, parse_tags, print_json, print_result, print_table
 
 __all__ = ["device_app"]
 
@@ -31,10 +31,7 @@ def device_token(
     tags = parse_tags(tag or [])
     with open_client(url, token_file, data_dir) as client:
         made = client.create_token(device, ttl_seconds, tags)
-    if as_json:
-        print_json(made)
-    else:
-        typer.echo(made["token"])
+    print_result(made, made["token"], as_json)
 
 
 @device_app.command("list")
@@ -79,10 +76,7 @@ def device_revoke(
     """Refuse a device from now on."""
     with open_client(url, token_file, data_dir) as client:
         found = client.revoke(device)
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(f"{device} is revoked")
+    print_result(found, f"{device} is revoked", as_json)
 
 
 @device_app.command("forget")
@@ -92,10 +86,7 @@ def device_forget(
     """Remove a device that lost its key, so that its id can be enrolled again. Its records stay."""
     with open_client(url, token_file, data_dir) as client:
         client.forget(device)
-    if as_json:
-        print_json({"device": device, "forgotten": True})
-    else:
-        typer.echo(f"{device} is forgotten; it can be enrolled again")
+    print_result({"device": device, "forgotten": True}, f"{device} is forgotten; it can be enrolled again", as_json)
 
 
 @capture_app.command("create")
@@ -111,10 +102,7 @@ def capture_create(
     """Ask a device for a recording of its next windows."""
     with open_client(url, token_file, data_dir) as client:
         command = client.request_capture(device, pipeline, snapshots)
-    if as_json:
-        print_json({"command": command, "device": device})
-    else:
-        typer.echo(command)
+    print_result({"command": command, "device": device}, command, as_json)
 
 
 @capture_app.command("list")
@@ -149,10 +137,7 @@ def capture_fetch(
     """Fetch a recording."""
     with open_client(url, token_file, data_dir) as client:
         length = client.fetch_capture(command, out)
-    if as_json:
-        print_json({"command": command, "path": str(out), "length": length})
-    else:
-        typer.echo(f"{out}: {length} bytes")
+    print_result({"command": command, "path": str(out), "length": length}, f"{out}: {length} bytes", as_json)
 
 
 def _presence(device: dict[str, Any]) -> str:

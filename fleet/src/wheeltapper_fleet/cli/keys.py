@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson
-from wheeltapper_fleet.cli.support import failures, print_json
+from wheeltapper_fleet.cli.support import failures, print_result
 
 __all__ = ["keys_app"]
 
@@ -29,9 +29,8 @@ def keys_init(
         from wheeltapper_fleet.trust.keys import init_keys
 
         init_keys(keys_dir, data_dir, models, threshold)
-    if as_json:
-        print_json({"keys_dir": str(keys_dir), "data_dir": str(data_dir), "models": models, "threshold": threshold})
-    else:
-        typer.echo(
-            f"keys for {', '.join(models)}: offline keys in {keys_dir} (keep them safe), the service's in {data_dir}"
-        )
+    print_result(
+        {"keys_dir": str(keys_dir), "data_dir": str(data_dir), "models": models, "threshold": threshold},
+        f"keys for {', '.join(models)}: offline keys in {keys_dir} (keep them safe), the service's in {data_dir}",
+        as_json,
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
-from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_table
+from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_result, print_table
 
 __all__ = ["release_app"]
 
@@ -30,10 +30,7 @@ def release_publish(
     """Sign a bundle here as the next release of its model, and publish it."""
     with open_client(url, token_file, data_dir) as client:
         made = client.publish_bundle(bundle, key, rollback_floor)
-    if as_json:
-        print_json(made)
-    else:
-        typer.echo(f"{made['model']} release {made['release']} is published")
+    print_result(made, f"{made['model']} release {made['release']} is published", as_json)
 
 
 @release_app.command("list")
@@ -65,7 +62,4 @@ def release_verify(
     """Verify a release as a device would, down to every byte."""
     with open_client(url, token_file, data_dir) as client:
         found = client.verify_release(model, release)
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(f"{model} release {release} verifies: {found['files']} files, {found['length']} bytes")
+    print_result(found, f"{model} release {release} verifies: {found['files']} files, {found['length']} bytes", as_json)

@@ -30,6 +30,7 @@ __all__ = [
     "open_client",
     "parse_tags",
     "print_json",
+    "print_result",
     "print_table",
     "run_guarded",
 ]
@@ -69,6 +70,14 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
 def print_json(value: object) -> None:
     """Print ``value`` as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_result(value: object, text: str, as_json: bool) -> None:
+    """Print what a command did: ``value`` as JSON, or ``text`` for people."""
+    if as_json:
+        print_json(value)
+    else:
+        typer.echo(text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
