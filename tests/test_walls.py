@@ -44,7 +44,7 @@ PURE = {
         " decision.scoring manifest.inference_task manifest.manifest"
     ),
     "wheeltapper_agent": (
-        "ground.backoff ground.clock ground.errors ground.rate source.base source.cutter source.framing"
+        "ground.backoff ground.bounds ground.clock ground.errors ground.rate source.base source.cutter source.framing"
         " source.iio_format source.payload source.stream_config source.timing model.tensors records.config records.port"
         " records.rows records.state pipeline.change pipeline.config pipeline.observation pipeline.quality"
         " captures.config update.comparison update.conditions update.deadline update.effect_result"

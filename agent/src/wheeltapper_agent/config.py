@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from wheeltapper_agent.captures.config import CaptureConfig, CaptureRule
+from wheeltapper_agent.ground.bounds import DAY_SECONDS, Bounds
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.toml import build, read_toml
 from wheeltapper_agent.pipeline.config import PipelineConfig
@@ -37,7 +38,7 @@ class DeviceConfig:
     """The state folder: identity, slots, spool, recordings."""
     profile: str = "x86-gateway"
     """Name of the board's profile; ``wheeltapper-agent profiles`` lists them."""
-    status_seconds: float = 30.0
+    status_seconds: Annotated[float, Bounds(0.1, DAY_SECONDS, "seconds")] = 30.0
     """How often the status is published, at least."""
 
 

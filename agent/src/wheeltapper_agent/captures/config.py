@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.bounds import Bounds
 
 __all__ = ["CaptureConfig", "CaptureRule"]
 
@@ -19,38 +20,28 @@ class CaptureRule:
     """Record around a window that raises an alert or makes it worse."""
     on_drift: bool = False
     """Record around a window at which a drift detector fires."""
-    before_windows: int = 8
-    after_windows: int = 8
+    before_windows: Annotated[int, Bounds(0, 1_000_000, "windows")] = 8
+    after_windows: Annotated[int, Bounds(0, 1_000_000, "windows")] = 8
     """Windows before and after the one of the alert or the drift."""
-    pause_seconds: float = 600.0
+    pause_seconds: Annotated[float, Bounds(0, 1_000_000, "seconds")] = 600.0
     """For so long after a recording, further triggers are ignored."""
-    random_share: float = 0.0
+    random_share: Annotated[float, Bounds(0, 1)] = 0.0
     """The share of all windows that is recorded at random, 0 to 1."""
-    random_windows: int = 8
+    random_windows: Annotated[int, Bounds(1, 10_000, "windows")] = 8
     """How many random windows make one recording."""
-    seed: int = 1
+    seed: Annotated[int, Bounds(0, 2**63 - 1)] = 1
     """Of the random choice; the same seed chooses the same windows."""
-
-    def __post_init__(self) -> None:
-        for name in ("before_windows", "after_windows", "pause_seconds"):
-            if not 0 <= getattr(self, name) <= 1e6:
-                raise AgentError("config.invalid", f"capture.rules: {name} must be between 0 and 1000000")
-        if not 0 <= self.random_share <= 1 or not 1 <= self.random_windows <= 10_000:
-            raise AgentError(
-                "config.invalid",
-                "capture.rules: random_share must be between 0 and 1, random_windows between 1 and 10000",
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureConfig:
     """Recordings by rule, and how much of the network connection all recordings may take."""
 
-    bytes_per_second: float = 262_144.0
+    bytes_per_second: Annotated[float, Bounds(100, 1e12, "bytes a second", zero="no limit")] = 262_144.0
     """Of all uploads together; 0: no limit."""
-    max_mb_per_day: float = 256.0
+    max_mb_per_day: Annotated[float, Bounds(0.001, 1e9, "MB", zero="no limit")] = 256.0
     """Uploads of recordings by rule; 0: no limit."""
-    piece_kb: int = 256
+    piece_kb: Annotated[int, Bounds(1, 65_536, "KB")] = 256
     """How much one request uploads."""
     rules: tuple[CaptureRule, ...] = ()
 

@@ -2,5 +2,5 @@
 
 Nothing passes through this room: others call it, and it imports no other room of the agent.
 
-Pure files: ``backoff``, ``clock`` (the protocol), ``errors``, ``liveness``, ``rate``.
+Pure files: ``backoff``, ``bounds``, ``clock`` (the protocol), ``errors``, ``liveness``, ``rate``.
 """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from wheeltapper_agent.ground.bounds import COUNT_MAX, Bounds
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.toml import build, read_toml
 
@@ -24,17 +26,17 @@ class Profile:
     providers: tuple[str, ...] = ("CPUExecutionProvider", "XNNPACK")
     """What computes the models, in order of preference, for all runtimes together: an execution provider of ONNX
     Runtime, ``XNNPACK``, or ``delegate:<path>`` for a TFLite delegate. Each runtime ignores those of the others."""
-    threads: int = 1
-    memory_cap_mb: int = 512
-    cpu_quota_percent: int = 100
+    threads: Annotated[int, Bounds(1, 64, "threads")] = 1
+    memory_cap_mb: Annotated[int, Bounds(64, 65_536, "MB")] = 512
+    cpu_quota_percent: Annotated[int, Bounds(10, 6400, "percent")] = 100
     """Share of the processor; 100 is one core."""
-    spool_max_records: int = 1_000_000
-    spool_max_mb: int = 512
-    spool_max_days: float = 30.0
-    spool_commit_seconds: float = 1.0
+    spool_max_records: Annotated[int, Bounds(1000, COUNT_MAX, "records")] = 1_000_000
+    spool_max_mb: Annotated[int, Bounds(8, 1_048_576, "MB")] = 512
+    spool_max_days: Annotated[float, Bounds(0, 3650, "days")] = 30.0
+    spool_commit_seconds: Annotated[float, Bounds(0, 60, "seconds")] = 1.0
     """How long telemetry waits in memory for the next commit, which wears flash less. Alerts and reports never wait."""
-    batch_records: int = 200
-    capture_max_mb: int = 64
+    batch_records: Annotated[int, Bounds(1, 5000, "records")] = 200
+    capture_max_mb: Annotated[int, Bounds(1, 4096, "MB")] = 64
     buses: tuple[str, ...] = ()
     """Device nodes that the service may open for its sensors, and CAN interfaces (``can0``)."""
     accelerator_devices: tuple[str, ...] = ()

@@ -1,4 +1,5 @@
-"""Reads TOML files into frozen dataclasses. An unknown key is an error, and so is a value of another type.
+"""Reads TOML files into frozen dataclasses. An unknown key is an error, and so is a value of another type or outside of
+the bounds of its field (:mod:`wheeltapper_agent.ground.bounds`).
 
 Example::
 
@@ -11,8 +12,9 @@ import dataclasses
 import tomllib
 import typing
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
+from wheeltapper_agent.ground.bounds import Bounds, shown
 from wheeltapper_agent.ground.errors import AgentError
 
 __all__ = ["build", "read_toml"]
@@ -22,7 +24,10 @@ _T = TypeVar("_T")
 
 
 _MAX_NUMBER: Final = 1e300
-"""A larger number in a configuration is a mistake; so are ``inf`` and ``nan``."""
+_MAX_INTEGER: Final = 2**63 - 1
+"""A larger number in a configuration is a mistake, also in that of a plug-in, which need not give bounds; so are
+``inf`` and ``nan``."""
+_KINDS: Final = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", Path: "a path"}
 
 
 def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
@@ -38,6 +43,8 @@ def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
         AgentError: ``config.invalid``, and those of :func:`build` for a table.
     """
     options = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return _bounded(options, value, where, base)
     if typing.get_origin(hint) is Literal:
         if value in options:
             return value
@@ -48,7 +55,7 @@ def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER:
             return float(value)
     elif hint in (str, bool, int):
-        if type(value) is hint:
+        if type(value) is hint and (hint is not int or abs(value) <= _MAX_INTEGER):
             return value
     elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return build(hint, value, where, base)
@@ -56,7 +63,36 @@ def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
         return _value(options[0], value, where, base)
     elif typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_value(options[0], entry, f"{where}[{index}]", base) for index, entry in enumerate(value))
-    raise AgentError("config.invalid", f"{where} cannot be {value!r}; expected {hint}")
+    raise AgentError("config.invalid", f"{where} cannot be {shown(value)}; set {_expected(hint)}")
+
+
+def _bounded(options: tuple[Any, ...], value: Any, where: str, base: Path) -> Any:
+    """A value of the type ``Annotated[options]``, within its bounds.
+
+    Raises:
+        AgentError: ``config.invalid``.
+    """
+    bounds = next((each for each in options[1:] if isinstance(each, Bounds)), None)
+    if bounds is None:
+        return _value(options[0], value, where, base)
+    hints = typing.get_args(options[0]) or (options[0],)
+    if isinstance(value, bool) or not isinstance(value, int | float) or (float not in hints and type(value) is not int):
+        kind = _KINDS[float if float in hints else int]
+        raise AgentError("config.invalid", f"{where} cannot be {shown(value)}; set {kind}, {bounds}")
+    bounds.check(value, where)
+    return float(value) if float in hints else value
+
+
+def _expected(hint: Any) -> str:
+    """The type ``hint`` for a message."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, options))
+    if typing.get_origin(hint) is tuple:
+        return f"a list; each entry {_expected(options[0])}"
+    if typing.get_origin(hint) is Annotated or type(None) in options:
+        return _expected(options[0])
+    return _KINDS.get(hint, "a table")
 
 
 def build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> _T:
@@ -75,7 +111,7 @@ def build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> _
     """
     if not isinstance(table, dict):
         raise AgentError("config.invalid", f"{where} must be a table")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     unknown = sorted(set(table) - set(hints))
     if unknown:
         raise AgentError(
@@ -102,5 +138,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AgentError("config.unreadable", f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits
         raise AgentError("config.malformed", f"{path} is not TOML: {error}") from error

@@ -21,11 +21,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wheeltapper_agent.ground.bounds import Bounds
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic
@@ -38,6 +39,7 @@ __all__ = ["KIND", "Bearing", "Machine", "SimulatorConfig", "SimulatorSource"]
 _CATCH_UP_WINDOWS: Final = 20
 """Due windows that wait for a slow pipeline; older ones are dropped."""
 _MAX_SIMULATED_SAMPLES: Final = 2**20
+_LEAST_INTERVAL_SECONDS: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,29 +47,27 @@ class SimulatorConfig:
     """A simulated bearing. Times are machine time, in seconds."""
 
     kind: Literal["simulator"] = "simulator"
-    seed: int = 1
-    sample_rate_hz: float = 12800.0
-    window_samples: int = 4096
-    interval_seconds: float = 60.0
+    seed: Annotated[int, Bounds(0, 2**63 - 1)] = 1
+    sample_rate_hz: Annotated[float, Bounds(0.001, 1e7, "Hz")] = 12800.0
+    window_samples: Annotated[int, Bounds(1, _MAX_SIMULATED_SAMPLES, "samples")] = 4096
+    interval_seconds: Annotated[float, Bounds(0.001, 1e9, "seconds")] = 60.0
     """Machine time from the start of a window to the start of the next."""
-    time_scale: float = 60.0
+    time_scale: Annotated[float, Bounds(0.001, 1e6)] = 60.0
     """Seconds of machine time for each second of the wall clock."""
-    started_at: float | None = None
+    started_at: Annotated[float | None, Bounds(0, 1e11, "seconds")] = None
     """Unix time of machine time 0; None: the first start, which is remembered in the state folder."""
-    shaft_hz: float = 29.17
+    shaft_hz: Annotated[float, Bounds(0.001, 1e4, "Hz")] = 29.17
     fault: Literal["none", "outer", "inner", "ball"] = "none"
-    onset_seconds: float = 0.0
-    failure_seconds: float = 0.0
+    onset_seconds: Annotated[float, Bounds(0, 1e11, "seconds")] = 0.0
+    failure_seconds: Annotated[float, Bounds(0, 1e11, "seconds")] = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in (
-            ("sample_rate_hz", 1e7), ("interval_seconds", 1e9), ("time_scale", 1e6), ("shaft_hz", 1e4),
-        ):  # fmt: skip
-            if not 0 < getattr(self, name) <= most:
-                raise AgentError("config.invalid", f"{name} of a simulator must be above 0 and at most {most:g}")
-        if not 0 < self.window_samples <= _MAX_SIMULATED_SAMPLES or self.seed < 0:
-            text = f"window_samples must be from 1 to {_MAX_SIMULATED_SAMPLES}, and seed must not be negative"
-            raise AgentError("config.invalid", f"of a simulator: {text}")
+        if self.interval_seconds / self.time_scale < _LEAST_INTERVAL_SECONDS:
+            raise AgentError(
+                "config.invalid",
+                f"interval_seconds / time_scale of a simulator is the time between two windows; "
+                f"set at least {_LEAST_INTERVAL_SECONDS:g} seconds",
+            )
 
 
 class Machine:

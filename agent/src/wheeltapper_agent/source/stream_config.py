@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
+from wheeltapper_agent.ground.bounds import DAY_SECONDS, YEAR_SECONDS, Bounds
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceSpec
 from wheeltapper_agent.source.cutter import Framing
 
-__all__ = ["StreamConfig", "check_shape"]
+__all__ = ["FACTOR", "StreamConfig", "check_shape"]
 
+FACTOR: Final = Bounds(-1e15, 1e15)
+"""Of a scale, an offset or a full scale."""
 _MAX_CHANNELS: Final = 64
 _MAX_WINDOW_VALUES: Final = 2**24
 _MAX_QUEUE_VALUES: Final = 2**26
@@ -26,25 +29,25 @@ class StreamConfig:
     ``units``, ``scale``, ``offset`` and ``full_scale`` have one entry for each channel, or none.
     """
 
-    sample_rate_hz: float
+    sample_rate_hz: Annotated[float, Bounds(1e-6, 1e7, "Hz")]
     channels: tuple[str, ...] = ("x",)
     units: tuple[str, ...] = ()
-    scale: tuple[float, ...] = ()
+    scale: tuple[Annotated[float, FACTOR], ...] = ()
     """Physical value = (number received + offset) * scale."""
-    offset: tuple[float, ...] = ()
-    full_scale: tuple[float, ...] = ()
+    offset: tuple[Annotated[float, FACTOR], ...] = ()
+    full_scale: tuple[Annotated[float, FACTOR], ...] = ()
     """Largest absolute physical value that the sensor can give; it clips beyond that."""
-    window_samples: int
-    hop_samples: int = 0
+    window_samples: Annotated[int, Bounds(1, 2**24, "samples")]
+    hop_samples: Annotated[int, Bounds(0, 2**24, "samples")] = 0
     """From the start of a window to the start of the next; 0: the same as ``window_samples``."""
-    tolerance_seconds: float = 0.0
+    tolerance_seconds: Annotated[float, Bounds(0, DAY_SECONDS, "seconds")] = 0.0
     """How far a time stamp may be off before samples count as missing; 0: see
     :class:`~wheeltapper_agent.source.cutter.Framing`."""
-    queue_windows: int = 16
+    queue_windows: Annotated[int, Bounds(1, 2**20, "windows")] = 16
     """Number of windows that wait for a slow pipeline. A further one pushes out the oldest, which counts as dropped."""
-    retry_first_seconds: float = 1.0
-    retry_max_seconds: float = 60.0
-    silent_seconds: float = 60.0
+    retry_first_seconds: Annotated[float, Bounds(0.01, 3600, "seconds")] = 1.0
+    retry_max_seconds: Annotated[float, Bounds(0.01, 3600, "seconds")] = 60.0
+    silent_seconds: Annotated[float, Bounds(0.01, YEAR_SECONDS, "seconds", zero="never")] = 60.0
     """If no sample comes for so long while the source is connected, the status says ``source.silent``; 0: never."""
 
     def __post_init__(self) -> None:

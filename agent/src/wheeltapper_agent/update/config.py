@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import zoneinfo
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from pathlib import Path
+from typing import Annotated
 
+from wheeltapper_agent.ground.bounds import DAY_SECONDS, YEAR_SECONDS, Bounds
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.update.conditions import Conditions, parse_window
 from wheeltapper_agent.update.probation import ProbationRules
@@ -30,54 +30,50 @@ class UpdateConfig:
     metered_interfaces: tuple[str, ...] = ()
     """Interfaces over which nothing is fetched, e.g. ``wwan*``."""
     route_file: Path = Path("/proc/net/route")
-    disk_reserve_mb: float = 16.0
+    disk_reserve_mb: Annotated[float, Bounds(0, 1_048_576, "MB")] = 16.0
     """Room on the disk that must stay free."""
-    condition_seconds: float = 5.0
+    condition_seconds: Annotated[float, Bounds(0.1, 3600, "seconds")] = 5.0
     """Seconds between two looks at the conditions."""
-    deadline_seconds: float = 7 * 86400.0
+    deadline_seconds: Annotated[float, Bounds(1, YEAR_SECONDS, "seconds", zero="no limit")] = 7 * 86400.0
     """Allowed from the assignment to the activation; 0: no limit."""
-    fetch_attempts: int = 5
+    fetch_attempts: Annotated[int, Bounds(1, 1000, "attempts")] = 5
     """Attempts in a row without progress after which fetching is given up."""
-    fetch_retry_seconds: float = 1.0
+    fetch_retry_seconds: Annotated[float, Bounds(0.01, 3600, "seconds")] = 1.0
     """Before the second attempt; doubles with each one."""
-    fetch_bytes_per_second: float = 0.0
+    fetch_bytes_per_second: Annotated[float, Bounds(100, 1e12, "bytes a second", zero="no limit")] = 0.0
     """Fetch at most so fast, over all files; 0: no limit."""
-    fetch_least_bytes_per_second: float = 100.0
+    fetch_least_bytes_per_second: Annotated[float, Bounds(1, 1e9, "bytes a second", zero="any rate")] = 100.0
     """A server that sends less, over a minute, is given up for this attempt; 0: any rate will do."""
-    metadata_retry_seconds: float = 2.0
+    metadata_retry_seconds: Annotated[float, Bounds(0.1, 3600, "seconds")] = 2.0
     """Before an assignment whose metadata could not be had is judged again; doubles up to a minute."""
-    metadata_timeout_seconds: float = 300.0
+    metadata_timeout_seconds: Annotated[float, Bounds(1, DAY_SECONDS, "seconds", zero="no limit")] = 300.0
     """For one refresh of the metadata; 0: no limit."""
-    http_timeout_seconds: float = 20.0
+    http_timeout_seconds: Annotated[float, Bounds(0.1, 3600, "seconds")] = 20.0
     """For connecting, for the head of a response, and for each piece of it."""
-    self_test_timeout_seconds: float = 120.0
+    self_test_timeout_seconds: Annotated[float, Bounds(1, DAY_SECONDS, "seconds")] = 120.0
     """For a release's first load and self-test, which happen in a child process."""
-    shadow_windows: int = 3
+    shadow_windows: Annotated[int, Bounds(1, 1_000_000, "windows", zero="no shadow run")] = 3
     """Windows that a new release scores beside the active one; 0: no shadow run."""
-    shadow_timeout_seconds: float = 30.0
+    shadow_timeout_seconds: Annotated[float, Bounds(0.1, 7 * DAY_SECONDS, "seconds")] = 30.0
     """For the whole shadow run."""
-    shadow_min_agreement: float = 0.0
+    shadow_min_agreement: Annotated[float, Bounds(0, 1)] = 0.0
     """Share of windows (0 to 1) in which both releases must decide the same; 0: it is only reported."""
-    shadow_max_load: float = 8.0
+    shadow_max_load: Annotated[float, Bounds(0, 10_000)] = 8.0
     """Load average per core above which windows are left out of the shadow run."""
-    probation_windows: int = 3
+    probation_windows: Annotated[int, Bounds(1, 1_000_000, "windows")] = 3
     """Windows that a new release must score before it is judged."""
-    probation_timeout_seconds: float = 120.0
+    probation_timeout_seconds: Annotated[float, Bounds(0.1, 7 * DAY_SECONDS, "seconds")] = 120.0
     """For the whole probation."""
-    probation_max_deaths: int = 3
+    probation_max_deaths: Annotated[int, Bounds(1, 1000, "ends")] = 3
     """Unclean ends of the agent in probation after which the release goes back."""
-    probation_max_shift: float = 8.0
+    probation_max_shift: Annotated[float, Bounds(0.1, 1e6, "spreads", zero="not judged")] = 8.0
     """Allowed move of the median score, in robust standard deviations of the old release's scores; 0: not judged."""
-    probation_alert_alpha: float = 0.001
+    probation_alert_alpha: Annotated[float, Bounds(1e-12, 0.5, zero="not judged")] = 0.001
     """Significance level of the test for more alerts than before; 0: not judged."""
-    probation_latency_ratio: float = 5.0
+    probation_latency_ratio: Annotated[float, Bounds(1, 1e6, zero="not judged")] = 5.0
     """Allowed ratio of the median latency to the old release's, from 20 calls on; 0: not judged."""
 
     def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
-                raise AgentError("config.invalid", f"update.{entry.name} cannot be {value!r}; set 0 or more")
         self.conditions()
 
     def conditions(self) -> Conditions:
