@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
@@ -22,7 +23,13 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from wheeltapper_protocols.wire.assignment import PAYLOAD_TYPE, Assignment, PipelineTarget, encode_assignment
+from wheeltapper_protocols.wire.assignment import (
+    PAYLOAD_TYPE,
+    Assignment,
+    ExecutionOrder,
+    PipelineTarget,
+    encode_assignment,
+)
 from wheeltapper_protocols.wire.ids import manifest_path
 
 
@@ -95,17 +102,37 @@ class Repository:
         digest = hashlib.sha256(manifest).hexdigest()
         return PipelineTarget(model="bearing", release=release, path=path, length=len(manifest), sha256=digest)
 
-    def assign(self, target: PipelineTarget, counter: int, key: CryptoSigner | None = None, **changes: Any) -> bytes:
-        """A signed assignment of ``target`` to the pipeline ``main`` of ``device-1``, as an envelope."""
+    def assign(
+        self,
+        target: PipelineTarget,
+        counter: int,
+        key: CryptoSigner | None = None,
+        execution: str = "",
+        deadline: float | UnsetType = UNSET,
+        **changes: Any,
+    ) -> bytes:
+        """A signed assignment of ``target`` to the pipeline ``main`` of ``device-1``, as an envelope.
+
+        Args:
+            target: the release.
+            counter: of the assignment; its one execution, for every pipeline that has a target, is ``e<counter>``.
+            key: who signs; None: the director.
+            execution: another id of that execution.
+            deadline: of that execution.
+            changes: other fields of the assignment, also ``pipelines`` and ``executions``.
+        """
         now = time.time()
+        pipelines: dict[str, PipelineTarget | None] = changes.pop("pipelines", {"main": target})
+        order = ExecutionOrder(
+            execution=execution or f"e{counter}", campaign="c1", pipelines=list(pipelines), deadline=deadline
+        )
         fields: dict[str, Any] = {
             "device": "device-1",
             "counter": counter,
             "issued_at": now,
             "expires_at": now + 600,
-            "campaign": "c1",
-            "execution": f"e{counter}",
-            "pipelines": {"main": target},
+            "pipelines": pipelines,
+            "executions": [order],
         }
         envelope = Envelope(encode_assignment(Assignment(**(fields | changes))), PAYLOAD_TYPE, {})
         envelope.sign(key or self.signers["director"])

@@ -21,7 +21,13 @@ from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.signal.quality import DataQuality
 from wheeltapper_protocols.wire import codec
 from wheeltapper_protocols.wire import messages as m
-from wheeltapper_protocols.wire.assignment import Assignment, PipelineTarget, encode_assignment
+from wheeltapper_protocols.wire.assignment import (
+    Assignment,
+    ExecutionOrder,
+    PipelineTarget,
+    decode_assignment,
+    encode_assignment,
+)
 from wheeltapper_protocols.wire.ids import device_id
 from wheeltapper_protocols.wire.topics import Down, Up, parse_up_topic
 
@@ -404,26 +410,92 @@ def read(topic: str, payload: bytes) -> m.Message:
     )
 
 
-def assignment_vector(name: str = "assignment", **changes: Any) -> dict[str, str]:
-    """The vector of an assignment, with the fields ``changes``."""
-    target = PipelineTarget(
-        model="bearing-anomaly",
-        release=3,
-        path="releases/bearing-anomaly/3/manifest.json",
-        length=1234,
-        sha256="cd" * 32,
-    )
-    assignment = Assignment(
-        device="press-1",
-        counter=5,
-        issued_at=1.7e9,
-        expires_at=1.7e9 + 3600,
-        campaign="c1",
-        execution="c1-press-1",
-        pipelines={"main": target},
-        **changes,
-    )
-    return {"name": name, "payload": base64.b64encode(encode_assignment(assignment)).decode("ascii")}
+def target(release: int = 3) -> PipelineTarget:
+    """A target of the model ``bearing-anomaly``."""
+    path = f"releases/bearing-anomaly/{release}/manifest.json"
+    return PipelineTarget(model="bearing-anomaly", release=release, path=path, length=1234, sha256="cd" * 32)
+
+
+def order(execution: str, *pipelines: str, **changes: Any) -> ExecutionOrder:
+    """An execution of the campaign ``c1``."""
+    return ExecutionOrder(execution=execution, campaign="c1", pipelines=list(pipelines), **changes)
+
+
+def assignment(**changes: Any) -> bytes:
+    """The payload of an assignment to ``press-1``, with the fields ``changes``."""
+    fields: dict[str, Any] = {
+        "device": "press-1",
+        "counter": 5,
+        "issued_at": 1.7e9,
+        "expires_at": 1.7e9 + 3600,
+        "pipelines": {"main": target()},
+        "executions": [order("c1-press-1", "main")],
+    }
+    return encode_assignment(Assignment(**(fields | changes)))
+
+
+def assignments() -> dict[str, bytes]:
+    """By name: the payloads of assignments. Those of format 1 in the file are no longer made here."""
+    two = {"main": target(), "spare": target(4)}
+    return {
+        "assignment_2": assignment(),
+        "assignment_2_deadline": assignment(executions=[order("c1-press-1", "main", deadline=1.7e9 + 1800)]),
+        "assignment_2_one_for_two_pipelines": assignment(pipelines=two, executions=[order("e1", "main", "spare")]),
+        "assignment_2_two_executions": assignment(
+            pipelines=two | {"third": None}, executions=[order("e2", "spare"), order("e1", "main")]
+        ),
+        "assignment_2_nothing_to_do": assignment(pipelines=two | {"third": None}, executions=[]),
+        "assignment_2_empty": assignment(pipelines={}, executions=[]),
+    }
+
+
+def invalid_assignments() -> dict[str, bytes]:
+    """By name: payloads of format 2 that are refused."""
+    two = {"main": target(), "spare": target(4)}
+    good = assignment(pipelines=two | {"third": None}, executions=[order("e1", "main"), order("e2", "spare")])
+    document = json.loads(good)
+
+    def changed(**changes: Any) -> bytes:
+        return json.dumps(document | changes).encode()
+
+    def orders(*executions: tuple[str, list[str]]) -> bytes:
+        return changed(
+            executions=[{"execution": one, "campaign": "c1", "pipelines": names} for one, names in executions]
+        )
+
+    return {
+        "two_executions_for_one_pipeline": orders(("e1", ["main"]), ("e2", ["spare", "main"])),
+        "pipeline_twice_in_one_execution": orders(("e1", ["main", "main"])),
+        "one_id_twice": orders(("e1", ["main"]), ("e1", ["spare"])),
+        "execution_of_an_unknown_pipeline": orders(("e1", ["fourth"])),
+        "execution_of_a_pipeline_without_target": orders(("e1", ["third"])),
+        "execution_of_no_pipeline": orders(("e1", [])),
+        "execution_id_invalid": orders(("e 1", ["main"])),
+        "without_executions": json.dumps({k: v for k, v in document.items() if k != "executions"}).encode(),
+        "without_pipelines": json.dumps({k: v for k, v in document.items() if k != "pipelines"}).encode(),
+        "executions_null": changed(executions=None),
+        "format_3": changed(format=3),
+        "format_0": changed(format=0),
+        "format_text": changed(format="2"),
+        "format_1_with_fields_of_2": changed(format=1),
+        "format_2_with_fields_of_1": json.dumps(
+            {k: v for k, v in document.items() if k != "executions"} | {"execution": "e1", "campaign": "c1"}
+        ).encode(),
+        "counter_0": changed(counter=0),
+        "too_many_pipelines": changed(pipelines={f"p{index}": None for index in range(65)}, executions=[]),
+        "path_of_another_release": good.replace(b"releases/bearing-anomaly/4", b"releases/bearing-anomaly/5"),
+        "deadline_text": changed(
+            executions=[{"execution": "e1", "campaign": "c1", "pipelines": ["main"], "deadline": "soon"}]
+        ),
+    }
+
+
+def assignment_vectors(payloads: Mapping[str, bytes], **more: str) -> list[dict[str, str]]:
+    """The vectors of ``payloads``, by name, each with the fields ``more``."""
+    return [
+        {"name": name, "payload": base64.b64encode(payload).decode("ascii"), **more}
+        for name, payload in payloads.items()
+    ]
 
 
 GOOD_NAMES = ["a", "press-1", "0", "a" * 63]
@@ -483,10 +555,14 @@ def main() -> None:
             raise SystemExit(f"{name} is accepted; it should not be")
     add_new(FOLDER / "messages_valid.json", good)
     add_new(FOLDER / "messages_invalid.json", bad)
-    add_new(
-        FOLDER / "assignment.json",
-        [assignment_vector(), assignment_vector("assignment_deadline", deadline=1.7e9 + 1800)],
-    )
+    for name, payload in invalid_assignments().items():
+        try:
+            decode_assignment(payload)
+        except WireError:
+            continue
+        raise SystemExit(f"{name} is accepted; it should not be")
+    add_new(FOLDER / "assignment.json", assignment_vectors(assignments()))
+    add_new(FOLDER / "assignment_invalid.json", assignment_vectors(invalid_assignments(), code="assignment.malformed"))
     add_new(FOLDER / "names.json", name_vectors())
 
 

@@ -98,7 +98,9 @@ class World:
         self.send(device, Up.REPORT, encode(Report(epoch=EPOCH, oldest=1, seq=seq, at=self.now, body=body)))
 
     def end(self, device: str, state: ExecutionState, code: str = "") -> None:
-        self.report(device, ExecutionReport(execution=self.assigned[device].execution, state=state, code=code))
+        self.report(
+            device, ExecutionReport(execution=self.assigned[device].executions[0].execution, state=state, code=code)
+        )
 
     def states(self, campaign: str) -> dict[str, str]:
         return {each.device: each.state for each in self.campaign(campaign).execution_list}
@@ -159,8 +161,8 @@ def test_a_refusal_and_a_deadline_end_executions(world: World) -> None:
     campaign = create(world)
     world.tick()
     given = world.assigned["dev-1"]
-    assert given.deadline == given.expires_at  # the device gives up when the fleet does
-    refusal = AssignmentRefused(code="assignment.expired", execution=world.assigned["dev-0"].execution)
+    assert given.executions[0].deadline == given.expires_at  # the device gives up when the fleet does
+    refusal = AssignmentRefused(code="assignment.expired", execution=world.assigned["dev-0"].executions[0].execution)
     world.report("dev-0", refusal)
     world.now += 100
     world.tick()
@@ -194,7 +196,7 @@ def test_a_campaign_shows_what_a_device_waits_for(world: World) -> None:
 def test_one_device_cannot_report_for_another(world: World) -> None:
     campaign = create(world)
     world.tick()
-    stolen = ExecutionReport(execution=world.assigned["dev-0"].execution, state=ExecutionState.COMMITTED)
+    stolen = ExecutionReport(execution=world.assigned["dev-0"].executions[0].execution, state=ExecutionState.COMMITTED)
     world.report("dev-1", stolen)
     assert world.states(campaign)["dev-0"] == "ASSIGNED"
 

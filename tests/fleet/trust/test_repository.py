@@ -14,7 +14,7 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.keys import init_keys, load_signer, team_key
 from wheeltapper_fleet.trust.repository import sign_for_team, verified_target
-from wheeltapper_protocols.wire.assignment import Assignment, PipelineTarget, decode_assignment
+from wheeltapper_protocols.wire.assignment import Assignment, ExecutionOrder, PipelineTarget, decode_assignment
 from wheeltapper_protocols.wire.ids import manifest_path
 
 ONE = manifest_path(MODEL, 1)
@@ -236,9 +236,8 @@ def test_director_signs_what_the_targets_role_delegates(world: World) -> None:
         counter=1,
         issued_at=world.clock(),
         expires_at=world.clock() + 60,
-        campaign="c-1",
-        execution="e-1",
         pipelines={"main": target},
+        executions=[ExecutionOrder(execution="e-1", campaign="c-1", pipelines=["main"])],
     )
     text = Director.open(world.data_dir).sign(assignment)
     targets = Metadata[Targets].from_bytes(world.repository.read("1.targets.json")).signed

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import UNSET
 
 from tests.vectors.make_vectors import EPOCH, RECORD, VALID, read
 from wheeltapper_protocols.errors import WireError
@@ -22,7 +21,6 @@ from wheeltapper_protocols.manifest import manifest
 from wheeltapper_protocols.manifest.manifest import BundleFile
 from wheeltapper_protocols.wire import assignment, codec, messages, topics
 from wheeltapper_protocols.wire import messages as m
-from wheeltapper_protocols.wire.assignment import decode_assignment, encode_assignment
 from wheeltapper_protocols.wire.ids import device_id, manifest_path, parse_manifest_path
 from wheeltapper_protocols.wire.topics import Up
 
@@ -79,32 +77,6 @@ def test_invalid_vectors_keep_their_code(vector: dict[str, str]) -> None:
     with pytest.raises(WireError) as caught:
         read(vector["topic"], base64.b64decode(vector["payload"]))
     assert caught.value.code == vector["code"]
-
-
-@pytest.mark.parametrize("vector", vectors("assignment"), ids=lambda vector: vector["name"])
-def test_the_assignment_keeps_its_bytes(vector: dict[str, str]) -> None:
-    payload = base64.b64decode(vector["payload"])
-    assignment = decode_assignment(payload)
-    assert (assignment.device, assignment.counter, assignment.pipelines["main"].release) == ("press-1", 5, 3)
-    assert (assignment.deadline is not UNSET) == (vector["name"] == "assignment_deadline")
-    assert encode_assignment(assignment) == payload
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [b"", b"{}", b"[" * 100_000, b'{"format":2}', b"\xff", b'{"format":1,"device":"A"}'],
-)
-def test_an_assignment_that_cannot_be_read_is_refused(payload: bytes) -> None:
-    with pytest.raises(WireError) as caught:
-        decode_assignment(payload)
-    assert caught.value.code == "assignment.malformed"
-
-
-def test_an_assignment_cannot_point_at_another_models_release() -> None:
-    payload = base64.b64decode(vectors("assignment")[0]["payload"])
-    with pytest.raises(WireError) as caught:
-        decode_assignment(payload.replace(b"releases/bearing-anomaly/3", b"releases/bearing-anomaly/2"))
-    assert caught.value.code == "assignment.malformed"
 
 
 @given(st.sampled_from(list(Up)), st.binary(max_size=300))

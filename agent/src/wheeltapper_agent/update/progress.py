@@ -144,18 +144,19 @@ class ExecutionProgress:
             deadline_seconds: what the device allows from the assignment to the activation; 0: no limit.
         """
         assignment, trust_state = accepted.assignment, accepted.trust_state
+        order = assignment.executions[0]
         self._entry = JournalEntry(
             counter=trust_state.counter,
             payload_sha256=trust_state.payload_sha256,
             newest_time_seconds=trust_state.newest_time_seconds,
             execution=Execution(
-                id=assignment.execution,
-                campaign=assignment.campaign,
+                id=order.execution,
+                campaign=order.campaign,
                 state=ExecutionState.ASSIGNED.value,
-                targets=dict(assignment.pipelines),
+                targets=assignment.targets(order),
                 deadline_seconds=allowed_seconds(
                     deadline_seconds,
-                    assignment.deadline if isinstance(assignment.deadline, float) else None,
+                    order.deadline if isinstance(order.deadline, float) else None,
                     effective_now(self._clock.now(), trust_state),
                 ),
             ),

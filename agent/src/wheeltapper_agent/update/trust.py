@@ -188,7 +188,7 @@ def check_assignment(
 
 
 def _judge(assignment: Assignment, digest: str, trust_state: TrustState, clock_seconds: float) -> Accepted | Ignored:
-    execution = assignment.execution
+    execution = assignment.executions[0].execution if assignment.executions else None
     if assignment.device != trust_state.device:
         message = f"the assignment is for {assignment.device}, this device is {trust_state.device}"
         raise RefusedError("assignment.device", message, execution)
@@ -200,6 +200,8 @@ def _judge(assignment: Assignment, digest: str, trust_state: TrustState, clock_s
         raise RefusedError("assignment.counter", message, execution)
     if assignment.expires_at <= effective_now(clock_seconds, trust_state):
         raise RefusedError("assignment.expired", f"the assignment expired at {assignment.expires_at:.0f}", execution)
+    if not assignment.executions:
+        raise RefusedError("assignment.malformed", "the assignment has no execution, and this version needs one")
     return Accepted(
         assignment, replace(trust_state, counter=assignment.counter, payload_sha256=digest, execution_lost=False)
     )

@@ -177,7 +177,7 @@ class Updater:
     def _carry_out(self, accepted: Accepted) -> None:
         """Begin the execution of an accepted assignment and walk it to its end."""
         assignment = accepted.assignment
-        _LOG.info("execution %s: assigned (counter %d)", assignment.execution, assignment.counter)
+        _LOG.info("execution %s: assigned (counter %d)", assignment.executions[0].execution, assignment.counter)
         self._progress.begin(accepted, self._effects.config.deadline_seconds)
         try:
             self._progress.enter(ExecutionState.ASSIGNED, EffectResult(Event.ACCEPTED))
@@ -335,7 +335,7 @@ class Updater:
         judged = self._judge.judge(envelope, self._progress.trust_state())
         if isinstance(judged, Accepted):
             # The envelope stays in the inbox: it is judged again, and carried out, when this execution has ended.
-            return EffectResult(Event.SUPERSEDE, "update.superseded", f"by {judged.assignment.execution}")
+            return EffectResult(Event.SUPERSEDE, "update.superseded", f"by {judged.assignment.executions[0].execution}")
         self._inbox.drop(envelope, later=judged)
         return None
 

@@ -22,7 +22,7 @@ from wheeltapper_fleet.campaigns.tables import assignments, executions
 from wheeltapper_fleet.db.engine import upsert_statement
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.registry.tables import releases
-from wheeltapper_protocols.wire.assignment import Assignment, PipelineTarget
+from wheeltapper_protocols.wire.assignment import Assignment, ExecutionOrder, PipelineTarget
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["Assigned", "Sign", "assign"]
@@ -71,13 +71,18 @@ def assign(
             counter=_next_counter(connection, device),
             issued_at=now,
             expires_at=effect.deadline_at,
-            campaign=campaign.id,
-            execution=effect.execution,
             pipelines=dict.fromkeys(pipelines, target),
-            deadline=effect.deadline_at,
+            executions=[
+                ExecutionOrder(
+                    execution=effect.execution,
+                    campaign=campaign.id,
+                    pipelines=list(dict.fromkeys(pipelines)),
+                    deadline=effect.deadline_at,
+                )
+            ],
         )
         envelope = sign(assignment)
-        _store(connection, assignment, envelope)
+        _store(connection, assignment, effect.execution, envelope)
         _supersede(connection, campaign.id, effect.device, who, now)
         envelopes.append((effect.device, envelope))
     return Assigned(envelopes, failed)
@@ -105,10 +110,10 @@ def _next_counter(connection: Connection, device: Row[Any]) -> int:
     return max(assigned, min(int(device.counter), _LARGEST_COUNTER)) + 1
 
 
-def _store(connection: Connection, assignment: Assignment, envelope: str) -> None:
+def _store(connection: Connection, assignment: Assignment, execution: str, envelope: str) -> None:
     values = {
         "counter": assignment.counter,
-        "execution": assignment.execution,
+        "execution": execution,
         "envelope": envelope,
         "issued_at": assignment.issued_at,
         "expires_at": assignment.expires_at,
