@@ -21,11 +21,11 @@ setup: $(STAMP)  ## virtual environment from constraints.txt, editable installs
 
 $(STAMP): constraints.txt pyproject.toml protocols/pyproject.toml agent/pyproject.toml fleet/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -I -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
+	@test -x $(BIN)/python || $(PYTHON) -I -m venv $(VENV)
 	@echo "Installing Wheeltapper and what it needs into $(VENV) (a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables setuptools wheel
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
+	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables setuptools wheel
+	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
 		-e ./protocols -e ./agent -e './fleet[train]' -e '.[dev]'
 	@touch $@
 
@@ -38,12 +38,12 @@ test: $(STAMP)   ## every test that CI runs
 
 $(LEGACY)/.ready: constraints-legacy.txt protocols/pyproject.toml agent/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
-	@test -x $(LEGACY)/bin/python || $(PYTHON) -m venv $(LEGACY)
+	@$(PYTHON) -I -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
+	@test -x $(LEGACY)/bin/python || $(PYTHON) -I -m venv $(LEGACY)
 	@echo "Installing the agent with numpy 1.26 and tflite-runtime into $(LEGACY) ..."
-	@$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-legacy.txt \
+	@$(LEGACY)/bin/python -P -m pip install --quiet --disable-pip-version-check -c constraints-legacy.txt \
 		hatchling editables setuptools wheel
-	@$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+	@$(LEGACY)/bin/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		-c constraints-legacy.txt -e ./protocols -e './agent[tflite,modbus,opcua,parquet]' \
 		flatbuffers hypothesis jsonschema psutil pytest pytest-timeout pytest-xdist scipy
 	@touch $@
@@ -55,9 +55,9 @@ test-legacy: $(LEGACY)/.ready  ## the agent's tests with numpy 1.26 and tflite-r
 oracles: $(ORACLES)/.ready  ## environment of its own for evidently, which some slow tests compare with
 
 $(ORACLES)/.ready: constraints-oracles.txt
-	@test -x $(ORACLES)/bin/python || $(PYTHON) -m venv $(ORACLES)
+	@test -x $(ORACLES)/bin/python || $(PYTHON) -I -m venv $(ORACLES)
 	@echo "Installing what the oracle tests compare with into $(ORACLES) ..."
-	@$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-oracles.txt
+	@$(ORACLES)/bin/python -P -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-oracles.txt
 	@touch $@
 
 test-all: $(STAMP) oracles  ## also the slow ones

@@ -120,7 +120,7 @@ def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
     """Install the project's code and its dependencies into ``site``, a site-packages folder."""
     house = work / "wheels"
     house.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--quiet"]
     run(
         *pip,
         "wheel",
@@ -174,7 +174,7 @@ def environment(root: Path, target: Target) -> Path:
     (home / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = {seen}\nversion = {PYTHON}\n")
     program = root / "usr/bin/wheeltapper-agent"
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!/{HOME}/bin/python -I\nfrom wheeltapper_agent.cli import main\n\nmain()\n")
+    program.write_text(f"#!/{HOME}/bin/python -I\nfrom wheeltapper_agent.__main__ import main\n\nmain()\n")
     program.chmod(0o755)
     return site
 

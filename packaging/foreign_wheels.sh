@@ -7,13 +7,13 @@ root=$1 out=$2 python=$3
 shift 3
 mkdir -p "$out" "$root/sources" "$root/wheels"
 for package in "$@"; do
-    "$python" -m pip download -q --disable-pip-version-check --no-deps --no-binary="${package%%==*}" -d "$root/sources" "$package"
+    "$python" -P -m pip download -q --disable-pip-version-check --no-deps --no-binary="${package%%==*}" -d "$root/sources" "$package"
 done
-"$python" -m pip download -q --disable-pip-version-check -d "$root/sources" "setuptools>=80" setuptools-scm packaging wheel
+"$python" -P -m pip download -q --disable-pip-version-check -d "$root/sources" "setuptools>=80" setuptools-scm packaging wheel
 cat >"$root/build.sh" <<'EOF'
 set -e
 export PIP_NO_INDEX=1 PIP_FIND_LINKS=/sources PIP_DISABLE_PIP_VERSION_CHECK=1
-python3 -m venv /build-environment
+python3 -I -m venv /build-environment
 /build-environment/bin/pip install -q "setuptools>=80" setuptools-scm packaging wheel
 /build-environment/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels "$@"
 EOF

@@ -1,6 +1,21 @@
-"""``python -m wheeltapper_agent``."""
+"""The program ``wheeltapper-agent``, and ``python -P -m wheeltapper_agent``."""
 
-from wheeltapper_agent.cli import main
+import sys
+
+from wheeltapper_agent.ground.python_path import forget_untrusted_folders
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, which is imported only when no folder of others is on ``sys.path``."""
+    forget_untrusted_folders()
+    from wheeltapper_agent.cli import main as run_command
+
+    run_command()
+
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working folder
     main()

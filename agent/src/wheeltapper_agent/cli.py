@@ -19,6 +19,7 @@ import typer
 from wheeltapper_agent import cli_device, cli_export
 from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail, read_token_file
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.python_path import child_environment, python_command
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["app", "main"]
@@ -92,8 +93,8 @@ def run(
 ) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     # Replace this process by one without the command line's libraries, in an environment that saves memory.
-    line = [sys.executable, "-m", "wheeltapper_agent.daemon", str(config), *(["--verbose"] if verbose else [])]
-    os.execve(sys.executable, line, {**_MEMORY_SETTINGS, **os.environ})  # noqa: S606  # our own module
+    line = python_command("-m", "wheeltapper_agent.daemon", str(config), *(["--verbose"] if verbose else []))
+    os.execve(line[0], line, _MEMORY_SETTINGS | child_environment(os.environ))  # noqa: S606  # our own module
 
 
 @app.command()

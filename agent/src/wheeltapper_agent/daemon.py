@@ -1,7 +1,7 @@
 """The process of a running agent: ``wheeltapper-agent run`` replaces itself by this module, without the command line's
 libraries.
 
-Usage: ``python -m wheeltapper_agent.daemon CONFIG [--verbose]``. Exit codes: 0 stopped by a signal; 2 wrong
+Usage: ``python -P -m wheeltapper_agent.daemon CONFIG [--verbose]``. Exit codes: 0 stopped by a signal; 2 wrong
 configuration, or a refusal, e.g. because another agent has the state folder.
 
 The order of the imports below matters: it decides which modules take memory.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.ground.python_path import child_environment, python_command
 from wheeltapper_agent.host.finding import FAIL, OK, WARN, Finding
 
 __all__ = ["check_runtimes"]
@@ -53,9 +54,12 @@ def _probe(runtime: str) -> tuple[list[str] | None, str]:
     Returns:
         The execution providers that it offers and an empty text; or None and why it cannot be imported.
     """
-    line = [sys.executable, "-c", _PROBE, _MODULES[runtime]]
+    line = python_command("-c", _PROBE, _MODULES[runtime])
+    environment = child_environment(os.environ)
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+        done = subprocess.run(
+            line, cwd="/", env=environment, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return None, f"importing it took longer than {_PROBE_SECONDS:.0f} s"
     if done.returncode == 0:

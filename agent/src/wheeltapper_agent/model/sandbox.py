@@ -32,6 +32,7 @@ from typing import Any, Final
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.ground.python_path import child_environment
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.runtimes import preload
 from wheeltapper_agent.model.self_test import process_memory_mb, self_test
@@ -117,7 +118,7 @@ def measure_in_child(
     }
     environment = {name: value for name, value in os.environ.items() if name != "WHEELTAPPER_TOKEN"}
     environment["OPENBLAS_NUM_THREADS"] = "1"  # the buffer of each thread would count against the limit on data
-    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = child_environment(environment, sys.path)
     process = subprocess.Popen(
         [sys.executable, "-P", "-B", "-m", "wheeltapper_agent.model.sandbox"],
         stdin=subprocess.PIPE,

@@ -74,7 +74,7 @@ def wait_for(
 
 def _command(module: str, *arguments: str) -> list[str]:
     """The command that runs a Python module and kills it when the demo's process dies."""
-    return die_with_parent(sys.executable, "-m", module, *arguments)
+    return die_with_parent(sys.executable, "-P", "-m", module, *arguments)
 
 
 def toml_text(values: Mapping[str, Any]) -> str:
