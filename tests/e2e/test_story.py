@@ -58,7 +58,7 @@ def check_windows(stage: Stage, story: Story) -> None:
 def ended(stage: Stage, campaign: str) -> dict[str, dict[str, Any]] | None:
     """{device: execution} when every execution of the first wave has ended; None before."""
     rows = {row["device"]: row for row in stage.client.campaign(campaign)["execution_list"]}
-    over = all(ExecutionState(row["state"]).terminal for row in rows.values() if row["wave"] == 0)
+    over = all(ExecutionState(row["state"]).terminal for row in rows.values() if row["wave"] == 1)
     return rows if over else None
 
 
@@ -94,7 +94,7 @@ def test_the_whole_story(stage: Stage) -> None:
     story.await_campaign(broken, "PAUSED")
     # The first refusal pauses the campaign; the other device of the wave may still be testing, and ends by itself.
     executions = wait_for("the first wave to end", lambda: ended(stage, broken), 60.0)
-    first_wave = {device for device, row in executions.items() if row["wave"] == 0}
+    first_wave = {device for device, row in executions.items() if row["wave"] == 1}
     assert {executions[device]["state"] for device in first_wave} == {"REJECTED"}
     assert {executions[device]["code"].split(".")[0] for device in first_wave} == {"self_test"}
     assert assignments(stage, broken) == first_wave

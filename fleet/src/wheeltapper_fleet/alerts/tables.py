@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, String, Table
 
 from wheeltapper_fleet.db.metadata import metadata
+from wheeltapper_fleet.db.stored_json import StoredJson
 
 __all__ = ["alerts"]
 
@@ -27,6 +28,6 @@ alerts = Table(
     Column("score", Float, nullable=False),
     Column("severity", String(16), nullable=False),
     Column("raised", Boolean, nullable=False),
-    Column("reasons", JSON, nullable=False),
+    Column("reasons", StoredJson, nullable=False),
     Index("uq_alerts_record", "device", "epoch", "seq", unique=True),
 )

@@ -16,4 +16,10 @@ def list_alerts(engine: Engine, limit: int = 200, after_id: int = 0) -> list[Ale
     query = select(alerts).where(alerts.c.id > after_id).order_by(alerts.c.id.desc()).limit(limit)
     with reading(engine) as connection:
         rows = connection.execute(query).all()
-    return [AlertView(**{name: row._mapping[name] for name in AlertView.model_fields}) for row in rows]
+    return [
+        AlertView(
+            **{name: row._mapping[name] for name in AlertView.model_fields if name != "reasons"},
+            reasons=[each for each in row.reasons or () if isinstance(each, dict)],
+        )
+        for row in rows
+    ]

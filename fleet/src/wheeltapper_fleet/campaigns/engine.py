@@ -1,8 +1,9 @@
 """The campaign engine: a thread that moves campaigns on, signs assignments and publishes them.
 
 Invariants:
-    * One tick is one transaction: a campaign's new state and the assignments that follow from it are stored together,
-      and published only afterwards. What was stored but not published is published at the next start, or when the
+    * One campaign's step is one transaction: its new state and the assignments that follow from it are stored together,
+      and published only afterwards. A campaign that cannot be read or stepped is named in the log once and stops no
+      other. What was stored but not published is published at the next start, or when the
       device reports an older counter (:mod:`wheeltapper_fleet.campaigns.dispatch`).
     * A tick without an active campaign only reads.
 
@@ -19,19 +20,21 @@ from dataclasses import replace
 from typing import Final
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 from wheeltapper_fleet.campaigns.assignments import Sign, assign
 from wheeltapper_fleet.campaigns.dispatch import assignment_publication, unfinished_assignments
 from wheeltapper_fleet.campaigns.rules.campaign import Assign, Campaign, Effect, Tick, step
 from wheeltapper_fleet.campaigns.store import (
     active_campaigns,
-    any_active_campaign,
+    end_overdue,
     load_campaign,
     record_effects,
     save_campaign,
 )
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.commands import CommandRepeater
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_protocols.wire.messages import ExecutionState
 
@@ -56,6 +59,7 @@ class CampaignEngine:
         self._database = database
         self._sign = sign
         self._commands = CommandRepeater(repeat_seconds)
+        self._failing: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -63,11 +67,9 @@ class CampaignEngine:
         """Move every active campaign as far as it goes at ``now`` (Unix seconds); returns what to publish."""
         publications: list[Publication] = []
         with reading(self._database) as connection:
-            active = any_active_campaign(connection)
-        if active:
-            with self._database.begin() as connection:
-                for campaign in active_campaigns(connection):
-                    publications += self._tick_campaign(connection, campaign, now)
+            names = active_campaigns(connection)
+        for campaign in names:
+            publications += self._tick_alone(campaign, now)
         with reading(self._database) as connection:
             return publications + self._commands.due(connection, now)
 
@@ -100,6 +102,34 @@ class CampaignEngine:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def _tick_alone(self, campaign: str, now: float) -> list[Publication]:
+        """Move one campaign on in a transaction of its own; what goes wrong with it is its trouble alone.
+
+        Raises:
+            OperationalError: the database does not answer.
+        """
+        try:
+            with self._database.begin() as connection:
+                publications = self._tick_campaign(connection, campaign, now)
+        except OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the other campaigns go on, whatever came
+            self._name_once(campaign, error)
+            if isinstance(error, FleetError) and error.code == "campaign.unreadable":
+                with self._database.begin() as connection:
+                    end_overdue(connection, campaign, now)
+            return []
+        self._failing.pop(campaign, None)
+        return publications
+
+    def _name_once(self, campaign: str, error: Exception) -> None:
+        """Log why a campaign is not moved on, once for each reason."""
+        reason = str(error) or type(error).__name__
+        if self._failing.get(campaign) != reason:
+            self._failing[campaign] = reason
+            trace = None if isinstance(error, FleetError) else error
+            _LOG.error("campaign %s is not moved on, the others are: %s", campaign, reason, exc_info=trace)
 
     def _tick_campaign(self, connection: Connection, campaign: str, now: float) -> list[Publication]:
         publications: list[Publication] = []

@@ -10,7 +10,7 @@ __all__ = ["CampaignDetail", "CampaignView", "ExecutionView", "LogEntry"]
 
 
 class ExecutionView(BaseModel):
-    """One device's attempt within a campaign. ``wave`` counts from 0."""
+    """One device's attempt within a campaign. ``wave`` counts from 1."""
 
     id: str
     device: str
@@ -33,7 +33,10 @@ class LogEntry(BaseModel):
 
 
 class CampaignView(BaseModel):
-    """One campaign. ``executions`` counts its executions by wave (its number as text) and state."""
+    """One campaign. ``executions`` counts its executions by wave (its number from 1, as text) and state.
+
+    ``unreadable`` says why this version of the service cannot carry the campaign on; it is empty where it can.
+    """
 
     id: str
     version: int
@@ -44,6 +47,7 @@ class CampaignView(BaseModel):
     executions: dict[str, dict[str, int]]
     created_at: float
     updated_at: float
+    unreadable: str = ""
 
 
 class CampaignDetail(CampaignView):

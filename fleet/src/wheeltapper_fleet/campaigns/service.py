@@ -23,6 +23,8 @@ from wheeltapper_fleet.campaigns.rules.campaign import Abort, Approve, Campaign,
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave
 from wheeltapper_fleet.campaigns.store import (
+    abort_unreadable,
+    campaign_version,
     insert_campaign,
     load_campaign,
     log_campaign,
@@ -117,13 +119,20 @@ def abort_campaign(engine: Engine, campaign: str, *, version: int, who: str, now
 
 def _act(engine: Engine, campaign_id: str, event: Event, version: int, who: str, now: float) -> None:
     with engine.begin() as connection:
-        campaign, current = load_campaign(connection, campaign_id)
+        state, current = campaign_version(connection, campaign_id)
         if current != version:
             raise FleetError(
                 "campaign.conflict",
-                f"the campaign is {campaign.state} at version {current}, not {version}: look at it and try again",
+                f"the campaign is {state} at version {current}, not {version}: look at it and try again",
                 409,
             )
+        try:
+            campaign, _ = load_campaign(connection, campaign_id)
+        except FleetError as error:
+            if not isinstance(event, Abort) or error.code != "campaign.unreadable":
+                raise
+            abort_unreadable(connection, campaign_id, event.reason, who, now)
+            return
         after, effects = step(campaign, event)
         save_campaign(connection, campaign, after, version, now)
         record_effects(connection, campaign_id, effects, who, now)

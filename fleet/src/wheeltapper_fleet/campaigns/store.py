@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Select, or_, select
+from sqlalchemy import Connection, Row, Select, or_, select
 
 from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState, Cancel, Effect, Log
-from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec
+from wheeltapper_fleet.campaigns.rules.execution import PENDING
+from wheeltapper_fleet.campaigns.rules.spec import read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.devices.commands import create_cancel
@@ -18,17 +19,27 @@ from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = [
     "TERMINAL_STATES",
+    "abort_unreadable",
     "active_campaigns",
-    "any_active_campaign",
+    "campaign_version",
+    "end_overdue",
     "insert_campaign",
     "load_campaign",
     "log_campaign",
     "record_effects",
     "save_campaign",
+    "why_unreadable",
 ]
 
 TERMINAL_STATES: Final = tuple(state.value for state in ExecutionState if state.terminal)
-_ACTIVE_STATES: Final = (CampaignState.SCHEDULED.value, CampaignState.RUNNING.value, CampaignState.PAUSED.value)
+_KNOWN_STATES: Final = frozenset({PENDING, *(state.value for state in ExecutionState)})
+_UNREADABLE: Final = (FleetError, ValueError, TypeError, KeyError, RecursionError)
+_STILL_STATES: Final = tuple(
+    state.value
+    for state in CampaignState
+    if state not in (CampaignState.SCHEDULED, CampaignState.RUNNING, CampaignState.PAUSED)
+)
+"""In these a tick moves nothing on but the deadlines of what was aborted. An unknown state is not one of them."""
 
 
 def active_campaigns(connection: Connection) -> list[str]:
@@ -37,11 +48,6 @@ def active_campaigns(connection: Connection) -> list[str]:
     Those are the campaigns under way, and aborted ones that still have unfinished executions.
     """
     return list(connection.execute(_active()).scalars())
-
-
-def any_active_campaign(connection: Connection) -> bool:
-    """Whether :func:`active_campaigns` would name one."""
-    return connection.execute(_active().limit(1)).first() is not None
 
 
 def insert_campaign(connection: Connection, campaign: Campaign, now: float) -> None:
@@ -57,22 +63,78 @@ def load_campaign(connection: Connection, campaign: str) -> tuple[Campaign, int]
     """The campaign and its version.
 
     Raises:
-        FleetError: ``campaign.not_found``.
+        FleetError: ``campaign.not_found``, ``campaign.unreadable``.
     """
     row = connection.execute(select(campaigns).where(campaigns.c.id == campaign)).one_or_none()
     if row is None:
         raise FleetError("campaign.not_found", f"there is no campaign {campaign[:64]!r}")
     columns = [executions.c[name] for name in Execution.__dataclass_fields__]
     query = select(*columns).where(executions.c.campaign == campaign).order_by(executions.c.wave, executions.c.device)
-    loaded = Campaign(
-        id=row.id,
-        spec=msgspec.convert(row.spec, CampaignSpec),
-        waves=tuple(Wave(WaveState(each["state"]), each["since"]) for each in row.waves),
-        executions=tuple(Execution(**each) for each in connection.execute(query).mappings()),
-        state=CampaignState(row.state),
-        reason=row.reason,
-    )
+    attempts = tuple(Execution(**each) for each in connection.execute(query).mappings())
+    unknown = sorted({each.state for each in attempts} - _KNOWN_STATES)
+    try:
+        if unknown:
+            raise ValueError(f"executions in unknown states {unknown}")
+        loaded = _read(row, attempts)
+    except _UNREADABLE as error:
+        raise FleetError(
+            "campaign.unreadable",
+            f"this version cannot read campaign {campaign[:64]} ({error}): use the version that made it, or abort it",
+            409,
+        ) from error
     return loaded, int(row.version)
+
+
+def why_unreadable(row: Row[Any]) -> str:
+    """Why a row of ``campaigns`` cannot be read by this version; empty if it can."""
+    try:
+        _read(row, ())
+    except _UNREADABLE as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def campaign_version(connection: Connection, campaign: str) -> tuple[str, int]:
+    """The state and the version of a campaign, whether or not it can be read.
+
+    Raises:
+        FleetError: ``campaign.not_found``.
+    """
+    query = select(campaigns.c.state, campaigns.c.version).where(campaigns.c.id == campaign)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise FleetError("campaign.not_found", f"there is no campaign {campaign[:64]!r}")
+    return row.state, row.version
+
+
+def abort_unreadable(connection: Connection, campaign: str, reason: str, who: str, now: float) -> None:
+    """Abort a campaign that this version cannot read.
+
+    What a row can be told without its specification is done: nothing more of it is handed out, what was not begun is
+    cancelled.
+    """
+    values = {"state": CampaignState.ABORTED.value, "reason": reason, "version": campaigns.c.version + 1}
+    connection.execute(campaigns.update().where(campaigns.c.id == campaign).values(**values, updated_at=now))
+    connection.execute(
+        executions.update()
+        .where(executions.c.campaign == campaign, executions.c.state == PENDING)
+        .values(state=ExecutionState.CANCELLED.value, code="execution.cancelled", updated_at=now)
+    )
+    log_campaign(connection, campaign, who, "aborted", reason, now)
+
+
+def end_overdue(connection: Connection, campaign: str, now: float) -> None:
+    """End the executions of a campaign whose deadline is over, without reading the campaign."""
+    overdue = (
+        executions.c.campaign == campaign,
+        executions.c.state.not_in(TERMINAL_STATES),
+        executions.c.deadline_at <= now,
+    )
+    connection.execute(
+        executions.update()
+        .where(*overdue)
+        .values(state=ExecutionState.FAILED.value, code="execution.deadline", updated_at=now)
+    )
 
 
 def save_campaign(connection: Connection, before: Campaign, after: Campaign, version: int, now: float) -> None:
@@ -110,12 +172,23 @@ def record_effects(connection: Connection, campaign: str, effects: tuple[Effect,
                 log_campaign(connection, campaign, who, "cancel-failed", f"{effect.device}: {error.code}", now)
 
 
+def _read(row: Row[Any], attempts: tuple[Execution, ...]) -> Campaign:
+    return Campaign(
+        id=row.id,
+        spec=read_spec(row.spec),
+        waves=tuple(Wave(WaveState(each["state"]), float(each["since"])) for each in row.waves),
+        executions=attempts,
+        state=CampaignState(row.state),
+        reason=row.reason,
+    )
+
+
 def _active() -> Select[str]:
     unfinished = select(executions.c.campaign).where(executions.c.state.not_in(TERMINAL_STATES))
     aborted = (campaigns.c.state == CampaignState.ABORTED.value) & campaigns.c.id.in_(unfinished)
     return (
         select(campaigns.c.id)
-        .where(or_(campaigns.c.state.in_(_ACTIVE_STATES), aborted))
+        .where(or_(campaigns.c.state.not_in(_STILL_STATES), aborted))
         .order_by(campaigns.c.created_at, campaigns.c.id)
     )
 

@@ -10,9 +10,10 @@ Times are Unix seconds. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Float, ForeignKey, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, String, Table, Text
 
 from wheeltapper_fleet.db.metadata import metadata
+from wheeltapper_fleet.db.stored_json import StoredJson
 
 __all__ = ["assignments", "campaign_log", "campaigns", "executions"]
 
@@ -22,8 +23,8 @@ campaigns = Table(
     Column("id", String(64), primary_key=True),
     Column("version", Integer, nullable=False),
     Column("state", String(24), nullable=False),
-    Column("spec", JSON, nullable=False),
-    Column("waves", JSON, nullable=False),
+    Column("spec", StoredJson, nullable=False),
+    Column("waves", StoredJson, nullable=False),
     Column("reason", Text, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, func, select
 
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry
+from wheeltapper_fleet.campaigns.store import why_unreadable
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
@@ -43,18 +44,22 @@ def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
     return CampaignDetail(
         **view.model_dump(),
         execution_list=[
-            ExecutionView(**{name: each._mapping[name] for name in ExecutionView.model_fields}) for each in attempts
+            ExecutionView(
+                **{name: each._mapping[name] for name in ExecutionView.model_fields if name != "wave"},
+                wave=each.wave + 1,
+            )
+            for each in attempts
         ],
         log=[LogEntry(at=each.at, who=each.who, event=each.event, detail=each.detail) for each in entries],
     )
 
 
 def _execution_counts(connection: Connection) -> dict[str, dict[str, dict[str, int]]]:
-    """How many executions there are, by campaign, wave (as text) and state."""
+    """How many executions there are, by campaign, wave (from 1, as text) and state."""
     columns = (executions.c.campaign, executions.c.wave, executions.c.state)
     counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
     for row in connection.execute(select(*columns, func.count().label("n")).group_by(*columns)):
-        counts[row.campaign].setdefault(str(row.wave), {})[row.state] = row.n
+        counts[row.campaign].setdefault(str(row.wave + 1), {})[row.state] = row.n
     return counts
 
 
@@ -64,9 +69,10 @@ def _view(row: Row[Any], counts: dict[str, dict[str, int]]) -> CampaignView:
         version=row.version,
         state=row.state,
         reason=row.reason,
-        spec=row.spec,
-        waves=row.waves,
+        spec=row.spec if isinstance(row.spec, dict) else {},
+        waves=row.waves if isinstance(row.waves, list) else [],
         executions=counts,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        unreadable=why_unreadable(row),
     )

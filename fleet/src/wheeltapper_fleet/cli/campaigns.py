@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
-from wheeltapper_fleet.cli.support import BAD_INPUT, fail, open_client, print_json, print_table
+from wheeltapper_fleet.cli.support import BAD_INPUT, fail, open_client, print_json, print_table, printable
 
 __all__ = ["campaign_app"]
 
@@ -63,7 +63,13 @@ def campaign_list(
         print_json(found)
         return
     rows = [
-        (item["id"], item["state"], item["version"], item["spec"].get("model"), item["spec"].get("release"))
+        (
+            item["id"],
+            f"{item['state']} (unreadable)" if item["unreadable"] else item["state"],
+            item["version"],
+            item["spec"].get("model"),
+            item["spec"].get("release"),
+        )
         for item in found
     ]
     print_table(("CAMPAIGN", "STATE", "VERSION", "MODEL", "RELEASE"), rows, "no campaign yet")
@@ -99,6 +105,8 @@ def _show_campaign(found: dict[str, Any], as_json: bool) -> None:
         print_json(found)
         return
     typer.echo(f"{found['id']}  {found['state']}  version {found['version']}  {found['reason']}".rstrip())
+    if found["unreadable"]:
+        typer.echo(f"this version cannot carry it on: {printable(found['unreadable'])}")
     columns = ("wave", "device", "state", "code", "detail")
     rows = [[item[name] for name in columns] for item in found["execution_list"]]
     print_table([name.upper() for name in columns], rows, "no execution yet")

@@ -32,6 +32,7 @@ __all__ = [
     "print_json",
     "print_result",
     "print_table",
+    "printable",
     "run_guarded",
 ]
 

@@ -71,8 +71,8 @@ def _campaigns(campaigns: Sequence[dict[str, Any]]) -> Table:
     table = _table("Campaigns", ("campaign", 14), ("release", 7), ("state", 10), ("executions", None), ("why", None))
     for campaign in campaigns[:4]:
         waves = Text()
-        for wave, states in sorted(campaign["executions"].items()):
-            waves.append(f"{'  ' if waves else ''}wave {int(wave) + 1}:", "dim")
+        for wave, states in sorted(campaign["executions"].items(), key=lambda item: int(item[0])):
+            waves.append(f"{'  ' if waves else ''}wave {wave}:", "dim")
             for name, count in sorted(states.items()):
                 waves.append(f" {count} ").append_text(_state(name))
         row = [campaign["id"], str(campaign["spec"].get("release", "–"))]

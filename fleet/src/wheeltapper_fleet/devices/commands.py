@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import secrets
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, Row, select
 
 from wheeltapper_fleet.devices.tables import commands, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.publication import Publication
+from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import CancelCommand, CaptureCommand, Command
 from wheeltapper_protocols.wire.topics import Down, down_topic
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 DEFAULT_EXPIRY_SECONDS: Final = 3600.0
+_LOG: Final = logging.getLogger(__name__)
 
 
 def create_capture(
@@ -76,44 +80,49 @@ def answer_cancels(connection: Connection, device: str, execution: str, answer: 
     """Answer every command that asks ``device`` to end ``execution``, in the caller's transaction."""
     query = select(commands.c.id, commands.c.body).where(commands.c.device == device, commands.c.answered_at.is_(None))
     for row in connection.execute(query).all():
-        if row.body.get("type") == "cancel" and row.body.get("execution") == execution:
+        if isinstance(row.body, dict) and row.body.get("type") == "cancel" and row.body.get("execution") == execution:
             connection.execute(commands.update().where(commands.c.id == row.id).values(answered_at=now, answer=answer))
 
 
 class CommandRepeater:
-    """Publishes unanswered commands, each again after ``repeat_seconds``."""
+    """Publishes unanswered commands, each again after ``repeat_seconds``.
+
+    A command that cannot be read (another version stored it) is named in the log once and stops no other.
+    """
 
     def __init__(self, repeat_seconds: float) -> None:
         self._repeat_seconds = repeat_seconds
         self._published_at: dict[str, float] = {}
+        self._unreadable: set[str] = set()
 
     def due(self, connection: Connection, now: float) -> list[Publication]:
         """The commands to publish at ``now`` (Unix seconds)."""
-        pending = _pending_payloads(connection, now)
-        waiting = {command for command, _, _ in pending}
+        query = select(commands).where(commands.c.answered_at.is_(None), commands.c.expires_at > now)
+        pending = connection.execute(query).all()
+        waiting = {row.id for row in pending}
+        self._unreadable &= waiting
         self._published_at = {command: at for command, at in self._published_at.items() if command in waiting}
         publications = []
-        for command, device, payload in pending:
-            if now - self._published_at.get(command, float("-inf")) >= self._repeat_seconds:
-                self._published_at[command] = now
-                publications.append(Publication(down_topic(device, Down.COMMAND), payload))
+        for row in pending:
+            if row.id in self._unreadable or now - self._published_at.get(row.id, -math.inf) < self._repeat_seconds:
+                continue
+            try:
+                publications.append(Publication(down_topic(row.device, Down.COMMAND), _payload(row)))
+                self._published_at[row.id] = now
+            except (msgspec.MsgspecError, ProtocolError) as error:
+                self._unreadable.add(row.id)
+                _LOG.error("command %s for %s cannot be read and is not sent: %s", row.id, row.device, error)
         return publications
 
 
-def _pending_payloads(connection: Connection, now: float) -> list[tuple[str, str, bytes]]:
-    """``(id, device, payload)`` of every command that is neither answered nor expired at ``now`` (Unix seconds)."""
-    query = select(commands.c.id, commands.c.device, commands.c.body, commands.c.expires_at).where(
-        commands.c.answered_at.is_(None), commands.c.expires_at > now
-    )
-    return [
-        (row.id, row.device, encode(Command(id=row.id, expires_at=row.expires_at, body=_body(row.body))))
-        for row in connection.execute(query)
-    ]
+def _payload(row: Row[Any]) -> bytes:
+    """The message of a row of ``commands``.
 
-
-def _body(raw: dict[str, Any]) -> CaptureCommand | CancelCommand:
-    body: CaptureCommand | CancelCommand = msgspec.convert(raw, CaptureCommand | CancelCommand)
-    return body
+    Raises:
+        ValidationError: the row holds no command that this version knows.
+    """
+    body: CaptureCommand | CancelCommand = msgspec.convert(row.body, CaptureCommand | CancelCommand)
+    return encode(Command(id=row.id, expires_at=row.expires_at, body=body))
 
 
 def _create(

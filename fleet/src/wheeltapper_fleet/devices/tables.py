@@ -9,9 +9,10 @@ Times are Unix seconds. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Float, String, Table
 
 from wheeltapper_fleet.db.metadata import metadata
+from wheeltapper_fleet.db.stored_json import StoredJson
 
 __all__ = ["commands", "devices", "enrolment_tokens"]
 
@@ -19,14 +20,14 @@ devices = Table(
     "devices",
     metadata,
     Column("id", String(63), primary_key=True),
-    Column("tags", JSON, nullable=False),
+    Column("tags", StoredJson, nullable=False),
     Column("enrolled_at", Float, nullable=False),
     Column("certificate_sha256", String(64), nullable=False),
     Column("certificate_expires_at", Float, nullable=False),
     Column("revoked", Boolean, nullable=False, default=False),
     Column("online", Boolean, nullable=False, default=False),
     Column("last_seen_at", Float),
-    Column("status", JSON),
+    Column("status", StoredJson),
     Column("counter", BigInteger, nullable=False, default=0),
 )
 
@@ -35,7 +36,7 @@ enrolment_tokens = Table(
     metadata,
     Column("secret_sha256", String(64), primary_key=True),
     Column("device", String(63), nullable=False),
-    Column("tags", JSON, nullable=False),
+    Column("tags", StoredJson, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("used_at", Float),
@@ -46,9 +47,9 @@ commands = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     Column("device", String(63), nullable=False, index=True),
-    Column("body", JSON, nullable=False),
+    Column("body", StoredJson, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("answered_at", Float),
-    Column("answer", JSON),
+    Column("answer", StoredJson),
 )

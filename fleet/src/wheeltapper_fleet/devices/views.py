@@ -44,11 +44,11 @@ def online_by_device(connection: Connection) -> dict[str, bool]:
 
 
 def _view(connection: Connection, row: Row[Any]) -> DeviceView:
-    status: dict[str, Any] = row.status or {}
+    status: dict[str, Any] = row.status if isinstance(row.status, dict) else {}
     newest = newest_scores(connection, row.id, _SCORES_SHOWN)
     return DeviceView(
         id=row.id,
-        tags=row.tags,
+        tags=row.tags if isinstance(row.tags, dict) else {},
         online=row.online,
         revoked=row.revoked,
         enrolled_at=row.enrolled_at,

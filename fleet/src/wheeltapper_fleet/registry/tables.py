@@ -6,9 +6,10 @@ is Unix seconds.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Integer, PrimaryKeyConstraint, String, Table
+from sqlalchemy import BigInteger, Column, Float, Integer, PrimaryKeyConstraint, String, Table
 
 from wheeltapper_fleet.db.metadata import metadata
+from wheeltapper_fleet.db.stored_json import StoredJson
 
 __all__ = ["releases"]
 
@@ -20,7 +21,7 @@ releases = Table(
     Column("path", String(200), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("length", BigInteger, nullable=False),
-    Column("manifest", JSON, nullable=False),
+    Column("manifest", StoredJson, nullable=False),
     Column("published_at", Float, nullable=False),
     Column("published_by", String(128), nullable=False),
     PrimaryKeyConstraint("model", "release"),

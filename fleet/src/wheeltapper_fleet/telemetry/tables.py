@@ -12,9 +12,10 @@ in seconds, as the device reported it. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index, Integer, PrimaryKeyConstraint, String, Table, Text, text
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, PrimaryKeyConstraint, String, Table, Text, text
 
 from wheeltapper_fleet.db.metadata import metadata
+from wheeltapper_fleet.db.stored_json import StoredJson
 
 __all__ = ["records", "refused", "spools"]
 
@@ -45,7 +46,7 @@ records = Table(
     Column("score", Float),
     Column("severity", String(16)),
     Column("latency_ms", Float),
-    Column("body", JSON),
+    Column("body", StoredJson),
     PrimaryKeyConstraint("device", "epoch", "seq"),
     Index(None, "device", "received_at"),
     Index(

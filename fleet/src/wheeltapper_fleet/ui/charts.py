@@ -97,22 +97,20 @@ def sparkline(device: DeviceView) -> Sparkline | None:
 
 
 def wave_bars(campaign: CampaignView) -> Sequence[WaveBar]:
-    """The waves of a campaign in order. Executions may number waves from 0 or from 1."""
-    indexes = sorted({int(key) for key in campaign.executions})
-    first = 1 if indexes and indexes[0] >= 1 else 0
-    last = max([len(campaign.waves) - 1 + first, *indexes])
-    return [_wave_bar(campaign, index, first) for index in range(first, last + 1)]
+    """The waves of a campaign in order, numbered from 1."""
+    last = max([len(campaign.waves), *(int(key) for key in campaign.executions)])
+    return [_wave_bar(campaign, number) for number in range(1, last + 1)]
 
 
-def _wave_bar(campaign: CampaignView, index: int, first: int) -> WaveBar:
-    states = campaign.executions.get(str(index), {})
-    described: Any = campaign.waves[index - first] if index - first < len(campaign.waves) else {}
+def _wave_bar(campaign: CampaignView, number: int) -> WaveBar:
+    states = campaign.executions.get(str(number), {})
+    described: Any = campaign.waves[number - 1] if number <= len(campaign.waves) else {}
     state = described.get("state", "") if isinstance(described, dict) else described
     good = states.get(ExecutionState.COMMITTED, 0)
     bad = sum(states.get(item, 0) for item in _FAILED)
     total = sum(states.values())
     going = sum(number for name, number in states.items() if not _terminal(name))
-    return WaveBar(index - first + 1, str(state), good, bad, going, total, tuple(sorted(states.items())))
+    return WaveBar(number, str(state), good, bad, going, total, tuple(sorted(states.items())))
 
 
 def _terminal(name: str) -> bool:
