@@ -142,14 +142,32 @@ def serve(config: FleetConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("httpx", "nats", "alembic", "uvicorn.access"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    trust = _Trust.open(config.data_dir, time.time)
     with ExitStack() as stack:
         stack.enter_context(_locked(config.data_dir))
         (config.data_dir / _SERVE_FILE).unlink(missing_ok=True)
-        asyncio.run(_run(config, stack))
+        asyncio.run(_run(config, trust, stack))
 
 
-async def _run(config: FleetConfig, stack: ExitStack) -> None:
+@dataclass(frozen=True)
+class _Trust:
+    """What signs: the devices' CA, the TUF repository, the director."""
+
+    ca: FleetCA
+    repository: Repository
+    director: Director
+
+    @classmethod
+    def open(cls, data_dir: Path, clock: Callable[[], float]) -> _Trust:
+        """Load the keys; nothing is written and no port is taken yet.
+
+        Raises:
+            FleetError: ``ca.missing``, ``keys.missing``, ``keys.unreadable``, ``tuf.not_found``.
+        """
+        return cls(FleetCA(data_dir / "ca", clock), Repository.open(data_dir, clock), Director.open(data_dir))
+
+
+async def _run(config: FleetConfig, trust: _Trust, stack: ExitStack) -> None:
     """Start every part, and end them all at a signal or when one of the servers ends."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -159,7 +177,7 @@ async def _run(config: FleetConfig, stack: ExitStack) -> None:
     device_socket = stack.enter_context(contextlib.closing(_bind(config.device_host, config.device_port)))
     mqtt_port = config.mqtt_port or free_port(_reachable(config.mqtt_host))
     ports = {"admin": admin_socket.getsockname()[1], "device": device_socket.getsockname()[1], "mqtt": mqtt_port}
-    service = await asyncio.to_thread(_build, config, ports, stack)
+    service = await asyncio.to_thread(_build, config, trust, ports, stack)
     admin, device = service.admin, service.device
     tasks = [
         asyncio.create_task(admin.serve(sockets=[admin_socket])),
@@ -193,12 +211,10 @@ class _Service:
     events: EventHub
 
 
-def _build(config: FleetConfig, ports: Mapping[str, int], stack: ExitStack) -> _Service:
+def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: ExitStack) -> _Service:
     """Start every part except the two HTTP servers, which are only created. ``stack`` ends the parts."""
     data_dir, clock = config.data_dir, time.time
-    ca = FleetCA(data_dir / "ca", clock)
-    repository = Repository.open(data_dir, clock)
-    director = Director.open(data_dir)
+    ca, repository = trust.ca, trust.repository
     database = open_database(config.effective_database_url)
     stack.callback(database.dispose)
     ensure_api_token(database, data_dir / "api-token", clock())
@@ -207,7 +223,7 @@ def _build(config: FleetConfig, ports: Mapping[str, int], stack: ExitStack) -> _
     releases = Releases(database, repository, blobs, clock)
     releases.reconcile()
     messaging = _start_messaging(config, ports["mqtt"], ca, database, stack)
-    engine = CampaignEngine(database, director.sign)
+    engine = CampaignEngine(database, trust.director.sign)
 
     def republish() -> None:
         for each in engine.republish():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -84,7 +86,15 @@ def test_failures_are_one_line_with_an_exit_code(tmp_path: Path) -> None:
     assert (down.returncode, "client.unreachable" in down.stderr) == (1, True)
     assert run("device", "list", "--nonsense").returncode == 2
     assert run("serve", "--data-dir", str(tmp_path / "x"), "--admin-host", "0.0.0.0").returncode == 2
-    assert "keys init" in run("serve", "--data-dir", str(tmp_path / "y")).stderr
+
+
+def test_serve_looks_for_keys_before_it_takes_a_port_or_makes_a_folder(tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        ports = ("--admin-port", port, "--device-port", port, "--mqtt-port", port)
+        refused = run("serve", "--data-dir", str(tmp_path / "y"), *ports)
+    assert (refused.returncode, "keys init" in refused.stderr, "[ca.missing]" in refused.stderr) == (2, True, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_is_quick() -> None:

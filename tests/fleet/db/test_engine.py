@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
@@ -72,3 +75,24 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
         writer.execute(refused.insert().values(device="d", code="c", count=1, last_at=0.0, last_detail=""))
         with reading(engine) as reader:
             assert reader.execute(select(refused)).all() == []
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_sqlite_file_is_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        engine = open_database(f"sqlite:///{tmp_path}/fleet.db")
+    finally:
+        os.umask(before)
+    with engine.begin() as connection:
+        connection.execute(refused.insert().values(device="d", code="c", count=1, last_at=0.0, last_detail=""))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {"fleet.db": 0o600, "fleet.db-wal": 0o600, "fleet.db-shm": 0o600}
+
+
+def test_files_of_an_earlier_version_become_private(tmp_path: Path) -> None:
+    open_database(f"sqlite:///{tmp_path}/fleet.db")  # not disposed of: its -wal and -shm stay
+    for file in tmp_path.iterdir():
+        file.chmod(0o644)
+    open_database(f"sqlite:///{tmp_path}/fleet.db")
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}

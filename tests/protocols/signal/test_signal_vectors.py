@@ -43,11 +43,20 @@ def test_decisions_keep_their_steps(vector: dict[str, Any]) -> None:
 
 
 def test_a_recording_keeps_its_bytes() -> None:
-    content = base64.b64decode(vectors("recording_valid")[0]["content"])
-    read = made.read_bytes(content)
-    assert recording_bytes(read) == content
-    np.testing.assert_array_equal(read.samples, made.recording().samples)
-    assert read.meta == {"machine": "press-1"}
+    content = {vector["name"]: base64.b64decode(vector["content"]) for vector in vectors("recording_valid")}
+    assert recording_bytes(made.recording()) == content["int16_stored"]
+    assert recording_bytes(made.read_bytes(content["int16_stored"])) == content["int16_stored"]
+
+
+@pytest.mark.parametrize("vector", vectors("recording_valid"), ids=lambda vector: vector["name"])
+def test_a_recording_of_every_version_is_read(vector: dict[str, str]) -> None:
+    read, wanted = made.read_bytes(base64.b64decode(vector["content"])), made.recording()
+    assert read.samples.dtype == np.int16
+    assert (read.sample_rate_hz, read.meta) == (1000.0, {"machine": "press-1"})
+    np.testing.assert_array_equal(read.samples, wanted.samples)
+    np.testing.assert_array_equal(read.scale, wanted.scale)
+    np.testing.assert_array_equal(read.t_s, wanted.t_s)
+    assert (read.channels, read.units) == (wanted.channels, wanted.units)
 
 
 @pytest.mark.parametrize("vector", vectors("recording_invalid"), ids=lambda vector: vector["name"])

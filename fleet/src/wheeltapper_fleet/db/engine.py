@@ -3,6 +3,7 @@
 Invariants:
     * SQLite runs in WAL mode with foreign keys on. A transaction takes the write lock when it begins, so two threads
       never deadlock by upgrading read locks. Code that only reads uses :func:`reading`, which waits for no writer.
+    * A SQLite file and what SQLite keeps beside it (``-wal``, ``-shm``) have mode 0600, whatever the umask.
     * :func:`open_database` returns a database whose tables are those of :mod:`wheeltapper_fleet.tables`.
 
 What this module does not do: queries. They are in the rooms.
@@ -16,6 +17,8 @@ Example::
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +43,8 @@ def open_database(url: str) -> Engine:
     """Open the database at ``url`` (an SQLAlchemy URL) and bring its tables up to date."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:"):
+            _keep_private(Path(parsed.database))
         engine = _open_sqlite(url)
     else:
         if parsed.drivername == "postgresql":
@@ -82,6 +87,18 @@ def insert_ignore(connection: Connection, table: Table, rows: Sequence[dict[str,
     """Insert ``rows``, which must all have the same columns. A row whose key is there already changes nothing."""
     if rows:
         connection.execute(upsert_statement(connection, table).on_conflict_do_nothing(), list(rows))
+
+
+def _keep_private(path: Path) -> None:
+    """Make the database's file with mode 0600 before SQLite does, which gives the files beside it the same mode.
+
+    Files of an earlier version are made private too, unless they belong to somebody else.
+    """
+    with contextlib.suppress(FileNotFoundError):  # there is no such folder: SQLite says so
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            os.chmod(file, 0o600)
 
 
 def _open_sqlite(url: str) -> Engine:

@@ -28,7 +28,7 @@ from wheeltapper_protocols.manifest.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from wheeltapper_protocols.signal.recording import write_npz
+from wheeltapper_protocols.signal.npz import write_npz
 
 __all__ = ["break_golden", "bundle_file", "check_target", "npz_bytes", "write_bundle"]
 

@@ -168,7 +168,7 @@ def init_keys(
             raise FleetError(
                 "keys.exists", f"{folder} is not empty and keys are never overwritten; choose another folder"
             )
-    files.make_folder(data_dir)
+    files.make_folder(data_dir, private=True)
     files.make_folder(keys_dir, private=True)
     files.make_folder(data_dir / "keys", private=True)
     numbers = range(1, threshold + 1)

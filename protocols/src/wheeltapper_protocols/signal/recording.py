@@ -9,7 +9,8 @@ Invariants:
     * Whatever the bytes, :func:`read_recording` returns a recording or raises :class:`RecordingError` (or an OSError of
       the file system). Nothing is unpickled, and the sizes in the archive's directory are checked before anything is
       decompressed.
-    * Equal recordings are written as equal bytes (with fixed file times), so that equal content has an equal hash.
+    * Equal recordings are written as equal bytes on every machine (``npz.py`` says how), so that equal content has an
+      equal hash. Files that are deflated, as older versions and numpy's ``savez_compressed`` write them, are read too.
 
 Codes: ``recording.empty``, ``recording.nan``, ``recording.dtype``, ``recording.shape``, ``recording.rate``,
 ``recording.times``, ``recording.malformed``, ``recording.too_large``.
@@ -38,12 +39,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from wheeltapper_protocols.errors import RecordingError
+from wheeltapper_protocols.signal.npz import write_npz
 
 __all__ = ["MAX_RECORDING_BYTES", "Recording", "read_recording", "recording_bytes", "write_npz", "write_recording"]
 
@@ -51,10 +53,8 @@ MAX_RECORDING_BYTES: Final = 2 * 1024**3
 """Greatest size of the uncompressed arrays together."""
 _MEMBERS: Final = ("samples", "scale", "sample_rate_hz", "t_s", "channels", "units", "meta")
 _MAX_META_BYTES: Final = 1024 * 1024
-_PIECE_BYTES: Final = 1024 * 1024
 _MAX_CHANNELS: Final = 64
 _PER_CHANNEL: Final = ("scale", "channels", "units")
-_ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,29 +148,6 @@ def write_recording(recording: Recording, target: Path | BinaryIO) -> None:
         return
     with _replacing(target) as handle:
         write_npz(arrays, handle)
-
-
-def write_npz(arrays: dict[str, npt.NDArray[Any]], target: BinaryIO) -> None:
-    """Write arrays as an ``.npz`` file. Equal arrays give equal bytes."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            info = zipfile.ZipInfo(f"{name}.npy", _ZIP_TIME)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system = 3
-            info.external_attr = 0o644 << 16
-            with archive.open(info, "w", force_zip64=True) as member:
-                _write_npy(member, array)
-
-
-def _write_npy(member: IO[bytes], array: npt.NDArray[Any]) -> None:
-    """Write the bytes that numpy's ``write_array`` writes, but in copies of 1 MB where numpy makes copies of 16 MB."""
-    if not array.flags.c_contiguous or array.nbytes <= _PIECE_BYTES or array.dtype.kind not in "iuf":
-        np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-        return
-    np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
-    content = array.reshape(-1).view(np.uint8)
-    for begin in range(0, len(content), _PIECE_BYTES):
-        member.write(content[begin : begin + _PIECE_BYTES].data)
 
 
 @contextlib.contextmanager
