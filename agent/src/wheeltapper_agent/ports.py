@@ -14,6 +14,7 @@ from wheeltapper_agent.source.base import (
     Window,
     malformed_payloads,
     pending_windows,
+    source_faults,
     source_room,
 )
 from wheeltapper_agent.source.stream import Reader, Sink, StreamSource
@@ -32,5 +33,6 @@ __all__ = [
     "Window",
     "malformed_payloads",
     "pending_windows",
+    "source_faults",
     "source_room",
 ]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wheeltapper_agent.ground.repeated import MAX_KINDS, FaultCount, RepeatedFaults, kind_of
+from wheeltapper_agent.ground.errors import FaultCount
+from wheeltapper_agent.ground.repeated import MAX_KINDS, RepeatedFaults, kind_of
 
 
 class Clock:

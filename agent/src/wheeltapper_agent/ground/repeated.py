@@ -28,11 +28,12 @@ import logging
 import re
 import threading
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from wheeltapper_agent.ground.clock import Clock
+from wheeltapper_agent.ground.errors import FaultCount
 
-__all__ = ["MAX_KINDS", "FaultCount", "RepeatedFaults", "kind_of"]
+__all__ = ["MAX_KINDS", "RepeatedFaults", "kind_of"]
 
 MAX_KINDS: Final = 32
 _FIRST_PAUSE_SECONDS: Final = 60.0
@@ -45,16 +46,6 @@ _VARIABLE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
 def kind_of(text: str) -> str:
     """Return ``text`` without what differs from one occurrence to the next: numbers, and what stands in quotes."""
     return _VARIABLE.sub("#", text)
-
-
-class FaultCount(NamedTuple):
-    """What the status says of one kind of fault."""
-
-    text: str
-    """Of the newest occurrence."""
-    times: int
-    over: bool
-    """Whether something worked since."""
 
 
 @dataclass(slots=True)

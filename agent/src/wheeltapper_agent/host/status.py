@@ -42,6 +42,8 @@ __all__ = ["STATUS_FILE", "AgentStatus"]
 _LOG = logging.getLogger(__name__)
 STATUS_FILE: Final = "status.json"
 """In the state folder."""
+_MAX_FAULTS: Final = 8
+"""Kinds of faults of one source that the status names, the newest first."""
 
 
 class AgentStatus:
@@ -141,6 +143,7 @@ class AgentStatus:
                     "runtime": entry.runtime,
                     "last": _last_decision(self._pipelines[name].last_verdict),
                     "quality": msgspec.to_builtins(entry.quality),
+                    "faults": [fault._asdict() for fault in self._quality[name].faults[:_MAX_FAULTS]],
                 }
                 for name, entry in status.pipelines.items()
             },

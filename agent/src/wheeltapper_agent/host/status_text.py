@@ -66,6 +66,9 @@ def _pipeline_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     quality = [f"{key} {value}" for key, value in (found.get("quality") or {}).items() if key not in counted and value]
     if quality:
         lines.append(f"  data quality: {', '.join(quality)}")
+    for fault in found.get("faults", ()):
+        over = ", over" if fault["over"] else ""
+        lines.append(f"  {fault['times']} times{over}: {fault['text']}")
     return lines
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from wheeltapper_agent.ground.errors import FaultCount
 from wheeltapper_agent.pipeline.config import QualityConfig
 from wheeltapper_agent.pipeline.observation import Observation
-from wheeltapper_agent.source.base import Source, malformed_payloads
+from wheeltapper_agent.source.base import Source, malformed_payloads, source_faults
 from wheeltapper_protocols.signal.quality import DataQuality, StuckRunCounter, window_quality
 from wheeltapper_protocols.wire.messages import Alert, Report
 
@@ -40,6 +41,11 @@ class QualityObserver:
         """The counts so far, without ``dropped``, which the pipeline counts. Any thread may ask."""
         malformed = malformed_payloads(self._source)
         return msgspec.structs.replace(self._total, malformed=malformed) if malformed else self._total
+
+    @property
+    def faults(self) -> list[FaultCount]:
+        """What went wrong with the source, by kind, the newest first. Any thread may ask."""
+        return source_faults(self._source)
 
     def observe(self, observation: Observation) -> Sequence[Alert | Report]:
         """Count what is wrong with the window. Returns no records."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.clock import Clock
+from wheeltapper_agent.ground.errors import FaultCount
 
 __all__ = [
     "Source",
@@ -21,6 +22,7 @@ __all__ = [
     "Window",
     "malformed_payloads",
     "pending_windows",
+    "source_faults",
     "source_room",
 ]
 
@@ -68,8 +70,8 @@ class Source(Protocol):
     """Gives windows.
 
     A source that can have several windows ready may also have the property ``pending``; one that keeps windows while
-    nobody takes them, ``room``; one that reads payloads, ``malformed_payloads``. See :func:`pending_windows`,
-    :func:`source_room` and :func:`malformed_payloads`.
+    nobody takes them, ``room``; one that reads payloads, ``malformed_payloads``; one that knows why values are missing,
+    ``faults``. See :func:`pending_windows`, :func:`source_room`, :func:`malformed_payloads` and :func:`source_faults`.
     """
 
     @property
@@ -114,6 +116,12 @@ def source_room(source: Source) -> int:
 def malformed_payloads(source: Source) -> int:
     """Return how many payloads ``source`` could not read; 0 if it cannot say."""
     return int(getattr(source, "malformed_payloads", 0))
+
+
+def source_faults(source: Source) -> list[FaultCount]:
+    """Return what went wrong with ``source`` since the agent started, by kind, the newest first; empty if it cannot
+    say."""
+    return list(getattr(source, "faults", ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,17 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
-from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.errors import AgentError, FaultCount
 from wheeltapper_agent.ground.stop_event import StopEvent
-from wheeltapper_agent.source.base import Source, SourceSpec, Window, malformed_payloads, pending_windows, source_room
+from wheeltapper_agent.source.base import (
+    Source,
+    SourceSpec,
+    Window,
+    malformed_payloads,
+    pending_windows,
+    source_faults,
+    source_room,
+)
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["DeferredSource", "as_agent_error"]
@@ -45,6 +53,7 @@ class DeferredSource:
     def __init__(self, make: Callable[[], Source], error: AgentError, name: str) -> None:
         self._make, self._error, self._name = make, error, name
         self._made: Source | None = None
+        self._failures = 1
         self._ready = False
         self._closed = StopEvent()
         _LOG.warning("pipeline %s: the source cannot be opened yet: %s; trying again", name, error)
@@ -85,6 +94,13 @@ class DeferredSource:
         """Payloads that could not be read."""
         return 0 if self._made is None else malformed_payloads(self._made)
 
+    @property
+    def faults(self) -> list[FaultCount]:
+        """What went wrong, by kind."""
+        if self._made is None:
+            return [FaultCount(str(self._error), self._failures, False)]
+        return source_faults(self._made)
+
     def model_ready(self) -> None:
         """Let the source begin, if it waits for a model, now or once it is made."""
         self._ready = True  # set before _made is read; the thread of windows() sets _made before it reads _ready
@@ -99,15 +115,14 @@ class DeferredSource:
 
     def windows(self, first: int) -> Iterator[Window]:
         """Make the source, trying again as long as needed, then give its windows."""
-        failures = 1
         while self._made is None:
-            delay = retry_delay_seconds(failures, random.random(), _RETRY_FIRST_SECONDS, _RETRY_MAX_SECONDS)  # noqa: S311  # jitter
+            delay = retry_delay_seconds(self._failures, random.random(), _RETRY_FIRST_SECONDS, _RETRY_MAX_SECONDS)  # noqa: S311  # jitter
             if self._closed.wait(delay):
                 return
             try:
                 self._made = self._make()
             except Exception as error:  # noqa: BLE001  # a plug-in may raise anything; it is the state of its own pipeline
-                reason, failures = as_agent_error(error), failures + 1
+                reason, self._failures = as_agent_error(error), self._failures + 1
                 if reason.code != self._error.code:
                     _LOG.warning("pipeline %s: the source cannot be opened yet: %s; trying again", self._name, reason)
                 self._error = reason

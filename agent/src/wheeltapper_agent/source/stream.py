@@ -12,8 +12,11 @@ Invariants:
       ``source.mismatch``.
     * A reader that fails is started again after a growing delay with jitter, without end. ``state`` is the code of the
       failure until samples come again. Only the reader's own end ends the stream.
-    * A payload that cannot be read is counted, logged (once until a good one comes) and shown in ``state``. It never
-      ends the connection.
+    * A payload that cannot be read is counted, logged and shown in ``state``. It never ends the connection.
+    * Whatever repeats is logged once and then with a count (:mod:`wheeltapper_agent.ground.repeated`), and stands in
+      :attr:`StreamSource.faults`: failures, payloads that cannot be read, values that are missing for a known reason,
+      samples that were left out, windows that were dropped.
+    * No window holds an infinite value: what float32 cannot hold is a missing sample.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -31,7 +34,8 @@ from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
 from wheeltapper_agent.ground.clock import Clock
-from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.errors import AgentError, FaultCount
+from wheeltapper_agent.ground.repeated import RepeatedFaults
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.framing import Framer
 from wheeltapper_agent.source.stream_config import StreamConfig
@@ -44,6 +48,11 @@ _MAX_WAIT_SECONDS: Final = 1.0
 """How long the windows of one payload wait for room, at most."""
 _WAIT_SHARE: Final = 0.9
 """The same, as a share of the time that the payload's samples took: the reader must stay faster than the sensor."""
+
+
+_LARGEST: Final = float(np.finfo(np.float32).max)
+_CONNECTED_LOG_SECONDS: Final = 60.0
+"""A connection that is made again within this time is not logged again."""
 
 
 class Reader(Protocol):
@@ -81,6 +90,13 @@ class Sink:
         """From the configuration, or else from the device."""
         self.room_wait_s = 0.0
         """How long the windows of the present payload may still wait for room."""
+        self.faults = RepeatedFaults(_LOG, clock)
+        """Of the source as a whole: they are over as soon as samples come."""
+        self._value_faults = RepeatedFaults(_LOG, clock)
+        self._value_kinds: set[str] = set()
+        """Why values of the newest sample are missing."""
+        self._connected_at_s: float | None = None
+        self._late_samples = 0
         self._framer = Framer(config.framing)
         self._ahead_s: float | None = None
         self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
@@ -93,18 +109,24 @@ class Sink:
 
     def connected(self) -> None:
         """The connection is made; samples may follow."""
-        self.heard_at_s = self.clock.monotonic()
+        now_s = self.heard_at_s = self.clock.monotonic()
         if self.state != "running":
             self.state = "waiting"
-        _LOG.info("pipeline %s: the source is connected", self._name)
+        if self._connected_at_s is None or now_s - self._connected_at_s > _CONNECTED_LOG_SECONDS:
+            _LOG.info("pipeline %s: the source is connected", self._name)
+        self._connected_at_s = now_s
 
-    def push(self, samples: NDArray[Any], t_s: float | None = None) -> None:
+    def push(self, samples: NDArray[Any], t_s: float | NDArray[np.float64] | None = None) -> None:
         """Take samples that came now.
 
         Args:
             samples: [sample, channel] of any real type, as the sensor gives them; NaN where one is missing.
-            t_s: time of the first sample by the clock of the source; None if it does not say.
+            t_s: time of the first sample by the clock of the source, or [sample] the time of each; None if it does
+                not say.
         """
+        if isinstance(t_s, np.ndarray):
+            self.push_physical(self._physical(samples), t_s)
+            return
         at_s, monotonic_s = self.clock.now(), self.clock.monotonic()
         self._begin_payload(len(samples))
         for first in range(
@@ -122,7 +144,7 @@ class Sink:
                 return
             self._deliver(found, len(part))
 
-    def push_physical(self, samples: NDArray[np.float64], times_s: NDArray[np.float64] | None = None) -> None:
+    def push_physical(self, samples: NDArray[np.floating[Any]], times_s: NDArray[np.float64] | None = None) -> None:
         """Take samples that the reader has scaled itself.
 
         Args:
@@ -130,6 +152,7 @@ class Sink:
             times_s: [sample] in seconds; None: the samples have no time.
         """
         now, monotonic_s = self.clock.now(), self.clock.monotonic()
+        samples = self._finite(samples)
         self._begin_payload(len(samples))
         try:
             if times_s is None:
@@ -145,10 +168,39 @@ class Sink:
         """A payload cannot be read: its samples are lost, and samples without a time stamp no longer follow on from
         earlier ones."""
         self.malformed_payloads += 1
-        if self.state != error.code:
-            _LOG.warning("pipeline %s: %s", self._name, error)
+        self.faults.happened(f"pipeline {self._name}: {error}")
         self.state = error.code
         self.broke()
+
+    def failed(self, error: AgentError) -> None:
+        """The reader failed and will be started again."""
+        if not self.closed.is_set():
+            self.faults.happened(f"pipeline {self._name}: the source failed: {error}; trying again")
+        self.state, self.heard_at_s = error.code, None
+        self.failures += 1
+        self.broke()
+
+    def missing_values(self, reasons: Mapping[str, str]) -> None:
+        """Say why values of the sample that is pushed next are missing; called for each sample by readers that know.
+
+        Args:
+            reasons: for each kind of fault, such as ``velocity BadSensorFailure``, a text for the log and the status.
+                What was a reason for the sample before and is none now is over.
+        """
+        for kind in self._value_kinds - set(reasons):
+            self._value_faults.ended(kind)
+        for kind, text in reasons.items():
+            self._value_faults.happened(f"pipeline {self._name}: {text}", kind)
+        self._value_kinds = set(reasons)
+
+    def lost(self, text: str) -> None:
+        """Say that something was left out that is counted elsewhere, such as samples that came twice."""
+        self.faults.happened(f"pipeline {self._name}: {text}")
+
+    @property
+    def fault_counts(self) -> list[FaultCount]:
+        """Everything that went wrong, by kind."""
+        return self.faults.counts() + self._value_faults.counts()
 
     def broke(self) -> None:
         """The connection broke: samples may be missing from here on."""
@@ -172,29 +224,40 @@ class Sink:
     def _physical(self, samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
         """Return the samples in physical units."""
         if self._scale is None and self._offset is None:
-            return samples if samples.dtype.kind == "f" else samples.astype(np.float64)
+            return self._finite(samples) if samples.dtype.kind == "f" else samples.astype(np.float64)
         moved = samples if self._offset is None else samples + self._offset
-        return np.asarray(moved if self._scale is None else moved * self._scale)
+        return self._finite(np.asarray(moved if self._scale is None else moved * self._scale))
+
+    def _finite(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """Return the samples with NaN in the place of what is infinite or does not fit into float32."""
+        beyond = np.abs(samples) > _LARGEST
+        if not beyond.any():
+            return samples
+        self.lost("a value is infinite or too large for float32, and counts as missing")
+        return np.where(beyond, np.nan, samples)
 
     def _deliver(self, found: list[Window], count: int) -> None:
         """Note that ``count`` samples came, and hand on the windows that they completed."""
         if count:
             self.heard_at_s = self.clock.monotonic()
             self.failures = 0
+            if self._framer.late_samples > self._late_samples:
+                self._late_samples = self._framer.late_samples
+                self.lost("samples came twice or too late for their place by their time stamps, and are left out")
             if (hz := self._framer.wrong_rate_hz) is not None:
                 self._report_mismatch(hz)
                 return
             self.state = "running"
+            self.faults.ended()
         if found:
             self._take(found)
 
     def _report_mismatch(self, rate_hz: float) -> None:
         """Show the wrong rate in the state and, once, in the log. A model would see every frequency shifted."""
-        if self.state != "source.mismatch":
-            _LOG.warning(
-                "pipeline %s: source.mismatch: sample_rate_hz is %g, but the time stamps show %.4g Hz; correct it",
-                self._name, self._rate_hz, rate_hz,
-            )  # fmt: skip
+        self.faults.happened(
+            f"pipeline {self._name}: source.mismatch: sample_rate_hz is {self._rate_hz:g}, but the time stamps show"
+            f" {rate_hz:.4g} Hz; correct it"
+        )
         self.state = "source.mismatch"
 
 
@@ -262,6 +325,11 @@ class StreamSource:
         """Payloads that could not be read."""
         return self._sink.malformed_payloads
 
+    @property
+    def faults(self) -> list[FaultCount]:
+        """What went wrong since the source began, by kind."""
+        return self._sink.fault_counts
+
     def model_ready(self) -> None:
         """Does nothing: a sensor does not wait for a model."""
 
@@ -301,6 +369,7 @@ class StreamSource:
                         if not self._wait_for_room(len(found) - place):
                             self._ready.popleft()
                             self.dropped += 1
+                            self._sink.lost("the pipeline takes windows too slowly: a window was dropped")
                     elif self._sink.closed.is_set():
                         return
                     else:
@@ -330,10 +399,10 @@ class StreamSource:
                 self._reader.read(sink)
                 break
             except AgentError as error:
-                self._failed(error)
+                sink.failed(error)
             except Exception as error:  # noqa: BLE001  # a library may raise anything; the stream goes on
                 _LOG.debug("pipeline %s: the reader failed", self._name, exc_info=True)
-                self._failed(AgentError("source.failed", f"{type(error).__name__}: {error}"))
+                sink.failed(AgentError("source.failed", f"{type(error).__name__}: {error}"))
             sink.closed.wait(
                 retry_delay_seconds(
                     sink.failures, self._uniform(), config.retry_first_seconds, config.retry_max_seconds
@@ -344,12 +413,3 @@ class StreamSource:
             sink.heard_at_s = None
             self._over = True
             self._changed.notify_all()
-
-    def _failed(self, error: AgentError) -> None:
-        """Note that the reader failed: in the state and, once for each code, in the log."""
-        sink = self._sink
-        if sink.state != error.code and not sink.closed.is_set():
-            _LOG.warning("pipeline %s: the source failed: %s; trying again", self._name, error)
-        sink.state, sink.heard_at_s = error.code, None
-        sink.failures += 1
-        sink.broke()
