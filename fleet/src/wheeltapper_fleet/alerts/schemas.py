@@ -13,7 +13,8 @@ class AlertView(BaseModel):
     """A device raised an alert or cleared one (``raised``).
 
     ``at`` is Unix seconds by the device's clock, ``t_s`` seconds by the machine's. ``reasons`` names the features that
-    made up the score, each with its share of it.
+    made up the score, each with its share of it. ``label`` is the likeliest class, ``value`` the life that remains, in
+    ``unit``, and ``zone`` the zone by ISO 20816 (A to D); each is None where the model does not say it.
     """
 
     id: int
@@ -27,4 +28,8 @@ class AlertView(BaseModel):
     score: float
     severity: str
     raised: bool
+    label: str | None = None
+    value: float | None = None
+    unit: str | None = None
+    zone: str | None = None
     reasons: list[dict[str, Any]]

@@ -35,4 +35,8 @@ def _row(device: str, alert: Alert) -> dict[str, Any]:
         "severity": alert.severity.value,
         "raised": alert.raised,
         "reasons": msgspec.to_builtins(alert.reasons),
+        "label": alert.label,
+        "value": alert.value,
+        "unit": alert.unit,
+        "zone": alert.zone,
     }

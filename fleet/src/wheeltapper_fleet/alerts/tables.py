@@ -29,5 +29,9 @@ alerts = Table(
     Column("severity", String(16), nullable=False),
     Column("raised", Boolean, nullable=False),
     Column("reasons", StoredJson, nullable=False),
+    Column("label", String(64)),
+    Column("value", Float),
+    Column("unit", String(64)),
+    Column("zone", String(8)),
     Index("uq_alerts_record", "device", "epoch", "seq", unique=True),
 )

@@ -16,11 +16,12 @@ from typing import Final
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api.context import AdminContext, Context, requester
 from wheeltapper_fleet.api.guard import Guard
-from wheeltapper_fleet.api.problem import add_error_handlers
+from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
 from wheeltapper_fleet.api.routes import alerts, campaigns, captures, devices, events, releases, summary
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
@@ -29,6 +30,8 @@ __all__ = ["admin_app"]
 
 _MAX_BODY_BYTES: Final = 256 * 1024
 _PREFIX: Final = "/api/v1"
+_BEARER: Final = HTTPBearer(auto_error=False, description="An API token.")
+"""Only for the OpenAPI document; the token is checked by :func:`requester`."""
 
 
 def admin_app(context: AdminContext) -> FastAPI:
@@ -48,11 +51,11 @@ def admin_app(context: AdminContext) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.context = context
-    api = APIRouter(prefix=_PREFIX, dependencies=[Depends(requester)])
+    api = APIRouter(prefix=_PREFIX, dependencies=[Depends(requester), Depends(_BEARER)], responses=REFUSALS)
     for subject in (devices, captures, releases, campaigns, alerts, summary, events):
         api.include_router(subject.router)
     app.include_router(api)
-    app.add_api_route("/healthz", _healthz, methods=["GET"])
+    app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})
     add_error_handlers(app)
     app.add_middleware(Guard, hosts=context.hosts, max_bytes=_max_bytes)
     return app

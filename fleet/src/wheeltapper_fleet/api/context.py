@@ -83,7 +83,7 @@ def _context(request: Request) -> AdminContext:
     return context
 
 
-def requester(request: Request, authorization: Annotated[str | None, Header()] = None) -> str:
+def requester(request: Request, authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
     """The name of whoever makes the request.
 
     Raises:

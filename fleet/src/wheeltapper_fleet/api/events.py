@@ -5,7 +5,9 @@ One loop reads the database once a second, compares with the last reading, and s
 Invariants:
     * The database is read only while someone listens, once a period for all listeners together.
     * A listener first receives the whole present state, then changes.
-    * A listener that reads too slowly is disconnected; browsers reconnect by themselves.
+    * A listener that reads slowly gets the newest state of what changed meanwhile, once: what waits for it is at most
+      one text for each device, campaign and alert. However much changes in a period, nobody is cut off for it.
+    * Nothing that a row holds ends the live events: a reading that fails is logged once and tried again.
 
 What this module does not do: history. A listener that reconnects starts from the present state.
 
@@ -22,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from wheeltapper_fleet.alerts.views import list_alerts
 from wheeltapper_fleet.campaigns.views import list_campaigns
@@ -31,7 +32,6 @@ from wheeltapper_fleet.devices.views import list_devices
 __all__ = ["EventHub"]
 
 _LOG = logging.getLogger(__name__)
-_QUEUE_LENGTH: Final = 256
 _MAX_LISTENERS: Final = 64
 _ALERTS_SHOWN: Final = 100
 _KEEP_ALIVE_SECONDS: Final = 15.0
@@ -39,7 +39,11 @@ _KEEP_ALIVE_SECONDS: Final = 15.0
 
 @dataclass(eq=False)
 class _Listener:
-    queue: asyncio.Queue[str | None] = field(default_factory=lambda: asyncio.Queue(_QUEUE_LENGTH))
+    """What waits for one listener: the newest text of each thing that changed, first changed first."""
+
+    waiting: dict[tuple[str, str], str] = field(default_factory=dict)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
 
 
 class EventHub:
@@ -55,31 +59,34 @@ class EventHub:
         self._period_seconds = period_seconds
         self._listeners: set[_Listener] = set()
         self._known: dict[tuple[str, str], str] = {}
+        self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     async def listen(self) -> AsyncIterator[str]:
-        """Events in the text format of server-sent events, until the hub closes or the listener is too slow."""
+        """Events in the text format of server-sent events, until the hub closes."""
         if self._closed or len(self._listeners) >= _MAX_LISTENERS:
             return
         listener = _Listener()
-        first = await asyncio.to_thread(self._snapshot)
-        self._listeners.add(listener)
-        if self._task is None or self._task.done():
-            self._known = first
-            self._task = asyncio.create_task(self._watch())
+        async with self._starting:
+            if self._task is None or self._task.done():
+                self._known = await asyncio.to_thread(self._snapshot)
+                self._task = asyncio.create_task(self._watch())
+            self._listeners.add(listener)  # at once with the next line, so that no change falls between the two
+            first = dict(self._known)
         try:
             yield "retry: 2000\n\n" + _reset([key for key in first if key[0] == "device"])
             for (kind, _), text in first.items():
                 yield _event(kind, text)
-            while True:
+            while not listener.ended:
                 try:
-                    item = await asyncio.wait_for(listener.queue.get(), _KEEP_ALIVE_SECONDS)
+                    await asyncio.wait_for(listener.wake.wait(), _KEEP_ALIVE_SECONDS)
                 except TimeoutError:
-                    item = ": still here\n\n"
-                if item is None:
-                    return
-                yield item
+                    yield ": still here\n\n"
+                while listener.waiting:
+                    key = next(iter(listener.waiting))
+                    yield _event(key[0], listener.waiting.pop(key))
+                listener.wake.clear()
         finally:
             self._listeners.discard(listener)
 
@@ -87,36 +94,36 @@ class EventHub:
         """Disconnect every listener and stop reading the database."""
         self._closed = True
         for listener in list(self._listeners):
-            self._disconnect(listener)
+            listener.ended = True
+            listener.waiting.clear()
+            listener.wake.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _watch(self) -> None:
+        failing = False
         while self._listeners:
             await asyncio.sleep(self._period_seconds)
             try:
                 now = await asyncio.to_thread(self._snapshot)
-            except SQLAlchemyError:
-                _LOG.exception("cannot read the database for live events; trying again")
+            except Exception:  # noqa: BLE001  # whatever a row holds, the others stay live
+                if not failing:
+                    _LOG.exception("cannot read the database for live events; trying again every period")
+                failing = True
                 continue
+            if failing:
+                _LOG.info("live events go on")
+            failing = False
             for key, text in now.items():
                 if self._known.get(key) != text:
-                    self._tell(_event(key[0], text))
+                    self._tell(key, text)
             self._known = now
 
-    def _tell(self, event: str) -> None:
-        for listener in list(self._listeners):
-            if listener.queue.full():
-                self._disconnect(listener)
-            else:
-                listener.queue.put_nowait(event)
-
-    def _disconnect(self, listener: _Listener) -> None:
-        self._listeners.discard(listener)
-        while not listener.queue.empty():
-            listener.queue.get_nowait()
-        listener.queue.put_nowait(None)
+    def _tell(self, key: tuple[str, str], text: str) -> None:
+        for listener in self._listeners:
+            listener.waiting[key] = text
+            listener.wake.set()
 
     def _snapshot(self) -> dict[tuple[str, str], str]:
         found: dict[tuple[str, str], str] = {}

@@ -1,37 +1,63 @@
 """How the admin API reports an error: JSON ``{code, message}`` with a stable dotted code.
 
-Invariant: an unexpected error is answered with ``api.internal`` and status 500. Its text stays out of the answer.
+Invariants:
+    * A database that does not answer now is ``api.database`` and status 503: the request is right, and may be repeated.
+    * An unexpected error is answered with ``api.internal`` and status 500. Its text stays out of the answer.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
+from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import ProtocolError
 
-__all__ = ["add_error_handlers"]
+__all__ = ["REFUSALS", "Problem", "add_error_handlers"]
 
 _LOG: Final = logging.getLogger(__name__)
 _CODES: Final = {404: "api.not_found", 405: "api.method"}
 """Codes of errors that the framework raises, by HTTP status; the others are ``api.bad_request``."""
 
 
+_RETRY_SECONDS: Final = 5
+
+
+class Problem(BaseModel):
+    """Why a request was refused: a stable dotted code for programs, and a sentence for people."""
+
+    code: str
+    message: str
+
+
+REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"model": Problem, "description": "There is no valid token (`api.unauthorized`)."},
+    422: {"model": Problem, "description": "The request is not valid (`api.invalid`, or the code of the rule)."},
+    "default": {"model": Problem, "description": "The request is refused; `code` says why."},
+}
+"""What every route may answer besides its result, for the OpenAPI document."""
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error that a route raises with JSON ``{code, message}``."""
     for kind in (FleetError, ProtocolError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
+    app.add_exception_handler(SQLAlchemyError, _database_error)
     app.add_exception_handler(Exception, _internal_error)
 
 
-def _refuse(_: Request, error: Exception) -> Response:
+def _refuse(request: Request, error: Exception) -> Response:
     """Answer an expected error with its own code and status."""
+    headers: dict[str, str] = {}
     if isinstance(error, FleetError):
         code, message, status = error.code, error.message, error.status
     elif isinstance(error, ProtocolError):
@@ -43,10 +69,35 @@ def _refuse(_: Request, error: Exception) -> Response:
     elif isinstance(error, HTTPException):
         status = error.status_code
         code, message = _CODES.get(status, "api.bad_request"), str(error.detail)
+        headers |= error.headers or {}
+        if status == 405 and (methods := _methods(request)):
+            headers["Allow"] = ", ".join(methods)
     else:
         raise error
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"code": code, "message": message}, status_code=status, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The documented methods of the path of ``request`` (RFC 9110, section 15.5.6); empty for a path of the page.
+
+    The framework names those of the first route only, though each method of a path has a route of its own.
+    """
+    for template, operations in request.app.openapi()["paths"].items():
+        if compile_path(template)[0].match(request.url.path):
+            return sorted(method.upper() for method in operations)
+    return []
+
+
+def _database_error(_: Request, error: Exception) -> Response:
+    fault = database_fault(error)
+    if fault is None:
+        raise error
+    message = f"the database does not answer now ({fault}); try again in a few seconds"
+    _LOG.warning("a request is answered with 503: %s", fault)
+    headers = {"Retry-After": str(_RETRY_SECONDS)}
+    return JSONResponse({"code": "api.database", "message": message}, status_code=503, headers=headers)
 
 
 def _internal_error(_: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from wheeltapper_fleet.alerts.schemas import AlertView
 from wheeltapper_fleet.campaigns.schemas import CampaignView
@@ -27,6 +27,11 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is the integer 5 (JSON Schema 2020-12, section 6.1.1 of validation)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class TokenRequest(_Request):
     """Ask for a one-time enrolment token for ``device``."""
 
@@ -39,7 +44,7 @@ class CaptureRequest(_Request):
     """Ask for a recording of the next ``snapshots`` windows of a pipeline."""
 
     pipeline: Name
-    snapshots: Annotated[int, Field(ge=1, le=100_000)]
+    snapshots: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_whole)]
 
 
 class ReleaseRequest(_Request):
@@ -58,7 +63,7 @@ class CampaignRequest(_Request):
 class CampaignAction(_Request):
     """Act on a campaign at the version that the decision was made on (the header ``If-Match`` says the same)."""
 
-    expected_version: Annotated[int, Field(ge=0)] | None = None
+    expected_version: Annotated[int, Field(ge=0, le=999_999_999), BeforeValidator(_whole)]
 
 
 class Summary(BaseModel):

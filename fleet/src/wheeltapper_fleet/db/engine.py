@@ -4,6 +4,8 @@ Invariants:
     * SQLite runs in WAL mode with foreign keys on. A transaction takes the write lock when it begins, so two threads
       never deadlock by upgrading read locks. Code that only reads uses :func:`reading`, which waits for no writer.
     * A SQLite file and what SQLite keeps beside it (``-wal``, ``-shm``) have mode 0600, whatever the umask.
+    * :func:`reading` takes its connections from a pool of its own, so readers never take those of writers: however many
+      pages are open, the ingest and the campaigns go on.
     * :func:`open_database` returns a database whose tables are those of :mod:`wheeltapper_fleet.tables`.
 
 What this module does not do: queries. They are in the rooms.
@@ -29,27 +31,35 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 __all__ = ["insert_ignore", "migrate", "open_database", "reading", "upsert_statement"]
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS: Final = 15_000
 _READ_ONLY: Final = "wheeltapper_read_only"
+_READERS: Final = "wheeltapper_readers"
+"""The option of an engine that holds the engine of its readers."""
+_MAX_READERS: Final = 24
+"""More than this wait for their turn. A PostgreSQL with its 100 connections serves several processes so."""
+_READER_WAITS_SECONDS: Final = 10.0
 _MIGRATION_LOCK: Final = 7_742_001
 
 
 def open_database(url: str) -> Engine:
     """Open the database at ``url`` (an SQLAlchemy URL) and bring its tables up to date."""
     parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:"):
-            _keep_private(Path(parsed.database))
-        engine = _open_sqlite(url)
-    else:
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        engine = create_engine(parsed, pool_pre_ping=True)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    database = parsed.database or ":memory:"
+    of_one_connection = _is_sqlite(parsed) and database.startswith((":memory:", "file:"))
+    if _is_sqlite(parsed) and not of_one_connection:
+        _keep_private(Path(database))
+    engine = _open(parsed)
+    if not of_one_connection:
+        readers = _open(parsed, pool_size=5, max_overflow=_MAX_READERS - 5, pool_timeout=_READER_WAITS_SECONDS)
+        engine.update_execution_options(**{_READERS: readers})
+        event.listen(engine, "engine_disposed", lambda _: readers.dispose())
     migrate(engine)
     return engine
 
@@ -70,8 +80,13 @@ def migrate(engine: Engine) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for reading only: one consistent view, no write lock; what is written in it is rolled back."""
-    with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+    """A connection for reading only: one consistent view, no write lock; what is written in it is rolled back.
+
+    Raises:
+        sqlalchemy.exc.TimeoutError: all connections for reading are in use, and none came back in ten seconds.
+    """
+    readers: Engine = engine.get_execution_options().get(_READERS, engine)
+    with readers.connect().execution_options(**{_READ_ONLY: True}) as connection:
         try:
             yield connection
         finally:
@@ -101,8 +116,16 @@ def _keep_private(path: Path) -> None:
             os.chmod(file, 0o600)
 
 
-def _open_sqlite(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000})
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _open(url: URL, **pool: Any) -> Engine:
+    """An engine with a pool of its own; ``pool`` holds arguments of :func:`sqlalchemy.create_engine`."""
+    if not _is_sqlite(url):
+        return create_engine(url, pool_pre_ping=True, **pool)
+    arguments = {"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000}
+    engine = create_engine(url, connect_args=arguments, **pool)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:

@@ -6,9 +6,11 @@ from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import ProtocolError
 
@@ -35,6 +37,13 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def disconnected(_: Request, __: ClientDisconnect) -> JSONResponse:  # the client is gone; nobody reads this
         return answer("api.bad_request", "the connection ended before the body did", 400)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def database_error(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        fault = database_fault(error)
+        if fault is None:
+            raise error
+        return answer("api.database", f"the database does not answer now ({fault}); try again later", 503)
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:

@@ -4,8 +4,9 @@ Invariants:
     * An acknowledgement is published only after the commit that it covers.
     * The queue is bounded; when it is full, messages are dropped and counted: devices send again what is not
       acknowledged.
-    * No payload stops the service: what cannot be read or stored is counted in ``refused`` with its code. A database
-      that does not answer is tried again with the same batch.
+    * No payload stops the service: what cannot be read or stored is counted in ``refused`` with its code.
+    * A fault of the database (locked, full, gone, all its connections taken) says nothing of a message: the same
+      batch is tried again until the database has it (:mod:`wheeltapper_fleet.db.faults`).
 
 What this module does not do: know what a message means (:mod:`wheeltapper_fleet.ingest.apply`).
 """
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
 
+from wheeltapper_fleet.db.faults import database_fault
+from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_fleet.ingest.apply import apply_batch
 from wheeltapper_fleet.ingest.message import DeviceMessage, read_message
 from wheeltapper_fleet.telemetry.rules import Refusal
@@ -123,29 +125,43 @@ class Ingest:
             try:
                 self._commit([each], [])
             except Exception as error:  # noqa: BLE001  # the service goes on, whatever came
-                _LOG.exception("a message of %s cannot be stored and is refused", each.device)
+                _LOG.error("a message of %s cannot be stored and is refused: %s", each.device, type(error).__name__)
                 all_refusals.append(Refusal(each.device, "ingest.unstorable", type(error).__name__))
         self._commit([], all_refusals)
 
     def _commit(self, messages: Sequence[DeviceMessage], refusals: Sequence[Refusal]) -> None:
-        pause_seconds = _FIRST_RETRY_SECONDS
+        pause_seconds, tries = _FIRST_RETRY_SECONDS, 1
         while True:
             try:
                 with self._engine.begin() as connection:
                     applied = apply_batch(connection, messages, refusals, self._clock())
                 break
-            except OperationalError as error:
+            except Exception as error:
+                fault = database_fault(error)
+                if fault is None:
+                    raise
                 if self._stopping.is_set():
                     _LOG.error("stopping although a batch could not be stored; devices will send it again")
                     return
-                _LOG.error("the database does not answer (%s); trying again in %.1f s", error.orig, pause_seconds)
+                if tries == 1:
+                    _LOG.error("the database does not take what devices send (%s); trying again until it does", fault)
                 self._stopping.wait(pause_seconds)
                 pause_seconds = min(pause_seconds * 2, _LAST_RETRY_SECONDS)
+                tries += 1
+        if tries > 1:
+            _LOG.warning("the database takes what devices send again, at try %d", tries)
         self.counts.commits += 1
         self.counts.refused += len(refusals)
         self.counts.records += applied.records
-        for each in applied.publications:
-            self._publish(each.topic, each.payload, each.retain)
+        self._answer(applied.publications)
+
+    def _answer(self, publications: Sequence[Publication]) -> None:
+        """Publish what follows from a commit. What cannot be published is said again when the device asks again."""
+        try:
+            for each in publications:
+                self._publish(each.topic, each.payload, each.retain)
+        except Exception:  # noqa: BLE001  # the batch is stored all the same
+            _LOG.exception("answers to devices could not be published")
 
     def _run(self) -> None:
         while not (self._stopping.is_set() and self._queue.empty()):

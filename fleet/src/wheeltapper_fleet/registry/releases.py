@@ -85,9 +85,9 @@ class Releases:
             FleetError: ``release.*``, ``tuf.*``, ``blob.*``.
             WireError: ``manifest.*``.
         """
+        published = self._repository.releases(model)
         decoded = decode_manifest(manifest)
         number = self._checked_number(model, decoded)
-        published = self._repository.releases(model)
         if number in published:
             if not _matches(published[number], manifest):
                 raise FleetError(

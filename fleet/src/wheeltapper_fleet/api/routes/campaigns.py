@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, TypeAlias
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Body, Header, Response
 from fastapi.responses import JSONResponse
+from pydantic import WithJsonSchema
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.parameters import Key
 from wheeltapper_fleet.campaigns import views
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView
 from wheeltapper_fleet.ground.errors import FleetError
@@ -16,6 +18,10 @@ from wheeltapper_fleet.ground.errors import FleetError
 __all__ = ["router"]
 
 router = APIRouter()
+
+
+_ACTIONS: Final = ("start", "approve", "pause", "resume", "abort")
+Action: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_ACTIONS)})]
 
 
 @router.post("/campaigns", status_code=201)
@@ -31,25 +37,32 @@ def list_campaigns(context: Context) -> list[CampaignView]:
 
 
 @router.get("/campaigns/{campaign}")
-def get_campaign(campaign: str, context: Context, response: Response) -> CampaignDetail:
+def get_campaign(campaign: Key, context: Context, response: Response) -> CampaignDetail:
     """One campaign, with its executions and its log. The header ``ETag`` is its version."""
     found = views.get_campaign(context.engine, campaign)
     response.headers["ETag"] = f'"{found.version}"'
     return found
 
 
-@router.post("/campaigns/{campaign}/{action}", response_model=CampaignDetail)
+@router.post(
+    "/campaigns/{campaign}/{action}",
+    response_model=CampaignDetail,
+    openapi_extra={"requestBody": {"required": True}},  # or the header; OpenAPI cannot say "one of the two"
+)
 def act_on_campaign(
-    campaign: str,
-    action: str,
+    campaign: Key,
+    action: Action,
     context: Context,
     who: Who,
-    body: schemas.CampaignAction | None = None,
-    if_match: Annotated[str | None, Header()] = None,
+    body: Annotated[schemas.CampaignAction, Body()] = None,  # type: ignore[assignment]  # absent beside If-Match
+    if_match: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Any:
-    """``start``, ``approve``, ``pause``, ``resume`` or ``abort``; a conflict is answered with the current state."""
-    if action not in ("start", "approve", "pause", "resume", "abort"):
-        raise FleetError("api.not_found", "use start, approve, pause, resume or abort", 404)
+    """``start``, ``approve``, ``pause``, ``resume`` or ``abort``; a conflict is answered with the current state.
+
+    The version that was decided on is in the body, or in the header ``If-Match``, which counts more.
+    """
+    if action not in _ACTIONS:
+        raise FleetError("api.not_found", f"use one of {', '.join(_ACTIONS)}", 404)
     expected = _expected_version(body, if_match)
     try:
         views.get_campaign(context.engine, campaign)
@@ -72,7 +85,7 @@ def _expected_version(body: schemas.CampaignAction | None, if_match: str | None)
     text = (if_match or "").strip().removeprefix("W/").strip('"')
     if text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)
-    if if_match is None and body is not None and body.expected_version is not None:
+    if not text and body is not None:
         return body.expected_version
     message = "say which version you decided on: If-Match: <version>, or expected_version in the body"
     raise FleetError("campaign.version_required", message, 428)

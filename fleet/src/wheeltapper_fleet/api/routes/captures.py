@@ -7,11 +7,11 @@ from fastapi.responses import FileResponse
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context
+from wheeltapper_fleet.api.parameters import DeviceId, Key
 from wheeltapper_fleet.captures import views
 from wheeltapper_fleet.captures.schemas import CaptureView
 from wheeltapper_fleet.devices.schemas import CommandView
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.wire.ids import device_id
 
 __all__ = ["router"]
 
@@ -19,20 +19,20 @@ router = APIRouter()
 
 
 @router.post("/devices/{device}/captures", status_code=202)
-def request_capture(device: str, body: schemas.CaptureRequest, context: Context) -> CommandView:
+def request_capture(device: DeviceId, body: schemas.CaptureRequest, context: Context) -> CommandView:
     """Ask a device for a recording of its next windows."""
-    command = context.captures.request(device_id(device), body.pipeline, body.snapshots)
+    command = context.captures.request(device, body.pipeline, body.snapshots)
     return CommandView(command=command, device=device)
 
 
 @router.get("/captures")
-def list_captures(context: Context, device: str | None = None) -> list[CaptureView]:
+def list_captures(context: Context, device: DeviceId | None = None) -> list[CaptureView]:
     """Recordings that were asked for or received, newest first."""
-    return views.list_captures(context.engine, device_id(device) if device is not None else None)
+    return views.list_captures(context.engine, device)
 
 
 @router.get("/captures/{command}/recording")
-def get_recording(command: str, context: Context) -> FileResponse:
+def get_recording(command: Key, context: Context) -> FileResponse:
     """The recording itself, as ``.npz``."""
     sha256 = views.capture_sha256(context.engine, command)
     path = context.captures_dir / f"{sha256}.npz"

@@ -9,9 +9,9 @@ from fastapi import APIRouter
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.parameters import DeviceId
 from wheeltapper_fleet.devices import lifecycle, views
 from wheeltapper_fleet.devices.schemas import DeviceView, TokenView
-from wheeltapper_protocols.wire.ids import device_id
 
 __all__ = ["router"]
 
@@ -33,23 +33,23 @@ def list_devices(context: Context) -> list[DeviceView]:
 
 
 @router.get("/devices/{device}")
-def get_device(device: str, context: Context) -> DeviceView:
+def get_device(device: DeviceId, context: Context) -> DeviceView:
     """One device."""
-    return views.get_device(context.engine, device_id(device))
+    return views.get_device(context.engine, device)
 
 
 @router.post("/devices/{device}/revoke")
-def revoke_device(device: str, context: Context, who: Who) -> DeviceView:
+def revoke_device(device: DeviceId, context: Context, who: Who) -> DeviceView:
     """Revoke a device: from now on it is refused everywhere."""
-    lifecycle.revoke_device(context.engine, device_id(device))
+    lifecycle.revoke_device(context.engine, device)
     context.on_revoked(device)
     _LOG.info("device %s revoked by %s", device, who)
     return views.get_device(context.engine, device)
 
 
 @router.post("/devices/{device}/forget", status_code=204)
-def forget_device(device: str, context: Context, who: Who) -> None:
+def forget_device(device: DeviceId, context: Context, who: Who) -> None:
     """Remove a device, so that its id can be enrolled again. Its records stay."""
-    lifecycle.forget_device(context.engine, device_id(device))
+    lifecycle.forget_device(context.engine, device)
     context.on_revoked(device)
     _LOG.info("device %s forgotten by %s", device, who)

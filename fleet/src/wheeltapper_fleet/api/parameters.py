@@ -1,0 +1,30 @@
+"""The types of the names and numbers in the paths and queries of the admin API, each with its bounds.
+
+Invariant: the database can compare with every value of these types: integers fit in 64 bits, texts hold no NUL.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypeAlias
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, StringConstraints, WithJsonSchema
+
+from wheeltapper_protocols.wire.ids import NAME_PATTERN, device_id, name
+
+__all__ = ["AfterId", "DeviceId", "Key", "ModelName", "ReleaseNumber", "Sha256"]
+
+_NAME: Final = {"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}
+_KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # pydantic's $ matches only at the very end
+
+DeviceId: TypeAlias = Annotated[str, AfterValidator(device_id), WithJsonSchema(_NAME)]
+ModelName: TypeAlias = Annotated[str, AfterValidator(lambda text: name(text, "model name")), WithJsonSchema(_NAME)]
+Key: TypeAlias = Annotated[str, StringConstraints(pattern=_KEY_PATTERN)]
+"""The id of a campaign or of a command."""
+Sha256: TypeAlias = Annotated[
+    str,
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+    Path(description="SHA-256 of the blob, in hex"),
+]
+ReleaseNumber: TypeAlias = Annotated[int, Path(ge=1, le=999_999_999)]
+AfterId: TypeAlias = Annotated[int, Query(ge=0, le=2**63 - 1)]

@@ -1,0 +1,1 @@
+"""Tests of :mod:`wheeltapper_fleet.alerts`."""
