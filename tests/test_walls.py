@@ -45,7 +45,8 @@ PURE = {
     ),
     "wheeltapper_agent": (
         "ground.backoff ground.bounds ground.clock ground.errors ground.rate source.base source.cutter source.framing"
-        " source.iio_format source.payload source.payload_formats source.payload_rows source.stream_config"
+        " source.iio_format source.payload source.payload_formats source.payload_rows source.physical_value"
+        " source.stream_config source.modbus_registers"
         " source.timing model.tensors records.config records.port records.rows records.state pipeline.change"
         " pipeline.config pipeline.observation pipeline.quality"
         " captures.config update.comparison update.conditions update.deadline update.effect_result"

@@ -1,12 +1,13 @@
-"""Real servers beside the machine: a Modbus server, an OPC UA server; each can die and come back."""
+"""Servers beside the machine: a Modbus and an OPC UA server, which can die and come back, and a scripted Modbus one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,51 @@ class ModbusServer:
         with contextlib.suppress(Exception):
             self.kill()
         self._loop.close()
+
+
+class ScriptedModbusServer:
+    """A Modbus TCP server in which the test says how each request is answered.
+
+    Args:
+        answer: gets unit, function, address and count; returns the answer's bytes from the function code on, a pair of
+            unit and bytes for another unit, an exception code, or None for no answer.
+    """
+
+    def __init__(self, answer: Callable[[int, int, int, int], bytes | tuple[int, bytes] | int | None]) -> None:
+        self.requests: list[tuple[int, int, int]] = []
+        """Unit, address and count of each."""
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while len(head := connection.recv(12, socket.MSG_WAITALL)) == 12:
+                transaction, _, _, unit, function, address, count = struct.unpack(">HHHBBHH", head)
+                self.requests.append((unit, address, count))
+                found = self._answer(unit, function, address, count)
+                if found is None:
+                    continue
+                if isinstance(found, int):
+                    found = bytes([function | 0x80, found])
+                unit, body = found if isinstance(found, tuple) else (unit, found)
+                connection.sendall(struct.pack(">HHHB", transaction, 0, len(body) + 1, unit) + body)
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def __enter__(self) -> ScriptedModbusServer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
 
 class _Users(UserManager):  # type: ignore[misc]  # asyncua is not followed

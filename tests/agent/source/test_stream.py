@@ -496,4 +496,6 @@ def test_no_window_holds_an_infinite_value() -> None:
     plain.push(np.array([[np.inf], [1.0]], np.float32))
     plain.push_physical(np.array([[-1e39], [1.0]]))
     np.testing.assert_array_equal(concatenated(taken)[:, 0], [np.nan, np.nan, np.nan, 2.0, np.nan, 1.0, np.nan, 1.0])
-    assert sum(fault.times for fault in sink.fault_counts + plain.fault_counts) == 4
+    assert (
+        sum(fault.times for fault in sink.fault_counts + plain.fault_counts) == 5
+    )  # 3e38 became too large by its scale

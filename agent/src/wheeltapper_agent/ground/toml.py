@@ -45,6 +45,8 @@ def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
     options = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated:
         return _bounded(options, value, where, base)
+    if hint is Any:
+        return value  # the class checks it
     if typing.get_origin(hint) is Literal:
         if value in options:
             return value

@@ -16,7 +16,7 @@ Invariants:
     * Whatever repeats is logged once and then with a count (:mod:`wheeltapper_agent.ground.repeated`), and stands in
       :attr:`StreamSource.faults`: failures, payloads that cannot be read, values that are missing for a known reason,
       samples that were left out, windows that were dropped.
-    * No window holds an infinite value: what float32 cannot hold is a missing sample.
+    * No window holds an infinite value: what float32 cannot hold, or hardly, is a missing sample.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from wheeltapper_agent.ground.errors import AgentError, FaultCount
 from wheeltapper_agent.ground.repeated import RepeatedFaults
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.framing import Framer
+from wheeltapper_agent.source.physical_value import LARGEST_VALUE
 from wheeltapper_agent.source.stream_config import StreamConfig
 
 __all__ = ["Reader", "Sink", "StreamSource"]
@@ -50,7 +51,6 @@ _WAIT_SHARE: Final = 0.9
 """The same, as a share of the time that the payload's samples took: the reader must stay faster than the sensor."""
 
 
-_LARGEST: Final = float(np.finfo(np.float32).max)
 _CONNECTED_LOG_SECONDS: Final = 60.0
 """A connection that is made again within this time is not logged again."""
 
@@ -97,6 +97,8 @@ class Sink:
         """Why values of the newest sample are missing."""
         self._connected_at_s: float | None = None
         self._late_samples = 0
+        self._empty = False
+        """Whether all values of the newest sample are missing for reasons that are known."""
         self._framer = Framer(config.framing)
         self._ahead_s: float | None = None
         self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
@@ -128,6 +130,7 @@ class Sink:
             self.push_physical(self._physical(samples), t_s)
             return
         at_s, monotonic_s = self.clock.now(), self.clock.monotonic()
+        self._empty = bool(self._value_kinds) and not bool(np.isfinite(samples).any())
         self._begin_payload(len(samples))
         for first in range(
             0, len(samples), self._piece_samples
@@ -225,15 +228,16 @@ class Sink:
         """Return the samples in physical units."""
         if self._scale is None and self._offset is None:
             return self._finite(samples) if samples.dtype.kind == "f" else samples.astype(np.float64)
-        moved = samples if self._offset is None else samples + self._offset
+        moved = self._finite(samples) if samples.dtype.kind == "f" else samples
+        moved = moved if self._offset is None else moved + self._offset
         return self._finite(np.asarray(moved if self._scale is None else moved * self._scale))
 
     def _finite(self, samples: NDArray[Any]) -> NDArray[Any]:
-        """Return the samples with NaN in the place of what is infinite or does not fit into float32."""
-        beyond = np.abs(samples) > _LARGEST
+        """Return the samples with NaN in the place of what is infinite, or too large to be a measurement."""
+        beyond = np.abs(samples) > LARGEST_VALUE
         if not beyond.any():
             return samples
-        self.lost("a value is infinite or too large for float32, and counts as missing")
+        self.lost(f"a value is infinite or above {LARGEST_VALUE:g}, and counts as missing")
         return np.where(beyond, np.nan, samples)
 
     def _deliver(self, found: list[Window], count: int) -> None:
@@ -247,7 +251,7 @@ class Sink:
             if (hz := self._framer.wrong_rate_hz) is not None:
                 self._report_mismatch(hz)
                 return
-            self.state = "running"
+            self.state = "source.no_value" if self._empty else "running"
             self.faults.ended()
         if found:
             self._take(found)
