@@ -43,6 +43,8 @@ from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer, free_port
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
+from wheeltapper_fleet.campaigns.rules.spec import read_spec
+from wheeltapper_fleet.campaigns.views import get_campaign
 from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.config import FleetConfig
 from wheeltapper_fleet.db.engine import open_database
@@ -58,8 +60,10 @@ from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_fleet.trust.director import Director
+from wheeltapper_fleet.trust.expiry import ending, sentence
 from wheeltapper_fleet.trust.repository import Repository
 from wheeltapper_fleet.ui.page import Page, add_page
+from wheeltapper_fleet.upkeep import Upkeep
 
 __all__ = ["serve"]
 
@@ -72,10 +76,12 @@ _ANY_ADDRESS: Final = ("0.0.0.0", "::", "")  # noqa: S104  # only compared with,
 class _Campaigns:
     """Connects the admin API to the campaign service; implements :class:`CampaignActions` of ``api.context``."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, upkeep: Upkeep) -> None:
         self._database = database
+        self._upkeep = upkeep
 
     def create(self, spec: Mapping[str, Any], who: str) -> str:
+        self._check_verifiable(spec)
         return campaigns.create_campaign(self._database, spec, who=who, now=time.time())
 
     def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
@@ -86,7 +92,14 @@ class _Campaigns:
             "abort": campaigns.abort_campaign,
             "approve": campaigns.approve_campaign,
         }[action]
+        if action not in {"pause", "abort"}:
+            self._check_verifiable(get_campaign(self._database, campaign).spec)
         act(self._database, campaign, version=expected_version, who=who, now=time.time())
+
+    def _check_verifiable(self, spec: Mapping[str, Any]) -> None:
+        """Refuse what devices could not verify to its end (FleetError ``trust.expired``)."""
+        checked = read_spec(spec)
+        self._upkeep.check_campaign(checked.model, checked.longest_seconds)
 
 
 class _CaptureRequests:
@@ -182,7 +195,7 @@ async def _run(config: FleetConfig, trust: _Trust, stack: ExitStack) -> None:
     tasks = [
         asyncio.create_task(admin.serve(sockets=[admin_socket])),
         asyncio.create_task(device.serve(sockets=[device_socket])),
-        asyncio.create_task(_refresh(service.repository)),
+        asyncio.create_task(_refresh(service.upkeep)),
     ]
     try:
         while not (admin.started and device.started) and not any(task.done() for task in tasks):
@@ -207,7 +220,7 @@ class _Service:
 
     admin: uvicorn.Server
     device: uvicorn.Server
-    repository: Repository
+    upkeep: Upkeep
     events: EventHub
 
 
@@ -218,7 +231,8 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
     database = open_database(config.effective_database_url)
     stack.callback(database.dispose)
     ensure_api_token(database, data_dir / "api-token", clock())
-    repository.refresh_timestamp()
+    upkeep = Upkeep(repository, ca, database, clock, config.admin_tls_certificate)
+    upkeep.turn()
     blobs = BlobStore(data_dir / "blobs")
     releases = Releases(database, repository, blobs, clock)
     releases.reconcile()
@@ -244,12 +258,13 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         releases=releases,
         repository=repository,
         blobs=blobs,
-        campaigns=_Campaigns(database),
+        campaigns=_Campaigns(database, upkeep),
         captures=_CaptureRequests(database),
         captures_dir=data_dir / "captures",
         clock=clock,
         hosts=tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", config.admin_host, *config.public_hosts))),
         failing=messaging.failing,
+        lives=upkeep.lives,
         on_revoked=messaging.disconnect,
     )
     device = device_server(
@@ -259,14 +274,20 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         ca.server_files(config.public_hosts),
     )
     device.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the signals are ours
-    return _Service(_admin_server(config, context), device, repository, context.events)
+    return _Service(_admin_server(config, context), device, upkeep, context.events)
 
 
 def _admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
     """The server of the admin API and the page."""
     secure = config.admin_tls_certificate is not None
     app = admin_app(context)
-    add_page(app, Page(engine=context.engine, authenticator=context.authenticator, secure_cookie=secure))
+
+    def sentences() -> list[str]:
+        now = context.clock()
+        return [sentence(life, now) for life in ending(context.lives() if context.lives else (), now)]
+
+    page = Page(engine=context.engine, authenticator=context.authenticator, secure_cookie=secure, ending=sentences)
+    add_page(app, page)
     options: dict[str, Any] = {}
     if secure:
         options = {"ssl_certfile": str(config.admin_tls_certificate), "ssl_keyfile": str(config.admin_tls_key)}
@@ -319,14 +340,11 @@ def _start_messaging(
     return _Messaging(broker, auth, link, ingest)
 
 
-async def _refresh(repository: Repository) -> None:
-    """Renew the timestamp and snapshot roles once a minute, where they need it."""
+async def _refresh(upkeep: Upkeep) -> None:
+    """Renew what is due, once a minute."""
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
-        try:
-            await asyncio.to_thread(repository.refresh_timestamp)
-        except (FleetError, OSError):
-            _LOG.exception("the TUF timestamp could not be renewed; trying again in a minute")
+        await asyncio.to_thread(upkeep.turn)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse
@@ -23,6 +23,7 @@ from wheeltapper_fleet.api.context import AdminContext, Context, requester
 from wheeltapper_fleet.api.guard import Guard
 from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
 from wheeltapper_fleet.api.routes import alerts, campaigns, captures, devices, events, releases, summary
+from wheeltapper_fleet.trust.expiry import RenewedBy, days_left, ending, view
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 
@@ -71,6 +72,12 @@ def _max_bytes(path: str) -> int:
 
 
 def _healthz(context: Context) -> JSONResponse:
-    """Whether every part of the service works. Needs no token and reveals no secret."""
-    failing = context.failing()
-    return JSONResponse({"ok": not failing, "failing": failing}, status_code=503 if failing else 200)
+    """Whether every part of the service works, and what of it ends soon. Needs no token and reveals no secret."""
+    failing, now = context.failing(), context.clock()
+    body: dict[str, Any] = {"ok": not failing, "failing": failing}
+    if context.lives is not None:
+        lives = context.lives()
+        by_hand = [life for life in lives if life.renewed_by in {RenewedBy.OFFLINE_KEYS, RenewedBy.OPERATOR}]
+        body["days_left"] = min((days_left(life, now) for life in by_hand), default=None)
+        body["ending"] = [view(life, now) for life in ending(lives, now)]
+    return JSONResponse(body, status_code=503 if failing else 200)

@@ -19,6 +19,7 @@ from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.devices.enrolment import Enrolment
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
+from wheeltapper_fleet.trust.expiry import Life
 from wheeltapper_fleet.trust.repository import Repository
 
 __all__ = ["AdminContext", "CampaignActions", "CaptureRequests", "Context", "Who", "requester"]
@@ -59,6 +60,7 @@ class AdminContext:
         clock: Unix seconds.
         hosts: the host names and addresses under which the API may be called.
         failing: gives the names of the parts that do not work at the moment; empty if all work.
+        lives: gives everything that ends: certificates, metadata; None where nobody keeps it alive.
         on_revoked: ends the connection of a device that was revoked, if it has one.
     """
 
@@ -75,6 +77,7 @@ class AdminContext:
     clock: Callable[[], float]
     hosts: tuple[str, ...]
     failing: Callable[[], list[str]] = list
+    lives: Callable[[], list[Life]] | None = None
     on_revoked: Callable[[str], None] = lambda device: None
 
 

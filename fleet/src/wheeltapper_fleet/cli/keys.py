@@ -1,14 +1,15 @@
-"""``wheeltapper keys``: create the keys of the trust roles. Needs no running service."""
+"""``wheeltapper keys``: the keys of the trust roles, and when what they signed ends. Needs no running service."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson
-from wheeltapper_fleet.cli.support import failures, print_result
+from wheeltapper_fleet.cli.support import failures, format_time, print_json, print_result, print_table
 
 __all__ = ["keys_app"]
 
@@ -33,4 +34,67 @@ def keys_init(
         {"keys_dir": str(keys_dir), "data_dir": str(data_dir), "models": models, "threshold": threshold},
         f"keys for {', '.join(models)}: offline keys in {keys_dir} (keep them safe), the service's in {data_dir}",
         as_json,
+    )
+
+
+@keys_app.command("status")
+def keys_status(
+    data_dir: Annotated[Path, typer.Option(help="The service's folder.")] = Path("wheeltapper-data"),
+    as_json: AsJson = False,
+) -> None:
+    """Show every role and certificate of the service: its keys, when it ends, and what to do."""
+    with failures():
+        from wheeltapper_fleet.trust.ca import FleetCA
+        from wheeltapper_fleet.trust.expiry import view
+        from wheeltapper_fleet.trust.repository import Repository
+
+        lives = [*Repository.open(data_dir, time.time).lives(), *FleetCA(data_dir / "ca", time.time).lives()]
+        found = [view(life, time.time()) for life in lives]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            item["name"],
+            f"{item['threshold']} of {item['keys']}" if item["keys"] is not None else None,
+            format_time(item["expires_at"]),
+            item["days_left"],
+            item["todo"] or "nothing",
+        )
+        for item in found
+    ]
+    print_table(("NAME", "KEYS", "ENDS", "DAYS LEFT", "TO DO"), rows, "")
+
+
+@keys_app.command("renew")
+def keys_renew(
+    keys_dir: Annotated[Path, typer.Option(help="The folder with the offline keys.")],
+    data_dir: Annotated[Path, typer.Option(help="The service's folder.")] = Path("wheeltapper-data"),
+    role: Annotated[
+        list[str] | None, typer.Option(help="root, targets or a model; repeatable [default: all of them].")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign root, targets and teams' metadata anew, for another year. The service may run meanwhile."""
+    with failures():
+        from wheeltapper_fleet.trust.ceremony import renew_roles
+
+        renewed = renew_roles(keys_dir, data_dir, role or [], clock=time.time)
+    print_result({"renewed": renewed}, f"renewed for a year: {', '.join(renewed)}", as_json)
+
+
+@keys_app.command("add-model")
+def keys_add_model(
+    model: Annotated[str, typer.Argument(help="The new model's name.")],
+    keys_dir: Annotated[Path, typer.Option(help="The folder with the offline keys; receives the team's key.")],
+    data_dir: Annotated[Path, typer.Option(help="The service's folder.")] = Path("wheeltapper-data"),
+    as_json: AsJson = False,
+) -> None:
+    """Let releases be made of one more model. The service may run meanwhile."""
+    with failures():
+        from wheeltapper_fleet.trust.ceremony import add_model
+
+        key = add_model(keys_dir, data_dir, model, clock=time.time)
+    print_result(
+        {"model": model, "key": str(key)}, f"releases of {model} can be published now; its team's key is {key}", as_json
     )

@@ -7,6 +7,8 @@ Invariants:
     * A release's number is one more than the last one's. It is part of its path and of its manifest.
     * The content of a release never changes.
     * A release whose gates did not all pass, or that has no gates, is refused.
+    * A release that no device could verify within the coming week, because the metadata of root or targets end, is
+      refused.
 
 What this module does not do: sign (the team's key is offline; see :mod:`wheeltapper_fleet.trust.repository`); decide
 who may publish.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Engine, Row, insert, select
@@ -32,6 +34,8 @@ from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
 from wheeltapper_protocols.wire.ids import manifest_path
 
 __all__ = ["Release", "Releases"]
+
+_VERIFIABLE_SECONDS: Final = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Releases:
             by: who publishes, for the record.
 
         Raises:
-            FleetError: ``release.*``, ``tuf.*``, ``blob.*``.
+            FleetError: ``release.*``, ``tuf.*``, ``blob.*``, ``trust.expired``.
             WireError: ``manifest.*``.
         """
         published = self._repository.releases(model)
@@ -97,6 +101,7 @@ class Releases:
             return self.get(model, number)
         if number != max(published, default=0) + 1:
             raise FleetError("release.number", f"the next release of {model} is {max(published, default=0) + 1}")
+        self._repository.check_alive(model, self._clock() + _VERIFIABLE_SECONDS, renewed=True)
         self._check_content(decoded)
         path = manifest_path(model, number)
         new = self._repository.check(model, role_metadata)

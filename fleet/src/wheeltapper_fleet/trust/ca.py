@@ -6,12 +6,18 @@ Invariants:
     * Only EC keys on P-256, P-384 or P-521. A device's certificate is valid for TLS clients only, the server's for TLS
       servers only, and neither can issue another.
     * The service's own name at the broker (``fleet.ingest``) contains a dot, so it can never be a device's name.
+    * The CA's certificate is renewed under the same key and name when a third of its life is left. What it issued stays
+      valid under the new certificate, and what it issues then is valid under the old one, as long as that lasts. The
+      ones before are kept in ``ca-before.pem``, so that a token made under one of them is still good.
+    * No certificate outlives the CA's.
 
-What this module does not do: revocation (the database is asked at every request) and renewal.
+What this module does not do: revocation (the database is asked at every request); decide when to renew
+(:mod:`wheeltapper_fleet.upkeep`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import secrets
@@ -30,19 +36,36 @@ from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.names import FLEET_COMMON_NAME
 from wheeltapper_fleet.trust.certificates import certificate_sha256
+from wheeltapper_fleet.trust.expiry import Life, RenewedBy
 from wheeltapper_protocols.wire.ids import device_id
 
-__all__ = ["MAX_CSR_BYTES", "DeviceCertificate", "FleetCA", "TlsFiles"]
+__all__ = [
+    "DEVICE_SECONDS",
+    "MAX_CSR_BYTES",
+    "CertificateLives",
+    "DeviceCertificate",
+    "FleetCA",
+    "TlsFiles",
+    "certificate_life",
+]
 
 MAX_CSR_BYTES: Final = 16 * 1024
 _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost")
 _BACKDATE_SECONDS: Final = 3600
 _DAY_SECONDS: Final = 86_400
-_CA_DAYS: Final = 3650
-_DEVICE_DAYS: Final = 365
-_SERVICE_DAYS: Final = 365
-_RENEW_DAYS: Final = 30
+DEVICE_SECONDS: Final = 365 * _DAY_SECONDS
+_RENEWED_SHARE: Final = 1 / 3
+"""A certificate is renewed when this share of its life is left."""
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+
+@dataclass(frozen=True)
+class CertificateLives:
+    """How long newly issued certificates are valid, in seconds: the CA's own, the service's, and devices'."""
+
+    ca_seconds: float = 3650 * _DAY_SECONDS
+    service_seconds: float = 365 * _DAY_SECONDS
+    device_seconds: float = DEVICE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -75,14 +98,16 @@ class FleetCA:
     Args:
         folder: the CA's folder, as :meth:`create` made it.
         clock: Unix seconds.
+        lives: how long what is issued is valid.
 
     Raises:
         FleetError: ``ca.missing``.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float], lives: CertificateLives | None = None) -> None:
         self._folder = folder
         self._clock = clock
+        self._lives = lives or CertificateLives()
         try:
             self.pem = self.certificate_path.read_bytes()
             key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
@@ -94,7 +119,7 @@ class FleetCA:
         self._certificate = x509.load_pem_x509_certificate(self.pem)
 
     @classmethod
-    def create(cls, folder: Path, clock: Callable[[], float]) -> FleetCA:
+    def create(cls, folder: Path, clock: Callable[[], float], lives: CertificateLives | None = None) -> FleetCA:
         """Create a CA: a key and a self-signed certificate, valid for ten years.
 
         Raises:
@@ -105,13 +130,49 @@ class FleetCA:
         files.make_folder(folder, private=True)
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name(f"wheeltapper fleet CA {secrets.token_hex(4)}")
-        builder = _builder(name, name, key.public_key(), clock(), _CA_DAYS)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
-        certificate = builder.sign(key, hashes.SHA256())
+        certificate = _ca_certificate(key, name, clock(), (lives or CertificateLives()).ca_seconds)
         files.write_atomic(folder / "ca.key", _key_pem(key), files.PRIVATE)
         files.write_atomic(folder / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM))
-        return cls(folder, clock)
+        return cls(folder, clock, lives)
+
+    def renew(self) -> bool:
+        """Renew the CA's own certificate if only a third of its life is left; returns whether it was."""
+        now = self._clock()
+        if _left_share(self._certificate, now) > _RENEWED_SHARE:
+            return False
+        pem = _ca_certificate(self._key, self._certificate.subject, now, self._lives.ca_seconds).public_bytes(
+            serialization.Encoding.PEM
+        )
+        before = [each for each in self._before() if each.not_valid_after_utc.timestamp() > now]
+        kept = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in (self._certificate, *before))
+        files.write_atomic(self._folder / "ca-before.pem", kept)
+        files.write_atomic(self.certificate_path, pem)
+        self.pem, self._certificate = pem, x509.load_pem_x509_certificate(pem)
+        return True
+
+    @property
+    def bundle(self) -> bytes:
+        """The CA's certificates as PEM: the present one, then those before that are valid still."""
+        now = self._clock()
+        before = (each for each in self._before() if each.not_valid_after_utc.timestamp() > now)
+        return self.pem + b"".join(each.public_bytes(serialization.Encoding.PEM) for each in before)
+
+    def _before(self) -> list[x509.Certificate]:
+        try:
+            found = x509.load_pem_x509_certificates((self._folder / "ca-before.pem").read_bytes())
+        except FileNotFoundError:
+            return []
+        own = self._certificate.public_bytes(serialization.Encoding.DER)
+        return [each for each in found if each.public_bytes(serialization.Encoding.DER) != own]
+
+    def lives(self) -> list[Life]:
+        """When the CA's certificate and those of the service end."""
+        found = [certificate_life("CA certificate", self.pem, RenewedBy.SERVICE)]
+        for stem in ("server", "ingest"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                pem = (self._folder / f"{stem}.pem").read_bytes()
+                found.append(certificate_life(f"{stem} certificate", pem, RenewedBy.SERVICE))
+        return found
 
     @property
     def certificate_path(self) -> Path:
@@ -134,7 +195,7 @@ class FleetCA:
             FleetError: ``enrol.csr_invalid``, ``enrol.cn_mismatch``.
         """
         public_key = _checked_csr(csr_pem, device_id(device))
-        certificate = self._issue(device, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, _DEVICE_DAYS)
+        certificate = self._issue(device, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, self._lives.device_seconds)
         return DeviceCertificate(
             pem=certificate.public_bytes(serialization.Encoding.PEM),
             sha256=certificate_sha256(certificate),
@@ -144,7 +205,7 @@ class FleetCA:
     def server_files(self, hosts: Sequence[str] = ()) -> TlsFiles:
         """The server's certificate for 127.0.0.1, localhost and ``hosts``.
 
-        A new one is issued if there is none, if the hosts changed, or if it expires within 30 days.
+        A new one is issued if there is none, if the hosts changed, or if a third of its life is left.
         """
         wanted = [_general_name(host) for host in dict.fromkeys((*_LOCAL_HOSTS, *hosts))]
         return self._service_files("server", "fleet.server", ExtendedKeyUsageOID.SERVER_AUTH, wanted)
@@ -158,7 +219,7 @@ class FleetCA:
         found = TlsFiles(self._folder / f"{stem}.pem", self._folder / f"{stem}.key", self.certificate_path)
         if not self._still_good(found, hosts):
             key = ec.generate_private_key(ec.SECP256R1())
-            certificate = self._issue(name, key.public_key(), usage, _SERVICE_DAYS, hosts)
+            certificate = self._issue(name, key.public_key(), usage, self._lives.service_seconds, hosts)
             # The old certificate is removed first: after a crash in between there is no pair, never one that differs.
             found.certificate.unlink(missing_ok=True)
             files.write_atomic(found.key, _key_pem(key), files.PRIVATE)
@@ -175,18 +236,21 @@ class FleetCA:
             certificate.verify_directly_issued_by(self._certificate)
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        left_seconds = certificate.not_valid_after_utc.timestamp() - self._clock()
-        return found.key.exists() and names == hosts and left_seconds > _RENEW_DAYS * _DAY_SECONDS
+        return found.key.exists() and names == hosts and _left_share(certificate, self._clock()) > _RENEWED_SHARE
 
     def _issue(
         self,
         name: str,
         public_key: ec.EllipticCurvePublicKey,
         usage: ObjectIdentifier,
-        days: int,
+        seconds: float,
         hosts: Sequence[x509.GeneralName] = (),
     ) -> x509.Certificate:
-        builder = _builder(_name(name), self._certificate.subject, public_key, self._clock(), days)
+        now = self._clock()
+        seconds = min(seconds, self._certificate.not_valid_after_utc.timestamp() - now)
+        if seconds <= 0:
+            raise FleetError("ca.expired", "the CA's certificate has expired; start the service again to renew it", 500)
+        builder = _builder(_name(name), self._certificate.subject, public_key, now, seconds)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -195,6 +259,33 @@ class FleetCA:
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def certificate_life(name: str, pem: bytes, renewed_by: RenewedBy) -> Life:
+    """When a certificate ends. Its life is counted from its issue, which is an hour after the begin that it names."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    end = certificate.not_valid_after_utc.timestamp()
+    issued = certificate.not_valid_before_utc.timestamp() + _BACKDATE_SECONDS
+    return Life(name, end, end - issued, renewed_by)
+
+
+def _left_share(certificate: x509.Certificate, now: float) -> float:
+    """Which share of its life a certificate that was issued here has left; 0 if the clock was wrong at its issue, so
+    that it is not valid yet.
+    """
+    if now < certificate.not_valid_before_utc.timestamp():
+        return 0.0
+    end = certificate.not_valid_after_utc.timestamp()
+    issued = certificate.not_valid_before_utc.timestamp() + _BACKDATE_SECONDS
+    return (end - now) / max(end - issued, 1.0)
+
+
+def _ca_certificate(key: ec.EllipticCurvePrivateKey, name: x509.Name, now: float, seconds: float) -> x509.Certificate:
+    """A self-signed certificate that may issue others, which may not."""
+    builder = _builder(name, name, key.public_key(), now, seconds)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    return builder.sign(key, hashes.SHA256())
 
 
 def _checked_csr(csr_pem: bytes, device: str) -> ec.EllipticCurvePublicKey:
@@ -218,11 +309,11 @@ def _checked_csr(csr_pem: bytes, device: str) -> ec.EllipticCurvePublicKey:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: float, days: int
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: float, seconds: float
 ) -> x509.CertificateBuilder:
-    """A certificate valid from an hour ago (for devices with slow clocks) until ``days`` from now."""
+    """A certificate valid from an hour ago (for devices with slow clocks) until ``seconds`` from now."""
     start = datetime.datetime.fromtimestamp(int(now) - _BACKDATE_SECONDS, datetime.UTC)
-    end = datetime.datetime.fromtimestamp(int(now) + days * _DAY_SECONDS, datetime.UTC)
+    end = datetime.datetime.fromtimestamp(int(now + seconds), datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -9,8 +9,8 @@ Invariants:
     * No key is ever overwritten.
     * When :func:`init_keys` returns, ``data_dir/tuf`` holds a repository without releases that a TUF client accepts.
 
-What this module does not do: rotate keys or add a model later. A key may also be in an HSM or KMS, by its
-securesystemslib URI: see :func:`load_signer`.
+What this module does not do: sign again later, or add a model later (:mod:`ceremony`). A key may also be in an HSM or
+KMS, by its securesystemslib URI: see :func:`load_signer`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -36,12 +36,15 @@ from wheeltapper_protocols.wire.ids import name as valid_name
 __all__ = [
     "DIRECTOR",
     "Lifetimes",
-    "Signed",
+    "check_models",
+    "delegate",
     "expiry",
     "init_keys",
     "load_signer",
     "meta_file",
+    "new_key",
     "online_key",
+    "sign",
     "team_key",
     "tuf_folder",
 ]
@@ -50,8 +53,6 @@ DIRECTOR: Final = "director"
 _RESERVED: Final = frozenset({"root", "targets", "snapshot", "timestamp", DIRECTOR})
 _ONLINE: Final = ("snapshot", "timestamp", DIRECTOR)
 _DAY_SECONDS: Final = 86_400.0
-
-Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def init_keys(
         FleetError: ``keys.exists``, ``keys.models``, ``keys.threshold``.
         WireError: ``id.invalid``.
     """
-    _check_models(models)
+    check_models(models)
     if not 1 <= threshold <= 9:
         raise FleetError("keys.threshold", f"the threshold is {threshold}; choose 1 to 9")
     for folder in (keys_dir, data_dir / "keys", data_dir / "ca", tuf_folder(data_dir)):
@@ -173,16 +174,22 @@ def init_keys(
     files.make_folder(data_dir / "keys", private=True)
     numbers = range(1, threshold + 1)
     signers = _Signers(
-        root=tuple(_new_key(keys_dir / f"root-{number}.pem") for number in numbers),
-        targets=tuple(_new_key(keys_dir / f"targets-{number}.pem") for number in numbers),
-        teams={model: _new_key(team_key(keys_dir, model)) for model in models},
-        online={role: _new_key(online_key(data_dir, role)) for role in _ONLINE},
+        root=tuple(new_key(keys_dir / f"root-{number}.pem") for number in numbers),
+        targets=tuple(new_key(keys_dir / f"targets-{number}.pem") for number in numbers),
+        teams={model: new_key(team_key(keys_dir, model)) for model in models},
+        online={role: new_key(online_key(data_dir, role)) for role in _ONLINE},
     )
     FleetCA.create(data_dir / "ca", clock)
     _write_first_metadata(tuf_folder(data_dir), signers, lifetimes or Lifetimes(), clock())
 
 
-def _check_models(models: Sequence[str]) -> None:
+def check_models(models: Sequence[str]) -> None:
+    """Refuse what cannot be the names of models.
+
+    Raises:
+        FleetError: ``keys.models``.
+        WireError: ``id.invalid``.
+    """
     for model in models:
         if valid_name(model, "model name") in _RESERVED:
             raise FleetError("keys.models", f"{model!r} is the name of a TUF role; give the model another name")
@@ -190,7 +197,14 @@ def _check_models(models: Sequence[str]) -> None:
         raise FleetError("keys.models", "name at least one model, and each only once")
 
 
-def _new_key(path: Path) -> CryptoSigner:
+def new_key(path: Path) -> CryptoSigner:
+    """Make an Ed25519 key in the file ``path``, where there must be none.
+
+    Raises:
+        FleetError: ``keys.exists``.
+    """
+    if path.exists():
+        raise FleetError("keys.exists", f"{path} exists and keys are never overwritten; choose another folder")
     signer = CryptoSigner.generate_ed25519()
     files.write_atomic(path, signer.private_bytes, files.PRIVATE)
     return signer
@@ -199,13 +213,13 @@ def _new_key(path: Path) -> CryptoSigner:
 def _write_first_metadata(folder: Path, signers: _Signers, lifetimes: Lifetimes, now: float) -> None:
     files.make_folder(folder)
     offline = expiry(now, lifetimes.targets_seconds)
-    documents = {"targets": _sign(_first_targets(signers, offline), signers.targets)}
+    documents = {"targets": sign(_first_targets(signers, offline), signers.targets)}
     for model, signer in signers.teams.items():
-        documents[model] = _sign(Targets(version=1, expires=offline), [signer])
+        documents[model] = sign(Targets(version=1, expires=offline), [signer])
     meta = {f"{role}.json": meta_file(1, content) for role, content in documents.items()}
     snapshot = Snapshot(version=1, expires=expiry(now, lifetimes.snapshot_seconds), meta=meta)
-    documents["snapshot"] = _sign(snapshot, [signers.online["snapshot"]])
-    documents["root"] = _sign(_first_root(signers, expiry(now, lifetimes.root_seconds)), signers.root)
+    documents["snapshot"] = sign(snapshot, [signers.online["snapshot"]])
+    documents["root"] = sign(_first_root(signers, expiry(now, lifetimes.root_seconds)), signers.root)
     for role, content in documents.items():
         files.write_atomic(folder / f"1.{role}.json", content)
     timestamp = Timestamp(
@@ -213,7 +227,7 @@ def _write_first_metadata(folder: Path, signers: _Signers, lifetimes: Lifetimes,
         expires=expiry(now, lifetimes.timestamp_seconds),
         snapshot_meta=meta_file(1, documents["snapshot"]),
     )
-    files.write_atomic(folder / "timestamp.json", _sign(timestamp, [signers.online["timestamp"]]))
+    files.write_atomic(folder / "timestamp.json", sign(timestamp, [signers.online["timestamp"]]))
 
 
 def _first_root(signers: _Signers, expires: datetime.datetime) -> Root:
@@ -231,23 +245,44 @@ def _first_root(signers: _Signers, expires: datetime.datetime) -> Root:
 
 
 def _first_targets(signers: _Signers, expires: datetime.datetime) -> Targets:
-    # In TUF a `*` does not match a `/`, so the pattern names every level of a release's path.
-    roles = {
-        model: DelegatedRole(model, [signer.public_key.keyid], 1, True, paths=[f"releases/{model}/*/manifest.json"])
-        for model, signer in signers.teams.items()
-    }
+    keys: dict[str, Key] = {}
+    roles: dict[str, DelegatedRole] = {}
+    targets = Targets(version=1, expires=expires, delegations=Delegations(keys, roles))
+    for model, signer in signers.teams.items():
+        delegate(targets, model, signer.public_key)
     director = signers.online[DIRECTOR].public_key
     # The director signs envelopes and has no metadata file. Clients do not look for one, because no release's path
     # matches its pattern.
     roles[DIRECTOR] = DelegatedRole(DIRECTOR, [director.keyid], 1, True, paths=["assignments/*"])
-    keys: dict[str, Key] = {signer.public_key.keyid: signer.public_key for signer in signers.teams.values()}
     keys[director.keyid] = director
-    return Targets(version=1, expires=expires, delegations=Delegations(keys, roles))
+    return targets
 
 
-def _sign(signed: Signed, signers: Sequence[Signer]) -> bytes:
+def delegate(targets: Targets, model: str, key: Key) -> None:
+    """Let ``key`` sign for the releases of ``model``.
+
+    Args:
+        targets: the metadata of the top-level targets role; changed in place, and to be signed.
+        model: a model that has no role yet.
+        key: its team's public key, which no other role may have: else one team could sign for another.
+
+    Raises:
+        FleetError: ``keys.models``.
+    """
+    delegations = targets.delegations
+    if delegations is None or delegations.roles is None or model in delegations.roles:
+        raise FleetError("keys.models", f"{model!r} cannot be delegated; it has a role already")
+    if key.keyid in delegations.keys:
+        raise FleetError("keys.models", f"the key for {model!r} is another role's already; give it one of its own")
+    # In TUF a `*` does not match a `/`, so the pattern names every level of a release's path.
+    paths = [f"releases/{model}/*/manifest.json"]
+    delegations.roles[model] = DelegatedRole(model, [key.keyid], 1, True, paths=paths)
+    delegations.keys[key.keyid] = key
+
+
+def sign(signed: Root | Targets | Snapshot | Timestamp, signers: Sequence[Signer]) -> bytes:
     """Sign a role's metadata with every signer; returns the file's bytes."""
-    metadata = Metadata(signed)
+    metadata: Metadata[Any] = Metadata(signed)
     for signer in signers:
         metadata.sign(signer, append=True)
     return metadata.to_bytes()

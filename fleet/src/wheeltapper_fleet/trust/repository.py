@@ -4,14 +4,16 @@ Invariants:
     * The served files are consistent after a kill at any write. New files have new names; ``timestamp.json``, which
       names the rest by version, length and hash, is replaced last. A file that no timestamp refers to counts as
       absent, and the next publication overwrites it.
+    * A new ``root`` is accepted only if the present root and itself verify it, new ``targets`` only if the newest root
+      does, each with the next version. A device that was away for years walks from root to root.
     * A team's metadata is accepted only if its delegation verifies it, its version is the current one + 1, it has
       not expired, it holds every earlier target unchanged, and every path is within the delegation.
     * One writer at a time, across threads and processes (a file lock).
 
 Source: The Update Framework specification, sections 5 (client workflow) and 7 (consistent snapshots).
 
-What this module does not do: hold the team's key (:func:`sign_for_team` runs where that key is), rotate ``root`` and
-``targets``, interpret manifests (:mod:`wheeltapper_fleet.registry`).
+What this module does not do: hold offline keys (:func:`sign_for_team` and :mod:`ceremony` run where those are),
+interpret manifests (:mod:`wheeltapper_fleet.registry`).
 """
 
 from __future__ import annotations
@@ -21,19 +23,20 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlparse
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import DownloadHTTPError, RepositoryError
-from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.trust.expiry import Life, RenewedBy
 from wheeltapper_fleet.trust.keys import DIRECTOR, Lifetimes, expiry, load_signer, meta_file, online_key, tuf_folder
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.wire.ids import parse_manifest_path
@@ -41,6 +44,7 @@ from wheeltapper_protocols.wire.ids import parse_manifest_path
 __all__ = ["MAX_METADATA_BYTES", "Repository", "sign_for_team", "verified_target"]
 
 MAX_METADATA_BYTES: Final = 4 * 1024 * 1024
+_CLOCK_STEP_SECONDS: Final = 60.0
 _FILE_NAME: Final = re.compile(r"(timestamp|[1-9][0-9]{0,8}\.[a-z0-9][a-z0-9-]{0,62})\.json\Z")
 
 
@@ -53,7 +57,7 @@ def sign_for_team(
     now: float,
     lifetimes: Lifetimes | None = None,
 ) -> bytes:
-    """Add one release to a team's metadata and sign its next version. Runs where the team's key is.
+    """Add one release to a team's metadata and sign its next version, with a new life. Runs where the team's key is.
 
     Args:
         current: the role's metadata as the repository serves it now.
@@ -121,6 +125,55 @@ class Repository:
         """The first root metadata. A device receives it at its enrolment and trusts it from then on."""
         return self.read("1.root.json")
 
+    def newest_root(self) -> Metadata[Root]:
+        """The newest root metadata. Its versions have no gaps, so that a client can walk to it."""
+        version = 1
+        while (self.folder / f"{version + 1}.root.json").exists():
+            version += 1
+        return Metadata[Root].from_bytes(self.read(f"{version}.root.json"))
+
+    def lives(self) -> list[Life]:
+        """When each role's metadata end. The director signs no metadata, so it is not among them."""
+        root, targets = self.newest_root().signed, self.targets()
+        life, online = self._lifetimes, RenewedBy.SERVICE
+        ends: list[tuple[str, Any, float, RenewedBy]] = [
+            ("root", root, life.root_seconds, RenewedBy.OFFLINE_KEYS),
+            ("targets", targets, life.targets_seconds, RenewedBy.OFFLINE_KEYS),
+            ("snapshot", self._snapshot(), life.snapshot_seconds, online),
+            ("timestamp", self._timestamp(), life.timestamp_seconds, online),
+        ]
+        for model in self.models():
+            ends.append((model, self._team(model), life.targets_seconds, RenewedBy.OFFLINE_KEYS))
+        found = []
+        for name, signed, seconds, by in ends:
+            role = root.roles.get(name) or targets.get_delegated_role(name)
+            found.append(Life(name, signed.expires.timestamp(), seconds, by, len(role.keyids), role.threshold))
+        return found
+
+    def check_alive(self, model: str, until: float, *, renewed: bool = False) -> None:
+        """Refuse what no device could verify until ``until``: root, targets or the team's metadata end before.
+
+        Args:
+            model: whose releases devices would verify.
+            until: Unix seconds.
+            renewed: the team's own metadata are about to be signed anew, so their present end does not matter.
+
+        Raises:
+            FleetError: ``trust.expired``, ``release.model_unknown``.
+        """
+        self._check_model(model)
+        for life in self.lives():
+            if life.name in {"root", "targets", model} and life.expires_at <= until:
+                if renewed and life.name == model:
+                    continue
+                when = "has expired" if life.expires_at <= self._clock() else "expires before devices are through"
+                raise FleetError(
+                    "trust.expired",
+                    f"the metadata of {life.name} {when}, and then no device accepts a release: "
+                    f"run `wheeltapper keys renew --role {life.name}` with its offline keys",
+                    409,
+                )
+
     def read(self, name: str) -> bytes:
         """Read one metadata file.
 
@@ -139,9 +192,7 @@ class Repository:
 
     def models(self) -> tuple[str, ...]:
         """The models that have a team role, and so can have releases."""
-        delegations = self._targets().delegations
-        roles = (delegations.roles or {}) if delegations is not None else {}
-        return tuple(name for name in roles if name != DIRECTOR)
+        return tuple(name for name in _delegated(self.targets()) if name != DIRECTOR)
 
     def team_keys(self, model: str) -> tuple[Key, ...]:
         """The public keys that may sign for ``model``.
@@ -150,7 +201,7 @@ class Repository:
             FleetError: ``release.model_unknown``.
         """
         self._check_model(model)
-        targets = self._targets()
+        targets = self.targets()
         return tuple(targets.get_key(keyid) for keyid in targets.get_delegated_role(model).keyids)
 
     def role_metadata(self, model: str) -> bytes:
@@ -168,7 +219,7 @@ class Repository:
         Raises:
             FleetError: ``release.model_unknown``.
         """
-        found = _read_targets(self.role_metadata(model)).targets
+        found = self._team(model).targets
         return dict(sorted((parse_manifest_path(path)[1], target) for path, target in found.items()))
 
     def check(self, model: str, role_metadata: bytes) -> dict[str, TargetFile]:
@@ -181,12 +232,12 @@ class Repository:
             FleetError: ``release.model_unknown``, ``tuf.malformed``, ``tuf.signature``, ``tuf.version``,
                 ``tuf.expired``, ``tuf.changed``, ``tuf.path``, ``tuf.delegations``.
         """
-        current = _read_targets(self.role_metadata(model))
+        current = self._team(model)
         metadata = _read(role_metadata)
         role = metadata.signed
         if not isinstance(role, Targets):
             raise FleetError("tuf.malformed", "this is another role's metadata; send the team role's targets metadata")
-        targets = self._targets()
+        targets = self.targets()
         try:
             targets.verify_delegate(model, metadata.signed_bytes, metadata.signatures)
         except RepositoryError as error:
@@ -226,6 +277,74 @@ class Repository:
             snapshot.meta[f"{model}.json"] = meta_file(version, role_metadata)
             self._write_timestamp(self._write_snapshot(snapshot))
 
+    def install(self, root: bytes | None, targets: bytes | None, teams: Mapping[str, bytes]) -> None:
+        """Take over what a ceremony signed with offline keys. Either all of it is accepted, or nothing changes.
+
+        Args:
+            root: the next root metadata, if there is one.
+            targets: the next metadata of the top-level targets role, if there are any.
+            teams: metadata of team roles: the next ones, or the first ones of a model that ``targets`` adds.
+
+        Raises:
+            FleetError: the codes of :meth:`check`.
+        """
+        with self._lock():
+            trusted = self.newest_root()
+            if root is not None:
+                trusted = self._checked_root(trusted, root)
+            known = self.models()
+            if targets is not None:
+                self._check_targets(trusted.signed, targets, teams)
+            for model, content in teams.items():
+                if model in known and self.check(model, content):
+                    raise FleetError("tuf.changed", f"these metadata of {model} add releases; publish those instead")
+            snapshot = self._snapshot()
+            documents = {**teams, **({"targets": targets} if targets is not None else {})}
+            if root is not None:
+                files.write_atomic(self.folder / f"{trusted.signed.version}.root.json", root)
+            for name, content in documents.items():
+                version = _read_targets(content).version
+                files.write_atomic(self.folder / f"{version}.{name}.json", content)
+                snapshot.meta[f"{name}.json"] = meta_file(version, content)
+            if documents:
+                self._write_timestamp(self._write_snapshot(snapshot))
+
+    def _checked_root(self, trusted: Metadata[Root], content: bytes) -> Metadata[Root]:
+        """The new root, which follows ``trusted`` and is signed by the keys of both."""
+        new = _read(content)
+        if not isinstance(new.signed, Root):
+            raise FleetError("tuf.malformed", "this is another role's metadata; sign a root")
+        try:
+            trusted.verify_delegate(Root.type, new)
+            new.verify_delegate(Root.type, new)
+        except RepositoryError as error:
+            raise FleetError("tuf.signature", "too few root keys signed the new root; sign with all of them") from error
+        self._check_next(new.signed, trusted.signed.version, "root")
+        return new
+
+    def _check_targets(self, root: Root, content: bytes, teams: Mapping[str, bytes]) -> None:
+        """Check new top-level targets, and the first metadata of each model that they add."""
+        new, present = _read(content), self.targets()
+        targets = _read_targets(content)
+        try:
+            root.verify_delegate(Targets.type, new.signed_bytes, new.signatures)
+            self._check_next(targets, present.version, "targets")
+            roles, before = _delegated(targets), _delegated(present)
+            for model in roles.keys() - before.keys():
+                first = _read(teams.get(model, b""))
+                targets.verify_delegate(model, first.signed_bytes, first.signatures)
+                self._check_next(first.signed, 0, model)
+        except RepositoryError as error:
+            raise FleetError("tuf.signature", f"too few keys signed: {error}") from error
+        if before.keys() - roles.keys():
+            raise FleetError("tuf.delegations", "the new targets drop a model; its devices would refuse every release")
+
+    def _check_next(self, signed: Any, present: int, name: str) -> None:
+        if signed.version != present + 1:
+            raise FleetError("tuf.version", f"version {signed.version} of {name} does not follow {present}")
+        if signed.expires.timestamp() <= self._clock():
+            raise FleetError("tuf.expired", f"the new metadata of {name} have expired; sign them again")
+
     def refresh_timestamp(self) -> bool:
         """Sign snapshot and timestamp anew where less than half of their validity is left.
 
@@ -246,7 +365,9 @@ class Repository:
             return True
 
     def _is_fresh(self, signed: Snapshot | Timestamp, lifetime_seconds: float) -> bool:
-        return signed.expires.timestamp() - self._clock() >= lifetime_seconds / 2
+        left_seconds = signed.expires.timestamp() - self._clock()
+        # More than a whole life left means that the clock was wrong when it was signed.
+        return lifetime_seconds / 2 <= left_seconds <= lifetime_seconds + _CLOCK_STEP_SECONDS
 
     def _write_snapshot(self, snapshot: Snapshot) -> bytes:
         snapshot.version += 1
@@ -273,9 +394,13 @@ class Repository:
         version = self._timestamp().snapshot_meta.version
         return Metadata[Snapshot].from_bytes(self.read(f"{version}.snapshot.json")).signed
 
-    def _targets(self) -> Targets:
+    def targets(self) -> Targets:
+        """The current metadata of the top-level targets role."""
         version = self._snapshot().meta["targets.json"].version
         return Metadata[Targets].from_bytes(self.read(f"{version}.targets.json")).signed
+
+    def _team(self, model: str) -> Targets:
+        return _read_targets(self.role_metadata(model))
 
     def _check_model(self, model: str) -> None:
         if model not in self.models():
@@ -286,6 +411,9 @@ class Repository:
     def _lock(self) -> Iterator[None]:
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, files.PRIVATE)
         try:
+            if os.geteuid() == 0:  # a ceremony run by root must not lock the service's user out
+                owner = self.folder.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
@@ -324,6 +452,11 @@ class _FolderFetcher(FetcherInterface):
             return iter([Path(unquote(urlparse(url).path)).read_bytes()])
         except FileNotFoundError as error:
             raise DownloadHTTPError(f"{url.rpartition('/')[2]} is not there", 404) from error
+
+
+def _delegated(targets: Targets) -> Mapping[str, Any]:
+    """The roles that the top-level targets delegate to, by name."""
+    return (targets.delegations.roles or {}) if targets.delegations is not None else {}
 
 
 def _check_path(path: str, model: str) -> None:

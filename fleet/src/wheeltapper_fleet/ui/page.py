@@ -13,6 +13,7 @@ the command line.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,11 +55,13 @@ class Page:
         engine: the fleet's database.
         authenticator: checks tokens at signing in, and cookies.
         secure_cookie: whether the page is served over TLS, so that the cookie is sent over TLS only.
+        ending: one sentence on each thing that ends soon or has ended.
     """
 
     engine: Engine
     authenticator: Authenticator
     secure_cookie: bool = False
+    ending: Callable[[], list[str]] = list
 
 
 def add_page(app: FastAPI, page: Page) -> None:
@@ -133,6 +136,7 @@ def _render(template: str, page: Page) -> Response:
         "alarmed": sum(device.severity not in (None, "normal") for device in devices),
         "critical": sum(device.severity == "critical" for device in devices),
         "releases": len(list_releases(page.engine)),
+        "ending": page.ending(),
     }
     return HTMLResponse(_TEMPLATES.get_template(template).render(**values))
 

@@ -120,6 +120,11 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     needs_approval: bool = False
     start_at: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
+    @property
+    def longest_seconds(self) -> float:
+        """How long it lasts from its start if each wave takes all the time that it may, and nobody pauses it."""
+        return len(self.waves) * (self.execution_deadline_seconds + self.soak_seconds)
+
 
 def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
     """Read and check a spec.
