@@ -54,6 +54,7 @@ from wheeltapper_fleet.devices import commands
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.log import start_logging
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
@@ -152,9 +153,7 @@ def serve(config: FleetConfig) -> None:
     Raises:
         FleetError: ``serve.running``, ``serve.port``, ``keys.missing``, ``ca.missing``, ``broker.*``.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for library in ("httpx", "nats", "alembic", "uvicorn.access"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    start_logging()
     trust = _Trust.open(config.data_dir, time.time)
     with ExitStack() as stack:
         stack.enter_context(_locked(config.data_dir))

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from wheeltapper_fleet.db.faults import database_fault
@@ -53,6 +54,7 @@ def add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(SQLAlchemyError, _database_error)
     app.add_exception_handler(Exception, _internal_error)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
 
 
 def _refuse(request: Request, error: Exception) -> Response:
@@ -103,3 +105,8 @@ def _database_error(_: Request, error: Exception) -> Response:
 def _internal_error(_: Request, error: Exception) -> Response:
     _LOG.error("a request failed: %s", type(error).__name__)
     return JSONResponse({"code": "api.internal", "message": "the service failed; see its log"}, status_code=500)
+
+
+def _disconnected(_: Request, __: Exception) -> Response:
+    """The client is gone before its body ended: nobody reads the answer, and it is no fault of the service."""
+    return JSONResponse({"code": "api.bad_request", "message": "the body broke off"}, status_code=400)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["AUTH_ACCOUNT", "FLEET_ACCOUNT", "BrokerConfig", "render"]
+__all__ = ["AUTH_ACCOUNT", "FLEET_ACCOUNT", "LOG_FILE", "BrokerConfig", "render"]
 
 FLEET_ACCOUNT: Final = "FLEET"
 AUTH_ACCOUNT: Final = "SYS"
 """The auth callout is in the system account, so that it can also end connections."""
+LOG_FILE: Final = "nats.log"
+"""The broker's own log, in its folder. It says each refused connection several times, so it is bounded."""
+_LOG_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,9 @@ def render(config: BrokerConfig, auth_user: str, auth_issuer: str) -> str:
         "server_name": "wheeltapper",
         "host": "127.0.0.1",
         "port": config.client_port,
+        "log_file": str(config.folder / LOG_FILE),
+        "logfile_size_limit": _LOG_BYTES,
+        "logfile_max_num": 2,
         "pid_file": str(config.folder / "broker.pid"),
         "max_payload": config.max_payload_bytes,
         "max_pending": 64 * 1024 * 1024,

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from wheeltapper_fleet.broker.config import BrokerConfig, render
+from wheeltapper_fleet.broker.config import LOG_FILE, BrokerConfig, render
 from wheeltapper_fleet.ground.die_with_parent import die_with_parent
 from wheeltapper_fleet.ground.errors import FleetError
 
@@ -95,7 +95,7 @@ class BrokerServer:
             FleetError: ``broker.start_failed``.
         """
         self.config.folder.mkdir(parents=True, exist_ok=True)
-        (self.config.folder / "nats.json").write_text(self._rendered)
+        (self.config.folder / "nats.json").write_text(self._rendered, encoding="utf-8")
         binary = nats_server_binary()
         self._thread = threading.Thread(target=self._supervise, args=(binary,), name="broker-supervisor", daemon=True)
         self._thread.start()
@@ -115,7 +115,7 @@ class BrokerServer:
 
     @property
     def _log_path(self) -> Path:
-        return self.config.folder / "nats.log"
+        return self.config.folder / LOG_FILE
 
     def _answers(self) -> bool:
         if self.pid is None:
