@@ -45,9 +45,9 @@ PURE = {
     ),
     "wheeltapper_agent": (
         "ground.backoff ground.bounds ground.clock ground.errors ground.rate source.base source.cutter source.framing"
-        " source.iio_format source.payload source.payload_formats source.payload_rows source.physical_value"
-        " source.stream_config source.modbus_registers"
-        " source.timing model.tensors records.config records.port records.rows records.state pipeline.change"
+        " source.iio_format source.iio_names source.payload source.payload_formats source.payload_rows"
+        " source.physical_value source.stream_config source.modbus_registers source.timing model.tensors records.config"
+        " records.port records.rows records.state pipeline.change"
         " pipeline.config pipeline.observation pipeline.quality"
         " captures.config update.comparison update.conditions update.deadline update.effect_result"
         " update.machine update.probation update.resume update.trust host.finding host.systemd_unit"

@@ -15,7 +15,10 @@ from tests.agent.servers import until
 from tests.agent.source.rig import concatenated, open_source, running
 from wheeltapper_agent.config import load_config
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.source import iio
+from wheeltapper_agent.source.base import source_faults
 from wheeltapper_agent.source.iio_format import Element, ScanLayout, parse_type
+from wheeltapper_agent.source.iio_names import attribute_files, offered_text
 
 BEGAN_NS = 1_700_000_000_000_000_000
 
@@ -179,6 +182,7 @@ def test_impossible_configurations(tmp_path: Path, more: str) -> None:
         ("be:u24/32>>8\n", Element(False, False, 24, 32, 8)),
         ("le:s16/16X4>>0", Element(True, True, 16, 16, 0, 4)),
         ("le:s64/64", Element(True, True, 64, 64)),
+        ("be:f32/32>>0", Element(False, True, 32, 32, floating=True)),
     ],
 )
 def test_types(text: str, element: Element) -> None:
@@ -186,7 +190,18 @@ def test_types(text: str, element: Element) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "s12/16", "le:s0/16>>0", "le:s12/24>>0", "le:s12/16>>5", "le:s8/8X99>>0", "le:x8/8"]
+    "text",
+    [
+        "le:f12/16>>0",
+        "le:f32/64>>0",
+        "",
+        "s12/16",
+        "le:s0/16>>0",
+        "le:s12/24>>0",
+        "le:s12/16>>5",
+        "le:s8/8X99>>0",
+        "le:x8/8",
+    ],
 )
 def test_types_that_are_none(text: str) -> None:
     with pytest.raises(ValueError):
@@ -249,3 +264,159 @@ def test_two_pipelines_cannot_have_one_device(tmp_path: Path) -> None:
         )
     )
     assert len(load_config(tmp_path / "a.toml").pipelines) == 3
+
+
+@pytest.mark.parametrize("stem", ["in_accel_x_", "in_accel_", "in_", ""])
+@pytest.mark.parametrize("what", ["scale", "offset"])
+def test_an_attribute_is_found_where_it_is_shared(tmp_path: Path, device: Device, stem: str, what: str) -> None:
+    for old in ("in_accel_scale", "in_accel_x_offset"):
+        (device.folder / old).unlink()
+    (device.folder / "in_accel_z_scale").write_text("1.0\n")
+    (device.folder / f"{stem}scale").write_text("0.00059855012345678901234567890\n")
+    if what == "offset":
+        (device.folder / f"{stem}offset").write_text("-3\n")
+    with running(tmp_path, _source(device)) as taken:
+        device.give(b"".join(_scan(k, k, k) for k in range(5)))
+        found = concatenated(taken.until(1))[:, 1]
+    moved = np.arange(5) - (3 if what == "offset" else 0)
+    np.testing.assert_allclose(found, moved * 0.000598550123456789, rtol=1e-6)
+
+
+def test_a_nearer_attribute_wins(tmp_path: Path, device: Device) -> None:
+    for number, name in enumerate(("in_accel_x_scale", "in_accel_scale", "in_scale", "scale"), 1):
+        (device.folder / name).write_text(f"{number}\n")
+    with running(tmp_path, _source(device)) as taken:
+        device.give(b"".join(_scan(1, 1, k) for k in range(5)))
+        np.testing.assert_array_equal(concatenated(taken.until(1))[0], [2, 3])  # (1 + its offset of 2) * 1
+
+
+@pytest.mark.parametrize(
+    ("channel", "files"),
+    [
+        ("in_accel_x", ["in_accel_x_scale", "in_accel_scale", "in_scale", "scale"]),
+        ("in_accel0_x", ["in_accel0_x_scale", "in_accel_scale", "in_scale", "scale"]),
+        ("in_voltage10", ["in_voltage10_scale", "in_voltage_scale", "in_scale", "scale"]),
+        ("in_voltage3_supply", ["in_voltage3_supply_scale", "in_voltage_scale", "in_scale", "scale"]),
+        ("in_temp", ["in_temp_scale", "in_scale", "scale"]),
+        ("in_temp_ambient", ["in_temp_ambient_scale", "in_temp_scale", "in_scale", "scale"]),
+        (
+            "in_voltage0-voltage1",
+            ["in_voltage0-voltage1_scale", "in_voltage-voltage_scale", "in_voltage_scale", "in_scale", "scale"],
+        ),
+        (
+            "in_rot_from_north_true_tilt_comp",
+            ["in_rot_from_north_true_tilt_comp_scale", "in_rot_scale", "in_scale", "scale"],
+        ),
+        ("out_voltage0", ["out_voltage0_scale", "out_voltage_scale", "out_scale", "scale"]),
+    ],
+)
+def test_names_of_attributes(channel: str, files: list[str]) -> None:
+    assert attribute_files(channel, "scale") == files
+
+
+@pytest.mark.parametrize("text", [None, "0.000000", "nan", "1.5 dB", "1_0", "0x10"])
+def test_a_channel_without_a_scale_is_refused(tmp_path: Path, device: Device, text: str | None) -> None:
+    path = device.folder / "in_accel_scale"
+    path.unlink() if text is None else path.write_text(text)
+    with running(tmp_path, _source(device)) as taken:
+        taken.until_state("source.refused")
+    with running(tmp_path, _source(device, "scale = [1.0, 1.0]")) as taken:
+        taken.until_state("waiting", "running")
+        until(lambda: device.read("buffer/enable") == "1", 10, "the buffer")
+
+
+@pytest.mark.parametrize(
+    ("hz", "text"), [(1e6, "1000000"), (1e7, "10000000"), (12.5, "12.5"), (208.3333333, "208.333333"), (0.5, "0.5")]
+)
+def test_a_rate_is_written_as_the_kernel_reads_it(tmp_path: Path, device: Device, hz: float, text: str) -> None:
+    with running(tmp_path, _source(device).replace("rate_hz = 100", f"rate_hz = {hz}")):
+        until(lambda: device.read("sampling_frequency") == text, 10, "the rate")
+
+
+@pytest.mark.parametrize("name", ["in_accel_x_", "in_accel_", "in_", ""])
+def test_the_rate_has_its_level_too(tmp_path: Path, device: Device, name: str) -> None:
+    (device.folder / "sampling_frequency").unlink()
+    (device.folder / f"{name}sampling_frequency").write_text("50\n")
+    with running(tmp_path, _source(device, "set_rate = false")) as taken:
+        taken.until_state("source.mismatch")
+    with running(tmp_path, _source(device)):
+        until(lambda: device.read(f"{name}sampling_frequency") == "100", 10, "the rate")
+
+
+@pytest.mark.parametrize(
+    ("hz", "available", "written"),
+    [
+        (100, "25.000000 99.875000 200.000000", "99.875000"),
+        (100, "25 50 200", ""),
+        (100, "[1 1 1000]", "100"),
+        (100, "[1 1 50]", ""),
+        (1000.5, "[1 1 1000]", "1000"),
+        (100, "", "100"),
+        (0.1, "0.098 0.1", "0.1"),
+    ],
+)
+def test_an_offer_of_the_driver_is_taken_as_it_stands(hz: float, available: str, written: str) -> None:
+    assert offered_text(hz, available, 0.01) == written
+
+
+def test_a_rate_that_the_device_does_not_offer_is_not_written(tmp_path: Path, device: Device) -> None:
+    (device.folder / "sampling_frequency").write_text("50")
+    (device.folder / "sampling_frequency_available").write_text("25 50 200\n")
+    with running(tmp_path, _source(device)) as taken:
+        taken.until_state("source.mismatch")
+        assert "it offers 25 50 200" in source_faults(taken.source)[0].text
+    assert device.read("sampling_frequency") == "50"
+
+
+def test_a_rate_that_the_driver_keeps_to_itself(tmp_path: Path, device: Device) -> None:
+    """Each type of channel has its own rate; both are judged."""
+    (device.folder / "sampling_frequency").unlink()
+    (device.folder / "in_accel_z_sampling_frequency").write_text("100.2")
+    (device.folder / "in_accel_x_sampling_frequency").write_text("12.5")
+    with running(tmp_path, _source(device, "set_rate = false")) as taken:
+        taken.until_state("source.mismatch")
+        assert "in_accel_x_sampling_frequency is 12.5 Hz" in source_faults(taken.source)[0].text
+
+
+def test_a_rate_that_nobody_knows_is_said(tmp_path: Path, device: Device) -> None:
+    (device.folder / "sampling_frequency").unlink()
+    for path in (device.folder / "scan_elements").glob("in_timestamp_*"):
+        path.unlink()
+    with running(tmp_path, _source(device)) as taken:
+        until(lambda: any("cannot be checked" in fault.text for fault in source_faults(taken.source)), 10, "the word")
+
+
+def test_differential_channels_and_floats(tmp_path: Path, device: Device) -> None:
+    for path in [*(device.folder / "scan_elements").glob("in_*"), *device.folder.glob("in_*")]:
+        path.unlink()
+    types = {"in_voltage0-voltage1": "be:s24/32>>8", "in_pressure": "le:f32/32>>0", "in_timestamp": "le:s64/64>>0"}
+    for index, (name, kind) in enumerate(types.items()):
+        for key, text in (("en", "0"), ("type", kind), ("index", str(index))):
+            (device.folder / "scan_elements" / f"{name}_{key}").write_text(f"{text}\n")
+    (device.folder / "in_voltage-voltage_scale").write_text("0.5")
+    (device.folder / "in_voltage_scale").write_text("9")
+    (device.folder / "in_scale").write_text("2")
+    source = _source(device).replace("['in_accel_z', 'in_accel_x']", "['in_voltage0-voltage1', 'in_pressure']")
+    with running(tmp_path, source) as taken:
+        for k in range(5):
+            scan = struct.pack(">i", (-(2**23) + k) << 8) + struct.pack("<f", 0.25 * k)
+            device.give(scan + struct.pack("<q", BEGAN_NS + k * 10_000_000))
+        expected = [[(-(2**23) + k) * 0.5, 0.5 * k] for k in range(5)]
+        np.testing.assert_array_equal(concatenated(taken.until(1)), np.array(expected, np.float32))
+        assert taken.source.spec.full_scale == ()
+
+
+def test_a_device_that_needs_a_trigger_says_so(tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = iio._write
+
+    def refuse(path: Path, text: str) -> None:
+        if path.name == "enable" and text == "1":
+            raise AgentError("source.refused", "Invalid argument")  # as the kernel does without a trigger
+        write(path, text)
+
+    monkeypatch.setattr(iio, "_write", refuse)
+    (device.folder / "trigger").mkdir()
+    (device.folder / "trigger" / "current_trigger").write_text("\n")
+    with running(tmp_path, _source(device)) as taken:
+        taken.until_state("source.refused")
+        assert "has no trigger" in source_faults(taken.source)[0].text

@@ -2,8 +2,10 @@
 
 The reader enables the channels of the configuration, and the time stamp if the device has one, starts the buffer and
 reads scans from the character device. Physical value = (raw + offset) * scale, with the device's own ``_scale`` and
-``_offset`` unless the configuration gives others. The units are those of the kernel's ABI (m/s² for ``in_accel``, rad/s
-for ``in_anglvel``, mV for ``in_voltage``).
+``_offset`` unless the configuration gives others, at whatever level they are shared
+(:mod:`wheeltapper_agent.source.iio_names`). ``_calibscale`` and ``_calibbias`` are in the raw value already: the
+hardware applies them. The units are those of the kernel's ABI (m/s² for ``in_accel``, rad/s for ``in_anglvel``, mV for
+``in_voltage``).
 
 Invariants:
     * Nothing is written to the device but ``scan_elements/*_en``, ``buffer/*``, the sampling frequency (if
@@ -11,7 +13,9 @@ Invariants:
     * It is written only while this reader has the device open. The kernel lets one program at a time open it
       (``EBUSY``), so no other program's reading is disturbed.
     * The buffer is switched off at the end.
-    * A device with another rate than the configured one is refused: a model would see every frequency shifted.
+    * A device with another rate than the configured one is refused: a model would see every frequency shifted. What
+      counts is the rate that is read back, whether it was written or not.
+    * A channel without a scale is refused: its numbers would be taken for physical values.
 
 What this module does not do: choose triggers; read several buffers of one device; read hardware without a buffer.
 
@@ -21,28 +25,36 @@ Source: the kernel's Documentation/ABI/testing/sysfs-bus-iio.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
+import math
 import os
 import select
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 
+from wheeltapper_agent.ground.bounds import Bounds
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceContext, SourceKind
 from wheeltapper_agent.source.iio_format import Element, ScanLayout, parse_type
+from wheeltapper_agent.source.iio_names import attribute_files, offered_text, parse_number
 from wheeltapper_agent.source.stream import Sink, StreamSource
 from wheeltapper_agent.source.stream_config import StreamConfig
 
 __all__ = ["KIND", "IioConfig", "IioReader"]
 
+_LOG = logging.getLogger(__name__)
 _WAIT_MS: Final = 200
 _MAX_READ_BYTES: Final = 256 * 1024
 _MAX_TEXT_BYTES: Final = 4096
 _TIMESTAMP: Final = "in_timestamp"
 _RATE_SHARE: Final = 0.01
 """How far the device's rate may be from the configured one, as a share."""
+_EXACT_SHARE: Final = 1e-6
+"""A rate that is so near need not be written."""
 _HANG_UP: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -53,7 +65,7 @@ class IioConfig(StreamConfig):
     kind: Literal["iio"] = "iio"
     device: str
     """``iio:device0``, or the name in its file ``name``, such as ``adxl355``."""
-    buffer_samples: int = 0
+    buffer_samples: Annotated[int, Bounds(0, 2**20, "samples")] = 0
     """Length of the kernel's buffer; 0: two windows."""
     set_rate: bool = True
     """Whether ``sampling_frequency`` is written before it is read back and checked."""
@@ -66,8 +78,6 @@ class IioConfig(StreamConfig):
         StreamConfig.__post_init__(self)
         if any("/" in name or name.startswith(".") for name in (self.device, *self.channels)) or not self.device:
             raise AgentError("config.invalid", "device and channels must be names, not paths")
-        if not 0 <= self.buffer_samples <= 2**20:
-            raise AgentError("config.invalid", "buffer_samples must be from 0 to 1048576")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +110,9 @@ class IioReader:
             channels, timestamp = self._enable(folder)
             length = self._config.buffer_samples or 2 * self._config.window_samples
             _write(folder / "buffer" / "length", str(length))
-            _write(folder / "buffer" / "enable", "1")
+            self._start(folder)
             sink.connected()
+            self._warn(folder, channels, timestamp, sink)
             self._read_scans(descriptor, channels, timestamp, sink)
         finally:
             os.close(descriptor)
@@ -120,22 +131,56 @@ class IioReader:
         raise AgentError("source.unreachable", f"there is no IIO device {config.device!r} in {config.sysfs}")
 
     def _set_rate(self, folder: Path) -> None:
-        """Write the sampling frequency, read it back, and refuse the device if it differs."""
+        """Write the sampling frequencies of the channels, read them back, and refuse the device if one differs."""
         wanted_hz = self._config.sample_rate_hz
-        kinds = {name.rpartition("_")[0] for name in self._config.channels}
-        names = ["sampling_frequency", *sorted(f"{kind}_sampling_frequency" for kind in kinds)]
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
-        if path is None:
-            return  # a trigger sets the rate: it is checked by the time stamps
-        if self._config.set_rate and os.access(path, os.W_OK):
-            _write(path, f"{wanted_hz:g}")
-        found_hz = _float(path)
-        if not abs(found_hz - wanted_hz) <= _RATE_SHARE * wanted_hz:
+        for path in self._rate_files(folder):
             available = _read(folder / f"{path.name}_available", "")
-            raise AgentError(
-                "source.mismatch",
-                f"{folder.name} samples at {found_hz:g} Hz, not {wanted_hz:g}; it offers {available or 'no other'}",
-            )
+            found_hz = _float(path)
+            failure = ""
+            if self._config.set_rate and not math.isclose(found_hz, wanted_hz, rel_tol=_EXACT_SHARE):
+                text = offered_text(wanted_hz, available, _RATE_SHARE)
+                try:
+                    if text:
+                        _write(path, text)
+                except AgentError as error:
+                    failure = f" ({error.message})"
+                found_hz = _float(path)
+            if not abs(found_hz - wanted_hz) <= _RATE_SHARE * wanted_hz:
+                raise AgentError(
+                    "source.mismatch",
+                    f"{path} is {found_hz:g} Hz, not {wanted_hz:g}; it offers {available or 'no list'}{failure}",
+                )
+            if found_hz != wanted_hz:
+                _LOG.info("%s is %.9g Hz, near enough to %.9g", path, found_hz, wanted_hz)
+
+    def _rate_files(self, folder: Path) -> list[Path]:
+        """Return the files with the sampling frequencies of the channels; empty: nothing says it, or a trigger."""
+        found: dict[Path, None] = {}
+        for channel in self._config.channels:
+            names = attribute_files(channel, "sampling_frequency")
+            if path := next((folder / name for name in names if (folder / name).is_file()), None):
+                found[path] = None
+        return list(found)
+
+    def _start(self, folder: Path) -> None:
+        """Switch the buffer on."""
+        try:
+            _write(folder / "buffer" / "enable", "1")
+        except AgentError as error:
+            trigger = folder / "trigger" / "current_trigger"
+            if trigger.is_file() and not _read(trigger, ""):
+                raise AgentError(
+                    "source.refused", f"{folder.name} has no trigger; write the name of one to {trigger}"
+                ) from error
+            raise
+
+    def _warn(self, folder: Path, channels: list[_Channel], timestamp: _Channel | None, sink: Sink) -> None:
+        """Say once what cannot be known or is not read."""
+        if timestamp is None and not self._rate_files(folder):
+            sink.lost(f"{folder.name} has neither sampling_frequency nor time stamps: its rate cannot be checked")
+        for name, channel in zip(self._config.channels, channels, strict=True):
+            if channel.element.repeat > 1:
+                sink.lost(f"{name} holds {channel.element.repeat} numbers, of which the first is read")
 
     def _enable(self, folder: Path) -> tuple[list[_Channel], _Channel | None]:
         """Switch the configured scan elements and the time stamp on, and all others off; return the channels and the
@@ -152,6 +197,8 @@ class IioReader:
             _write(folder / "current_timestamp_clock", self._config.clock)
         for name in sorted(present):
             _write(elements / f"{name}_en", "1" if name in wanted or name == _TIMESTAMP else "0")
+        if off := [name for name in self._config.channels if _read(elements / f"{name}_en") != "1"]:
+            raise AgentError("source.refused", f"{folder.name} does not switch {off[0]} on")
         channels = [self._channel(folder, name, at) for at, name in enumerate(self._config.channels)]
         return channels, self._channel(folder, _TIMESTAMP, -1) if timed else None
 
@@ -162,16 +209,25 @@ class IioReader:
             element = parse_type(_read(elements / f"{name}_type"))
         except ValueError as error:
             raise AgentError("source.refused", f"{folder.name}: {name}: {error}") from error
-        scale = config.scale[at] if config.scale and at >= 0 else _attribute(folder, name, "scale", 1.0)
-        offset = config.offset[at] if config.offset and at >= 0 else _attribute(folder, name, "offset", 0.0)
-        return _Channel(int(_float(elements / f"{name}_index")), element, scale, offset)
+        index = int(_float(elements / f"{name}_index"))
+        if at < 0:
+            return _Channel(index, element, 1.0, 0.0)
+        scale = config.scale[at] if config.scale else _attribute(folder, name, "scale")
+        offset = config.offset[at] if config.offset else _attribute(folder, name, "offset")
+        if not scale:
+            looked = ", ".join(attribute_files(name, "scale"))
+            why = "has no scale" if scale is None else "has the scale 0"
+            raise AgentError(
+                "source.refused", f"{folder.name}: {name} {why} (looked for {looked}); set scale in the configuration"
+            )
+        return _Channel(index, element, scale, offset or 0.0)
 
     def _read_scans(self, descriptor: int, channels: list[_Channel], timestamp: _Channel | None, sink: Sink) -> None:
         """Read scans and push them into ``sink`` until it is closed or the device is gone."""
         ordered = sorted([*channels, *([timestamp] if timestamp else [])], key=lambda channel: channel.index)
         layout = ScanLayout([channel.element for channel in ordered])
         size = max(1, _MAX_READ_BYTES // layout.scan_bytes) * layout.scan_bytes
-        if not self._config.full_scale:
+        if not self._config.full_scale and not any(entry.element.floating for entry in channels):
             sink.full_scale = tuple(_full_scale(entry) for entry in channels)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
@@ -221,17 +277,15 @@ def _full_scale(channel: _Channel) -> float:
     return smaller if smaller > larger / 2 else larger
 
 
-def _attribute(folder: Path, name: str, what: str, default: float) -> float:
-    """Return a number from sysfs: of the channel, or else of all channels of its type.
-
-    ``in_accel_x_scale`` is looked for first, then ``in_accel_scale``; for ``in_voltage0`` the second is
-    ``in_voltage_scale``.
-    """
-    kind = name.rpartition("_")[0].rstrip("0123456789") if "_" in name[3:] else name.rstrip("0123456789")
-    for stem in (name, kind):
-        if (folder / f"{stem}_{what}").is_file():
-            return _float(folder / f"{stem}_{what}")
-    return default
+def _attribute(folder: Path, name: str, what: str) -> float | None:
+    """Return an attribute of a channel, from the channel's own file or the one that it shares; None: there is none."""
+    path = next((folder / file for file in attribute_files(name, what) if (folder / file).is_file()), None)
+    if path is None:
+        return None
+    found = _float(path)
+    if not math.isfinite(found):
+        raise AgentError("source.refused", f"{path} holds {found}, not a number")
+    return found
 
 
 def _read(path: Path, default: str | None = None) -> str:
@@ -249,7 +303,7 @@ def _float(path: Path) -> float:
     """Return the number in a sysfs file."""
     text = _read(path)
     try:
-        return float(text)
+        return math.nan if text.lower() == "nan" else parse_number(text)
     except ValueError as error:
         raise AgentError("source.refused", f"{path} holds {text[:40]!r}, not a number") from error
 
@@ -259,9 +313,11 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="ascii")
     except OSError as error:
-        code = "source.refused" if isinstance(error, PermissionError) or error.errno == 22 else "source.unreachable"
+        refused = isinstance(error, PermissionError) or error.errno == errno.EINVAL
+        hint = "; check that the agent's user may write there" if isinstance(error, PermissionError) else ""
         raise AgentError(
-            code, f"{path} does not take {text}: {error.strerror}; check that the agent's user may write there"
+            "source.refused" if refused else "source.unreachable",
+            f"{path} does not take {text}: {error.strerror}{hint}",
         ) from error
 
 

@@ -7,6 +7,7 @@ is padded to a multiple of its largest element.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 __all__ = ["Element", "ScanLayout", "parse_type"]
 
-_TYPE: Final = re.compile(r"^(le|be):([su])(\d+)/(\d+)(?:X(\d+))?(?:>>(\d+))?$")
+_TYPE: Final = re.compile(r"^(le|be):([suf])(\d+)/(\d+)(?:X(\d+))?(?:>>(\d+))?$")
 _STORAGE_BITS: Final = (8, 16, 32, 64)
+_FLOAT_BITS: Final = (16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Element:
     storage_bits: int
     shift: int = 0
     repeat: int = 1
+    floating: bool = False
+    """IEEE 754 instead of whole numbers."""
 
     @property
     def storage_bytes(self) -> int:
@@ -38,14 +42,16 @@ class Element:
         return self.storage_bits // 8 * self.repeat
 
     @property
-    def limits(self) -> tuple[int, int]:
+    def limits(self) -> tuple[float, float]:
         """Least and greatest number that the bits can hold."""
+        if self.floating:
+            return (-math.inf, math.inf)
         half = 1 << (self.bits - 1)
         return (-half, half - 1) if self.signed else (0, 2 * half - 1)
 
 
 def parse_type(text: str) -> Element:
-    """Parse ``[be|le]:[s|u]bits/storagebits[Xrepeat][>>shift]``.
+    """Parse ``[be|le]:[s|u|f]bits/storagebits[Xrepeat][>>shift]``.
 
     Raises:
         ValueError: the text has another form, or the bits do not fit into their storage.
@@ -54,7 +60,11 @@ def parse_type(text: str) -> Element:
     if match is None:
         raise ValueError(f"{text.strip()[:80]!r} is not the type of a scan element")
     order, sign, bits, storage, repeat, shift = match.groups()
-    element = Element(order == "le", sign == "s", int(bits), int(storage), int(shift or 0), int(repeat or 1))
+    element = Element(
+        order == "le", sign != "u", int(bits), int(storage), int(shift or 0), int(repeat or 1), sign == "f"
+    )
+    if element.floating and (element.bits not in _FLOAT_BITS or element.bits != element.storage_bits):
+        raise ValueError(f"{text.strip()!r}: a float must have {_FLOAT_BITS} bits, all of its storage")
     fits = element.bits > 0 and element.bits + element.shift <= element.storage_bits and 0 < element.repeat <= 16
     if element.storage_bits not in _STORAGE_BITS or not fits:
         raise ValueError(f"{text.strip()!r}: the bits do not fit into their storage")
@@ -81,7 +91,7 @@ class ScanLayout:
         self.scan_bytes = -(-at // largest) * largest if largest else 0
 
     def decode(self, content: bytes) -> list[NDArray[Any]]:
-        """Return the numbers of each element, [scan] int64; uint64 for 64 unsigned bits.
+        """Return the numbers of each element, [scan] int64; uint64 for 64 unsigned bits, float64 for floats.
 
         Of a repeated element the first number is returned.
 
@@ -97,6 +107,8 @@ def _numbers(table: NDArray[np.uint8], offset: int, element: Element) -> NDArray
     """Return the numbers of one element at ``offset`` in each row of ``table`` [scan, byte]."""
     size = element.storage_bits // 8
     stored = np.ascontiguousarray(table[:, offset : offset + size]).reshape(-1)
+    if element.floating:
+        return stored.view(f"{'<' if element.little else '>'}f{size}").astype(np.float64)
     raw = stored.view(f"{'<' if element.little else '>'}u{size}").astype(np.uint64)
     above = np.uint64(64 - element.bits - element.shift)
     # Shifting the number to the top and back drops the bits beside it and extends the sign.
