@@ -41,7 +41,8 @@ PURE = {
     "wheeltapper_protocols": (
         "errors signal.bearing_lines signal.feature_kinds signal.iso20816 signal.quality drift.drift drift.sketch"
         " wire.assignment wire.codec wire.ids wire.messages wire.topics decision.decision decision.reasons"
-        " decision.scoring manifest.inference_task manifest.manifest"
+        " decision.scoring manifest.inference_task manifest.manifest manifest.model_file manifest.model_tensor"
+        " manifest.onnx_file manifest.tflite_file"
     ),
     "wheeltapper_agent": (
         "ground.backoff ground.bounds ground.clock ground.errors ground.rate source.base source.cutter source.framing"
@@ -57,6 +58,7 @@ PURE = {
         " alerts.schemas captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
         " broker.config broker.permissions api.schemas device_api.rate_limit ui.charts cli.options training.errors"
+        " registry.runnable"
     ),
 }
 """Files that do no I/O, read no clock and no random numbers, themselves or through what they import. The list grows; it

@@ -132,38 +132,61 @@ class _Writer:
             slots[1] = self.text(entry.custom)
         return self.table(slots)
 
+    def signature(self, entry: Signature) -> int:
+        maps = [
+            self.offsets([self.table({0: self.text(name), 1: ("Uint32", index)}) for name, index in names.items()])
+            for names in (entry.inputs, entry.outputs)
+        ]
+        return self.table({0: maps[0], 1: maps[1], 2: self.text(entry.key), 4: ("Uint32", entry.subgraph)})
 
-def write(net: Net) -> bytes:
-    """The bytes of a TFLite file. Every tensor with data has a buffer; buffer 0 is empty."""
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature of a file: its key, its subgraph, and its names for tensors (by their indices)."""
+
+    key: str
+    subgraph: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+def write(*nets: Net, signatures: Sequence[Signature] = ()) -> bytes:
+    """The bytes of a TFLite file; each net is a subgraph. Every tensor with data has a buffer; buffer 0 is empty."""
     writer = _Writer()
     contents = [b""]
-    tensors = []
-    for entry in net.tensors:
-        number = 0
-        if entry.data is not None:
-            number = len(contents)
-            contents.append(np.ascontiguousarray(entry.data).tobytes())
-        tensors.append(writer.tensor(entry, number))
-    operators = [writer.operator(entry, index) for index, entry in enumerate(net.operators)]
-    graph = writer.table(
-        {
-            0: writer.offsets(tensors),
-            1: writer.numbers(net.inputs, "int32"),
-            2: writer.numbers(net.outputs, "int32"),
-            3: writer.offsets(operators),
-            4: writer.text(net.name),
-        }
-    )
+    graphs = []
+    all_operators = [entry for net in nets for entry in net.operators]
+    for net in nets:
+        tensors = []
+        for entry in net.tensors:
+            number = 0
+            if entry.data is not None:
+                number = len(contents)
+                contents.append(np.ascontiguousarray(entry.data).tobytes())
+            tensors.append(writer.tensor(entry, number))
+        operators = [writer.operator(entry, all_operators.index(entry)) for entry in net.operators]
+        graphs.append(
+            writer.table(
+                {
+                    0: writer.offsets(tensors),
+                    1: writer.numbers(net.inputs, "int32"),
+                    2: writer.numbers(net.outputs, "int32"),
+                    3: writer.offsets(operators),
+                    4: writer.text(net.name),
+                }
+            )
+        )
     buffers = [writer.table({0: writer.data(content)} if content else {}) for content in contents]
-    codes = [writer.code(entry) for entry in net.operators]
-    model = writer.table(
-        {
-            0: ("Uint32", 3),
-            1: writer.offsets(codes),
-            2: writer.offsets([graph]),
-            4: writer.offsets(buffers),
-        }
-    )
+    codes = [writer.code(entry) for entry in all_operators]
+    slots: dict[int, tuple[str, Any]] = {
+        0: ("Uint32", 3),
+        1: writer.offsets(codes),
+        2: writer.offsets(graphs),
+        4: writer.offsets(buffers),
+    }
+    if signatures:
+        slots[7] = writer.offsets([writer.signature(entry) for entry in signatures])
+    model = writer.table(slots)
     writer.builder.Finish(model, file_identifier=b"TFL3")
     return bytes(writer.builder.Output())
 
@@ -195,6 +218,27 @@ def gain_net(width: int, gain: float = 0.5, dtype: str = "float32", limit: float
             outputs=(2,),
         )
     )
+
+
+def two_signatures(width: int, apart: bool = True) -> bytes:
+    """``label`` = 0.1 * input, and ``score`` = input + input with the output ``other`` = 0.1 * input before it.
+
+    ``apart``: each signature has a subgraph of its own; otherwise both are in the main one.
+    """
+    weights = np.eye(width, dtype="float32") * np.float32(0.1)
+    tenth = [
+        TensorEntry("a_in", (1, width)),
+        TensorEntry("w", (width, width), data=weights),
+        TensorEntry("a_out", (1, width)),
+    ]
+    small = Operator(FULLY_CONNECTED, (0, 1, -1), (2,))
+    both = [*tenth, TensorEntry("b_out", (1, width))]
+    double = Net(both, [small, Operator(ADD, (0, 0), (3,))], inputs=(0,), outputs=(2, 3), name="double")
+    label = Signature("label", 0, {"x": 0}, {"y": 2})
+    if not apart:
+        return write(double, signatures=[label, Signature("score", 0, {"x": 0}, {"other": 2, "twice": 3})])
+    first = Net(tenth, [small], inputs=(0,), outputs=(2,))
+    return write(first, double, signatures=[label, Signature("score", 1, {"x": 0}, {"other": 2, "twice": 3})])
 
 
 def sum_net(width: int) -> bytes:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["ProtocolError", "RecordingError", "WireError"]
+__all__ = ["ProtocolError", "RecordingError", "WireError", "brief"]
+
+
+def brief(text: object, limit: int = 600) -> str:
+    """Return ``text`` in at most ``limit`` characters, on one line.
+
+    The middle is left out where it is longer, because libraries begin with where they are and end with the cause.
+    """
+    words = " ".join(str(text).split())
+    if len(words) <= limit:
+        return words
+    tail = limit * 2 // 3
+    return f"{words[: limit - tail - 3]} … {words[len(words) - tail :]}"
 
 
 class ProtocolError(Exception):

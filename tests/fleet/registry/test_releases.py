@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
+from onnx import helper
 
+from tests.agent.onnx_nets import net, value
 from tests.fleet.trust.bundles import write_bundle
 from tests.fleet.trust.world import FAILED, MODEL, PASSED, Killed, World, killed_at, sha256
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.prepare import prepare_release
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.manifest.manifest import decode_manifest
+from wheeltapper_protocols.manifest.manifest import decode_manifest, encode_manifest
 
 
 def code_of_publishing(world: World, number: int, manifest: bytes, metadata: bytes) -> str:
@@ -149,3 +152,37 @@ def test_prepare_refuses_a_broken_bundle(world: World) -> None:
     with pytest.raises(FleetError) as missing:
         prepare_release(bundle, 7)
     assert missing.value.code == "release.bundle"
+
+
+def test_a_release_that_no_device_can_run_is_refused(world: World) -> None:
+    bundle = world.folder / "bundle"
+    nodes = [helper.make_node("Add", ["x", "x"], ["latent"]), helper.make_node("Neg", ["x"], ["score"])]
+    content = net(nodes, [value("x", [None, 1])], [value(name, [None, 1]) for name in ("latent", "score")])
+    write_bundle(bundle, MODEL, 1, (PASSED,), content)
+    with pytest.raises(WireError) as unsigned:
+        prepare_release(bundle, 1)
+    assert unsigned.value.code == "runtime.output"
+    assert "latent, score" in unsigned.value.message
+    # A client that does not check: the registry does.
+    manifest = encode_manifest(
+        msgspec.structs.replace(decode_manifest((bundle / "manifest.json").read_bytes()), release=1)
+    )
+    for file in decode_manifest(manifest).files:
+        world.blobs.put_bytes((bundle / file.name).read_bytes())
+    with pytest.raises(WireError) as unpublished:
+        world.releases.publish(MODEL, manifest, world.signed(1, manifest), "tester")
+    assert unpublished.value.code == "runtime.output"
+    assert world.releases.list() == []
+    manifest_of_one = msgspec.structs.replace(decode_manifest(manifest), output="score")
+    named = encode_manifest(manifest_of_one)
+    assert world.releases.publish(MODEL, named, world.signed(1, named), "tester").release == 1
+
+
+def test_features_that_cannot_be_computed_are_refused(world: World) -> None:
+    bundle = world.folder / "bundle"
+    write_bundle(bundle, MODEL, 1, (PASSED,))
+    manifest = decode_manifest((bundle / "manifest.json").read_bytes())
+    feature = msgspec.structs.replace(manifest.features[0], channel=5)
+    (bundle / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(manifest, features=[feature])))
+    with pytest.raises(FleetError, match=r"\[bundle\.invalid\]"):
+        prepare_release(bundle, 1)

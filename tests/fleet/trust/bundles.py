@@ -1,20 +1,31 @@
-"""Small bundles: the files hold no model, only bytes that hash to what the manifest says."""
+"""Small bundles, of a size that is not all in one piece of an upload."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+import numpy as np
+from onnx import helper
+
+from tests.agent.onnx_nets import net, value
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.manifest.manifest import Budget, BundleFile, Gate, Golden, Input, Manifest, encode_manifest
 from wheeltapper_protocols.signal.features import FeatureSpec
 
 
-def write_bundle(folder: Path, model: str, number: int, gates: tuple[Gate, ...]) -> None:
-    """A bundle whose model differs with ``number``."""
+def model_content(number: int) -> bytes:
+    """An ONNX model that adds ``number`` to its input."""
+    nodes = [helper.make_node("Add", ["input", "number"], ["output"])]
+    ends = [value("input", [None, 1])], [value("output", [None, 1])]
+    return net(nodes, *ends, number=np.float32(number), padding=np.full(35_000, number, np.float32))
+
+
+def write_bundle(folder: Path, model: str, number: int, gates: tuple[Gate, ...], content: bytes | None = None) -> None:
+    """A bundle whose model differs with ``number``; ``content``: another model."""
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {"model.onnx": b"model %d" % number * 20_000, "golden.npz": b"golden"}
+    contents = {"model.onnx": content or model_content(number), "golden.npz": b"golden"}
     files = []
     for name, content in contents.items():
         (folder / name).write_bytes(content)

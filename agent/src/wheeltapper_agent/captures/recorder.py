@@ -26,7 +26,7 @@ from wheeltapper_agent.captures.window_memory import WindowMemory
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceSpec, Window
-from wheeltapper_protocols.errors import RecordingError
+from wheeltapper_protocols.errors import RecordingError, brief
 from wheeltapper_protocols.signal.recording import write_recording
 from wheeltapper_protocols.wire.messages import CaptureReport, Command
 
@@ -134,7 +134,7 @@ class Recorder:
                 self._report_failure(job, error.code, error.message)
             except Exception as error:  # noqa: BLE001  # logged; the agent must outlive it
                 _LOG.exception("capture %s: the recording cannot be written", job.name)
-                self._report_failure(job, "capture.failed", str(error)[:300])
+                self._report_failure(job, "capture.failed", brief(error))
             finally:
                 job.windows.clear()
                 self._memory.release(job.name)

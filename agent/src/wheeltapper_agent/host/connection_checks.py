@@ -22,6 +22,7 @@ from wheeltapper_agent.host.finding import FAIL, OK, WARN, Finding
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 from wheeltapper_agent.link.identity import Identity
 from wheeltapper_agent.link.mqtt import tls_context
+from wheeltapper_protocols.errors import brief
 
 __all__ = ["check_broker", "check_certificate", "check_https"]
 
@@ -66,7 +67,7 @@ def check_certificate(identity: Identity, state: Path, now_seconds: float) -> Fi
         certificate = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
         ca = x509.load_pem_x509_certificate(identity.ca.read_bytes())
     except (ValueError, TypeError) as error:
-        found = f"the key or a certificate cannot be decoded: {str(error)[:120]}"
+        found = f"the key or a certificate cannot be decoded: {brief(error)}"
         return Finding(_CERTIFICATE, FAIL, found, _ENROL_AGAIN)
     if certificate.public_key() != key.public_key():
         return Finding(_CERTIFICATE, FAIL, "the certificate is not for the key", _ENROL_AGAIN)

@@ -28,6 +28,7 @@ from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
 from wheeltapper_agent.host.machine_checks import check_clock, check_disk, check_profile, kernel_synchronised
 from wheeltapper_agent.host.runtime_checks import check_runtimes
 from wheeltapper_agent.link.identity import Identity, load_identity
+from wheeltapper_protocols.errors import brief
 
 __all__ = ["check_connections", "examine"]
 
@@ -75,7 +76,7 @@ def check_connections(state: Path, identity: Identity) -> list[Finding]:
         try:
             findings.append(check())
         except (AgentError, OSError, ValueError) as error:
-            findings.append(Finding(name, FAIL, str(error)[:300], f"the check itself failed; {AS_ROOT}"))
+            findings.append(Finding(name, FAIL, brief(error), f"the check itself failed; {AS_ROOT}"))
     return findings
 
 

@@ -28,6 +28,7 @@ from wheeltapper_agent.ground.profile import Profile, load_profile, profile_name
 from wheeltapper_agent.host.boards import detect_board, machine_name, read_device_tree
 from wheeltapper_agent.host.systemd_unit import CONFIG_FILE, bus_groups, render_unit, render_watchdog
 from wheeltapper_agent.host.uninstall import SERVICE, STATE_DIR, USER, EscapeError, Layout, is_state, systemctl
+from wheeltapper_protocols.errors import brief
 
 __all__ = [
     "Step",
@@ -269,7 +270,7 @@ def _make_user(layout: Layout) -> None:
     line = ["useradd", *prefix, *options, "--shell", "/usr/sbin/nologin", "--comment", "Wheeltapper agent", USER]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0 or layout.entry("passwd", USER) is None:
-        raise AgentError("install.user", f"the user {USER} cannot be created: {done.stderr.strip()[:300]}")
+        raise AgentError("install.user", f"the user {USER} cannot be created: {brief(done.stderr)}")
 
 
 def enrol_as_service_user(program: str, server: str, token: str) -> None:
@@ -299,7 +300,7 @@ def enrol_as_service_user(program: str, server: str, token: str) -> None:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise AgentError(
-            "install.enrol", f"the agent is installed, but the device could not be enrolled: {reason[:500]}"
+            "install.enrol", f"the agent is installed, but the device could not be enrolled: {brief(reason)}"
         )
 
 

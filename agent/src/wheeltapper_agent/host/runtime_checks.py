@@ -11,6 +11,7 @@ from typing import Final
 from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.ground.python_path import child_environment, python_command
 from wheeltapper_agent.host.finding import FAIL, OK, WARN, Finding
+from wheeltapper_protocols.errors import brief
 
 __all__ = ["check_runtimes"]
 
@@ -69,7 +70,7 @@ def _probe(runtime: str) -> tuple[list[str] | None, str]:
             return None, "its list of providers cannot be read"
     if done.returncode < 0:
         return None, f"importing it ended with signal {-done.returncode}: not built for this processor?"
-    return None, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]
+    return None, brief((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
 
 
 def _runtime(profile: Profile, model_format: str, preferred: list[str]) -> Finding:

@@ -28,6 +28,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_protocols.errors import brief
 
 if TYPE_CHECKING:  # loaded at the first request: an agent that has nothing to fetch saves the memory
     import urllib3
@@ -95,7 +96,7 @@ class HttpsClient:
                 method, url, body=body, headers=headers, preload_content=False, redirect=False, decode_content=False
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise HttpsError("fetch.unreachable", f"{method} {url}: {str(error)[:300]}") from error
+            raise HttpsError("fetch.unreachable", f"{method} {url}: {brief(error)}") from error
         try:
             if not 200 <= response.status < 300:
                 raise self._refused(method, url, response)
@@ -203,7 +204,7 @@ class HttpsClient:
         try:
             body = json.loads(self._whole(url, response, _MAX_ERROR_BYTES)[:_MAX_ERROR_BYTES])
             if isinstance(body, dict):
-                code, message = str(body.get("code", ""))[:80], str(body.get("message", ""))[:300]
+                code, message = str(body.get("code", ""))[:80], brief(body.get("message", ""))
         except (ValueError, RecursionError, HttpsError):
             message = ""
         text = f"{method} {url}: HTTP {response.status} {code} {message}".rstrip()
@@ -224,7 +225,7 @@ def _pieces(
         try:
             piece = response.read1(piece_bytes)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise HttpsError("fetch.unreachable", f"{url} broke off: {str(error)[:300]}") from error
+            raise HttpsError("fetch.unreachable", f"{url} broke off: {brief(error)}") from error
         if not piece:
             return
         if time.monotonic() > until_seconds:

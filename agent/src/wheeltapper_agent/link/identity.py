@@ -28,6 +28,7 @@ from msgspec import Meta, Struct
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic, write_once
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
+from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 if TYPE_CHECKING:  # loaded for enrolment only: 9 MB that an enrolled agent saves
@@ -197,7 +198,7 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
             key = serialization.load_pem_private_key(path.read_bytes(), None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise AgentError(
-                "enrol.key_damaged", f"{path} is damaged: {str(error)[:120]}; remove it and enrol again"
+                "enrol.key_damaged", f"{path} is damaged: {brief(error)}; remove it and enrol again"
             ) from error
         if isinstance(key, ec.EllipticCurvePrivateKey):
             return key

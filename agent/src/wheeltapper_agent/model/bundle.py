@@ -41,6 +41,7 @@ from wheeltapper_protocols.manifest.manifest import (
     check_file,
     decode_manifest,
 )
+from wheeltapper_protocols.manifest.model_file import check_model_file
 from wheeltapper_protocols.signal import iso20816
 from wheeltapper_protocols.signal.features import FeatureSet
 from wheeltapper_protocols.signal.iso20816 import Zone, velocity_feature_specs
@@ -278,7 +279,7 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
 
     Raises:
         AgentError: ``bundle.missing``, ``bundle.too_large``, ``bundle.hash``, ``bundle.invalid``, ``runtime.*``.
-        ProtocolError: ``manifest.*``.
+        ProtocolError: ``manifest.*``, and ``runtime.*`` of :mod:`wheeltapper_protocols.manifest.model_file`.
     """
     raw = _read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     digest = hashlib.sha256(raw).hexdigest()
@@ -305,7 +306,9 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         bearing = BearingFaultDetector(manifest.bearing, *signal_shape) if manifest.bearing is not None else None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         raise AgentError("bundle.invalid", f"the manifest describes what this agent cannot compute: {error}") from error
-    model = load_model(contents[manifest.model_file], manifest.runtime, profile, manifest.tensors)
+    content = contents[manifest.model_file]
+    check_model_file(manifest, content)
+    model = load_model(content, manifest.runtime, profile, manifest.tensors, manifest.output, manifest.signature)
     channels = {feature.channel for feature in manifest.features}
     reconstructs = manifest.raw is None and manifest.task == "anomaly" and manifest.anomaly is None
     propagates_nan = reconstructs and channels == set(range(len(shape.channels)))

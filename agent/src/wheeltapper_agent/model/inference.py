@@ -40,12 +40,12 @@ class LoadedModel(Protocol):
         …"""
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the first output for the only input, both as real values.
+        """Return the output that the manifest means for the only input, both as real values.
 
         A quantised tensor is converted. A window that holds a NaN gives NaN.
 
         Raises:
-            AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``.
+            AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``, ``runtime.output``.
         """
 
 
@@ -75,12 +75,19 @@ class TensorModel:
         inputs: in the order of the model file.
         outputs: in the order of the model file.
         fixed_batch: how many windows the model takes in one call; None: any number.
+        chosen: which of ``outputs`` is read; None: the only one, and of several none.
     """
 
     def __init__(
-        self, provider: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], fixed_batch: int | None
+        self,
+        provider: str,
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        fixed_batch: int | None,
+        chosen: int | None = None,
     ) -> None:
         self.provider = provider
+        self._chosen = 0 if chosen is None and len(outputs) == 1 else chosen
         self.inputs = inputs
         self.outputs = outputs
         self._fixed_batch = fixed_batch
@@ -118,10 +125,10 @@ class TensorModel:
                 raise stateful_error("the model gives different outputs for the same input")
 
     def run(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the first output for the only input, both as real values; the first axis of both is the window.
+        """Return the chosen output for the only input, both as real values; the first axis of both is the window.
 
         Raises:
-            AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``.
+            AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``, ``runtime.output``.
         """
         if len(self.inputs) != 1:
             names = ", ".join(tensor.name for tensor in self.inputs)
@@ -142,7 +149,13 @@ class TensorModel:
         return output
 
     def _run_batch(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the first output for ``values`` [window, …], in one call of the library."""
+        """Return the chosen output for ``values`` [window, …], in one call of the library."""
+        if self._chosen is None:
+            names = ", ".join(tensor.name for tensor in self.outputs)
+            raise AgentError(
+                "runtime.output",
+                f"the model has {len(self.outputs)} outputs ({names}); name one as output in the manifest",
+            )
         tensor = self.inputs[0]
-        output = self._invoke([encode(tensor, fitted(tensor, values))])[0]
-        return decode(self.outputs[0], output)
+        output = self._invoke([encode(tensor, fitted(tensor, values))])[self._chosen]
+        return decode(self.outputs[self._chosen], output)

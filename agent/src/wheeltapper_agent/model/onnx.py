@@ -1,7 +1,8 @@
 """ONNX models, run by ONNX Runtime.
 
 Invariants:
-    * The model is loaded from the bytes that were verified, never from a file.
+    * The model is loaded from the bytes that were verified, never from a file. A model with weights in other files is
+      refused: ONNX Runtime would look for them in the working folder.
     * Worker threads do not spin while they wait: an idle agent uses no processor time.
 """
 
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.inference import TensorModel, announce
 from wheeltapper_agent.model.tensors import Tensor, with_specs
+from wheeltapper_protocols.errors import WireError, brief
 from wheeltapper_protocols.manifest.manifest import TensorSpec
+from wheeltapper_protocols.manifest.model_file import chosen_graph
 
 __all__ = ["OnnxModel"]
 
@@ -37,9 +40,11 @@ class OnnxModel(TensorModel):
             the log says so. The CPU is always the last.
         threads: for the work within one operator.
         specs: scale and zero point of integer inputs and outputs, from the manifest.
+        output: name of the only output that is computed; None: all.
 
     Raises:
-        AgentError: ``runtime.load``, ``runtime.stateful``, ``runtime.tensors``.
+        AgentError: ``runtime.load``, ``runtime.external_data``, ``runtime.stateful``, ``runtime.tensors``,
+            ``runtime.output``.
     """
 
     def __init__(
@@ -48,10 +53,12 @@ class OnnxModel(TensorModel):
         providers: Sequence[str] = (_CPU,),
         threads: int = 1,
         specs: Sequence[TensorSpec] = (),
+        output: str | None = None,
     ) -> None:
+        _refuse_external_data(content)
         self._session = _session(content, providers, threads)
         inputs = with_specs([_tensor(entry) for entry in self._session.get_inputs()], specs)
-        outputs = with_specs([_tensor(entry) for entry in self._session.get_outputs()], specs)
+        outputs = with_specs([_tensor(entry) for entry in _wanted(self._session.get_outputs(), output)], specs)
         if not inputs or not outputs:
             raise AgentError("runtime.load", "the model has no input or no output")
         fixed_batch = inputs[0].shape[0] if inputs[0].shape else 1
@@ -60,7 +67,9 @@ class OnnxModel(TensorModel):
         self._output_names = [tensor.name for tensor in outputs]
         self._plain_rank = (
             len(inputs[0].shape)
-            if len(inputs) == 1 and fixed_batch is None and inputs[0].dtype == outputs[0].dtype == "float32"
+            if len(inputs) == len(outputs) == 1
+            and fixed_batch is None
+            and inputs[0].dtype == outputs[0].dtype == "float32"
             else -1
         )
         """Number of axes of the input in the common case, in which nothing needs converting or copying; otherwise -1.
@@ -72,11 +81,9 @@ class OnnxModel(TensorModel):
         if model_input.ndim != self._plain_rank:
             return super().run(model_input)
         try:
-            output: NDArray[np.float32] = self._session.run(
-                self._output_names[:1], {self._input_names[0]: model_input}
-            )[0]
+            output: NDArray[np.float32] = self._session.run(self._output_names, {self._input_names[0]: model_input})[0]
         except Exception as error:  # onnxruntime raises classes of its own that it does not export
-            raise AgentError("runtime.run", f"the model failed: {str(error)[:300]}") from error
+            raise AgentError("runtime.run", f"the model failed: {brief(error)}") from error
         return output
 
     def _probe(self) -> None:
@@ -97,8 +104,27 @@ class OnnxModel(TensorModel):
                 self._output_names, dict(zip(self._input_names, arrays, strict=True))
             )
         except Exception as error:  # onnxruntime raises classes of its own that it does not export
-            raise AgentError("runtime.run", f"the model failed: {str(error)[:300]}") from error
+            raise AgentError("runtime.run", f"the model failed: {brief(error)}") from error
         return found
+
+
+def _refuse_external_data(content: bytes) -> None:
+    """Raise an error where the runtime would read weights from other files, which nobody verified."""
+    try:
+        chosen_graph("onnx", content, None)
+    except WireError as error:
+        raise AgentError(error.code, error.message) from error
+
+
+def _wanted(entries: Sequence[Any], name: str | None) -> list[Any]:
+    """Return the outputs to compute: the one called ``name``, or all."""
+    if name is None:
+        return list(entries)
+    found = [entry for entry in entries if entry.name == name]
+    if len(found) != 1:
+        names = ", ".join(str(entry.name) for entry in entries)
+        raise AgentError("runtime.output", f"the manifest names the output {name!r}; the model has {names}")
+    return found
 
 
 def _tensor(entry: Any) -> Tensor:
@@ -127,11 +153,12 @@ def _session(content: bytes, providers: Sequence[str], threads: int) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # the form that was checked
     while True:
         try:
             return onnxruntime.InferenceSession(content, options, providers=[*usable, _CPU])
         except Exception as error:  # onnxruntime raises classes of its own that it does not export
             if not usable:
-                raise AgentError("runtime.load", f"the model cannot be loaded: {str(error)[:300]}") from error
-            announce(logging.WARNING, f"onnxruntime cannot use {usable[0]} here: {str(error)[:300]}")
+                raise AgentError("runtime.load", f"the model cannot be loaded: {brief(error)}") from error
+            announce(logging.WARNING, f"onnxruntime cannot use {usable[0]} here: {brief(error)}")
             del usable[0]

@@ -13,6 +13,7 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.inference import TensorModel, announce
 from wheeltapper_agent.model.onnx import OnnxModel
 from wheeltapper_agent.model.tflite import PACKAGES, TfliteModel
+from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.manifest.manifest import TensorSpec
 
 __all__ = ["EXTRAS", "load_model", "preload"]
@@ -27,7 +28,12 @@ _RUNTIMES_BY_FORMAT: Final = {"onnx": ("onnxruntime",), "tflite": tuple(PACKAGES
 
 
 def load_model(
-    content: bytes, runtime: str, profile: Profile | None = None, tensors: Sequence[TensorSpec] | None = None
+    content: bytes,
+    runtime: str,
+    profile: Profile | None = None,
+    tensors: Sequence[TensorSpec] | None = None,
+    output: str | None = None,
+    signature: str | None = None,
 ) -> TensorModel:
     """Load a model file into a runtime.
 
@@ -37,10 +43,12 @@ def load_model(
         profile: the board: its runtimes and providers in their order, and the number of threads; None: any runtime, one
             thread.
         tensors: scale and zero point of integer tensors where the file does not say them, from the manifest.
+        output: the output that is read; None: the only one.
+        signature: the signature of a TFLite model that is run; None: the only one.
 
     Raises:
         AgentError: ``runtime.unknown``, ``runtime.missing``, ``runtime.load``, ``runtime.stateful``,
-            ``runtime.tensors``.
+            ``runtime.tensors``, ``runtime.output``, ``runtime.signature``, ``runtime.external_data``.
     """
     board = profile or Profile(name="any")
     usable = _RUNTIMES_BY_FORMAT.get(runtime)
@@ -55,8 +63,9 @@ def load_model(
         raise AgentError("runtime.missing", text)
     for name in order:
         if _usable(name):
-            model = _load_with(name, content, board, tensors or ())
-            _check_names(model, tensors or ())
+            model = _load_with(name, content, board, tensors or (), output, signature)
+            if output is None:  # otherwise the other outputs, which the manifest may describe too, are not here
+                _check_names(model, tensors or ())
             return model
     text = f"no runtime for {runtime} models is installed; install wheeltapper-agent[{EXTRAS[order[0]]}]"
     raise AgentError("runtime.missing", text)
@@ -77,16 +86,23 @@ def _usable(name: str) -> bool:
     try:
         importlib.import_module(_MODULES[name])
     except (ImportError, AttributeError) as error:  # AttributeError: built for another numpy
-        announce(logging.INFO, f"the runtime {name} cannot be used: {str(error)[:200]}")
+        announce(logging.INFO, f"the runtime {name} cannot be used: {brief(error)}")
         return False
     return True
 
 
-def _load_with(name: str, content: bytes, board: Profile, tensors: Sequence[TensorSpec]) -> TensorModel:
+def _load_with(
+    name: str,
+    content: bytes,
+    board: Profile,
+    tensors: Sequence[TensorSpec],
+    output: str | None,
+    signature: str | None,
+) -> TensorModel:
     """Load ``content`` with the runtime ``name``."""
     if name == "onnxruntime":
-        return OnnxModel(content, board.providers, board.threads, tensors)
-    return TfliteModel(content, name, board.providers, board.threads, tensors)
+        return OnnxModel(content, board.providers, board.threads, tensors, output)
+    return TfliteModel(content, name, board.providers, board.threads, tensors, output, signature)
 
 
 def _check_names(model: TensorModel, tensors: Sequence[TensorSpec]) -> None:

@@ -36,7 +36,7 @@ from wheeltapper_agent.ground.python_path import child_environment
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.runtimes import preload
 from wheeltapper_agent.model.self_test import process_memory_mb, self_test
-from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.errors import ProtocolError, brief
 
 __all__ = ["main", "measure_in_child", "try_candidate"]
 
@@ -195,7 +195,7 @@ def _read_answer(answer: bytes, stderr: bytes, status: int, memory_cap_mb: int) 
     tail = stderr.decode(errors="replace").strip()[-300:]
     try:
         body = json.loads(answer)
-        metrics, code, message = body.get("metrics"), body.get("code"), str(body.get("message"))[:1000]
+        metrics, code, message = body.get("metrics"), body.get("code"), brief(body.get("message"), 1000)
     except (ValueError, AttributeError, RecursionError):
         metrics, code, message = None, None, ""
     if isinstance(code, str) and _CODE.fullmatch(code) and len(code) <= 80:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, Evaluation
-from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.errors import ProtocolError, brief
 
 __all__ = ["process_memory_mb", "self_test"]
 
@@ -40,7 +40,7 @@ def _read_golden(content: bytes) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: np.asarray(archive[name]) for name in names}
     except Exception as error:  # numpy and zipfile raise many kinds on foreign bytes
-        raise AgentError("self_test.golden", f"the golden vectors cannot be read: {str(error)[:200]}") from error
+        raise AgentError("self_test.golden", f"the golden vectors cannot be read: {brief(error)}") from error
     if arrays["samples"].ndim != 3 or not len(arrays["samples"]):
         raise AgentError("self_test.golden", "the golden vectors hold no windows")
     return arrays

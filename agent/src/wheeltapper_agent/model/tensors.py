@@ -28,6 +28,7 @@ __all__ = ["Tensor", "decode", "encode", "fitted", "holds_nan", "with_specs"]
 
 _QUANTISED: Final = ("int8", "uint8", "int16", "uint16")
 _FLOATS: Final = ("float32", "float16", "float64")
+_FLOAT16_MAX: Final = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +110,16 @@ def fitted(tensor: Tensor, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def encode(tensor: Tensor, values: NDArray[np.float32]) -> NDArray[Any]:
-    """Return real values as the elements that ``tensor`` takes.
+    """Return real values as the elements that ``tensor`` takes; what is beyond their range saturates.
 
-    NaN becomes the zero point. Float32 for a float32 tensor is not copied.
+    Whole numbers are rounded. NaN becomes the zero point. Float32 for a float32 tensor is not copied.
 
     Raises:
         AgentError: ``runtime.tensors``: the tensor is quantised and its scale is not known.
     """
     if tensor.is_float:
+        if tensor.dtype == "float16":
+            values = np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX)
         return np.asarray(values, dtype=tensor.dtype)
     if tensor.dtype in _QUANTISED:
         _require_scale(tensor)
@@ -125,7 +128,7 @@ def encode(tensor: Tensor, values: NDArray[np.float32]) -> NDArray[Any]:
         shifted = np.nan_to_num(scaled + tensor.zero_point, nan=tensor.zero_point)
         quantised: NDArray[Any] = np.clip(shifted, limits.min, limits.max).astype(tensor.dtype)
         return quantised
-    whole = np.nan_to_num(np.asarray(values, dtype=np.float64))
+    whole = np.rint(np.nan_to_num(np.asarray(values, dtype=np.float64)))
     if tensor.dtype == "bool":
         return whole.astype(np.bool_)
     bounds = np.iinfo(tensor.dtype)

@@ -9,6 +9,7 @@ Invariants:
     * Operators that take a whole sequence in one call are allowed; their state is set to zero before each call.
     * Any other state is found when the model is loaded, by running the same input twice.
     * An interpreter is used by one thread at a time.
+    * The signature and the output that the manifest names are used, wherever they are in the file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from numpy.typing import NDArray
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.inference import TensorModel, announce, stateful_error
 from wheeltapper_agent.model.tensors import Tensor, with_specs
+from wheeltapper_protocols.errors import WireError, brief
 from wheeltapper_protocols.manifest.manifest import TensorSpec
+from wheeltapper_protocols.manifest.model_file import chosen_graph, chosen_output
+from wheeltapper_protocols.manifest.model_tensor import ModelGraph, ModelTensor
 
 __all__ = ["PACKAGES", "TfliteModel"]
 
@@ -58,9 +62,12 @@ class TfliteModel(TensorModel):
             the built-in kernels come last. Other entries are ignored.
         threads: for the work within one operator.
         specs: scale and zero point of inputs and outputs whose file does not say them, from the manifest.
+        output: the output that is read, by the tensor's name or the signature's; None: the only one.
+        signature: the signature that is run; None: the only one.
 
     Raises:
-        AgentError: ``runtime.load``, ``runtime.stateful``, ``runtime.tensors``.
+        AgentError: ``runtime.load``, ``runtime.stateful``, ``runtime.tensors``, ``runtime.output``,
+            ``runtime.signature``, ``runtime.external_data``.
         ImportError: the package is not installed, or was built for another numpy.
     """
 
@@ -71,9 +78,12 @@ class TfliteModel(TensorModel):
         providers: Sequence[str] = (),
         threads: int = 1,
         specs: Sequence[TensorSpec] = (),
+        output: str | None = None,
+        signature: str | None = None,
     ) -> None:
         if content[4:8] != _IDENTIFIER:
             raise AgentError("runtime.load", "the model is not a TFLite file")
+        graph, chosen = _graph(content, output, signature)
         library = importlib.import_module(f"{PACKAGES[package]}.interpreter")
         self._lock = threading.Lock()
         self._content = content  # keeps the bytes alive: the interpreter reads the weights from them
@@ -81,18 +91,29 @@ class TfliteModel(TensorModel):
         operators = self._operators()
         self._resets = bool(operators.keys() & _SEQUENCE_OPS)
         self._refuse_stateful_operators(operators)
-        input_entries, output_entries = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        inputs = with_specs([_tensor(entry) for entry in input_entries], specs)
-        outputs = with_specs([_tensor(entry) for entry in output_entries], specs)
-        if not inputs or not outputs:
+        if not graph.inputs or not graph.outputs:
             raise AgentError("runtime.load", "the model has no input or no output")
-        self._input_indices = [int(entry["index"]) for entry in input_entries]
-        self._output_indices = [int(entry["index"]) for entry in output_entries]
-        self._shapes = [tuple(int(length) for length in entry["shape"]) for entry in input_entries]
+        inputs = with_specs([self._tensor(graph, tensor) for tensor in graph.inputs], specs)
+        outputs = with_specs([self._tensor(graph, tensor) for tensor in graph.outputs], specs)
+        self._input_indices = [tensor.index for tensor in graph.inputs]
+        self._output_indices = [tensor.index for tensor in graph.outputs]
+        self._names = [tensor.alias for tensor in graph.inputs], [tensor.alias for tensor in graph.outputs]
+        self._signature = self._interpreter.get_signature_runner(graph.signature) if graph.subgraph else None
+        self._shapes = [tuple(1 if length is None else length for length in tensor.shape) for tensor in inputs]
         if not delegate:
             delegate = "XNNPACK" if "DELEGATE" in operators else "CPU"
-        super().__init__(f"{package}/{delegate}", inputs, outputs, self._shapes[0][0] if self._shapes[0] else 1)
+        batch = self._shapes[0][0] if self._shapes[0] else 1
+        super().__init__(f"{package}/{delegate}", inputs, outputs, batch, chosen)
         self._refuse_stateful(self._shapes)
+
+    def _tensor(self, graph: ModelGraph, described: ModelTensor) -> Tensor:
+        """Return an input or output: as the interpreter describes it, or the file if it is in another subgraph."""
+        if not graph.subgraph:
+            entries = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
+            for entry in entries:
+                if int(entry["index"]) == described.index:
+                    return _tensor(entry)
+        return Tensor(described.name, described.shape, described.dtype, described.scale, described.zero_point)
 
     def _operators(self) -> dict[str, list[tuple[int, ...]]]:
         """Return, for each operator by its name, the shape of the first input of each of its uses."""
@@ -117,6 +138,9 @@ class TfliteModel(TensorModel):
         """See :meth:`TensorModel._invoke`; inputs of another shape than before resize the interpreter's tensors."""
         with self._lock:
             try:
+                if self._signature is not None:
+                    found = self._signature(**dict(zip(self._names[0], arrays, strict=True)))
+                    return [found[name] for name in self._names[1]]
                 shapes = [array.shape for array in arrays]
                 if shapes != self._shapes:
                     self._resize(shapes)
@@ -127,7 +151,7 @@ class TfliteModel(TensorModel):
                 self._interpreter.invoke()
                 return [self._interpreter.get_tensor(index) for index in self._output_indices]
             except (RuntimeError, ValueError) as error:
-                raise AgentError("runtime.run", f"the model failed: {str(error)[:300]}") from error
+                raise AgentError("runtime.run", f"the model failed: {brief(error)}") from error
 
     def _resize(self, shapes: list[tuple[int, ...]]) -> None:
         """Allocate the interpreter's tensors for inputs of these shapes."""
@@ -135,6 +159,16 @@ class TfliteModel(TensorModel):
             self._interpreter.resize_tensor_input(index, shape, strict=True)
         self._interpreter.allocate_tensors()
         self._shapes = shapes
+
+
+def _graph(content: bytes, output: str | None, signature: str | None) -> tuple[ModelGraph, int | None]:
+    """Return the signature that is run, and which of its outputs is read; None: it has several and none is named."""
+    try:
+        graph = chosen_graph("tflite", content, signature)
+        several = output is None and len(graph.outputs) != 1
+        return graph, None if several else chosen_output(graph.outputs, output)
+    except WireError as error:
+        raise AgentError(error.code, error.message) from error
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
@@ -167,12 +201,12 @@ def _interpreter(library: Any, content: bytes, package: str, providers: Sequence
             )
             interpreter.allocate_tensors()
         except (OSError, RuntimeError, ValueError) as error:
-            announce(logging.WARNING, f"{package} cannot use {name} here: {str(error)[:300]}")
+            announce(logging.WARNING, f"{package} cannot use {name} here: {brief(error)}")
         else:
             return interpreter, name.rpartition("/")[2]
     try:
         interpreter = library.Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise AgentError("runtime.load", f"the model cannot be loaded: {str(error)[:300]}") from error
+        raise AgentError("runtime.load", f"the model cannot be loaded: {brief(error)}") from error
     return interpreter, ""

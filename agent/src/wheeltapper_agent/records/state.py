@@ -10,6 +10,7 @@ import msgspec
 
 from wheeltapper_agent.records.port import NO_EPOCH
 from wheeltapper_agent.records.rows import Item
+from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.messages import Alert, LossReport, TelemetryRecord
 
 __all__ = ["State", "loss_report"]
@@ -76,5 +77,5 @@ def loss_report(lost: State, detail: str) -> LossReport:
         lost_epoch=None if lost.epoch == NO_EPOCH else lost.epoch,
         first=lost.acked + 1 if lost.seq > lost.acked else 0,
         last=lost.seq,
-        detail=detail[:500],
+        detail=brief(detail),
     )

@@ -27,6 +27,7 @@ from wheeltapper_agent.update.running import Running
 from wheeltapper_agent.update.slots import Slots
 from wheeltapper_agent.update.trials import Trials
 from wheeltapper_agent.update.waiting import ConditionWait
+from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.messages import ExecutionReport, ExecutionState, ShadowReport
 
 __all__ = ["Effects"]
@@ -118,4 +119,6 @@ class Effects:
         """Report which condition ``execution`` waits for."""
         _LOG.info("execution %s: waits: %s [%s]", execution.id, unmet.detail, unmet.code)
         state = ExecutionState(execution.state)
-        self.report(ExecutionReport(execution=execution.id, state=state, code=unmet.code, detail=unmet.detail[:1000]))
+        self.report(
+            ExecutionReport(execution=execution.id, state=state, code=unmet.code, detail=brief(unmet.detail, 1000))
+        )

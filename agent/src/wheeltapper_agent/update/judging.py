@@ -27,6 +27,7 @@ from wheeltapper_agent.update.trust import (
     effective_now,
     is_known,
 )
+from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.messages import AssignmentRefused
 
 __all__ = ["AssignmentJudge"]
@@ -99,7 +100,7 @@ class AssignmentJudge:
             self._refused.clear()
         self._refused.add(refusal)
         _LOG.warning("assignment refused: %s [%s]", message, code)
-        self._reports.add(AssignmentRefused(code=code, detail=message[:2000], execution=execution))
+        self._reports.add(AssignmentRefused(code=code, detail=brief(message, 2000), execution=execution))
 
     def _raise_if_stopping(self, _seconds: float) -> None:
         if self._stopping.is_set():

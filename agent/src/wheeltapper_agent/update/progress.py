@@ -31,6 +31,7 @@ from wheeltapper_agent.update.floors import Floors, FloorStore
 from wheeltapper_agent.update.journal import Execution, Journal, JournalEntry
 from wheeltapper_agent.update.reports import ReportQueue
 from wheeltapper_agent.update.trust import Accepted, TrustState, effective_now
+from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.messages import ExecutionReport, ExecutionState
 
 __all__ = ["ExecutionProgress"]
@@ -175,7 +176,7 @@ class ExecutionProgress:
             AgentError: ``storage.*``: the disk refused the journal, and the state must not be begun without it.
                 Nothing changed.
         """
-        changes: dict[str, object] = {"code": result.code[:80], "detail": result.detail[:1000]}
+        changes: dict[str, object] = {"code": result.code[:80], "detail": brief(result.detail, 1000)}
         if self._entry.execution is not None and self._entry.execution.state != state.value:
             changes |= {"state": state.value, "resumes": 0}
         try:
@@ -198,7 +199,7 @@ class ExecutionProgress:
                 execution=execution.id,
                 state=state,
                 code=result.code[:80],
-                detail=result.detail[:1000],
+                detail=brief(result.detail, 1000),
                 metrics=result.metrics,
             )
         )

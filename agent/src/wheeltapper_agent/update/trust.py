@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.errors import WireError, brief
 from wheeltapper_protocols.wire.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, decode_assignment
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def read_envelope(raw: bytes) -> Envelope:
     try:
         return Envelope.from_dict(msgspec.to_builtins(_ENVELOPE.decode(raw)))
     except Exception as error:  # foreign bytes through foreign decoders: any failure is a refusal
-        raise RefusedError("assignment.malformed", f"not a DSSE envelope: {str(error)[:200]}") from error
+        raise RefusedError("assignment.malformed", f"not a DSSE envelope: {brief(error)}") from error
 
 
 def is_known(raw: bytes, trust_state: TrustState) -> bool:
@@ -171,13 +171,13 @@ def check_assignment(
     try:
         verify(envelope.pae(), envelope.signatures)
     except ValueError as error:
-        raise RefusedError("assignment.signature", f"not signed by the director: {str(error)[:200]}") from error
+        raise RefusedError("assignment.signature", f"not signed by the director: {brief(error)}") from error
     if envelope.payload_type != PAYLOAD_TYPE:
         raise RefusedError("assignment.malformed", f"the payload is {envelope.payload_type[:80]!r}, not an assignment")
     try:
         assignment = decode_assignment(envelope.payload)
     except WireError as error:
-        raise RefusedError("assignment.malformed", error.message[:400]) from error
+        raise RefusedError("assignment.malformed", brief(error.message)) from error
     found = _judge(assignment, hashlib.sha256(envelope.payload).hexdigest(), trust_state, clock_seconds)
     if not isinstance(found, Accepted):
         return found

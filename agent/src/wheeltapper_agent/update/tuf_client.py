@@ -35,6 +35,7 @@ from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_file, fsync_folder
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 from wheeltapper_agent.update.floors import Floors, FloorStore
+from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.assignment import PipelineTarget
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _translated(error: Exception) -> AgentError:
     if isinstance(error, OSError):
         return storage_error(error, "the repository's metadata cannot be kept")
     code = next((code for kind, code in codes if isinstance(error, kind)), "trust.metadata")
-    return AgentError(code, f"the repository's metadata: {str(error)[:300] or type(error).__name__}")
+    return AgentError(code, f"the repository's metadata: {brief(error) or type(error).__name__}")
 
 
 @dataclass(frozen=True)

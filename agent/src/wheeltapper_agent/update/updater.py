@@ -41,7 +41,7 @@ from wheeltapper_agent.update.progress import ExecutionProgress
 from wheeltapper_agent.update.reports import ReportQueue
 from wheeltapper_agent.update.resume import ResumePlan, resume, resume_uncounted
 from wheeltapper_agent.update.trust import Accepted, is_known
-from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.errors import ProtocolError, brief
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["Updater"]
@@ -361,5 +361,5 @@ def _failure(error: Exception, effect: Effect, state: ExecutionState) -> EffectR
         events = (Event.GIVE_UP, Event.BROKE, Event.REFUSED)
     for event in events:
         if (state, event) in TABLE:
-            return EffectResult(event, code, str(error)[:1000])
+            return EffectResult(event, code, brief(error, 1000))
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.runnable import check_runnable
 from wheeltapper_protocols.manifest.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
@@ -28,17 +29,22 @@ def prepare_release(bundle_dir: Path, number: int, rollback_floor: int | None = 
         rollback_floor: devices that commit the release never run one below this number again; at most ``number``.
 
     Raises:
-        FleetError: ``release.bundle``, ``release.floor``.
-        WireError: ``manifest.*``, ``id.invalid``.
+        FleetError: ``release.bundle``, ``release.floor``, ``bundle.invalid``.
+        WireError: ``manifest.*``, ``id.invalid``, ``runtime.*``: no device could run it.
     """
     try:
         with (bundle_dir / MANIFEST_FILE).open("rb") as file:
             manifest = decode_manifest(file.read(MAX_MANIFEST_BYTES + 1))
+        model = b""
         for named in manifest.files:
-            check_file(named, (bundle_dir / named.name).read_bytes())
+            content = (bundle_dir / named.name).read_bytes()
+            check_file(named, content)
+            if named.name == manifest.model_file:
+                model = content
     except OSError as error:
         message = f"{bundle_dir} is not a whole bundle ({error.strerror}: {error.filename}); train it again"
         raise FleetError("release.bundle", message) from error
+    check_runnable(manifest, model)
     manifest_path(manifest.model, number)
     if rollback_floor is not None and not 1 <= rollback_floor <= number:
         raise FleetError("release.floor", f"the rollback floor must be 1 to {number}, the release itself")

@@ -6,7 +6,7 @@ Invariants:
     * Before a release is in the metadata, its manifest and every file that it names are in the blob store.
     * A release's number is one more than the last one's. It is part of its path and of its manifest.
     * The content of a release never changes.
-    * A release whose gates did not all pass, or that has no gates, is refused.
+    * A release whose gates did not all pass, or that has no gates, is refused; so is one that no device could run.
     * A release that no device could verify within the coming week, because the metadata of root or targets end, is
       refused.
 
@@ -28,6 +28,7 @@ from tuf.api.metadata import TargetFile
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.registry.runnable import check_runnable
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.trust.repository import Repository, verified_target
 from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
@@ -86,8 +87,8 @@ class Releases:
             by: who publishes, for the record.
 
         Raises:
-            FleetError: ``release.*``, ``tuf.*``, ``blob.*``, ``trust.expired``.
-            WireError: ``manifest.*``.
+            FleetError: ``release.*``, ``tuf.*``, ``blob.*``, ``trust.expired``, ``bundle.invalid``.
+            WireError: ``manifest.*``, ``runtime.*``: no device could run it.
         """
         published = self._repository.releases(model)
         decoded = decode_manifest(manifest)
@@ -195,6 +196,7 @@ class Releases:
                 raise FleetError(
                     "release.blob_missing", f"the blob of {file.name} is not in the store; upload it first"
                 )
+        check_runnable(manifest, self._blobs.path(manifest.file(manifest.model_file).sha256).read_bytes())
 
     def _record(self, model: str, number: int, target: TargetFile, manifest: bytes, by: str) -> bool:
         values: dict[str, Any] = {

@@ -27,6 +27,7 @@ from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, check_file, decode_manifest
+from wheeltapper_protocols.manifest.model_file import check_model_file
 from wheeltapper_protocols.signal.features import FeatureSet
 from wheeltapper_protocols.signal.recording import Recording
 
@@ -70,13 +71,18 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check its files against the manifest.
 
     Raises:
-        WireError: the manifest is malformed, or a file's hash or length differs from it.
+        WireError: the manifest is malformed, a file's hash or length differs from it, or no device could run the model.
         OSError: a file cannot be read.
     """
     manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes())
+    model = b""
     for file in manifest.files:
-        check_file(file, (folder / file.name).read_bytes())
-    return Bundle(manifest, (folder / MODEL_FILE).read_bytes())
+        content = (folder / file.name).read_bytes()
+        check_file(file, content)
+        if file.name == MODEL_FILE:
+            model = content  # the very bytes that were checked
+    check_model_file(manifest, model)
+    return Bundle(manifest, model)
 
 
 def compute_features(features: FeatureSet, recording: Recording, stop: int | None = None) -> npt.NDArray[np.float32]:

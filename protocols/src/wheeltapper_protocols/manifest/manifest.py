@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -98,6 +98,9 @@ class RawInput(Struct, frozen=True, kw_only=True):
             raise ValueError("channels, center and scale of the section raw must have the same length")
         if not all(math.isfinite(value) for value in (*self.center, *self.scale)) or min(self.scale) <= 0:
             raise ValueError("center and scale of the section raw must be finite, and scale above 0")
+
+
+TensorName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class TensorSpec(Struct, frozen=True, kw_only=True):
@@ -217,6 +220,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     anomaly: Anomaly | None = None
     classification: Classification | None = None
     remaining_life: RemainingLife | None = None
+    output: TensorName | None = None
+    """The model's output that is read, where it has several. In TFLite the tensor's name or the signature's for it."""
+    signature: TensorName | None = None
+    """The signature of a TFLite model that is run, where it has several."""
     tensors: Annotated[list[TensorSpec], Meta(max_length=64)] | None = None
     bands: Annotated[list[UsualBand], Meta(min_length=1, max_length=128)] | None = None
     """Usual levels of bands of raw samples, for the reasons of an alert."""
@@ -250,6 +257,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
         self._check_channels()
 
     def _check_task(self) -> None:
+        if self.signature is not None and self.runtime != "tflite":
+            raise ValueError("only TFLite models have signatures: leave out signature")
         if not self.features and self.raw is None:
             raise ValueError("the manifest needs features or the section raw")
         if self.raw is None and self.scoring is None:
@@ -315,6 +324,8 @@ _OMITTED: Final = (
     "anomaly",
     "classification",
     "remaining_life",
+    "output",
+    "signature",
     "tensors",
     "bands",
     "iso20816",
