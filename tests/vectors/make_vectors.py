@@ -68,6 +68,17 @@ VALID: dict[str, tuple[str, m.Message]] = {
         "up/status",
         m.Status(online=True, at=1.7e9, epoch=EPOCH, seq=9, acked=7, agent_version="0.1.0", counter=2),
     ),
+    "status_troubled": (
+        "up/status",
+        m.Status(
+            online=True,
+            at=1.7e9,
+            instance="00112233aabbccdd",
+            disconnects={"mqtt.taken_over": 3, "mqtt.lost": 1},
+            pipelines={"main": m.PipelineStatus(source="source.failed", detail="OSError: [Errno 5]", faults=12)},
+        ),
+    ),
+    "status_will_instance": ("up/status", m.Status(online=False, instance="00112233aabbccdd")),
     "status_will": ("up/status", m.Status(online=False)),
     "status_pipelines": (
         "up/status",

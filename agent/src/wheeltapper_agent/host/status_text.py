@@ -53,6 +53,9 @@ def _pipeline_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     source = found.get("source", "?")
     head = f"pipeline {name}: {release}{runtime}; source {source if source == 'running' else source.upper()}"
     lines = [head]
+    if trouble := found.get("trouble"):
+        again = f"; tried again in {trouble['next_try_seconds']:.0f} s" if trouble["next_try_seconds"] else ""
+        lines.append(f"  TROUBLE  {trouble['message']} [{trouble['code']}], {trouble['times']} times{again}")
     last = found.get("last")
     if last:
         said = [f"score {last['score']:.3g}", str(last["severity"])]
@@ -61,7 +64,8 @@ def _pipeline_lines(name: str, found: Mapping[str, Any]) -> list[str]:
         said += [f"ISO 20816 zone {last['zone']}"] if last.get("zone") else []
         lines.append(f"  last: {', '.join(said)}{', ALERT' if last.get('alert') else ''}")
     dropped = f", {found['dropped_windows']} DROPPED" if found.get("dropped_windows") else ""
-    lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}")
+    faults = f", {found['failures']} faults" if found.get("failures") else ""
+    lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}{faults}")
     counted = ("windows", "values", "dropped")
     quality = [f"{key} {value}" for key, value in (found.get("quality") or {}).items() if key not in counted and value]
     if quality:

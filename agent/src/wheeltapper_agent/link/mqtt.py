@@ -5,10 +5,7 @@ Invariants:
       session.
     * The will says that the device is offline.
     * A lost or refused connection is tried again for ever. The wait grows up to a maximum, with jitter, and is reset
-      only by a connection that stood for a while. It grows longest where the broker refuses the device, which is
-      revoked or unknown until somebody does something about it.
-    * What goes wrong again and again is logged once, then with a count. That a broker speaks MQTT 3.1.1 only is no
-      fault.
+      only by a connection that stood for a while.
     * An exception in ``on_connected`` ends the connection: a device that seems connected also receives.
     * A packet larger than the protocol allows is never held in memory.
 
@@ -22,6 +19,7 @@ import random
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +29,6 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from wheeltapper_agent.ground.bounded_mqtt import BoundedClient
-from wheeltapper_agent.ground.clock import Clock
-from wheeltapper_agent.ground.repeated import RepeatedFaults
-from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_protocols.wire.codec import MAX_PAYLOAD_BYTES, encode
 from wheeltapper_protocols.wire.messages import Status
 from wheeltapper_protocols.wire.topics import Down, Up, down_filter, down_topic, up_topic
@@ -50,10 +45,6 @@ _STOOD_SECONDS: Final = 30.0
 them is tried with growing waits."""
 _THREAD_CHECK_SECONDS: Final = 5.0
 """How often it is checked that the thread of a connection still runs."""
-_REFUSED_MAX_SECONDS: Final = 600.0
-"""Longest wait between two attempts while the broker refuses the device."""
-_UNSUPPORTED_VERSION: Final = 132
-"""Reason code "Unsupported Protocol Version" (OASIS MQTT 5.0, 3.2.2.2); paho gives it for code 1 of MQTT 3.1.1 too."""
 _VERSIONS: Final = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
 
 
@@ -84,8 +75,8 @@ class Link:
         address: the broker and the device's identity.
         on_connected: called when the connection stands and the subscription is made.
         on_message: called with the kind and the payload of each message for this device.
-        reconnect_max_seconds: longest wait between two attempts, unless the broker refuses the device.
-        clock: measures how long a fault lasts.
+        reconnect_max_seconds: longest wait between two attempts.
+        instance: of the agent, for the will.
     """
 
     def __init__(
@@ -94,7 +85,7 @@ class Link:
         on_connected: Callable[[], None],
         on_message: Callable[[Down, bytes], None],
         reconnect_max_seconds: float = 10.0,
-        clock: Clock | None = None,
+        instance: str | None = None,
     ) -> None:
         self._address = address
         self._on_connected = on_connected
@@ -108,9 +99,9 @@ class Link:
         self._reader: threading.Thread | None = None
         """The thread of the connection, known from its first callback on."""
         self._version = 0
-        self._faults = RepeatedFaults(_LOG, clock or SystemClock())
-        self._refusal: int | None = None
-        """Reason code with which the broker refused the attempt under way."""
+        self._instance = instance
+        self.disconnects: Counter[str] = Counter()
+        """How often a connection ended that stood, or was refused, since the start, by stable code."""
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     @property
@@ -179,7 +170,8 @@ class Link:
             reconnect_on_failure=False,
         )
         client.tls_set_context(tls_context(self._address.ca, self._address.certificate, self._address.key))
-        client.will_set(up_topic(self._address.device, Up.STATUS), encode(Status(online=False)), qos=1, retain=True)
+        will = encode(Status(online=False, instance=self._instance))
+        client.will_set(up_topic(self._address.device, Up.STATUS), will, qos=1, retain=True)
         client.max_inflight_messages_set(100)
         client.connect_timeout = 10.0
         client.on_connect = self._connected
@@ -190,12 +182,7 @@ class Link:
 
     def _connected(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self._refusal = reason.value
-            if reason.value == _UNSUPPORTED_VERSION and client.protocol == MQTTProtocolVersion.MQTTv5:
-                _LOG.debug("mqtt: the broker does not speak MQTT 5; MQTT 3.1.1 is tried")
-            else:
-                what = f"mqtt.refused: the broker refuses this device ({reason}): ask the fleet whether it is revoked"
-                self._faults.happened(what, kind="mqtt.refused")
+            _LOG.warning("mqtt.refused: the broker refused the connection: %s", reason)
             self._ended.set()
             return
         client.subscribe(down_filter(self._address.device), qos=0)
@@ -204,13 +191,11 @@ class Link:
         if client is not self._client or self._stopping.is_set():
             return
         if any(reason.is_failure for reason in reasons):
-            what = f"mqtt.subscription: the broker refused the device's own topics: {reasons}"
-            self._faults.happened(what, kind="mqtt.subscription", level=logging.ERROR)
+            _LOG.error("mqtt.subscription: the broker refused the device's own topics: %s", reasons)
             self._ended.set()
             return
         self._reader = threading.current_thread()
         self._up.set()
-        self._faults.ended()
         _LOG.info("mqtt: connected to %s:%d, MQTT %s", self._address.host, self._address.port, self.protocol)
         try:
             self._on_connected()
@@ -235,14 +220,12 @@ class Link:
         """Connect, and stay until the connection ends; returns whether it stood for a while."""
         client = self._client = self._make_client()
         self._ended.clear()
-        self._refusal = None
         if self._stopping.is_set():
             return False
         try:
             client.connect_bounded(self._address.host, self._address.port, _KEEPALIVE_SECONDS)
         except (OSError, ValueError) as error:
-            where = f"{self._address.host}:{self._address.port}"
-            self._faults.happened(f"mqtt: no connection to {where}: {error}", "mqtt.unreachable", logging.INFO)
+            _LOG.info("mqtt: no connection to %s:%d: %s", self._address.host, self._address.port, error)
             return False
         client.loop_start()
         try:
@@ -250,7 +233,8 @@ class Link:
             while not self._up.is_set() and not self._ended.is_set() and waited < _CONNECT_SECONDS:
                 waited += 0.0 if self._up.wait(0.05) else 0.05
             if not self._up.is_set():
-                self._not_up()
+                # No answer to CONNECT that paho understands: perhaps the broker does not speak this version.
+                self._version = (self._version + 1) % len(_VERSIONS)
                 return False
             up_at = time.monotonic()
             while not self._ended.wait(_THREAD_CHECK_SECONDS):
@@ -268,15 +252,6 @@ class Link:
             client.disconnect()
             client.loop_stop()
 
-    def _not_up(self) -> None:
-        """The attempt failed after the TLS handshake: decide which version the next one uses."""
-        if self._refusal not in (None, _UNSUPPORTED_VERSION):
-            return
-        if self._refusal is None and not self._stopping.is_set():
-            self._faults.happened("mqtt: the broker ended the connection without an answer", level=logging.INFO)
-        # No answer that paho understands may also mean that the broker does not speak this version.
-        self._version = (self._version + 1) % len(_VERSIONS)
-
     def _run(self) -> None:
         """The thread: one connection after the other, with waits in between."""
         failures = 0
@@ -288,10 +263,6 @@ class Link:
                 _LOG.exception("mqtt: the attempt to connect failed")
                 stood = False
             failures = 0 if stood else failures + 1
-            if self._version > version and (failures == 1 or self._refusal == _UNSUPPORTED_VERSION):
-                delay = 0.05
-            else:
-                refused = self._refusal not in (None, _UNSUPPORTED_VERSION)
-                longest = _REFUSED_MAX_SECONDS if refused else self._reconnect_max_seconds
-                delay = min(longest, 0.25 * 2 ** min(failures, 12))
+            fell_back = self._version != version and failures == 1
+            delay = 0.05 if fell_back else min(self._reconnect_max_seconds, 0.25 * 2 ** min(failures, 10))
             self._stopping.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret

@@ -170,12 +170,24 @@ class Ledger:
             if not block:
                 self._append_pending()
                 return None
-            kept = self._append([self._items(self._index + row, judged) for row, judged in enumerate(block)])
+            items: list[tuple[Item, ...]] = []
+            rows: list[JudgedWindow] = []
+            for judged in block:
+                try:
+                    items.append(self._items(self._index + len(items), judged))
+                except Exception:  # noqa: BLE001  # a window of which no record can be made takes no other with it
+                    self.dropped += 1
+                    if "records" not in self._broken:
+                        self._broken.add("records")
+                        _LOG.exception("pipeline %s: a window cannot be written down, and is dropped", self._pipeline)
+                else:
+                    rows.append(judged)
+            kept = self._append(items)
             self._index += kept
-            if kept == len(block):
+            if kept == len(rows):
                 return None
-            self.dropped += len(block) - kept
-            return block[kept].state_before
+            self.dropped += len(rows) - kept
+            return rows[kept].state_before
 
     def _items(self, index: int, judged: JudgedWindow) -> tuple[Item, ...]:
         """Return the records of a window: its own, an alert, those of the live observers and of the ledger's."""

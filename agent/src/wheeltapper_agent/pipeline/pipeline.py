@@ -9,6 +9,9 @@ Invariants:
       wait while the source is behind.
     * A model is swapped between two windows: no window is lost and none is scored twice.
     * A failing model does not end the stream: the window is recorded without a score.
+    * Nothing that happens here ends the thread but the end of the source and :meth:`Pipeline.stop`. A source that fails
+      is tried again (:mod:`wheeltapper_agent.source.deferred`); what cannot be processed is counted as dropped.
+    * What the source gets wrong, such as a window of another form than it says, does not count against the model.
     * A window with a missing sample (NaN) is recorded without a score. It does not count against the health of the
       model, and the decision stays as it was.
 
@@ -20,8 +23,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -34,8 +37,11 @@ from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, Evaluation, check_input
 from wheeltapper_agent.pipeline.ledger import JudgedWindow, Ledger, call_observers
 from wheeltapper_agent.pipeline.observation import Observation, Observer
+from wheeltapper_agent.pipeline.stream_faults import StreamFaults
+from wheeltapper_agent.pipeline.window_captures import WindowCapture, WindowCaptures
 from wheeltapper_agent.records.port import Records
-from wheeltapper_agent.source.base import Source, SourceSpec, Window, pending_windows, source_room
+from wheeltapper_agent.source.base import Source, SourceSpec, Window
+from wheeltapper_agent.source.deferred import SourceTrouble, standing_for
 from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, Verdict, initial_state
 from wheeltapper_protocols.signal.quality import is_complete
 from wheeltapper_protocols.wire.messages import PipelineStatus
@@ -58,20 +64,6 @@ class Health:
     windows: int = 0
     error: str = ""
     calls: int = 0
-
-
-@dataclass(slots=True)
-class WindowCapture:
-    """A capture under way: collects the next windows of a pipeline.
-
-    ``on_end`` is called once with the windows: when ``wanted_windows`` are there, or with fewer when the source ends or
-    when :meth:`Pipeline.end_captures_due` is called after ``expires_at`` (Unix seconds).
-    """
-
-    wanted_windows: int
-    on_end: Callable[[list[Window]], None]
-    expires_at: float = math.inf
-    windows: list[Window] = field(default_factory=list)
 
 
 class Pipeline:
@@ -100,7 +92,7 @@ class Pipeline:
         self.name = name
         self._ledger = Ledger(name, records, clock, observers, wait_seconds)
         self._live_observers: list[Observer] = []
-        self._source = source
+        self._source = standing_for(source, name, clock)
         self._clock = clock
         self._gather_seconds = gather_seconds
         self._gathered_at = clock.monotonic()
@@ -111,15 +103,17 @@ class Pipeline:
         self._scored = 0
         self._call = self._calls = 0
         self._first_error = ""
-        self._captures: list[WindowCapture] = []
+        self._captures = WindowCaptures()
         self._windows = 0
         self._last_verdict: Verdict | None = None
         self._error = ""
+        self._faults = StreamFaults(name, clock)
         self._broken: set[str] = set()
         self._finished = False
         self._no_model_code = ""
         self.pulse = Pulse(clock)
         self._stopping = StopEvent()
+        self._stopped_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
     @property
@@ -135,12 +129,19 @@ class Pipeline:
         """Begin to take windows."""
         self._thread.start()
 
-    def stop(self, timeout_seconds: float = 5.0) -> None:
-        """End the stream after the present window, and wait up to ``timeout_seconds`` for the thread."""
+    def begin_to_stop(self) -> None:
+        """End the stream after the present window; returns at once."""
+        if not self._stopping.is_set():
+            self._stopped_at = self._clock.monotonic()
         self._stopping.set()
-        self._source.close()
+        self._source.begin_to_close()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """End the stream after the present window, and wait for the thread, up to ``timeout_seconds`` since it was told
+        to stop."""
+        self.begin_to_stop()
         if self._thread.is_alive():
-            self._thread.join(timeout_seconds)
+            self._thread.join(max(0.05, self._stopped_at + timeout_seconds - self._clock.monotonic()))
 
     def swap(self, bundle: Bundle | None, no_model_code: str = "") -> None:
         """Run ``bundle`` from the next window on; the health counts from zero.
@@ -177,18 +178,18 @@ class Pipeline:
 
     def capture(self, capture: WindowCapture) -> None:
         """Collect the next windows for ``capture``; it ends at once if the source has ended."""
-        with self._lock:
-            self._captures.append(capture)
+        self._captures.add(capture)
         if self._source.state == "ended":
-            self._end_captures()
+            self._captures.end_all()
 
     def end_captures_due(self, now: float) -> None:
         """End the captures that expired before ``now`` (Unix seconds), because a source may be silent. Any thread may
         call it."""
-        self._end_captures(lambda capture: capture.expires_at < now)
+        self._captures.end_due(now)
 
     def status(self) -> PipelineStatus:
         """Return what runs now, for the device's status."""
+        trouble = self.trouble
         with self._lock:
             bundle = self._next[0] if self._next is not None else self._bundle
             manifest = bundle.manifest if bundle else None
@@ -196,12 +197,15 @@ class Pipeline:
                 model=manifest.model if manifest else None,
                 release=manifest.release if manifest else None,
                 windows=self._windows,
-                dropped_windows=self._source.dropped + self._ledger.dropped,
+                dropped_windows=self._source.dropped + self._ledger.dropped + self._faults.lost_windows,
                 source=("spool.storage" if self._ledger.storage_failed else "")
+                or self._faults.code
                 or self._error
                 or self._no_model_code
                 or self._source.state,
                 runtime=bundle.model.provider[:80] if bundle else "",
+                detail=trouble.message if trouble is not None else "",
+                faults=self.failures,
             )
 
     @property
@@ -231,37 +235,58 @@ class Pipeline:
         """Whether the source ended by itself and its last window was judged."""
         return self._finished
 
+    @property
+    def trouble(self) -> SourceTrouble | None:
+        """Why no windows are processed; None while they are."""
+        return self._faults.trouble or self._source.trouble
+
+    @property
+    def failures(self) -> int:
+        """Faults of the source and of this pipeline since the agent started."""
+        return self._source.failures + self._faults.total
+
     def _run(self) -> None:
         """The pipeline's thread: take windows until the source ends or :meth:`stop` is called."""
-        try:
-            first = self._ledger.begin()
-            self._state = initial_state(self._ledger.open_alert)
-            stream = self._source.windows(first)
-            for window in stream:
-                with self.pulse:
-                    batch = self._ready(window, stream)
-                    self._take(batch)
-                if self._gather_seconds:
-                    self._gather(len(batch))
-                if self._stopping.is_set():
-                    return
-        except Exception:  # noqa: BLE001  # the agent and its other pipelines go on
-            _LOG.exception("pipeline %s: source.failed: the stream ended with an error", self.name)
-            self._error = "source.failed"
-        finally:
-            self._finished = self._source.state == "ended" and not self._stopping.is_set()
-            call_observers(self._live_observers, None, self.name, self._broken)
-            self._ledger.end()
-        self._end_captures()
+        begun = False
+        while True:
+            try:
+                if not begun:
+                    self._ledger.begin()
+                    self._state = initial_state(self._ledger.open_alert)
+                    begun = True
+                self._take_windows(self._ledger.next_index)
+                break
+            except BaseException as error:  # noqa: BLE001  # the agent and its other pipelines go on, and so does this
+                self._faults.happened(error, 0)
+            if self._stopping.wait(_RETRY_SECONDS):
+                break
+        self._finished = self._source.state == "ended" and not self._stopping.is_set()
+        call_observers(self._live_observers, None, self.name, self._broken)
+        self._ledger.end()
+        self._captures.end_all()
         while self._ledger.has_pending and not self._stopping.wait(_RETRY_SECONDS):
             self._ledger.flush_due()
 
-    def _ready(self, window: Window, stream: Iterator[Window]) -> list[Window]:
+    def _take_windows(self, first: int) -> None:
+        """Take windows from number ``first`` on, until the source ends or :meth:`stop` is called."""
+        stream = self._source.steps(first)
+        for window in stream:
+            if window is not None:
+                batch = self._ready(window, stream)
+                with self.pulse:
+                    try:
+                        self._take(batch)
+                    except BaseException as error:  # noqa: BLE001  # see _run
+                        self._faults.happened(error, len(batch))
+                if self._gather_seconds:
+                    self._gather(len(batch))
+            if self._stopping.is_set():
+                return
+
+    def _ready(self, window: Window, stream: Iterator[Window | None]) -> list[Window]:
         """Return ``window`` and those that the source has ready after it, to score them in one call."""
         batch = [window]
-        while (
-            len(batch) < MAX_BATCH and pending_windows(self._source) and (next_window := next(stream, None)) is not None
-        ):
+        while len(batch) < MAX_BATCH and self._source.pending and (next_window := next(stream, None)) is not None:
             batch.append(next_window)
         return batch
 
@@ -269,8 +294,8 @@ class Pipeline:
         """Wait, if that lets several windows come together; ``count`` windows were taken since the last wait."""
         now = self._clock.monotonic()
         interval, self._gathered_at = (now - self._gathered_at) / count, now
-        wait = min(self._gather_seconds, interval * min(MAX_BATCH, source_room(self._source)) / 2)
-        if wait > 2 * interval and not pending_windows(self._source):
+        wait = min(self._gather_seconds, interval * min(MAX_BATCH, self._source.room) / 2)
+        if wait > 2 * interval and not self._source.pending:
             self._stopping.wait(wait)
 
     def _take(self, batch: list[Window]) -> None:
@@ -299,9 +324,8 @@ class Pipeline:
             if self._next is None:
                 self._scored += sum(each.observation.verdict is not None for each in judged)
                 self._calls += self._call - call
-        if self._captures:
-            for window in batch:
-                self._feed_captures(window)
+        self._captures.feed(batch)
+        self._faults.ended()
 
     def _check_input(self) -> None:
         """Stop the new model if it was made for windows of another form; the caller holds the lock.
@@ -321,6 +345,13 @@ class Pipeline:
     def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[_Row | None]:
         """Score windows; None for one on which the model fails, or with missing samples that its score would hide."""
         rows: list[_Row | None] = [None] * len(batch)
+        form = self._source.form
+        if form is not None and any(each.samples.shape != form for each in batch):
+            if len(batch) > 1:
+                return [self._evaluate((each,), bundle)[0] for each in batch]
+            if self._source.misfits(batch[0]):
+                self._error = "source.garbage"
+                return rows
         usable = [row for row, each in enumerate(batch) if bundle.propagates_nan or is_complete(each.samples)]
         if not usable:
             return rows
@@ -382,21 +413,6 @@ class Pipeline:
             if self._next is None and not self._first_error:
                 self._first_error = code
         self._error = code
-
-    def _feed_captures(self, window: Window) -> None:
-        """Give the window to the captures under way."""
-        with self._lock:
-            for capture in self._captures:
-                capture.windows.append(window)
-        self._end_captures(lambda capture: len(capture.windows) >= capture.wanted_windows)
-
-    def _end_captures(self, ended: Callable[[WindowCapture], bool] = lambda _: True) -> None:
-        """End the captures for which ``ended`` is true."""
-        with self._lock:
-            to_end = [capture for capture in self._captures if ended(capture)]
-            self._captures = [capture for capture in self._captures if not ended(capture)]
-        for capture in to_end:
-            capture.on_end(capture.windows)
 
 
 def _stacked(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,12 @@ __all__ = [
     "SourceKind",
     "SourceSpec",
     "Window",
+    "checked_window",
     "malformed_payloads",
     "pending_windows",
     "source_faults",
     "source_room",
+    "window_seconds",
 ]
 
 
@@ -71,7 +73,8 @@ class Source(Protocol):
 
     A source that can have several windows ready may also have the property ``pending``; one that keeps windows while
     nobody takes them, ``room``; one that reads payloads, ``malformed_payloads``; one that knows why values are missing,
-    ``faults``. See :func:`pending_windows`, :func:`source_room`, :func:`malformed_payloads` and :func:`source_faults`.
+    ``faults``; one whose windows do not come at the hop of its spec, ``interval_seconds``. See :func:`pending_windows`,
+    :func:`source_room`, :func:`malformed_payloads`, :func:`source_faults` and :func:`window_seconds`.
     """
 
     @property
@@ -122,6 +125,46 @@ def source_faults(source: Source) -> list[FaultCount]:
     """Return what went wrong with ``source`` since the agent started, by kind, the newest first; empty if it cannot
     say."""
     return list(getattr(source, "faults", ()))
+
+
+def window_seconds(source: Source) -> float:
+    """Return the declared time from one window to the next, in seconds; at least the hop of its spec says."""
+    declared = getattr(source, "interval_seconds", None)
+    if declared:
+        return float(declared)
+    spec = source.spec
+    return (spec.hop_samples or spec.window_samples) / spec.sample_rate_hz
+
+
+def checked_window(given: object) -> Window:
+    """Return what a source gave as a window with float32 samples.
+
+    Raises:
+        ValueError: it is no window; the reason.
+    """
+    if not isinstance(given, Window):
+        raise ValueError(f"it is a {type(given).__name__}")
+    samples = given.samples
+    if not isinstance(samples, np.ndarray) or samples.ndim != 2:
+        raise ValueError(f"its samples are {_described(samples)}, not an array [sample, channel]")
+    numbers = (given.t_s, given.late_seconds, given.gap_samples, given.late_samples)
+    if not all(isinstance(number, int | float | np.number) and not isinstance(number, bool) for number in numbers):
+        raise ValueError("its time, lateness or lost samples are no numbers")
+    if not (given.gap_samples >= 0 and given.late_samples >= 0 and math.isfinite(given.late_seconds)):
+        raise ValueError("its lateness is not finite, or a count of its samples is negative")
+    if samples.dtype == np.float32:
+        return given
+    if samples.dtype.kind not in "fiu":
+        raise ValueError(f"its samples are {_described(samples)}, not numbers")
+    with np.errstate(over="ignore"):
+        return replace(given, samples=samples.astype(np.float32))
+
+
+def _described(samples: object) -> str:
+    """The type of ``samples``, with shape and type of the entries where it is an array."""
+    if isinstance(samples, np.ndarray):
+        return f"an array {list(samples.shape)} of {samples.dtype}"
+    return f"a {type(samples).__name__}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,11 @@ class ReplaySource:
         due = math.floor((self._clock.monotonic() - self._due_s) * self._config.rate_hz) + 1
         return max(0, min(due, self._recording.count) - self._next)
 
+    @property
+    def interval_seconds(self) -> float:
+        """Seconds of the wall clock from one window to the next."""
+        return 1 / self._config.rate_hz
+
     def model_ready(self) -> None:
         """Begin, if the source waits for a model."""
         self._begin.set()

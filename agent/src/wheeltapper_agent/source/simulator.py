@@ -186,6 +186,11 @@ class SimulatorSource:
         """Windows that are due."""
         return max(0, self._now_index() - self._index)
 
+    @property
+    def interval_seconds(self) -> float:
+        """Seconds of the wall clock from one window to the next."""
+        return self._config.interval_seconds / self._config.time_scale
+
     def model_ready(self) -> None:
         """Does nothing: a machine does not wait for a model."""
 

@@ -55,6 +55,10 @@ _CONNECTED_LOG_SECONDS: Final = 60.0
 """A connection that is made again within this time is not logged again."""
 
 
+_SILENT_SAMPLES: Final = 3
+"""A source is never called silent before so many of its samples were due."""
+
+
 class Reader(Protocol):
     """The part of a streaming source that differs from kind to kind. It runs in a thread of its own."""
 
@@ -310,6 +314,8 @@ class StreamSource:
     def state(self) -> str:
         """``waiting``, ``running``, ``ended`` or an error code."""
         sink, limit_s = self._sink, self._config.silent_seconds
+        if limit_s:
+            limit_s = max(limit_s, _SILENT_SAMPLES / self._config.sample_rate_hz)
         heard_at_s = sink.heard_at_s
         silent = limit_s and heard_at_s is not None and self._clock.monotonic() - heard_at_s > limit_s
         return "source.silent" if silent and sink.state in ("running", "waiting") else sink.state
@@ -404,7 +410,7 @@ class StreamSource:
                 break
             except AgentError as error:
                 sink.failed(error)
-            except Exception as error:  # noqa: BLE001  # a library may raise anything; the stream goes on
+            except BaseException as error:  # noqa: BLE001  # a library may raise anything; the stream goes on
                 _LOG.debug("pipeline %s: the reader failed", self._name, exc_info=True)
                 sink.failed(AgentError("source.failed", f"{type(error).__name__}: {error}"))
             sink.closed.wait(

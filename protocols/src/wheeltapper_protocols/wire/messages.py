@@ -135,10 +135,15 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     """Data quality of the windows since the agent started."""
     runtime: Code = ""
     """The library that computes the model, e.g. ``onnxruntime/CPUExecutionProvider``, ``ai-edge-litert/XNNPACK``."""
+    detail: Text = ""
+    """Why the source gives no windows now, for a person; empty while it does."""
+    faults: Count = 0
+    """Faults of the source and of the pipeline's own work since the agent started."""
 
 
 class Status(_Message, frozen=True, kw_only=True):
-    """State of a device; retained by the broker. The will is a status with ``online`` False and nothing else."""
+    """State of a device; retained by the broker. The will is a status with ``online`` False, ``instance`` and nothing
+    else."""
 
     online: bool
     at: Seconds = 0.0
@@ -155,6 +160,11 @@ class Status(_Message, frozen=True, kw_only=True):
     execution: Identifier | None = None
     execution_state: ExecutionState | None = None
     pipelines: Annotated[dict[Name, PipelineStatus], Meta(max_length=64)] = {}
+    instance: Epoch | None = None
+    """Drawn at random at each start of the agent, and also in the will. A value that comes back after another one was
+    seen means that two devices share one identity."""
+    disconnects: Annotated[dict[Code, Count], Meta(max_length=32)] = {}
+    """How often the connection to the broker ended since the agent started, by stable code; see docs/protocol.md."""
 
 
 class TelemetryRecord(_Message, frozen=True, kw_only=True):
