@@ -19,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.agent.servers import Authority, until
-from tests.agent.source.broker import PlainBroker
+from tests.agent.source.broker import PlainBroker, ScriptedBroker
 from tests.agent.source.rig import open_source, publish_until_first_window, running
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.system_clock import SystemClock
+from wheeltapper_agent.source import mqtt
+from wheeltapper_agent.source.base import source_faults
 from wheeltapper_agent.source.mqtt import MqttConfig
 from wheeltapper_agent.source.payload import PayloadReader
 from wheeltapper_agent.source.stream import Sink
@@ -294,3 +296,82 @@ def test_what_a_topic_retains_counts_only_with_its_time(
     with running(tmp_path, _source(broker, "time_key = 't'")) as taken:
         assert taken.until(1)[0].t_s == 5
     client.loop_stop()
+
+
+def _takes_letters_and_digits(client_id: str) -> int:
+    """What every broker must take, and no more (OASIS MQTT 3.1.1, 3.1.3.1); 2: identifier rejected."""
+    return 0 if 1 <= len(client_id) <= 23 and client_id.isascii() and client_id.isalnum() else 2
+
+
+def test_the_client_id_suits_every_broker_and_stays(tmp_path: Path) -> None:
+    with ScriptedBroker(_takes_letters_and_digits) as broker:
+        source = f"kind = 'mqtt'\nport = {broker.port}\ntopic = 'x'\nsample_rate_hz = 1\nwindow_samples = 1\n"
+        for _ in range(2):
+            with running(tmp_path, source) as taken:
+                until(lambda: taken.source._sink.heard_at_s is not None, 10, "the connection")  # type: ignore[attr-defined]  # the inside
+        assert len(broker.client_ids) == 2
+        assert len(set(broker.client_ids)) == 1
+
+
+def test_client_ids_differ_between_pipelines_and_state_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "machine-id").write_text("0123456789abcdef")
+    monkeypatch.setattr(mqtt, "_MACHINE_ID", tmp_path / "machine-id")
+    ids = [
+        mqtt.default_client_id(name, folder) for name in ("main", "press-2") for folder in (tmp_path, tmp_path / "b")
+    ]
+    assert len(set(ids)) == 4
+    (tmp_path / "machine-id").write_text("fedcba9876543210")
+    assert mqtt.default_client_id("main", tmp_path) not in ids
+    monkeypatch.setattr(mqtt, "_MACHINE_ID", tmp_path / "none")
+    ids.append(mqtt.default_client_id("main", tmp_path))
+    assert all(_takes_letters_and_digits(found) == 0 for found in ids)
+
+
+def test_a_broker_that_wants_one_client_id(tmp_path: Path) -> None:
+    """As the policies of clouds do: any other connection is closed without an answer."""
+    with ScriptedBroker(lambda client_id: 0 if client_id == "press-1 (line 3)" else None) as broker:
+        source = (
+            f"kind = 'mqtt'\nport = {broker.port}\ntopic = 'x'\nsample_rate_hz = 1\nwindow_samples = 1\n"
+            "retry_first_seconds = 0.05\nretry_max_seconds = 0.1\n"
+        )
+        with running(tmp_path, source) as taken:
+            taken.until_state("source.refused")
+            assert "check client_id" in source_faults(taken.source)[0].text
+        with running(tmp_path, f"{source}client_id = 'press-1 (line 3)'") as taken:
+            until(lambda: taken.source._sink.heard_at_s is not None, 10, "the connection")  # type: ignore[attr-defined]  # the inside
+            assert broker.client_ids[-1] == "press-1 (line 3)"
+
+
+def test_a_broker_that_refuses_is_quoted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ScriptedBroker(lambda _: 5) as broker:
+        source = (
+            f"kind = 'mqtt'\nport = {broker.port}\ntopic = 'x'\nsample_rate_hz = 1\nwindow_samples = 1\n"
+            "retry_first_seconds = 0.02\nretry_max_seconds = 0.05\n"
+        )
+        with running(tmp_path, source) as taken:
+            taken.until_state("source.refused")
+            until(lambda: len(broker.client_ids) > 5, 10, "further attempts")
+            assert source_faults(taken.source)[0].times >= 5
+    assert caplog.text.count("Not authorized") == 1
+
+
+def test_a_lower_quality_of_service_is_named(tmp_path: Path) -> None:
+    with ScriptedBroker(lambda _: 0) as broker:
+        source = f"kind = 'mqtt'\nport = {broker.port}\ntopic = 'x'\nsample_rate_hz = 1\nwindow_samples = 1\nqos = 1\n"
+        with running(tmp_path, source) as taken:
+            until(lambda: any("QoS 0" in fault.text for fault in source_faults(taken.source)), 10, "the word")
+
+
+def test_what_two_connections_with_one_id_do_is_named(tmp_path: Path, broker: PlainBroker) -> None:
+    more = "client_id = 'twin'\nprotocol = '5'"
+    with running(tmp_path, _source(broker, more)) as first, running(tmp_path, _source(broker, more)):
+        until(lambda: any("another client" in fault.text for fault in source_faults(first.source)), 10, "the word")
+
+
+def test_a_client_id_of_control_characters_is_refused(tmp_path: Path) -> None:
+    for client_id in ('"a\\nb"', f'"{"x" * 65536}"'):
+        with pytest.raises(AgentError) as refused:
+            open_source(
+                tmp_path, f"kind = 'mqtt'\ntopic = 'x'\nsample_rate_hz = 1\nwindow_samples = 1\nclient_id = {client_id}"
+            )
+        assert refused.value.code == "config.invalid"
