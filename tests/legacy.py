@@ -17,14 +17,15 @@ LEGACY: Final = os.environ.get("WHEELTAPPER_TEST_RUNTIME") == "tflite"
 MISSING: Final = frozenset(
     {"evidently", "onnx", "onnxruntime", "pyarrow", "river", "skl2onnx", "sklearn", "sqlalchemy"}
 )
-_AGENT: Final = str(Path(__file__).resolve().parents[1] / "agent")
+_PARTS: Final = tuple(str(Path(__file__).resolve().parents[1] / part) for part in ("agent", "protocols"))
 needs_onnx: Final = pytest.mark.skipif(LEGACY, reason="the environment of make test-legacy has no ONNX Runtime")
 
 
 class _Skip:
     """An import finder that skips a test, or a module of tests, which imports a library in :data:`MISSING`.
 
-    When the agent itself imports such a library, it gets an ImportError as on a device: the tests are about this.
+    When the agent or the protocols import such a library themselves, they get an ImportError as on a device: the tests
+    are about this.
     """
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
@@ -32,7 +33,7 @@ class _Skip:
             frame = sys._getframe(1)
             while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
                 frame = frame.f_back
-            if not frame.f_code.co_filename.startswith(_AGENT):
+            if not frame.f_code.co_filename.startswith(_PARTS):
                 pytest.skip(f"the environment of make test-legacy has no {name}", allow_module_level=True)
         return None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.agent.servers import until
 from tests.agent.source.rig import RunningSource, concatenated, open_source, running
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.source.base import Window, pending_windows
+from wheeltapper_agent.source.base import Window, malformed_payloads, pending_windows
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.signal.quality import window_quality
 from wheeltapper_protocols.signal.recording import Recording, write_recording
@@ -108,12 +108,12 @@ def test_hostile_files_have_a_code(tmp_path: Path, name: str, content: bytes, co
     assert refused.value.code == "source.unreadable"
 
 
-def test_csv_with_holes_texts_and_ragged_rows(tmp_path: Path) -> None:
+def test_csv_with_holes_and_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [f"{i / 100:.2f},{i},{-i}" for i in range(40)]
     rows[3] = "0.03,NaN,-3"
     rows[4] = "0.04,cheese,-4"
-    rows[5] = "0.05,5"  # ragged
-    rows[6] = "0.06,,-6,77,88"
+    rows[5] = "0.05,5,"
+    rows[6] = "0.06,,-6,,"  # delimiters beyond the last column
     del rows[17:19]
     (tmp_path / "a.csv").write_text("\ufefft, x ,y\n" + "\n".join(rows) + "\n\n0.4")  # ends in the middle of a line
     source = open_source(
@@ -128,6 +128,9 @@ def test_csv_with_holes_texts_and_ragged_rows(tmp_path: Path) -> None:
     expected[17:19] = np.nan
     np.testing.assert_array_equal(found, expected)
     assert [window.t_s for window in windows] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert malformed_payloads(source) == 2  # the text, and the line that was cut off
+    assert "line 6: column 'x' holds 'cheese'" in caplog.text
+    assert "the last line was cut off" in caplog.text
 
 
 def test_csv_whose_clock_jumps(tmp_path: Path) -> None:

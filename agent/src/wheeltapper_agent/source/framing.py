@@ -193,6 +193,11 @@ class Framer:
         self._backward = None
         self._rate.reset()
 
+    def begin_anew(self) -> None:
+        """The next samples do not follow on from those before, nor do their times: no window spans both."""
+        self._restart_timeline(0)
+        self._next_t_s = None
+
     def restart(self) -> None:
         """The connection broke: samples may be missing.
 
