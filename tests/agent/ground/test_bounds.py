@@ -17,7 +17,7 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.ground.toml import build
 from wheeltapper_agent.source.kinds import BUILT_IN, source_kind
 
-NOT_YET = {"opcua", "replay"}
+NOT_YET = {"opcua"}
 """Kinds of sources whose own keys still check their numbers themselves."""
 
 

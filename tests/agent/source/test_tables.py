@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tests.agent.servers import until
 from tests.agent.source.rig import RunningSource, concatenated, open_source
+from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import Window, malformed_payloads
 
 FAST = "kind = 'replay'\nrate_hz = 1000000\npath = 'a.csv'\n"
@@ -194,3 +195,39 @@ def test_what_a_table_lacks_is_counted_and_logged_once(tmp_path: Path, caplog: p
     assert malformed_payloads(source) == 14
     assert caplog.text.count("which is no number") == 1
     assert caplog.text.count("14 cells that are no numbers count as missing") == 1
+
+
+def test_every_option_of_a_table_is_a_key(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "made by hand\n"
+        + "".join(f"01.02.2026 00:00:0{i};{i},5;{'weg' if i == 3 else -999 if i == 4 else i}\n" for i in range(6))
+    )
+    keys = (
+        "skip_rows = 1\nheader = false\ndecimal = ','\ntime_column = '1'\nchannels = ['x', 'y']\n"
+        "time_format = '%d.%m.%Y %H:%M:%S'\nmissing = ['weg', -999]\nsample_rate_hz = 1\nwindow_samples = 6"
+    )
+    (window,) = open_source(tmp_path, FAST + keys).windows(0)
+    np.testing.assert_array_equal(window.samples[:, 0], np.arange(6) + 0.5)
+    np.testing.assert_array_equal(window.samples[:, 1], [0, 1, 2, np.nan, np.nan, 5])
+    assert window.t_s == 1_769_904_000
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "decimal = ';'",
+        "skip_rows = -1",
+        "header = 1",
+        "time_unit = 'min'",
+        "time_format = 'iso'",
+        "missing = 'ERR'",
+        "missing = [true]",
+        "delimiter = ''",
+        "rate_hz = 0",
+        "tolerance_seconds = -1",
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(tmp_path: Path, keys: str) -> None:
+    with pytest.raises(AgentError) as refused:
+        open_source(tmp_path, f"kind = 'replay'\npath = 'a.csv'\nsample_rate_hz = 1\nwindow_samples = 6\n{keys}")
+    assert refused.value.code == "config.invalid"

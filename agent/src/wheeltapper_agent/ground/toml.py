@@ -63,6 +63,8 @@ def _value(hint: Any, value: Any, where: str, base: Path) -> Any:
         return build(hint, value, where, base)
     elif type(None) in options:
         return _value(options[0], value, where, base)
+    elif len(options) == 2 and options[0] is str and options[1] is not Ellipsis:  # a text or a number
+        return value if isinstance(value, str) else _value(options[1], value, where, base)
     elif typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_value(options[0], entry, f"{where}[{index}]", base) for index, entry in enumerate(value))
     raise AgentError("config.invalid", f"{where} cannot be {shown(value)}; set {_expected(hint)}")

@@ -17,18 +17,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 
+from wheeltapper_agent.ground.bounds import DAY_SECONDS, Bounds
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.cutter import Framing
 from wheeltapper_agent.source.framing import Framer
+from wheeltapper_agent.source.stream_config import FACTOR
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.signal.recording import Recording, read_recording
 from wheeltapper_protocols.tables.notes import Notes
-from wheeltapper_protocols.tables.options import TableOptions
+from wheeltapper_protocols.tables.options import MAX_SKIP_ROWS, TableOptions
 from wheeltapper_protocols.tables.signal import agreed_rate, format_of, open_table, read_signal
 
 __all__ = ["ContinuousRecording", "ReplayConfig", "SnapshotRecording", "open_recorded"]
@@ -59,29 +61,29 @@ class ReplayConfig(TableOptions):
     path: Path
     format: Literal["auto", "npz", "wav", "csv", "parquet"] = "auto"
     """``auto``: by the ending of the file name."""
-    rate_hz: float = 1.0
+    rate_hz: Annotated[float, Bounds(1e-6, 1e6, "Hz")] = 1.0
     """Windows a second of the wall clock."""
     hold_until_model: bool = False
     """Whether to wait for the first active model."""
-    window_samples: int = 0
+    window_samples: Annotated[int, Bounds(0, 2**24, "samples")] = 0
     """0: a snapshot of an ``.npz`` recording is a window; the other formats need a length."""
-    hop_samples: int = 0
+    hop_samples: Annotated[int, Bounds(0, 2**24, "samples")] = 0
     """From the start of a window to the start of the next; 0: the same as ``window_samples``."""
-    sample_rate_hz: float = 0.0
+    sample_rate_hz: Annotated[float, Bounds(1e-6, 1e7, "Hz", zero="what the file says")] = 0.0
     units: tuple[str, ...] = ()
-    scale: tuple[float, ...] = ()
+    scale: tuple[Annotated[float, FACTOR], ...] = ()
     """Physical value = number in the file * scale, for each channel. The numbers of a ``.wav`` are from -1 to 1."""
-    full_scale: tuple[float, ...] = ()
+    full_scale: tuple[Annotated[float, FACTOR], ...] = ()
     """Largest absolute physical value that the sensor can give, for each channel."""
-    tolerance_seconds: float = 0.0
+    tolerance_seconds: Annotated[float, Bounds(0, DAY_SECONDS, "seconds")] = 0.0
     """How far the time of a row may be off before samples count as missing; 0: half a sample, or the steps of times
     that are coarser."""
+    skip_rows: Annotated[int, Bounds(0, MAX_SKIP_ROWS, "lines")] = 0
+    missing: tuple[str | Annotated[float, FACTOR], ...] = ()
 
     def __post_init__(self) -> None:
         with _source_codes():
             TableOptions.__post_init__(self)
-        if not 0 <= self.tolerance_seconds <= 3600:
-            raise AgentError("config.invalid", "tolerance_seconds must be from 0 to 3600 s")
 
     @property
     def file_format(self) -> str:

@@ -12,7 +12,17 @@ from typing import Final, Literal
 
 from wheeltapper_protocols.errors import RecordingError
 
-__all__ = ["MAX_CHANNELS", "PER_SECOND", "TableOptions", "TimeUnit", "is_number", "malformed", "numbered", "resolve"]
+__all__ = [
+    "MAX_CHANNELS",
+    "MAX_SKIP_ROWS",
+    "PER_SECOND",
+    "TableOptions",
+    "TimeUnit",
+    "is_number",
+    "malformed",
+    "numbered",
+    "resolve",
+]
 
 MAX_CHANNELS: Final = 64
 MAX_SKIP_ROWS: Final = 1_000_000
