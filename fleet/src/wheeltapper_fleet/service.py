@@ -58,7 +58,8 @@ from wheeltapper_fleet.ground.log import start_logging
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
-from wheeltapper_fleet.trust.ca import FleetCA
+from wheeltapper_fleet.reloading import AdminCertificate, IngestCertificate, ServerCertificate, on_loop
+from wheeltapper_fleet.trust.ca import FleetCA, TlsFiles
 from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.expiry import ending, sentence
@@ -123,6 +124,8 @@ class _Messaging:
     auth: AuthCallout
     link: FleetLink
     ingest: Ingest
+    server_tls: TlsFiles
+    own_tls: TlsFiles
 
     def failing(self) -> list[str]:
         """The names of the parts that do not work at the moment."""
@@ -191,6 +194,7 @@ async def _run(config: FleetConfig, trust: _Trust, stack: ExitStack) -> None:
     ports = {"admin": admin_socket.getsockname()[1], "device": device_socket.getsockname()[1], "mqtt": mqtt_port}
     service = await asyncio.to_thread(_build, config, trust, ports, stack)
     admin, device = service.admin, service.device
+    service.upkeep.duties = _duties(config, trust.ca, service, on_loop(loop))
     tasks = [
         asyncio.create_task(admin.serve(sockets=[admin_socket])),
         asyncio.create_task(device.serve(sockets=[device_socket])),
@@ -219,8 +223,26 @@ class _Service:
 
     admin: uvicorn.Server
     device: uvicorn.Server
+    messaging: _Messaging
     upkeep: Upkeep
     events: EventHub
+
+
+def _duties(
+    config: FleetConfig, ca: FleetCA, service: _Service, call: Callable[[Callable[[], None]], None]
+) -> list[tuple[str, Callable[[], bool]]]:
+    """The certificates that the service shows, each with what renews it."""
+    messaging, context = service.messaging, service.device.config.ssl
+    assert context is not None
+    server = ServerCertificate(ca, messaging.server_tls, config.public_hosts, messaging.broker, context, call)
+    ingest = IngestCertificate(ca, messaging.own_tls, messaging.auth, messaging.link)
+    duties = [("server certificate", server.renew), ("ingest certificate", ingest.renew)]
+    if config.admin_tls_certificate is not None and config.admin_tls_key is not None:
+        admin = AdminCertificate(
+            config.admin_tls_certificate, config.admin_tls_key, lambda: service.admin.config.ssl, call
+        )
+        duties.append(("admin certificate", admin.renew))
+    return duties
 
 
 def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: ExitStack) -> _Service:
@@ -270,10 +292,10 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         device_app(DeviceApi(database, ca, enrolment, repository, blobs, captures)),
         config.device_host,
         ports["device"],
-        ca.server_files(config.public_hosts),
+        messaging.server_tls,
     )
     device.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the signals are ours
-    return _Service(_admin_server(config, context), device, upkeep, context.events)
+    return _Service(_admin_server(config, context), device, messaging, upkeep, context.events)
 
 
 def _admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
@@ -336,7 +358,7 @@ def _start_messaging(
     link.on_message = ingest.offer
     stack.callback(link.stop)
     link.start()
-    return _Messaging(broker, auth, link, ingest)
+    return _Messaging(broker, auth, link, ingest, server, own)
 
 
 async def _refresh(upkeep: Upkeep) -> None:

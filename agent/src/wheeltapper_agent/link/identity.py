@@ -176,15 +176,17 @@ def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
     except HttpsError as error:
         raise AgentError("enrol.unreachable", error.message) from error
     try:
-        der = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+        given = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise AgentError("enrol.ca_mismatch", "the server's CA certificate cannot be read") from error
-    if hashlib.sha256(der).hexdigest() != token.ca_sha256:
-        raise AgentError(
-            "enrol.ca_mismatch", "the server's CA is not the one that the token names; is it the right server?"
-        )
-    # Only the certificate that was checked, even if the answer held more.
-    return x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+    # A CA that was renewed is given out together with those before it, which older tokens name.
+    for certificate in given:
+        der = certificate.public_bytes(serialization.Encoding.DER)
+        if hashlib.sha256(der).hexdigest() == token.ca_sha256:
+            return certificate.public_bytes(serialization.Encoding.PEM)  # only the one that was checked
+    raise AgentError(
+        "enrol.ca_mismatch", "the server's CA is not the one that the token names; is it the right server?"
+    )
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -106,6 +106,10 @@ class AuthCallout:
         self._thread.join(10)
         self._thread = None
 
+    def trust_fleet_certificate(self, sha256: str) -> None:
+        """From now on the service itself connects with the certificate of this fingerprint, and with no other."""
+        self._fleet_fingerprint = sha256
+
     def disconnect(self, device: str) -> None:
         """End a device's connection, if it has one. Called when the device is revoked."""
         if self._loop is not None:

@@ -49,6 +49,11 @@ class FleetLink:
         self._subscribed = threading.Event()
         self.on_message: OnMessage = lambda topic, payload: None
         self.on_connected: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._client = self._make_client(ca, certificate, key)
+
+    def _make_client(self, ca: Path, certificate: Path, key: Path) -> mqtt.Client:
         context = ssl.create_default_context(cafile=str(ca))
         context.load_cert_chain(str(certificate), str(key))
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=FLEET_CLIENT_ID, protocol=mqtt.MQTTv311)
@@ -59,7 +64,7 @@ class FleetLink:
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
-        self._client = client
+        return client
 
     @property
     def connected(self) -> bool:
@@ -82,10 +87,34 @@ class FleetLink:
                 500,
             )
 
+    def renew(self, *, ca: Path, certificate: Path, key: Path) -> None:
+        """Connect anew with another certificate.
+
+        What devices send meanwhile is not acknowledged, so they send it again; what they are to hear is published again
+        when the connection stands.
+
+        Args:
+            ca, certificate, key: PEM files, as for the first connection.
+
+        Raises:
+            OSError: the files cannot be used; the connection stays as it is.
+        """
+        client = self._make_client(ca, certificate, key)
+        with self._lock:
+            if self._stopped:
+                return
+            before, self._client = self._client, client
+            before.disconnect()
+            before.loop_stop()
+            client.connect_async(*self._address, keepalive=30)
+            client.loop_start()
+
     def stop(self) -> None:
         """Disconnect and wait for the client's thread to end."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        with self._lock:
+            self._stopped = True
+            self._client.disconnect()
+            self._client.loop_stop()
 
     def publish(self, topic: str, payload: bytes | str, retain: bool = False, qos: int | None = None) -> None:
         """Publish a message, at QoS 1 if it is retained and at QoS 0 if not, unless ``qos`` is given."""

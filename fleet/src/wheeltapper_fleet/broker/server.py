@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -105,6 +106,16 @@ class BrokerServer:
                 self.stop()
                 raise FleetError("broker.start_failed", f"the broker did not start; see {self._log_path}", 500)
             time.sleep(0.02)
+
+    def reload(self) -> None:
+        """Let the broker read its certificate, its key and the CA again, without a restart.
+
+        nats-server ends the connections that the auth callout let in (at a SIGHUP it looks for their users in its
+        configuration); devices connect again.
+        """
+        child = self._child
+        if child is not None and child.poll() is None:  # else it reads them when it is started again
+            child.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """End the broker and its supervising thread; returns when both have ended."""

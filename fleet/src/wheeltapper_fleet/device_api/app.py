@@ -107,7 +107,7 @@ def _add_enrolment(app: FastAPI, api: DeviceApi) -> None:
 
     @app.get("/v1/enrol/ca")
     async def ca() -> Response:
-        return Response(api.ca.pem, media_type="application/x-pem-file")
+        return Response(api.ca.bundle, media_type="application/x-pem-file")
 
     @app.post("/v1/enrol")
     async def enrol(request: Request) -> dict[str, Any]:

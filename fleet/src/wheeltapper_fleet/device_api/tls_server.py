@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
@@ -24,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from wheeltapper_fleet.trust.ca import TlsFiles
 from wheeltapper_fleet.trust.certificates import certificate_sha256, common_name
 
-__all__ = ["SCOPE_CN", "SCOPE_SHA256", "device_server", "listening_socket"]
+__all__ = ["SCOPE_CN", "SCOPE_SHA256", "device_server", "listening_socket", "reload_certificate"]
 
 SCOPE_CN: Final = "wheeltapper_cn"
 SCOPE_SHA256: Final = "wheeltapper_certificate_sha256"
@@ -75,6 +76,26 @@ def device_server(app: ASGIApp, host: str, port: int, tls: TlsFiles) -> uvicorn.
     config.ssl.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     config.ssl.num_tickets = 0
     return uvicorn.Server(config)
+
+
+def reload_certificate(context: ssl.SSLContext, certificate: Path, key: Path, ca: Path | None = None) -> None:
+    """Let a running server's new connections use another certificate; those that stand are not touched.
+
+    Call it on the thread of the server's event loop, which makes all handshakes: the context is never changed within
+    one.
+
+    Args:
+        context: the server's.
+        certificate, key: PEM files.
+        ca: PEM file of a CA to trust beside those that are trusted already.
+
+    Raises:
+        OSError: the files cannot be used, or do not belong together; nothing changed.
+    """
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # a failure would leave half of a pair
+    context.load_cert_chain(certificate, key)
+    if ca is not None:
+        context.load_verify_locations(ca)
 
 
 class _PeerProtocol(H11Protocol):
