@@ -259,12 +259,7 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
     releases.reconcile()
     messaging = _start_messaging(config, ports["mqtt"], ca, database, stack)
     engine = CampaignEngine(database, trust.director.sign)
-
-    def republish() -> None:
-        for each in engine.republish():
-            messaging.link.publish(each.topic, each.payload, each.retain)
-
-    messaging.link.on_connected.append(republish)
+    messaging.link.on_connected.append(engine.broker_is_back)
     engine.start(messaging.link.publish)
     stack.callback(engine.stop)
     public = config.public_hosts[0]

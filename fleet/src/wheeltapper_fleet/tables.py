@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from wheeltapper_fleet.access.tables import api_tokens
 from wheeltapper_fleet.alerts.tables import alerts
-from wheeltapper_fleet.campaigns.tables import assignments, campaign_log, campaigns, executions
+from wheeltapper_fleet.campaigns.tables import (
+    assignments,
+    assignments_due,
+    campaign_log,
+    campaigns,
+    default_releases,
+    executions,
+)
 from wheeltapper_fleet.captures.tables import captures
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.devices.tables import commands, devices, enrolment_tokens
@@ -19,10 +26,12 @@ __all__ = [
     "alerts",
     "api_tokens",
     "assignments",
+    "assignments_due",
     "campaign_log",
     "campaigns",
     "captures",
     "commands",
+    "default_releases",
     "devices",
     "enrolment_tokens",
     "executions",

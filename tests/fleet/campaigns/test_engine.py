@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_bad_release_stops_at_the_first_wave_and_the_next_campaign_supersedes_
     good = create(world, release=2, waves=[{}])
     assert len(world.tick()) == 5
     assert set(list(world.states(bad).values())[2:]) == {"SUPERSEDED"}
-    assert world.assigned["dev-0"].counter == 2
+    assert world.assigned["dev-0"].counter == 3  # the one between ended the failed execution
     assert world.states(good)["dev-0"] == "ASSIGNED"
 
 
@@ -113,7 +114,7 @@ def test_one_device_cannot_report_for_another(world: World) -> None:
 def test_an_assignment_that_was_stored_but_not_published_is_published_again(world: World) -> None:
     create(world)
     world.tick()  # the fleet dies here, before publishing
-    again = CampaignEngine(world.database, lambda assignment: "").republish()
+    again = CampaignEngine(world.database, lambda assignment: "").republish(world.now)
     assert sorted(each.topic for each in again) == [down_topic(f"dev-{i}", Down.ASSIGNMENT) for i in range(2)]
     world.send("dev-0", Up.STATUS, encode(Status(online=True, counter=0)))
     assert world.published[-1][0] == down_topic("dev-0", Down.ASSIGNMENT)
@@ -122,15 +123,21 @@ def test_an_assignment_that_was_stored_but_not_published_is_published_again(worl
     assert world.published == []
 
 
-def test_a_failing_director_changes_nothing(world: World) -> None:
+def test_a_failing_director_loses_no_assignment_and_is_logged_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     campaign = create(world)
 
     def fail(_assignment: Assignment) -> str:
         raise RuntimeError("no key")
 
-    assert CampaignEngine(world.database, fail).tick(world.now) == []
-    assert set(world.states(campaign).values()) == {"PENDING"}
-    assert world.tick() == ["dev-0", "dev-1"]
+    failing = CampaignEngine(world.database, fail)
+    with caplog.at_level(logging.WARNING):
+        for seconds in (0.0, 1.0, 11.0):
+            assert failing.tick(world.now + seconds) == []
+    assert sum("no key" in record.getMessage() for record in caplog.records) == 1
+    assert set(world.states(campaign).values()) == {"ASSIGNED", "PENDING"}
+    assert world.tick(30.0) == ["dev-0", "dev-1"]
 
 
 def test_the_counter_rises_past_what_the_device_has_seen(world: World) -> None:
@@ -160,10 +167,11 @@ def test_a_conflict_is_answered_with_the_state(world: World) -> None:
     resumed = world.campaign(campaign)
     campaigns.abort_campaign(world.database, campaign, version=resumed.version, who="bob", now=world.now)
     assert world.campaign(campaign).state == "ABORTED"
-    cancels = [each for each in world.commands() if each.body["type"] == "cancel"]
-    assert len(cancels) == 2
-    world.end("dev-0", ExecutionState.CANCELLED)
-    assert sum(each.answered_at is not None for each in world.commands()) == 1
+    assert world.wanted("dev-0") == {"main": 1}
+    world.tick()
+    assert (world.wanted("dev-0"), world.wanted("dev-1")) == ({}, {})  # withdrawn, though nobody is online
+    world.end("dev-0", ExecutionState.CANCELLED, "update.withdrawn")
+    assert world.states(campaign)["dev-0"] == "CANCELLED"
 
 
 def test_audiences_by_tag_and_what_is_refused(world: World) -> None:

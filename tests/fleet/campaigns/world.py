@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail
-from wheeltapper_fleet.campaigns.views import get_campaign
+from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.tables import commands as command_table
@@ -21,9 +21,11 @@ from wheeltapper_protocols.wire.messages import (
     CaptureReport,
     ExecutionReport,
     ExecutionState,
+    PipelineStatus,
     Report,
+    Status,
 )
-from wheeltapper_protocols.wire.topics import Up, up_topic
+from wheeltapper_protocols.wire.topics import Down, Up, down_topic, up_topic
 
 EPOCH = "00000000000000aa"
 SPEC: dict[str, Any] = {
@@ -32,6 +34,12 @@ SPEC: dict[str, Any] = {
     "waves": [{"count": 2}, {}],
     "execution_deadline_seconds": 60.0,
 }
+
+
+class Action(Protocol):
+    """One of the actions of ``campaigns/service.py``."""
+
+    def __call__(self, engine: Engine, campaign: str, *, version: int, who: str, now: float) -> None: ...
 
 
 class World:
@@ -44,7 +52,10 @@ class World:
         self.engine = CampaignEngine(database, lambda assignment: encode_assignment(assignment).decode())
         self.ingest = Ingest(database, lambda *message: self.published.append(message), clock=lambda: self.now)
         self.seq: dict[str, int] = {}
+        self.retained: dict[str, Assignment] = {}
+        """By device: what the broker retains."""
         self.assigned: dict[str, Assignment] = {}
+        """By device: the newest assignment with something to do."""
 
     def populate(self, count: int) -> None:
         with self.database.begin() as connection:
@@ -68,19 +79,64 @@ class World:
                     )
                 )
 
-    def tick(self) -> list[str]:
-        self.now += 1.0
-        devices_assigned = []
+    def tick(self, seconds: float = 1.0) -> list[str]:
+        """Let time pass and the engine tick; gives the devices that were sent an execution which they had not yet."""
+        self.now += seconds
+        given = []
         for each in self.engine.tick(self.now):
-            if each.topic.endswith("/assignment"):
-                assignment = decode_assignment(each.payload)
+            if not each.topic.endswith("/assignment"):
+                continue
+            assert each.retain
+            assignment = decode_assignment(each.payload)
+            before = self.retained.get(assignment.device)
+            assert before is None or assignment == before or assignment.counter > before.counter
+            self.retained[assignment.device] = assignment
+            if assignment.executions:
+                known = self.assigned.get(assignment.device)
                 self.assigned[assignment.device] = assignment
-                devices_assigned.append(assignment.device)
-                assert each.retain
-        return devices_assigned
+                if known is None or not self.orders(assignment) <= self.orders(known):
+                    given.append(assignment.device)
+        return given
+
+    @staticmethod
+    def orders(assignment: Assignment) -> set[str]:
+        """Ids of the executions of an assignment."""
+        return {order.execution for order in assignment.executions}
+
+    def wanted(self, device: str) -> dict[str, int]:
+        """By pipeline: the release that the retained assignment orders."""
+        assignment = self.retained.get(device)
+        if assignment is None:
+            return {}
+        targets = [assignment.targets(order) for order in assignment.executions]
+        return {name: target.release for found in targets for name, target in found.items()}
 
     def send(self, device: str, kind: Up, payload: bytes) -> None:
         self.ingest.process([(up_topic(device, kind), payload)])
+
+    def online(self, device: str, counter: int = 0, **pipelines: tuple[str, int] | None) -> None:
+        """A status message: the counter of the assignment that the device has, and what its pipelines run."""
+        shown = {
+            name: PipelineStatus() if found is None else PipelineStatus(model=found[0], release=found[1])
+            for name, found in pipelines.items()
+        }
+        self.send(device, Up.STATUS, encode(Status(online=True, counter=counter, pipelines=shown)))
+
+    def offline(self, device: str) -> None:
+        """The will of a device that is gone."""
+        self.send(device, Up.STATUS, encode(Status(online=False)))
+
+    def sent(self, device: str) -> Assignment | None:
+        """The assignment that the device was sent since this was asked last; None if there was none."""
+        topic = down_topic(device, Down.ASSIGNMENT)
+        found = [decode_assignment(payload) for each, payload, _ in self.published if each == topic]
+        self.published = [each for each in self.published if each[0] != topic]
+        return found[-1] if found else None
+
+    def act(self, campaign: str, action: Action) -> None:
+        """A person acts on a campaign at its present version."""
+        version = self.campaign(campaign).version
+        action(self.database, campaign, version=version, who="ann", now=self.now)
 
     def report(self, device: str, body: ExecutionReport | AssignmentRefused | CaptureReport) -> None:
         self.seq[device] = seq = self.seq.get(device, 0) + 1
@@ -92,6 +148,10 @@ class World:
 
     def states(self, campaign: str) -> dict[str, str]:
         return {each.device: each.state for each in self.campaign(campaign).execution_list}
+
+    def campaign_ids(self) -> list[str]:
+        """All campaigns, newest first."""
+        return [each.id for each in list_campaigns(self.database)]
 
     def campaign(self, campaign: str) -> CampaignDetail:
         return get_campaign(self.database, campaign)

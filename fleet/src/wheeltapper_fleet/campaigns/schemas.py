@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["CampaignDetail", "CampaignView", "ExecutionView", "LogEntry"]
+__all__ = ["CampaignDetail", "CampaignView", "DefaultReleaseView", "ExecutionView", "LogEntry"]
 
 
 class ExecutionView(BaseModel):
@@ -51,7 +51,29 @@ class CampaignView(BaseModel):
 
 
 class CampaignDetail(CampaignView):
-    """A campaign with every execution and its log."""
+    """A campaign with every execution and its log. ``warnings`` are those of its creation."""
 
     execution_list: list[ExecutionView]
     log: list[LogEntry]
+    warnings: list[str]
+
+
+class DefaultReleaseView(BaseModel):
+    """A default release: what ``pipeline`` of the devices in ``audience`` runs where no campaign says otherwise.
+
+    ``executions`` counts its executions by state; ``given_up`` are devices on which it failed too often.
+    """
+
+    id: str
+    model: str
+    release: int
+    pipeline: str
+    audience: dict[str, Any]
+    set_at: float
+    set_by: str
+    why: str
+    cleared_at: float | None
+    cleared_by: str | None
+    cleared_why: str | None
+    executions: dict[str, int]
+    given_up: int

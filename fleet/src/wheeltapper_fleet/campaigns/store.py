@@ -6,19 +6,20 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, or_, select
+from sqlalchemy import Connection, Row, Select, func, or_, select
 
-from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState, Cancel, Effect, Log
+from wheeltapper_fleet.campaigns.due import mark_devices, mark_told
+from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState, Effect, Log
 from wheeltapper_fleet.campaigns.rules.execution import PENDING
 from wheeltapper_fleet.campaigns.rules.spec import read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
-from wheeltapper_fleet.devices.commands import create_cancel
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = [
     "TERMINAL_STATES",
+    "WARNING",
     "abort_unreadable",
     "active_campaigns",
     "campaign_version",
@@ -31,8 +32,11 @@ __all__ = [
     "why_unreadable",
 ]
 
+WARNING: Final = "warning"
+"""The event of a line in a campaign's log that warns of what was seen when it was created."""
 TERMINAL_STATES: Final = tuple(state.value for state in ExecutionState if state.terminal)
 _KNOWN_STATES: Final = frozenset({PENDING, *(state.value for state in ExecutionState)})
+_LATER_SECONDS: Final = 1e-5
 _UNREADABLE: Final = (FleetError, ValueError, TypeError, KeyError, RecursionError)
 _STILL_STATES: Final = tuple(
     state.value
@@ -51,8 +55,14 @@ def active_campaigns(connection: Connection) -> list[str]:
 
 
 def insert_campaign(connection: Connection, campaign: Campaign, now: float) -> None:
-    """Store a new campaign with its executions, at version 1."""
-    connection.execute(campaigns.insert().values(id=campaign.id, version=1, created_at=now, **_columns(campaign, now)))
+    """Store a new campaign with its executions, at version 1.
+
+    It is created after every other one, also where the clock was set back: the newer campaign decides where two meet.
+    """
+    newest = connection.execute(select(func.max(campaigns.c.created_at))).scalar_one()
+    created_at = now if newest is None else max(now, newest + _LATER_SECONDS)
+    row = {"id": campaign.id, "version": 1, "created_at": created_at, **_columns(campaign, now)}
+    connection.execute(campaigns.insert().values(row))
     connection.execute(
         executions.insert(),
         [{**asdict(each), "campaign": campaign.id, "updated_at": now} for each in campaign.executions],
@@ -121,6 +131,7 @@ def abort_unreadable(connection: Connection, campaign: str, reason: str, who: st
         .values(state=ExecutionState.CANCELLED.value, code="execution.cancelled", updated_at=now)
     )
     log_campaign(connection, campaign, who, "aborted", reason, now)
+    mark_told(connection, campaign, now)
 
 
 def end_overdue(connection: Connection, campaign: str, now: float) -> None:
@@ -130,6 +141,7 @@ def end_overdue(connection: Connection, campaign: str, now: float) -> None:
         executions.c.state.not_in(TERMINAL_STATES),
         executions.c.deadline_at <= now,
     )
+    mark_devices(connection, connection.execute(select(executions.c.device).where(*overdue)).scalars(), now)
     connection.execute(
         executions.update()
         .where(*overdue)
@@ -140,12 +152,19 @@ def end_overdue(connection: Connection, campaign: str, now: float) -> None:
 def save_campaign(connection: Connection, before: Campaign, after: Campaign, version: int, now: float) -> None:
     """Store what changed between ``before`` (at ``version``) and ``after``.
 
-    The version rises by one when state, waves or reason changed.
+    The version rises by one when state, waves or reason changed. The devices that are to be told something else are
+    marked (:mod:`wheeltapper_fleet.campaigns.due`).
     """
+    told = []
     for old, new in zip(before.executions, after.executions, strict=True):
         if old != new:
             values = {**asdict(new), "updated_at": now}
             connection.execute(executions.update().where(executions.c.id == new.id).values(values))
+            if new.assigned_at is not None and old.state != new.state:
+                told.append(new.device)
+    mark_devices(connection, told, now)
+    if before.state != after.state:
+        mark_told(connection, after.id, now)
     if (before.state, before.waves, before.reason) == (after.state, after.waves, after.reason):
         return
     connection.execute(
@@ -161,15 +180,10 @@ def log_campaign(connection: Connection, campaign: str, who: str, event: str, de
 
 
 def record_effects(connection: Connection, campaign: str, effects: tuple[Effect, ...], who: str, now: float) -> None:
-    """Store the effects that are rows: log lines, and commands to cancel an execution."""
+    """Store the effects that are log lines."""
     for effect in effects:
         if isinstance(effect, Log):
             log_campaign(connection, campaign, who, effect.event, effect.detail, now)
-        elif isinstance(effect, Cancel):
-            try:
-                create_cancel(connection, device=effect.device, execution=effect.execution, now=now)
-            except FleetError as error:  # a revoked device: its execution ends by deadline
-                log_campaign(connection, campaign, who, "cancel-failed", f"{effect.device}: {error.code}", now)
 
 
 def _read(row: Row[Any], attempts: tuple[Execution, ...]) -> Campaign:

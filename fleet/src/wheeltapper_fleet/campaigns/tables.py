@@ -1,8 +1,14 @@
 """Tables of campaigns.
 
     * ``campaigns``: one row per campaign; ``version`` rises with each change of state, waves or reason.
-    * ``executions``: one device's attempt within a campaign.
+    * ``executions``: one device's attempt within a campaign, or for a default release (the other of the two columns is
+      NULL). ``pipelines`` are those that it covers; NULL until it is first ordered.
     * ``assignments``: the newest signed assignment of each device, as the DSSE envelope's text, with its counter.
+      ``digest`` is of its content, ``orders`` the number of its executions; ``published`` is false until it was handed
+      to the broker.
+    * ``assignments_due``: devices whose assignment is to be composed anew from ``due_at`` on.
+    * ``default_releases``: who set which one when and why, and who cleared it. ``cursor`` is the last device that was
+      looked at since it was set; NULL: all were.
     * ``campaign_log``: who did what, and what the engine did.
 
 Times are Unix seconds. JSON columns hold what msgspec encoded.
@@ -10,12 +16,12 @@ Times are Unix seconds. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
-__all__ = ["assignments", "campaign_log", "campaigns", "executions"]
+__all__ = ["assignments", "assignments_due", "campaign_log", "campaigns", "default_releases", "executions"]
 
 campaigns = Table(
     "campaigns",
@@ -34,9 +40,11 @@ executions = Table(
     "executions",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("campaign", String(64), ForeignKey("campaigns.id"), nullable=False, index=True),
+    Column("campaign", String(64), ForeignKey("campaigns.id"), index=True),
+    Column("default_release", String(64), index=True),
     Column("device", String(63), nullable=False, index=True),
     Column("wave", Integer, nullable=False),
+    Column("pipelines", StoredJson),
     Column("state", String(24), nullable=False),
     Column("code", String(80), nullable=False, default=""),
     Column("detail", Text, nullable=False, default=""),
@@ -50,10 +58,36 @@ assignments = Table(
     metadata,
     Column("device", String(63), primary_key=True),
     Column("counter", BigInteger, nullable=False),
-    Column("execution", String(64), nullable=False),
     Column("envelope", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("orders", Integer, nullable=False),
+    Column("published", Boolean, nullable=False, index=True),
     Column("issued_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+)
+
+assignments_due = Table(
+    "assignments_due",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("due_at", Float, nullable=False, index=True),
+)
+
+default_releases = Table(
+    "default_releases",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("pipeline", String(63), nullable=False),
+    Column("audience", StoredJson, nullable=False),
+    Column("set_at", Float, nullable=False),
+    Column("set_by", String(128), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("cleared_at", Float),
+    Column("cleared_by", String(128)),
+    Column("cleared_why", Text),
+    Column("cursor", String(63)),
 )
 
 campaign_log = Table(

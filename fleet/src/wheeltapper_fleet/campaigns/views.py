@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, func, select
 
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry
-from wheeltapper_fleet.campaigns.store import why_unreadable
+from wheeltapper_fleet.campaigns.store import WARNING, why_unreadable
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
@@ -51,6 +51,7 @@ def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
             for each in attempts
         ],
         log=[LogEntry(at=each.at, who=each.who, event=each.event, detail=each.detail) for each in entries],
+        warnings=[each.detail for each in entries if each.event == WARNING],
     )
 
 
@@ -58,7 +59,8 @@ def _execution_counts(connection: Connection) -> dict[str, dict[str, dict[str, i
     """How many executions there are, by campaign, wave (from 1, as text) and state."""
     columns = (executions.c.campaign, executions.c.wave, executions.c.state)
     counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    for row in connection.execute(select(*columns, func.count().label("n")).group_by(*columns)):
+    of_campaigns = select(*columns, func.count().label("n")).where(executions.c.campaign.is_not(None))
+    for row in connection.execute(of_campaigns.group_by(*columns)):
         counts[row.campaign].setdefault(str(row.wave + 1), {})[row.state] = row.n
     return counts
 

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from wheeltapper_fleet.alerts.store import store_alerts
-from wheeltapper_fleet.campaigns.dispatch import newer_assignment
+from wheeltapper_fleet.campaigns.claims import DeviceFacts, device_facts
+from wheeltapper_fleet.campaigns.dispatch import device_seen
 from wheeltapper_fleet.campaigns.reports import apply_assignment_refused, apply_execution_report
 from wheeltapper_fleet.captures.reports import apply_capture_report
 from wheeltapper_fleet.devices.presence import store_status
@@ -78,9 +79,10 @@ def apply_batch(
             case Report() as report:
                 _apply_report(connection, each.device, report, now)
             case Status() as status:
+                before = device_facts(connection, each.device)
                 store_status(connection, each.device, status, now)
                 if status.online:
-                    publications += _missed(connection, each.device, status, acks)
+                    publications += _missed(connection, each.device, before, status, acks, now)
     publications += [
         Publication(down_topic(device, Down.ACK), encode(Ack(epoch=epoch, seq=seq)))
         for (device, epoch), seq in acks.items()
@@ -99,9 +101,16 @@ def _apply_report(connection: Connection, device: str, report: Report, now: floa
             apply_capture_report(connection, device, capture, now)
 
 
-def _missed(connection: Connection, device: str, status: Status, acks: dict[Spool, int]) -> list[Publication]:
+def _missed(
+    connection: Connection,
+    device: str,
+    before: DeviceFacts | None,
+    status: Status,
+    acks: dict[Spool, int],
+    now: float,
+) -> list[Publication]:
     """A newer assignment than the device has; its spool's position is added to ``acks`` if it is not there."""
-    assignment = newer_assignment(connection, device, status.counter)
+    assignment = device_seen(connection, before, device, now)
     if status.epoch is not None and (device, status.epoch) not in acks:
         contiguous = contiguous_seq(connection, (device, status.epoch))
         if contiguous:

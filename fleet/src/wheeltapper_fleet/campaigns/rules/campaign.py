@@ -7,9 +7,12 @@ Invariants:
     * Every execution comes to exactly one terminal state, which never changes: by report, refusal, deadline,
       cancellation or a newer campaign.
     * Deadlines count in every state of the campaign, so a paused or aborted campaign ends its executions too.
+    * An execution whose device went to another campaign changes places with the next pending one of a later wave. The
+      wave keeps its size, so that it is judged by as many devices as planned. Where no later wave has one left, the
+      wave is judged by the devices that it has; without any it is over, and nothing can be opened after it.
 
-A device has one assignment at a time: a newer campaign's supersedes the unfinished execution of an older one
-(:mod:`wheeltapper_fleet.campaigns.assignments`). A paused campaign therefore never blocks its successor.
+What devices are told follows from the states of all campaigns (:mod:`wheeltapper_fleet.campaigns.rules.meeting`): an
+execution of an aborted campaign is withdrawn from its device, and a paused one hands out nothing that was not begun.
 
 No event leads to the state ROLLED_BACK yet.
 
@@ -38,10 +41,10 @@ __all__ = [
     "Assign",
     "Campaign",
     "CampaignState",
-    "Cancel",
     "Effect",
     "Event",
     "Log",
+    "MakeDefault",
     "Pause",
     "Refused",
     "Reported",
@@ -103,7 +106,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Abort:
-    """A person ends the campaign: pending executions are cancelled, and devices are asked to end those under way."""
+    """A person ends the campaign: pending executions are cancelled, and those under way are withdrawn."""
 
     reason: str = "aborted by a person"
 
@@ -153,11 +156,8 @@ class Assign:
 
 
 @dataclass(frozen=True)
-class Cancel:
-    """Ask the device to end this execution."""
-
-    execution: str
-    device: str
+class MakeDefault:
+    """Make the campaign's release the default release of its audience."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Log:
     detail: str = ""
 
 
-Effect = Assign | Cancel | Log
+Effect = Assign | MakeDefault | Log
 """What must be done in the transaction that stores the new campaign."""
 StepResult = tuple[Campaign, tuple[Effect, ...]]
 _S: Final = CampaignState  # short, so that the table below stays aligned
@@ -226,16 +226,14 @@ def _resume(campaign: Campaign, _event: Event) -> StepResult:
 
 def _abort(campaign: Campaign, event: Event) -> StepResult:
     assert isinstance(event, Abort)
-    effects: list[Effect] = [Log("aborted", event.reason)]
-    executions = []
-    for each in campaign.executions:
-        if each.state == PENDING:
-            each = replace(each, state=ExecutionState.CANCELLED.value, code="execution.cancelled")
-        elif not each.terminal:
-            effects.append(Cancel(each.id, each.device))
-        executions.append(each)
-    ended = replace(campaign, state=_S.ABORTED, reason=event.reason, executions=tuple(executions))
-    return ended, tuple(effects)
+    executions = tuple(
+        replace(each, state=ExecutionState.CANCELLED.value, code="execution.cancelled")
+        if each.state == PENDING
+        else each
+        for each in campaign.executions
+    )
+    ended = replace(campaign, state=_S.ABORTED, reason=event.reason, executions=executions)
+    return ended, (Log("aborted", event.reason),)
 
 
 _TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Event], StepResult]]] = {
@@ -283,18 +281,27 @@ def _tick(campaign: Campaign, now: float) -> StepResult:
         return campaign, (*effects, *more)
     if current is None:
         if all(each.terminal for each in campaign.executions):
-            return replace(campaign, state=_S.COMPLETED), (*effects, Log("completed"))
+            completed: list[Effect] = [Log("completed")]
+            if campaign.spec.make_default:
+                completed.append(MakeDefault())
+            return replace(campaign, state=_S.COMPLETED), (*effects, *completed)
         return campaign, tuple(effects)
     campaign, more = _tick_wave(campaign, current, now)
     return campaign, (*effects, *more)
 
 
 def _tick_wave(campaign: Campaign, index: int, now: float) -> StepResult:
+    label = f"wave {index + 1}"
+    if campaign.waves[index].state is WaveState.PENDING:
+        return _open_wave(campaign, index, now)
+    if campaign.waves[index].state is WaveState.RUNNING and (filled := _fill_places(campaign, index)) is not None:
+        campaign, effects = _assign_pending(filled, index, now)
+        return campaign, (Log("wave", f"{label} goes on with {len(effects)} devices of later waves"), *effects)
     wave = campaign.waves[index]
     counts = count_executions(each for each in campaign.executions if each.wave == index)
-    label = f"wave {index + 1}"
-    if wave.state is WaveState.PENDING:
-        return _open_wave(campaign, index, now)
+    if counts.size == 0:
+        detail = f"{label}: other campaigns took all of its devices, and no later wave has any left"
+        return _set_wave(campaign, index, Wave(WaveState.PASSED, now)), (Log("wave", detail),)
     if counts.passed(campaign.spec.success):
         if wave.state is WaveState.RUNNING:
             wave = Wave(WaveState.SOAKING, now)
@@ -310,16 +317,41 @@ def _tick_wave(campaign: Campaign, index: int, now: float) -> StepResult:
 
 
 def _open_wave(campaign: Campaign, index: int, now: float) -> StepResult:
+    campaign, effects = _assign_pending(_fill_places(campaign, index) or campaign, index, now)
+    campaign = _set_wave(campaign, index, Wave(WaveState.RUNNING, now))
+    return campaign, (Log("wave", f"wave {index + 1} runs"), *effects)
+
+
+def _fill_places(campaign: Campaign, index: int) -> Campaign | None:
+    """The campaign after the superseded executions of a wave changed places with pending ones of later waves.
+
+    None if there is nothing to change.
+    """
+    lost = [i for i, each in enumerate(campaign.executions) if each.wave == index and each.superseded]
+    if not lost:
+        return None
+    later = sorted(
+        (i for i, each in enumerate(campaign.executions) if each.wave > index and each.state == PENDING),
+        key=lambda i: (campaign.executions[i].wave, i),
+    )
+    executions = list(campaign.executions)
+    for gone, next_one in zip(lost, later, strict=False):
+        executions[gone] = replace(executions[gone], wave=executions[next_one].wave)
+        executions[next_one] = replace(executions[next_one], wave=index)
+    return replace(campaign, executions=tuple(executions)) if later else None
+
+
+def _assign_pending(campaign: Campaign, index: int, now: float) -> tuple[Campaign, tuple[Assign, ...]]:
+    """Assign every pending execution of a wave."""
     deadline = now + campaign.spec.execution_deadline_seconds
-    effects: list[Effect] = [Log("wave", f"wave {index + 1} runs")]
+    effects: list[Assign] = []
     executions = []
     for each in campaign.executions:
         if each.wave == index and each.state == PENDING:
             each = replace(each, state=ExecutionState.ASSIGNED.value, assigned_at=now, deadline_at=deadline)
             effects.append(Assign(each.id, each.device, deadline))
         executions.append(each)
-    campaign = replace(campaign, executions=tuple(executions))
-    return _set_wave(campaign, index, Wave(WaveState.RUNNING, now)), tuple(effects)
+    return replace(campaign, executions=tuple(executions)), tuple(effects)
 
 
 def _set_wave(campaign: Campaign, index: int, wave: Wave) -> Campaign:

@@ -29,13 +29,13 @@ _RANK: Final[dict[str, int]] = {
 
 
 def is_terminal(state: str) -> bool:
-    """Whether an execution in ``state`` has ended."""
-    return _RANK[state] == _TERMINAL_RANK
+    """Whether an execution in ``state`` has ended. One in a state that is not known here has not."""
+    return _RANK.get(state) == _TERMINAL_RANK
 
 
 def advance(current: str, reported: ExecutionState) -> str:
     """The state after a device's report; ``current`` where the report changes nothing."""
-    if current == PENDING or is_terminal(current):
+    if current == PENDING or current not in _RANK or is_terminal(current):
         return current
     return reported.value if _RANK[reported.value] > _RANK[current] else current
 

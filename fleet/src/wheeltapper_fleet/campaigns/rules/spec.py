@@ -104,7 +104,9 @@ class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which release goes to which devices, in which waves, and under which conditions it goes on.
 
-    ``pipelines`` ``["*"]`` means every pipeline that the device's last status message names.
+    ``pipelines`` ``["*"]`` means every pipeline that the device's last status message names. Where two campaigns meet
+    on a pipeline, the one with the higher ``priority`` decides, else the newer one. ``make_default``: once completed,
+    the release becomes the default release of its audience.
     """
 
     model: Name
@@ -117,8 +119,10 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     abort: Annotated[tuple[AbortRule, ...], Meta(max_length=32)] = ()
     on_abort: AbortAction = AbortAction.PAUSE
     execution_deadline_seconds: Annotated[float, Meta(gt=0, le=1e8)] = 3600.0
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     needs_approval: bool = False
     start_at: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    make_default: bool = False
 
     @property
     def longest_seconds(self) -> float:
@@ -145,6 +149,8 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
         ) from error
     if ALL_PIPELINES in spec.pipelines and len(spec.pipelines) > 1:
         raise FleetError("campaign.spec_invalid", "pipelines: use '*' alone or name them", 422)
+    if ALL_PIPELINES in spec.pipelines and spec.make_default:
+        raise FleetError("campaign.spec_invalid", "make_default: name the pipelines instead of '*'", 422)
     if spec.success.percent is not None and spec.success.count is not None:
         raise _rule_invalid("success: give percent or count, not both")
     for rule in spec.abort:

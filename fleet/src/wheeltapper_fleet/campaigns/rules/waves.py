@@ -1,6 +1,8 @@
 """Counts within a wave: how many executions ended how, whether the wave has passed, whether an abort rule is broken.
 
-Invariant: in doubt a wave has not passed. An empty wave never passes, and only COMMITTED executions count as successes.
+Invariants:
+    * In doubt a wave has not passed. An empty wave never passes, and only COMMITTED executions count as successes.
+    * An execution that another campaign superseded says nothing about the release: it counts neither for nor against.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from enum import StrEnum
 
 from wheeltapper_fleet.campaigns.rules.execution import PENDING, SUCCESS, is_terminal
 from wheeltapper_fleet.campaigns.rules.spec import AbortRule, Success
+from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["Execution", "Wave", "WaveCounts", "WaveState", "broken_rule", "count_executions"]
 
@@ -52,6 +55,11 @@ class Execution:
         return is_terminal(self.state)
 
     @property
+    def superseded(self) -> bool:
+        """Whether another campaign took its device."""
+        return self.state == ExecutionState.SUPERSEDED
+
+    @property
     def executed(self) -> bool:
         """Whether it was assigned and has ended: the denominator of every percentage."""
         return self.terminal and self.assigned_at is not None
@@ -59,7 +67,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class WaveCounts:
-    """How many executions a wave has, how many are COMMITTED, and how many have not ended."""
+    """How many executions a wave has (without superseded ones), how many are COMMITTED, how many have not ended."""
 
     size: int
     successes: int
@@ -67,16 +75,20 @@ class WaveCounts:
 
     def passed(self, success: Success) -> bool:
         """Whether enough executions have succeeded."""
-        return self.size > 0 and self.successes >= success.needed(self.size)
+        return self.size > 0 and self.successes >= self._needed(success)
 
     def out_of_reach(self, success: Success) -> bool:
         """Whether ``success`` can no longer be reached, even if every unfinished execution succeeds."""
-        return self.successes + self.unfinished < success.needed(self.size)
+        return self.successes + self.unfinished < self._needed(success)
+
+    def _needed(self, success: Success) -> int:
+        """A wave that lost devices to another campaign cannot need more successes than it has devices left."""
+        return min(success.needed(self.size), self.size)
 
 
 def count_executions(executions: Iterable[Execution]) -> WaveCounts:
     """Count the executions of one wave."""
-    each = list(executions)
+    each = [execution for execution in executions if not execution.superseded]
     return WaveCounts(
         size=len(each),
         successes=sum(execution.state == SUCCESS for execution in each),
@@ -87,7 +99,13 @@ def count_executions(executions: Iterable[Execution]) -> WaveCounts:
 def broken_rule(rules: Sequence[AbortRule], executions: Sequence[Execution], wave: int) -> AbortRule | None:
     """The first of ``rules`` that the ended executions break while ``wave`` runs; None if all hold."""
     for rule in rules:
-        counted = [each for each in executions if each.executed and (rule.scope == "campaign" or each.wave == wave)]
+        counted = [
+            each
+            for each in executions
+            if each.executed
+            and (rule.scope == "campaign" or each.wave == wave)
+            and (not each.superseded or each.state in rule.states)
+        ]
         bad = sum(each.state in rule.states for each in counted)
         if len(counted) < rule.minimum_executed or bad == 0:
             continue
