@@ -17,9 +17,6 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.ground.toml import build
 from wheeltapper_agent.source.kinds import BUILT_IN, source_kind
 
-NOT_YET = {"opcua"}
-"""Kinds of sources whose own keys still check their numbers themselves."""
-
 
 def _numbers(kind: type, where: str) -> Iterator[tuple[str, Any]]:
     """The name and the type of every number in a configuration class, also of those in tables and lists."""
@@ -44,7 +41,7 @@ def _of_hint(hint: Any, where: str) -> Iterator[tuple[str, Any]]:
 ROOTS: tuple[tuple[type, str], ...] = (
     (AgentConfig, "agent"),
     (Profile, "profile"),
-    *((source_kind(kind).config, f"source.{kind}") for kind in sorted(set(BUILT_IN) - NOT_YET)),
+    *((source_kind(kind).config, f"source.{kind}") for kind in sorted(BUILT_IN)),
 )
 NUMBERS = {where: hint for root, name in ROOTS for where, hint in _numbers(root, name)}
 

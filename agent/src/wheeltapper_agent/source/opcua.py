@@ -6,7 +6,9 @@ each sample the value that each node has then. A server does not repeat a value 
 of samples, and its source time stamp is the time of the last sample.
 
 Invariants:
-    * A value whose status is not good is a missing sample.
+    * A value whose status is not good is a missing sample; the status is named and counted. An uncertain value is
+      taken if ``accept_uncertain``.
+    * A namespace that has another number after a restart of the server is found by its URI.
     * A node that the server does not know, that holds no number or that the server does not monitor ends the
       connection.
     * A subscription that the server ended, with or without telling, ends the connection. The server's clock is
@@ -20,11 +22,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import math
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from asyncua import Client, ua
@@ -32,9 +35,12 @@ from asyncua.crypto import security_policies
 from cryptography import x509
 from numpy.typing import NDArray
 
+from wheeltapper_agent.ground.bounds import YEAR_SECONDS, Bounds
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.repeated import kind_of
 from wheeltapper_agent.source.base import SourceContext, SourceKind
+from wheeltapper_agent.source.opcua_nodes import Namespaces, NodeConfig, is_usable, reading, status_name
 from wheeltapper_agent.source.polling import PollSchedule, check_poll_rate
 from wheeltapper_agent.source.secret_file import check_private, read_secret
 from wheeltapper_agent.source.stream import Sink, StreamSource
@@ -42,6 +48,7 @@ from wheeltapper_agent.source.stream_config import StreamConfig
 
 __all__ = ["KIND", "NodeConfig", "OpcuaConfig", "OpcuaReader"]
 
+logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # it logs each bad status and each lost server, without end
 _WAIT_SECONDS: Final = 0.2
 _LIVENESS_SECONDS: Final = 1.0
 _SILENCE_SECONDS: Final = 10.0
@@ -54,6 +61,8 @@ _ARRAY_QUEUE: Final = 20
 _MAX_ARRAY_VALUES: Final = 2**20
 _SERVER_STATE: Final = "i=2259"
 _CURRENT_TIME: Final = "i=2258"
+_TOO_MUCH: Final = frozenset({"BadTooManyOperations", "BadResponseTooLarge", "BadEncodingLimitsExceeded"})
+"""The server answers fewer nodes at once."""
 _REFUSING: Final = frozenset(
     {
         "BadNodeIdUnknown", "BadNodeIdInvalid", "BadNotReadable", "BadUserAccessDenied", "BadAttributeIdInvalid",
@@ -61,19 +70,6 @@ _REFUSING: Final = frozenset(
         "BadCertificateUntrusted", "BadSecurityPolicyRejected", "BadSecurityModeRejected",
     }
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
-    """One channel: a node, and what its value means."""
-
-    name: str
-    node_id: str
-    """Such as ``ns=2;s=Spindle.Vibration`` or ``ns=3;i=1042``."""
-    scale: float = 1.0
-    """Physical value = (value + offset) * scale."""
-    offset: float = 0.0
-    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +83,13 @@ class OpcuaConfig(StreamConfig):
     mode: Literal["poll", "subscribe"] = "poll"
     array: bool = False
     """Whether each value of the one node is a list of samples."""
-    publish_seconds: float = 0.1
+    accept_uncertain: bool = False
+    """Whether a value with an uncertain status is taken; it is a missing sample otherwise."""
+    stale_seconds: Annotated[float, Bounds(0.001, YEAR_SECONDS, "seconds", zero="any age")] = 0.0
+    """How much older than the server's clock a polled value may be."""
+    publish_seconds: Annotated[float, Bounds(0.01, 60, "seconds")] = 0.1
     """How often the server sends changes."""
-    timeout_seconds: float = 4.0
+    timeout_seconds: Annotated[float, Bounds(0.01, 60, "seconds")] = 4.0
     security: Literal["none", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"] = "none"
     certificate_file: Path | None = None
     key_file: Path | None = None
@@ -106,24 +106,20 @@ class OpcuaConfig(StreamConfig):
         object.__setattr__(self, "channels", names)
         object.__setattr__(self, "units", tuple(entry.unit for entry in self.nodes))
         StreamConfig.__post_init__(self)
-        if any(entry.scale == 0 for entry in self.nodes):
-            raise AgentError("config.invalid", "scale must not be 0")
         if self.array and (self.mode != "subscribe" or len(self.nodes) != 1):
             raise AgentError("config.invalid", "array = true needs mode = 'subscribe' and one node")
         if not self.array and (wrong := check_poll_rate(self)):
             raise AgentError("config.invalid", wrong)
-        if not 0 < self.timeout_seconds <= 60 or not 0.01 <= self.publish_seconds <= 60:
+        if not _is_url(self.url):
+            raise AgentError("config.invalid", f"url cannot be {self.url[:80]!r}; set one like opc.tcp://host:4840")
+        if self.stale_seconds and self.mode != "poll":
             raise AgentError(
-                "config.invalid", "timeout_seconds must be above 0 and at most 60, publish_seconds from 0.01 to 60"
+                "config.invalid",
+                "stale_seconds needs mode = 'poll': a subscription does not repeat a value that stays the same",
             )
         files = (self.certificate_file, self.key_file, self.server_certificate_file)
         if self.security != "none" and None in files:
             raise AgentError("config.invalid", "security needs certificate_file, key_file and server_certificate_file")
-        for entry in self.nodes:
-            try:
-                ua.NodeId.from_string(entry.node_id)
-            except (ua.UaError, ValueError) as error:
-                raise AgentError("config.invalid", f"node {entry.name}: {entry.node_id!r} is not a node id") from error
 
 
 class _DataChangeHandler:
@@ -189,8 +185,10 @@ class _ArraySamples(_DataChangeHandler):
     def _samples(self, value: Any) -> NDArray[np.float64]:
         """Return the samples in ``value``, [sample, 1] in physical units; ValueError if it holds none."""
         values = value.Value.Value if value.Value is not None else None
-        if not value.StatusCode.is_good() or not isinstance(values, list) or not 0 < len(values) <= _MAX_ARRAY_VALUES:
-            raise ValueError(f"it is not a list of samples ({value.StatusCode.name})")
+        if not is_usable(value.StatusCode, self._config.accept_uncertain):
+            raise ValueError(f"its status is {status_name(value.StatusCode)}")
+        if not isinstance(values, list) or not 0 < len(values) <= _MAX_ARRAY_VALUES:
+            raise ValueError(f"it is not a list of 1 to {_MAX_ARRAY_VALUES} samples")
         if any(not isinstance(entry, int | float) for entry in values):
             raise ValueError("it does not hold numbers")
         node = self._config.nodes[0]
@@ -255,6 +253,8 @@ class OpcuaReader:
 
     def __init__(self, config: OpcuaConfig) -> None:
         self._config = config
+        self._namespaces = Namespaces(config.nodes)
+        self._nodes_at_once = len(config.nodes)
 
     def read(self, sink: Sink) -> None:
         """Implements :meth:`Reader.read <wheeltapper_agent.source.stream.Reader.read>`."""
@@ -267,7 +267,7 @@ class OpcuaReader:
         try:
             await self._secure(client)
             await asyncio.wait_for(client.connect(), 3 * config.timeout_seconds)
-            nodes = [client.get_node(entry.node_id) for entry in config.nodes]
+            nodes = [client.get_node(node_id) for node_id in self._namespaces.resolve(await _namespaces_of(client))]
             await self._check(client, nodes)
             sink.connected()
             if config.array:
@@ -309,12 +309,28 @@ class OpcuaReader:
 
     async def _check(self, client: Client, nodes: Sequence[Any]) -> None:
         """Refuse nodes that will never give a number."""
-        for entry, attribute in zip(self._config.nodes, await client.read_attributes(nodes), strict=True):
+        for entry, attribute in zip(self._config.nodes, await self._read_all(client, nodes), strict=True):
             if attribute.StatusCode.name in _REFUSING:
                 raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}): {attribute.StatusCode.name}")
             value = attribute.Value.Value if attribute.Value is not None else None
             if not self._config.array and value is not None and not isinstance(value, int | float):
-                raise AgentError("source.refused", f"node {entry.node_id} ({entry.name}) holds no number")
+                held = f"{value[:20]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
+                hint = "; array = true reads lists of samples" if isinstance(value, list) else ""
+                raise AgentError(
+                    "source.refused", f"node {entry.node_id} ({entry.name}) holds no number but {held}{hint}"
+                )
+
+    async def _read_all(self, client: Client, nodes: Sequence[Any]) -> list[Any]:
+        """Return the ``DataValue`` of each node, in as few requests as the server answers."""
+        found: list[Any] = []
+        while len(found) < len(nodes):
+            try:
+                found += await client.read_attributes(nodes[len(found) : len(found) + self._nodes_at_once])
+            except ua.UaStatusCodeError as error:
+                if type(error).__name__ not in _TOO_MUCH or self._nodes_at_once == 1:
+                    raise
+                self._nodes_at_once = (self._nodes_at_once + 1) // 2
+        return found
 
     async def _sample(self, client: Client, nodes: Sequence[Any], sink: Sink) -> None:
         """Push one sample of all nodes at each due moment."""
@@ -327,12 +343,22 @@ class OpcuaReader:
         ticks = PollSchedule(sink, config.sample_rate_hz)
         while await _waited(sink, ticks.due_in_seconds()):
             if config.mode == "poll":
-                found = await client.read_attributes(nodes)
+                found = await self._read_all(client, nodes)
             else:
                 await subscription.check()
                 found = [latest.values[key] for key in keys]
-            row = [_physical(entry, value) for entry, value in zip(config.nodes, found, strict=True)]
-            sink.push(np.array([row]), t_s=ticks.t_s)
+            readings = [
+                reading(entry, value, config.accept_uncertain, config.stale_seconds)
+                for entry, value in zip(config.nodes, found, strict=True)
+            ]
+            sink.missing_values(
+                {
+                    f"{entry.name} {kind_of(each.reason)}": f"{entry.name}: {each.reason}"
+                    for entry, each in zip(config.nodes, readings, strict=True)
+                    if each.reason
+                }
+            )
+            sink.push(np.array([[each.value for each in readings]]), t_s=ticks.t_s)
 
     async def _follow_arrays(self, client: Client, nodes: Sequence[Any], sink: Sink) -> None:
         """Push the arrays of the one node as they come."""
@@ -354,6 +380,23 @@ def _application_uri(path: Path | None) -> str:
     return next(iter(names.get_values_for_type(x509.UniformResourceIdentifier)), "")
 
 
+async def _namespaces_of(client: Client) -> list[str]:
+    """Return the namespaces of a server by their numbers; none where the server does not tell."""
+    try:
+        return list(await client.get_namespace_array())
+    except ua.UaStatusCodeError:
+        return []
+
+
+def _is_url(url: str) -> bool:
+    """Whether a text is the address of an OPC UA server."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "opc.tcp" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 async def _waited(sink: Sink, seconds: float) -> bool:
     """Wait for ``seconds``; return False if the source was closed meanwhile."""
     deadline_s = sink.clock.monotonic() + seconds
@@ -363,14 +406,6 @@ async def _waited(sink: Sink, seconds: float) -> bool:
             return True
         await asyncio.sleep(min(left_s, _WAIT_SECONDS))
     return False
-
-
-def _physical(entry: NodeConfig, reported: Any) -> float:
-    """Return the physical value; NaN if there is none or its status is not good."""
-    if reported is None or reported.Value is None or not reported.StatusCode.is_good():
-        return math.nan
-    value = reported.Value.Value
-    return (float(value) + entry.offset) * entry.scale if isinstance(value, int | float) else math.nan
 
 
 def _make(config: OpcuaConfig, context: SourceContext) -> StreamSource:
