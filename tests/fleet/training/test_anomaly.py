@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from wheeltapper_fleet.training import anomaly, gates
 from wheeltapper_fleet.training.anomaly import train_anomaly
@@ -116,6 +121,104 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
         train_anomaly([machine()], healthy_fraction=0.5, out=tmp_path)
     assert caught.value.code == "training.out_exists"
     assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_bundle_is_replaced_on_demand_only(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    shutil.copytree(bundle, out)
+    for target in (out, tmp_path / "link"):
+        if target is not out:
+            target.symlink_to(out)
+        with pytest.raises(TrainingError) as caught:
+            train_anomaly([machine()], healthy_fraction=0.5, out=target)
+        assert caught.value.code == "training.out_exists"
+    assert (out / MODEL_FILE).read_bytes() == (bundle / MODEL_FILE).read_bytes()
+    train_anomaly([machine(seed=7)], healthy_fraction=0.5, out=out, replace=True)
+    assert (out / MODEL_FILE).read_bytes() != (bundle / MODEL_FILE).read_bytes()
+    (tmp_path / "empty").mkdir()
+    train_anomaly([machine(seed=7)], healthy_fraction=0.5, out=tmp_path / "empty")
+
+
+def test_what_few_windows_cannot_show_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = train_anomaly([machine(120)], healthy_fraction=0.1, out=tmp_path / "b", warn=said.append)
+    gate = next(gate for gate in made.gates if gate.name == "false_alert_rate")
+    assert gate.limit == 0.5
+    assert "the limit allows one" in gate.detail
+    assert "at most 0.22 with 95% confidence" in gate.detail
+    (text,) = said
+    assert "12 healthy windows are too few" in text
+    assert "its gate allows 50% instead of 10%" in text
+    assert "Record at least 100 healthy windows (1.7 minutes)" in text
+
+
+def test_enough_windows_need_no_words(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = train_anomaly([machine(100)], healthy_fraction=1.0, out=tmp_path / "b", warn=said.append)
+    assert said == []
+    assert next(gate for gate in made.gates if gate.name == "false_alert_rate").limit == gates.FALSE_ALERT_LIMIT
+
+
+@pytest.mark.parametrize(("events", "trials"), [(0, 12), (0, 29), (0, 100), (3, 40), (12, 12)])
+def test_the_bound_of_a_rate_is_that_of_clopper_and_pearson(events: int, trials: int) -> None:
+    exact = binomtest(events, trials).proportion_ci(0.9, "exact").high  # 5 % on each side
+    assert gates.rate_bound(events, trials) == pytest.approx(exact)
+
+
+def _zero(samples: NDArray[Any]) -> None:
+    samples[:, :, 1] = 0
+
+
+def _constant(samples: NDArray[Any]) -> None:
+    samples[:, :, 1] = 2.5
+
+
+def _stuck(samples: NDArray[Any]) -> None:
+    samples[10:16, :, 1] = samples[9, 5, 1]
+
+
+def _clipped(samples: NDArray[Any]) -> None:
+    np.clip(samples[:, :, 1], -0.4, 0.9, out=samples[:, :, 1])
+
+
+def _same(samples: NDArray[Any]) -> None:
+    samples[:, :, 1] = samples[:, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (_zero, "channel 'b' is 0 in every sample"),
+        (_constant, "channel 'b' is 2.5 in every sample"),
+        (_stuck, "channel 'b' does not move in 6 of 30 windows"),
+        (_clipped, "channel 'b' is clipped"),
+        (_same, "channel 'b' is the same as 'a'"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_a_channel_that_teaches_nothing_is_refused(
+    tmp_path: Path, spoil: Callable[[NDArray[Any]], None], why: str, dtype: type
+) -> None:
+    samples = np.concatenate([machine(30, seed=seed).samples for seed in (1, 2)], axis=2)
+    spoil(samples)
+    counts = samples if dtype is np.float32 else np.round(samples * 1000).astype(np.int16)
+    scale = np.full(2, 1.0 if dtype is np.float32 else 1e-3)
+    spoilt = Recording(counts, scale, 12_000.0, np.arange(30.0), ("a", "b"), ("g", "g"), {})
+    with pytest.raises(TrainingError, match=why.replace("2.5", "2.5|2500")) as caught:
+        train_anomaly([machine_of_two(), spoilt], healthy_fraction=1.0, out=tmp_path / "out")
+    assert caught.value.code == "training.channel"
+    assert list(tmp_path.iterdir()) == []
+
+
+def machine_of_two() -> Recording:
+    samples = np.concatenate([machine(30, seed=seed).samples for seed in (3, 4)], axis=2)
+    return Recording(samples, np.ones(2), 12_000.0, np.arange(30.0), ("a", "b"), ("g", "g"), {})
+
+
+def test_a_recording_counts_once(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        train_anomaly([machine(), machine()], healthy_fraction=0.5, out=tmp_path / "out")
+    assert caught.value.code == "training.repeated"
 
 
 def test_training_works_with_few_windows(tmp_path: Path) -> None:

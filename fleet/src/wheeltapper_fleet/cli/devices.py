@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
-from wheeltapper_fleet.cli.support import format_time, open_client, parse_tags, print_json, print_result, print_table
+from wheeltapper_fleet.cli.support import (
+    BAD_INPUT,
+    fail,
+    format_time,
+    open_client,
+    parse_tags,
+    print_json,
+    print_result,
+    print_table,
+)
 
 __all__ = ["device_app"]
 
@@ -129,12 +138,15 @@ def capture_list(
 def capture_fetch(
     command: str,
     out: Annotated[Path, typer.Option(help="File to write (.npz).")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a recording."""
+    if out.exists() and not force:
+        fail("capture.exists", f"{out} is there already: choose another file, or give --force", BAD_INPUT)
     with open_client(url, token_file, data_dir) as client:
         length = client.fetch_capture(command, out)
     print_result({"command": command, "path": str(out), "length": length}, f"{out}: {length} bytes", as_json)

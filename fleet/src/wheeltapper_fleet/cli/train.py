@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, print_json
+from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, print_json, printable
 
 if TYPE_CHECKING:
     from wheeltapper_protocols.signal.recording import Recording
@@ -29,7 +29,10 @@ def _train() -> None:
 
 @train_app.command("anomaly")
 def anomaly(
-    recording: Annotated[list[Path], typer.Option(help="A recording (.npz), or with --import its source; repeatable.")],
+    recording: Annotated[
+        list[Path],
+        typer.Option(help="A recording (.npz, .csv, .tsv, .parquet, .wav), or with --import its source; repeatable."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
     healthy_fraction: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="How much of each recording, from its start, is healthy.")
@@ -37,33 +40,93 @@ def anomaly(
     model: Annotated[str, typer.Option(help="The model's name.")] = "bearing-anomaly",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")] = 0,
     source: Annotated[str | None, typer.Option("--import", help="What the sources are, e.g. femto.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
+    sample_rate_hz: Annotated[float, typer.Option(min=0, help="Of a table: samples a second.")] = 0.0,
+    window_samples: Annotated[int, typer.Option(min=0, help="Of a table or .wav: samples in a window.")] = 0,
+    channels: Annotated[str, typer.Option(help="Of a table: its columns with samples, e.g. ax,ay; else all.")] = "",
+    units: Annotated[str, typer.Option(help="Of a table or .wav: a unit for each channel, e.g. g,g.")] = "",
+    scale: Annotated[str, typer.Option(help="Physical value = number in the file * scale, for each channel.")] = "",
+    time_column: Annotated[str, typer.Option(help="Of a table: the column with the time of each row.")] = "",
+    time_unit: Annotated[str, typer.Option(help="Of times that are numbers: s, ms, us or ns.")] = "s",
+    time_format: Annotated[str, typer.Option(help="Of times that are no ISO times: as strptime has it.")] = "",
+    delimiter: Annotated[str, typer.Option(help="Of a .csv: between two cells.")] = "auto",
+    decimal: Annotated[str, typer.Option(help="Of a table: its decimal separator, . or a comma.")] = ".",
+    skip_rows: Annotated[int, typer.Option(min=0, help="Of a .csv: lines before the header.")] = 0,
+    header: Annotated[bool, typer.Option(help="Of a .csv: whether its first line names the columns.")] = True,
+    missing: Annotated[list[str] | None, typer.Option(help="A text or number that means no value; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
-    """Train an autoencoder on healthy data; quantize it; run the gates; write the bundle."""
+    """Train an autoencoder on healthy data; quantize it; run the gates; write the bundle.
+
+    This function is long because each option is a parameter.
+    """
+    warnings: list[str] = []
     with failures():
         try:
             from rich.console import Console
 
             from wheeltapper_fleet.training.anomaly import train_anomaly
+            from wheeltapper_fleet.training.tables import TableForm
+            from wheeltapper_protocols.tables.options import TableOptions
         except ModuleNotFoundError as error:
             fail("train.missing", f"{error.name} is not installed; install wheeltapper-fleet[train]")
-        with Console(stderr=True).status("reading recordings") as status:
+        options: dict[str, Any] = {"time_unit": time_unit, "decimal": decimal}  # their values are checked there
+        table = TableForm(
+            sample_rate_hz=sample_rate_hz,
+            window_samples=window_samples,
+            units=_entries(units),
+            scale=_numbers(scale),
+            options=TableOptions(
+                channels=_entries(channels),
+                time_column=time_column,
+                time_format=time_format,
+                delimiter=delimiter,
+                skip_rows=skip_rows,
+                header=header,
+                missing=tuple(missing or ()),
+                **options,
+            ),
+        )
+        console = Console(stderr=True)
+
+        def warn(text: str) -> None:
+            warnings.append(text)
+            console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+        with console.status("reading recordings") as status:
             made = train_anomaly(
                 list(recording) if source is None else [found for _, found in _imported(source, recording)],
                 out=out,
                 healthy_fraction=healthy_fraction,
                 model=model,
                 seed=seed,
+                table=table,
+                replace=force,
                 progress=status.update,
+                warn=warn,
             )
     if as_json:
         import msgspec
 
-        print_json({"bundle": str(out), "model": made.model, "gates": msgspec.to_builtins(made.gates)})
+        gates = msgspec.to_builtins(made.gates)
+        print_json({"bundle": str(out), "model": made.model, "gates": gates, "warnings": warnings})
         return
     for gate in made.gates:
         typer.echo(f"passed  {gate.name}: {gate.value:.4g} (limit {gate.limit:.4g}) {gate.detail}".rstrip())
     typer.echo(f"bundle: {out}")
+
+
+def _entries(text: str) -> tuple[str, ...]:
+    """The entries of a list with commas."""
+    return tuple(entry.strip() for entry in text.split(",")) if text else ()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """The numbers of a list with commas; ends the command if there is another text."""
+    try:
+        return tuple(float(entry) for entry in _entries(text))
+    except ValueError:
+        fail("train.scale", f"{text!r} is not a list of numbers such as 9.81,9.81", BAD_INPUT)
 
 
 @train_app.command("import")

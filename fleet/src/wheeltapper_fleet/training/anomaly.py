@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ import numpy.typing as npt
 
 from wheeltapper_fleet.training import autoencoder, gates
 from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
+from wheeltapper_fleet.training.channels import check_channels
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.recipe import DECISION, Calibration, calibrate, fit_scoring
+from wheeltapper_fleet.training.tables import TableForm, read_any
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
 from wheeltapper_protocols.manifest.manifest import (
@@ -41,10 +44,12 @@ from wheeltapper_protocols.manifest.manifest import (
     encode_manifest,
 )  # fmt: skip
 from wheeltapper_protocols.signal.features import FeatureSet, default_specs
-from wheeltapper_protocols.signal.recording import Recording, read_recording
+from wheeltapper_protocols.signal.recording import Recording
+from wheeltapper_protocols.tables.notes import Notes
 
 __all__ = ["train_anomaly"]
 
+_LOG = logging.getLogger(__name__)
 MIN_WINDOWS: Final = 8
 MIN_WINDOWS_EACH: Final = 6
 _ATTEMPTS: Final = 4
@@ -94,34 +99,43 @@ def train_anomaly(
     out: Path,
     model: str = "bearing-anomaly",
     seed: int = 0,
+    table: TableForm | None = None,
+    replace: bool = False,
     progress: Progress | None = None,
+    warn: Progress | None = None,
 ) -> Manifest:
     """Train a model, run its gates, and write its bundle.
 
     Args:
-        recordings: recordings, or paths of recordings, that agree in rate, window, channels and units.
+        recordings: recordings, or paths of recordings (``.npz``, CSV, Parquet, WAV), that agree in rate, window,
+            channels and units.
         healthy_fraction: how much of each recording, from its start, is known to be healthy; above 0 and at most 1.
-        out: the bundle's folder; an older bundle there is replaced.
+        out: the bundle's folder.
         model: the model's name.
         seed: seeds everything random. If ``int8_agreement`` is the only gate that fails, the following seeds are tried.
+        table: what files other than ``.npz`` do not say about themselves.
+        replace: whether an older bundle at ``out`` may be replaced.
         progress: called with a few words at each step.
+        warn: called with a sentence for each thing that was left out, or that so little data cannot show; by default
+            it is logged.
 
     Returns:
         The bundle's manifest, with the results of its gates.
 
     Raises:
         TrainingError: ``training.fraction``, ``training.window``, ``training.mixed_input``, ``training.too_little``,
-            ``training.out_exists``, ``training.gate_failed``.
+            ``training.table``, ``training.channel``, ``training.repeated``, ``training.out_exists``,
+            ``training.gate_failed``.
         RecordingError: a recording is malformed.
     """
-    report = progress or (lambda text: None)
+    report, say = progress or (lambda text: None), warn or _LOG.warning
     if not 0 < healthy_fraction <= 1:
         raise TrainingError(
             "training.fraction", f"healthy_fraction is {healthy_fraction}; give a number above 0 and at most 1"
         )
-    check_target(out)
+    check_target(out, replace)
     report("features")
-    healthy = _read_all(recordings, healthy_fraction)
+    healthy = _read_all(recordings, healthy_fraction, table or TableForm(), say)
     for attempt in range(_ATTEMPTS):
         report("fit with another seed" if attempt else "cross-validation and fit")
         candidate = _fit(healthy, seed)
@@ -135,23 +149,33 @@ def train_anomaly(
     if failed:
         text = "; ".join(f"{gate.name} is {gate.value:.4g}, limit {gate.limit:.4g}" for gate in failed)
         raise TrainingError("training.gate_failed", f"the candidate failed its gates: {text}; no bundle was written")
+    windows = sum(len(part.features) for part in healthy)
+    for text in gates.unknown_from(windows, float(np.median([part.step_seconds for part in healthy]))):
+        say(text)
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction)
-    write_bundle(out, {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)})
+    files = {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)}
+    write_bundle(out, files, replace)
     report("bundle written")
     return manifest
 
 
-def _read_all(recordings: Sequence[Path | Recording], fraction: float) -> list[_HealthyPart]:
+def _read_all(
+    recordings: Sequence[Path | Recording], fraction: float, table: TableForm, say: Progress
+) -> list[_HealthyPart]:
     """Read the recordings one after the other and keep their healthy parts."""
     healthy: list[_HealthyPart] = []
-    for source in recordings:
-        recording = source if isinstance(source, Recording) else read_recording(source)
+    for number, source in enumerate(recordings, start=1):
+        what = f"recording {number}" if isinstance(source, Recording) else source.name
+        recording = source if isinstance(source, Recording) else _read(source, table, say)
         if healthy and _input_of(recording) != healthy[0].input:
             raise TrainingError(
                 "training.mixed_input",
                 "the recordings differ in rate, window, channels or units; train on one kind of recording at a time",
             )
-        healthy.append(_healthy_part(recording, fraction))
+        healthy.append(_healthy_part(what, recording, fraction))
+        if healthy[-1].sha256 in {part.sha256 for part in healthy[:-1]}:
+            why = f"{what}: its healthy part was given already; give each recording once"
+            raise TrainingError("training.repeated", why)
     total = sum(len(part.features) for part in healthy)
     if not healthy or total < MIN_WINDOWS or min(len(part.features) for part in healthy) < MIN_WINDOWS_EACH:
         raise TrainingError(
@@ -160,6 +184,15 @@ def _read_all(recordings: Sequence[Path | Recording], fraction: float) -> list[_
             f"{MIN_WINDOWS_EACH} in each are needed: record longer or raise the healthy fraction",
         )
     return healthy
+
+
+def _read(path: Path, table: TableForm, say: Progress) -> Recording:
+    """Read one file, and say what was left out."""
+    notes = Notes(lambda text: say(f"{path.name}: {text}"))
+    recording = read_any(path, table, notes)
+    for text in notes.summary():
+        say(f"{path.name}: {text}")
+    return recording
 
 
 def _input_of(recording: Recording) -> Input:
@@ -182,11 +215,12 @@ def _feature_set(wanted: Input) -> FeatureSet:
     return FeatureSet(specs, wanted.sample_rate_hz, wanted.window_samples, len(wanted.channels))
 
 
-def _healthy_part(recording: Recording, fraction: float) -> _HealthyPart:
+def _healthy_part(what: str, recording: Recording, fraction: float) -> _HealthyPart:
     """Features, a few windows and the hash of a recording's healthy part."""
     wanted = _input_of(recording)
     # 0.1 of 230 is 23; without the small addition binary arithmetic can round it down to 22.
     stop = max(1, math.floor(recording.snapshots * fraction + 1e-9))
+    check_channels(what, recording.samples[:stop], recording.channels)
     digest = hashlib.sha256(np.float64(recording.sample_rate_hz).tobytes() + recording.scale.tobytes())
     digest.update(np.ascontiguousarray(recording.samples[:stop]).data)
     picked = np.unique(np.linspace(0, stop - 1, _SAMPLE_WINDOWS).astype(int))

@@ -2,7 +2,7 @@
 
 Invariants:
     * A bundle appears whole or not at all: it is written to a temporary folder beside its place, synced, and renamed.
-    * A folder that is not a bundle is never replaced.
+    * A folder that is not a bundle is never replaced, and a bundle only on demand.
 """
 
 from __future__ import annotations
@@ -45,27 +45,32 @@ def npz_bytes(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def check_target(out: Path) -> None:
-    """Check that a bundle may be written to ``out``: the folder is absent, empty, or a bundle already.
+def check_target(out: Path, replace: bool) -> None:
+    """Check that a bundle may be written to ``out``: the folder is absent, empty, or a bundle that may be replaced.
 
     Raises:
         TrainingError: ``training.out_exists``.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).exists())):
+    if not out.exists() and not out.is_symlink():
+        return
+    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).exists()):
         raise TrainingError("training.out_exists", f"{out} exists and is not a bundle; choose another folder")
+    if any(out.iterdir()) and not replace:
+        raise TrainingError("training.out_exists", f"{out} is a bundle already; choose another folder, or give --force")
 
 
-def write_bundle(out: Path, files: dict[str, bytes]) -> None:
-    """Write a bundle to ``out`` and replace an older bundle there.
+def write_bundle(out: Path, files: dict[str, bytes], replace: bool = False) -> None:
+    """Write a bundle to ``out``.
 
     Args:
         out: the bundle's folder.
         files: the content of every file by name, ``manifest.json`` included.
+        replace: whether an older bundle there may be replaced.
 
     Raises:
         TrainingError: ``training.out_exists``.
     """
-    check_target(out)
+    check_target(out, replace)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -102,4 +107,4 @@ def break_golden(bundle: Path) -> None:
     files = {file.name: (bundle / file.name).read_bytes() for file in manifest.files}
     files[GOLDEN_FILE] = golden
     files[MANIFEST_FILE] = encode_manifest(msgspec.structs.replace(manifest, files=entries))
-    write_bundle(bundle, files)
+    write_bundle(bundle, files, replace=True)

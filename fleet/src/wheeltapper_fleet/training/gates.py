@@ -6,23 +6,38 @@ become part of the signed manifest.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 
 from wheeltapper_fleet.training.evaluate import verdicts
 from wheeltapper_fleet.training.recipe import DECISION
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import Gate
 
-__all__ = ["agreement", "false_alerts", "finite", "latency", "reproducible", "sensitivity", "size"]
+__all__ = [
+    "agreement",
+    "false_alert_limit",
+    "false_alerts",
+    "finite",
+    "latency",
+    "rate_bound",
+    "reproducible",
+    "sensitivity",
+    "size",
+    "unknown_from",
+]
 
 AGREEMENT_LIMIT: Final = 0.1
 FALSE_ALERT_LIMIT: Final = 0.1
 MAX_FALSE_ALERT_LIMIT: Final = 0.5
 """The limit never rises above this, however few windows there are: a bundle that alerts half of the time is useless."""
+CONFIDENCE: Final = 0.95
+"""Of what is said about rates."""
 LATENCY_LIMIT_MS: Final = 5.0
 SIZE_LIMIT_BYTES: Final = 256 * 1024
 SENSITIVITY_LIMIT: Final = 0.5
@@ -62,11 +77,47 @@ def false_alerts(held_out: tuple[Values, ...], threshold: float, groups: list[Va
         alerts += sum(verdict.alert for verdict in found)
         windows += len(found)
     value = alerts / windows
-    limit = min(MAX_FALSE_ALERT_LIMIT, max(FALSE_ALERT_LIMIT, DECISION.clear_windows / windows))
-    return Gate(
-        name="false_alert_rate", value=value, limit=limit, passed=value <= limit,
-        detail=f"{alerts} of {windows} healthy windows, cross-validated over blocks of time",
-    )  # fmt: skip
+    limit = false_alert_limit(windows)
+    detail = f"{alerts} of {windows} healthy windows, cross-validated over blocks of time"
+    detail += f"; the rate is at most {rate_bound(alerts, windows):.2g} with {CONFIDENCE:.0%} confidence"
+    if limit > FALSE_ALERT_LIMIT:
+        detail += f"; with so few windows one alert exceeds {FALSE_ALERT_LIMIT:g}, so the limit allows one"
+    return Gate(name="false_alert_rate", value=value, limit=limit, passed=value <= limit, detail=detail)
+
+
+def false_alert_limit(windows: int) -> float:
+    """The limit of ``false_alert_rate`` for so many windows: one alert may be on until it clears."""
+    return min(MAX_FALSE_ALERT_LIMIT, max(FALSE_ALERT_LIMIT, DECISION.clear_windows / windows))
+
+
+def rate_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> float:
+    """The rate that is not exceeded with ``confidence``, if ``events`` of ``trials`` were seen: Clopper and Pearson's
+    upper bound, which is at least what windows that depend on one another allow to say.
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26 (1934).
+    """
+    return 1.0 if events >= trials else float(betaincinv(events + 1, trials - events, confidence))
+
+
+def unknown_from(windows: int, step_seconds: float) -> list[str]:
+    """What so few healthy windows cannot show, in sentences; none where the gates are as strict as they are meant.
+
+    Args:
+        windows: number of healthy windows, of all recordings.
+        step_seconds: from one window to the next.
+    """
+    limit = false_alert_limit(windows)
+    if limit <= FALSE_ALERT_LIMIT:
+        return []
+    needed = math.ceil(DECISION.clear_windows / FALSE_ALERT_LIMIT)
+    hours = needed * step_seconds / 3600
+    length = f"{hours:.2g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
+    return [
+        f"{windows} healthy windows are too few to know the false-alert rate: without any alert it may still be "
+        f"{rate_bound(0, windows):.0%} ({CONFIDENCE:.0%} confidence), and its gate allows {limit:.0%} instead of "
+        f"{FALSE_ALERT_LIMIT:.0%}. Record at least {needed} healthy windows ({length}), or raise --healthy-fraction if "
+        "more of the recordings is healthy"
+    ]
 
 
 def finite(output: Values, score: Values) -> Gate:
