@@ -123,9 +123,7 @@ def train_anomaly(
         The bundle's manifest, with the results of its gates.
 
     Raises:
-        TrainingError: ``training.fraction``, ``training.window``, ``training.mixed_input``, ``training.too_little``,
-            ``training.table``, ``training.channel``, ``training.repeated``, ``training.out_exists``,
-            ``training.gate_failed``.
+        TrainingError: ``training.*``: see docs/cli.md; no bundle was written.
         RecordingError: a recording is malformed.
     """
     report, say = progress or (lambda text: None), warn or _LOG.warning
@@ -149,9 +147,7 @@ def train_anomaly(
     if failed:
         text = "; ".join(f"{gate.name} is {gate.value:.4g}, limit {gate.limit:.4g}" for gate in failed)
         raise TrainingError("training.gate_failed", f"the candidate failed its gates: {text}; no bundle was written")
-    windows = sum(len(part.features) for part in healthy)
-    for text in gates.unknown_from(windows, float(np.median([part.step_seconds for part in healthy]))):
-        say(text)
+    _say_unknown(healthy, say)
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction)
     files = {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)}
     write_bundle(out, files, replace)
@@ -184,6 +180,13 @@ def _read_all(
             f"{MIN_WINDOWS_EACH} in each are needed: record longer or raise the healthy fraction",
         )
     return healthy
+
+
+def _say_unknown(healthy: list[_HealthyPart], say: Progress) -> None:
+    """Say what so few windows cannot show."""
+    windows = sum(len(part.features) for part in healthy)
+    for text in gates.unknown_from(windows, float(np.median([part.step_seconds for part in healthy]))):
+        say(text)
 
 
 def _read(path: Path, table: TableForm, say: Progress) -> Recording:
