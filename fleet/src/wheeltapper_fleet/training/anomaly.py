@@ -123,14 +123,13 @@ def train_anomaly(
         The bundle's manifest, with the results of its gates.
 
     Raises:
-        TrainingError: ``training.*``: see docs/cli.md; no bundle was written.
+        TrainingError: ``training.fraction``, ``training.window``, ``training.mixed_input``, ``training.too_little``,
+            ``training.table``, ``training.channel``, ``training.repeated``, ``training.out_exists``,
+            ``training.gate_failed``.
         RecordingError: a recording is malformed.
     """
     report, say = progress or (lambda text: None), warn or _LOG.warning
-    if not 0 < healthy_fraction <= 1:
-        raise TrainingError(
-            "training.fraction", f"healthy_fraction is {healthy_fraction}; give a number above 0 and at most 1"
-        )
+    _check_fraction(healthy_fraction)
     check_target(out, replace)
     report("features")
     healthy = _read_all(recordings, healthy_fraction, table or TableForm(), say)
@@ -180,6 +179,14 @@ def _read_all(
             f"{MIN_WINDOWS_EACH} in each are needed: record longer or raise the healthy fraction",
         )
     return healthy
+
+
+def _check_fraction(healthy_fraction: float) -> None:
+    """Raise ``training.fraction`` for what is no share."""
+    if not 0 < healthy_fraction <= 1:
+        raise TrainingError(
+            "training.fraction", f"healthy_fraction is {healthy_fraction}; give a number above 0 and at most 1"
+        )
 
 
 def _say_unknown(healthy: list[_HealthyPart], say: Progress) -> None:
