@@ -56,7 +56,7 @@ PURE = {
     ),
     "wheeltapper_fleet": (
         "ground.errors ground.names trust.expiry telemetry.drift telemetry.rules telemetry.schemas devices.schemas"
-        " alerts.schemas captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
+        " devices.instances alerts.schemas captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
         " broker.config broker.permissions api.schemas device_api.rate_limit ui.charts cli.options training.errors"
         " registry.runnable campaigns.rules.default_release campaigns.rules.meeting"

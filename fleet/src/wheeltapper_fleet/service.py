@@ -347,7 +347,7 @@ def _start_messaging(
     link = FleetLink(
         host=_reachable(config.mqtt_host), port=mqtt_port, ca=own.ca, certificate=own.certificate, key=own.key
     )
-    ingest = Ingest(database, link.publish)
+    ingest = Ingest(database, link.publish, address_of=auth.address)
     ingest.start()
     stack.callback(ingest.stop)
     link.on_message = ingest.offer

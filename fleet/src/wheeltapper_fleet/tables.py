@@ -18,7 +18,7 @@ from wheeltapper_fleet.campaigns.tables import (
 )
 from wheeltapper_fleet.captures.tables import captures
 from wheeltapper_fleet.db.metadata import metadata
-from wheeltapper_fleet.devices.tables import commands, devices, enrolment_tokens
+from wheeltapper_fleet.devices.tables import commands, device_notices, devices, enrolment_tokens
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.tables import records, refused, spools
 
@@ -32,6 +32,7 @@ __all__ = [
     "captures",
     "commands",
     "default_releases",
+    "device_notices",
     "devices",
     "enrolment_tokens",
     "executions",

@@ -121,7 +121,7 @@ class Rig:
         self.link = FleetLink(
             host="127.0.0.1", port=self.port, ca=self.ca.path, certificate=fleet_certificate, key=fleet_key
         )
-        self.ingest = Ingest(self.database, self.link.publish)
+        self.ingest = Ingest(self.database, self.link.publish, address_of=self.auth.address)
         self.link.on_message = self.ingest.offer
         self.link.start()
         self.ingest.start()
@@ -150,7 +150,13 @@ class Rig:
             )
 
     def connect(
-        self, device: str, *, client_id: str | None = None, files: tuple[Path, Path] | None = None, wait: bool = True
+        self,
+        device: str,
+        *,
+        client_id: str | None = None,
+        files: tuple[Path, Path] | None = None,
+        wait: bool = True,
+        address: str = "",
     ) -> Device:
         context = ssl.create_default_context(cafile=str(self.ca.path))
         certificate, key = files or self.certificates[device]
@@ -181,7 +187,7 @@ class Rig:
         client.on_subscribe = on_subscribe
         client.on_disconnect = on_disconnect
         client.on_message = lambda _c, _d, message: device_client.heard.append((message.topic, bytes(message.payload)))
-        client.connect_async("127.0.0.1", self.port, keepalive=20)
+        client.connect_async("127.0.0.1", self.port, keepalive=20, bind_address=address)
         client.loop_start()
         if wait:
             assert device_client.connected.wait(10), "the device could not connect"

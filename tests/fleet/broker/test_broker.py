@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from sqlalchemy import func, select
 
 from tests.fleet.broker.rig import Ca, Rig, until
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.views import get_device
 from wheeltapper_fleet.tables import devices, records, refused, spools
 from wheeltapper_protocols.wire.codec import decode_down, encode
 from wheeltapper_protocols.wire.messages import Status, Telemetry, TelemetryRecord
@@ -158,6 +160,29 @@ def test_a_revoked_device_can_be_disconnected(rig: Rig) -> None:
         rig.auth.disconnect("dev-5")
         until(lambda: device.refusals > 1)
         assert not device.connected.is_set()
+
+
+def test_two_devices_with_one_identity_are_noticed_with_both_addresses(rig: Rig) -> None:
+    rig.enrol("dev-8")
+
+    def reported(instance: str) -> bool:
+        with reading(rig.database) as connection:
+            status = connection.execute(select(devices.c.status).where(devices.c.id == "dev-8")).scalar_one()
+        return bool(status) and status["instance"] == instance
+
+    def notices() -> list[tuple[str, str]]:
+        return [(each.code, each.detail) for each in get_device(rig.database, "dev-8").notices]
+
+    for turn in range(2):
+        for instance, address in (("a" * 16, "127.0.0.2"), ("b" * 16, "127.0.0.3")):
+            assert turn == 0 or instance[0] == "a" or notices() == []
+            with rig.connect("dev-8", address=address) as device:
+                status = Status(online=True, at=1.0, instance=instance)
+                device.client.publish(up_topic("dev-8", Up.STATUS), encode(status), qos=1, retain=True)
+                until(partial(reported, instance))
+    [(code, detail)] = notices()
+    assert code == "device.shared_identity"
+    assert "127.0.0.2 and 127.0.0.3" in detail
 
 
 def test_kill_9_of_the_broker_loses_nothing(rig: Rig) -> None:

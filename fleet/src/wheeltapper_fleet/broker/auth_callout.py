@@ -68,6 +68,7 @@ class AuthCallout:
         self._issuer_seed = new_seed("account")
         self.user = public_key(self._user_seed)
         self.issuer = public_key(self._issuer_seed)
+        self._addresses: dict[str, str] = {}
         self._connections: dict[str, tuple[str, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -109,6 +110,10 @@ class AuthCallout:
     def trust_fleet_certificate(self, sha256: str) -> None:
         """From now on the service itself connects with the certificate of this fingerprint, and with no other."""
         self._fleet_fingerprint = sha256
+
+    def address(self, device: str) -> str:
+        """Where the newest connection of ``device`` comes from; empty if it has made none since the start."""
+        return self._addresses.get(device, "")
 
     def disconnect(self, device: str) -> None:
         """End a device's connection, if it has one. Called when the device is revoked."""
@@ -178,6 +183,7 @@ class AuthCallout:
         fingerprint = certificate_sha256(certificate)
         client_id = client.get("mqtt_id") or request.get("connect_opts", {}).get("mqtt_id") or client.get("name", "")
         allowed = permissions_of(name, fingerprint, client_id, self._current_fingerprint, self._fleet_fingerprint)
+        self._addresses[name] = str(client.get("host") or "")[:80]
         self._connections[name] = (request["server_id"]["id"], int(client.get("id", 0)))
         body = {
             "type": "user",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, delete, update
 
+from wheeltapper_fleet.devices.notices import clear_notices
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 
@@ -29,6 +30,7 @@ def forget_device(engine: Engine, device: str) -> None:
         FleetError: ``device.not_found``.
     """
     with engine.begin() as connection:
+        clear_notices(connection, device)
         _one(connection.execute(delete(devices).where(devices.c.id == device)).rowcount, device)
 
 

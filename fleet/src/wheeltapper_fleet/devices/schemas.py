@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
 
-__all__ = ["CommandView", "DeviceView", "PipelineView", "TokenView"]
+__all__ = ["CommandView", "DeviceView", "NoticeView", "PipelineView", "TokenView"]
 
 
 class TokenView(BaseModel):
@@ -34,6 +34,16 @@ class PipelineView(BaseModel):
     source: str
 
 
+class NoticeView(BaseModel):
+    """What is wrong with a device itself, as the fleet sees it: since when, when last, how often."""
+
+    code: str
+    detail: str
+    first_at: float
+    last_at: float
+    count: int
+
+
 class DeviceView(BaseModel):
     """One device: its enrolment, its last status message, and its newest scores, oldest first."""
 
@@ -51,3 +61,4 @@ class DeviceView(BaseModel):
     severity: str | None
     score: float | None
     scores: list[ScorePoint]
+    notices: list[NoticeView] = []

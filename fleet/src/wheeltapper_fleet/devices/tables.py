@@ -1,6 +1,8 @@
 """Tables of devices: who is enrolled, the tokens to enrol with, and the commands to devices.
 
     * ``devices``: one row per enrolled device: its present certificate, and the last status message it sent.
+      ``instances`` holds its newest changes of instance as ``[instance, at, address]``, oldest first.
+    * ``device_notices``: what is wrong with a device itself, by a stable code, with a count.
     * ``enrolment_tokens``: one-time tokens, by the SHA-256 of their secret.
     * ``commands``: what a device was asked to do, and its answer. ``body`` is the command as sent, without its id.
 
@@ -9,12 +11,12 @@ Times are Unix seconds. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, String, Table, Text
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
-__all__ = ["commands", "devices", "enrolment_tokens"]
+__all__ = ["commands", "device_notices", "devices", "enrolment_tokens"]
 
 devices = Table(
     "devices",
@@ -29,6 +31,18 @@ devices = Table(
     Column("last_seen_at", Float),
     Column("status", StoredJson),
     Column("counter", BigInteger, nullable=False, default=0),
+    Column("instances", StoredJson),
+)
+
+device_notices = Table(
+    "device_notices",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("code", String(80), primary_key=True),
+    Column("detail", Text, nullable=False),
+    Column("first_at", Float, nullable=False),
+    Column("last_at", Float, nullable=False),
+    Column("count", Integer, nullable=False),
 )
 
 enrolment_tokens = Table(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, select
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.devices.schemas import DeviceView, PipelineView
+from wheeltapper_fleet.devices.notices import all_notices, notices_of
+from wheeltapper_fleet.devices.schemas import DeviceView, NoticeView, PipelineView
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
@@ -22,7 +24,8 @@ def list_devices(engine: Engine) -> list[DeviceView]:
     """All devices, by id."""
     with reading(engine) as connection:
         rows = connection.execute(select(devices).order_by(devices.c.id)).all()
-        return [_view(connection, row) for row in rows]
+        notices = all_notices(connection)
+        return [_view(connection, row, notices.get(row.id, ())) for row in rows]
 
 
 def get_device(engine: Engine, device: str) -> DeviceView:
@@ -35,7 +38,7 @@ def get_device(engine: Engine, device: str) -> DeviceView:
         row = connection.execute(select(devices).where(devices.c.id == device)).first()
         if row is None:
             raise FleetError("device.not_found", f"there is no device {device[:80]!r}", 404)
-        return _view(connection, row)
+        return _view(connection, row, notices_of(connection, row.id))
 
 
 def online_by_device(connection: Connection) -> dict[str, bool]:
@@ -43,7 +46,7 @@ def online_by_device(connection: Connection) -> dict[str, bool]:
     return {row.id: bool(row.online) for row in connection.execute(select(devices.c.id, devices.c.online))}
 
 
-def _view(connection: Connection, row: Row[Any]) -> DeviceView:
+def _view(connection: Connection, row: Row[Any], notices: Sequence[Row[Any]]) -> DeviceView:
     status: dict[str, Any] = row.status if isinstance(row.status, dict) else {}
     newest = newest_scores(connection, row.id, _SCORES_SHOWN)
     return DeviceView(
@@ -60,6 +63,7 @@ def _view(connection: Connection, row: Row[Any]) -> DeviceView:
         pipelines=[_pipeline(name, value) for name, value in sorted((status.get("pipelines") or {}).items())],
         severity=newest[0].severity if newest else None,
         score=newest[0].score if newest else None,
+        notices=[NoticeView.model_validate(each, from_attributes=True) for each in notices],
         scores=[ScorePoint(t_s=each.t_s or 0.0, score=each.score) for each in reversed(newest)],
     )
 

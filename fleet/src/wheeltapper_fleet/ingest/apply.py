@@ -20,7 +20,7 @@ What this module does not do: SQL, publish.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -59,7 +59,11 @@ class AppliedBatch:
 
 
 def apply_batch(
-    connection: Connection, messages: Sequence[DeviceMessage], refusals: Iterable[Refusal], now: float
+    connection: Connection,
+    messages: Sequence[DeviceMessage],
+    refusals: Iterable[Refusal],
+    now: float,
+    address_of: Callable[[str], str] = lambda device: "",
 ) -> AppliedBatch:
     """Apply a batch.
 
@@ -68,6 +72,7 @@ def apply_batch(
         messages: what devices said, in the order in which it came.
         refusals: messages that could not be read; they are counted.
         now: Unix seconds.
+        address_of: gives where a device's newest connection comes from; empty if that is not known.
     """
     publications: list[Publication] = []
     delivered = [(each.device, each.message) for each in messages if not isinstance(each.message, Status)]
@@ -80,7 +85,7 @@ def apply_batch(
                 _apply_report(connection, each.device, report, now)
             case Status() as status:
                 before = device_facts(connection, each.device)
-                store_status(connection, each.device, status, now)
+                store_status(connection, each.device, status, now, address_of(each.device))
                 if status.online:
                     publications += _missed(connection, each.device, before, status, acks, now)
     publications += [

@@ -61,6 +61,7 @@ class Ingest:
         batch_messages: a transaction takes up to this many messages,
         batch_seconds: that came within this time.
         clock: Unix seconds.
+        address_of: gives where a device's newest connection comes from; empty if that is not known.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Ingest:
         batch_messages: int = 500,
         batch_seconds: float = 0.05,
         clock: Callable[[], float] = time.time,
+        address_of: Callable[[str], str] = lambda device: "",
     ) -> None:
         self.counts = IngestCounts()
         self._engine = engine
@@ -80,6 +82,7 @@ class Ingest:
         self._batch_messages = batch_messages
         self._batch_seconds = batch_seconds
         self._clock = clock
+        self._address_of = address_of
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -134,7 +137,7 @@ class Ingest:
         while True:
             try:
                 with self._engine.begin() as connection:
-                    applied = apply_batch(connection, messages, refusals, self._clock())
+                    applied = apply_batch(connection, messages, refusals, self._clock(), self._address_of)
                 break
             except Exception as error:
                 fault = database_fault(error)

@@ -1,0 +1,52 @@
+"""Notices: what is wrong with a device itself, as the fleet sees it; each is one row with a count.
+
+Every function works in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, delete, select
+
+from wheeltapper_fleet.db.engine import upsert_statement
+from wheeltapper_fleet.devices.tables import device_notices
+
+__all__ = ["all_notices", "clear_notices", "notices_of", "store_notice"]
+
+_DETAIL_CHARACTERS: Final = 500
+
+
+def store_notice(connection: Connection, device: str, code: str, detail: str, now: float) -> bool:
+    """Count that ``code`` is true of ``device`` at ``now`` (Unix seconds); True if this is the first time.
+
+    ``detail`` replaces the one before.
+    """
+    same = (device_notices.c.device == device, device_notices.c.code == code)
+    known = connection.execute(select(device_notices.c.device).where(*same)).first() is not None
+    detail = detail[:_DETAIL_CHARACTERS]
+    row = {"device": device, "code": code, "detail": detail, "first_at": now, "last_at": now, "count": 1}
+    changed = {"detail": detail, "last_at": now, "count": device_notices.c["count"] + 1}
+    statement = upsert_statement(connection, device_notices).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["device", "code"], set_=changed))
+    return not known
+
+
+def notices_of(connection: Connection, device: str) -> Sequence[Row[Any]]:
+    """The notices of ``device``, newest first."""
+    query = select(device_notices).where(device_notices.c.device == device).order_by(device_notices.c.last_at.desc())
+    return connection.execute(query).all()
+
+
+def all_notices(connection: Connection) -> dict[str, list[Row[Any]]]:
+    """The notices of every device that has one, newest first. Few devices have any."""
+    found: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(select(device_notices).order_by(device_notices.c.last_at.desc())):
+        found.setdefault(row.device, []).append(row)
+    return found
+
+
+def clear_notices(connection: Connection, device: str) -> None:
+    """Forget every notice of ``device``: it is enrolled anew."""
+    connection.execute(delete(device_notices).where(device_notices.c.device == device))
