@@ -50,9 +50,9 @@ PURE = {
         " source.iio_format source.iio_names source.payload source.payload_formats source.payload_rows"
         " source.physical_value source.stream_config source.modbus_registers source.timing model.tensors records.config"
         " records.port records.rows records.state pipeline.change"
-        " pipeline.config pipeline.observation pipeline.quality"
+        " pipeline.config pipeline.observation pipeline.pace pipeline.quality"
         " captures.config update.comparison update.conditions update.deadline update.effect_result"
-        " update.machine update.probation update.resume update.trust host.finding host.systemd_unit"
+        " update.machine update.probation update.resume update.trial_time update.trust host.finding host.systemd_unit"
     ),
     "wheeltapper_fleet": (
         "ground.errors ground.names trust.expiry telemetry.drift telemetry.rules telemetry.schemas devices.schemas"

@@ -35,8 +35,10 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.liveness import Pulse
 from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, Evaluation, check_input
+from wheeltapper_agent.pipeline.gathering import Gathering
 from wheeltapper_agent.pipeline.ledger import JudgedWindow, Ledger, call_observers
 from wheeltapper_agent.pipeline.observation import Observation, Observer
+from wheeltapper_agent.pipeline.pace import Pace
 from wheeltapper_agent.pipeline.stream_faults import StreamFaults
 from wheeltapper_agent.pipeline.window_captures import WindowCapture, WindowCaptures
 from wheeltapper_agent.records.port import Records
@@ -94,8 +96,6 @@ class Pipeline:
         self._live_observers: list[Observer] = []
         self._source = standing_for(source, name, clock)
         self._clock = clock
-        self._gather_seconds = gather_seconds
-        self._gathered_at = clock.monotonic()
         self._lock = threading.Lock()
         self._bundle: Bundle | None = None
         self._next: tuple[Bundle | None] | None = None
@@ -105,6 +105,7 @@ class Pipeline:
         self._first_error = ""
         self._captures = WindowCaptures()
         self._windows = 0
+        self._pace = Pace()
         self._last_verdict: Verdict | None = None
         self._error = ""
         self._faults = StreamFaults(name, clock)
@@ -113,6 +114,7 @@ class Pipeline:
         self._no_model_code = ""
         self.pulse = Pulse(clock)
         self._stopping = StopEvent()
+        self._gathering = Gathering(gather_seconds, self._source, clock, self._stopping)
         self._stopped_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
@@ -226,6 +228,16 @@ class Pipeline:
         return bundle.manifest.budget.latency_p95_ms if bundle is not None else None
 
     @property
+    def window_seconds(self) -> float:
+        """Seconds from one window of the source to the next, as it declares and as they came; 0: unknown."""
+        return self._pace.interval_seconds(self._source.interval_seconds)
+
+    @property
+    def no_model_code(self) -> str:
+        """Why no model runs, where one was to be run: an error code; otherwise empty."""
+        return self._no_model_code
+
+    @property
     def source_state(self) -> str:
         """``waiting``, ``running``, ``ended`` or an error code."""
         return self._source.state
@@ -278,8 +290,7 @@ class Pipeline:
                         self._take(batch)
                     except BaseException as error:  # noqa: BLE001  # see _run
                         self._faults.happened(error, len(batch))
-                if self._gather_seconds:
-                    self._gather(len(batch))
+                self._gathering.pause(len(batch))
             if self._stopping.is_set():
                 return
 
@@ -289,14 +300,6 @@ class Pipeline:
         while len(batch) < MAX_BATCH and self._source.pending and (next_window := next(stream, None)) is not None:
             batch.append(next_window)
         return batch
-
-    def _gather(self, count: int) -> None:
-        """Wait, if that lets several windows come together; ``count`` windows were taken since the last wait."""
-        now = self._clock.monotonic()
-        interval, self._gathered_at = (now - self._gathered_at) / count, now
-        wait = min(self._gather_seconds, interval * min(MAX_BATCH, self._source.room) / 2)
-        if wait > 2 * interval and not self._source.pending:
-            self._stopping.wait(wait)
 
     def _take(self, batch: list[Window]) -> None:
         """Judge windows that follow each other, and hand them to the ledger."""
@@ -318,6 +321,7 @@ class Pipeline:
         state_before_drop = self._ledger.add(judged)
         if state_before_drop is not None:
             self._state = state_before_drop
+        self._pace.add(self._clock.monotonic(), len(batch))
         with self._lock:
             self._windows += len(batch)
             self._last_verdict = judged[-1].observation.verdict

@@ -55,7 +55,7 @@ class UpdateConfig:
     shadow_windows: Annotated[int, Bounds(1, 1_000_000, "windows", zero="no shadow run")] = 3
     """Windows that a new release scores beside the active one; 0: no shadow run."""
     shadow_timeout_seconds: Annotated[float, Bounds(0.1, 7 * DAY_SECONDS, "seconds")] = 30.0
-    """For the whole shadow run."""
+    """For the whole shadow run; longer for a source whose windows come seldom."""
     shadow_min_agreement: Annotated[float, Bounds(0, 1)] = 0.0
     """Share of windows (0 to 1) in which both releases must decide the same; 0: it is only reported."""
     shadow_max_load: Annotated[float, Bounds(0, 10_000)] = 8.0
@@ -63,7 +63,9 @@ class UpdateConfig:
     probation_windows: Annotated[int, Bounds(1, 1_000_000, "windows")] = 3
     """Windows that a new release must score before it is judged."""
     probation_timeout_seconds: Annotated[float, Bounds(0.1, 7 * DAY_SECONDS, "seconds")] = 120.0
-    """For the whole probation."""
+    """For the whole probation; longer for a source whose windows come seldom."""
+    probation_wait_seconds: Annotated[float, Bounds(0, 30 * DAY_SECONDS, "seconds")] = float(DAY_SECONDS)
+    """How long probation waits for a source that gives no windows, or none that are complete."""
     probation_max_deaths: Annotated[int, Bounds(1, 1000, "ends")] = 3
     """Unclean ends of the agent in probation after which the release goes back."""
     probation_max_shift: Annotated[float, Bounds(0.1, 1e6, "spreads", zero="not judged")] = 8.0

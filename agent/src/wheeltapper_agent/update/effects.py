@@ -63,7 +63,7 @@ class Effects:
         conditions = ConditionWait(
             config, slots.folder, clock, self.wait, lambda: floors.current.newest_time_seconds, self._report_waiting
         )
-        trials = Trials(pipelines, config, clock, self.wait)
+        trials = Trials(pipelines, config, clock, self.wait, self._report_waiting)
         self.running = Running(pipelines, slots, profile, floors, trials, conditions)
         self.obtaining = Obtaining(
             pipelines, slots, blobs, metadata, config, profile, floors, self.wait, conditions, self.running

@@ -124,6 +124,12 @@ class Shadow:
         self.done.set()
         return ()
 
+    @property
+    def offered(self) -> int:
+        """Windows that the active release scored since the start of the shadow run, those left out included."""
+        with self._lock:
+            return len(self._pairs) + self._skipped + self._failed
+
     def report(self, execution: str, pipeline: str, code: str = "") -> ShadowReport:
         """The comparison so far.
 

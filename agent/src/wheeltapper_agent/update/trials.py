@@ -3,7 +3,10 @@
 Invariants:
     * A first release has nothing to run beside and passes the shadow run.
     * The statistical rules of probation are asked once, at its end.
-    * A trial ends by its time-out, whatever the source does.
+    * The time that a trial may take follows from the pace of the source (:mod:`wheeltapper_agent.update.trial_time`).
+    * What a source does (it gives windows seldom, none at all, or incomplete ones) says nothing of a release: the trial
+      waits and says what for. It ends all the same, at the latest by the execution's deadline or after
+      ``probation_wait_seconds``.
     * A release that scored fewer windows than the rules ask for is never healthy.
 
 What this module does not do: the statistics (:mod:`wheeltapper_agent.update.comparison`,
@@ -18,7 +21,8 @@ from typing import Final
 
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.model.bundle import Bundle
-from wheeltapper_agent.pipeline.pipeline import Pipeline
+from wheeltapper_agent.pipeline.pipeline import Health, Pipeline
+from wheeltapper_agent.update.conditions import Unmet
 from wheeltapper_agent.update.config import UpdateConfig
 from wheeltapper_agent.update.effect_result import EffectResult
 from wheeltapper_agent.update.interruption import POLL_SECONDS, ExecutionWait
@@ -27,6 +31,7 @@ from wheeltapper_agent.update.machine import Event
 from wheeltapper_agent.update.probation import LEAST_CALLS, WindowStatistics, judge, shift_in_spreads
 from wheeltapper_agent.update.score_history import ScoreHistory
 from wheeltapper_agent.update.shadow import Shadow
+from wheeltapper_agent.update.trial_time import deadline_left_seconds, probation_seconds, shadow_seconds, waits_for
 from wheeltapper_protocols.wire.messages import ShadowReport
 
 __all__ = ["Trials"]
@@ -54,16 +59,23 @@ class Trials:
         config: windows, time-outs and limits of the trials.
         clock: time.
         wait: how to wait.
+        report_waiting: called with the execution and what it waits for, whenever that changes.
     """
 
     def __init__(
-        self, pipelines: Mapping[str, Pipeline], config: UpdateConfig, clock: Clock, wait: ExecutionWait
+        self,
+        pipelines: Mapping[str, Pipeline],
+        config: UpdateConfig,
+        clock: Clock,
+        wait: ExecutionWait,
+        report_waiting: Callable[[Execution, Unmet], None] = lambda _execution, _unmet: None,
     ) -> None:
         self._pipelines = pipelines
         self._config = config
         self._rules = config.rules()
         self._clock = clock
         self._wait = wait
+        self._report_waiting = report_waiting
         self._histories = {name: ScoreHistory() for name in pipelines}
         for name, history in self._histories.items():
             pipelines[name].add_observer(history)
@@ -130,12 +142,38 @@ class Trials:
         return runs
 
     def _until_shadowed(self, execution: Execution, runs: Sequence[_ShadowRun]) -> None:
-        """Wait until every run has its windows, its source ended, or the time is over."""
-        deadline = self._clock.monotonic() + self._config.shadow_timeout_seconds
-        while self._clock.monotonic() < deadline:
-            if all(run.shadow.done.is_set() or run.pipeline.source_state == _ENDED for run in runs):
+        """Wait until every run has its windows, its source ended, or the time is over.
+
+        Where an agreement is asked for, too few windows would refuse the release: then a source that gives none is
+        waited for until the deadline.
+        """
+        began, said = self._clock.monotonic(), ""
+        while True:
+            missing = [run for run in runs if not (run.shadow.done.is_set() or run.pipeline.source_state == _ENDED)]
+            if not missing:
                 return
+            run, passed = missing[0], self._clock.monotonic() - began
+            timeout, interval = self._config.shadow_timeout_seconds, run.pipeline.window_seconds
+            allowed = shadow_seconds(timeout, run.windows, interval, deadline_left_seconds(execution))
+            short = run.shadow.offered < run.windows
+            if passed >= allowed and not (run.min_agreement and short):
+                return
+            if short:
+                said = self._say(execution, said, run.pipeline, passed, timeout, run.shadow.offered, run.windows)
             self._wait.for_seconds(execution, POLL_SECONDS)
+
+    def _say(
+        self, execution: Execution, said: str, pipeline: Pipeline, passed: float, timeout: float, have: int, wanted: int
+    ) -> str:
+        """Report what ``execution`` waits for, if that is news; return what was said last."""
+        trouble, interval = pipeline.trouble, pipeline.window_seconds
+        state = trouble.code if trouble is not None else pipeline.source_state
+        kind, why = waits_for(passed, timeout, wanted - have, interval, state)
+        if kind and f"{pipeline.name} {kind}" != said:
+            said = f"{pipeline.name} {kind}"
+            detail = f"{pipeline.name} has {have} of {wanted} windows: {why}"
+            self._report_waiting(execution, Unmet("update.waiting_windows", detail))
+        return said
 
     # --- probation ----------------------------------------------------------------------------------------------------
 
@@ -149,33 +187,41 @@ class Trials:
         Raises:
             Interrupted: the agent stops.
         """
-        deadline = self._clock.monotonic() + self._config.probation_timeout_seconds
+        began, said = self._clock.monotonic(), ""
         needed = min(self._rules.new_windows, self._config.probation_windows)
         enough_at: float | None = None
         pipelines = [self._pipelines[name] for name in execution.targets]
         while True:
             finished = [pipeline.finished for pipeline in pipelines]  # read first: no window comes after that
             health = [pipeline.health() for pipeline in pipelines]
-            errors = [state.error for state in health if state.error]
-            if errors:
-                return EffectResult(Event.BROKE, errors[0], "the new model could not score a live window")
-            waiting = []
-            for pipeline, state, ended in zip(pipelines, health, finished, strict=True):
-                if ended and state.windows < needed:
-                    text = f"the source of {pipeline.name} ended after {state.windows} windows; {needed} are needed"
-                    return EffectResult(Event.BROKE, "probation.timeout", text)
-                if state.windows < self._config.probation_windows and not ended:
-                    waiting.append(pipeline)
+            if broke := _broken(pipelines, health, finished, needed):
+                return broke
+            waiting = [
+                (pipeline, state.windows)
+                for pipeline, state, ended in zip(pipelines, health, finished, strict=True)
+                if state.windows < self._config.probation_windows and not ended
+            ]
             now = self._clock.monotonic()
             if not waiting:
                 enough_at = now if enough_at is None else enough_at
                 few_calls = any(state.calls < min(LEAST_CALLS, state.windows) for state in health)
                 if not few_calls or all(finished) or now - enough_at >= _CALLS_SECONDS:
                     return self._judged(execution, float(min(state.windows for state in health)))
-            elif now > deadline:
-                allowed = f"{self._config.probation_timeout_seconds:g} s"
-                text = f"{waiting[0].name} did not score {self._config.probation_windows} windows in {allowed}"
-                return EffectResult(Event.BROKE, "probation.timeout", text)
+            else:
+                pipeline, have = waiting[0]
+                wanted, passed = self._config.probation_windows, now - began
+                timeout = self._config.probation_timeout_seconds
+                allowed = probation_seconds(
+                    timeout,
+                    self._config.probation_wait_seconds,
+                    wanted,
+                    pipeline.window_seconds,
+                    deadline_left_seconds(execution),
+                )
+                if passed > allowed:
+                    text = f"{pipeline.name} scored {have} of {wanted} windows in {allowed:g} s"
+                    return EffectResult(Event.BROKE, "probation.timeout", text)
+                said = self._say(execution, said, pipeline, passed, timeout, have, wanted)
             self._wait.for_seconds(execution, POLL_SECONDS)
 
     def _judged(self, execution: Execution, windows: float) -> EffectResult:
@@ -189,6 +235,22 @@ class Trials:
             if budget is not None and (unhealthy := judge(self._rules, old, new, budget)) is not None:
                 return EffectResult(Event.BROKE, unhealthy.code, f"{name}: {unhealthy.detail}", metrics)
         return EffectResult(Event.HEALTHY, metrics=metrics)
+
+
+def _broken(
+    pipelines: Sequence[Pipeline], health: Sequence[Health], finished: Sequence[bool], needed: int
+) -> EffectResult | None:
+    """What ends probation at once: an error of the model, no model at all, a source that ended too soon."""
+    for pipeline, state, ended in zip(pipelines, health, finished, strict=True):
+        if state.error:
+            return EffectResult(Event.BROKE, state.error, "the new model could not score a live window")
+        if pipeline.bundle is None:
+            text = f"{pipeline.name} runs no model: the release does not fit its source"
+            return EffectResult(Event.BROKE, pipeline.no_model_code or "probation.not_active", text)
+        if ended and state.windows < needed:
+            text = f"the source of {pipeline.name} ended after {state.windows} windows; {needed} are needed"
+            return EffectResult(Event.BROKE, "probation.timeout", text)
+    return None
 
 
 def _metrics(old: WindowStatistics | None, new: WindowStatistics, least_spread: float) -> dict[str, float]:
