@@ -2,8 +2,8 @@
 
 The commands only parse options and print; each imports the modules that it needs when it runs.
 
-Exit codes: 0 done; 1 an internal error; 2 wrong usage, configuration or input, or a refusal (its code is on standard
-error); 3 ``doctor`` found something that does not work.
+Exit codes: 0 done; 1 an internal error, or one of the operating system; 2 wrong usage, configuration or input, or a
+refusal (its code is on standard error); 3 ``doctor`` found something that does not work; 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from wheeltapper_agent import cli_device, cli_export
-from wheeltapper_agent.cli_support import DEFAULT_CONFIG, ConfigOption, JsonOption, fail, read_token_file
+from wheeltapper_agent import __version__, cli_device, cli_export
+from wheeltapper_agent.cli_support import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    agent_command,
+    fail,
+    read_token_file,
+    run_program,
+)
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.python_path import child_environment, python_command
 from wheeltapper_protocols.errors import ProtocolError
@@ -26,14 +34,35 @@ __all__ = ["app", "main"]
 
 _HELP = """Runs models beside a machine and reports to its fleet.
 
-Exit codes: 0 done; 1 an internal error; 2 wrong usage, configuration or input, or a refusal; 3 doctor found something
-that does not work. An error is one line on standard error with its stable code.
+Exit codes: 0 done; 1 an internal error, or one of the operating system; 2 wrong usage, configuration or input, or a
+refusal; 3 doctor found something that does not work; 130 ended by Ctrl-C. An error is one line on standard error with
+its stable code.
 """
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 cli_device.register(app)
 cli_export.register(app)
 _MEMORY_SETTINGS = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072", "OPENBLAS_NUM_THREADS": "1"}
 """Environment of the agent: without it glibc gives each of a dozen idle threads a heap, and OpenBLAS a buffer."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"wheeltapper-agent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -83,7 +112,7 @@ def enroll(
             )
         )
     else:
-        print(f"{fleet.device} is enrolled; start the agent: wheeltapper-agent run")
+        print(f"{fleet.device} is enrolled; start the agent: `{agent_command('run', config)}`")
 
 
 @app.command()
@@ -134,9 +163,9 @@ def _details(row: dict[str, Any]) -> list[str]:
     return details
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the command ``wheeltapper-agent``."""
-    app()
+    run_program(app, "wheeltapper-agent")
 
 
 if __name__ == "__main__":

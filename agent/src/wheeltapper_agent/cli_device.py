@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _EXIT_DOCTOR: Final = 3
-RootOption = Annotated[Path, typer.Option("--root", help="The system's root: / or where an image is mounted.")]
+RootOption = Annotated[
+    Path, typer.Option("--root", resolve_path=True, help="The system's root: / or where an image is mounted.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -175,18 +177,19 @@ def install(
         fail(AgentError("install.escapes", str(error)))
     except AgentError as error:
         fail(error)
+    notes = _differences(configured, board.name) if configured is not None else []
     if json_output:
         done = [{"path": str(step.path), "outcome": result} for step, result in zip(planned, results, strict=True)]
         body = {"profile": board.name, "dry_run": dry_run, "started": started, "enrolled": enrolled.exists()}
-        print(json.dumps(body | {"steps": done}))
+        print(json.dumps(body | {"steps": done, "notes": notes}))
         return
     _print_steps(planned, results, dry_run)
-    if configured is not None:
-        _print_differences(configured, board.name)
+    for note in notes:
+        print(f"note: {note}")
     if not enrolled.exists() and not dry_run:
-        print(f"next: runuser -u wheeltapper -- wheeltapper-agent enroll --server https://… --config {CONFIG_FILE}")
+        print(f"next: `runuser -u wheeltapper -- wheeltapper-agent enroll --server https://… --config {CONFIG_FILE}`")
     elif started:
-        print("the service runs; check it with wheeltapper-agent doctor")
+        print("the service runs; check it with `wheeltapper-agent doctor`")
 
 
 def _print_steps(planned: list[Step], results: list[StepResult], dry_run: bool) -> None:
@@ -197,17 +200,23 @@ def _print_steps(planned: list[Step], results: list[StepResult], dry_run: bool) 
             print("".join(f"    {text}\n" for text in step.content.splitlines()), end="")
 
 
-def _print_differences(configured: DeviceConfig, profile: str) -> None:
-    """Where a configuration that existed before and the unit just written do not agree."""
+def _differences(configured: DeviceConfig, profile: str) -> list[str]:
+    """Where a configuration that existed before and the unit just written do not agree, and what to do."""
+    from wheeltapper_agent.host.systemd_unit import CONFIG_FILE
     from wheeltapper_agent.host.uninstall import STATE_DIR
 
+    notes = []
     if configured.profile != profile:
-        print(f"note: the configuration names the profile {configured.profile}, the unit has the limits of {profile}")
-    if configured.state_dir != Path(STATE_DIR):
-        print(
-            f"note: the configuration names the state folder {configured.state_dir}, the unit is made for {STATE_DIR}: "
-            "adapt it with systemctl edit wheeltapper-agent (ConditionPathExists=, ReadWritePaths=)"
+        notes.append(
+            f"the configuration names the profile {configured.profile} and stays, the unit is that of {profile}: "
+            f'write profile = "{profile}" into {CONFIG_FILE}, or run `wheeltapper-agent install --profile auto`'
         )
+    if configured.state_dir != Path(STATE_DIR):
+        notes.append(
+            f"the configuration names the state folder {configured.state_dir}, the unit is made for {STATE_DIR}: "
+            "adapt it with `systemctl edit wheeltapper-agent` (ConditionPathExists=, ReadWritePaths=)"
+        )
+    return notes
 
 
 def uninstall(
@@ -215,6 +224,7 @@ def uninstall(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     keep_state: Annotated[bool, typer.Option("--keep-state", help="Leave identity, releases and spool.")] = False,
     keep_config: Annotated[bool, typer.Option("--keep-config", help="Leave the configuration.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Remove service, configuration, state and user; afterwards the device must be enrolled again."""
     from wheeltapper_agent.host.uninstall import EscapeError, Layout, remove
@@ -230,11 +240,14 @@ def uninstall(
                 "service" + ("" if keep_config else ", configuration") + ("" if keep_state else ", identity and data")
             )
             typer.confirm(f"Remove {what} of the agent in {root}?", abort=True)
-        for line in remove(Layout(root), keep_state, keep_config) or ["there was nothing to remove"]:
-            print(line)
+        lines = remove(Layout(root), keep_state, keep_config)
     except EscapeError as error:
         fail(AgentError("install.escapes", str(error)))
     except (OSError, subprocess.SubprocessError) as error:
         fail(AgentError("uninstall.failed", f"not everything could be removed: {error}; run it again"))
     except AgentError as error:
         fail(error)
+    if json_output:
+        print(json.dumps({"done": lines}))
+        return
+    print("\n".join(lines or ["there was nothing to remove"]))

@@ -550,3 +550,32 @@ def test_uninstall_stands_alone() -> None:
         env={"PATH": os.environ["PATH"]},
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@as_root
+def test_a_relative_root_is_the_same_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    here = ("install", "--profile", "raspberry-pi-4", "--root", root.name, "--json")
+    planned = _run(*here, "--dry-run")
+    done = _run(*here)
+    assert [step["path"] for step in done["steps"]] == [step["path"] for step in planned["steps"]]
+    assert all(step["path"].startswith(f"{root}/") for step in done["steps"])
+    assert "wheeltapper:x:" in (root / "etc/passwd").read_text()
+    assert _run("uninstall", "--root", root.name, "--yes", "--json")["done"]
+    assert not (root / "etc/wheeltapper").exists()
+
+
+@as_root
+def test_a_dry_run_refuses_what_the_real_run_would(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    for more in ((), ("--dry-run",)):
+        text = _run("install", "--profile", "raspberry-pi-4", "--root", str(root), *more, code=2)
+        assert "[install.user]" in text
+
+
+@as_root
+def test_another_profile_than_the_configuration_s_is_told_in_json_too(root: Path) -> None:
+    assert _install(root)["notes"] == []
+    (note,) = _install(root, profile="revpi-connect")["notes"]
+    assert "names the profile raspberry-pi-4 and stays" in note
+    assert 'profile = "revpi-connect"' in note

@@ -36,7 +36,7 @@ _HANGUP_SECONDS: Final = 0.5
 _MAX_METADATA_BYTES: Final = 1 << 20
 _ENROL_AGAIN: Final = "remove the folder identity and enrol again with a new token"
 _CHECK_DNS: Final = "check cable, Wi-Fi and DNS; the fleet gave this name at the enrolment"
-_ASK_REVOKED: Final = "ask the fleet's operator whether this device was revoked: wheeltapper device show"
+_ASK_REVOKED: Final = "ask the fleet's operator whether this device was revoked: `wheeltapper device show …`"
 _SET_CLOCK: Final = "set the clock, if it is wrong"
 
 

@@ -45,7 +45,7 @@ def examine(config_file: Path) -> list[Finding]:
         config = load_config(config_file)
         profile = load_profile(config.device.profile)
     except AgentError as error:
-        advice = f"correct {config_file}; wheeltapper-agent install writes one where there is none"
+        advice = f"correct {config_file}; `wheeltapper-agent install --profile auto` writes one where there is none"
         advice = AS_ROOT if isinstance(error.__cause__, PermissionError) else advice
         return [Finding("configuration", FAIL, f"{error.message} [{error.code}]", advice)]
     state = config.device.state_dir
@@ -55,7 +55,7 @@ def examine(config_file: Path) -> list[Finding]:
     try:
         identity = load_identity(state)
     except AgentError as error:
-        advice = "enrol: wheeltapper-agent enroll --server … --config …"
+        advice = f"enrol: `wheeltapper-agent enroll --server … --config {config_file}`"
         advice = AS_ROOT if error.code == "enrol.denied" else advice
         findings.append(Finding("certificate", FAIL, error.message, advice))
         return findings

@@ -12,7 +12,7 @@ WARN: Final = "warn"
 """It works, but not as it should."""
 FAIL: Final = "FAIL"
 """It does not work."""
-AS_ROOT: Final = "run doctor as root or as the service's user: sudo wheeltapper-agent doctor"
+AS_ROOT: Final = "run doctor as root or as the service's user: `sudo wheeltapper-agent doctor --config …`"
 """Advice where a check lacks permission."""
 
 

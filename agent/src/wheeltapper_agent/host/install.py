@@ -116,7 +116,7 @@ def program_path(root: Path, given: str | None = None) -> str:
 def starting_config(profile: Profile) -> str:
     """The text of a new device's configuration."""
     return f"""\
-# Written once by wheeltapper-agent install; it is yours now. See docs/operations.md.
+# Written once by `wheeltapper-agent install --profile {profile.name}`; it is yours now. See docs/operations.md.
 [device]
 state_dir = "/var/lib/wheeltapper"
 profile = "{profile.name}"
@@ -139,10 +139,12 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
 
     Raises:
         AgentError: ``install.root``, ``install.escapes``, ``install.device``, ``install.no_watchdog``,
-        ``install.state_shared``.
+        ``install.state_shared``, ``install.user``.
     """
     if layout.entry("passwd", "root") is None:
         raise AgentError("install.root", f"{layout.root} holds no system: /etc/passwd with root is missing")
+    if layout.entry("passwd", USER) is None:
+        _need_useradd()
     if hardware_watchdog and not profile.watchdog_device:
         raise AgentError("install.no_watchdog", f"the profile {profile.name} names no hardware watchdog")
     groups = tuple(group for group in bus_groups(profile) if layout.entry("group", group) is not None)
@@ -261,16 +263,20 @@ def _make(layout: Layout, step: Step) -> None:
 
 def _make_user(layout: Layout) -> None:
     prefix = [] if os.path.realpath(layout.root) == "/" else ["--prefix", str(layout.root)]
-    if shutil.which("useradd") is None:
-        raise AgentError(
-            "install.user", f"useradd is missing: install the package passwd, or create the user {USER} yourself"
-        )
+    _need_useradd()
     group = ["--user-group"] if layout.entry("group", USER) is None else ["--gid", USER]
     options = ["--system", *group, "--no-create-home", "--home-dir", STATE_DIR]
     line = ["useradd", *prefix, *options, "--shell", "/usr/sbin/nologin", "--comment", "Wheeltapper agent", USER]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0 or layout.entry("passwd", USER) is None:
         raise AgentError("install.user", f"the user {USER} cannot be created: {brief(done.stderr)}")
+
+
+def _need_useradd() -> None:
+    if shutil.which("useradd") is None:
+        raise AgentError(
+            "install.user", f"useradd is missing: install the package passwd, or create the user {USER} yourself"
+        )
 
 
 def enrol_as_service_user(program: str, server: str, token: str) -> None:
@@ -298,7 +304,7 @@ def enrol_as_service_user(program: str, server: str, token: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1].removeprefix("error: ")
         raise AgentError(
             "install.enrol", f"the agent is installed, but the device could not be enrolled: {brief(reason)}"
         )
@@ -321,7 +327,7 @@ def finish(layout: Layout) -> bool:
     if not (reloaded and systemctl(layout, "restart", SERVICE)):
         raise AgentError(
             "install.start",
-            "the agent is installed, but the service does not start: see systemctl status wheeltapper-agent, "
-            "journalctl -u wheeltapper-agent and wheeltapper-agent doctor",
+            "the agent is installed, but the service does not start: see `systemctl status wheeltapper-agent`, "
+            "`journalctl -u wheeltapper-agent` and `wheeltapper-agent doctor`",
         )
     return True

@@ -36,7 +36,7 @@ def check_profile(profile: Profile, machine: str, ram_mb: float | None) -> list[
     findings = []
     if profile.arch and machine not in profile.arch:
         text = f"{profile.name} is for {', '.join(profile.arch)}, this machine is {machine}"
-        advice = "set device.profile to one that wheeltapper-agent profiles shows for this machine"
+        advice = "set device.profile to one that `wheeltapper-agent profiles` shows for this machine"
         findings.append(Finding("profile.arch", FAIL, text, advice))
     else:
         findings.append(Finding("profile.arch", OK, f"{profile.name} on {machine}"))
@@ -119,7 +119,9 @@ def check_disk(state: Path, wanted_mb: float) -> list[Finding]:
     """
     try:
         if not state.is_dir():
-            advice = "run wheeltapper-agent install, or make the folder and give it to the service's user"
+            advice = (
+                "run `wheeltapper-agent install --profile auto`, or make the folder and give it to the service's user"
+            )
             return [Finding("disk", FAIL, f"{state} does not exist", advice)]
         facts = os.statvfs(state)
         if facts.f_flag & os.ST_RDONLY:

@@ -128,13 +128,13 @@ def _service(profile: Profile, program: str) -> list[str]:
 def render_watchdog(profile: Profile) -> str:
     """The drop-in that makes systemd feed the hardware watchdog: a machine whose kernel hangs restarts."""
     return (
-        f"# Written by wheeltapper-agent install --hardware-watchdog for {profile.name}.\n[Manager]\n"
+        f"# Written by `wheeltapper-agent install --hardware-watchdog --profile {profile.name}`.\n[Manager]\n"
         f"RuntimeWatchdogSec={HARDWARE_WATCHDOG_SECONDS}\nWatchdogDevice={profile.watchdog_device}\n"
     )
 
 
 _HEAD: Final = (
-    "# Written by wheeltapper-agent install; changes belong into a drop-in: systemctl edit wheeltapper-agent",
+    "# Written by `wheeltapper-agent install --profile …`; changes: `systemctl edit wheeltapper-agent` (a drop-in)",
     "[Unit]",
     "Description=Wheeltapper agent: machine learning beside a machine",
     "Wants=network-online.target time-sync.target",

@@ -93,7 +93,7 @@ def parse_token(text: str) -> Token:
     match = _TOKEN.match(text.strip())
     if match is None:
         raise AgentError(
-            "enrol.token", "this is not an enrolment token; ask the fleet for one: wheeltapper device token"
+            "enrol.token", "this is not an enrolment token; ask the fleet for one: `wheeltapper device token …`"
         )
     return Token(text.strip(), match.group(1), match.group(3))
 
@@ -117,7 +117,10 @@ def load_identity(state_dir: Path) -> Identity:
             "enrol.denied", f"{folder} is closed to this user; run it as root or as the service's user"
         ) from error
     except (OSError, msgspec.DecodeError) as error:
-        raise AgentError("enrol.missing", f"no identity in {state_dir}; run: wheeltapper-agent enroll") from error
+        raise AgentError(
+            "enrol.missing",
+            f"no identity in {state_dir}: enrol with `wheeltapper-agent enroll --server … --state-dir {state_dir}`",
+        ) from error
     return identity
 
 

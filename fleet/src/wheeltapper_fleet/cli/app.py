@@ -7,7 +7,7 @@ libraries.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -17,13 +17,23 @@ from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.keys import keys_app
 from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.releases import release_app
-from wheeltapper_fleet.cli.support import fail, failures, print_result, run_guarded
+from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
 from wheeltapper_fleet.cli.train import train_app
+from wheeltapper_fleet.demo.cli import demo
 
 __all__ = ["app", "main"]
 
-_SETTINGS = {"no_args_is_help": True, "pretty_exceptions_enable": False, "add_completion": False}
-app = typer.Typer(name="wheeltapper", help="Manage a fleet of edge devices that run models.", **_SETTINGS)  # type: ignore[arg-type]  # options of typer.Typer
+app = typer.Typer(
+    name="wheeltapper",
+    help="""Manage a fleet of edge devices that run models.
+
+    Exit codes: 0 done; 1 the operation failed; 2 wrong usage or bad input; 130 ended by Ctrl-C. A failure is one line
+    on standard error with its stable code.
+    """,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(keys_app, name="keys")
 app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")
@@ -31,9 +41,27 @@ app.add_typer(campaign_app, name="campaign")
 app.add_typer(train_app, name="train")
 
 
-def main() -> None:
+app.command()(demo)
+
+
+def main() -> NoReturn:
     """Run the command line; the entry point of ``wheeltapper``."""
     run_guarded(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wheeltapper {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -47,11 +75,13 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file; see docs/operations.md.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept [default: wheeltapper-data].")] = None,
     admin_host: Annotated[str | None, typer.Option(help="[default: 127.0.0.1]")] = None,
-    admin_port: Annotated[int | None, typer.Option(help="[default: 8080; 0 picks a free one]")] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(envvar="WHEELTAPPER_ADMIN_PORT", help="[default: 8080; 0 picks a free one]")
+    ] = None,
     device_host: Annotated[str | None, typer.Option(help="[default: 127.0.0.1]")] = None,
-    device_port: Annotated[int | None, typer.Option(help="[default: 8443]")] = None,
+    device_port: Annotated[int | None, typer.Option(envvar="WHEELTAPPER_DEVICE_PORT", help="[default: 8443]")] = None,
     mqtt_host: Annotated[str | None, typer.Option(help="[default: 127.0.0.1]")] = None,
-    mqtt_port: Annotated[int | None, typer.Option(help="[default: 8883]")] = None,
+    mqtt_port: Annotated[int | None, typer.Option(envvar="WHEELTAPPER_MQTT_PORT", help="[default: 8883]")] = None,
     public_host: Annotated[
         list[str] | None, typer.Option(help="A name that devices reach this by; repeatable.")
     ] = None,
@@ -76,13 +106,3 @@ def serve(
         from wheeltapper_fleet.service import serve as run
 
         run(load_config(config, overrides))
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def demo(context: typer.Context) -> None:
-    """The whole story on this machine: five devices, a worn bearing, three releases."""
-    try:
-        from wheeltapper_fleet.demo.cli import main as run
-    except ModuleNotFoundError as error:
-        fail("demo.missing", f"this installation has no demo ({error.name} is missing)")
-    run(list(context.args))

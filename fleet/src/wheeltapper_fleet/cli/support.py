@@ -8,10 +8,11 @@ Invariants:
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 FAILED: Final = 1
+DATA_DIR: Final = "wheeltapper-data"
 BAD_INPUT: Final = 2
 _BAD_INPUT_STATUS: Final = (400, 413, 422)
 
@@ -47,30 +49,52 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
 
     Args:
         url: the admin API's URL; if None, from ``WHEELTAPPER_URL``, else from the service that runs on ``data_dir``.
-        token_file: file with the API token; if None, from ``WHEELTAPPER_API_TOKEN``, else from ``data_dir``.
+        token_file: file with the API token; if None, from ``WHEELTAPPER_API_TOKEN``, else from ``data_dir``, if that is
+            given or finds the service.
         data_dir: the data folder of a service on this machine; by default ``wheeltapper-data``.
     """
     with failures():
         from wheeltapper_fleet.client.fleet_client import FleetClient, find_fleet
         from wheeltapper_fleet.ground.errors import FleetError
 
+        folder = data_dir or Path(DATA_DIR)
         token = os.environ.get("WHEELTAPPER_API_TOKEN")
         if token_file is not None:
-            try:
-                token = token_file.read_text(encoding="ascii").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise FleetError("client.no_token", f"cannot read {token_file}: {error}", 400) from error
+            token = _read_token(token_file)
         url = url or os.environ.get("WHEELTAPPER_URL")
-        if url is None or token is None:
-            found = find_fleet(data_dir or Path("wheeltapper-data"))
-            url, token = url or found.url, token or found.token
+        if url is None:
+            found = find_fleet(folder)
+            url, token = found.url, token or found.token
+        elif token is None and data_dir is not None:
+            token = _read_token(folder / "api-token")
+        if token is None:  # that of a service on this machine is not sent to any URL that is named
+            raise FleetError(
+                "client.no_token",
+                f"{url} needs a token: give --token-file or WHEELTAPPER_API_TOKEN, or the service's --data-dir",
+                400,
+            )
         with FleetClient(url, token) as client:
             yield client
 
 
+def _read_token(file: Path) -> str:
+    """The API token in ``file``.
+
+    Raises:
+        FleetError: ``client.no_token``.
+    """
+    from wheeltapper_fleet.ground.errors import FleetError
+
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FleetError("client.no_token", f"the token file {file} cannot be read: {error}", 400) from error
+
+
 def print_json(value: object) -> None:
     """Print ``value`` as JSON on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not is_utf8, allow_nan=False) + "\n")
 
 
 def print_result(value: object, text: str, as_json: bool) -> None:
@@ -142,9 +166,48 @@ def failures() -> Iterator[None]:
         fail("cli.io", f"{error.strerror or error}{where}", FAILED)
 
 
-def run_guarded(app: Callable[..., Any]) -> None:
-    """Run a typer app. Ctrl-C ends it with exit code 130 and without a traceback."""
+_USAGE_CODES: Final = {
+    "NoSuchOption": "usage.unknown_option",
+    "NoSuchCommand": "usage.unknown_command",
+    "NoArgsIsHelpError": "usage.missing",
+    "MissingParameter": "usage.missing",
+    "BadParameter": "usage.value",
+    "BadOptionUsage": "usage.value",
+}
+"""Codes of wrong usage by the name of click's exception; others are ``usage.arguments``."""
+
+
+def run_guarded(app: typer.Typer, program: str = "wheeltapper") -> NoReturn:
+    """Run the command line, and end the process with the exit code that docs/cli.md says.
+
+    Wrong usage is one line on standard error, as every failure. Text that the terminal's encoding does not have is
+    replaced, never an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = typer.main.get_command(app).main(prog_name=program, standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's exceptions have it, wherever typer keeps them
+            raise
+        message, usage_code = _wrong_usage(error, program)
+        sys.stderr.write(f"error: {printable(message)} [{usage_code}]\n")
+        sys.exit(BAD_INPUT)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wrong_usage(error: Any, program: str) -> tuple[str, str]:
+    """What to say of an exception of click, and its code."""
+    kind = type(error).__name__
+    text = (
+        " ".join(error.format_message().split()).rstrip(".") if kind != "NoArgsIsHelpError" else "no command is given"
+    )
+    if text.startswith("No such command"):
+        kind = "NoSuchCommand"
+    path = error.ctx.command_path if error.ctx is not None else program
+    return f"{text}; see `{path} -h`", _USAGE_CODES.get(kind, "usage.arguments")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -51,7 +52,8 @@ def find_fleet(data_dir: Path) -> FleetAccess:
         served = json.loads((data_dir / "serve.json").read_text(encoding="utf-8"))
         return FleetAccess(str(served["admin_url"]), (data_dir / "api-token").read_text(encoding="ascii").strip())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"no fleet service is running on {data_dir}; start it with `wheeltapper serve`, or give --url"
+        start = f"`wheeltapper serve --data-dir {shlex.quote(str(data_dir))}`"
+        message = f"no fleet service runs on {data_dir}: start it with {start}, or give --url"
         raise FleetError("client.not_running", message, 503) from error
 
 

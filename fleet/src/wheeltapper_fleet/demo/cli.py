@@ -1,4 +1,7 @@
-"""``wheeltapper demo``: runs the demo's story, with a live view or headless, and cleans up."""
+"""``wheeltapper demo``: runs the demo's story, with a live view or headless, and cleans up.
+
+It imports what it needs when it runs, as every command does.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,18 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
 
-from wheeltapper_fleet.demo.stage import Stage
-from wheeltapper_fleet.demo.story import Story
-from wheeltapper_fleet.demo.view import LiveView, render
 from wheeltapper_fleet.ground.errors import FleetError
 
-__all__ = ["demo", "main"]
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from wheeltapper_fleet.demo.story import Story
+
+__all__ = ["demo"]
 
 
 def _interrupt(_signal: int, _stack: FrameType | None) -> None:
@@ -70,6 +74,11 @@ def demo(
     folder: Annotated[Path | None, typer.Option("--folder", help="Keep everything here afterwards.")] = None,
 ) -> None:
     """A bearing wears out, the fleet sees it, a signed model goes out: the whole loop, on loopback only."""
+    from rich.console import Console
+
+    from wheeltapper_fleet.demo.stage import Stage
+    from wheeltapper_fleet.demo.story import Story
+
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(stderr=True)
     home = folder or Path(tempfile.mkdtemp(prefix="wheeltapper-demo-"))
@@ -81,8 +90,8 @@ def demo(
             story.report = lambda text: console.print(f"[green]✓[/green] {text}")
         code = _play(story, console, seconds, headless=headless, as_json=as_json)
     except FleetError as error:
-        console.print(f"[red]{error.message}[/red] ({error.code}); logs are in {home / 'logs'}", markup=True)
-        code = 1
+        typer.echo(f"error: {error.message}; logs are in {home / 'logs'} [{error.code}]", err=True)
+        code = 2 if error.code == "demo.no_recordings" else 1
     except KeyboardInterrupt:
         console.print("ending …")
     finally:
@@ -94,6 +103,8 @@ def demo(
 
 def _frame(story: Story, console: Console) -> RenderableType:
     """One frame of the live view."""
+    from wheeltapper_fleet.demo.view import render
+
     client = story.stage.client
     token_file = str(story.stage.data_dir / "api-token")
     return render(client.summary(), client.devices(), story.steps, story.stage.url, token_file, console.size)
@@ -115,6 +126,8 @@ def _play(story: Story, console: Console, seconds: float | None, *, headless: bo
             story.play()
             keep_running()
         else:
+            from wheeltapper_fleet.demo.view import LiveView
+
             with LiveView(console, lambda: _frame(story, console)):
                 story.play()
                 keep_running()
@@ -125,10 +138,3 @@ def _play(story: Story, console: Console, seconds: float | None, *, headless: bo
     if as_json:
         typer.echo(json.dumps(result, sort_keys=True))
     return 0
-
-
-def main(arguments: list[str]) -> None:
-    """Run ``wheeltapper demo`` with ``arguments``."""
-    app = typer.Typer(add_completion=False)
-    app.command()(demo)
-    app(arguments, prog_name="wheeltapper demo")

@@ -181,7 +181,7 @@ def _parse(token: str) -> tuple[str, str]:
 
 def _unknown() -> FleetError:
     return FleetError(
-        "enrol.token_unknown", "this token is not known here; ask for one with `wheeltapper device token`"
+        "enrol.token_unknown", "this token is not known here; ask for one with `wheeltapper device token …`"
     )
 
 

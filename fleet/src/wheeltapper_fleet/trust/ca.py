@@ -112,7 +112,11 @@ class FleetCA:
             self.pem = self.certificate_path.read_bytes()
             key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
         except FileNotFoundError as error:
-            raise FleetError("ca.missing", f"there is no CA in {folder}; run `wheeltapper keys init` first") from error
+            raise FleetError(
+                "ca.missing",
+                f"there are no keys in {folder.parent}: make them with "
+                f"`wheeltapper keys init --keys-dir … --data-dir {folder.parent}`, or name another data folder",
+            ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise FleetError("ca.missing", f"{folder / 'ca.key'} does not hold an EC key; restore it from your backup")
         self._key = key

@@ -40,7 +40,7 @@ class RenewedBy(StrEnum):
 
 
 _ADVICE: Final = {
-    RenewedBy.OFFLINE_KEYS: "run `wheeltapper keys renew` with the offline keys",
+    RenewedBy.OFFLINE_KEYS: "run `wheeltapper keys renew --keys-dir …` with the offline keys",
     RenewedBy.SERVICE: "the running service renews it: start it, or see its log",
     RenewedBy.DEVICE: "the device renews it when it is online; once it has ended, enrol the device again",
     RenewedBy.OPERATOR: "replace the files that admin_tls_certificate and admin_tls_key name",

@@ -107,7 +107,8 @@ def load_signer(where: Path | str, public_keys: Iterable[Key] = ()) -> Signer:
     except OSError as error:
         raise FleetError(
             "keys.missing",
-            f"cannot read the key {where}: run `wheeltapper keys init`, or mount the folder with the key",
+            f"cannot read the key {where}: mount the folder with the key, or for a new fleet make it with "
+            "`wheeltapper keys init --keys-dir …`",
         ) from error
     try:
         return CryptoSigner(load_pem_private_key(content, password=None))

@@ -170,7 +170,7 @@ class Repository:
                 raise FleetError(
                     "trust.expired",
                     f"the metadata of {life.name} {when}, and then no device accepts a release: "
-                    f"run `wheeltapper keys renew --role {life.name}` with its offline keys",
+                    f"run `wheeltapper keys renew --role {life.name} --keys-dir …` with its offline keys",
                     409,
                 )
 
