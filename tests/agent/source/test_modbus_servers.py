@@ -226,6 +226,27 @@ def test_values_that_say_that_there_is_none(form: Any, given: float, missing: An
         assert register_value(entry, registers if words == "big" else registers[::-1]) == 2.5
 
 
+def test_a_device_that_has_no_value_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = {0: b"\xff\x7f\xff\xff", 2: struct.pack(">f", -9999.0), 4: struct.pack(">f", 1.5)}
+
+    def answer(_unit: int, function: int, address: int, count: int) -> bytes:
+        body = b"".join(words[at] for at in range(address, address + count, 2))
+        return bytes([function, len(body)]) + body
+
+    text = ", ".join(
+        f"{{ name = '{name}', address = {at}, type = 'float32', missing_value = -9999 }}"
+        for at, name in ((0, "power"), (2, "level"), (4, "speed"))
+    )
+    with ScriptedModbusServer(answer) as server, running(tmp_path, _source(server.port, text)) as taken:
+        np.testing.assert_array_equal(concatenated(taken.until(1))[0], [math.nan, math.nan, 1.5])
+        texts = [fault.text for fault in _faults(taken)]
+        assert any("power: the value -3.40282e+38" in text for text in texts)
+        assert any("level: the device gives -9999, its missing_value" in text for text in texts)
+        words[4] = b"\x7f\xc0\x00\x00"
+        taken.until_state("source.no_value")
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 3
+
+
 def test_the_bits_of_a_missing_float() -> None:
     entry = RegisterConfig(name="x", address=0, type="float32", missing_value=0xC2C80000)  # -100.0
     assert math.isnan(register_value(entry, [0xC2C8, 0]))

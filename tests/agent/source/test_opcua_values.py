@@ -158,9 +158,9 @@ NODE = NodeConfig(name="x", node_id="ns=2;s=x", scale=0.5, offset=1.0)
         (2**40 - 1, 2.0**39, ""),
         ("3.0", math.nan, "str, not a number"),
         ([1.0], math.nan, "list, not a number"),
-        (math.nan, math.nan, "the value nan"),
-        (math.inf, math.nan, "the value inf"),
-        (-3.4028235e38, math.nan, "the value -3.4028235e+38"),
+        (math.nan, math.nan, "the value nan, which no sensor gives"),
+        (math.inf, math.nan, "the value inf, which no sensor gives"),
+        (-3.4028235e38, math.nan, "the value -3.40282e+38, which no sensor gives"),
     ],
 )
 def test_values_that_are_numbers_and_others(value: Any, number: float, reason: str) -> None:

@@ -96,6 +96,11 @@ def test_what_is_no_time_is_refused(stamp: str) -> None:
     assert "time" in _refusal(f'{{"t": {stamp}, "samples": [1, 2]}}'.encode(), time_key="t")
 
 
+def test_a_time_in_another_unit_is_refused() -> None:
+    for number in ("1767225600000", '"1767225600000000"', "-5"):
+        assert "check time_unit" in _refusal(f'{{"t": {number}, "samples": [1, 2]}}'.encode(), time_key="t")
+
+
 def test_each_sample_may_have_its_time() -> None:
     payload = b'{"t": [7, "1970-01-01T00:00:05Z"], "samples": [[1, 2], [3, 4]]}'
     samples, times_s = _reader(time_key="t").read(payload)

@@ -460,6 +460,21 @@ def test_what_goes_wrong_is_logged_once_and_counted(caplog: pytest.LogCaptureFix
     assert len(caplog.records) <= 3
 
 
+def test_the_fleet_is_told_why_there_is_no_value() -> None:
+    def read(sink: Sink) -> None:
+        sink.connected()
+        while not sink.closed.wait(0.01):
+            sink.missing_values({"speed": "speed: the gateway's unit does not answer"})
+            sink.push(np.array([[np.nan]]))
+
+    source = StreamSource(ScriptedReader(read), QUICK, SystemClock(), "main")
+    pipeline = Pipeline("main", source, NullRecords(), SystemClock(), [])
+    pipeline.start()
+    until(lambda: pipeline.status().source == "source.no_value", 10, "the state")
+    assert pipeline.status().detail == "pipeline main: speed: the gateway's unit does not answer"
+    pipeline.stop()
+
+
 def test_what_is_left_out_or_dropped_is_named(caplog: pytest.LogCaptureFixture) -> None:
     def read(sink: Sink) -> None:
         for _ in range(3):

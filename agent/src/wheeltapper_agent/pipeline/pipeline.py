@@ -42,7 +42,7 @@ from wheeltapper_agent.pipeline.pace import Pace
 from wheeltapper_agent.pipeline.stream_faults import StreamFaults
 from wheeltapper_agent.pipeline.window_captures import WindowCapture, WindowCaptures
 from wheeltapper_agent.records.port import Records
-from wheeltapper_agent.source.base import Source, SourceSpec, Window
+from wheeltapper_agent.source.base import Source, SourceSpec, Window, source_detail
 from wheeltapper_agent.source.deferred import SourceTrouble, standing_for
 from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, Verdict, initial_state
 from wheeltapper_protocols.signal.quality import is_complete
@@ -206,7 +206,7 @@ class Pipeline:
                 or self._no_model_code
                 or self._source.state,
                 runtime=bundle.model.provider[:80] if bundle else "",
-                detail=trouble.message if trouble is not None else "",
+                detail=trouble.message if trouble is not None else source_detail(self._source),
                 faults=self.failures,
             )
 

@@ -23,6 +23,7 @@ __all__ = [
     "checked_window",
     "malformed_payloads",
     "pending_windows",
+    "source_detail",
     "source_faults",
     "source_room",
     "window_seconds",
@@ -125,6 +126,14 @@ def source_faults(source: Source) -> list[FaultCount]:
     """Return what went wrong with ``source`` since the agent started, by kind, the newest first; empty if it cannot
     say."""
     return list(getattr(source, "faults", ()))
+
+
+def source_detail(source: Source) -> str:
+    """Return why ``source`` gives no windows now, or none with a value, by its own word; empty if it does or cannot
+    say."""
+    if not source.state.startswith("source."):
+        return ""
+    return next((fault.text[:500] for fault in source_faults(source) if not fault.over), "")
 
 
 def window_seconds(source: Source) -> float:

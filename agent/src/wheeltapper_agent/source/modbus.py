@@ -30,11 +30,13 @@ from pymodbus.exceptions import ModbusException
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
 from wheeltapper_agent.ground.bounds import Bounds
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.repeated import kind_of
 from wheeltapper_agent.source.base import SourceContext, SourceKind
 from wheeltapper_agent.source.modbus_registers import (
     MAX_REQUEST_REGISTERS,
     RegisterConfig,
     Request,
+    register_reading,
     register_value,
     requests_for,
     split_request,
@@ -151,7 +153,10 @@ class ModbusReader:
                 for channel in request.channels:
                     entry = self._config.registers[channel]
                     first = entry.address - request.address
-                    row[channel] = register_value(entry, found[first : first + entry.registers])
+                    read = register_reading(entry, found[first : first + entry.registers])
+                    row[channel] = read.value
+                    if read.reason:
+                        reasons[f"{entry.name} {kind_of(read.reason)}"] = f"{entry.name}: {read.reason}"
             elif found in _TOO_MUCH or found == _ILLEGAL_FUNCTION:
                 waiting.extendleft(reversed(self._divided(request, int(found))))
             else:

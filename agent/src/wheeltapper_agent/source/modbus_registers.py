@@ -13,10 +13,18 @@ from typing import Annotated, Any, Final, Literal
 
 from wheeltapper_agent.ground.bounds import Bounds, shown
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.source.physical_value import physical_value
+from wheeltapper_agent.source.physical_value import Reading, physical_reading
 from wheeltapper_agent.source.stream_config import FACTOR
 
-__all__ = ["MAX_REQUEST_REGISTERS", "RegisterConfig", "Request", "register_value", "requests_for", "split_request"]
+__all__ = [
+    "MAX_REQUEST_REGISTERS",
+    "RegisterConfig",
+    "Request",
+    "register_reading",
+    "register_value",
+    "requests_for",
+    "split_request",
+]
 
 MAX_REQUEST_REGISTERS: Final = 125
 _MAX_HOLE_REGISTERS: Final = 8
@@ -106,11 +114,18 @@ class RegisterConfig:
 
 def register_value(entry: RegisterConfig, registers: Sequence[int]) -> float:
     """Return the physical value in the registers of a channel; NaN if the device says that it has none."""
+    return register_reading(entry, registers).value
+
+
+def register_reading(entry: RegisterConfig, registers: Sequence[int]) -> Reading:
+    """Return the physical value in the registers of a channel, or why there is none."""
     words = registers if entry.word_order == "big" else registers[::-1]
     order = ">" if entry.byte_order == "big" else "<"
     content = b"".join(struct.pack(f"{order}H", word) for word in words)
     value = struct.unpack(f">{_FORMATS[entry.type]}", content)[0]
-    return math.nan if entry.is_missing(value, content) else physical_value(value, entry.offset, entry.scale)
+    if entry.is_missing(value, content):
+        return Reading(math.nan, f"the device gives {value:.10g}, its missing_value")
+    return physical_reading(value, entry.offset, entry.scale)
 
 
 @dataclass(frozen=True, slots=True)

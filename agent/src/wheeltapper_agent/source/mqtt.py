@@ -138,10 +138,11 @@ class MqttReader:
                 f"the broker {where} closed the connection without an answer; check client_id (it is"
                 f" {self._client_id!r}), user and certificate",
             )
+        why = ", ".join(said[1:]) or what.rstrip(".")
         return AgentError(
             "source.unreachable",
-            f"the connection to the broker {where} broke: {', '.join(said[1:]) or what}; if that repeats, another"
-            f" client may have the client_id {self._client_id!r}",
+            f"the connection to the broker {where} broke: {why}; if that repeats, another client may have the"
+            f" client_id {self._client_id!r}",
         )
 
     def _client(self, sink: Sink, refused: list[AgentError], said: list[str]) -> BoundedClient:

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Final
 from asyncua import ua
 
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.source.physical_value import physical_value
+from wheeltapper_agent.source.physical_value import Reading, physical_reading
 from wheeltapper_agent.source.stream_config import FACTOR
 
-__all__ = ["Namespaces", "NodeConfig", "Reading", "is_usable", "reading", "status_name"]
+__all__ = ["Namespaces", "NodeConfig", "is_usable", "reading", "status_name"]
 
 _NAME_BITS: Final = 0xFFFF0000
 
@@ -84,15 +84,6 @@ class Namespaces:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The physical value of a node; NaN if there is none, and then why."""
-
-    value: float
-    reason: str = ""
-    """Such as ``BadSensorFailure``; empty: there is a value, or nothing was reported yet."""
-
-
 def status_name(status: ua.StatusCode) -> str:
     """Return the name of a status, such as ``UncertainSensorNotAccurate``, without the bits that only add to it."""
     return str(ua.StatusCode(status.value & _NAME_BITS).name)
@@ -125,8 +116,7 @@ def reading(entry: NodeConfig, reported: Any, accept_uncertain: bool, stale_seco
         return Reading(math.nan, f"{type(value).__name__}, not a number")
     if stale_seconds and (age_s := _age_seconds(reported)) > stale_seconds:
         return Reading(math.nan, f"a value that is older than {stale_seconds:g} s: {age_s:.0f} s")
-    found = physical_value(value, entry.offset, entry.scale)
-    return Reading(found, f"the value {value}" if math.isnan(found) else "")
+    return physical_reading(value, entry.offset, entry.scale)
 
 
 def _age_seconds(reported: Any) -> float:

@@ -30,6 +30,7 @@ _PER_SECOND: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _PLAIN: Final = frozenset({int, float, type(None)})
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _MISSING_TEXTS: Final = frozenset({"", "nan", "-nan", "null", "none", "inf", "+inf", "-inf", "infinity", "-infinity"})
+_LAST_SECONDS: Final = 1e11
 _SHOWN_KEYS: Final = 8
 _SENML_VERSION: Final = 10
 """Of RFC 8428, 4.4."""
@@ -128,16 +129,24 @@ def time_seconds(value: Any, unit: str) -> float:
         ValueError: it is no time.
     """
     if type(value) in (int, float) and math.isfinite(value):
-        return float(value) / _PER_SECOND[unit]
+        return _since_1970(value, unit)
     if isinstance(value, str):
         if _NUMBER.fullmatch(value.strip()):
-            return float(value) / _PER_SECOND[unit]
+            return _since_1970(float(value), unit)
         try:
             stamp = datetime.fromisoformat(value.strip())
         except ValueError:
             raise ValueError(f"the time {value[:40]!r} is neither a number nor ISO 8601") from None
         return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
     raise ValueError(f"the time must be a number or a text by ISO 8601, not {type(value).__name__}")
+
+
+def _since_1970(value: float, unit: str) -> float:
+    """Return a Unix time in seconds."""
+    seconds = float(value) / _PER_SECOND[unit]
+    if not 0 <= seconds <= _LAST_SECONDS:
+        raise ValueError(f"the time {value:.17g} {unit} is not between 1970 and 5138; check time_unit")
+    return seconds
 
 
 def times_seconds(values: Sequence[Any], unit: str, count: int) -> NDArray[np.float64]:
@@ -205,8 +214,8 @@ class Rows:
             if row.get("bver", _SENML_VERSION) != _SENML_VERSION or any(key.endswith("_") for key in row):
                 raise ValueError("a SenML record has a version or a field that is not known (RFC 8428, 4.4)")
             base_name = str(row.get("bn", base_name))
-            base_time = time_seconds(row.get("bt", base_time), "s")
-            base_value = float(self._numbers.array(row.get("bv", base_value))[0])
+            base_time = self._number(row, "bt", base_time)
+            base_value = self._number(row, "bv", base_value)
             name = str(row.get("n", ""))
             seen |= {name, f"{base_name}{name}"}
             at = next((at for at, each in enumerate(self._channels) if each in (f"{base_name}{name}", name)), -1)
@@ -214,7 +223,7 @@ class Rows:
                 values: list[Any] = [None] * len(self._channels)
                 values[at] = self._senml_value(row, base_value)
                 table.append(values)
-                times_s.append(base_time + time_seconds(row.get("t", 0.0), "s"))
+                times_s.append(base_time + self._number(row, "t", 0.0))
         for channel in self._channels:
             if channel not in seen:
                 raise ValueError(
@@ -231,7 +240,11 @@ class Rows:
         for key in ("vs", "vb", "vd"):
             if key in row:
                 raise ValueError(f"the SenML record {row.get('n', '')!r} has {key!r}, not a number")
-        return float(self._numbers.array(row.get("v"))[0] + base_value) if "v" in row else math.nan
+        return self._number(row, "v", math.nan) + base_value
+
+    def _number(self, row: dict[str, Any], key: str, default: float) -> float:
+        """Return the number under ``key``; ``default`` if it is not there."""
+        return float(self._numbers.array([row[key]])[0]) if key in row else default
 
 
 def is_senml(rows: list[Any]) -> bool:
