@@ -22,7 +22,16 @@ from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api.context import AdminContext, Context, requester
 from wheeltapper_fleet.api.guard import Guard
 from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
-from wheeltapper_fleet.api.routes import alerts, campaigns, captures, devices, events, releases, summary
+from wheeltapper_fleet.api.routes import (
+    alerts,
+    campaigns,
+    captures,
+    default_releases,
+    devices,
+    events,
+    releases,
+    summary,
+)
 from wheeltapper_fleet.trust.expiry import RenewedBy, days_left, ending, view
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
@@ -53,7 +62,7 @@ def admin_app(context: AdminContext) -> FastAPI:
     )
     app.state.context = context
     api = APIRouter(prefix=_PREFIX, dependencies=[Depends(requester), Depends(_BEARER)], responses=REFUSALS)
-    for subject in (devices, captures, releases, campaigns, alerts, summary, events):
+    for subject in (devices, captures, releases, campaigns, default_releases, alerts, summary, events):
         api.include_router(subject.router)
     app.include_router(api)
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})

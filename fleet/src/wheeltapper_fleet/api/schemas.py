@@ -16,7 +16,16 @@ from wheeltapper_fleet.registry.schemas import ReleaseView
 from wheeltapper_fleet.telemetry.schemas import SpoolTotals
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
-__all__ = ["CampaignAction", "CampaignRequest", "CaptureRequest", "ReleaseRequest", "Summary", "TokenRequest"]
+__all__ = [
+    "CampaignAction",
+    "CampaignRequest",
+    "CaptureRequest",
+    "ClearDefaultReleaseRequest",
+    "DefaultReleaseRequest",
+    "ReleaseRequest",
+    "Summary",
+    "TokenRequest",
+]
 
 # Pydantic's regular expressions have no \Z; their $ matches only at the very end.
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
@@ -58,6 +67,25 @@ class CampaignRequest(_Request):
     """Create a campaign from a specification. The campaign service checks it."""
 
     spec: dict[str, Any]
+
+
+class DefaultReleaseRequest(_Request):
+    """Make ``release`` what ``pipeline`` of every device with ``tags`` runs where no campaign says otherwise."""
+
+    model: Name
+    release: Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_whole)]
+    pipeline: Name = "main"
+    tags: Annotated[dict[TagText, TagText], Field(max_length=64)] = {}
+    why: Annotated[str, Field(max_length=500)] = ""
+
+
+class ClearDefaultReleaseRequest(_Request):
+    """Clear the default releases of ``model``: of all pipelines and audiences, or only of the ones given."""
+
+    model: Name
+    pipeline: Name | None = None
+    tags: Annotated[dict[TagText, TagText], Field(max_length=64)] | None = None
+    why: Annotated[str, Field(max_length=500)] = ""
 
 
 class CampaignAction(_Request):

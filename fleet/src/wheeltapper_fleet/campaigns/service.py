@@ -17,12 +17,16 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
+from wheeltapper_fleet.campaigns.claims import releases_shown
 from wheeltapper_fleet.campaigns.rules.campaign import Abort, Approve, Campaign, Event, Pause, Resume, Start, step
+from wheeltapper_fleet.campaigns.rules.default_release import Shown
+from wheeltapper_fleet.campaigns.rules.foresight import foresee
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave
 from wheeltapper_fleet.campaigns.store import (
+    WARNING,
     abort_unreadable,
     campaign_version,
     insert_campaign,
@@ -32,6 +36,7 @@ from wheeltapper_fleet.campaigns.store import (
     save_campaign,
 )
 from wheeltapper_fleet.devices.audience import select_audience
+from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.tables import releases
 
@@ -50,6 +55,8 @@ _REASON_CHARACTERS: Final = 500
 def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, who: str, now: float) -> str:
     """Create a campaign as DRAFT, over the devices that are in its audience now; returns its id.
 
+    What may go wrong is in its log as lines of the event ``warning``.
+
     Args:
         engine: the fleet's database.
         spec: what the campaign is to do.
@@ -58,7 +65,8 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
 
     Raises:
         FleetError: ``campaign.spec_invalid``, ``campaign.rule_invalid``, ``campaign.rule_unreachable``,
-            ``campaign.waves_invalid``, ``campaign.audience_empty``, ``release.not_found``, ``device.not_found``.
+            ``campaign.waves_invalid``, ``campaign.audience_empty``, ``campaign.pipeline_unknown``,
+            ``release.not_found``, ``device.not_found``.
     """
     checked = read_spec(spec)
     campaign_id = f"c-{secrets.token_hex(6)}"
@@ -69,6 +77,7 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
         if connection.execute(known).scalar_one_or_none() is None:
             raise FleetError("release.not_found", f"{checked.model} has no published release {checked.release}")
         planned = plan_waves(checked, select_audience(connection, checked.audience.devices, checked.audience.tags))
+        warnings = foresee(checked, planned, _shown(connection))
         campaign = Campaign(
             id=campaign_id,
             spec=checked,
@@ -81,6 +90,8 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
         )
         insert_campaign(connection, campaign, now)
         log_campaign(connection, campaign_id, who, "created", f"{len(campaign.executions)} devices", now)
+        for warning in warnings:
+            log_campaign(connection, campaign_id, who, WARNING, warning, now)
     return campaign_id
 
 
@@ -115,6 +126,12 @@ def abort_campaign(engine: Engine, campaign: str, *, version: int, who: str, now
     Raises FleetError as :func:`pause_campaign`.
     """
     _act(engine, campaign, Abort(reason[:_REASON_CHARACTERS] or f"aborted by {who}"), version, who, now)
+
+
+def _shown(connection: Connection) -> dict[str, dict[str, Shown] | None]:
+    """By device, what its pipelines run; None where it has sent no status message yet."""
+    rows = connection.execute(select(devices.c.id, devices.c.status)).all()
+    return {row.id: None if row.status is None else releases_shown(row.status) for row in rows}
 
 
 def _act(engine: Engine, campaign_id: str, event: Event, version: int, who: str, now: float) -> None:

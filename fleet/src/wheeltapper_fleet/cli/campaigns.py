@@ -37,6 +37,8 @@ def campaign_create(
         if not isinstance(value, dict):
             fail("campaign.spec", f"{spec} must hold a JSON object", BAD_INPUT)
         made = client.create_campaign(value)
+        for warning in made["warnings"]:
+            typer.echo(f"warning: {printable(warning)}", err=True)
         if start:
             made = client.act(made["id"], "start", made["version"])
     _show_campaign(made, as_json)

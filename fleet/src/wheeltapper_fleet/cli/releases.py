@@ -1,4 +1,4 @@
-"""``wheeltapper release``: publish, list and verify releases."""
+"""``wheeltapper release``: publish, list and verify releases, and say which one is the default."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from wheeltapper_fleet.cli.default_releases import default_app
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
 from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_result, print_table
 
 __all__ = ["release_app"]
 
-release_app = typer.Typer(help="Releases: publish, list, verify.", no_args_is_help=True)
+release_app = typer.Typer(help="Releases: publish, list, verify; default releases.", no_args_is_help=True)
+release_app.add_typer(default_app, name="default")
 
 
 @release_app.command("publish")

@@ -231,6 +231,24 @@ class FleetClient:
         """
         return dict(self._get(f"/releases/{_quoted(model)}/{release}/drift", query))
 
+    def set_default_release(
+        self, model: str, release: int, *, pipeline: str = "main", tags: Mapping[str, str] | None = None, why: str = ""
+    ) -> dict[str, Any]:
+        """Make a release what a pipeline of every device with ``tags`` runs where no campaign says otherwise."""
+        body = {"model": model, "release": release, "pipeline": pipeline, "tags": dict(tags or {}), "why": why}
+        return dict(self._post("/default-releases", body))
+
+    def default_releases(self, cleared: bool = False) -> list[dict[str, Any]]:
+        """The default releases that are set, newest first; with ``cleared`` also those that were."""
+        return list(self._get("/default-releases", {"cleared": cleared}))
+
+    def clear_default_release(
+        self, model: str, *, pipeline: str | None = None, tags: Mapping[str, str] | None = None, why: str = ""
+    ) -> list[dict[str, Any]]:
+        """Clear the default releases of a model, of all pipelines and audiences or of the ones given."""
+        body = {"model": model, "pipeline": pipeline, "tags": None if tags is None else dict(tags), "why": why}
+        return list(self._post("/default-releases/clear", body))
+
     def create_campaign(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Create a campaign. It does not start by itself."""
         return dict(self._post("/campaigns", {"spec": dict(spec)}))

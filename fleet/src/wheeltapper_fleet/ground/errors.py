@@ -25,6 +25,7 @@ _STATUS: Final[dict[str, int]] = {
     "blob.hash": 409,
     "blob.too_large": 413,
     "campaign.not_found": 404,
+    "default.not_found": 404,
     "capture.device_mismatch": 403,
     "capture.not_found": 404,
     "capture.too_large": 413,

@@ -37,7 +37,9 @@ ATTEMPT_SECONDS: Final = 86_400.0
 _FIRST_PAUSE_SECONDS: Final = 900.0
 _PAUSE_FACTOR: Final = 4.0
 _LEAST_PAUSE_SECONDS: Final = 60.0
-"""Between two attempts, even if the first one went well: a device that loses it at once does not get it at once."""
+"""After an attempt that went well; four times as long after each more in one day: a device may lose it again and again.
+"""
+_DAY_SECONDS: Final = 86_400.0
 _NO_ATTEMPT: Final = frozenset({ExecutionState.SUPERSEDED.value, ExecutionState.CANCELLED.value})
 
 Shown = tuple[str, int] | None
@@ -114,6 +116,7 @@ def next_attempt_at(attempts: Sequence[Attempt]) -> float:
     counted = [each for each in attempts if each.state not in _NO_ATTEMPT]
     if not counted:
         return 0.0
+    last = counted[-1].at
     failures = 0
     for each in reversed(counted):
         if each.state == SUCCESS:
@@ -121,5 +124,7 @@ def next_attempt_at(attempts: Sequence[Attempt]) -> float:
         failures += 1
     if failures >= MOST_ATTEMPTS:
         return math.inf
-    pause = _FIRST_PAUSE_SECONDS * _PAUSE_FACTOR ** (failures - 1) if failures else _LEAST_PAUSE_SECONDS
-    return counted[-1].at + pause
+    if failures:
+        return last + _FIRST_PAUSE_SECONDS * _PAUSE_FACTOR ** (failures - 1)
+    of_one_day = sum(last - each.at < _DAY_SECONDS for each in counted)
+    return last + min(_LEAST_PAUSE_SECONDS * _PAUSE_FACTOR ** (of_one_day - 1), _DAY_SECONDS)
