@@ -52,7 +52,8 @@ PURE = {
         " records.port records.rows records.state pipeline.change"
         " pipeline.config pipeline.observation pipeline.pace pipeline.quality"
         " captures.config update.comparison update.conditions update.deadline update.effect_result"
-        " update.machine update.probation update.resume update.trial_time update.trust host.finding host.systemd_unit"
+        " update.machine update.probation update.resume update.trial_time update.trust host.finding"
+        " host.source_trial_text host.systemd_unit"
     ),
     "wheeltapper_fleet": (
         "ground.errors ground.names trust.expiry telemetry.drift telemetry.rules telemetry.schemas devices.schemas"

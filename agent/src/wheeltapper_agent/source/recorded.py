@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal
 import numpy as np
 
 from wheeltapper_agent.ground.bounds import DAY_SECONDS, Bounds
-from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.errors import AgentError, FaultCount
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.cutter import Framing
 from wheeltapper_agent.source.framing import Framer
@@ -37,6 +37,7 @@ __all__ = ["ContinuousRecording", "ReplayConfig", "SnapshotRecording", "open_rec
 
 _LOG = logging.getLogger(__name__)
 _MAX_WINDOW_VALUES: Final = 2**24
+_LATE: Final = "samples are left out because their times come twice or too late; the status counts them"
 _CODES: Final = {
     "recording.unreadable": "source.unreadable",
     "recording.malformed": "source.malformed",
@@ -116,6 +117,8 @@ class SnapshotRecording:
 
     lost: Final = 0
     """Rows and cells that could not be read: a recording is whole or refused."""
+    faults: Final[list[FaultCount]] = []
+    """None, for the same reason."""
 
     def __init__(self, config: ReplayConfig) -> None:
         try:
@@ -196,11 +199,20 @@ class ContinuousRecording:
         )
         self._notes = Notes()
         self._said: set[str] = set()
+        self._late_samples = 0
 
     @property
     def lost(self) -> int:
         """Rows and cells that could not be read."""
         return self._notes.lost
+
+    @property
+    def faults(self) -> list[FaultCount]:
+        """What the file lacks, by kind: the first of each and how many there are."""
+        notes = self._notes
+        found = [FaultCount(text, notes.counts[kind], False) for kind, text in list(notes.first.items())]
+        late = [FaultCount(_LATE, self._late_samples, False)] if self._late_samples else []
+        return [*found, *late]
 
     def windows(self, stopped: Callable[[], bool]) -> Iterator[Window]:
         """Give all windows from the first, until ``stopped`` returns True."""
@@ -233,7 +245,8 @@ class ContinuousRecording:
                     text = f"sample_rate_hz is {rate_hz:g}, but the times in the file show {hz:.4g} Hz"
                     raise AgentError("source.mismatch", f"{self._config.path.name}: {text}")
                 if framer.late_samples:
-                    self._say("samples are left out because their times come twice or too late; the status counts them")
+                    self._late_samples = framer.late_samples
+                    self._say(_LATE)
                 count, given = count + len(samples), given + len(found)
                 yield from found
             self._end(given, count, framer.late_samples)

@@ -20,7 +20,7 @@ from typing import Final
 
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
 from wheeltapper_agent.ground.clock import Clock
-from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.ground.errors import AgentError, FaultCount
 from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.source.base import SourceContext, SourceKind, Window
 from wheeltapper_agent.source.recorded import ReplayConfig, open_recorded
@@ -85,6 +85,11 @@ class ReplaySource:
     def malformed_payloads(self) -> int:
         """Rows and cells of the file that could not be read."""
         return self._recording.lost
+
+    @property
+    def faults(self) -> list[FaultCount]:
+        """What the file lacks, by kind."""
+        return self._recording.faults
 
     def model_ready(self) -> None:
         """Begin, if the source waits for a model."""
