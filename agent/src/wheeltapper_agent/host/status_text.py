@@ -29,6 +29,9 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
     if not running and body.get("at"):
         lines.append(f"  last written {_ago(now - body['at'])} ago, {_utc(body['at'])}")
     lines += [f"  TROUBLE  {each}" for each in body.get("troubles", ())]
+    if body.get("disconnects"):
+        counts = ", ".join(f"{code} {times}" for code, times in sorted(body["disconnects"].items()))
+        lines.append(f"  connections that ended since the start: {counts}")
     for name, pipeline in body.get("pipelines", {}).items():
         lines += _pipeline_lines(name, pipeline)
     if body.get("execution"):
