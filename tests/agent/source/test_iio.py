@@ -420,3 +420,24 @@ def test_a_device_that_needs_a_trigger_says_so(tmp_path: Path, device: Device, m
     with running(tmp_path, _source(device)) as taken:
         taken.until_state("source.refused")
         assert "has no trigger" in source_faults(taken.source)[0].text
+
+
+def test_the_rate_of_the_trigger_counts_where_the_device_has_none(tmp_path: Path, device: Device) -> None:
+    (device.folder / "sampling_frequency").unlink()
+    for path in (device.folder / "scan_elements").glob("in_timestamp_*"):
+        path.unlink()
+    (device.folder / "trigger").mkdir()
+    (device.folder / "trigger" / "current_trigger").write_text("timer\n")
+    trigger = device.sysfs / "trigger3"
+    trigger.mkdir()
+    (trigger / "name").write_text("timer\n")
+    (trigger / "sampling_frequency").write_text("50.000\n")
+    with running(tmp_path, _source(device)) as taken:
+        taken.until_state("source.mismatch")
+        assert "the trigger timer fires at 50 Hz" in source_faults(taken.source)[0].text
+    (trigger / "sampling_frequency").write_text("100.000\n")
+    with running(tmp_path, _source(device)) as taken:
+        device.give(b"".join(_scan(k, k, k, timed=False) for k in range(5)))
+        taken.until(1)
+        assert not source_faults(taken.source)
+    assert (trigger / "sampling_frequency").read_text() == "100.000\n"

@@ -169,6 +169,20 @@ def test_an_answer_of_another_unit_gives_no_value(tmp_path: Path) -> None:
         assert not taken.windows
 
 
+def test_a_server_that_accepts_and_keeps_silent_does_not_look_well_meanwhile(tmp_path: Path) -> None:
+    with (
+        ScriptedModbusServer(lambda *_: None) as server,
+        running(tmp_path, _source(server.port, _registers(7))) as taken,
+    ):
+        taken.until_state("source.unreachable")
+        asked = len(server.requests)
+        states = set()
+        while len(server.requests) < asked + 3:
+            states.add(taken.source.state)
+            time.sleep(0.01)
+        assert states == {"source.unreachable"}
+
+
 def test_a_server_that_answers_badly_for_long_writes_few_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +287,14 @@ def test_impossible_registers(tmp_path: Path, keys: str, said: str) -> None:
         open_source(tmp_path, _source(502, text))
     assert refused.value.code == "config.invalid"
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize("kind", ["modbus", "mqtt"])
+def test_no_host_is_refused(tmp_path: Path, kind: str) -> None:
+    own = "topic = 'x'" if kind == "mqtt" else "registers = [{ name = 'x', address = 1 }]"
+    with pytest.raises(AgentError) as refused:
+        open_source(tmp_path, f"kind = '{kind}'\nhost = ''\nsample_rate_hz = 1\nwindow_samples = 1\n{own}")
+    assert "host" in refused.value.message
 
 
 def test_missing_values_from_a_configuration(tmp_path: Path) -> None:

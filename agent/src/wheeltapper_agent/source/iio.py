@@ -95,6 +95,7 @@ class IioReader:
 
     def __init__(self, config: IioConfig) -> None:
         self._config = config
+        self._rate_known = False
 
     def read(self, sink: Sink) -> None:
         """Implements :meth:`Reader.read <wheeltapper_agent.source.stream.Reader.read>`."""
@@ -133,7 +134,9 @@ class IioReader:
     def _set_rate(self, folder: Path) -> None:
         """Write the sampling frequencies of the channels, read them back, and refuse the device if one differs."""
         wanted_hz = self._config.sample_rate_hz
-        for path in self._rate_files(folder):
+        files = self._rate_files(folder)
+        self._rate_known = bool(files) or self._check_trigger(folder)
+        for path in files:
             available = _read(folder / f"{path.name}_available", "")
             found_hz = _float(path)
             failure = ""
@@ -154,13 +157,32 @@ class IioReader:
                 _LOG.info("%s is %.9g Hz, near enough to %.9g", path, found_hz, wanted_hz)
 
     def _rate_files(self, folder: Path) -> list[Path]:
-        """Return the files with the sampling frequencies of the channels; empty: nothing says it, or a trigger."""
+        """Return the files with the sampling frequencies of the channels."""
         found: dict[Path, None] = {}
         for channel in self._config.channels:
             names = attribute_files(channel, "sampling_frequency")
             if path := next((folder / name for name in names if (folder / name).is_file()), None):
                 found[path] = None
         return list(found)
+
+    def _check_trigger(self, folder: Path) -> bool:
+        """Refuse a device whose trigger has another rate; return whether the trigger has one.
+
+        It is not written: other devices may share the trigger.
+        """
+        name = _read(folder / "trigger" / "current_trigger", "")
+        folders = sorted(self._config.sysfs.glob("trigger*")) if name else []
+        trigger = next((each for each in folders if _read(each / "name", "") == name), None)
+        path = None if trigger is None else trigger / "sampling_frequency"
+        if path is None or not path.is_file():
+            return False
+        found_hz, wanted_hz = _float(path), self._config.sample_rate_hz
+        if not abs(found_hz - wanted_hz) <= _RATE_SHARE * wanted_hz:
+            raise AgentError(
+                "source.mismatch",
+                f"the trigger {name} fires at {found_hz:g} Hz, not {wanted_hz:g}; write the rate to {path}",
+            )
+        return True
 
     def _start(self, folder: Path) -> None:
         """Switch the buffer on."""
@@ -176,8 +198,8 @@ class IioReader:
 
     def _warn(self, folder: Path, channels: list[_Channel], timestamp: _Channel | None, sink: Sink) -> None:
         """Say once what cannot be known or is not read."""
-        if timestamp is None and not self._rate_files(folder):
-            sink.lost(f"{folder.name} has neither sampling_frequency nor time stamps: its rate cannot be checked")
+        if timestamp is None and not self._rate_known:
+            sink.lost(f"neither {folder.name} nor a trigger says its rate or gives time stamps: it cannot be checked")
         for name, channel in zip(self._config.channels, channels, strict=True):
             if channel.element.repeat > 1:
                 sink.lost(f"{name} holds {channel.element.repeat} numbers, of which the first is read")

@@ -93,6 +93,8 @@ class ModbusConfig(StreamConfig):
         StreamConfig.__post_init__(self)
         if wide := [entry.name for entry in self.registers if entry.registers > self.max_registers]:
             raise AgentError("config.invalid", f"register {wide[0]} has more registers than max_registers allows")
+        if not self.host:
+            raise AgentError("config.invalid", "host must be the name or the address of the server")
         if wrong := check_poll_rate(self):
             raise AgentError("config.invalid", wrong)
 
@@ -130,7 +132,7 @@ class ModbusReader:
     def _poll(self, client: Any, sink: Sink) -> None:
         """Push one sample into ``sink`` at each due moment until it is closed."""
         ticks = PollSchedule(sink, self._config.sample_rate_hz)
-        sink.connected()
+        answered = False
         while not sink.closed.wait(ticks.due_in_seconds()):
             try:
                 row, reasons = self._sample(client, sink)
@@ -138,6 +140,9 @@ class ModbusReader:
                 raise AgentError(
                     "source.unreachable", f"the connection to the Modbus server {self._address} broke: {error}"
                 ) from error
+            if not answered:
+                sink.connected()
+                answered = True
             sink.missing_values(reasons)
             sink.push(np.array([row]), t_s=ticks.t_s)
 

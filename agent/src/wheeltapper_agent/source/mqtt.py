@@ -74,6 +74,8 @@ class MqttConfig(PayloadConfig):
                 f"topic cannot be {self.topic[:80]!r}; set one topic without wildcards, since the samples of two topics"
                 " have no common order",
             )
+        if not self.host:
+            raise AgentError("config.invalid", "host must be the name or the address of the broker")
         if len(self.client_id.encode()) > _MAX_CLIENT_ID_BYTES or not self.client_id.isprintable():
             raise AgentError("config.invalid", f"client_id must be a text of at most {_MAX_CLIENT_ID_BYTES} bytes")
         if (self.ca_file or self.certificate_file or self.key_file) and not self.tls:
