@@ -42,8 +42,8 @@ PURE = {
         "errors signal.bearing_lines signal.feature_kinds signal.iso20816 signal.quality drift.drift drift.sketch"
         " tables.cells tables.notes tables.options tables.times"
         " wire.assignment wire.codec wire.ids wire.messages wire.topics decision.decision decision.reasons"
-        " decision.scoring manifest.inference_task manifest.manifest manifest.model_file manifest.model_tensor"
-        " manifest.onnx_file manifest.tflite_file"
+        " decision.score_age decision.scoring manifest.inference_task manifest.manifest manifest.model_file"
+        " manifest.model_tensor manifest.onnx_file manifest.tflite_file"
     ),
     "wheeltapper_agent": (
         "ground.backoff ground.bounds ground.clock ground.errors ground.rate source.base source.cutter source.framing"
@@ -51,7 +51,7 @@ PURE = {
         " source.iio_format source.iio_names source.payload source.payload_formats source.payload_rows"
         " source.physical_value source.stream_config source.modbus_registers source.timing model.tensors records.config"
         " records.port records.rows records.state pipeline.change"
-        " pipeline.config pipeline.observation pipeline.pace pipeline.quality"
+        " pipeline.config pipeline.newest_score pipeline.observation pipeline.pace pipeline.quality"
         " captures.config update.comparison update.conditions update.deadline update.effect_result"
         " update.machine update.probation update.resume update.trial_time update.trust host.finding"
         " host.source_trial_text host.systemd_unit"

@@ -43,7 +43,7 @@ def test_a_running_agent_in_a_few_lines() -> None:
         "  data quality: missing 7",
         "  7 times: register speed: the server is busy",
         "  1 times, over: the source failed",
-        "pipeline other: no release yet; source running",
+        "pipeline other: no model; source running",
         "  0 windows since the start",
         "update e-1: WAITING: opens at 22:00 [update.waiting_window]",
         "spool: 2 records wait, newest is 40, 5 DROPPED",
@@ -89,3 +89,20 @@ def test_the_configuration_is_looked_for_where_install_puts_it(tmp_path: Path) -
             assert CONFIG_FILE in done.output
         enrol = ["enroll", "--server", "https://127.0.0.1:1", "--token-file", str(tmp_path / "none")]
         assert "enrol.token" in CliRunner().invoke(app, enrol).output
+
+
+def test_a_score_that_is_not_of_now_is_not_shown_as_one() -> None:
+    def lines(**figures: Any) -> list[str]:
+        main = _RUNS["pipelines"]["main"] | figures
+        return status_lines(_RUNS | {"pipelines": {"main": main}}, 1000.0)[2:5]
+
+    assert lines(last=None, score_age_seconds=400.0, pace_seconds=1.0)[1] == "  NO SCORE for 7 minutes"
+    assert lines(last=None, score_age_seconds=None)[1] == "  NO SCORE yet"
+    assert lines(last=None, no_score=True, score_age_seconds=70.0)[1:] == [
+        "  TROUBLE  the model gives complete windows no score",
+        "  NO SCORE for 70 s",
+    ]
+    assert lines(score_age_seconds=3.0, pace_seconds=1.0)[1].startswith("  last: score 1.23")
+    stopped = _RUNS | {"running": False}
+    assert "  NO SCORE for 3 hours" in status_lines(stopped, 1000.0 + 3 * 3600.0)
+    assert "  NO SCORE for 10 s" not in status_lines(stopped, 1010.0)

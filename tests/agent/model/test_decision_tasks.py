@@ -38,7 +38,7 @@ from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.simulator import Machine
 from wheeltapper_protocols.decision.bearing import Bearing, BearingSpec
-from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict
+from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionSpec, DecisionState, Verdict
 from wheeltapper_protocols.manifest.inference_task import InferenceTask, Prediction
 from wheeltapper_protocols.manifest.manifest import (
     Anomaly,
@@ -375,7 +375,7 @@ SCORE: dict[str, Any] = {"task": "anomaly", "anomaly": Anomaly(output="score", t
 
 @pytest.mark.parametrize("fields", [LIFE, SCORE])
 def test_what_is_not_finite_is_no_score(fields: dict[str, Any]) -> None:
-    found = prediction(fields, [[np.inf], [-np.inf], [np.nan], [20.0]])
+    found = prediction(fields, [[-np.inf], [-np.inf], [np.nan], [20.0]])
     assert np.isnan(found.score[:3]).all()
     assert np.isfinite(found.score[3])
     if found.values is not None:
@@ -459,3 +459,54 @@ def test_an_alert_at_a_quiet_window_tells_of_the_loud_one_before(tmp_path: Path)
     assert verdict.alert
     assert verdict.reasons == bundle.reasons(bundle.evaluate(loud))
     assert verdict.reasons != bundle.reasons(found)
+
+
+RECONSTRUCTION: dict[str, Any] = {"task": "anomaly", "anomaly": Anomaly(output="reconstruction", threshold=1.0)}
+
+
+def test_an_overflow_is_the_greatest_anomaly() -> None:
+    found = prediction(SCORE, [[np.inf], [1e30], [-np.inf], [np.nan]])
+    assert found.score[:1].tolist() == [SCORE_LIMIT]
+    assert np.isnan(found.score[2:]).all()
+    rows = np.zeros((5, 16))
+    rows[0, 3], rows[1, 3] = np.inf, -np.inf
+    rows[2, 3:5] = np.inf, np.nan
+    rows[3, 3] = np.nan
+    found = prediction(RECONSTRUCTION, rows.tolist())
+    assert found.score[:3].tolist() == [SCORE_LIMIT] * 3
+    assert np.isnan(found.score[3])
+    assert found.score[4] == 0.0
+
+
+def test_an_overflow_on_features_too_whatever_their_weight() -> None:
+    manifest = decode_manifest(make_bundle()["manifest.json"])
+    assert manifest.scoring is not None
+    count = len(manifest.features)
+    scoring = msgspec.structs.replace(manifest.scoring, weight=[0.0] + [1.0] * (count - 1), down=[0.0] * count)
+    task = InferenceTask(msgspec.structs.replace(manifest, scoring=scoring))
+    given = np.ones((5, count), np.float32)
+    output = np.ones((5, count), np.float32)
+    output[0, 0], output[1, 0], output[2, 1], output[3, 1] = np.inf, -np.inf, np.inf, np.nan
+    given[4, 2], output[4, 1] = np.nan, np.inf
+    found = task.read(given, output)
+    assert found.score[:3].tolist() == [SCORE_LIMIT] * 3
+    assert np.isnan(found.score[3:]).all()  # NaN says nothing, and a window with a missing sample has no score
+
+
+def test_a_life_without_end_is_no_score() -> None:
+    found = prediction(LIFE, [[np.inf], [np.nan], [20.0]])
+    assert np.isnan(found.score[:2]).all()
+
+
+def test_logits_beyond_every_number_leave_one_class() -> None:
+    section = Classification(classes=["ok", "bad", "worse"], normal=["ok"], output="logits")
+    fields = {"task": "classification", "classification": section}
+    inf, nan = np.inf, np.nan
+    rows = [[0.0, inf, 0.0], [inf, 0.0, 0.0], [inf, inf, 0.0], [0.0, inf, nan], [0.0, 0.0, -inf], [-inf, -inf, -inf]]
+    found = prediction(fields, rows)
+    assert found.score[:2].tolist() == [2.0, 0.0]
+    assert found.labels is not None
+    assert found.labels[:2] == ["bad", "ok"]
+    assert np.isnan(found.score[[2, 3, 5]]).all()
+    assert found.labels[2] is None
+    assert found.score[4] == pytest.approx(1.0)

@@ -29,12 +29,12 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_agent.ground.liveness import Liveness
 from wheeltapper_agent.link.mqtt import Link
+from wheeltapper_agent.pipeline.newest_score import NewestScore
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.deferred import SourceTrouble
 from wheeltapper_agent.update.updater import Updater
-from wheeltapper_protocols.decision.decision import Verdict
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import ExecutionState, PipelineStatus, Status
 from wheeltapper_protocols.wire.topics import Up
@@ -149,7 +149,7 @@ class AgentStatus:
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
                     "runtime": entry.runtime,
-                    "last": _last_decision(self._pipelines[name].last_verdict),
+                    **_last_decision(*self._pipelines[name].newest_score()),
                     "quality": msgspec.to_builtins(entry.quality),
                     "faults": [fault._asdict() for fault in self._quality[name].faults[:_MAX_FAULTS]],
                     "failures": entry.faults,
@@ -190,9 +190,16 @@ def _trouble(trouble: SourceTrouble | None) -> dict[str, Any] | None:
     return None if trouble is None else dataclasses.asdict(trouble)
 
 
-def _last_decision(verdict: Verdict | None) -> dict[str, Any] | None:
-    """The decision on the newest window; None where that window was not scored."""
-    if verdict is None or not verdict.valid:
-        return None
+def _last_decision(newest: NewestScore, now: float) -> dict[str, Any]:
+    """The decision on the newest window (``last``) and how old the newest score is, in seconds.
+
+    ``last`` is None where the newest window got no score, or where it is too long ago to be the present one.
+    """
+    verdict = newest.present(now)
     names = ("score", "severity", "alert", "label", "value", "zone")
-    return {name: getattr(verdict, name) for name in names}
+    return {
+        "last": {name: getattr(verdict, name) for name in names} if verdict is not None else None,
+        "score_age_seconds": round(now - newest.at, 3) if newest.verdict is not None else None,
+        "pace_seconds": newest.pace_seconds,
+        "no_score": newest.no_score,
+    }

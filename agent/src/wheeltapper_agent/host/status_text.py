@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from wheeltapper_protocols.decision.score_age import score_term_seconds
+
 __all__ = ["status_lines"]
 
 
@@ -32,8 +34,9 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
     if body.get("disconnects"):
         counts = ", ".join(f"{code} {times}" for code, times in sorted(body["disconnects"].items()))
         lines.append(f"  connections that ended since the start: {counts}")
+    since = 0.0 if running else max(0.0, now - body.get("at", now))
     for name, pipeline in body.get("pipelines", {}).items():
-        lines += _pipeline_lines(name, pipeline)
+        lines += _pipeline_lines(name, pipeline, since)
     if body.get("execution"):
         why = f": {body['execution_detail']}" if body.get("execution_detail") else ""
         code = f" [{body['execution_code']}]" if body.get("execution_code") else ""
@@ -50,8 +53,9 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
     return lines
 
 
-def _pipeline_lines(name: str, found: Mapping[str, Any]) -> list[str]:
-    release = f"{found['model']} {found['release']}" if found.get("model") else "no release yet"
+def _pipeline_lines(name: str, found: Mapping[str, Any], since: float) -> list[str]:
+    """The lines on a pipeline, as it was ``since`` seconds ago."""
+    release = f"{found['model']} {found['release']}" if found.get("model") else "no model"
     runtime = f" on {found['runtime']}" if found.get("runtime") else ""
     source = found.get("source", "?")
     head = f"pipeline {name}: {release}{runtime}; source {source if source == 'running' else source.upper()}"
@@ -59,13 +63,7 @@ def _pipeline_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     if trouble := found.get("trouble"):
         again = f"; tried again in {trouble['next_try_seconds']:.0f} s" if trouble["next_try_seconds"] else ""
         lines.append(f"  TROUBLE  {trouble['message']} [{trouble['code']}], {trouble['times']} times{again}")
-    last = found.get("last")
-    if last:
-        said = [f"score {last['score']:.3g}", str(last["severity"])]
-        said += [str(last["label"])] if last.get("label") else []
-        said += [f"{last['value']:.4g} left"] if last.get("value") is not None else []
-        said += [f"ISO 20816 zone {last['zone']}"] if last.get("zone") else []
-        lines.append(f"  last: {', '.join(said)}{', ALERT' if last.get('alert') else ''}")
+    lines += _score_lines(found, since)
     dropped = f", {found['dropped_windows']} DROPPED" if found.get("dropped_windows") else ""
     faults = f", {found['failures']} faults" if found.get("failures") else ""
     lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}{faults}")
@@ -76,6 +74,23 @@ def _pipeline_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     for fault in found.get("faults", ()):
         over = ", over" if fault["over"] else ""
         lines.append(f"  {fault['times']} times{over}: {fault['text']}")
+    return lines
+
+
+def _score_lines(found: Mapping[str, Any], since: float) -> list[str]:
+    """The present score, or since when there is none."""
+    lines = ["  TROUBLE  the model gives complete windows no score"] if found.get("no_score") else []
+    last, age = found.get("last"), found.get("score_age_seconds")
+    if last and since + (age or 0.0) <= score_term_seconds(found.get("pace_seconds")):
+        said = [f"score {last['score']:.3g}", str(last["severity"])]
+        said += [str(last["label"])] if last.get("label") else []
+        said += [f"{last['value']:.4g} left"] if last.get("value") is not None else []
+        said += [f"ISO 20816 zone {last['zone']}"] if last.get("zone") else []
+        return [*lines, f"  last: {', '.join(said)}{', ALERT' if last.get('alert') else ''}"]
+    if last or age is not None:
+        lines.append(f"  NO SCORE for {_ago(since + (age or 0.0))}")
+    elif found.get("model") and found.get("windows"):
+        lines.append("  NO SCORE yet")
     return lines
 
 

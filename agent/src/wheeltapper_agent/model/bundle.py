@@ -166,7 +166,9 @@ class Bundle:
         """
         spec, scores = self.manifest.decision, evaluation.scores
         zone, floor = self._zone(evaluation, row)
-        score = max(float(scores.score[row]), floor)
+        score = float(scores.score[row])
+        if not score >= floor:  # also where the model gives no score: the velocity alone says enough
+            score = floor if math.isfinite(floor) else score
         if score >= spec.raise_level:
             self.last_above_threshold[:] = [evaluation.window(row)]
         state, verdict = step(spec, state, score)

@@ -32,9 +32,10 @@ import msgspec
 
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.pipeline.observation import Observation, Observer
-from wheeltapper_agent.records.port import NO_EPOCH, Records
+from wheeltapper_agent.records.port import NO_EPOCH, Records, no_score_key
 from wheeltapper_protocols.decision.decision import DecisionState
-from wheeltapper_protocols.wire.messages import Alert, Report, Severity, TelemetryRecord
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.wire.messages import NO_SCORE, Alert, Report, Severity, TelemetryRecord
 
 __all__ = ["MAX_BLOCK", "MAX_PENDING", "JudgedWindow", "Ledger", "call_observers"]
 
@@ -60,10 +61,17 @@ class JudgedWindow:
     """The decision before this window."""
     items: list[Item] = field(default_factory=list)
     """Records that go with the window's own: those of the observers that saw it when it was judged."""
+    no_score: tuple[bool, Manifest] | None = None
+    """The alert that windows get no score was raised (True) or is over at this window; with the release's manifest."""
 
     @property
     def urgent(self) -> bool:
         """Whether the window raised, cleared or changed an alert: it is written down at once."""
+        return self.changed or self.no_score is not None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the window raised, cleared or changed the alert of its score."""
         return self.observation.verdict is not None and self.observation.verdict.changed
 
 
@@ -108,6 +116,11 @@ class Ledger:
     def open_alert(self) -> Severity:
         """Severity of the alert that an earlier run of the agent left open; normal if there is none."""
         return self._records.open_alert(self._pipeline)
+
+    @property
+    def open_no_score(self) -> bool:
+        """Whether an earlier run of the agent left the alert open that windows get no score."""
+        return self._records.open_alert(no_score_key(self._pipeline)) is not Severity.NORMAL
 
     @property
     def next_index(self) -> int:
@@ -195,13 +208,33 @@ class Ledger:
         if observation.index != index:
             observation = msgspec.structs.replace(observation, index=index)
         record = _record(observation)
-        alert = (self._alert(record, observation),) if judged.urgent else ()
-        return (record, *alert, *judged.items, *self._observed(observation))
+        alerts: tuple[Item, ...] = (self._alert(record, observation),) if judged.changed else ()
+        if judged.no_score is not None:
+            alerts += (self._no_score_alert(record, *judged.no_score),)
+        return (record, *alerts, *judged.items, *self._observed(observation))
+
+    def _no_score_alert(self, record: TelemetryRecord, raised: bool, manifest: Manifest) -> Alert:
+        """Return the alert that the model gives complete windows no score, or that it does again."""
+        return Alert(
+            epoch=NO_EPOCH,
+            oldest=1,
+            seq=1,
+            pipeline=self._pipeline,
+            window=record.window,
+            t_s=record.t_s,
+            at=max(0.0, self._clock.now()),
+            model=manifest.model,
+            release=manifest.release or 1,
+            score=0.0,
+            severity=Severity.WARNING if raised else Severity.NORMAL,
+            raised=raised,
+            label=NO_SCORE,
+        )
 
     def _alert(self, record: TelemetryRecord, observation: Observation) -> Alert:
-        """Return the alert of an urgent window."""
+        """Return the alert of a window that changed the decision."""
         verdict, manifest = observation.verdict, observation.manifest
-        assert verdict is not None  # the window is urgent
+        assert verdict is not None  # the window changed the decision
         life = manifest.remaining_life if manifest is not None else None
         return Alert(
             epoch=NO_EPOCH,

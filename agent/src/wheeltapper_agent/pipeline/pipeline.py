@@ -8,7 +8,8 @@ Invariants:
       waits up to ``gather_seconds`` for several, because waking up for each costs more than scoring it. It does not
       wait while the source is behind.
     * A model is swapped between two windows: no window is lost and none is scored twice.
-    * A failing model does not end the stream: the window is recorded without a score.
+    * A failing model does not end the stream: the window is recorded without a score. Several complete windows in a row
+      without a score raise an alert of its own kind (:data:`~wheeltapper_protocols.wire.messages.NO_SCORE`).
     * Nothing that happens here ends the thread but the end of the source and :meth:`Pipeline.stop`. A source that fails
       is tried again (:mod:`wheeltapper_agent.source.deferred`); what cannot be processed is counted as dropped.
     * What the source gets wrong, such as a window of another form than it says, does not count against the model.
@@ -21,11 +22,10 @@ What this module does not do: write records (:mod:`wheeltapper_agent.pipeline.le
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +34,20 @@ from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.liveness import Pulse
 from wheeltapper_agent.ground.stop_event import StopEvent
-from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, Evaluation, check_input
+from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, check_input
 from wheeltapper_agent.pipeline.gathering import Gathering
 from wheeltapper_agent.pipeline.ledger import JudgedWindow, Ledger, call_observers
+from wheeltapper_agent.pipeline.newest_score import NewestScore
 from wheeltapper_agent.pipeline.observation import Observation, Observer
 from wheeltapper_agent.pipeline.pace import Pace
 from wheeltapper_agent.pipeline.stream_faults import StreamFaults
+from wheeltapper_agent.pipeline.verdicts import Row, counted, with_verdict
 from wheeltapper_agent.pipeline.window_captures import WindowCapture, WindowCaptures
 from wheeltapper_agent.records.port import Records
 from wheeltapper_agent.source.base import Source, SourceSpec, Window, source_detail
 from wheeltapper_agent.source.deferred import SourceTrouble, standing_for
-from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, Verdict, initial_state
+from wheeltapper_protocols.decision.decision import DecisionState, initial_state
+from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.quality import is_complete
 from wheeltapper_protocols.wire.messages import PipelineStatus
 
@@ -52,10 +55,6 @@ __all__ = ["MAX_BATCH", "Health", "Pipeline", "WindowCapture"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 1.0
-
-_Row: TypeAlias = tuple[Evaluation, int, float, int]
-"""One window of an evaluation: the evaluation, the row, the milliseconds that the window took, the number of the call.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +105,10 @@ class Pipeline:
         self._captures = WindowCaptures()
         self._windows = 0
         self._pace = Pace()
-        self._last_verdict: Verdict | None = None
+        self._newest = NewestScore()
         self._error = ""
         self._faults = StreamFaults(name, clock)
+        self._logged: set[str] = set()
         self._broken: set[str] = set()
         self._finished = False
         self._no_model_code = ""
@@ -210,10 +210,10 @@ class Pipeline:
                 faults=self.failures,
             )
 
-    @property
-    def last_verdict(self) -> Verdict | None:
-        """The verdict on the newest window; None if it was not scored."""
-        return self._last_verdict
+    def newest_score(self) -> tuple[NewestScore, float]:
+        """Return a copy of what is known of the newest score, and the time to ask it about."""
+        with self._lock:
+            return replace(self._newest, pace_seconds=self.window_seconds or None), self._clock.monotonic()
 
     @property
     def bundle(self) -> Bundle | None:
@@ -264,7 +264,7 @@ class Pipeline:
             try:
                 if not begun:
                     self._ledger.begin()
-                    self._state = initial_state(self._ledger.open_alert)
+                    self._state = initial_state(self._ledger.open_alert, self._ledger.open_no_score)
                     begun = True
                 self._take_windows(self._ledger.next_index)
                 break
@@ -303,11 +303,17 @@ class Pipeline:
 
     def _take(self, batch: list[Window]) -> None:
         """Judge windows that follow each other, and hand them to the ledger."""
+        ended: Manifest | None = None  # the release that gave no score, and runs no longer
         with self._lock:
             if self._next is not None:
-                (self._bundle,), self._next = self._next, None
-                self._state = initial_state(self._state.severity)
+                before, (self._bundle,), self._next = self._bundle, self._next, None
                 self._check_input()
+                no_score = self._state.no_score
+                self._state = initial_state(self._state.severity, no_score and self._bundle is not None)
+                self._logged.clear()
+                if self._bundle is None:
+                    self._newest.forget()
+                    ended = before.manifest if before is not None and no_score else None
             bundle, live = self._bundle, self._live_observers
         index, call = self._ledger.next_index, self._call
         rows = self._evaluate(batch, bundle) if bundle is not None else [None] * len(batch)
@@ -315,16 +321,19 @@ class Pipeline:
             self._judge(index + place, window, bundle, row)
             for place, (window, row) in enumerate(zip(batch, rows, strict=True))
         ]
+        if ended is not None:
+            judged[0].no_score = (False, ended)
         if live:
             for each in judged:
                 each.items += call_observers(live, each.observation, self.name, self._broken)
         state_before_drop = self._ledger.add(judged)
         if state_before_drop is not None:
             self._state = state_before_drop
-        self._pace.add(self._clock.monotonic(), len(batch))
+        now = self._clock.monotonic()
+        self._pace.add(now, len(batch))
         with self._lock:
             self._windows += len(batch)
-            self._last_verdict = judged[-1].observation.verdict
+            self._newest.take([each.observation.verdict for each in judged], now, self._state.no_score)
             if self._next is None:
                 self._scored += sum(each.observation.verdict is not None for each in judged)
                 self._calls += self._call - call
@@ -346,9 +355,9 @@ class Pipeline:
             )
             self._bundle, self._no_model_code = None, error.code
 
-    def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[_Row | None]:
+    def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[Row | None]:
         """Score windows; None for one on which the model fails, or with missing samples that its score would hide."""
-        rows: list[_Row | None] = [None] * len(batch)
+        rows: list[Row | None] = [None] * len(batch)
         form = self._source.form
         if form is not None and any(each.samples.shape != form for each in batch):
             if len(batch) > 1:
@@ -375,43 +384,31 @@ class Pipeline:
             rows[row] = (evaluation, place, latency_ms, self._call)
         return rows
 
-    def _judge(self, index: int, window: Window, bundle: Bundle | None, row: _Row | None) -> JudgedWindow:
+    def _judge(self, index: int, window: Window, bundle: Bundle | None, row: Row | None) -> JudgedWindow:
         """Return the window with its verdict, and move the decision on."""
         before = self._state
         manifest = bundle.manifest if bundle is not None else None
-        if bundle is not None and row is not None:
-            evaluation, place, latency_ms, call = row
+        observation = Observation(self.name, index, window, manifest)
+        if bundle is None or manifest is None:
+            return JudgedWindow(observation, before)
+        if row is not None:
             try:
-                state, verdict = bundle.decide(before, evaluation, place)
-                if verdict.value is not None and not math.isfinite(verdict.value):
-                    raise AgentError("probation.not_finite", "the remaining life is not a finite number")
-                if verdict.valid:
-                    self._state, self._error = state, ""
-                    score = max(-SCORE_LIMIT, min(float(evaluation.scores.score[place]), SCORE_LIMIT))
-                    return JudgedWindow(
-                        Observation(
-                            self.name,
-                            index,
-                            window,
-                            manifest,
-                            evaluation.features[place],
-                            score,
-                            verdict,
-                            latency_ms,
-                            call,
-                        ),
-                        before,
-                    )
-                if not bundle.propagates_nan or is_complete(window.samples):
+                self._state, observation = with_verdict(observation, bundle, before, row)
+                if observation.score is not None:
+                    self._error = ""
+                elif not bundle.propagates_nan or is_complete(window.samples):
                     raise AgentError("probation.not_finite", "the score is not a number")
             except Exception as error:  # noqa: BLE001  # the stream goes on; probation asks for the health
                 self._failed(bundle, error)
-        return JudgedWindow(Observation(self.name, index, window, manifest), before)
+        self._state = counted(self._state, observation, manifest, self._source.form)
+        changed = self._state.no_score is not before.no_score
+        return JudgedWindow(observation, before, no_score=(self._state.no_score, manifest) if changed else None)
 
     def _failed(self, bundle: Bundle, error: Exception) -> None:
         """Note that the model failed on a window: for its health, the status and, once, the log."""
         code = getattr(error, "code", "runtime.run")
-        if self._error != code:
+        if code not in self._logged:
+            self._logged.add(code)
             _LOG.error("pipeline %s: release %s cannot score a window: %s", self.name, bundle.manifest.release, error)
         with self._lock:
             if self._next is None and not self._first_error:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from wheeltapper_protocols.wire.messages import Alert, Report, ReportBody, Severity, TelemetryRecord
+from wheeltapper_protocols.wire.messages import NO_SCORE, Alert, Report, ReportBody, Severity, TelemetryRecord
 
-__all__ = ["NO_EPOCH", "Records", "unnumbered_report"]
+__all__ = ["NO_EPOCH", "Records", "no_score_key", "unnumbered_report"]
 
 
 NO_EPOCH: Final = "0" * 16
 """The epoch in a record that the spool has not numbered yet."""
+
+
+def no_score_key(pipeline: str) -> str:
+    """The name under which :meth:`Records.open_alert` knows the alert that windows of ``pipeline`` get no score."""
+    return f"{pipeline}/{NO_SCORE}"
 
 
 def unnumbered_report(body: ReportBody, now_seconds: float) -> Report:

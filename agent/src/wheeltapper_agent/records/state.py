@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from wheeltapper_agent.records.port import NO_EPOCH
+from wheeltapper_agent.records.port import NO_EPOCH, no_score_key
 from wheeltapper_agent.records.rows import Item
 from wheeltapper_protocols.errors import brief
-from wheeltapper_protocols.wire.messages import Alert, LossReport, TelemetryRecord
+from wheeltapper_protocols.wire.messages import NO_SCORE, Alert, LossReport, TelemetryRecord
 
 __all__ = ["State", "loss_report"]
 
@@ -40,7 +40,8 @@ class State(msgspec.Struct, kw_only=True):
     windows: dict[str, int] = {}
     """The index of the next window, by pipeline."""
     alerts: dict[str, str] = {}
-    """The severity of the open alert, by pipeline; a pipeline without one is missing."""
+    """The severity of the open alert, by pipeline; a pipeline without one is missing. The alert that there is no score
+    stands under the name that :func:`no_score_key` gives."""
 
     def copy(self) -> State:
         """An independent copy: changing it does not change this state."""
@@ -58,10 +59,11 @@ class State(msgspec.Struct, kw_only=True):
         if type(item) is TelemetryRecord:
             self.windows[item.pipeline] = item.window + 1
         elif type(item) is Alert:
+            key = no_score_key(item.pipeline) if item.label == NO_SCORE else item.pipeline
             if item.raised:
-                self.alerts[item.pipeline] = item.severity.value
+                self.alerts[key] = item.severity.value
             else:
-                self.alerts.pop(item.pipeline, None)
+                self.alerts.pop(key, None)
 
 
 def loss_report(lost: State, detail: str) -> LossReport:

@@ -16,7 +16,8 @@ Invariants:
     * No alert is raised slowly before ``smooth_windows`` scores that are numbers.
     * An alert that was raised fast is not cleared sooner than any other.
     * A NaN score changes nothing: the state is returned as it was, and the verdict repeats the severity with ``valid``
-      False. An infinite score counts as :data:`SCORE_LIMIT`. ``Verdict.score`` is always finite.
+      False. What several of them mean says :func:`count_window`. An infinite score counts as :data:`SCORE_LIMIT`.
+      ``Verdict.score`` is always finite.
     * While an alert is on, its severity only rises. It lasts at least ``minimum_alert_windows``, then ends at normal.
 
 Example:
@@ -42,7 +43,7 @@ from msgspec.structs import replace
 from wheeltapper_protocols.signal.iso20816 import Zone
 from wheeltapper_protocols.wire.messages import Reason, Severity
 
-__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "decide", "initial_state", "step"]
+__all__ = ["SCORE_LIMIT", "DecisionSpec", "DecisionState", "Verdict", "count_window", "decide", "initial_state", "step"]
 
 SCORE_LIMIT: Final = 1e9
 """Greatest score; a higher one counts as this."""
@@ -97,14 +98,33 @@ class DecisionState(Struct, frozen=True, kw_only=True):
     smoothed: float = 0.0
     alert_windows: int = 0
     """Windows that the alert has lasted; 0 while there is none."""
+    counted_windows: int = 0
+    """Complete windows in a row that speak against ``no_score``: without a score while it is False, with one else."""
+    no_score: bool = False
+    """Whether the alert that complete windows get no score is on."""
 
 
-def initial_state(severity: Severity) -> DecisionState:
+def initial_state(severity: Severity, no_score: bool = False) -> DecisionState:
     """The first state of a decision where an alert of ``severity`` may be open: after a swap of releases or a restart.
 
-    An open alert goes on until it is cleared. It is therefore not raised twice, and its end is reported.
+    An open alert goes on until it is cleared. It is therefore not raised twice, and its end is reported. The same holds
+    for the alert that windows get no score.
     """
-    return DecisionState(severity=severity, alert_windows=int(severity is not Severity.NORMAL))
+    return DecisionState(severity=severity, alert_windows=int(severity is not Severity.NORMAL), no_score=no_score)
+
+
+def count_window(spec: DecisionSpec, state: DecisionState, scored: bool) -> DecisionState:
+    """Count a complete window, whether or not the model gave it a score; a window with missing samples is not counted.
+
+    A model that gives no score on complete windows watches nothing. After ``raise_windows`` of them in a row an alert
+    of its own kind is on (``DecisionState.no_score``), until as many windows in a row have a score again.
+    """
+    if scored is not state.no_score:
+        return replace(state, counted_windows=0) if state.counted_windows else state
+    counted = state.counted_windows + 1
+    if counted < spec.raise_windows:
+        return replace(state, counted_windows=counted)
+    return replace(state, counted_windows=0, no_score=not state.no_score)
 
 
 class Verdict(Struct, frozen=True):
@@ -170,6 +190,8 @@ def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[Decisi
         severity=severity,
         smoothed=smoothed,
         alert_windows=lasted,
+        counted_windows=state.counted_windows,
+        no_score=state.no_score,
     )
     return new, Verdict(smoothed, severity, severity is not Severity.NORMAL, severity is not before)
 

@@ -7,7 +7,7 @@ warning threshold.
 Invariants:
     * The input is not clipped to the range of an int8 model: the model clips, the residual does not, so a worse machine
       has a higher score. The input is bounded at :data:`Z_LIMIT`, so that it stays finite.
-    * Scores are finite unless a feature or an output is NaN. Then the window's score is NaN, and its shares are equal.
+    * Scores are finite unless a feature or an output is not. Then the window's score is not, and its shares are equal.
     * The shares of a window are at least 0 and sum to 1.
 
 What this module does not do: run the model, smooth scores, decide (:mod:`decision`).
@@ -127,8 +127,9 @@ class Scorer:
         residual = model_input.astype(np.float64)
         residual -= model_output
         parts = np.where(residual < 0, self._weight_down, self._weight)
-        parts *= residual
-        parts *= residual
+        with np.errstate(invalid="ignore"):  # an infinite residual of weight 0
+            parts *= residual
+            parts *= residual
         return Scores(np.sqrt(np.add.reduce(parts, axis=1)) / self.spec.threshold, parts)
 
 

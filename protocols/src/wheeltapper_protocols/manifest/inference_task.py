@@ -11,7 +11,9 @@ The score is 1.0 at the warning threshold, whatever the task:
 
 Invariants:
     * Pure. The score of a window does not depend on the windows beside it.
-    * An output of the wrong shape is refused. An output that is not finite gives a NaN score.
+    * An output of the wrong shape is refused.
+    * Where a model overflows on complete input, the anomaly is the greatest score (:data:`SCORE_LIMIT`): the loudest
+      fault is not silent. Anything else that is not finite, such as NaN or a life without end, gives a NaN score.
 
 What this module does not do: run the model, decide (``decision.decision``).
 """
@@ -24,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from wheeltapper_protocols.decision.decision import SCORE_LIMIT
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import Manifest, RawInput
 
@@ -106,7 +109,20 @@ class InferenceTask:
         finite = np.isfinite(found.score)
         if finite.all():
             return found
-        return Prediction(np.where(finite, found.score, np.nan), found.labels, found.values)
+        score = np.where(finite, found.score, np.nan)
+        if self._manifest.task == "anomaly":
+            score[~finite & self._overflows(model_input, output)] = SCORE_LIMIT
+        return Prediction(score, found.labels, found.values)
+
+    def _overflows(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether each window, bool [window], is complete and its anomaly is beyond every number.
+
+        A reconstruction that is infinite anywhere is infinitely far away, whatever its other values are.
+        """
+        given, found = (values.reshape(len(values), -1) for values in (model_input, output))
+        section = self._manifest.anomaly
+        beyond = np.isposinf(found) if section is not None and section.output == "score" else np.isinf(found)
+        return np.asarray(beyond.any(axis=1) & ~np.isnan(given).any(axis=1))
 
     def _anomaly(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         section = self._manifest.anomaly
@@ -119,8 +135,9 @@ class InferenceTask:
         if section is None:
             assert self.scorer is not None  # the manifest has one of the two sections
             return Prediction(self.scorer.score(model_input, output).score)
-        residual = np.subtract(model_input, output, dtype=np.float64).reshape(len(model_input), -1)
-        return Prediction(np.sqrt(np.mean(residual * residual, axis=1)) / section.threshold)
+        with np.errstate(over="ignore", invalid="ignore"):
+            residual = np.subtract(model_input, output, dtype=np.float64).reshape(len(model_input), -1)
+            return Prediction(np.sqrt(np.mean(residual * residual, axis=1)) / section.threshold)
 
     def _classification(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
         section = self._manifest.classification
@@ -132,7 +149,11 @@ class InferenceTask:
             )
         values = np.array(output, dtype=np.float64)
         if section.output == "logits":
-            values -= values.max(axis=1, keepdims=True)
+            certain = np.isposinf(values)
+            alone = (certain.sum(axis=1) == 1) & ~np.isnan(values).any(axis=1)
+            values[alone] = np.where(certain[alone], 0.0, -np.inf)  # the limit of the softmax: one class is certain
+            with np.errstate(invalid="ignore"):
+                values -= values.max(axis=1, keepdims=True)
             np.exp(values, out=values)
             values /= values.sum(axis=1, keepdims=True)
         total = values.sum(axis=1)

@@ -29,6 +29,7 @@ from wheeltapper_protocols.signal.quality import DataQuality
 from wheeltapper_protocols.wire.ids import NAME_PATTERN, SHA256_PATTERN
 
 __all__ = [
+    "NO_SCORE",
     "Ack",
     "Alert",
     "AssignmentRefused",
@@ -63,6 +64,10 @@ Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
 Code: TypeAlias = Annotated[str, Meta(max_length=80)]
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", max_length=64)]
+
+
+NO_SCORE: Final = "model.no_score"
+"""The ``label`` of an alert of its own kind: complete windows get no score. Its ``score`` is 0 and means nothing."""
 
 
 class Severity(StrEnum):
@@ -227,7 +232,7 @@ class Alert(_Message, frozen=True, kw_only=True):
     raised: bool = True
     reasons: Annotated[list[Reason], Meta(max_length=16)] = []
     label: Label | None = None
-    """The likeliest class, for the task ``classification``."""
+    """The likeliest class, for the task ``classification``; :data:`NO_SCORE` for the alert that there is no score."""
     value: float | None = None
     """The life that remains, in ``unit``, for the task ``remaining_life``."""
     unit: Label | None = None
