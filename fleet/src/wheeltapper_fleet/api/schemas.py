@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from wheeltapper_fleet.alerts.schemas import AlertView
+from wheeltapper_fleet.campaigns.rules.spec_schema import spec_schema
 from wheeltapper_fleet.campaigns.schemas import CampaignView
 from wheeltapper_fleet.registry.schemas import ReleaseView
 from wheeltapper_fleet.telemetry.schemas import SpoolTotals
@@ -66,7 +67,7 @@ class ReleaseRequest(_Request):
 class CampaignRequest(_Request):
     """Create a campaign from a specification. The campaign service checks it."""
 
-    spec: dict[str, Any]
+    spec: Annotated[dict[str, Any], WithJsonSchema(spec_schema())]
 
 
 class DefaultReleaseRequest(_Request):

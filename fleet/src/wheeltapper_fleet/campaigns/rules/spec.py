@@ -26,6 +26,7 @@ from wheeltapper_protocols.wire.messages import Name, Release
 
 __all__ = [
     "ALL_PIPELINES",
+    "FAILURE_STATES",
     "AbortAction",
     "AbortRule",
     "Audience",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 ALL_PIPELINES: Final = "*"
-_FAILURE_STATES: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
+FAILURE_STATES: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
 Percent = Annotated[float, Meta(gt=0, le=100)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -134,11 +135,12 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
     """Read and check a spec.
 
     Raises:
-        FleetError: ``campaign.spec_invalid`` (a field), ``campaign.rule_invalid`` (an abort rule, a success condition).
+        FleetError: ``campaign.spec_invalid`` (a field), ``campaign.rule_invalid`` (an abort rule, a success condition),
+            ``campaign.waves_invalid`` (a wave of two sizes).
     """
     try:
         built = msgspec.to_builtins(raw) if isinstance(raw, CampaignSpec) else dict(raw)
-        spec = msgspec.convert(built, CampaignSpec)
+        spec = msgspec.convert(_whole_numbers(built), CampaignSpec)
         for pipeline in spec.pipelines:
             if pipeline != ALL_PIPELINES:
                 msgspec.convert(pipeline, Name)
@@ -153,13 +155,25 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
         raise FleetError("campaign.spec_invalid", "make_default: name the pipelines instead of '*'", 422)
     if spec.success.percent is not None and spec.success.count is not None:
         raise _rule_invalid("success: give percent or count, not both")
+    for number, wave in enumerate(spec.waves, start=1):
+        if sum(each is not None for each in (wave.percent, wave.count, wave.devices)) > 1:
+            raise _waves_invalid(f"wave {number}: give percent, count or devices, not more than one")
     for rule in spec.abort:
         if rule.percent is None and rule.count is None:
             raise _rule_invalid("abort rule: give percent, count or both, else it can never be broken")
-        unknown = sorted(set(rule.states) - _FAILURE_STATES)
+        unknown = sorted(set(rule.states) - FAILURE_STATES)
         if unknown:
-            raise _rule_invalid(f"abort rule: {unknown} are not ways to fail; use some of {sorted(_FAILURE_STATES)}")
+            raise _rule_invalid(f"abort rule: {unknown} are not ways to fail; use some of {sorted(FAILURE_STATES)}")
     return spec
+
+
+def _whole_numbers(value: Any) -> Any:
+    """``value`` with 5.0 as 5: JSON has one kind of number, and a count may come as either."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _whole_numbers(each) for key, each in value.items()}
+    return [_whole_numbers(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def plan_waves(spec: CampaignSpec, audience: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -191,8 +205,6 @@ def plan_waves(spec: CampaignSpec, audience: Sequence[str]) -> tuple[tuple[str, 
 
 
 def _take(wave: WaveSpec, left: list[str], named: set[str], size: int | None, index: int) -> tuple[str, ...]:
-    if sum(each is not None for each in (wave.percent, wave.count, wave.devices)) > 1:
-        raise _waves_invalid(f"wave {index + 1}: give percent, count or devices, not more than one")
     if wave.devices is not None:
         unknown = [device for device in wave.devices if device not in left]
         if unknown:

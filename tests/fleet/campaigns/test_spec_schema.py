@@ -1,0 +1,84 @@
+"""The schema of a campaign's specification accepts exactly what is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wheeltapper_fleet.campaigns.rules.spec import read_spec
+from wheeltapper_fleet.campaigns.rules.spec_schema import spec_schema
+from wheeltapper_fleet.ground.errors import FleetError
+
+SCHEMA = jsonschema.Draft202012Validator(spec_schema())
+NUMBERS = st.sampled_from([None, 0, 1, 2, 50.0, 100, 100.5, -1, True, "5"])
+NAMES = st.sampled_from(["press-1", "a", "Press", "*", "", "a" * 64, 5])
+
+
+def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+SPECS = st.fixed_dictionaries(
+    {"model": st.sampled_from(["bearing", "bearing", "Bearing"]), "release": st.sampled_from([1, 2, 0, 10**9, "1"])},
+    optional={
+        "pipelines": st.lists(NAMES, max_size=3),
+        "audience": some(devices=st.lists(NAMES, max_size=2), tags=st.dictionaries(st.just("site"), NAMES)),
+        "waves": st.lists(some(percent=NUMBERS, count=NUMBERS, devices=st.lists(NAMES, max_size=2)), max_size=2),
+        "success": some(percent=NUMBERS, count=NUMBERS),
+        "abort": st.lists(
+            some(
+                percent=NUMBERS,
+                count=NUMBERS,
+                minimum_executed=NUMBERS,
+                states=st.lists(st.sampled_from(["FAILED", "COMMITTED", "CANCELLED", 1]), max_size=2),
+                scope=st.sampled_from(["wave", "campaign", "fleet"]),
+            ),
+            max_size=2,
+        ),
+        "on_abort": st.sampled_from(["PAUSE", "CANCEL_PENDING", "pause"]),
+        "soak_seconds": NUMBERS,
+        "needs_approval": st.sampled_from([True, False, None]),
+        "make_default": st.booleans(),
+        "wawes": st.just([]),
+    },
+)
+
+
+def reads(spec: dict[str, Any]) -> bool:
+    try:
+        read_spec(spec)
+    except FleetError:
+        return False
+    return True
+
+
+@given(SPECS)
+def test_the_schema_accepts_exactly_what_is_read(spec: dict[str, Any]) -> None:
+    assert SCHEMA.is_valid(spec) == reads(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "valid"),
+    [
+        ({}, True),
+        ({"pipelines": ["*"]}, True),
+        ({"pipelines": ["*", "main"]}, False),
+        ({"success": {"percent": 50, "count": None}}, True),
+        ({"success": {"percent": 50, "count": 1}}, False),
+        ({"waves": [{"percent": 10}, {"devices": ["a"]}, {}]}, True),
+        ({"waves": [{"percent": 10, "count": 1}]}, False),
+        ({"abort": [{"count": 1}]}, True),
+        ({"abort": [{"minimum_executed": 1}]}, False),
+        ({"abort": [{"count": 1, "states": ["COMMITTED"]}]}, False),
+        ({"release": 1.0}, True),
+        ({"make_default": True}, True),
+        ({"make_default": True, "pipelines": ["*"]}, False),
+    ],
+)
+def test_rules_that_no_type_says(change: dict[str, Any], valid: bool) -> None:
+    spec = {"model": "bearing", "release": 1, **change}
+    assert (SCHEMA.is_valid(spec), reads(spec)) == (valid, valid)
