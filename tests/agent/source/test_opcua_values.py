@@ -234,3 +234,18 @@ def test_what_a_node_holds_instead_of_a_number_is_said(tmp_path: Path, server: S
     with running(tmp_path, _source(server, w=f"ns={server.index};s=wave")) as taken:
         taken.until_state("source.refused")
         assert _named(taken, "holds no number but a list; array = true")
+
+
+def test_values_that_repeat_because_the_server_is_slow_are_named(tmp_path: Path, server: SpindleServer) -> None:
+    def set_least(milliseconds: float) -> None:
+        value = ua.DataValue(ua.Variant(milliseconds, ua.VariantType.Double))
+        server.loop.do(server.nodes["a"].write_attribute(ua.AttributeIds.MinimumSamplingInterval, value))
+
+    set_least(1000.0)
+    with running(tmp_path, _source(server)) as taken:
+        taken.until(1)
+        assert _named(taken, "measures node a each 1000 ms at most and it is taken each 50 ms") == 1
+    set_least(50.0)
+    with running(tmp_path, _source(server)) as taken:
+        taken.until(1)
+        assert not source_faults(taken.source)

@@ -3,6 +3,7 @@ that are not read."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import struct
@@ -39,7 +40,13 @@ def _refusal(content: bytes, **keys: Any) -> str:
 
 @pytest.mark.parametrize(
     "numbers",
-    ["[[1, NaN], [Infinity, 2]]", "[1, -NaN, -Infinity, 2]", "[1, nan, inf, 2]", "[1, undefined, -nan(ind), 2]"],
+    [
+        "[[1, NaN], [Infinity, 2]]",
+        "[1, -NaN, -Infinity, 2]",
+        "[1, nan, inf, 2]",
+        "[1, undefined, -nan(ind), 2]",
+        "[1, ovf, None, 2]",
+    ],
 )
 def test_numbers_that_are_none_are_missing_samples(numbers: str) -> None:
     samples, t_s = _reader(time_key="t").read(f'{{"t": 5, "samples": {numbers}, "note": "NaN \\" inf"}}'.encode())
@@ -94,6 +101,13 @@ def test_units_of_times(unit: str, number: int) -> None:
 @pytest.mark.parametrize("stamp", ["null", "true", '"now"', "[]", "{}", "NaN", '""'])
 def test_what_is_no_time_is_refused(stamp: str) -> None:
     assert "time" in _refusal(f'{{"t": {stamp}, "samples": [1, 2]}}'.encode(), time_key="t")
+
+
+def test_a_time_of_messagepack() -> None:
+    stamp = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    payload = msgspec.msgpack.encode({"t": stamp, "samples": [1, 2]})
+    assert _reader(payload="msgpack", time_key="t").read(payload)[1] == 1767225600
+    assert "'samples' is missing; there are '5'" in _refusal(msgspec.msgpack.encode({5: 1}), payload="msgpack")
 
 
 def test_a_time_in_another_unit_is_refused() -> None:

@@ -59,6 +59,8 @@ _END_SECONDS: Final = 2.0
 _ARRAY_QUEUE: Final = 20
 """Values that the server keeps between two publications."""
 _MAX_ARRAY_VALUES: Final = 2**20
+_PACE_SHARE: Final = 1.08
+"""By how much the server may be slower than the sample rate."""
 _SERVER_STATE: Final = "i=2259"
 _CURRENT_TIME: Final = "i=2258"
 _TOO_MUCH: Final = frozenset({"BadTooManyOperations", "BadResponseTooLarge", "BadEncodingLimitsExceeded"})
@@ -269,6 +271,8 @@ class OpcuaReader:
             await asyncio.wait_for(client.connect(), 3 * config.timeout_seconds)
             nodes = [client.get_node(node_id) for node_id in self._namespaces.resolve(await _namespaces_of(client))]
             await self._check(client, nodes)
+            if not config.array:
+                await self._check_pace(client, nodes, sink)
             sink.connected()
             if config.array:
                 await self._follow_arrays(client, nodes, sink)
@@ -318,6 +322,21 @@ class OpcuaReader:
                 hint = "; array = true reads lists of samples" if isinstance(value, list) else ""
                 raise AgentError(
                     "source.refused", f"node {entry.node_id} ({entry.name}) holds no number but {held}{hint}"
+                )
+
+    async def _check_pace(self, client: Client, nodes: Sequence[Any], sink: Sink) -> None:
+        """Say which values are measured less often than they are taken: they would repeat (OPC 10000-3, 5.6.2)."""
+        try:
+            found = await client.read_attributes(nodes, ua.AttributeIds.MinimumSamplingInterval)
+        except ua.UaStatusCodeError:
+            return
+        period_ms = 1e3 / self._config.sample_rate_hz
+        for entry, attribute in zip(self._config.nodes, found, strict=True):
+            least_ms = attribute.Value.Value if attribute.Value is not None else None
+            if isinstance(least_ms, int | float) and least_ms > _PACE_SHARE * period_ms:
+                sink.lost(
+                    f"the server measures node {entry.name} each {least_ms:g} ms at most and it is taken each"
+                    f" {period_ms:g} ms, so values repeat; lower sample_rate_hz"
                 )
 
     async def _read_all(self, client: Client, nodes: Sequence[Any]) -> list[Any]:

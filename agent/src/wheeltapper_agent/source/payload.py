@@ -39,9 +39,10 @@ MAX_PAYLOAD_BYTES: Final = 4 * 1024 * 1024
 _RAW: Final = {"float32": "f4", "int16": "i2"}
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _NO_NUMBER: Final = re.compile(
-    rb'"(?:[^"\\]++|\\.)*+"?|[-+]?\b(?:nan|inf(?:inity)?|undefined)\b(?:\([^)]{0,40}\))?', re.DOTALL | re.IGNORECASE
+    rb'"(?:[^"\\]++|\\.)*+"?|[-+]?\b(?:nan|inf(?:inity)?|ovf|undefined|none)\b(?:\([^)]{0,40}\))?',
+    re.DOTALL | re.IGNORECASE,
 )
-"""A text, or a number that is none, as Python, JavaScript and C's printf write it."""
+"""A text, or a number that is none, as Python, JavaScript, C's printf and Arduino's Print write it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

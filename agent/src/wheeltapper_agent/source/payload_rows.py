@@ -50,7 +50,11 @@ def find(value: Any, key: str) -> Any:
     """
     found = _find(value, key) if key else (value,)
     if not found:
-        there = f"; there are {', '.join(map(repr, sorted(value)[:_SHOWN_KEYS]))}" if isinstance(value, dict) else ""
+        there = (
+            f"; there are {', '.join(map(repr, sorted(map(str, value))[:_SHOWN_KEYS]))}"
+            if isinstance(value, dict)
+            else ""
+        )
         raise ValueError(f"{key!r} is missing{there}")
     return found[0]
 
@@ -130,6 +134,8 @@ def time_seconds(value: Any, unit: str) -> float:
     """
     if type(value) in (int, float) and math.isfinite(value):
         return _since_1970(value, unit)
+    if isinstance(value, datetime):  # of MessagePack
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, str):
         if _NUMBER.fullmatch(value.strip()):
             return _since_1970(float(value), unit)
