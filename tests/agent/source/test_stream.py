@@ -477,8 +477,8 @@ def test_the_fleet_is_told_why_there_is_no_value() -> None:
 
 def test_what_is_left_out_or_dropped_is_named(caplog: pytest.LogCaptureFixture) -> None:
     def read(sink: Sink) -> None:
-        for _ in range(3):
-            _push(sink, 0, 20)
+        for first in (0, 20, 0):
+            _push(sink, first, 20)
         for number in range(1, 10):
             _push(sink, 40 * number, 40)
         sink.closed.wait()
@@ -514,3 +514,21 @@ def test_no_window_holds_an_infinite_value() -> None:
     assert (
         sum(fault.times for fault in sink.fault_counts + plain.fault_counts) == 5
     )  # 3e38 became too large by its scale
+
+
+@pytest.mark.parametrize("tolerance_s", [0.0, 1.0])
+def test_stamps_that_are_coarser_than_the_samples(tolerance_s: float) -> None:
+    taken: list[Window] = []
+    clock = StepClock(0.0)
+    config = StreamConfig(sample_rate_hz=10, window_samples=20, tolerance_seconds=tolerance_s)
+    sink = Sink(config, clock, taken.extend, "main")
+    for number in range(100):
+        clock.passed_s += 0.1
+        sink.push(np.array([[number]], np.float64), t_s=float(number // 10))
+    if tolerance_s:
+        np.testing.assert_array_equal(concatenated(taken)[:, 0], np.arange(100))
+        assert not sink.fault_counts
+    else:
+        (fault,) = sink.fault_counts
+        assert "needs tolerance_seconds" in fault.text
+        assert fault.times == 90

@@ -51,6 +51,11 @@ _WAIT_SHARE: Final = 0.9
 """The same, as a share of the time that the payload's samples took: the reader must stay faster than the sensor."""
 
 
+_LATE: Final = "samples came twice or too late for their place by their time stamps, and are left out"
+_COARSE: Final = (
+    "samples have the time stamp of those before and are left out: they came twice, or the stamps are coarser than the"
+    " samples, which needs tolerance_seconds of their step"
+)
 _CONNECTED_LOG_SECONDS: Final = 60.0
 """A connection that is made again within this time is not logged again."""
 
@@ -101,6 +106,9 @@ class Sink:
         """Why values of the newest sample are missing."""
         self._connected_at_s: float | None = None
         self._late_samples = 0
+        self._stamp_s: float | None = None
+        self._stamp_repeats = False
+        """Whether the newest samples have the time stamp of those before."""
         self._empty = False
         """Whether all values of the newest sample are missing for reasons that are known."""
         self._framer = Framer(config.framing)
@@ -133,6 +141,8 @@ class Sink:
         if isinstance(t_s, np.ndarray):
             self.push_physical(self._physical(samples), t_s)
             return
+        self._stamp_repeats = t_s is not None and t_s == self._stamp_s
+        self._stamp_s = t_s
         at_s, monotonic_s = self.clock.now(), self.clock.monotonic()
         self._empty = bool(self._value_kinds) and not bool(np.isfinite(samples).any())
         self._begin_payload(len(samples))
@@ -160,6 +170,7 @@ class Sink:
         """
         now, monotonic_s = self.clock.now(), self.clock.monotonic()
         samples = self._finite(samples)
+        self._stamp_repeats = times_s is not None and bool((np.diff(times_s) == 0).any())
         self._begin_payload(len(samples))
         try:
             if times_s is None:
@@ -251,7 +262,7 @@ class Sink:
             self.failures = 0
             if self._framer.late_samples > self._late_samples:
                 self._late_samples = self._framer.late_samples
-                self.lost("samples came twice or too late for their place by their time stamps, and are left out")
+                self.lost(_COARSE if self._stamp_repeats else _LATE)
             if (hz := self._framer.wrong_rate_hz) is not None:
                 self._report_mismatch(hz)
                 return
