@@ -477,7 +477,7 @@ def test_the_fleet_is_told_why_there_is_no_value() -> None:
 
 def test_what_is_left_out_or_dropped_is_named(caplog: pytest.LogCaptureFixture) -> None:
     def read(sink: Sink) -> None:
-        for first in (0, 20, 0):
+        for first in (0, 20, 15):
             _push(sink, first, 20)
         for number in range(1, 10):
             _push(sink, 40 * number, 40)
