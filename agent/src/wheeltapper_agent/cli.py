@@ -129,14 +129,41 @@ def run(
 @app.command()
 def replay(
     bundle: Annotated[Path, typer.Option("--bundle", help="A folder with manifest.json.")],
-    recording: Annotated[Path, typer.Option("--recording", help="A recording (.npz).")],
+    recording: Annotated[
+        Path, typer.Option("--recording", help="A recording (.npz), or a .csv, .tsv, .parquet or .wav file.")
+    ],
+    channels: Annotated[
+        str, typer.Option("--channels", help="Of a table: the columns of the release's channels, in order, e.g. ax,ay.")
+    ] = "",
+    scale: Annotated[
+        str, typer.Option("--scale", help="Physical value = number in a table or .wav * scale, for each channel.")
+    ] = "",
+    time_column: Annotated[str, typer.Option("--time-column", help="Of a table: the column with the times.")] = "",
+    time_unit: Annotated[str, typer.Option("--time-unit", help="Of times that are numbers: s, ms, us or ns.")] = "s",
+    time_format: Annotated[str, typer.Option("--time-format", help="Of other times, as strptime has it.")] = "",
+    delimiter: Annotated[str, typer.Option("--delimiter", help="Of a .csv: between two cells.")] = "auto",
+    decimal: Annotated[str, typer.Option("--decimal", help="Of a table: its decimal separator, . or a comma.")] = ".",
+    skip_rows: Annotated[int, typer.Option("--skip-rows", min=0, help="Of a .csv: lines before the header.")] = 0,
+    header: Annotated[bool, typer.Option(help="Of a .csv: whether its first line names the columns.")] = True,
+    missing: Annotated[
+        list[str] | None, typer.Option("--missing", help="A text or number that means no value; repeatable.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Run a bundle over a recording without a fleet; prints one line per snapshot."""
-    from wheeltapper_agent.model.score_recording import score_recording
+    """Run a bundle over a recording without a fleet; prints one line per snapshot.
 
+    This function is long because each option is a parameter.
+    """
+    from wheeltapper_agent.model.score_recording import score_recording
+    from wheeltapper_protocols.tables.options import TableOptions
+
+    written: dict[str, Any] = {"time_unit": time_unit, "decimal": decimal}  # their values are checked there
     try:
-        for row in score_recording(bundle, recording):
+        options = TableOptions(
+            channels=_entries(channels), time_column=time_column, time_format=time_format, delimiter=delimiter,
+            skip_rows=skip_rows, header=header, missing=tuple(missing or ()), **written,
+        )  # fmt: skip
+        for row in score_recording(bundle, recording, options, _numbers(scale)):
             if json_output:
                 print(json.dumps(row))
             else:
@@ -149,6 +176,23 @@ def replay(
     except BrokenPipeError:
         # The reader has enough (head): no error. The interpreter must not flush into the closed pipe at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _entries(text: str) -> tuple[str, ...]:
+    """The entries of a list with commas."""
+    return tuple(entry.strip() for entry in text.split(",")) if text else ()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """The numbers of a list with commas.
+
+    Raises:
+        AgentError: ``config.invalid``.
+    """
+    try:
+        return tuple(float(entry) for entry in _entries(text))
+    except ValueError as error:
+        raise AgentError("config.invalid", f"{text!r} is not a list of numbers such as 9.81,9.81") from error
 
 
 def _details(row: dict[str, Any]) -> list[str]:

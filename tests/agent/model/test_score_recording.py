@@ -15,9 +15,9 @@ from wheeltapper_agent.source.simulator import Machine
 from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 
-def _replay(bundle: Path, recording: Path) -> subprocess.CompletedProcess[str]:
+def _replay(bundle: Path, recording: Path, *options: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "wheeltapper_agent", "replay", "--json"]
-    line += ["--bundle", str(bundle), "--recording", str(recording)]
+    line += ["--bundle", str(bundle), "--recording", str(recording), *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(line, capture_output=True, text=True, check=False, env=environment, timeout=60)
 
@@ -54,3 +54,46 @@ def test_replay_refuses_with_a_code(tmp_path: Path) -> None:
         done = _replay(folder, recording)
         assert (done.returncode, done.stdout) == (2, "")
         assert f"[{code}]" in done.stderr
+
+
+def _table(path: Path, spoil: int = -1) -> Path:
+    """The machine of :func:`_recording` as a table with decimal commas, whose rows follow one another."""
+    samples = np.concatenate([Machine(SMALL).window(index, index * 10.0) for index in range(6)])
+    lines = [f"{i};{a:.6f};{b:.6f}".replace(".", ",") for i, (a, b) in enumerate(samples.tolist())]
+    if spoil >= 0:
+        lines[spoil] = f"{spoil};ERR;0"
+    path.write_text("made by hand\nn;ax;ay\n" + "\n".join(lines))
+    return path
+
+
+def test_a_table_has_the_scores_of_the_recording(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", make_bundle(1))
+    known = [json.loads(line) for line in _replay(bundle, _recording(tmp_path / "r.npz")).stdout.splitlines()]
+    options = ("--decimal", ",", "--skip-rows", "1", "--channels", "ax,ay")
+    done = _replay(bundle, _table(tmp_path / "a.csv", spoil=2 * SMALL.window_samples + 5), *options)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["score"] is None for row in rows] == [False, False, True, False, False, False]
+    for row, right in zip(rows, known, strict=True):
+        assert row["severity"] == right["severity"]
+        assert row["score"] is None or abs(row["score"] - right["score"]) < 1e-3 * max(1, right["score"])
+    assert "holds 'ERR', which is no number" in done.stderr
+
+
+def test_a_table_that_is_not_as_said_is_refused(tmp_path: Path) -> None:
+    bundle, table = write_bundle(tmp_path / "bundle", make_bundle(1)), _table(tmp_path / "a.csv")
+    right = {"--decimal": ",", "--skip-rows": "1", "--channels": "ax,ay"}
+    for wrong, code, why in (
+        ({"--decimal": "."}, "source.malformed", "its columns are"),
+        ({"--decimal": ".", "--delimiter": ";"}, "source.malformed", "decimal = ','"),
+        ({"--skip-rows": "0"}, "source.malformed", "no column 'ax'"),
+        ({"--channels": ""}, "source.malformed", "no column 'horizontal'"),
+        ({"--channels": "ax"}, "update.input_mismatch", "in this order with --channels"),
+        ({"--time-unit": "min"}, "recording.options", "time_unit"),
+        ({"--scale": "a"}, "config.invalid", "list of numbers"),
+    ):
+        options = [word for pair in (right | wrong).items() for word in pair]
+        done = _replay(bundle, table, *options)
+        assert (done.returncode, done.stdout) == (2, ""), wrong
+        assert f"[{code}]" in done.stderr, wrong
+        assert why in done.stderr, wrong

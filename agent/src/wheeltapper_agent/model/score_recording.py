@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,37 @@ import msgspec
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import check_input, load_bundle
-from wheeltapper_agent.source.base import SourceSpec
+from wheeltapper_agent.source.recorded import ContinuousRecording, ReplayConfig, SnapshotRecording, open_recorded
 from wheeltapper_protocols.decision.decision import DecisionState, Verdict
 from wheeltapper_protocols.manifest.manifest import Manifest
-from wheeltapper_protocols.signal.recording import read_recording
+from wheeltapper_protocols.signal.quality import is_complete
+from wheeltapper_protocols.tables.options import TableOptions
+from wheeltapper_protocols.wire.messages import Severity
 
 __all__ = ["score_recording"]
 
 
-def score_recording(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str, Any]]:
+def score_recording(
+    bundle_dir: Path, recording_file: Path, options: TableOptions | None = None, scale: tuple[float, ...] = ()
+) -> Iterator[dict[str, Any]]:
     """Score each snapshot of a recording as a device would; implements ``wheeltapper-agent replay``.
+
+    A file of another maker (CSV, Parquet, WAV) is cut into windows as the release takes them: its rate, length and
+    channels are what the release says.
 
     Args:
         bundle_dir: folder of a release, with its ``manifest.json``.
-        recording_file: an ``.npz`` recording.
+        recording_file: a recording, or a file of another maker.
+        options: how a table is written; its ``channels`` are the columns of the release's channels, in their order.
+        scale: physical value = number in the file * scale, for each channel of a file of another maker.
 
     Yields:
         One row a snapshot: ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a
-            number), ``severity``, ``alert``; ``label`` of a classification, ``value`` and ``unit`` of a remaining life,
-            ``zone`` of ISO 20816; ``reasons`` where an alert was raised or became worse.
+            number, or where samples are missing), ``severity``, ``alert``; ``label`` of a classification, ``value`` and
+            ``unit`` of a remaining life, ``zone`` of ISO 20816; ``reasons`` where an alert was raised or became worse.
 
     Raises:
-        AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.unreadable``, ``runtime.*``.
+        AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.*``, ``config.invalid``, ``runtime.*``.
         ProtocolError: ``recording.*``, ``manifest.*``.
 
     Example:
@@ -39,26 +49,48 @@ def score_recording(bundle_dir: Path, recording_file: Path) -> Iterator[dict[str
         ...     print(row["snapshot"], row["score"], row["severity"])
     """
     bundle = load_bundle(bundle_dir)
-    try:
-        recording = read_recording(recording_file)
-    except OSError as error:
-        raise AgentError("source.unreadable", f"the recording cannot be read: {error}") from error
-    spec = SourceSpec(
-        float(recording.sample_rate_hz), int(recording.samples.shape[1]), recording.channels, recording.units
-    )
-    check_input(bundle.manifest, spec)
-    state = DecisionState()
-    for index in range(recording.samples.shape[0]):
-        evaluation = bundle.evaluate(recording.physical(slice(index, index + 1)))
+    recorded = _opened(bundle.manifest, recording_file, options or TableOptions(), scale)
+    state, severity, alert = DecisionState(), Severity.NORMAL.value, False
+    for index, window in enumerate(recorded.windows(lambda: False)):
+        row: dict[str, Any] = {"snapshot": index, "t_s": window.t_s, "score": None}
+        if not is_complete(window.samples):  # a device does not score it either
+            yield row | {"severity": severity, "alert": alert}
+            continue
+        evaluation = bundle.evaluate(window.samples[None])
         state, verdict = bundle.decide(state, evaluation)
-        row = {
-            "snapshot": index,
-            "t_s": float(recording.t_s[index]),
-            "score": float(verdict.score) if verdict.valid else None,
-            "severity": verdict.severity.value,
-            "alert": verdict.alert,
-        }
+        severity, alert = verdict.severity.value, verdict.alert
+        row |= {"score": float(verdict.score) if verdict.valid else None, "severity": severity, "alert": alert}
         yield row | _task_fields(bundle.manifest, verdict)
+
+
+def _opened(
+    manifest: Manifest, file: Path, options: TableOptions, scale: tuple[float, ...]
+) -> SnapshotRecording | ContinuousRecording:
+    """Open a file that has the form which a release takes."""
+    config = ReplayConfig(path=file)
+    if config.file_format == "npz":
+        recorded = open_recorded(config)
+        check_input(manifest, recorded.spec)
+        return recorded
+    shape = manifest.input
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(TableOptions)}
+    columns = options.channels or (tuple(shape.channels) if options.header else ())
+    recorded = open_recorded(
+        ReplayConfig(
+            path=file,
+            sample_rate_hz=shape.sample_rate_hz,
+            window_samples=shape.window_samples,
+            scale=scale,
+            **(given | {"channels": columns}),
+        )
+    )
+    if (count := len(recorded.spec.channels)) != len(shape.channels):
+        raise AgentError(
+            "update.input_mismatch",
+            f"the release takes the channels {', '.join(shape.channels)}, and {file.name} gives {count}: name its "
+            "columns in this order with --channels",
+        )
+    return recorded
 
 
 def _task_fields(manifest: Manifest, verdict: Verdict) -> dict[str, Any]:
