@@ -47,7 +47,7 @@ PURE = {
     ),
     "wheeltapper_agent": (
         "ground.backoff ground.bounds ground.clock ground.errors ground.rate source.base source.cutter source.framing"
-        " link.disconnects"
+        " link.disconnects link.routes"
         " source.iio_format source.iio_names source.payload source.payload_formats source.payload_rows"
         " source.physical_value source.stream_config source.modbus_registers source.timing model.tensors records.config"
         " records.port records.rows records.state pipeline.change"

@@ -13,6 +13,7 @@ import logging
 import secrets
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from wheeltapper_agent import __version__
 from wheeltapper_agent.captures.captures import Captures
@@ -29,6 +30,7 @@ from wheeltapper_agent.host.notify import Notifier
 from wheeltapper_agent.host.status import STATUS_FILE, AgentStatus
 from wheeltapper_agent.link.https import HttpsClient
 from wheeltapper_agent.link.identity import Identity
+from wheeltapper_agent.link.metering import Metering
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link, tls_context
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.pipeline.drift import DriftObserver
@@ -100,6 +102,10 @@ class Agent:
         # A sample: source and pipeline make records of it, the spool keeps them, delivery sends them over the link.
         self.spool = make_spool(self._state_dir / SPOOL_FILE, profile)
         client = _https_client(config, identity)
+        fleet = urlsplit(identity.fleet.https_url)
+        self._metered = Metering(
+            config.update.metered_interfaces, config.update.route_file, fleet.hostname or "", fleet.port or 443
+        )
         self.pipelines: dict[str, Pipeline] = {}
         self._quality: dict[str, QualityObserver] = {}
         self._captures = self._make_captures(client)
@@ -150,6 +156,7 @@ class Agent:
             folder=self._state_dir / "captures",
             config=self._config.capture,
             max_memory_bytes=self._profile.memory_cap_mb * _MB // _CAPTURES_SHARE,
+            metered=self._metered,
         )
 
     def _add_pipeline(self, entry: PipelineConfig) -> None:
@@ -180,7 +187,7 @@ class Agent:
         blobs = BlobStore(
             state / "blobs", client, slots.find, config.fetch_bytes_per_second, config.fetch_least_bytes_per_second
         )
-        effects = Effects(self.pipelines, slots, blobs, metadata, config, self._profile, clock, floors)
+        effects = Effects(self.pipelines, slots, blobs, metadata, config, self._profile, clock, floors, self._metered)
         updater = Updater(
             self._device,
             Journal(state / "journal.json"),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from wheeltapper_agent.captures.config import CaptureConfig
@@ -55,6 +55,7 @@ class Captures:
         folder: where recordings wait for their upload.
         config: the rules, and the limits of uploads; None: the defaults.
         max_memory_bytes: of all windows that are collected for commands or wait to become a file; None: no limit.
+        metered: says whether traffic to the fleet costs; while it does, nothing is uploaded.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Captures:
         folder: Path,
         config: CaptureConfig | None = None,
         max_memory_bytes: int | None = None,
+        metered: Callable[[], bool | None] = lambda: False,
     ) -> None:
         self._pipelines = pipelines
         self._clock = clock
         self._max_bytes = max_bytes
+        self._metered = metered
         self._config = config or CaptureConfig()
         self._rules: dict[str, CaptureRules] = {}
         self._memory = WindowMemory(max_memory_bytes)
@@ -79,7 +82,7 @@ class Captures:
         self._folder = PendingFolder(folder, max_bytes)
         self._reports = CaptureReports(records, clock, self._dropped_by_rules)
         self._stopping = threading.Event()
-        upload = ResumableUpload(client, self._config, clock, folder / "uplink.state", self._stopping)
+        upload = ResumableUpload(client, self._config, clock, folder / "uplink.state", self._stopping, metered)
         self._uploader = Uploader(
             self._folder, upload, self._reports, clock, self._stopping, self._end_expired_captures
         )
@@ -135,7 +138,7 @@ class Captures:
         Returns:
             ``waiting``: recordings that wait for their upload; ``dropped``: recordings given up since the start;
             ``ignored``: triggers that started no recording since the start; ``unsaid``: reports that the spool has not
-            taken yet.
+            taken yet; ``metered``: 1 if recordings wait because the network is metered.
         """
         rules = list(self._rules.values())
         return {
@@ -143,6 +146,7 @@ class Captures:
             "dropped": self._recorder.dropped + sum(one.dropped for one in rules),
             "ignored": sum(one.ignored for one in rules),
             "unsaid": self._reports.waiting,
+            "metered": int(bool(self._metered()) and bool(self._folder.entries())),
         }
 
     # --- commands -----------------------------------------------------------------------------------------------------

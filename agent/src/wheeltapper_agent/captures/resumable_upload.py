@@ -6,8 +6,9 @@ service that does not know this protocol gets the whole recording with ``PUT``.
 
 Invariants:
     * At most ``bytes_per_second`` are sent, and one piece at once.
-    * At most ``max_mb_per_day`` of recordings by rule are sent in a day (UTC), counted over restarts. Recordings that
-      a command asked for count too, but are never held back.
+    * At most ``max_mb_per_day`` of recordings by rule are sent in a day (:mod:`wheeltapper_agent.captures.day_share`).
+      Recordings that a command asked for count too, but are never held back by it.
+    * While the network is metered, nothing is sent.
     * A recording is given up only where the fleet service itself says that it will never take it: a code of its own
       (``capture.…``), or status 413. Whatever else refuses (a proxy, a certificate that is not valid yet, a service
       that is under maintenance) is tried again.
@@ -20,17 +21,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import msgspec
-
 from wheeltapper_agent.captures.config import CaptureConfig
+from wheeltapper_agent.captures.day_share import DayShare
 from wheeltapper_agent.captures.pending import PendingRecording
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_agent.ground.rate import TokenBucket
 from wheeltapper_agent.link.https import HttpsClient, HttpsError
 
@@ -38,7 +37,6 @@ __all__ = ["ResumableUpload"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES: Final = 64 * 1024
-_DAY_SECONDS: Final = 86_400
 # Status codes of HTTP, RFC 9110.
 _NO_PARTIAL_UPLOADS: Final = (405, 501)
 _TRY_LATER: Final = (408, 429)
@@ -53,13 +51,6 @@ _SHORTER: Final = "the recording on the disk is shorter than it was when it was 
 _MAX_RESTARTS: Final = 3
 
 
-class _SentToday(msgspec.Struct, frozen=True):
-    """How much was sent on one day (days since 1970, UTC); kept in a file over restarts."""
-
-    day: int = 0
-    sent_bytes: int = 0
-
-
 class ResumableUpload:
     """Sends one recording at a time.
 
@@ -69,27 +60,40 @@ class ResumableUpload:
         clock: time.
         state: the file that remembers how much was sent today.
         stopping: set to end an upload that waits.
+        metered: says whether traffic to the fleet costs; while it does, nothing is sent.
     """
 
     def __init__(
-        self, client: HttpsClient, config: CaptureConfig, clock: Clock, state: Path, stopping: threading.Event
+        self,
+        client: HttpsClient,
+        config: CaptureConfig,
+        clock: Clock,
+        state: Path,
+        stopping: threading.Event,
+        metered: Callable[[], bool | None] = lambda: False,
     ) -> None:
         self._client = client
         self._config = config
         self._clock = clock
         self._state = state
         self._stopping = stopping
+        self._metered = metered
         self._piece_bytes = max(1, config.piece_kb) * 1024
         self._bucket = TokenBucket(config.bytes_per_second, self._piece_bytes, clock.monotonic())
-        try:
-            self._sent = msgspec.json.decode(state.read_bytes(), type=_SentToday)
-        except (OSError, msgspec.DecodeError):
-            self._sent = _SentToday()
+        self._share = DayShare(state, clock)
 
     def allowed(self, entry: PendingRecording) -> bool:
-        """Whether today's limit leaves room for the recording."""
+        """Whether the network may be used for the recording now, and the limit of a day leaves room for it.
+
+        True also for a command that expired, so that this is reported.
+        """
+        if self._metered():
+            return entry.expires_at is not None and self._clock.now() > entry.expires_at
         limit = self._config.max_mb_per_day * 1024 * 1024
         return entry.command is not None or limit <= 0 or self._today().sent_bytes + entry.length <= limit
+
+    def _today(self) -> DayShare:
+        return self._share
 
     def send(self, entry: PendingRecording, path: Path) -> bool:
         """Upload what the server does not have yet.
@@ -105,6 +109,8 @@ class ResumableUpload:
             AgentError: ``capture.upload``: the server will never take it, or the file is lost.
         """
         restarts = 0
+        if self._metered():
+            return False
         try:
             offset = self._offset(entry)
             if offset is None:
@@ -118,6 +124,9 @@ class ResumableUpload:
                     if not piece:
                         raise AgentError("capture.upload", _SHORTER)
                     self._wait_for(len(piece))
+                    if self._metered():
+                        _LOG.info("capture %s: the network is metered now; the upload goes on later", entry.name)
+                        return False
                     try:
                         self._patch(entry, offset, piece)
                     except HttpsError as error:
@@ -128,7 +137,7 @@ class ResumableUpload:
                             raise
                         offset = self._restarted(entry, error)
                         continue
-                    self._count(len(piece))
+                    self._share.add(len(piece))
                     offset += len(piece)
         except HttpsError as error:
             if _is_final(error):
@@ -184,7 +193,7 @@ class ResumableUpload:
             if os.fstat(file.fileno()).st_size != entry.length:
                 raise AgentError("capture.upload", _SHORTER)
             self._client.request("PUT", self._url(entry), _MAX_ANSWER_BYTES, self._pieces(file), headers)
-        self._count(entry.length)
+        self._share.add(entry.length)
         return True
 
     def _pieces(self, file: BinaryIO) -> Iterator[bytes]:
@@ -198,18 +207,6 @@ class ResumableUpload:
             if self._stopping.wait(min(seconds, 1.0)):
                 raise HttpsError("fetch.unreachable", "the agent is stopping")
         self._bucket.take(count)
-
-    def _today(self) -> _SentToday:
-        day = int(self._clock.now() // _DAY_SECONDS)
-        return self._sent if self._sent.day == day else _SentToday(day=day)
-
-    def _count(self, count: int) -> None:
-        today = self._today()
-        self._sent = _SentToday(day=today.day, sent_bytes=today.sent_bytes + count)
-        try:
-            write_atomic(self._state, msgspec.json.encode(self._sent))
-        except OSError as error:
-            _LOG.warning("captures: how much was sent today cannot be stored: %s", error)
 
 
 def _is_final(error: HttpsError) -> bool:

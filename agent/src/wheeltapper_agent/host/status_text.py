@@ -46,7 +46,9 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
         dropped = f", {captures['dropped']} DROPPED" if captures.get("dropped") else ""
         ignored = f", {captures['ignored']} triggers ignored" if captures.get("ignored") else ""
         unsaid = f", {captures['unsaid']} reports refused by the disk" if captures.get("unsaid") else ""
-        lines.append(f"recordings: {captures.get('waiting', 0)} wait for their upload{dropped}{ignored}{unsaid}")
+        metered = " (the network is metered)" if captures.get("metered") else ""
+        waiting = f"{captures.get('waiting', 0)} wait for their upload{metered}"
+        lines.append(f"recordings: {waiting}{dropped}{ignored}{unsaid}")
     if "held" in body:
         dropped = f", {body['dropped']} DROPPED" if body.get("dropped") else ""
         lines.append(f"spool: {body['held']} records wait, newest is {body.get('seq', 0)}{dropped}")

@@ -6,10 +6,11 @@ no update up (:mod:`wheeltapper_agent.update.conditions`).
 
 from __future__ import annotations
 
-import fnmatch
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
+
+from wheeltapper_agent.link.metering import metered, read_routes
+from wheeltapper_agent.link.routes import default_interfaces
 
 __all__ = ["default_interface", "free_bytes", "metered", "on_mains"]
 
@@ -47,24 +48,7 @@ def on_mains(folder: Path) -> bool | None:
 
 def default_interface(routes: Path) -> str | None:
     """The interface of the IPv4 default route with the lowest metric, from ``/proc/net/route``; None without one."""
-    try:
-        lines = routes.read_text(encoding="ascii", errors="replace").splitlines()[1:]
-    except OSError:
-        return None
-    found: list[tuple[int, str]] = []
-    for line in lines:
-        fields = line.split()
-        if len(fields) >= 8 and fields[1] == fields[7] == "00000000" and fields[6].isdigit():
-            found.append((int(fields[6]), fields[0]))
-    return min(found)[1] if found else None
-
-
-def metered(routes: Path, patterns: Sequence[str]) -> bool | None:
-    """Whether the default route's interface matches one of ``patterns`` (shell patterns, e.g. ``wwan*``)."""
-    if not patterns:
-        return False
-    interface = default_interface(routes)
-    return None if interface is None else any(fnmatch.fnmatchcase(interface, pattern) for pattern in patterns)
+    return min(default_interfaces([route for route in read_routes(routes) if route.version == 4]), default=None)
 
 
 def free_bytes(folder: Path) -> int | None:

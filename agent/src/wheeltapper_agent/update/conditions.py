@@ -78,7 +78,7 @@ class ConditionReadings:
     mains: bool | None = None
     """Whether it has outside power."""
     metered: bool | None = None
-    """Whether its default route goes over a metered network."""
+    """Whether traffic to the fleet goes over a metered network, or may."""
     free_bytes: int | None = None
     """Free room on the file system of the slots."""
     verified_seconds: float = 0.0
@@ -206,7 +206,7 @@ def unmet(
     if conditions.need_mains and readings.mains is False:
         found.append(Unmet("update.waiting_mains", "the device runs on its battery"))
     if conditions.avoid_metered and readings.metered:
-        found.append(Unmet("update.waiting_network", "the default route goes over a metered network"))
+        found.append(Unmet("update.waiting_network", "traffic to the fleet goes over a metered network, or may"))
     if readings.free_bytes is not None and readings.free_bytes < need_bytes + conditions.reserve_bytes:
         text = (
             f"{readings.free_bytes} bytes are free; the release takes {need_bytes} "

@@ -28,7 +28,7 @@ class UpdateConfig:
     """Wait while the device runs on its battery."""
     power_supply_dir: Path = Path("/sys/class/power_supply")
     metered_interfaces: tuple[str, ...] = ()
-    """Interfaces over which nothing is fetched, e.g. ``wwan*``."""
+    """Interfaces over which nothing is fetched and no recording is uploaded, e.g. ``wwan*``."""
     route_file: Path = Path("/proc/net/route")
     disk_reserve_mb: Annotated[float, Bounds(0, 1_048_576, "MB")] = 16.0
     """Room on the disk that must stay free."""

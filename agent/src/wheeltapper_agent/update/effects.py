@@ -56,12 +56,19 @@ class Effects:
         profile: Profile,
         clock: Clock,
         floors: FloorStore,
+        metered: Callable[[], bool | None] | None = None,
     ) -> None:
         self.config = config
         self.report: Callable[[ExecutionReport | ShadowReport], None] = lambda _body: None
         self.wait = ExecutionWait(clock)
         conditions = ConditionWait(
-            config, slots.folder, clock, self.wait, lambda: floors.current.newest_time_seconds, self._report_waiting
+            config,
+            slots.folder,
+            clock,
+            self.wait,
+            lambda: floors.current.newest_time_seconds,
+            self._report_waiting,
+            metered,
         )
         trials = Trials(pipelines, config, clock, self.wait, self._report_waiting)
         self.running = Running(pipelines, slots, profile, floors, trials, conditions)

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from wheeltapper_agent.ground.clock import Clock
-from wheeltapper_agent.update.condition_readings import free_bytes, metered, on_mains
+from wheeltapper_agent.link.metering import Metering
+from wheeltapper_agent.update.condition_readings import free_bytes, on_mains
 from wheeltapper_agent.update.conditions import ConditionReadings, Unmet, unmet
 from wheeltapper_agent.update.config import UpdateConfig
 from wheeltapper_agent.update.interruption import ExecutionWait
@@ -38,6 +39,7 @@ class ConditionWait:
         wait: how to wait.
         verified_seconds: gives the newest Unix time that was verified.
         report: called with the execution and what it waits for, whenever that changes.
+        metered: says whether traffic to the fleet costs; None: by the default routes.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ConditionWait:
         wait: ExecutionWait,
         verified_seconds: Callable[[], float],
         report: Callable[[Execution, Unmet], None],
+        metered: Callable[[], bool | None] | None = None,
     ) -> None:
         self._config = config
         self._conditions = config.conditions()
@@ -56,6 +59,7 @@ class ConditionWait:
         self._wait = wait
         self._verified_seconds = verified_seconds
         self._report = report
+        self._metered = metered or Metering(config.metered_interfaces, config.route_file)
 
     def until_met(
         self,
@@ -94,6 +98,5 @@ class ConditionWait:
             readings = replace(readings, mains=on_mains(self._config.power_supply_dir))
         if fetching:
             free = free_bytes(self._folder)
-            paid = metered(self._config.route_file, self._config.metered_interfaces)
-            readings = replace(readings, metered=paid, free_bytes=free)
+            readings = replace(readings, metered=self._metered(), free_bytes=free)
         return unmet(self._conditions, readings, need_bytes, explain)
