@@ -294,11 +294,13 @@ def _plant(name: str) -> tuple[str, Any]:
         "reports_always_win": ("advance", lambda _current, reported: reported.value),
         "always_passed": ("count_executions", lambda each: replace(count_executions(each), successes=10**6)),
         "no_deadline": ("_end_overdue", lambda campaign, _now: campaign),
+        "places_stay_empty": ("_fill_places", lambda *_: None),
     }[name]
 
 
 @pytest.mark.parametrize(
-    "fault", ["open_two_waves", "rules_never_broken", "reports_always_win", "always_passed", "no_deadline"]
+    "fault",
+    ["open_two_waves", "rules_never_broken", "reports_always_win", "always_passed", "no_deadline", "places_stay_empty"],
 )
 def test_the_promises_notice_a_planted_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, *_plant(fault))

@@ -161,7 +161,9 @@ class World:
             return list(connection.execute(select(command_table)))
 
 
-def create(world: World, **fields: Any) -> str:
+def create(world: World, *, start: bool = True, **fields: Any) -> str:
+    """A new campaign, by default started."""
     campaign = campaigns.create_campaign(world.database, {**SPEC, **fields}, who="ann", now=world.now)
-    campaigns.start_campaign(world.database, campaign, version=1, who="ann", now=world.now)
+    if start:
+        campaigns.start_campaign(world.database, campaign, version=1, who="ann", now=world.now)
     return campaign

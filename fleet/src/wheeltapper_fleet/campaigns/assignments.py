@@ -318,8 +318,8 @@ def _is_needed(stored: Row[Any] | None, facts: DeviceFacts, digest: str, orders:
         return orders > 0
     if facts.counter > stored.counter:
         return True
-    if stored.expires_at <= now:
-        return orders > 0 or facts.counter < stored.counter
+    if stored.expires_at <= now and facts.counter < stored.counter:
+        return True
     return digest != stored.digest and (orders > 0 or stored.orders > 0)
 
 
