@@ -53,7 +53,7 @@ PURE = {
         " records.port records.rows records.state pipeline.change"
         " pipeline.config pipeline.newest_score pipeline.observation pipeline.pace pipeline.quality"
         " captures.config update.comparison update.conditions update.deadline update.effect_result"
-        " update.machine update.probation update.resume update.trial_time update.trust host.finding"
+        " update.machine update.probation update.resume update.trial_time update.trust link.validity host.finding"
         " host.source_trial_text host.systemd_unit"
     ),
     "wheeltapper_fleet": (

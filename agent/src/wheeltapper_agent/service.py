@@ -32,6 +32,7 @@ from wheeltapper_agent.link.https import HttpsClient
 from wheeltapper_agent.link.identity import Identity
 from wheeltapper_agent.link.metering import Metering
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link, tls_context
+from wheeltapper_agent.link.renewal import CertificateRenewal, settle
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.pipeline.drift import DriftObserver
 from wheeltapper_agent.pipeline.observation import Observer
@@ -91,6 +92,7 @@ class Agent:
     def __init__(
         self, config: AgentConfig, profile: Profile, identity: Identity, notifier: Notifier | None = None
     ) -> None:
+        identity = settle(identity)
         self._config, self._profile, self._device = config, profile, identity.fleet.device
         self._state_dir = config.device.state_dir
         self._clock = SystemClock()
@@ -118,6 +120,9 @@ class Agent:
             config.delivery.reconnect_max_seconds,
             instance=instance,
         )
+        self._renewal = CertificateRenewal(
+            identity, client, self._clock, self.link.reconnect, config.update.http_timeout_seconds
+        )
         self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records)
 
         # A release: metadata say what it is, blobs hold it, slots keep it, effects run it in the pipelines.
@@ -136,6 +141,7 @@ class Agent:
             captures=self._captures,
             updater=self.updater,
             link=self.link,
+            renewal=self._renewal,
             liveness=self._liveness,
             clock=self._clock,
             instance=instance,
@@ -231,6 +237,7 @@ class Agent:
         while not self._stop_requested:
             changed = self._status_changed.wait(_TURN_SECONDS)
             self._feed_watchdog()
+            self._renewal.turn()
             for pipeline in self.pipelines.values():
                 pipeline.flush_due()
             now = self._clock.monotonic()

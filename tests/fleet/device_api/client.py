@@ -62,6 +62,8 @@ class Listener:
     url: str
     port: int
     world: World
+    ahead_seconds: float = 0.0
+    """By how much the server's monotonic clock is ahead of the real one."""
     _count: int = field(default=0)
 
     def context(self, certificate: bytes | None = None, key: bytes | None = None) -> ssl.SSLContext:

@@ -15,8 +15,16 @@ from wheeltapper_fleet.device_api.tls_server import device_server, listening_soc
 @pytest.fixture
 def listener(world: World) -> Iterator[Listener]:
     """The real devices' API, on a free port of the loopback interface."""
+    made = Listener("", 0, world)
     api = DeviceApi(
-        world.engine, world.ca, world.enrolment, world.repository, world.blobs, world.captures, enrolments_per_minute=8
+        world.engine,
+        world.ca,
+        world.enrolment,
+        world.repository,
+        world.blobs,
+        world.captures,
+        enrolments_per_minute=8,
+        monotonic=lambda: time.monotonic() + made.ahead_seconds,
     )
     with listening_socket("127.0.0.1", 0) as bound:
         port = int(bound.getsockname()[1])
@@ -27,7 +35,8 @@ def listener(world: World) -> Iterator[Listener]:
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.01)
         try:
-            yield Listener(f"https://127.0.0.1:{port}", port, world)
+            made.url, made.port = f"https://127.0.0.1:{port}", port
+            yield made
         finally:
             server.should_exit = True
             thread.join(10)

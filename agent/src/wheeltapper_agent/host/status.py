@@ -29,6 +29,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_agent.ground.liveness import Liveness
 from wheeltapper_agent.link.mqtt import Link
+from wheeltapper_agent.link.renewal import CertificateRenewal
 from wheeltapper_agent.pipeline.newest_score import NewestScore
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
@@ -61,6 +62,7 @@ class AgentStatus:
         captures: recordings that wait for their upload.
         updater: the execution under way.
         link: the connection to the broker; the status is published there.
+        renewal: the life of the device's certificate.
         liveness: the checks of all threads.
         clock: time.
         instance: drawn at random at this start of the agent.
@@ -78,6 +80,7 @@ class AgentStatus:
         captures: Captures,
         updater: Updater,
         link: Link,
+        renewal: CertificateRenewal,
         liveness: Liveness,
         clock: Clock,
         instance: str | None = None,
@@ -85,7 +88,7 @@ class AgentStatus:
         self._device, self._profile, self._file = device, profile, file
         self._pipelines, self._quality = pipelines, quality
         self._spool, self._captures, self._updater = spool, captures, updater
-        self._link, self._liveness, self._clock = link, liveness, clock
+        self._link, self._renewal, self._liveness, self._clock = link, renewal, liveness, clock
         self._instance = instance
 
     def message(self, online: bool = True) -> Status:
@@ -141,6 +144,7 @@ class AgentStatus:
             "execution_code": execution.code if execution else "",
             "execution_detail": execution.detail if execution else "",
             "captures": self._captures.figures(),
+            "certificate": self._renewal.figures(),
             "pipelines": {
                 name: {
                     "model": entry.model,

@@ -49,6 +49,10 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
         metered = " (the network is metered)" if captures.get("metered") else ""
         waiting = f"{captures.get('waiting', 0)} wait for their upload{metered}"
         lines.append(f"recordings: {waiting}{dropped}{ignored}{unsaid}")
+    certificate = body.get("certificate") or {}
+    if certificate.get("expires_at") is not None:
+        ends = f"certificate: ends {_utc(certificate['expires_at'])}, {certificate['days_left']} days left"
+        lines.append(ends + (f"; NOT RENEWED: {certificate['trouble']}" if certificate.get("trouble") else ""))
     if "held" in body:
         dropped = f", {body['dropped']} DROPPED" if body.get("dropped") else ""
         lines.append(f"spool: {body['held']} records wait, newest is {body.get('seq', 0)}{dropped}")

@@ -184,6 +184,13 @@ class HttpsClient:
         with self._open("HEAD", self.base_url + path, None, None) as response:
             return {name.lower(): value for name, value in response.headers.items()}
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """Make every further connection with another TLS context. Requests that are under way end as they began."""
+        self._context = context
+        pool = self.__dict__.pop("_pool", None)
+        if pool is not None:
+            pool.clear()
+
     def close(self) -> None:
         """Close idle connections."""
         self._pool.clear()

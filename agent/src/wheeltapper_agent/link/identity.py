@@ -9,6 +9,8 @@ Invariants:
     * The key file appears whole, with mode 0600, and is never overwritten.
     * ``fleet.json`` is written last: the device is enrolled if and only if it exists.
     * An enrolment that broke off is repeated with the same key.
+
+What this module does not do: renew the certificate (:mod:`wheeltapper_agent.link.renewal`).
 """
 
 from __future__ import annotations
@@ -34,10 +36,23 @@ from wheeltapper_protocols.wire.ids import NAME_PATTERN
 if TYPE_CHECKING:  # loaded for enrolment only: 9 MB that an enrolled agent saves
     from cryptography.hazmat.primitives.asymmetric import ec
 
-__all__ = ["Fleet", "Identity", "Token", "enroll", "load_identity", "parse_token"]
+__all__ = [
+    "NEXT_CERTIFICATE",
+    "NEXT_KEY",
+    "Fleet",
+    "Identity",
+    "Token",
+    "enroll",
+    "load_identity",
+    "make_key",
+    "make_request",
+    "parse_token",
+]
 
 _TOKEN: Final = re.compile(r"wt1\.([a-z0-9][a-z0-9-]{0,62})\.([A-Za-z0-9_-]{43})=?\.([0-9a-f]{64})\Z")
 _MAX_ANSWER_BYTES: Final = 256 * 1024
+NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
+"""What a renewal makes, until it takes the place of ``device.key`` and ``device.crt``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,10 @@ class Identity:
 
 
 def _identity(folder: Path, fleet: Fleet) -> Identity:
-    return Identity(fleet, folder / "device.key", folder / "device.crt", folder / "ca.pem", folder / "root.json")
+    certificate = folder / "device.crt"
+    if (folder / NEXT_CERTIFICATE).exists() and not (folder / NEXT_KEY).exists():
+        certificate = folder / NEXT_CERTIFICATE  # a renewal was cut off when the new key was in place
+    return Identity(fleet, folder / "device.key", certificate, folder / "ca.pem", folder / "root.json")
 
 
 def parse_token(text: str) -> Token:
@@ -145,7 +163,7 @@ def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         ca_pem = _fetch_ca(server, token, timeout_seconds)
-        key = _key(folder / "device.key")
+        key = make_key(folder / "device.key")
         answer = _ask(server, ca_pem, token, key, timeout_seconds)
         _check(answer, token, ca_pem, key)
         write_atomic(folder / "ca.pem", ca_pem, 0o644)
@@ -192,8 +210,13 @@ def _fetch_ca(server: str, token: Token, timeout_seconds: float) -> bytes:
     )
 
 
-def _key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The device's private key: the one at ``path``, left by an enrolment that broke off, or a new one."""
+def make_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A private key: the one at ``path``, left by an attempt that broke off, or a new one.
+
+    Raises:
+        AgentError: ``enrol.key_damaged``.
+        OSError: it cannot be stored.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -216,15 +239,20 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     return made
 
 
-def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateKey, timeout_seconds: float) -> _Answer:
-    """Send the token and a certificate signing request (PKCS #10) to ``server``, over TLS verified by the CA."""
+def make_request(key: ec.EllipticCurvePrivateKey, device: str) -> str:
+    """A certificate signing request (PKCS #10, PEM) of ``device`` for ``key``."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.x509.oid import NameOID
 
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, token.device)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    body = {"token": token.text, "csr": csr.public_bytes(serialization.Encoding.PEM).decode()}
+    return csr.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _ask(server: str, ca_pem: bytes, token: Token, key: ec.EllipticCurvePrivateKey, timeout_seconds: float) -> _Answer:
+    """Send the token and a certificate signing request (PKCS #10) to ``server``, over TLS verified by the CA."""
+    body = {"token": token.text, "csr": make_request(key, token.device)}
     context = ssl.create_default_context(cadata=ca_pem.decode())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

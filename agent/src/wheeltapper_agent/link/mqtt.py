@@ -179,6 +179,10 @@ class Link:
         waiting.add(info.mid, len(payload), self._clock.monotonic())
         return True
 
+    def reconnect(self) -> None:
+        """End the connection and make it anew, with the certificate that the device has by now."""
+        self._ended.set()
+
     def stop(self, last_status: bytes | None = None, timeout_seconds: float = 3.0) -> None:
         """Publish ``last_status``, disconnect and end the thread.
 

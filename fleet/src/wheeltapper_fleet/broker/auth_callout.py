@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -31,7 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wheeltapper_fleet.broker.config import FLEET_ACCOUNT
 from wheeltapper_fleet.broker.permissions import permissions_of
-from wheeltapper_fleet.devices.certificates import current_certificate_sha256
+from wheeltapper_fleet.devices.certificates import accepts_certificate
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.certificates import certificate_sha256, common_name
 
@@ -182,7 +183,8 @@ class AuthCallout:
             raise FleetError("device.unknown", "the certificate must have exactly one common name", 403)
         fingerprint = certificate_sha256(certificate)
         client_id = client.get("mqtt_id") or request.get("connect_opts", {}).get("mqtt_id") or client.get("name", "")
-        allowed = permissions_of(name, fingerprint, client_id, self._current_fingerprint, self._fleet_fingerprint)
+        current = functools.partial(self._own_fingerprint, fingerprint)
+        allowed = permissions_of(name, fingerprint, client_id, current, self._fleet_fingerprint)
         self._addresses[name] = str(client.get("host") or "")[:80]
         self._connections[name] = (request["server_id"]["id"], int(client.get("id", 0)))
         body = {
@@ -197,9 +199,10 @@ class AuthCallout:
         }
         return self._sign(subject=request["user_nkey"], audience=FLEET_ACCOUNT, body=body, name=name)
 
-    def _current_fingerprint(self, device: str) -> str | None:
+    def _own_fingerprint(self, shown: str, device: str) -> str | None:
+        """``shown`` if that certificate is the device's own, else None."""
         try:
-            return current_certificate_sha256(self._engine, device)
+            return shown if accepts_certificate(self._engine, device, shown) else None
         except SQLAlchemyError as error:
             raise FleetError("broker.auth_error", "the database does not answer", 500) from error
 

@@ -1,10 +1,11 @@
-"""The devices' API over HTTPS: enrolment, TUF metadata, blobs, and uploads of recordings.
+"""The devices' API over HTTPS: enrolment, renewal, TUF metadata, blobs, and uploads of recordings.
 
 Invariants:
     * Without a client certificate only ``/v1/enrol`` and ``/v1/enrol/ca`` answer. With one, every request asks the
-      database whether the device is known, not revoked, and shows its current certificate.
+      database whether the device is known, not revoked, and shows its current certificate, or the next one.
     * Every refusal is JSON ``{code, message}`` with the status of its code. No input causes a status 500.
-    * Bodies are limited while they are read. Enrolments are limited per address and minute.
+    * Bodies are limited while they are read. Enrolments are limited per address and minute, renewals
+      per device and minute.
 
 What this module does not do: TLS (:mod:`tls_server`), the admin API, MQTT.
 """
@@ -27,6 +28,7 @@ from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.device_api.captures import add_captures
 from wheeltapper_fleet.device_api.problem import add_error_handlers
 from wheeltapper_fleet.device_api.rate_limit import RateLimit
+from wheeltapper_fleet.device_api.renewal import add_renewal
 from wheeltapper_fleet.device_api.tls_server import SCOPE_CN, SCOPE_SHA256
 from wheeltapper_fleet.devices.certificates import check_certificate
 from wheeltapper_fleet.devices.enrolment import Enrolment
@@ -52,6 +54,7 @@ class DeviceApi:
         blobs: the files of releases.
         captures: stores uploaded recordings.
         enrolments_per_minute: how many enrolments one address may try in a minute.
+        renewals_per_minute: how many renewals of its certificate one device may try in a minute.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -62,6 +65,7 @@ class DeviceApi:
     blobs: BlobStore
     captures: Captures
     enrolments_per_minute: int = 60
+    renewals_per_minute: int = 6
     monotonic: Callable[[], float] = time.monotonic
 
 
@@ -82,6 +86,8 @@ def device_app(api: DeviceApi) -> FastAPI:
         return _authenticated(api.engine, request)
 
     _add_downloads(app, api, device)
+    limit = RateLimit(api.renewals_per_minute, api.monotonic)
+    add_renewal(app, api.engine, api.ca, device, limit, _read_body)
     add_captures(app, api.captures, device)
     return app
 

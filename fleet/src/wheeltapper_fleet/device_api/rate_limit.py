@@ -1,6 +1,6 @@
-"""Limits how often an address may try to enrol.
+"""Limits how often an address may try to enrol, or a device to renew its certificate.
 
-Invariant: only the latest 4096 addresses are remembered, so that many addresses cannot fill the memory.
+Invariant: only the latest 4096 of them are remembered, so that many addresses cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RateLimit:
         self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
 
     def take(self, address: str) -> None:
-        """Count an attempt of ``address``.
+        """Count an attempt of ``address``, which may also be a device's id.
 
         Raises:
             FleetError: ``api.rate_limited``: the attempt is one too many.
@@ -43,5 +43,7 @@ class RateLimit:
         while attempts and attempts[0] <= now - 60:
             attempts.popleft()
         if len(attempts) >= self._per_minute:
-            raise FleetError("api.rate_limited", "too many enrolments from this address; try again in a minute")
+            raise FleetError(
+                "api.rate_limited", f"more than {self._per_minute} attempts within a minute; try again in a minute"
+            )
         attempts.append(now)

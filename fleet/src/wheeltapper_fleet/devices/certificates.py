@@ -1,12 +1,15 @@
-"""Compares the certificate that a device shows with the one that the database knows as its current one.
+"""Compares the certificate that a device shows with those that the database knows: its current one, and the next.
 
 The broker asks at every connection, the devices' API at every request, so a revoked device or an old certificate is
 refused at once.
+
+Invariant: a device that renews its certificate is accepted with the current one until it shows the next one. From that
+moment on the next one is the current one, and the old one is refused.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Row, func, select, update
 
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.tables import devices
@@ -14,18 +17,18 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import DEVICE_SECONDS
 from wheeltapper_fleet.trust.expiry import ENDING_SHARE, Life, RenewedBy
 
-__all__ = ["check_certificate", "current_certificate_sha256", "ending_certificates"]
+__all__ = ["accepts_certificate", "check_certificate", "ending_certificates"]
 
 
-def current_certificate_sha256(engine: Engine, device: str) -> str | None:
-    """The fingerprint of a device's current certificate; None if the device is unknown or revoked."""
-    query = select(devices.c.certificate_sha256).where(devices.c.id == device, devices.c.revoked.is_(False))
-    with reading(engine) as connection:
-        return connection.execute(query).scalar_one_or_none()
+def accepts_certificate(engine: Engine, device: str, sha256: str) -> bool:
+    """Whether a device is known, not revoked, and shows a certificate of its own; see :func:`check_certificate`."""
+    row = _row(engine, device)
+    return row is not None and not row.revoked and _is_own(engine, device, row, sha256)
 
 
 def check_certificate(engine: Engine, device: str, sha256: str | None) -> None:
-    """Check that a device is known, not revoked, and shows its current certificate.
+    """Check that a device is known, not revoked, and shows its current certificate, or its next one, which becomes the
+    current one by that.
 
     Args:
         engine: the fleet's database.
@@ -35,15 +38,41 @@ def check_certificate(engine: Engine, device: str, sha256: str | None) -> None:
     Raises:
         FleetError: ``device.unknown``, ``device.revoked``, ``device.certificate_replaced``.
     """
-    query = select(devices.c.revoked, devices.c.certificate_sha256).where(devices.c.id == device)
-    with reading(engine) as connection:
-        row = connection.execute(query).first()
+    row = _row(engine, device)
     if row is None:
         raise FleetError("device.unknown", f"{device[:80]!r} is not enrolled here")
     if row.revoked:
         raise FleetError("device.revoked", f"{device} is revoked")
-    if row.certificate_sha256 != sha256:
-        raise FleetError("device.certificate_replaced", f"{device} has enrolled again; this certificate is void", 403)
+    if sha256 is None or not _is_own(engine, device, row, sha256):
+        message = f"{device} has a newer certificate, or has enrolled again; this certificate is void"
+        raise FleetError("device.certificate_replaced", message, 403)
+
+
+def _row(engine: Engine, device: str) -> Row[bool, str, str | None] | None:
+    columns = (devices.c.revoked, devices.c.certificate_sha256, devices.c.next_certificate_sha256)
+    with reading(engine) as connection:
+        return connection.execute(select(*columns).where(devices.c.id == device)).first()
+
+
+def _is_own(engine: Engine, device: str, row: Row[bool, str, str | None], sha256: str) -> bool:
+    """Whether the certificate is the current one, or the next one, which then becomes the current one."""
+    if row.certificate_sha256 == sha256:
+        return True
+    if row.next_certificate_sha256 != sha256:
+        return False
+    shown = {
+        "certificate_sha256": devices.c.next_certificate_sha256,
+        "certificate_expires_at": devices.c.next_certificate_expires_at,
+        "next_certificate_sha256": None,
+        "next_certificate_expires_at": None,
+    }
+    same = (devices.c.id == device, devices.c.revoked.is_(False), devices.c.next_certificate_sha256 == sha256)
+    with engine.begin() as connection:
+        if connection.execute(update(devices).where(*same).values(shown)).rowcount == 1:
+            return True
+    # Two connections that show it at once: the other one was faster. Or the device was revoked meanwhile.
+    row_now = _row(engine, device)
+    return row_now is not None and not row_now.revoked and row_now.certificate_sha256 == sha256
 
 
 def ending_certificates(engine: Engine, now: float, life_seconds: float = DEVICE_SECONDS) -> list[Life]:

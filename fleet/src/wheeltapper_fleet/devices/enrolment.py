@@ -6,7 +6,8 @@ Invariants:
       is refused, for whatever reason, leaves the token unused.
     * The fleet never has the device's private key: the CSR carries the public one.
 
-What this module does not do: renew a certificate; limit the rate of requests (:mod:`wheeltapper_fleet.device_api`).
+What this module does not do: renew a certificate (:mod:`renewal`); limit the rate of requests
+(:mod:`wheeltapper_fleet.device_api`).
 
 Example::
 

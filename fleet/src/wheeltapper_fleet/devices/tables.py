@@ -1,6 +1,7 @@
 """Tables of devices: who is enrolled, the tokens to enrol with, and the commands to devices.
 
-    * ``devices``: one row per enrolled device: its present certificate, and the last status message it sent.
+    * ``devices``: one row per enrolled device: its present certificate, the one that it asked for to
+      replace it and has not shown yet, and the last status message it sent.
       ``instances`` holds its newest changes of instance as ``[instance, at, address]``, oldest first.
     * ``device_notices``: what is wrong with a device itself, by a stable code, with a count.
     * ``enrolment_tokens``: one-time tokens, by the SHA-256 of their secret.
@@ -26,6 +27,8 @@ devices = Table(
     Column("enrolled_at", Float, nullable=False),
     Column("certificate_sha256", String(64), nullable=False),
     Column("certificate_expires_at", Float, nullable=False),
+    Column("next_certificate_sha256", String(64)),
+    Column("next_certificate_expires_at", Float),
     Column("revoked", Boolean, nullable=False, default=False),
     Column("online", Boolean, nullable=False, default=False),
     Column("last_seen_at", Float),

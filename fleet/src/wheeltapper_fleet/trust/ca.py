@@ -51,7 +51,7 @@ __all__ = [
 
 MAX_CSR_BYTES: Final = 16 * 1024
 _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost")
-_BACKDATE_SECONDS: Final = 3600
+_BACKDATE_SECONDS: Final = 3600.0
 _DAY_SECONDS: Final = 86_400
 DEVICE_SECONDS: Final = 365 * _DAY_SECONDS
 _RENEWED_SHARE: Final = 1 / 3
@@ -61,11 +61,15 @@ _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 @dataclass(frozen=True)
 class CertificateLives:
-    """How long newly issued certificates are valid, in seconds: the CA's own, the service's, and devices'."""
+    """How long newly issued certificates are valid: the CA's own, the service's, and devices'; in seconds.
+
+    A device's begins ``device_backdate_seconds`` before its issue, for devices whose clocks are slow.
+    """
 
     ca_seconds: float = 3650 * _DAY_SECONDS
     service_seconds: float = 365 * _DAY_SECONDS
     device_seconds: float = DEVICE_SECONDS
+    device_backdate_seconds: float = _BACKDATE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,10 @@ class FleetCA:
             FleetError: ``enrol.csr_invalid``, ``enrol.cn_mismatch``.
         """
         public_key = _checked_csr(csr_pem, device_id(device))
-        certificate = self._issue(device, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, self._lives.device_seconds)
+        usage, lives = ExtendedKeyUsageOID.CLIENT_AUTH, self._lives
+        certificate = self._issue(
+            device, public_key, usage, lives.device_seconds, backdate_seconds=lives.device_backdate_seconds
+        )
         return DeviceCertificate(
             pem=certificate.public_bytes(serialization.Encoding.PEM),
             sha256=certificate_sha256(certificate),
@@ -249,12 +256,13 @@ class FleetCA:
         usage: ObjectIdentifier,
         seconds: float,
         hosts: Sequence[x509.GeneralName] = (),
+        backdate_seconds: float = _BACKDATE_SECONDS,
     ) -> x509.Certificate:
         now = self._clock()
         seconds = min(seconds, self._certificate.not_valid_after_utc.timestamp() - now)
         if seconds <= 0:
             raise FleetError("ca.expired", "the CA's certificate has expired; start the service again to renew it", 500)
-        builder = _builder(_name(name), self._certificate.subject, public_key, now, seconds)
+        builder = _builder(_name(name), self._certificate.subject, public_key, now, seconds, backdate_seconds)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -313,10 +321,15 @@ def _checked_csr(csr_pem: bytes, device: str) -> ec.EllipticCurvePublicKey:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: float, seconds: float
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    now: float,
+    seconds: float,
+    backdate_seconds: float = _BACKDATE_SECONDS,
 ) -> x509.CertificateBuilder:
-    """A certificate valid from an hour ago (for devices with slow clocks) until ``seconds`` from now."""
-    start = datetime.datetime.fromtimestamp(int(now) - _BACKDATE_SECONDS, datetime.UTC)
+    """A certificate valid from a while ago (for devices with slow clocks) until ``seconds`` from now."""
+    start = datetime.datetime.fromtimestamp(int(now - backdate_seconds), datetime.UTC)
     end = datetime.datetime.fromtimestamp(int(now + seconds), datetime.UTC)
     return (
         x509.CertificateBuilder()
