@@ -161,9 +161,10 @@ class AdminServer:
         }
         self.insert(tables.devices, **{**row, **changes})
 
-    def add_scores(self, device: str, scores: list[float], severity: str = "normal") -> None:
+    def add_scores(self, device: str, scores: list[float], severity: str = "normal", now: float | None = None) -> None:
+        first = (time.time() if now is None else now) - len(scores)
         rows = [
-            {"device": device, "epoch": "0" * 16, "seq": index + 1, "kind": "telemetry", "received_at": 1.79e9 + index}
+            {"device": device, "epoch": "0" * 16, "seq": index + 1, "kind": "telemetry", "received_at": first + index}
             | {"pipeline": "bearing", "window": index, "t_s": float(index), "model": MODEL, "release": 1}
             | {"score": score, "severity": severity if index == len(scores) - 1 else "normal", "latency_ms": 1.0}
             for index, score in enumerate(scores)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import stat
+import time
 
 import httpx
 import pytest
@@ -194,3 +195,26 @@ def test_events_start_with_the_whole_state_and_continue_with_changes(server: Adm
         kind, value = next(events)
         assert (kind, value["device"]) == ("alert", "press-1")
         assert json.dumps(value)
+
+
+def test_a_score_that_is_not_of_now_is_shown_as_none(server: AdminServer) -> None:
+    now = time.time()
+    server.add_device("press-1")
+    server.add_scores("press-1", [0.2, 0.4, 0.3], now=now - 3600)
+    server.add_device("press-2", status={"online": True, "pipelines": {"bearing": {"model": None, "release": None}}})
+    server.add_scores("press-2", [2.5], "critical")
+    server.add_alert("press-1", [], label="model.no_score", score=0.0, severity="warning")
+    with server.http() as http:
+        gone, without = http.get("/api/v1/devices").json()
+        assert (gone["score"], gone["severity"]) == (None, None)
+        assert gone["no_score_since"] == pytest.approx(now - 3601, abs=5)
+        assert (without["score"], without["no_score_since"], without["scores"]) == (None, None, [])
+        assert http.get("/api/v1/alerts").json()[0]["score"] is None
+        cookies = {COOKIE: server.sign_in()}
+    cards = httpx.get(server.url + "/fragments/devices", cookies=cookies, trust_env=False).text
+    assert "no score since 20" in cards
+    assert cards.count("no model") == 2
+    assert 'data-severity="critical"' not in cards
+    assert "no score" in httpx.get(server.url + "/fragments/alerts", cookies=cookies, trust_env=False).text
+    with FleetClient(server.url, server.token) as client:
+        assert client.devices()[0]["pipelines"][0]["score"] is None

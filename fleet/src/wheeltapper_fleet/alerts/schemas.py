@@ -15,6 +15,7 @@ class AlertView(BaseModel):
     ``at`` is Unix seconds by the device's clock, ``t_s`` seconds by the machine's. ``reasons`` names the features that
     made up the score, each with its share of it. ``label`` is the likeliest class, ``value`` the life that remains, in
     ``unit``, and ``zone`` the zone by ISO 20816 (A to D); each is None where the model does not say it.
+    The alert that complete windows get no score has the label ``model.no_score``, and no ``score``.
     """
 
     id: int
@@ -25,7 +26,7 @@ class AlertView(BaseModel):
     at: float
     model: str
     release: int
-    score: float
+    score: float | None
     severity: str
     raised: bool
     label: str | None = None

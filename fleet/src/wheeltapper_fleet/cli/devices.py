@@ -158,8 +158,13 @@ def _presence(device: dict[str, Any]) -> str:
 
 def _runs(device: dict[str, Any]) -> str | None:
     runs = [f"{item['name']}: {item['model']} r{item['release']}" for item in device["pipelines"] if item["model"]]
-    return ", ".join(runs) or None
+    return ", ".join(runs) or "no model"
 
 
 def _score(device: dict[str, Any]) -> str | None:
-    return None if device["score"] is None else f"{device['score']:.3g}"
+    """The present score; where there is none any more, since when."""
+    said = [] if device["score"] is None else [f"{device['score']:.3g}"]
+    for item in device["pipelines"]:
+        if item["no_score_since"] is not None:
+            said.append(f"{item['name']}: no score since {format_time(item['no_score_since'])}")
+    return "; ".join(said) or None

@@ -83,9 +83,10 @@ def _campaigns(campaigns: Sequence[dict[str, Any]]) -> Table:
 def _alerts(alerts: Sequence[dict[str, Any]]) -> Table:
     table = _table("Alerts", ("device", 12), ("machine time", 12), ("severity", 8), ("score", 6), ("what moved", None))
     for alert in sorted(alerts, key=lambda alert: -alert["id"])[:4]:
+        score = "none" if alert["score"] is None else f"{alert['score']:.2f}"
         moved = ", ".join(f"{reason['feature']} {reason['share']:.0%}" for reason in alert["reasons"][:3])
         severity = Text(alert["severity"] if alert["raised"] else "over", _COLOURS.get(alert["severity"], "white"))
-        table.add_row(alert["device"], f"{alert['t_s'] / 60:.0f} min", severity, f"{alert['score']:.2f}", moved)
+        table.add_row(alert["device"], f"{alert['t_s'] / 60:.0f} min", severity, score, moved)
     if not alerts:
         table.add_row("none", "", "", "", "")
     return table

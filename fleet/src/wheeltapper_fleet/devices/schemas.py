@@ -25,13 +25,22 @@ class CommandView(BaseModel):
 
 
 class PipelineView(BaseModel):
-    """One pipeline of a device, as its last status message described it: which release it runs, and its source."""
+    """One pipeline of a device, as its last status message described it: which release it runs, and its source.
+
+    ``score`` and ``severity`` are the present ones; None where there is none, or where the newest score is too old.
+    ``scored_at`` is when the newest score came; ``no_score_since`` the same, where it is not the present one. A
+    pipeline without a model has none of them.
+    """
 
     name: str
     model: str | None
     release: int | None
     windows: int
     source: str
+    score: float | None = None
+    severity: str | None = None
+    scored_at: float | None = None
+    no_score_since: float | None = None
 
 
 class NoticeView(BaseModel):
@@ -45,7 +54,11 @@ class NoticeView(BaseModel):
 
 
 class DeviceView(BaseModel):
-    """One device: its enrolment, its last status message, and its newest scores, oldest first."""
+    """One device: its enrolment, its last status message, and its newest scores, oldest first.
+
+    ``score`` and ``severity`` are those of its worst pipeline that has a present score; ``no_score_since`` is set where
+    a pipeline that runs a model has had one, and has none now. What it ran before it was enrolled is not shown.
+    """
 
     id: str
     tags: dict[str, str]
@@ -60,5 +73,6 @@ class DeviceView(BaseModel):
     pipelines: list[PipelineView]
     severity: str | None
     score: float | None
+    no_score_since: float | None = None
     scores: list[ScorePoint]
     notices: list[NoticeView] = []

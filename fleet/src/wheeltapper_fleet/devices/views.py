@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,24 +13,36 @@ from wheeltapper_fleet.devices.notices import all_notices, notices_of
 from wheeltapper_fleet.devices.schemas import DeviceView, NoticeView, PipelineView
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.telemetry.present import NewestScore, newest_by_pipeline
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
-from wheeltapper_fleet.telemetry.views import newest_scores
+from wheeltapper_fleet.telemetry.views import newest_windows
 
 __all__ = ["get_device", "list_devices", "online_by_device"]
 
-_SCORES_SHOWN: Final = 120
+_WINDOWS_READ: Final = 120
+_RANKS: Final = {"normal": 0, "warning": 1, "critical": 2}
 
 
-def list_devices(engine: Engine) -> list[DeviceView]:
-    """All devices, by id."""
+def list_devices(engine: Engine, now: float | None = None) -> list[DeviceView]:
+    """All devices, by id.
+
+    Args:
+        engine: the fleet's database.
+        now: Unix seconds; None: the system's clock.
+    """
     with reading(engine) as connection:
         rows = connection.execute(select(devices).order_by(devices.c.id)).all()
         notices = all_notices(connection)
-        return [_view(connection, row, notices.get(row.id, ())) for row in rows]
+        return [_view(connection, row, notices.get(row.id, ()), now) for row in rows]
 
 
-def get_device(engine: Engine, device: str) -> DeviceView:
+def get_device(engine: Engine, device: str, now: float | None = None) -> DeviceView:
     """One device.
+
+    Args:
+        engine: the fleet's database.
+        device: its id.
+        now: Unix seconds; None: the system's clock.
 
     Raises:
         FleetError: ``device.not_found``.
@@ -38,7 +51,7 @@ def get_device(engine: Engine, device: str) -> DeviceView:
         row = connection.execute(select(devices).where(devices.c.id == device)).first()
         if row is None:
             raise FleetError("device.not_found", f"there is no device {device[:80]!r}", 404)
-        return _view(connection, row, notices_of(connection, row.id))
+        return _view(connection, row, notices_of(connection, row.id), now)
 
 
 def online_by_device(connection: Connection) -> dict[str, bool]:
@@ -46,9 +59,21 @@ def online_by_device(connection: Connection) -> dict[str, bool]:
     return {row.id: bool(row.online) for row in connection.execute(select(devices.c.id, devices.c.online))}
 
 
-def _view(connection: Connection, row: Row[Any], notices: Sequence[Row[Any]]) -> DeviceView:
+def _view(connection: Connection, row: Row[Any], notices: Sequence[Row[Any]], now: float | None) -> DeviceView:
     status: dict[str, Any] = row.status if isinstance(row.status, dict) else {}
-    newest = newest_scores(connection, row.id, _SCORES_SHOWN)
+    described: dict[str, dict[str, Any]] = dict(sorted((status.get("pipelines") or {}).items()))
+    running = [name for name, value in described.items() if value.get("model")]
+    windows = [*newest_windows(connection, row.id, row.enrolled_at, _WINDOWS_READ)] if running else []
+    scored = {each.pipeline for each in windows if each.score is not None}
+    for name in running:
+        if name not in scored:  # slower than the others, or without a score for long
+            windows += newest_windows(connection, row.id, row.enrolled_at, 2, name)
+    newest = newest_by_pipeline(windows)
+    moment = time.time() if now is None else now
+    pipelines = [_pipeline(name, value, newest.get(name), moment) for name, value in described.items()]
+    present = [each for each in pipelines if each.score is not None]
+    worst = max(present, key=lambda each: (_RANKS.get(each.severity or "", 0), each.score or 0.0), default=None)
+    scores = [each for each in reversed(windows[:_WINDOWS_READ]) if each.score is not None]
     return DeviceView(
         id=row.id,
         tags=row.tags if isinstance(row.tags, dict) else {},
@@ -60,19 +85,31 @@ def _view(connection: Connection, row: Row[Any], notices: Sequence[Row[Any]]) ->
         counter=row.counter,
         execution=status.get("execution"),
         execution_state=status.get("execution_state"),
-        pipelines=[_pipeline(name, value) for name, value in sorted((status.get("pipelines") or {}).items())],
-        severity=newest[0].severity if newest else None,
-        score=newest[0].score if newest else None,
+        pipelines=pipelines,
+        severity=worst.severity if worst is not None else None,
+        score=worst.score if worst is not None else None,
+        no_score_since=min(
+            (each.no_score_since for each in pipelines if each.no_score_since is not None), default=None
+        ),
         notices=[NoticeView.model_validate(each, from_attributes=True) for each in notices],
-        scores=[ScorePoint(t_s=each.t_s or 0.0, score=each.score) for each in reversed(newest)],
+        scores=[ScorePoint(t_s=each.t_s or 0.0, score=each.score) for each in scores],
     )
 
 
-def _pipeline(name: str, value: dict[str, Any]) -> PipelineView:
+def _pipeline(name: str, value: dict[str, Any], newest: NewestScore | None, now: float) -> PipelineView:
+    """One pipeline as its device described it, with the present score of the model that runs."""
+    if not value.get("model"):
+        newest = None
+    present = newest if newest is not None and newest.present(now) else None
+    scored_at = newest.at if newest is not None else None
     return PipelineView(
         name=name,
         model=value.get("model"),
         release=value.get("release"),
         windows=value.get("windows", 0),
         source=value.get("source", "running"),
+        score=present.score if present is not None else None,
+        severity=present.severity if present is not None else None,
+        scored_at=scored_at,
+        no_score_since=scored_at if present is None else None,
     )

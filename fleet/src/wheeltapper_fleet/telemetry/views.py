@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, func, select
@@ -17,20 +17,33 @@ from wheeltapper_fleet.telemetry.tables import records, refused, spools
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.wire.messages import DriftReport, Report
 
-__all__ = ["MAX_REPORTS", "count_windows", "newest_scores", "record_totals", "release_drift"]
+__all__ = ["MAX_REPORTS", "count_windows", "newest_windows", "record_totals", "release_drift"]
 
 MAX_REPORTS: Final = 2000
 
 
-def newest_scores(connection: Connection, device: str, limit: int) -> Sequence[Row[Any, Any, Any]]:
-    """The last ``limit`` scored records of ``device``, newest first: rows of ``t_s``, ``score`` and ``severity``."""
-    query = (
-        select(records.c.t_s, records.c.score, records.c.severity)
-        .where(records.c.device == device, records.c.score.is_not(None))
-        .order_by(records.c.received_at.desc(), records.c.seq.desc())
-        .limit(limit)
-    )
-    return connection.execute(query).all()
+def newest_windows(
+    connection: Connection, device: str, since: float, limit: int, scored_of: str | None = None
+) -> Sequence[Row[str | None, float | None, float | None, str | None, float]]:
+    """The last ``limit`` windows of ``device``, newest first.
+
+    Args:
+        connection: to the fleet's database.
+        device: its id.
+        since: Unix seconds; windows that came earlier are left out.
+        limit: how many.
+        scored_of: only those of this pipeline that have a score; None: all.
+
+    Returns:
+        Rows of ``pipeline``, ``t_s``, ``score``, ``severity`` and ``received_at``.
+    """
+    columns = (records.c.pipeline, records.c.t_s, records.c.score, records.c.severity, records.c.received_at)
+    query = select(*columns).where(records.c.device == device, records.c.received_at >= since)
+    if scored_of is None:
+        query = query.where(records.c.kind == "telemetry")
+    else:
+        query = query.where(records.c.pipeline == scored_of, records.c.score.is_not(None))
+    return connection.execute(query.order_by(records.c.received_at.desc(), records.c.seq.desc()).limit(limit)).all()
 
 
 def count_windows(connection: Connection) -> int:

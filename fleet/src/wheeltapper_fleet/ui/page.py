@@ -133,7 +133,10 @@ def _render(template: str, page: Page) -> Response:
         "paused": sum(campaign.state == "PAUSED" for campaign in campaigns),
         "alerts": with_reasons(list_alerts(page.engine, _ALERTS_SHOWN)),
         "online": sum(device.online for device in devices),
-        "alarmed": sum(device.severity not in (None, "normal") for device in devices),
+        "alarmed": sum(
+            device.severity not in (None, "normal") or (device.no_score_since is not None and not device.revoked)
+            for device in devices
+        ),
         "critical": sum(device.severity == "critical" for device in devices),
         "releases": len(list_releases(page.engine)),
         "ending": page.ending(),

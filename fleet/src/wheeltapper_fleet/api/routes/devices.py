@@ -29,13 +29,13 @@ def create_token(body: schemas.TokenRequest, context: Context) -> TokenView:
 @router.get("/devices")
 def list_devices(context: Context) -> list[DeviceView]:
     """All devices, by id."""
-    return views.list_devices(context.engine)
+    return views.list_devices(context.engine, context.clock())
 
 
 @router.get("/devices/{device}")
 def get_device(device: DeviceId, context: Context) -> DeviceView:
     """One device."""
-    return views.get_device(context.engine, device)
+    return views.get_device(context.engine, device, context.clock())
 
 
 @router.post("/devices/{device}/revoke")
@@ -44,7 +44,7 @@ def revoke_device(device: DeviceId, context: Context, who: Who) -> DeviceView:
     lifecycle.revoke_device(context.engine, device)
     context.on_revoked(device)
     _LOG.info("device %s revoked by %s", device, who)
-    return views.get_device(context.engine, device)
+    return views.get_device(context.engine, device, context.clock())
 
 
 @router.post("/devices/{device}/forget", status_code=204)
