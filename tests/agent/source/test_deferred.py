@@ -78,9 +78,10 @@ def test_closing_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_what_the_configuration_got_wrong_ends_the_start(tmp_path: Path) -> None:
     _recording(tmp_path / "r.npz")
     for text in ("path = 'r.npz'\nwindow_samples = 17", "path = 'r.npz'\nrate_hz = 0"):
-        config = pipeline_config(tmp_path, "kind = 'replay'\n" + text).source
         with pytest.raises(AgentError) as refused:
-            make_or_defer_source("main", config, tmp_path, SystemClock())
+            make_or_defer_source(
+                "main", pipeline_config(tmp_path, "kind = 'replay'\n" + text).source, tmp_path, SystemClock()
+            )
         assert refused.value.code == "config.invalid"
 
 
