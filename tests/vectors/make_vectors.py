@@ -324,6 +324,35 @@ VALID: dict[str, tuple[str, m.Message]] = {
         m.Command(id="k1", expires_at=1.7e9, body=m.CaptureCommand(pipeline="main", snapshots=8)),
     ),
     "command_cancel": ("down/command", m.Command(id="k2", expires_at=1.7e9, body=m.CancelCommand(execution="c1-d1"))),
+    "telemetry_undated": (
+        "up/telemetry",
+        m.Telemetry(
+            epoch=EPOCH,
+            oldest=1,
+            records=[m.TelemetryRecord(seq=1, pipeline="main", window=0, t_s=42.5, undated=True)],
+        ),
+    ),
+    "alert_undated": (
+        "up/alert",
+        m.Alert(
+            epoch=EPOCH,
+            oldest=1,
+            seq=2,
+            pipeline="main",
+            window=1,
+            t_s=43.5,
+            at=44.0,
+            model="bearing-anomaly",
+            release=3,
+            score=1.5,
+            severity=m.Severity.WARNING,
+            undated=True,
+        ),
+    ),
+    "report_undated": (
+        "up/report",
+        m.Report(epoch=EPOCH, oldest=1, seq=3, at=50.0, body=m.ShadowReport(code="shadow.timeout"), undated=True),
+    ),
     "ack": ("down/ack", m.Ack(epoch=EPOCH, seq=11)),
 }
 

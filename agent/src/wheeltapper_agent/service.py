@@ -38,6 +38,7 @@ from wheeltapper_agent.pipeline.drift import DriftObserver
 from wheeltapper_agent.pipeline.observation import Observer
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.quality import QualityObserver
+from wheeltapper_agent.records.dating import BOOT_FILE, Dating
 from wheeltapper_agent.records.delivery import Delivery
 from wheeltapper_agent.records.spool import SPOOL_FILE, Spool, SpoolLimits
 from wheeltapper_agent.source.opening import make_or_defer_source
@@ -68,12 +69,12 @@ _SECONDS_PER_DAY: Final = 86_400.0
 _MB: Final = 1024 * 1024
 
 
-def make_spool(path: Path, profile: Profile) -> Spool:
+def make_spool(path: Path, profile: Profile, dating: Dating | None = None) -> Spool:
     """Open the spool at ``path`` with the limits of the board's profile."""
     limits = SpoolLimits(
         profile.spool_max_records, profile.spool_max_mb * _MB, profile.spool_max_days * _SECONDS_PER_DAY
     )
-    return Spool(path, limits=limits, commit_seconds=profile.spool_commit_seconds)
+    return Spool(path, limits=limits, commit_seconds=profile.spool_commit_seconds, dating=dating)
 
 
 class Agent:
@@ -102,7 +103,8 @@ class Agent:
         self._state_lock = StateLock(self._state_dir)
 
         # A sample: source and pipeline make records of it, the spool keeps them, delivery sends them over the link.
-        self.spool = make_spool(self._state_dir / SPOOL_FILE, profile)
+        dating = Dating(self._clock, self._state_dir / BOOT_FILE)
+        self.spool = make_spool(self._state_dir / SPOOL_FILE, profile, dating)
         client = _https_client(config, identity)
         fleet = urlsplit(identity.fleet.https_url)
         self._metered = Metering(
@@ -123,7 +125,7 @@ class Agent:
         self._renewal = CertificateRenewal(
             identity, client, self._clock, self.link.reconnect, config.update.http_timeout_seconds
         )
-        self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records)
+        self._delivery = Delivery(self.spool, self.link, config.delivery, self._clock, profile.batch_records, dating)
 
         # A release: metadata say what it is, blobs hold it, slots keep it, effects run it in the pipelines.
         self._effects, self.updater = self._make_updater(client, identity)

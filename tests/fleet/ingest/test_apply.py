@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.db.engine import open_database, reading
+from wheeltapper_fleet.devices.notices import notices_of
 from wheeltapper_fleet.ingest.apply import apply_batch
 from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.tables import executions, records
@@ -47,3 +48,19 @@ def test_label_value_and_zone_are_stored_beside_the_score(engine: Engine) -> Non
     with reading(engine) as connection:
         bodies = connection.execute(select(records.c.body).order_by(records.c.seq)).scalars().all()
     assert bodies == [None, {"label": "inner race", "zone": "C"}, {"value": 41.5}]
+
+
+def test_records_that_a_device_cannot_date_are_counted_and_shown(engine: Engine) -> None:
+    plain = TelemetryRecord(seq=1, pipeline="main", window=0, t_s=12.0, undated=True)
+    telemetry = [plain, msgspec.structs.replace(plain, seq=2), msgspec.structs.replace(plain, seq=3, undated=False)]
+    report = Report(epoch=EPOCH, oldest=1, seq=4, at=9.0, body=ShadowReport(), undated=True)
+    messages: list[Telemetry | Report] = [Telemetry(epoch=EPOCH, oldest=1, records=telemetry), report]
+    with engine.begin() as connection:
+        apply_batch(connection, [DeviceMessage("dev-1", each) for each in messages], [], 1.0)
+        dated = Telemetry(epoch=EPOCH, oldest=1, records=[msgspec.structs.replace(plain, seq=5, undated=False)])
+        apply_batch(connection, [DeviceMessage("dev-2", dated)], [], 1.0)
+    with reading(engine) as connection:
+        assert [(each.code, each._mapping["count"]) for each in notices_of(connection, "dev-1")] == [
+            ("record.undated", 3)
+        ]
+        assert not notices_of(connection, "dev-2")

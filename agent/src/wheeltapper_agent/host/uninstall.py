@@ -28,7 +28,18 @@ SERVICE = "wheeltapper-agent.service"
 USER = "wheeltapper"
 STATE_DIR = "/var/lib/wheeltapper"
 _STATE = (
-    *("identity", "slots", "tuf", "blobs", "captures", "agent.sock", "status.json", "marks.json", "journal.json*"),
+    *(
+        "identity",
+        "slots",
+        "tuf",
+        "blobs",
+        "captures",
+        "agent.sock",
+        "status.json",
+        "marks.json",
+        "boot.json",
+        "journal.json*",
+    ),
     *("spool.sqlite*", "simulator-*.json", ".doctor.*", "lock"),
 )
 """Patterns for the names of the files and folders that the agent makes in its state folder."""

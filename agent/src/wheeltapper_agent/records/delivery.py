@@ -34,6 +34,8 @@ import msgspec
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.rate import TokenBucket
 from wheeltapper_agent.records.config import DeliveryConfig
+from wheeltapper_agent.records.dating import Dating
+from wheeltapper_agent.records.rows import Item
 from wheeltapper_agent.records.spool import Held, Spool
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.wire.codec import encode
@@ -77,16 +79,24 @@ class Delivery:
         config: the section ``[delivery]``.
         clock: time.
         batch_records: most telemetry records in one message.
+        dating: dates records that were made before the clock was set; None: they are sent as they are.
     """
 
     def __init__(
-        self, spool: Spool, publisher: Publisher, config: DeliveryConfig, clock: Clock, batch_records: int = 200
+        self,
+        spool: Spool,
+        publisher: Publisher,
+        config: DeliveryConfig,
+        clock: Clock,
+        batch_records: int = 200,
+        dating: Dating | None = None,
     ) -> None:
         self._spool = spool
         self._publisher = publisher
         self._config = config
         self._clock = clock
         self._batch_records = batch_records
+        self._dating = dating
         self._max_in_flight = max(config.max_in_flight, batch_records)
         rate = config.catch_up_records_per_second
         self._bucket = TokenBucket(rate, max(batch_records, _URGENT_BATCH), clock.monotonic())
@@ -292,7 +302,7 @@ class Delivery:
     def _send_urgent(self, held: Held, oldest: int) -> bool:
         """Publish one alert or report; False if the connection does not take it now. One that can never be encoded is
         discarded."""
-        item = held.item
+        item = self._dated(held)
         if not isinstance(item, Alert | Report):
             return True
         kind = Up.ALERT if isinstance(item, Alert) else Up.REPORT
@@ -343,6 +353,12 @@ class Delivery:
         self._batch_began_at = None
         return 0.0
 
+    def _dated(self, held: Held) -> Item:
+        """The record as it is sent: dated, if it was made before the clock was set and can be dated now."""
+        if self._dating is None or not held.item.undated:
+            return held.item
+        return self._dating.dated(held.item, self._epoch, held.seq)
+
     def _encoded(self, batch: list[Held], oldest: int) -> bytes | None:
         """The message with ``batch``, which is shortened in place until the message fits.
 
@@ -350,7 +366,8 @@ class Delivery:
             None if not even its first record fits; that record is discarded.
         """
         while True:
-            records = [held.item for held in batch if isinstance(held.item, TelemetryRecord)]
+            items = [self._dated(held) for held in batch]
+            records = [item for item in items if isinstance(item, TelemetryRecord)]
             first = batch[0]
             try:
                 return encode(

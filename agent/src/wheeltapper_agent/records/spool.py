@@ -48,6 +48,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wheeltapper_agent.records.dating import Dating
 from wheeltapper_agent.records.limits import SpoolLimits
 from wheeltapper_agent.records.rows import Item, Row, encode_item
 from wheeltapper_agent.records.store import Held, SpoolFigures, SpoolStore, read_figures
@@ -87,6 +88,7 @@ class Spool(SpoolStore):
         commit_seconds: telemetry alone is committed no more often than this; 0: each append commits.
         monotonic: seconds that never jump.
         now: Unix seconds, for the loss report.
+        dating: marks records that are made before the clock is set; None: their times are taken as they are.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Spool(SpoolStore):
         commit_seconds: float = 0.0,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        dating: Dating | None = None,
     ) -> None:
         self._commit_seconds = commit_seconds
         self._queue_lock = threading.Lock()
@@ -113,6 +116,9 @@ class Spool(SpoolStore):
         self.on_commit: Callable[[], None] = lambda: None
         """Called after each commit that held records, in the thread that committed; it must be quick."""
         super().__init__(path, limits or SpoolLimits(max_records), monotonic, now)
+        self._dating = dating
+        if dating is not None:
+            dating.begin(self.epoch, self.newest)
 
     def append(self, *items: Item) -> None:
         """Give each record its number and epoch, and store it.
@@ -128,6 +134,8 @@ class Spool(SpoolStore):
         waits = self._monotonic() - self._committed_at < self._commit_seconds
         waits = waits and all(type(item) is TelemetryRecord for item in items)
         waits = waits and not self._refused and self._waiting + len(items) <= _MAX_WAITING
+        if self._dating is not None and not self._dating.known():
+            items = tuple(self._dating.stamped(item) for item in items)
         append = _Append([(item, encode_item(item)) for item in items], waits)
         with self._queue_lock:
             self._queue.append(append)

@@ -18,16 +18,17 @@ __all__ = ["all_notices", "clear_notices", "notices_of", "store_notice"]
 _DETAIL_CHARACTERS: Final = 500
 
 
-def store_notice(connection: Connection, device: str, code: str, detail: str, now: float) -> bool:
-    """Count that ``code`` is true of ``device`` at ``now`` (Unix seconds); True if this is the first time.
+def store_notice(connection: Connection, device: str, code: str, detail: str, now: float, times: int = 1) -> bool:
+    """Count that ``code`` was true of ``device``, ``times`` times by ``now`` (Unix seconds); True if this is the first
+    time.
 
     ``detail`` replaces the one before.
     """
     same = (device_notices.c.device == device, device_notices.c.code == code)
     known = connection.execute(select(device_notices.c.device).where(*same)).first() is not None
     detail = detail[:_DETAIL_CHARACTERS]
-    row = {"device": device, "code": code, "detail": detail, "first_at": now, "last_at": now, "count": 1}
-    changed = {"detail": detail, "last_at": now, "count": device_notices.c["count"] + 1}
+    row = {"device": device, "code": code, "detail": detail, "first_at": now, "last_at": now, "count": times}
+    changed = {"detail": detail, "last_at": now, "count": device_notices.c["count"] + times}
     statement = upsert_statement(connection, device_notices).values(row)
     connection.execute(statement.on_conflict_do_update(index_elements=["device", "code"], set_=changed))
     return not known

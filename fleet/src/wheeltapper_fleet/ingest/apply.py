@@ -20,6 +20,7 @@ What this module does not do: SQL, publish.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from wheeltapper_fleet.campaigns.claims import DeviceFacts, device_facts
 from wheeltapper_fleet.campaigns.dispatch import device_seen
 from wheeltapper_fleet.campaigns.reports import apply_assignment_refused, apply_execution_report
 from wheeltapper_fleet.captures.reports import apply_capture_report
+from wheeltapper_fleet.devices.notices import store_notice
 from wheeltapper_fleet.devices.presence import store_status
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_fleet.ingest.message import DeviceMessage
@@ -44,6 +46,7 @@ from wheeltapper_protocols.wire.messages import (
     ExecutionReport,
     Report,
     Status,
+    Telemetry,
 )
 from wheeltapper_protocols.wire.topics import Down, down_topic
 
@@ -78,6 +81,7 @@ def apply_batch(
     delivered = [(each.device, each.message) for each in messages if not isinstance(each.message, Status)]
     batch = store_records(connection, delivered, now)
     store_alerts(connection, [(device, message) for device, message in delivered if isinstance(message, Alert)])
+    _notice_undated(connection, delivered, now)
     acks = advance_spools(connection, batch, now)
     for each in messages:
         match each.message:
@@ -94,6 +98,23 @@ def apply_batch(
     ]
     count_refusals(connection, refusals, now)
     return AppliedBatch(publications, batch.records)
+
+
+def _notice_undated(
+    connection: Connection, delivered: Sequence[tuple[str, Telemetry | Alert | Report]], now: float
+) -> None:
+    """Count the records whose time a device could not tell; those that come twice count twice."""
+    counts: Counter[str] = Counter()
+    for device, message in delivered:
+        records = message.records if isinstance(message, Telemetry) else [message]
+        counts[device] += sum(record.undated for record in records)
+    for device, count in counts.items():
+        if count:
+            text = (
+                f"{count} records of a boot in which the device's clock was never set: their times are seconds since"
+                " that boot; give the device a clock or network time"
+            )
+            store_notice(connection, device, "record.undated", text, now, count)
 
 
 def _apply_report(connection: Connection, device: str, report: Report, now: float) -> None:

@@ -194,6 +194,8 @@ class TelemetryRecord(_Message, frozen=True, kw_only=True):
     """The life that remains, in the manifest's unit, for the task ``remaining_life``."""
     zone: Zone | None = None
     """Vibration severity zone of ISO 20816, where the release asks for it."""
+    undated: bool = False
+    """The device's clock was not set, and the record cannot be dated: ``t_s`` is in seconds since its boot."""
 
 
 class Telemetry(_Message, frozen=True, kw_only=True):
@@ -239,6 +241,8 @@ class Alert(_Message, frozen=True, kw_only=True):
     zone: Zone | None = None
     after: Count | None = None
     """The seq that the spool holds next below this one; those between never come. None: there is no hole."""
+    undated: bool = False
+    """The device's clock was not set, and the record cannot be dated: both times are in seconds since its boot."""
 
 
 class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
@@ -408,6 +412,8 @@ class Report(_Message, frozen=True, kw_only=True):
     body: ReportBody
     after: Count | None = None
     """The seq that the spool holds next below this one; those between never come. None: there is no hole."""
+    undated: bool = False
+    """The device's clock was not set, and the record cannot be dated: ``at`` is in seconds since its boot."""
 
 
 class CaptureCommand(_Message, frozen=True, kw_only=True, tag="capture"):
