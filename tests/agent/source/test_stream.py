@@ -532,3 +532,6 @@ def test_stamps_that_are_coarser_than_the_samples(tolerance_s: float) -> None:
         (fault,) = sink.fault_counts
         assert "needs tolerance_seconds" in fault.text
         assert fault.times == 90
+        assert not fault.over
+        sink.push(np.array([[100.0]]), t_s=10.0)
+        assert sink.fault_counts[0].over

@@ -199,10 +199,10 @@ class IioReader:
     def _warn(self, folder: Path, channels: list[_Channel], timestamp: _Channel | None, sink: Sink) -> None:
         """Say once what cannot be known or is not read."""
         if timestamp is None and not self._rate_known:
-            sink.lost(f"neither {folder.name} nor a trigger says its rate or gives time stamps: it cannot be checked")
+            sink.warn(f"neither {folder.name} nor a trigger says its rate or gives time stamps: it cannot be checked")
         for name, channel in zip(self._config.channels, channels, strict=True):
             if channel.element.repeat > 1:
-                sink.lost(f"{name} holds {channel.element.repeat} numbers, of which the first is read")
+                sink.warn(f"{name} holds {channel.element.repeat} numbers, of which the first is read")
 
     def _enable(self, folder: Path) -> tuple[list[_Channel], _Channel | None]:
         """Switch the configured scan elements and the time stamp on, and all others off; return the channels and the

@@ -183,7 +183,7 @@ class MqttReader:
             else:
                 sink.connected()
                 if (granted := min(reason.value for reason in reasons)) < config.qos:
-                    sink.lost(f"the broker grants QoS {granted} for {config.topic}, not {config.qos}")
+                    sink.warn(f"the broker grants QoS {granted} for {config.topic}, not {config.qos}")
 
         def on_disconnect(_client: paho.Client, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
             if flags.is_disconnect_packet_from_server:

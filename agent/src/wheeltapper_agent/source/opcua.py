@@ -334,7 +334,7 @@ class OpcuaReader:
         for entry, attribute in zip(self._config.nodes, found, strict=True):
             least_ms = attribute.Value.Value if attribute.Value is not None else None
             if isinstance(least_ms, int | float) and least_ms > _PACE_SHARE * period_ms:
-                sink.lost(
+                sink.warn(
                     f"the server measures node {entry.name} each {least_ms:g} ms at most and it is taken each"
                     f" {period_ms:g} ms, so values repeat; lower sample_rate_hz"
                 )

@@ -101,6 +101,10 @@ class Sink:
         """How long the windows of the present payload may still wait for room."""
         self.faults = RepeatedFaults(_LOG, clock)
         """Of the source as a whole: they are over as soon as samples come."""
+        self._losses = RepeatedFaults(_LOG, clock)
+        """Of samples that came: they are over with the next payload of which nothing is left out."""
+        self._losing = False
+        """Whether something of the present payload was left out."""
         self._value_faults = RepeatedFaults(_LOG, clock)
         self._value_kinds: set[str] = set()
         """Why values of the newest sample are missing."""
@@ -213,12 +217,17 @@ class Sink:
 
     def lost(self, text: str) -> None:
         """Say that something was left out that is counted elsewhere, such as samples that came twice."""
-        self.faults.happened(f"pipeline {self._name}: {text}")
+        self._losing = True
+        self._losses.happened(f"pipeline {self._name}: {text}")
+
+    def warn(self, text: str) -> None:
+        """Say what is so as long as the source stays as it is, such as a rate that cannot be checked."""
+        self._value_faults.happened(f"pipeline {self._name}: {text}")
 
     @property
     def fault_counts(self) -> list[FaultCount]:
         """Everything that went wrong, by kind."""
-        return self.faults.counts() + self._value_faults.counts()
+        return self.faults.counts() + self._losses.counts() + self._value_faults.counts()
 
     def broke(self) -> None:
         """The connection broke: samples may be missing from here on."""
@@ -268,6 +277,9 @@ class Sink:
                 return
             self.state = "source.no_value" if self._empty else "running"
             self.faults.ended()
+            if not self._losing:
+                self._losses.ended()
+            self._losing = False
         if found:
             self._take(found)
 
