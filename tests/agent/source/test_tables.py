@@ -14,6 +14,7 @@ from tests.agent.servers import until
 from tests.agent.source.rig import RunningSource, concatenated, open_source
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.source.base import Window, malformed_payloads
+from wheeltapper_protocols.tables.signal import format_of
 
 FAST = "kind = 'replay'\nrate_hz = 1000000\npath = 'a.csv'\n"
 EPOCH = 1_750_000_000.0
@@ -111,7 +112,7 @@ def test_missing_rows_are_no_coarse_times(tmp_path: Path, caplog: pytest.LogCapt
     assert "coarser" not in caplog.text
 
 
-@pytest.mark.parametrize("rows", [12, 300, 9000])
+@pytest.mark.parametrize("rows", [4, 12, 300, 9000])
 @pytest.mark.parametrize(("factor", "unit"), [(1e3, "ms"), (1e6, "us"), (1e9, "ns")])
 @pytest.mark.parametrize("begin", [0.0, EPOCH])
 def test_times_in_another_unit_name_it(
@@ -133,10 +134,58 @@ def test_a_unit_that_is_set_wrongly_is_named_too(tmp_path: Path, caplog: pytest.
     assert "seem to be in minutes" in caplog.text
 
 
-def test_a_short_table_of_another_rate_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    table(tmp_path, np.arange(12) / 20)
+@pytest.mark.parametrize(("rows", "shown_hz"), [(12, 20), (40, 42), (40, 60), (400, 55)])
+def test_a_short_table_of_another_rate_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, shown_hz: float
+) -> None:
+    table(tmp_path, np.arange(rows) / shown_hz)
     assert refused(tmp_path, 50, 4, "source.mismatch") == []
-    assert "sample_rate_hz is 50, but the times in the file show 20 Hz" in caplog.text
+    assert f"sample_rate_hz is 50, but the times in the file show {shown_hz} Hz" in caplog.text
+
+
+@pytest.mark.parametrize("share", [0.95, 1.05])
+def test_a_sensor_whose_clock_is_a_little_off_is_played(tmp_path: Path, share: float) -> None:
+    table(tmp_path, np.arange(400) / (50 * share))
+    np.testing.assert_array_equal(concatenated(played(tmp_path, 50, 10))[:, 0], np.arange(400))
+
+
+def test_a_short_table_within_one_second_is_played_in_its_order(tmp_path: Path) -> None:
+    table(tmp_path, np.full(40, EPOCH))
+    np.testing.assert_array_equal(concatenated(played(tmp_path, 50, 10))[:, 0], np.arange(40))
+
+
+def test_what_no_sensor_can_have_measured_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.arange(100.0)
+    values[[3, 40]] = np.inf, -1e300
+    table(tmp_path, np.arange(100) / 50, values=values)
+    found = concatenated(played(tmp_path, 50, 10))[:, 0]
+    assert np.flatnonzero(np.isnan(found)).tolist() == [3, 40]
+    assert caplog.text.count("a value is infinite") == 1
+    assert "2 values that are infinite" in caplog.text
+
+
+@pytest.mark.parametrize(("gap_s", "hint"), [(3600.0, True), (500.0, False)])
+def test_a_gap_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, gap_s: float, hint: bool) -> None:
+    times = 10_000 + np.arange(600) / 10
+    times[200:] += gap_s
+    times[400:] += 70
+    table(tmp_path, times)
+    windows = played(tmp_path, 10, 20)
+    assert sum(window.gap_samples for window in windows) == gap_s * 10 + 700
+    assert caplog.text.count("are missing") == 1
+    assert f"before {10_020 + gap_s:.10g} s {gap_s * 10:.0f} samples ({gap_s:g} s) are missing" in caplog.text
+    assert ("local time" in caplog.text) is hint
+
+
+@pytest.mark.parametrize(("content", "kind"), [("t,x\n0,1\n1,2\n", "csv"), ("0.1\t0.2\n0.3\t0.4\n", "csv")])
+def test_a_file_without_a_known_ending_is_known_by_its_beginning(tmp_path: Path, content: str, kind: str) -> None:
+    path = tmp_path / "2004.02.12.10.32.39"
+    path.write_text(content)
+    assert format_of(path) == kind
+    for mark, other in ((b"PK\3\4", "npz"), (b"RF64", "wav"), (b"PAR1", "parquet"), (b"\0\1\2", "npz")):
+        path.write_bytes(mark + b"\0\0\n")
+        assert format_of(path) == other
+    assert format_of(tmp_path / "none.dat") == "npz"
 
 
 @pytest.mark.parametrize("order", ["shuffled", "backwards", "machines", "pairs"])

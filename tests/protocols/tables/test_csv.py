@@ -113,7 +113,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("empty", "", {}, "it is empty"),
     ("only empty lines", "\n\n \n", {}, "it is empty"),
     ("all skipped", "x,y\n1,2\n", {"skip_rows": 2}, "it is empty"),
-    ("binary", b"x,y\n\0\0\1,2\n", {}, "it is no text"),
+    ("binary", b"\x7fELF\2\1\1\0\0\0,2\n3,4\n", {}, "it is no text"),
     ("open quote", 'x,y\n"1,2\n3,4\n5,6\n', {}, "line 4"),
     ("a quote within", 'x,y\n"1"5,2\n', {}, "line 2"),
     ("times with a decimal comma", "t;x\n0,5;1\n", {"delimiter": ";", "time_column": "t"}, "'0,5'.*decimal = ','"),
@@ -149,11 +149,22 @@ def test_texts_among_numbers_are_counted_and_named(tmp_path: Path) -> None:
     assert notes.summary() == ["3 cells that are no numbers count as missing"]
 
 
+@pytest.mark.parametrize("zeros", [1, 512, 200_000])
+def test_zero_bytes_after_a_power_cut_are_left_out(tmp_path: Path, zeros: int) -> None:
+    rows = [f"{i},{i}" for i in range(20)]
+    content = "\n".join(["x,y", *rows[:10], "\0" * zeros, *rows[10:], "\0" * zeros])
+    notes = Notes()
+    samples, _ = read(written(tmp_path, content), notes)
+    np.testing.assert_array_equal(samples[:, 0], np.arange(20))
+    assert set(notes.counts) == {"rows"}
+    assert notes.first["rows"] == "line 12 holds zero bytes, as after a power cut: it is left out"
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     notes = Notes()
     samples, _ = read(written(tmp_path, "x,y\n1,2\n3"), notes)
     np.testing.assert_array_equal(samples, [[1, 2]])
-    assert notes.summary() == ["1 rows were cut off and left out"]
+    assert notes.summary() == ["1 rows were cut off or damaged, and left out"]
 
 
 TIMES: list[tuple[str, dict[str, Any], list[float]]] = [

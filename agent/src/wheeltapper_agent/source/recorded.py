@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.bounds import DAY_SECONDS, Bounds
 from wheeltapper_agent.ground.errors import AgentError, FaultCount
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.cutter import Framing
 from wheeltapper_agent.source.framing import Framer
+from wheeltapper_agent.source.physical_value import LARGEST_VALUE
 from wheeltapper_agent.source.stream_config import FACTOR
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.signal.recording import Recording, read_recording
@@ -37,7 +39,10 @@ __all__ = ["ContinuousRecording", "ReplayConfig", "SnapshotRecording", "open_rec
 
 _LOG = logging.getLogger(__name__)
 _MAX_WINDOW_VALUES: Final = 2**24
-_LATE: Final = "samples are left out because their times come twice or too late; the status counts them"
+_LATE: Final = (
+    "samples are left out because their times come twice or too late; the status counts them; if the times only "
+    "jitter, raise tolerance_seconds"
+)
 _CODES: Final = {
     "recording.unreadable": "source.unreadable",
     "recording.malformed": "source.malformed",
@@ -230,7 +235,7 @@ class ContinuousRecording:
             for samples, times_s, restarts in signal.pieces:
                 if stopped():
                     return
-                physical = samples * self._scale
+                physical = self._measurable(samples * self._scale)
                 if restarts:
                     framer.begin_anew()
                 try:
@@ -248,8 +253,27 @@ class ContinuousRecording:
                     self._late_samples = framer.late_samples
                     self._say(_LATE)
                 count, given = count + len(samples), given + len(found)
+                self._note_gaps(found)
                 yield from found
             self._end(given, count, framer.late_samples)
+
+    def _measurable(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the samples with NaN for what no sensor can have measured."""
+        beyond = np.abs(samples) > LARGEST_VALUE
+        if not beyond.any():
+            return samples
+        self._notes.add("beyond", "a value is infinite or too large to be measured: it is missing", int(beyond.sum()))
+        return np.where(beyond, np.nan, samples)
+
+    def _note_gaps(self, found: list[Window]) -> None:
+        """Note the samples that are missing between windows."""
+        for window in found:
+            if window.gap_samples:
+                length_s = window.gap_samples / self._framing.sample_rate_hz
+                text = f"before {window.t_s:.10g} s {window.gap_samples} samples ({length_s:.6g} s) are missing"
+                hour = abs(length_s - 3600) < 1 + self._framing.window_samples / self._framing.sample_rate_hz
+                hint = ": is it local time? Times must be in UTC or name their zone" if hour else ""
+                self._notes.add("gap", text + hint)
 
     def _end(self, windows: int, samples: int, late_samples: int) -> None:
         """Log what the whole file lacked."""

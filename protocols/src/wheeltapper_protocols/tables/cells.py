@@ -183,7 +183,7 @@ def _plain(cells: Sequence[str], decimal: str) -> NDArray[np.float64] | None:
         return None
     try:
         if decimal == ",":
-            return np.array([float(cell.replace(",", ".")) for cell in cells], dtype=np.float64)
-        return np.array([float(cell) for cell in cells], dtype=np.float64)
+            return np.fromiter((float(cell.replace(",", ".")) for cell in cells), np.float64, len(cells))
+        return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         return None

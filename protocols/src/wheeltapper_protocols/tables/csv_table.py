@@ -138,7 +138,7 @@ class CsvTable:
         blank: list[int] = []
         """Empty lines of a table of one column: samples without a value, unless they end the file."""
         for row in lines:
-            if len(row) != width or (width == 1 and not row[0].strip()):
+            if len(row) != width or width == 1:
                 if not any(cell.strip() for cell in row):
                     if width == 1:
                         blank.append(lines.place)
@@ -148,9 +148,10 @@ class CsvTable:
                 if (fitting := self._fitting(row, lines, notes)) is None:
                     continue
                 row = fitting
-            rows += [[""] for _ in blank]
-            places += blank
-            blank = []
+                if blank:
+                    rows += [[""] for _ in blank]
+                    places += blank
+                    blank = []
             rows.append(row)
             places.append(lines.place)
             if len(rows) >= CHUNK_SAMPLES:
@@ -166,9 +167,14 @@ class CsvTable:
             RecordingError: ``recording.malformed``.
         """
         width = len(self.names)
+        if len(row) == width:
+            return row
         if len(row) > width and not any(cell.strip() for cell in row[width:]):
             return row[:width]
         if row and row[0].lstrip().startswith("#"):
+            return None
+        if any("\0" in cell for cell in row):
+            notes.add("rows", f"line {lines.place} holds zero bytes, as after a power cut: it is left out")
             return None
         if len(row) < width and lines.is_cut:
             notes.add("rows", f"line {lines.place}: the last line was cut off: it is left out")
@@ -245,6 +251,8 @@ class _Lines:
         """Give the lines after ``skip_rows``."""
         while line := self._handle.readline(_MAX_LINE_CHARACTERS):
             self.place += 1
+            if line[0] == "\0" and not line.strip("\0\r\n"):
+                line = "\0\n"  # a part of the file that was never written
             if len(line) == _MAX_LINE_CHARACTERS:
                 raise malformed(self._path.name, f"line {self.place} has {_MAX_LINE_CHARACTERS} characters or more")
             self.is_cut = not line.endswith(("\n", "\r"))
@@ -259,6 +267,9 @@ def _encoding(path: Path, head: bytes) -> str:
             return name
     if b"\0" not in head:
         return "utf-8"
+    written = head[: head.index(0)]
+    if b"\n" in written and written.isascii():
+        return "utf-8"  # zero bytes follow the text, as after a power cut
     even, odd = head[::2].count(0), head[1::2].count(0)
     if odd > 0.8 * len(head[1::2]) and not even:
         return "utf-16-le"

@@ -15,10 +15,11 @@ __all__ = ["Notes"]
 _SUMMARIES: Final = {
     "times": "{} rows without a time were left out",
     "cells": "{} cells that are no numbers count as missing",
+    "beyond": "{} values that are infinite, or too large to be measured, count as missing",
     "late": "{} rows whose time came twice or too late were left out",
     "windows": "{} windows with missing values were left out",
     "gaps": "{} rows between gaps that make no whole window were left out",
-    "rows": "{} rows were cut off and left out",
+    "rows": "{} rows were cut off or damaged, and left out",
     "truncated": "{} samples that the header promises are missing",
 }
 

@@ -33,9 +33,12 @@ __all__ = ["FORMATS", "Piece", "Signal", "agreed_rate", "format_of", "open_table
 
 FORMATS: Final = {
     ".wav": "wav", ".rf64": "wav", ".bw64": "wav", ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet",
-    ".npz": "npz",
+    ".pq": "parquet", ".npz": "npz",
 }  # fmt: skip
 """The format of a file by the ending of its name."""
+_MARKS: Final = {b"PK\3\4": "npz", b"RIFF": "wav", b"RF64": "wav", b"BW64": "wav", b"PAR1": "parquet"}
+"""What files begin with."""
+_HEAD_BYTES: Final = 4096
 _RATE_SHARE: Final = 1e-3
 """How far a rate may be off that a header gives in whole Hz."""
 _LOOKED_AT_VALUES: Final = 2**22
@@ -61,9 +64,17 @@ class Signal(NamedTuple):
     pieces: Iterator[Piece]
 
 
-def format_of(path: Path, default: str = "npz") -> str:
-    """Return ``npz``, ``wav``, ``csv`` or ``parquet``, by the ending of the name."""
-    return FORMATS.get(path.suffix.lower(), default)
+def format_of(path: Path) -> str:
+    """Return ``npz``, ``wav``, ``csv`` or ``parquet``: by the ending of the name, or else by how the file begins."""
+    if known := FORMATS.get(path.suffix.lower()):
+        return known
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(_HEAD_BYTES)
+    except OSError:
+        return "npz"  # whoever opens it says why it cannot be opened
+    by_mark = next((kind for mark, kind in _MARKS.items() if head.startswith(mark)), "")
+    return by_mark or ("csv" if b"\n" in head and b"\0" not in head.partition(b"\n")[0] else "npz")
 
 
 def open_table(path: Path, kind: str, options: TableOptions) -> Table:

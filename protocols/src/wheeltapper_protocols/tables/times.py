@@ -25,10 +25,14 @@ MAX_STEPS_BACK: Final = 2
 MAX_T_S: Final = 1e12
 """Greatest time, in seconds: what messages carry."""
 RATE_FACTOR: Final = 1.5
-"""A table whose times show a rate that differs by this factor is refused at once, however short. What differs less is
-left to those who measure it for longer."""
-_LEAST_STEPS: Final = 4
+"""A table whose times show a rate that differs by this factor is refused at once, however short."""
+RATE_SHARE: Final = 0.08
+"""Times that are fine and steady may differ from the declared rate by this share, as the oscillators of sensors do, and
+by another two steps in all."""
+_LEAST_STEPS: Final = 2
 """Steps from one time to another that are needed to say what they show."""
+_STANDSTILL_SECONDS: Final = 1.0
+"""Times may stand still for so long: whole seconds are the coarsest that a short table may have."""
 _ENOUGH_STEPS: Final = 32
 _COARSE_SHARE: Final = 0.01
 """If of this share of the rows the time does not show the step, times are coarse."""
@@ -61,7 +65,7 @@ def shown_rate(times_s: Times, samples: NDArray[np.floating[Any]]) -> float | No
     rises, middle = steps[at], float(np.median(steps[at]))
     if not _coarse_rows(times_s, samples):
         steady = np.abs(rises - middle) <= _STEADY * middle
-        return 1 / middle if steady.mean() >= _STEADY_SHARE else None
+        return 1 / float(rises[steady].mean()) if steady.mean() >= _STEADY_SHARE else None
     rows = np.diff(at)  # from one rise of the time to the next
     usual = rises[1:] <= 2.5 * middle
     return float(rows[usual].sum() / rises[1:][usual].sum()) if usual.any() else None
@@ -124,10 +128,12 @@ class TimeLine:
             RecordingError: ``recording.mismatch``: another rate. ``recording.malformed``: the times do not move.
         """
         self._refuse_disorder(times_s)
-        if len(times_s) > 2 * _LEAST_STEPS and times_s.min() == times_s.max():
+        still_s = len(times_s) / self._rate_hz if len(times_s) and times_s.min() == times_s.max() else 0.0
+        if len(times_s) > 2 * _ENOUGH_STEPS and still_s > _STANDSTILL_SECONDS:
             raise malformed(self._file, f"the first {len(times_s)} rows have one time, {times_s[0]:.10g}")
+        coarse_s = resolution(times_s, samples, self._rate_hz, self.tolerance_seconds) or still_s
         shown_hz = shown_rate(times_s, samples)
-        if shown_hz is not None and not _near(shown_hz, self._rate_hz):
+        if shown_hz is not None and not _near(shown_hz, self._rate_hz, len(times_s), bool(coarse_s)):
             raise self._other_rate(shown_hz)
         if (longest := float(np.abs(times_s).max(initial=0.0))) > MAX_T_S:
             raise malformed(
@@ -136,7 +142,6 @@ class TimeLine:
         if len(times_s) and times_s[0] < 0:
             self._offset_s = -float(times_s[0])
             self._notes.add("begin", f"the times begin at {times_s[0]:.6g} s: they are counted from the first")
-        coarse_s = resolution(times_s, samples, self._rate_hz, self.tolerance_seconds)
         if coarse_s > max(self.tolerance_seconds, 0.5 / self._rate_hz):
             self.tolerance_seconds = coarse_s
             self._notes.add(
@@ -175,7 +180,8 @@ class TimeLine:
             raise malformed(
                 self._file,
                 f"the times do not rise: {where}, one of {often} times so far; sort the rows by time, keep one machine "
-                "a file, or leave time_column out if the rows follow one another",
+                "a file, leave time_column out if the rows follow one another, or raise tolerance_seconds if the times "
+                "jitter",
             )
         return back
 
@@ -195,9 +201,10 @@ class TimeLine:
         return RecordingError("recording.mismatch", f"{self._file}: {text}")
 
 
-def _near(shown_hz: float, rate_hz: float) -> bool:
-    """Whether two rates differ by less than :data:`RATE_FACTOR`."""
-    return 1 / RATE_FACTOR < shown_hz / rate_hz < RATE_FACTOR
+def _near(shown_hz: float, rate_hz: float, rows: int = 0, coarse: bool = True) -> bool:
+    """Whether two rates may be one: to :data:`RATE_FACTOR`, or as exactly as so many fine times can show."""
+    most = RATE_FACTOR if coarse or rows < 2 else min(RATE_FACTOR, 1 + RATE_SHARE + 2 / (rows - 1))
+    return 1 / most < shown_hz / rate_hz < most
 
 
 def _coarse_rows(times_s: Times, samples: NDArray[np.floating[Any]]) -> bool:
