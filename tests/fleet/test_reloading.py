@@ -22,12 +22,18 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.fleet.broker.rig import until
 from tests.fleet.trust.world import MODEL, Clock, World
+from wheeltapper_agent.config import load_config
+from wheeltapper_agent.ground.profile import load_profile
+from wheeltapper_agent.link.identity import enroll, load_identity, parse_token
+from wheeltapper_agent.link.validity import read_validity
+from wheeltapper_agent.service import Agent
 from wheeltapper_fleet.broker.auth_callout import AuthCallout
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.device_api.app import DeviceApi, device_app
 from wheeltapper_fleet.device_api.tls_server import device_server, listening_socket
+from wheeltapper_fleet.devices.enrolment import Endpoints
 from wheeltapper_fleet.reloading import AdminCertificate, IngestCertificate, ServerCertificate, on_loop
 from wheeltapper_fleet.trust.ca import CertificateLives, FleetCA, TlsFiles
 from wheeltapper_fleet.trust.certificates import certificate_sha256
@@ -35,6 +41,7 @@ from wheeltapper_fleet.trust.keys import init_keys
 from wheeltapper_fleet.upkeep import Upkeep
 
 LIFE_SECONDS = 1000.0
+DEVICE_SECONDS = 14.0
 RENEWED_SECONDS = 700.0
 """More than two thirds of the life."""
 
@@ -42,10 +49,15 @@ RENEWED_SECONDS = 700.0
 class Service:
     """The parts of the service that show certificates, as ``serve`` connects them; certificates live for seconds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device_seconds: float = LIFE_SECONDS) -> None:
         init_keys(folder / "offline", folder / "data", [MODEL])
         self.world = World(folder, Clock())
-        lives = CertificateLives(ca_seconds=3 * LIFE_SECONDS, service_seconds=LIFE_SECONDS)
+        lives = CertificateLives(
+            ca_seconds=3 * LIFE_SECONDS,
+            service_seconds=LIFE_SECONDS,
+            device_seconds=device_seconds,
+            device_backdate_seconds=1.0,
+        )
         self.clock = self.world.clock
         self.ca = self.world.ca = self.world.enrolment._ca = FleetCA.create(folder / "short-ca", self.clock, lives)
         server, own = self.ca.server_files(), self.ca.ingest_files()
@@ -223,3 +235,49 @@ def test_a_pair_that_does_not_belong_together_changes_nothing_and_is_tried_again
     files.key.write_bytes(stranger.key.read_bytes())
     assert admin.renew()
     assert not admin.renew()
+
+
+def test_an_agent_goes_on_over_several_lives_of_its_certificate(tmp_path: Path) -> None:
+    """The real agent, on the real clock, with certificates of some seconds: it is heard after each one has ended."""
+    service = Service(tmp_path, DEVICE_SECONDS)
+    service.world.enrolment._endpoints = Endpoints(
+        "127.0.0.1", service.mqtt_port, f"https://127.0.0.1:{service.https_port}"
+    )
+    state = tmp_path / "state"
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f'[device]\nstate_dir = "{state}"\nstatus_seconds = 1.0\n'
+        '[[pipelines]]\nname = "main"\n[pipelines.source]\nkind = "simulator"\n'
+    )
+    service.clock.now = time.time()
+    enroll(
+        f"https://127.0.0.1:{service.https_port}", parse_token(service.world.enrolment.create_token("press-1")), state
+    )
+    loaded = load_config(config)
+    agent = Agent(loaded, load_profile(loaded.device.profile), load_identity(state))
+    runs = threading.Thread(target=agent.run)
+    runs.start()
+    try:
+        seen: set[bytes] = set()
+        for _ in range(2):
+            certificate = (state / "identity" / "device.crt").read_bytes()
+            seen.add(certificate)
+            end = read_validity(certificate).ends_at
+
+            def moved(end: float = end) -> bool:
+                """Let the CA's clock follow the real one, until the certificate has ended."""
+                service.clock.now = time.time()
+                return time.time() > end
+
+            until(moved, 2 * DEVICE_SECONDS)
+            service.heard.clear()
+            until(lambda: any(topic == "wt/v1/press-1/up/status" for topic, _ in service.heard))
+            assert agent.link.connected
+        assert (state / "identity" / "device.crt").read_bytes() not in seen
+        assert agent._renewal.renewals >= 2
+        assert agent._renewal.figures()["trouble"] is None
+    finally:
+        agent.stop()
+        runs.join(20)
+        service.stop()
+    assert not runs.is_alive()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fleet.cli.test_cli import run, served, start
@@ -53,6 +54,10 @@ def test_an_old_fleet_warns_refuses_and_is_renewed_while_it_runs(old_fleet: tupl
         assert ending["root"]["days_left"] in {4, 5}
         assert "keys renew" in ending["root"]["todo"]
 
+        page = _page(found.url, found.token)
+        assert "root ends in" in page
+        assert "run `wheeltapper keys renew" in page
+
         status = {item["name"]: item for item in _json(run("keys", "status", *folders[2:], "--json"))}
         assert {"root", "targets", "snapshot", "timestamp", MODEL, "CA certificate", "server certificate"} <= set(
             status
@@ -78,6 +83,7 @@ def test_an_old_fleet_warns_refuses_and_is_renewed_while_it_runs(old_fleet: tupl
         health = client.healthz()
         assert [item["name"] for item in health["ending"]] == ["device certificate"]
         assert health["days_left"] in {364, 365}
+        assert "root ends in" not in _page(found.url, found.token)
         assert _json(run(*publish))["release"] == 2
         client.create_campaign({"model": MODEL, "release": 1, "execution_deadline_seconds": 20 * 86_400.0})
         assert client.act(short["id"], "start")["state"] != "DRAFT"
@@ -124,6 +130,13 @@ def _shorten(world: World, role: str) -> None:
 
     week = Lifetimes(root_seconds=7 * 86_400.0, targets_seconds=7 * 86_400.0)
     renew_roles(world.keys_dir, world.data_dir, [role], clock=world.clock, lifetimes=week)
+
+
+def _page(url: str, token: str) -> str:
+    """The page as a person sees it who has signed in."""
+    with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
+        browser.post("/sign-in", data={"token": token})
+        return browser.get("/").text
 
 
 def _json(done: subprocess.CompletedProcess[str]) -> Any:
