@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from asyncua import Server, ua
 from asyncua.server.internal_session import InternalSession
+from numpy.typing import NDArray
 
 from tests.agent.servers import free_port, until
 from tests.agent.source.rig import RunningSource, concatenated, open_source, running
@@ -90,6 +91,17 @@ def _named(taken: RunningSource, text: str) -> int:
     return sum(fault.times for fault in source_faults(taken.source) if text in fault.text)
 
 
+def _last(taken: RunningSource) -> NDArray[Any]:
+    """The newest sample of a window that was taken: a busy computer misses some."""
+
+    def complete() -> NDArray[Any]:
+        found = concatenated(taken.windows) if taken.windows else np.empty((0, 1))
+        return found[np.isfinite(found).any(axis=1)]
+
+    until(lambda: len(complete()), 15, f"a sample (state {taken.source.state})")
+    return np.array(complete()[-1])
+
+
 @pytest.mark.parametrize("mode", ["poll", "subscribe"])
 @pytest.mark.parametrize(
     "status", [ua.StatusCodes.UncertainSensorNotAccurate, ua.StatusCodes.UncertainLastUsableValue | 0x0400]
@@ -102,12 +114,11 @@ def test_an_uncertain_value_is_missing_and_named_unless_it_is_accepted(
     with running(tmp_path, _source(server, f"mode = '{mode}'")) as taken:
         until(lambda: _named(taken, name) >= 6, 15, "the status")
         assert taken.source.state == "running"  # b is there
-        last = concatenated(taken.until(1))[-1]
-        np.testing.assert_array_equal(last, [math.nan, 2])
+        np.testing.assert_array_equal(_last(taken), [math.nan, 2])
         assert "accept_uncertain" in source_faults(taken.source)[0].text
     assert caplog.text.count(name) == 1
     with running(tmp_path, _source(server, f"mode = '{mode}'\naccept_uncertain = true")) as taken:
-        until(lambda: taken.windows and taken.windows[-1].samples[-1, 0] == 7, 15, "the value")
+        until(lambda: _last(taken)[0] == 7, 15, "the value")
         assert not source_faults(taken.source)
 
 
@@ -139,9 +150,9 @@ def test_a_value_that_stopped_to_be_measured_is_missing(tmp_path: Path, server: 
     server.write("a", 1.0, age_seconds=30)
     with running(tmp_path, _source(server, "stale_seconds = 20")) as taken:
         until(lambda: _named(taken, "older than 20 s"), 15, "the age")
-        np.testing.assert_array_equal(concatenated(taken.until(1))[-1], [math.nan, 2])
+        np.testing.assert_array_equal(_last(taken), [math.nan, 2])
     with running(tmp_path, _source(server)) as taken:
-        np.testing.assert_array_equal(concatenated(taken.until(1))[-1], [1, 2])
+        np.testing.assert_array_equal(_last(taken), [1, 2])
     with pytest.raises(AgentError) as refused:
         open_source(tmp_path, _source(server, "stale_seconds = 20\nmode = 'subscribe'"))
     assert refused.value.code == "config.invalid"
@@ -175,7 +186,7 @@ def test_nothing_reported_yet_is_no_fault() -> None:
 
 def test_a_namespace_is_found_by_its_uri(tmp_path: Path, server: SpindleServer) -> None:
     with running(tmp_path, _source(server, a=f"nsu={OURS};s=a")) as taken:
-        assert taken.until(1)[0].samples[-1, 0] == 1
+        assert _last(taken)[0] == 1
     with running(tmp_path, _source(server, a="nsu=urn:nobody;s=a")) as taken:
         taken.until_state("source.refused")
         assert _named(taken, "no namespace urn:nobody; it has")
@@ -184,7 +195,7 @@ def test_a_namespace_is_found_by_its_uri(tmp_path: Path, server: SpindleServer) 
 def test_a_server_that_comes_back_with_other_numbers_gives_the_same_node(tmp_path: Path) -> None:
     first = SpindleServer()
     with running(tmp_path, _source(first, a=f"ns={first.index};s=a")) as taken:
-        assert taken.until(1)[0].samples[-1, 0] == 1
+        assert _last(taken)[0] == 1
         first.close()
         taken.until_state("source.unreachable", seconds=20)
         second = SpindleServer(others=1, port=first.port)
@@ -192,7 +203,7 @@ def test_a_server_that_comes_back_with_other_numbers_gives_the_same_node(tmp_pat
         second.write("a", 5.0)
         count = len(taken.windows)
         until(lambda: len(taken.windows) > count + 1, 30, "windows again")
-        assert taken.windows[-1].samples[-1, 0] == 5  # and not -99 of the namespace that has the number now
+        assert _last(taken)[0] == 5  # and not -99 of the namespace that has the number now
     second.close()
 
 
@@ -219,7 +230,7 @@ def test_a_server_that_reads_one_node_at_once(
 
     monkeypatch.setattr(InternalSession, "read", limited)
     with running(tmp_path, _source(server)) as taken:
-        np.testing.assert_array_equal(concatenated(taken.until(1))[-1], [1, 2])
+        np.testing.assert_array_equal(_last(taken), [1, 2])
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:4840", "opc.tcp://", "127.0.0.1:4840", "opc.tcp://x:99999"])
