@@ -8,9 +8,9 @@ What this module does not do: policy routing, whose rules these files do not sho
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 __all__ = ["Route", "best_interface", "default_interfaces", "host_interfaces", "ipv4_routes", "ipv6_routes"]
@@ -69,7 +69,7 @@ def best_interface(routes: Sequence[Route], address: str) -> str | None:
     """The interface by which traffic to ``address`` leaves: longest prefix first, then the lowest metric; None if there
     is no route."""
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return None
     if (mapped := getattr(parsed, "ipv4_mapped", None)) is not None:
