@@ -52,9 +52,9 @@ PURE = {
         " source.physical_value source.stream_config source.modbus_registers source.timing model.tensors records.config"
         " records.port records.rows records.state pipeline.change"
         " pipeline.config pipeline.newest_score pipeline.observation pipeline.pace pipeline.quality"
-        " captures.config update.comparison update.conditions update.deadline update.effect_result"
-        " update.machine update.probation update.resume update.trial_time update.trust link.validity host.finding"
-        " host.source_trial_text host.systemd_unit"
+        " captures.config update.comparison update.conditions update.deadline update.desired update.effect_result"
+        " update.journal_entry update.machine update.probation update.resume update.trial_time update.trust"
+        " link.validity host.finding host.source_trial_text host.systemd_unit"
     ),
     "wheeltapper_fleet": (
         "ground.errors ground.names trust.expiry telemetry.drift telemetry.rules telemetry.schemas devices.schemas"

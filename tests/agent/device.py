@@ -45,7 +45,7 @@ class DeviceApi(Protocol):
 
 
 class Device:
-    """A pipeline with its spool and updater. Tests read reports from the spool, since there is no broker."""
+    """Pipelines with their spool and updater. Tests read reports from the spool, since there is no broker."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class Device:
         started: bool = True,
         http_timeout_seconds: float = 5.0,
         make_source: Callable[[SimulatorConfig, Path, Clock], Source] = SimulatorSource,
+        more_pipelines: tuple[str, ...] = (),
         **update: Any,
     ) -> None:
         identity = server.identity(folder / "identity")
@@ -73,7 +74,10 @@ class Device:
         self.metadata = metadata = TufClient(
             folder / "tuf", trusted, client, clock, self.floors, config.metadata_timeout_seconds
         )
-        pipelines = {"main": self.pipeline}
+        self.pipelines = {"main": self.pipeline}
+        for name in more_pipelines:
+            also = make_source(source, folder / f"sim-{name}.json", clock)
+            self.pipelines[name] = Pipeline(name, also, self.spool, clock)
         blobs = BlobStore(
             folder / "blobs",
             client,
@@ -81,7 +85,7 @@ class Device:
             config.fetch_bytes_per_second,
             config.fetch_least_bytes_per_second,
         )
-        effects = Effects(pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.floors)
+        effects = Effects(self.pipelines, self.slots, blobs, metadata, config, Profile(name="test"), clock, self.floors)
         journal = Journal(folder / "journal.json")
         self.updater = Updater(
             "device-1", journal, metadata, effects, self.floors, self.spool, clock, 0.2, lambda: None
@@ -92,8 +96,9 @@ class Device:
 
     def start(self) -> None:
         """Load the active release, start the pipeline and the updater."""
-        self.effects.running.load_active("main")
-        self.pipeline.start()
+        for name, pipeline in self.pipelines.items():
+            self.effects.running.load_active(name)
+            pipeline.start()
         self.updater.start()
 
     def bodies(self) -> list[Any]:
@@ -119,7 +124,8 @@ class Device:
     def close(self) -> None:
         """Stop everything."""
         self.updater.stop()
-        self.pipeline.stop()
+        for pipeline in self.pipelines.values():
+            pipeline.stop()
         self.spool.close()
 
 

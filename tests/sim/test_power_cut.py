@@ -25,11 +25,11 @@ _LATE = {
     "rollback": ("ROLLING_BACK", "ROLLED_BACK"),
     "rejected": ("REJECTED",),
     "failed": ("FAILED",),
-    "superseded": ("SUPERSEDED", "THEN ASSIGNED", "THEN COMMITTED"),
+    "superseded": ("SHADOW", "SUPERSEDED", "THEN ASSIGNED", "THEN COMMITTED"),
     "cancelled": ("CANCELLED",),
 }
 """States of each scenario that those before it do not have."""
-_DISTINCT = {"update": 100, "rollback": 15, "rejected": 9, "failed": 5, "superseded": 28, "cancelled": 9}
+_DISTINCT = {"update": 96, "rollback": 15, "rejected": 9, "failed": 5, "superseded": 32, "cancelled": 9}
 """What is to be cut of each: another number means that the agent's writing changed, or that the sweep lost sight."""
 _CALLS = {"update": 124, "rollback": 128, "rejected": 14, "failed": 9, "superseded": 41, "cancelled": 15}
 _HIT = 0.98

@@ -663,7 +663,7 @@ def _refusing_agent(*_args: Any) -> None:
 
 
 @pytest.mark.parametrize("state", ["PROBATION", "ROLLING_BACK"])
-def test_an_assignment_after_activation_waits_for_the_end(
+def test_an_assignment_after_activation_waits_for_the_way_back(
     tmp_path: Path, server: DeviceServer, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     settings: dict[str, Any] = {"shadow_windows": 30, "probation_windows": 20}
@@ -681,7 +681,8 @@ def test_an_assignment_after_activation_waits_for_the_end(
         device.updater.cancel("e2")  # too late: it has no effect
         device.updater.assign(_assign(server, 3))
         until(lambda: "COMMITTED" in device.states("e3"), 20, "the next one")
-        assert device.states("e2")[-1] == ("ROLLED_BACK" if bad else "COMMITTED")
+        assert device.states("e2")[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
+        assert _codes(device, "e2")[-1] == ("probation.score_shift" if bad else "update.withdrawn")
         found = [body.execution for body in device.bodies() if isinstance(body, ExecutionReport)]
         assert found == sorted(found)  # one after the other
 

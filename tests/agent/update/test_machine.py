@@ -73,6 +73,14 @@ def test_what_ends_an_execution_from_outside_does_so_before_activation_only() ->
             assert TABLE.get((state, event)) is (end if state in before else None)
 
 
+def test_what_is_withdrawn_ends_before_activation_and_goes_back_after_it() -> None:
+    for state in S:
+        end = S.CANCELLED
+        if state in (S.ACTIVATING, S.PROBATION):
+            end = S.ROLLING_BACK
+        assert TABLE.get((state, Event.WITHDRAW)) is (None if state in _ENDS | {S.ROLLING_BACK} else end)
+
+
 def test_the_documented_table_is_the_table() -> None:
     text = (Path(__file__).resolve().parents[3] / "docs/agent/updates.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.count("|") == 4 and "`" in line.split("|")[1]]
@@ -228,7 +236,7 @@ def test_a_signed_assignment_that_is_refused(repository: Repository, code: str, 
     with pytest.raises(RefusedError) as refused:
         _check(repository, repository.assign(TARGET, **({"counter": 4} | changes)))
     assert refused.value.code == code
-    assert refused.value.execution == f"e{changes.get('counter', 4)}" or refused.value.execution == "e4"
+    assert refused.value.executions == (f"e{changes.get('counter', 4)}",)
 
 
 def test_the_same_counter_with_other_bytes_is_refused(repository: Repository) -> None:
@@ -241,7 +249,7 @@ def test_the_same_counter_with_other_bytes_is_refused(repository: Repository) ->
 def test_another_key_is_refused_before_anything_is_read(repository: Repository) -> None:
     with pytest.raises(RefusedError) as refused:
         _check(repository, repository.assign(TARGET, 4, key=repository.signers["bearing"]))
-    assert (refused.value.code, refused.value.execution) == ("assignment.signature", None)
+    assert (refused.value.code, refused.value.executions) == ("assignment.signature", ())
 
 
 def test_time_does_not_run_back_past_what_was_verified(repository: Repository) -> None:

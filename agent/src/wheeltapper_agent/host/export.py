@@ -305,6 +305,7 @@ def _export_journal(writer: _Writer, path: Path) -> None:
         return
     names = TABLES["executions"].columns
     row = {name: getattr(execution, name) for name in names if hasattr(execution, name)}
+    row |= {"reported": int(all(one.reported for one in entry.ended if one.id == execution.id))}
     writer.insert("executions", row | {"counter": entry.counter, "journalled_at": execution.at})
     for pipeline, target in execution.targets.items():
         writer.insert(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from wheeltapper_agent.ground.clock import Clock
@@ -26,6 +27,7 @@ from wheeltapper_agent.update.trust import (
     check_assignment,
     effective_now,
     is_known,
+    read_envelope,
 )
 from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.messages import AssignmentRefused
@@ -54,12 +56,13 @@ class AssignmentJudge:
         self._refused: set[tuple[str, str]] = set()
         """SHA-256 of the envelope and code of each refusal that was reported."""
 
-    def judge(self, envelope: bytes, trust_state: TrustState) -> Accepted | bool:
+    def judge(self, envelope: bytes, trust_state: TrustState, may_be_outdated: bool = False) -> Accepted | bool:
         """Judge ``envelope``.
 
         Args:
             envelope: the bytes received.
             trust_state: what was accepted before.
+            may_be_outdated: another was accepted since it came; if that is the newer one, there is nothing to report.
 
         Returns:
             The accepted assignment. Else True if a later try may accept it (the metadata could not be had), and False
@@ -69,10 +72,13 @@ class AssignmentJudge:
             return False
         now = self._clock.now()
         try:
+            read_envelope(envelope)  # whatever is none need not wait for metadata
             verified = self._metadata.refresh(effective_now(now, trust_state), self._raise_if_stopping)
             found = check_assignment(envelope, trust_state, verified.verify_director, now, verified.expires_at_seconds)
         except RefusedError as error:
-            self.refuse(envelope, error.code, error.message, error.execution)
+            if may_be_outdated and error.code == "assignment.counter":
+                return False
+            self.refuse(envelope, error.code, error.message, error.executions)
             return False
         except Interrupted:
             return True
@@ -84,23 +90,24 @@ class AssignmentJudge:
             return True
         return found if isinstance(found, Accepted) else False
 
-    def refuse(self, envelope: bytes, code: str, message: str, execution: str | None = None) -> None:
-        """Report that ``envelope`` is refused, unless the same was reported before.
+    def refuse(self, subject: bytes, code: str, message: str, executions: Sequence[str] = ()) -> None:
+        """Report that an assignment is refused, unless the same was reported before.
 
         Args:
-            envelope: the bytes received.
+            subject: the bytes received, or whatever else tells one refusal from another.
             code: stable code of the reason.
             message: the reason, for a person.
-            execution: id of its execution, where the signature held and it is known.
+            executions: ids of its executions, where the signature held; each is reported.
         """
-        refusal = hashlib.sha256(envelope).hexdigest(), code
+        refusal = hashlib.sha256(subject).hexdigest(), code
         if refusal in self._refused:
             return
         if len(self._refused) >= _MAX_REMEMBERED_REFUSALS:
             self._refused.clear()
         self._refused.add(refusal)
         _LOG.warning("assignment refused: %s [%s]", message, code)
-        self._reports.add(AssignmentRefused(code=code, detail=brief(message, 2000), execution=execution))
+        for execution in executions or (None,):
+            self._reports.add(AssignmentRefused(code=code, detail=brief(message, 2000), execution=execution))
 
     def _raise_if_stopping(self, _seconds: float) -> None:
         if self._stopping.is_set():

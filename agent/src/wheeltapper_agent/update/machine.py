@@ -4,8 +4,9 @@ Invariants:
     * Every change of state is a row of :data:`TABLE`. A pair of state and event that is not there raises.
     * Before activation an execution can end as FAILED, REJECTED, SUPERSEDED or CANCELLED without touching the active
       model; from ACTIVATING on it ends as COMMITTED, or goes back through ROLLING_BACK.
-    * A cancel, another assignment or the deadline ends an execution before ACTIVATING only. From then on the execution
-      comes to its own end first: another assignment waits for that, and a cancel has no effect.
+    * A cancel, another execution for the same pipeline or the deadline ends an execution before ACTIVATING only. From
+      then on a cancel and the deadline have no effect; an execution that a newer assignment does not name any more
+      goes back, unless it is COMMITTED already.
     * From every state that is not terminal, a terminal one can be reached by GIVE_UP alone.
 
 What this module does not do: the effects (:mod:`wheeltapper_agent.update.effects`), the journal
@@ -52,7 +53,9 @@ class Event(Enum):
     RESTORED = auto()
     """The pipelines run again what they ran before."""
     SUPERSEDE = auto()
-    """Another assignment was accepted."""
+    """A newer assignment replaced the execution by another one for one of its pipelines."""
+    WITHDRAW = auto()
+    """A newer assignment does not name the execution any more."""
     CANCEL = auto()
     """The fleet cancelled the execution."""
     EXPIRED = auto()
@@ -114,11 +117,13 @@ TABLE: Final[dict[tuple[S, Event], S]] = {
     (S.ASSIGNED,     Event.ALREADY_ACTIVE): S.COMMITTED,
     (S.ASSIGNED,     Event.REFUSED):        S.REJECTED,
     (S.ASSIGNED,     Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.ASSIGNED,     Event.WITHDRAW):       S.CANCELLED,
     (S.ASSIGNED,     Event.CANCEL):         S.CANCELLED,
     (S.ASSIGNED,     Event.EXPIRED):        S.FAILED,
     (S.ASSIGNED,     Event.GIVE_UP):        S.FAILED,
     (S.WAITING,      Event.CONDITIONS_MET): S.FETCHING,
     (S.WAITING,      Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.WAITING,      Event.WITHDRAW):       S.CANCELLED,
     (S.WAITING,      Event.CANCEL):         S.CANCELLED,
     (S.WAITING,      Event.EXPIRED):        S.FAILED,
     (S.WAITING,      Event.GIVE_UP):        S.FAILED,
@@ -126,38 +131,45 @@ TABLE: Final[dict[tuple[S, Event], S]] = {
     (S.FETCHING,     Event.FETCH_FAILED):   S.FAILED,
     (S.FETCHING,     Event.REFUSED):        S.REJECTED,
     (S.FETCHING,     Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.FETCHING,     Event.WITHDRAW):       S.CANCELLED,
     (S.FETCHING,     Event.CANCEL):         S.CANCELLED,
     (S.FETCHING,     Event.EXPIRED):        S.FAILED,
     (S.FETCHING,     Event.GIVE_UP):        S.FAILED,
     (S.VERIFYING,    Event.VERIFIED):       S.STAGED,
     (S.VERIFYING,    Event.REFUSED):        S.REJECTED,
     (S.VERIFYING,    Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.VERIFYING,    Event.WITHDRAW):       S.CANCELLED,
     (S.VERIFYING,    Event.CANCEL):         S.CANCELLED,
     (S.VERIFYING,    Event.EXPIRED):        S.FAILED,
     (S.VERIFYING,    Event.GIVE_UP):        S.FAILED,
     (S.STAGED,       Event.TEST_STARTED):   S.SELF_TEST,
     (S.STAGED,       Event.REFUSED):        S.REJECTED,
     (S.STAGED,       Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.STAGED,       Event.WITHDRAW):       S.CANCELLED,
     (S.STAGED,       Event.CANCEL):         S.CANCELLED,
     (S.STAGED,       Event.EXPIRED):        S.FAILED,
     (S.STAGED,       Event.GIVE_UP):        S.FAILED,
     (S.SELF_TEST,    Event.TEST_PASSED):    S.SHADOW,
     (S.SELF_TEST,    Event.REFUSED):        S.REJECTED,
     (S.SELF_TEST,    Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.SELF_TEST,    Event.WITHDRAW):       S.CANCELLED,
     (S.SELF_TEST,    Event.CANCEL):         S.CANCELLED,
     (S.SELF_TEST,    Event.EXPIRED):        S.FAILED,
     (S.SELF_TEST,    Event.GIVE_UP):        S.FAILED,
     (S.SHADOW,       Event.SHADOWED):       S.ACTIVATING,
     (S.SHADOW,       Event.REFUSED):        S.REJECTED,
     (S.SHADOW,       Event.SUPERSEDE):      S.SUPERSEDED,
+    (S.SHADOW,       Event.WITHDRAW):       S.CANCELLED,
     (S.SHADOW,       Event.CANCEL):         S.CANCELLED,
     (S.SHADOW,       Event.EXPIRED):        S.FAILED,
     (S.SHADOW,       Event.GIVE_UP):        S.FAILED,
     (S.ACTIVATING,   Event.ACTIVATED):      S.PROBATION,
     (S.ACTIVATING,   Event.BROKE):          S.ROLLING_BACK,
+    (S.ACTIVATING,   Event.WITHDRAW):       S.ROLLING_BACK,
     (S.ACTIVATING,   Event.GIVE_UP):        S.ROLLING_BACK,
     (S.PROBATION,    Event.HEALTHY):        S.COMMITTED,
     (S.PROBATION,    Event.BROKE):          S.ROLLING_BACK,
+    (S.PROBATION,    Event.WITHDRAW):       S.ROLLING_BACK,
     (S.PROBATION,    Event.GIVE_UP):        S.ROLLING_BACK,
     (S.ROLLING_BACK, Event.RESTORED):       S.ROLLED_BACK,
     (S.ROLLING_BACK, Event.GIVE_UP):        S.FAILED,

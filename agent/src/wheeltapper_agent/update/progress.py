@@ -1,8 +1,10 @@
-"""Where the device stands with its execution: in memory, in the journal and in the reports to the fleet.
+"""Where the device stands with its executions: in memory, in the journal and in the reports to the fleet.
 
 Invariants:
-    * A state is journalled before its effect is begun and before it is reported. A terminal state that was journalled
-      but perhaps not reported is reported again after a restart.
+    * A state is journalled before its effect is begun and before it is reported. An end that was journalled but perhaps
+      not reported is reported again after a restart.
+    * An assignment that was accepted holds at once, also where the disk refuses the journal.
+    * What the disk refused is written with the next change, or by :meth:`ExecutionProgress.settle`.
     * Where the disk refuses the journal, states of the way back (ROLLING_BACK and the terminal ones but COMMITTED) are
       entered all the same: a restart that finds the state before comes to the same end. Every other state is not
       entered, and the caller is told.
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -25,10 +27,11 @@ import msgspec
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.system_clock import since_boot
+from wheeltapper_agent.update import desired
 from wheeltapper_agent.update.deadline import Moment, allowed_seconds, downtime_seconds
 from wheeltapper_agent.update.effect_result import EffectResult
 from wheeltapper_agent.update.floors import Floors, FloorStore
-from wheeltapper_agent.update.journal import Execution, Journal, JournalEntry
+from wheeltapper_agent.update.journal import Execution, Journal, JournalEntry, PlannedExecution
 from wheeltapper_agent.update.reports import ReportQueue
 from wheeltapper_agent.update.trust import Accepted, TrustState, effective_now
 from wheeltapper_protocols.errors import brief
@@ -38,6 +41,7 @@ __all__ = ["ExecutionProgress"]
 
 _LOG = logging.getLogger(__name__)
 _JOURNAL_ATTEMPTS: Final = 3
+_STATES: Final = frozenset(state.value for state in ExecutionState)
 
 
 def _floors_of(entry: JournalEntry) -> Floors:
@@ -88,7 +92,16 @@ class ExecutionProgress:
             counter=floors.current.counter,
             payload_sha256=floors.current.payload_sha256,
             newest_time_seconds=floors.current.newest_time_seconds,
+            planned=[] if self._execution_lost else entry.planned,
         )
+        execution = entry.execution
+        if execution is not None and execution.ended and execution.id not in {one.id for one in entry.ended}:
+            # written by an earlier version, which remembered the newest only
+            self._entry = desired.end(self._entry, ExecutionState(execution.state), execution.code, execution.detail)
+        self._unsaved = False
+        """The disk refused what is in memory."""
+        self._in_queue: set[str] = set()
+        """Ids of executions whose ends are reported, but not yet noted as such."""
         self._since_seconds = clock.monotonic()
         """Monotonic time at which the execution's ``spent_seconds`` were last brought up to date."""
 
@@ -104,16 +117,24 @@ class ExecutionProgress:
         """The execution that is under way or ended last; None before the first one."""
         return self._entry.execution
 
+    @property
+    def under_way(self) -> Execution | None:
+        """The execution that has begun and has not ended."""
+        return desired.under_way(self._entry)
+
+    @property
+    def planned(self) -> PlannedExecution | None:
+        """The execution that is begun next."""
+        return next(iter(self._entry.planned), None)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the disk refused what :meth:`settle` shall write."""
+        return self._unsaved
+
     def trust_state(self) -> TrustState:
         """What the rules for assignments need to know of those that were accepted before."""
-        entry = self._entry
-        return TrustState(
-            self._device,
-            entry.counter,
-            entry.payload_sha256,
-            entry.newest_time_seconds,
-            execution_lost=self._execution_lost,
-        )
+        return desired.accepted_before(self._entry, self._device, self._execution_lost)
 
     def now_seconds(self) -> float:
         """Unix time to judge expiry by: the clock's, but never before the newest verified time."""
@@ -137,37 +158,23 @@ class ExecutionProgress:
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
-    def begin(self, accepted: Accepted, deadline_seconds: float) -> None:
-        """Take over an accepted assignment, in memory only; :meth:`enter` journals it.
+    def accept(self, accepted: Accepted) -> None:
+        """Take over an accepted assignment, and report the ends that it leads to or asks for."""
+        self._entry = desired.take_over(self._entry, accepted)
+        self._execution_lost = False
+        self._unsaved = True
+        self.settle()
+        self._on_change()
+
+    def begin(self, deadline_seconds: float) -> None:
+        """Begin the next planned execution, in memory only; :meth:`enter` journals it.
 
         Args:
-            accepted: the assignment, and what to remember of it.
-            deadline_seconds: what the device allows from the assignment to the activation; 0: no limit.
+            deadline_seconds: what the device allows from now to the activation; 0: no limit.
         """
-        assignment, trust_state = accepted.assignment, accepted.trust_state
-        order = assignment.executions[0]
-        self._entry = JournalEntry(
-            counter=trust_state.counter,
-            payload_sha256=trust_state.payload_sha256,
-            newest_time_seconds=trust_state.newest_time_seconds,
-            execution=Execution(
-                id=order.execution,
-                campaign=order.campaign,
-                state=ExecutionState.ASSIGNED.value,
-                targets=assignment.targets(order),
-                deadline_seconds=allowed_seconds(
-                    deadline_seconds,
-                    order.deadline if isinstance(order.deadline, float) else None,
-                    effective_now(self._clock.now(), trust_state),
-                ),
-            ),
-        )
+        allowed = allowed_seconds(deadline_seconds, self._entry.planned[0].deadline, self.now_seconds())
+        self._entry = desired.begin_next(self._entry, allowed)
         self._since_seconds = self._clock.monotonic()
-        self._execution_lost = False
-
-    def raise_floors(self) -> None:
-        """Raise counter and newest time in the floors to those of the entry, which is journalled already."""
-        self._floors.raise_to(_floors_of(self._entry))
 
     def enter(self, state: ExecutionState, result: EffectResult) -> None:
         """Journal ``state``, then report it.
@@ -176,20 +183,26 @@ class ExecutionProgress:
             AgentError: ``storage.*``: the disk refused the journal, and the state must not be begun without it.
                 Nothing changed.
         """
-        changes: dict[str, object] = {"code": result.code[:80], "detail": brief(result.detail, 1000)}
+        code, detail = result.code[:80], brief(result.detail, 1000)
+        changes: dict[str, object] = {"code": code, "detail": detail}
         if self._entry.execution is not None and self._entry.execution.state != state.value:
             changes |= {"state": state.value, "resumes": 0}
+        since_seconds = self._clock.monotonic()
+        entry = self._changed(since_seconds, changes)
+        if state.terminal:
+            entry = desired.end(entry, state, code, detail)
         try:
-            self.change(**changes, reported=not state.terminal)
+            self._write(entry, since_seconds)
         except AgentError as error:
             if not (state.terminal or state is ExecutionState.ROLLING_BACK) or state is ExecutionState.COMMITTED:
                 raise
             _LOG.error("updater: %s is entered although it cannot be journalled: %s", state.value, error)
-            self.remember(**changes)
-        self.report(state, result)
+            self._entry, self._since_seconds, self._unsaved = entry, since_seconds, True
+        if state.terminal:
+            self._in_queue.add(entry.ended[-1].id)
+        self._report(state, result)
 
-    def report(self, state: ExecutionState, result: EffectResult) -> None:
-        """Report that the execution is in ``state``, and journal that a terminal state was reported."""
+    def _report(self, state: ExecutionState, result: EffectResult) -> None:
         execution = self._entry.execution
         assert execution is not None
         log = _LOG.warning if result.code else _LOG.info
@@ -203,12 +216,36 @@ class ExecutionProgress:
                 metrics=result.metrics,
             )
         )
-        if state.terminal and not self._reports.pending:
-            try:
-                self.change(reported=True)
-            except AgentError as error:
-                _LOG.error("updater: %s will be reported again after a restart: %s", state.value, error)
+        self._note_reported()
         self._on_change()
+
+    def settle(self) -> None:
+        """Try again to write what the disk refused, and to report the ends that were not reported."""
+        if self._unsaved:
+            try:
+                self._write(self._entry, self._since_seconds, attempts=1)
+            except AgentError as error:
+                _LOG.info("updater: the journal is behind what holds in memory, and is written again: %s", error)
+        for one in self._entry.ended:
+            if not one.reported and one.id not in self._in_queue and one.end in _STATES:
+                _LOG.info("execution %s: ended as %s %s %s", one.id, one.end, one.code, one.detail)
+                self._in_queue.add(one.id)
+                self._reports.add(
+                    ExecutionReport(execution=one.id, state=ExecutionState(one.end), code=one.code, detail=one.detail)
+                )
+        self._note_reported()
+
+    def _note_reported(self) -> None:
+        """Journal which ends were reported, if no report waits."""
+        if self._reports.pending or not self._in_queue:
+            return
+        entry = desired.reported(self._entry, self._in_queue)
+        self._in_queue.clear()
+        try:
+            self._write(entry, self._since_seconds)
+        except AgentError as error:
+            _LOG.error("updater: an end will be reported again after a restart: %s", error)
+            self._entry, self._unsaved = entry, True
 
     def change(self, **changes: object) -> None:
         """Change fields of the execution in the journal, then in memory. Time is brought up to date with them.
@@ -216,24 +253,42 @@ class ExecutionProgress:
         Raises:
             AgentError: ``storage.*``: the disk refused several times. Nothing changed.
         """
-        before, since_seconds = self._entry, self._since_seconds
-        execution = before.execution
+        since_seconds = self._clock.monotonic()
+        self._write(self._changed(since_seconds, changes), since_seconds)
+
+    def _changed(self, since_seconds: float, changes: Mapping[str, object]) -> JournalEntry:
+        """The entry with other fields of the execution, and the time up to the monotonic ``since_seconds``."""
+        execution = self._entry.execution
         assert execution is not None
         now = self._moment()
-        passed: dict[str, object] = {"spent_seconds": self._spent_seconds(execution), "at": now.wall_seconds}
-        passed |= {"boot": now.boot, "boot_seconds": now.boot_seconds}
-        self.remember(**(passed | changes))
-        self._since_seconds = self._clock.monotonic()
-        for attempt in range(_JOURNAL_ATTEMPTS):
+        passed: dict[str, object] = {"at": now.wall_seconds, "boot": now.boot, "boot_seconds": now.boot_seconds}
+        passed |= {"spent_seconds": execution.spent_seconds + since_seconds - self._since_seconds}
+        execution = msgspec.structs.replace(execution, **(passed | dict(changes)))
+        return msgspec.structs.replace(self._entry, execution=execution)
+
+    def _write(self, entry: JournalEntry, since_seconds: float, attempts: int = _JOURNAL_ATTEMPTS) -> None:
+        """Write ``entry``, which then holds, and raise the floors to it.
+
+        The floors come after the journal: killed in between, the journal has the higher counter and its executions.
+
+        Raises:
+            AgentError: ``storage.*``: the disk refused as often as ``attempts`` says. Nothing changed.
+        """
+        before = self._entry, self._since_seconds
+        self._entry, self._since_seconds = entry, since_seconds
+        for attempt in range(attempts):
             try:
-                self._journal.write(self._entry)
+                self._journal.write(entry)
             except AgentError:
-                if attempt == _JOURNAL_ATTEMPTS - 1:
-                    self._entry, self._since_seconds = before, since_seconds
+                if attempt == attempts - 1:
+                    self._entry, self._since_seconds = before
                     raise
                 self._stopping.wait(min(self._retry_seconds, 1.0) * 2**attempt)
             else:
                 break
+        self._unsaved = False
+        if entry.counter > self._floors.current.counter:
+            self._floors.raise_to(_floors_of(entry))
 
     def remember(self, **changes: object) -> None:
         """Change fields of the execution in memory only."""

@@ -7,7 +7,8 @@ Invariants:
       as many as the device is configured for.
     * In WAITING and FETCHING nothing of the release runs, and a device whose power is cut every day must still get its
       update. There the cap is :data:`MAX_RESUMES_BEFORE_STAGING`, and the deadline ends what never comes to an end.
-    * Where the disk refused to count the restart, no release runs that is not committed.
+    * Where the disk refused to count the restart, no release runs that is not committed. Neither does one whose
+      execution was withdrawn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import Final
 from wheeltapper_agent.update.machine import ENTRY_EFFECTS, Effect, Event
 from wheeltapper_protocols.wire.messages import ExecutionState as S
 
-__all__ = ["MAX_RESUMES", "MAX_RESUMES_BEFORE_STAGING", "ResumePlan", "max_resumes", "resume", "resume_uncounted"]
+__all__ = [
+    "MAX_RESUMES",
+    "MAX_RESUMES_BEFORE_STAGING",
+    "ResumePlan",
+    "max_resumes",
+    "resume",
+    "resume_uncounted",
+    "resume_withdrawn",
+]
 
 MAX_RESUMES: Final = 5
 MAX_RESUMES_BEFORE_STAGING: Final = 200
@@ -94,4 +103,11 @@ def resume_uncounted(plan: ResumePlan, reason: str) -> ResumePlan:
     """
     if plan.event is None and plan.state in _NOT_COMMITTED:
         return ResumePlan(plan.state, None, Event.BROKE, reason)
+    return plan
+
+
+def resume_withdrawn(plan: ResumePlan) -> ResumePlan:
+    """The plan to follow instead of ``plan`` where the execution was withdrawn: no release of it is loaded again."""
+    if plan.event is None and plan.state in _NOT_COMMITTED:
+        return ResumePlan(plan.state, None, Event.WITHDRAW, "update.withdrawn")
     return plan

@@ -232,8 +232,9 @@ class Running:
                 self._slots.restore(name, back)
             except AgentError as error:
                 failed = error
-            self._pipelines[name].swap(None)
-            self._load_first(name, (back, self._slots.previous(name)))
+            if self._running_slot(name) != back:  # it does where only the link is behind
+                self._pipelines[name].swap(None)
+                self._load_first(name, (back, self._slots.previous(name)))
         if failed is not None:
             # The release of before runs in memory, but a restart would load the other one.
             raise failed

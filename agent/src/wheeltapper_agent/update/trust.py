@@ -17,8 +17,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -26,7 +26,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wheeltapper_protocols.errors import WireError, brief
-from wheeltapper_protocols.wire.assignment import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Assignment, decode_assignment
+from wheeltapper_protocols.wire.assignment import (
+    MAX_ENVELOPE_BYTES,
+    PAYLOAD_TYPE,
+    Assignment,
+    PipelineTarget,
+    decode_assignment,
+)
 
 if TYPE_CHECKING:
     from securesystemslib.dsse import Envelope
@@ -41,6 +47,7 @@ __all__ = [
     "check_assignment",
     "effective_now",
     "is_known",
+    "read_envelope",
 ]
 
 Verify = Callable[[bytes, dict[str, Any]], None]
@@ -53,14 +60,14 @@ class RefusedError(Exception):
     Attributes:
         code: stable code of the reason.
         message: the reason, for a person.
-        execution: id of its execution; None where the signature did not hold.
+        executions: ids of its executions that were not accepted before; none where the signature did not hold.
     """
 
-    def __init__(self, code: str, message: str, execution: str | None = None) -> None:
+    def __init__(self, code: str, message: str, executions: tuple[str, ...] = ()) -> None:
         super().__init__(f"{message} [{code}]")
         self.code = code
         self.message = message
-        self.execution = execution
+        self.executions = executions
 
 
 class Ignored(Enum):
@@ -85,7 +92,11 @@ class TrustState:
     newest_time_seconds: float = 0.0
     """Newest Unix time in anything that was verified."""
     execution_lost: bool = False
-    """The journal lost the execution of the newest assignment, so that very assignment may be carried out once more."""
+    """The journal lost the executions of the newest assignment, so that very one may be carried out once more."""
+    targets: Mapping[str, Mapping[str, PipelineTarget]] = field(default_factory=dict)
+    """By execution that was accepted and has not ended: its targets."""
+    ended: frozenset[str] = frozenset()
+    """Ids of executions that ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +199,23 @@ def check_assignment(
 
 
 def _judge(assignment: Assignment, digest: str, trust_state: TrustState, clock_seconds: float) -> Accepted | Ignored:
-    execution = assignment.executions[0].execution if assignment.executions else None
+    known = trust_state.ended | trust_state.targets.keys()
+    new = tuple(order.execution for order in assignment.executions if order.execution not in known)
     if assignment.device != trust_state.device:
         message = f"the assignment is for {assignment.device}, this device is {trust_state.device}"
-        raise RefusedError("assignment.device", message, execution)
+        raise RefusedError("assignment.device", message, new)
     again = assignment.counter == trust_state.counter and digest == trust_state.payload_sha256
     if again and not trust_state.execution_lost:
         return IGNORED
     if assignment.counter <= trust_state.counter and not again:
         message = f"counter {assignment.counter} does not rise above {trust_state.counter}"
-        raise RefusedError("assignment.counter", message, execution)
+        raise RefusedError("assignment.counter", message, new)
     if assignment.expires_at <= effective_now(clock_seconds, trust_state):
-        raise RefusedError("assignment.expired", f"the assignment expired at {assignment.expires_at:.0f}", execution)
-    if not assignment.executions:
-        raise RefusedError("assignment.malformed", "the assignment has no execution, and this version needs one")
+        raise RefusedError("assignment.expired", f"the assignment expired at {assignment.expires_at:.0f}", new)
+    for order in assignment.executions:
+        if trust_state.targets.get(order.execution, assignment.targets(order)) != assignment.targets(order):
+            message = f"execution {order.execution} had other targets before; give the new ones an id of their own"
+            raise RefusedError("assignment.malformed", message, new)
     return Accepted(
         assignment, replace(trust_state, counter=assignment.counter, payload_sha256=digest, execution_lost=False)
     )

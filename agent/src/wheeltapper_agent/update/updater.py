@@ -1,4 +1,5 @@
-"""The updater: takes assignments and carries each one out, state by state, as the table of the update machine says.
+"""The updater: takes assignments and carries out their executions, one after the other, state by state, as the table of
+the update machine says.
 
 To follow a release through an update, read this module, then :mod:`~wheeltapper_agent.update.obtaining`, then
 :mod:`~wheeltapper_agent.update.running`.
@@ -12,7 +13,10 @@ Invariants:
     * A restart is counted in the journal before any model is loaded. Where it cannot be counted, no release runs that
       is not committed. A clean end of the agent is no restart.
     * A way back that the disk refused is finished before anything else is accepted.
-    * A refused assignment changes nothing. Neither it nor a known one disturbs what is under way.
+    * A refused assignment changes nothing. Neither it nor a known one disturbs what is under way. One that cannot be
+      judged now is judged again later, also while an execution is under way.
+    * The newest assignment that was accepted holds at once. What it does not name any more is not committed.
+    * Whatever could not be done has a next time: after a fault the thread goes on by itself.
 
 What this module does not do: the rules for assignments (:mod:`~wheeltapper_agent.update.trust`), the table
 (:mod:`~wheeltapper_agent.update.machine`), what follows a restart (:mod:`~wheeltapper_agent.update.resume`).
@@ -21,17 +25,19 @@ What this module does not do: the rules for assignments (:mod:`~wheeltapper_agen
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable
 from typing import Final
 
+from wheeltapper_agent.ground.backoff import retry_delay_seconds
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.records.port import Records
 from wheeltapper_agent.update.effect_result import EffectResult
 from wheeltapper_agent.update.effects import Effects
 from wheeltapper_agent.update.floors import FloorStore
-from wheeltapper_agent.update.inbox import Inbox
+from wheeltapper_agent.update.inbox import RETRY_CAP_SECONDS, Inbox
 from wheeltapper_agent.update.interruption import Interrupted
 from wheeltapper_agent.update.journal import Execution, Journal, JournalEntry
 from wheeltapper_agent.update.judging import AssignmentJudge
@@ -39,7 +45,7 @@ from wheeltapper_agent.update.machine import ENTRY_EFFECTS, TABLE, Effect, Event
 from wheeltapper_agent.update.metadata import MetadataClient
 from wheeltapper_agent.update.progress import ExecutionProgress
 from wheeltapper_agent.update.reports import ReportQueue
-from wheeltapper_agent.update.resume import ResumePlan, resume, resume_uncounted
+from wheeltapper_agent.update.resume import ResumePlan, resume, resume_uncounted, resume_withdrawn
 from wheeltapper_agent.update.trust import Accepted, is_known
 from wheeltapper_protocols.errors import ProtocolError, brief
 from wheeltapper_protocols.wire.messages import ExecutionState
@@ -47,7 +53,6 @@ from wheeltapper_protocols.wire.messages import ExecutionState
 __all__ = ["Updater"]
 
 _LOG = logging.getLogger(__name__)
-_RETRY_CAP_SECONDS: Final = 60.0
 _REPORT_RETRY_SECONDS: Final = 2.0
 _DEVICE_FAULTS: Final = ("storage.", "source.", "recording.")
 """Prefixes of codes that say something of the device and nothing of the release."""
@@ -68,8 +73,8 @@ class Updater:
         floors: what outlives the journal.
         records: where reports go.
         clock: time.
-        retry_seconds: how long to wait before an assignment whose metadata could not be had is judged again; doubles
-            up to a minute.
+        retry_seconds: mean delay before an assignment whose metadata could not be had is judged again; doubles up to a
+            minute.
         on_change: called after each change of state.
     """
 
@@ -86,6 +91,7 @@ class Updater:
         on_change: Callable[[], None],
     ) -> None:
         self._effects = effects
+        self._clock = clock
         self._retry_seconds = retry_seconds
         self._stopping = threading.Event()
         self._reports = ReportQueue(records, clock)
@@ -93,9 +99,11 @@ class Updater:
             device, journal, floors, self._reports, clock, retry_seconds, self._stopping, on_change
         )
         self._judge = AssignmentJudge(metadata, self._reports, clock, self._stopping)
-        self._inbox = Inbox()
+        self._inbox = Inbox(retry_seconds)
         self._interrupted_for: EffectResult | None = None
         """What the effect under way was interrupted for; None: the agent stops."""
+        self._way_back_waits = False
+        """The disk refused the way back of the execution that ended last."""
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
         effects.wait.interrupted = self._interrupted
         effects.report = self._reports.add
@@ -128,9 +136,9 @@ class Updater:
                 _LOG.error("updater: this end will count as an unclean one, since it cannot be journalled: %s", error)
 
     def assign(self, envelope: bytes) -> None:
-        """Take an assignment that came in. Only the newest one counts.
+        """Take an assignment that came in. Of those that are accepted only the newest one counts.
 
-        The broker repeats the assignment under way at every connection; that one is left out here.
+        The broker repeats the newest one at every connection; that one is left out here.
         """
         if not is_known(envelope, self._progress.trust_state()):
             self._inbox.put(envelope)
@@ -142,51 +150,92 @@ class Updater:
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        wait_seconds = 0.0
+        failures = 0
         try:
             self._resume()
         except Exception:  # noqa: BLE001  # the agent must outlive a fault here
-            _LOG.exception("updater: the execution under way could not be resumed")
+            _LOG.exception("updater: the execution under way could not be resumed; it is tried again")
         while not self._stopping.is_set():
-            envelope = self._inbox.take(wait_seconds, _REPORT_RETRY_SECONDS if self._reports.pending else None)
-            self._reports.send()
-            if self._stopping.is_set() or envelope is None:
-                continue
             try:
-                retry = self._handle(envelope)
+                complete = self.work()
             except Exception:  # noqa: BLE001  # the agent must outlive a fault here
-                _LOG.exception("updater: an assignment could not be handled; it is tried again")
-                retry = True
-            held = retry and self._inbox.put_back(envelope)
-            wait_seconds = min(max(self._retry_seconds, wait_seconds * 2), _RETRY_CAP_SECONDS) if held else 0.0
+                _LOG.exception("updater: an execution could not be carried on; it is tried again")
+                complete = False
+            failures = 0 if complete else failures + 1
+            self._inbox.wait(self._idle_seconds(failures))
 
-    def _handle(self, envelope: bytes) -> bool:
-        """Judge an envelope and, where it is accepted, carry it out; True if it shall be tried again later."""
-        accepted = self._judge.judge(envelope, self._progress.trust_state())
-        if isinstance(accepted, bool):
-            return accepted
-        if self._progress.execution is not None:
-            try:  # the journal's entry of the next execution would forget this one
-                self._effects.running.finish_rolling_back(self._progress.execution)
-            except AgentError as error:
-                self._judge.refuse(envelope, error.code, error.message)
-                return True
-        self._carry_out(accepted)
-        return False
+    def work(self) -> bool:
+        """Judge what came in, and carry out all executions; False if something is left that must be tried again."""
+        while not self._stopping.is_set():
+            self._take_in()
+            if not self._carry_on():
+                break
+        self._reports.send()
+        self._progress.settle()
+        progress = self._progress
+        return not (progress.planned or progress.under_way or progress.unsaved or self._way_back_waits)
 
-    def _carry_out(self, accepted: Accepted) -> None:
-        """Begin the execution of an accepted assignment and walk it to its end."""
-        assignment = accepted.assignment
-        _LOG.info("execution %s: assigned (counter %d)", assignment.executions[0].execution, assignment.counter)
-        self._progress.begin(accepted, self._effects.config.deadline_seconds)
+    def _idle_seconds(self, failures: int) -> float | None:
+        """How long to wait for something to come; None: without a limit."""
+        waits = [_REPORT_RETRY_SECONDS] if self._reports.pending else []
+        if failures:
+            waits.append(retry_delay_seconds(failures, _jitter(), self._retry_seconds, RETRY_CAP_SECONDS))
+        if (due_seconds := self._inbox.next_due_seconds) is not None:
+            waits.append(max(0.0, due_seconds - self._clock.monotonic()))
+        return min(waits, default=None)
+
+    def _take_in(self) -> None:
+        """Judge the assignments whose time has come, the newest first, and take over what is accepted."""
+        now_seconds = self._clock.monotonic()
+        while (envelope := self._inbox.due(now_seconds)) is not None and not self._stopping.is_set():
+            try:
+                outdated = self._inbox.may_be_outdated(envelope)
+                judged = self._judge.judge(envelope, self._progress.trust_state(), outdated)
+                if isinstance(judged, Accepted):
+                    orders = judged.assignment.executions
+                    named = ", ".join(order.execution for order in orders) or "nothing to do"
+                    _LOG.info("updater: assignment %d: %s", judged.assignment.counter, named)
+                    self._progress.accept(judged)
+                    self._inbox.accepted()
+            except Exception:  # noqa: BLE001  # what is under way must outlive it
+                _LOG.exception("updater: an assignment could not be judged; it is tried again")
+                judged = True
+            if judged is True:
+                self._inbox.postpone(envelope, self._clock.monotonic(), _jitter())
+            else:
+                self._inbox.remove(envelope)
+
+    def _carry_on(self) -> bool:
+        """Carry out the execution under way, or else the next one; False if there is none, or it must wait."""
+        under_way = self._progress.under_way
+        if under_way is not None:  # a fault interrupted it
+            self._follow(under_way, resume(under_way.state, 0))
+            return True
+        if not self._finish_way_back() or self._progress.planned is None:
+            return False
+        self._progress.begin(self._effects.config.deadline_seconds)
         try:
             self._progress.enter(ExecutionState.ASSIGNED, EffectResult(Event.ACCEPTED))
         except AgentError as error:
             self._advance(ExecutionState.ASSIGNED, EffectResult(Event.GIVE_UP, error.code, error.message))
-            return
-        # After the journal: killed in between, the journal has the higher counter and the execution.
-        self._progress.raise_floors()
-        self._walk(ExecutionState.ASSIGNED, Effect.ACCEPT)
+        else:
+            self._walk(ExecutionState.ASSIGNED, Effect.ACCEPT)
+        return True
+
+    def _finish_way_back(self) -> bool:
+        """Whether the execution that ended last is done with; a way back that the disk refused is tried again."""
+        ended, planned = self._progress.execution, self._progress.planned
+        self._way_back_waits = False
+        if ended is None:
+            return True
+        try:  # the next execution would forget this one
+            self._effects.running.finish_rolling_back(ended)
+        except AgentError as error:
+            _LOG.info("execution %s: the disk still refuses the way back: %s", ended.id, error)
+            if planned is not None:
+                self._judge.refuse(planned.id.encode(), error.code, error.message)
+            self._way_back_waits = True
+        return not self._way_back_waits
 
     # --- after a restart ----------------------------------------------------------------------------------------------
 
@@ -207,12 +256,15 @@ class Updater:
         except AgentError as error:
             _LOG.error("execution %s: its restart cannot be counted in the journal: %s", execution.id, error)
             plan = resume_uncounted(plan, error.code)
+        if execution.withdrawn:
+            plan = resume_withdrawn(plan)
         if plan.event is not None or plan.state is ExecutionState.ROLLING_BACK:
             self._effects.running.exclude(execution)
         return plan
 
     def _resume(self) -> None:
-        """Go on with what was under way when the agent ended."""
+        """Report what ended before the agent did, then go on with what was under way."""
+        self._progress.settle()
         execution, plan = self._progress.execution, self._plan
         if execution is None:
             self._effects.finish()
@@ -220,9 +272,17 @@ class Updater:
         if plan is None:
             self._complete_ended(execution)
             return
+        self._follow(execution, plan)
+
+    def _follow(self, execution: Execution, plan: ResumePlan | None) -> None:
+        """Go on with ``execution`` as ``plan`` says."""
+        if plan is None:
+            return
         _LOG.info("execution %s: resumed in %s", execution.id, plan.state.value)
         if plan.event is not None:
             text = f"found in {execution.state} after {execution.resumes} unclean ends"
+            if plan.event is Event.WITHDRAW:
+                text = f"by {execution.superseded_by or 'a newer assignment'}"
             self._advance(plan.state, EffectResult(plan.event, plan.reason, text))
             return
         if plan.reason:
@@ -241,19 +301,13 @@ class Updater:
             _LOG.error("execution %s: the disk still refuses the way back: %s", execution.id, error)
         else:
             self._effects.finish(keep_fetched=execution.state == ExecutionState.SUPERSEDED.value)
-        if not execution.reported:
-            result = EffectResult(Event.ACCEPTED, execution.code, execution.detail)
-            self._progress.report(ExecutionState(execution.state), result)
 
     # --- the walk through the table -----------------------------------------------------------------------------------
 
     def _walk(self, state: ExecutionState, effect: Effect) -> None:
         """Do ``effect`` and what follows from it, until the execution ended or the agent stops."""
         while effect is not Effect.FINISH and not self._stopping.is_set():
-            execution = self._progress.execution
-            if execution is None:
-                return
-            result = self._end_requested(state, execution) or self._do(effect, execution)
+            result = self._end_requested(state) or self._do(effect)
             if result is None:
                 return
             state, effect = self._transition(state, result)
@@ -295,14 +349,16 @@ class Updater:
                 _LOG.error("updater: COMMITTED waits until it can be journalled: %s", error)
                 if self._stopping.wait(wait_seconds):
                     return False
-                wait_seconds = min(wait_seconds * 2, _RETRY_CAP_SECONDS)
+                wait_seconds = min(wait_seconds * 2, RETRY_CAP_SECONDS)
             else:
                 assert self._progress.execution is not None
                 self._effects.running.raise_floors(self._progress.execution)
                 return True
 
-    def _do(self, effect: Effect, execution: Execution) -> EffectResult | None:
+    def _do(self, effect: Effect) -> EffectResult | None:
         """The event that ``effect`` leads to; None if the agent is stopping."""
+        execution = self._progress.execution
+        assert execution is not None
         try:
             while not self._stopping.is_set():
                 try:
@@ -321,30 +377,35 @@ class Updater:
 
     # --- what may end an execution early ------------------------------------------------------------------------------
 
-    def _end_requested(self, state: ExecutionState, execution: Execution) -> EffectResult | None:
-        """CANCEL, EXPIRED or SUPERSEDE, if there is reason for it and ``state`` still allows it."""
+    def _end_requested(self, state: ExecutionState) -> EffectResult | None:
+        """The event that ends the execution early, if there is reason for one and ``state`` still allows it."""
+        if (state, Event.WITHDRAW) in TABLE:  # nothing may hold up the way back
+            self._take_in()
+        execution = self._progress.execution
+        assert execution is not None
+        by = f"by {execution.superseded_by or 'a newer assignment'}"
+        if execution.superseded_by and (state, Event.SUPERSEDE) in TABLE:
+            return EffectResult(Event.SUPERSEDE, "update.superseded", by)
+        if execution.withdrawn and (state, Event.WITHDRAW) in TABLE:
+            return EffectResult(Event.WITHDRAW, "update.withdrawn", by)
         if execution.id in self._inbox.cancels and (state, Event.CANCEL) in TABLE:
             return EffectResult(Event.CANCEL, "update.cancelled", "cancelled by the fleet")
         if (state, Event.EXPIRED) in TABLE and self._progress.expired(execution):
             text = f"not active within {execution.deadline_seconds:.0f} s"
             waited_for = f"; it waited: {execution.detail}" if execution.code.startswith("update.waiting") else ""
             return EffectResult(Event.EXPIRED, "update.deadline", text + waited_for)
-        envelope = self._inbox.envelope
-        if envelope is None or (state, Event.SUPERSEDE) not in TABLE:
-            return None
-        judged = self._judge.judge(envelope, self._progress.trust_state())
-        if isinstance(judged, Accepted):
-            # The envelope stays in the inbox: it is judged again, and carried out, when this execution has ended.
-            return EffectResult(Event.SUPERSEDE, "update.superseded", f"by {judged.assignment.executions[0].execution}")
-        self._inbox.drop(envelope, later=judged)
         return None
 
     def _interrupted(self, execution: Execution) -> bool:
         """Whether a long effect shall stop early. An assignment that is refused interrupts nothing."""
         stopping = self._stopping.is_set()
-        state = ExecutionState(execution.state)
-        self._interrupted_for = None if stopping else self._end_requested(state, execution)
+        self._interrupted_for = None if stopping else self._end_requested(ExecutionState(execution.state))
         return stopping or self._interrupted_for is not None
+
+
+def _jitter() -> float:
+    """A random number from 0 to 1, so that many devices do not ask at the same moment."""
+    return random.random()  # noqa: S311  # no secret
 
 
 def _failure(error: Exception, effect: Effect, state: ExecutionState) -> EffectResult | None:
