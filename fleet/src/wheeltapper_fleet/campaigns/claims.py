@@ -1,4 +1,4 @@
-"""Reads what is known of one device for the composition of its assignment. In the caller's transaction.
+"""Reads what is known of devices for the composition of their assignments. In the caller's transaction.
 
 A row that this version cannot read (a campaign of a newer version, a status that is none) asks for nothing: it is left
 out, and the rest is composed without it.
@@ -6,13 +6,15 @@ out, and the rest is composed without it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Row, or_, select
+from sqlalchemy import Connection, Row, or_, select
 
+from wheeltapper_fleet.campaigns.rules.campaign import CampaignState
 from wheeltapper_fleet.campaigns.rules.default_release import Attempt, Commit, Shown
 from wheeltapper_fleet.campaigns.rules.execution import SUCCESS
 from wheeltapper_fleet.campaigns.rules.meeting import ENDED_STATES, Claim, Standing, standing_of
@@ -22,10 +24,14 @@ from wheeltapper_fleet.campaigns.tables import campaigns, default_releases, exec
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_protocols.wire.messages import Name, Release
 
-__all__ = ["DeviceFacts", "KnownExecution", "device_facts", "known_executions", "releases_shown"]
-
-_ENDED_LOOKED_AT: Final = 200
-"""Ended executions of a device that still have a say: the newest ones."""
+__all__ = [
+    "DeviceFacts",
+    "KnownExecution",
+    "device_facts",
+    "executions_of_devices",
+    "facts_of_devices",
+    "releases_shown",
+]
 
 
 class _Asks(Struct, frozen=True):
@@ -80,19 +86,25 @@ class KnownExecution:
 
 def device_facts(connection: Connection, device: str) -> DeviceFacts | None:
     """What is known of ``device``; None if it is not enrolled."""
-    row = connection.execute(select(devices).where(devices.c.id == device)).one_or_none()
-    if row is None:
-        return None
-    return DeviceFacts(
-        id=row.id,
-        tags=row.tags if isinstance(row.tags, dict) else {},
-        enrolled_at=row.enrolled_at,
-        revoked=row.revoked,
-        online=row.online,
-        counter=int(row.counter),
-        shown=releases_shown(row.status),
-        shown_at=row.last_seen_at or 0.0,
-    )
+    return facts_of_devices(connection, [device]).get(device)
+
+
+def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, DeviceFacts]:
+    """What is known of several devices, in one query. A device that is not enrolled is left out."""
+    rows = connection.execute(select(devices).where(devices.c.id.in_(names))).all()
+    return {
+        row.id: DeviceFacts(
+            id=row.id,
+            tags=row.tags if isinstance(row.tags, dict) else {},
+            enrolled_at=row.enrolled_at,
+            revoked=row.revoked,
+            online=row.online,
+            counter=int(row.counter),
+            shown=releases_shown(row.status),
+            shown_at=row.last_seen_at or 0.0,
+        )
+        for row in rows
+    }
 
 
 def releases_shown(status: Any) -> dict[str, Shown]:
@@ -105,70 +117,92 @@ def releases_shown(status: Any) -> dict[str, Shown]:
     return shown
 
 
-def known_executions(connection: Connection, facts: DeviceFacts) -> list[KnownExecution]:
-    """The executions of a device that have a say: open ones, committed ones, and attempts at default releases."""
-    open_rows = _rows(connection, facts.id, executions.c.state.not_in(TERMINAL_STATES))
-    ended = executions.c.state.in_(TERMINAL_STATES) & or_(
-        executions.c.state == SUCCESS, executions.c.default_release.is_not(None)
+def executions_of_devices(connection: Connection, facts: Mapping[str, DeviceFacts]) -> dict[str, list[KnownExecution]]:
+    """By device, its executions that have a say: open ones, committed ones, and attempts at default releases.
+
+    Three queries for all of them; the one that came to its state last is last.
+    """
+    has_a_say = or_(
+        executions.c.state.not_in(TERMINAL_STATES),
+        executions.c.state == SUCCESS,
+        executions.c.default_release.is_not(None),
     )
-    ended_rows = _rows(connection, facts.id, ended, _ENDED_LOOKED_AT)
-    found = [_known(row, facts) for row in (*open_rows, *reversed(ended_rows))]
-    return [each for each in found if each is not None]
-
-
-def _rows(connection: Connection, device: str, which: ColumnElement[bool], most: int | None = None) -> list[Row[Any]]:
-    query = (
-        select(
-            executions,
-            campaigns.c.state.label("campaign_state"),
-            campaigns.c.spec,
-            campaigns.c.created_at,
-            default_releases.c.model,
-            default_releases.c.release,
-            default_releases.c.pipeline,
-            default_releases.c.set_at,
-            default_releases.c.cleared_at,
-        )
-        .outerjoin(campaigns, campaigns.c.id == executions.c.campaign)
-        .outerjoin(default_releases, default_releases.c.id == executions.c.default_release)
-        .where(executions.c.device == device, which)
-        .order_by(executions.c.updated_at.desc(), executions.c.id)
-        .limit(most)
+    query = select(executions).where(executions.c.device.in_(list(facts)), has_a_say)
+    rows = connection.execute(query.order_by(executions.c.updated_at, executions.c.id)).all()
+    of_campaigns = _campaigns(connection, {row.campaign for row in rows if row.campaign is not None})
+    of_defaults = _default_releases(
+        connection, {row.default_release for row in rows if row.default_release is not None}
     )
-    return list(connection.execute(query).all())
+    known: dict[str, list[KnownExecution]] = {device: [] for device in facts}
+    for row in rows:
+        origin = of_campaigns.get(row.campaign) or of_defaults.get(row.default_release)
+        found = None if origin is None else _known(row, origin, facts[row.device])
+        if found is not None:
+            known[row.device].append(found)
+    return known
 
 
-def _known(row: Row[Any], facts: DeviceFacts) -> KnownExecution | None:
-    """The execution of a row; None if it has no say, or cannot be read."""
-    default = row.default_release is not None
-    state = "RUNNING" if default and row.cleared_at is None else "ABORTED" if default else row.campaign_state
-    standing = standing_of(row.state, state)
+@dataclass(frozen=True)
+class _Origin:
+    """A campaign or a default release, as far as it matters to a device."""
+
+    id: str
+    state: str
+    model: str
+    release: int
     pipelines: tuple[str, ...]
-    stored = row.pipelines if isinstance(row.pipelines, list) else None
-    if default:
-        if row.model is None:
-            return None
-        model, release, priority, pipelines = row.model, row.release, 0, (row.pipeline,)
-        standing = standing or Standing.COMMITTED  # an attempt that ended, however it did
-    else:
-        if standing is None:
-            return None
+    priority: int
+    since: float
+    default: bool
+
+
+def _campaigns(connection: Connection, names: set[str]) -> dict[str, _Origin]:
+    found = {}
+    for row in connection.execute(select(campaigns).where(campaigns.c.id.in_(names))).all() if names else ():
         try:
             asks = msgspec.convert(row.spec, _Asks)
         except msgspec.ValidationError:
-            return None
-        everything = asks.pipelines == (ALL_PIPELINES,)
-        model, release, priority = asks.model, asks.release, asks.priority
-        pipelines = tuple(stored) if stored else tuple(sorted(facts.shown)) if everything else asks.pipelines
+            continue
+        found[row.id] = _Origin(
+            row.id, row.state, asks.model, asks.release, asks.pipelines, asks.priority, row.created_at, False
+        )
+    return found
+
+
+def _default_releases(connection: Connection, names: set[str]) -> dict[str, _Origin]:
+    query = select(default_releases).where(default_releases.c.id.in_(names))
+    return {
+        row.id: _Origin(
+            id=row.id,
+            state=(CampaignState.RUNNING if row.cleared_at is None else CampaignState.ABORTED).value,
+            model=row.model,
+            release=row.release,
+            pipelines=(row.pipeline,),
+            priority=0,
+            since=row.set_at,
+            default=True,
+        )
+        for row in (connection.execute(query).all() if names else ())
+    }
+
+
+def _known(row: Row[Any], origin: _Origin, facts: DeviceFacts) -> KnownExecution | None:
+    """The execution of a row; None if it has no say."""
+    standing = standing_of(row.state, origin.state)
+    if standing is None and not origin.default:
+        return None
+    stored = row.pipelines if isinstance(row.pipelines, list) else None
+    everything = origin.pipelines == (ALL_PIPELINES,)
+    pipelines = tuple(stored) if stored else tuple(sorted(facts.shown)) if everything else origin.pipelines
     claim = Claim(
         execution=row.id,
-        origin=row.default_release if default else row.campaign,
+        origin=origin.id,
         pipelines=tuple(dict.fromkeys(pipelines)),
-        standing=standing,
-        priority=priority,
-        since=row.set_at if default else row.created_at,
-        default=default,
-        ended=state in ENDED_STATES,
+        standing=standing or Standing.COMMITTED,  # of a default release: an attempt that ended, however it did
+        priority=origin.priority,
+        since=origin.since,
+        default=origin.default,
+        ended=origin.state in ENDED_STATES,
     )
     return KnownExecution(
         claim=claim,
@@ -176,8 +210,8 @@ def _known(row: Row[Any], facts: DeviceFacts) -> KnownExecution | None:
         default_release=row.default_release,
         state=row.state,
         resolved=stored is not None,
-        model=model,
-        release=release,
+        model=origin.model,
+        release=origin.release,
         deadline_at=row.deadline_at or 0.0,
         assigned_at=row.assigned_at or 0.0,
         at=row.updated_at,

@@ -7,7 +7,7 @@ slices, the ones that wait longest first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Float, case, delete, literal, or_, select
@@ -17,7 +17,7 @@ from wheeltapper_fleet.campaigns.tables import assignments_due, default_releases
 from wheeltapper_fleet.db.engine import upsert_statement
 from wheeltapper_protocols.wire.messages import ExecutionState
 
-__all__ = ["AT_ONCE", "any_due", "is_due", "mark_device", "mark_devices", "mark_told", "take_due"]
+__all__ = ["AT_ONCE", "any_due", "is_due", "mark_device", "mark_devices", "mark_each", "mark_told", "take_due"]
 
 AT_ONCE: Final = 0.0
 """Before all others: for a device that has just come online."""
@@ -30,7 +30,12 @@ def mark_device(connection: Connection, device: str, due_at: float) -> None:
 
 def mark_devices(connection: Connection, devices: Iterable[str], due_at: float) -> None:
     """Mark several devices, as :func:`mark_device` does."""
-    rows = [{"device": device, "due_at": due_at} for device in sorted(set(devices))]
+    mark_each(connection, dict.fromkeys(devices, due_at))
+
+
+def mark_each(connection: Connection, due_at: Mapping[str, float]) -> None:
+    """Mark devices, each at its own time (Unix seconds)."""
+    rows = [{"device": device, "due_at": at} for device, at in sorted(due_at.items())]
     if rows:
         statement = upsert_statement(connection, assignments_due)
         set_ = {"due_at": _earlier(statement.excluded.due_at)}
