@@ -204,9 +204,27 @@ def test_a_wrong_rate_is_said_and_its_windows_are_not_given() -> None:
         taken.until_state("source.mismatch")
         count = len(taken.windows)
         assert 100 < count < 200  # until it was sure
+        until(lambda: taken.source.dropped > 0, 5, "windows that are not given")
         heal.set()
         taken.until_state("running")
         until(lambda: len(taken.windows) - count > 50, 5, "windows again")
+        given, lost = len(taken.windows), taken.source.dropped
+        # Each of the 4,000 samples is in a window that was given or counted, but for those between the two rates.
+        assert given + lost >= 390
+
+
+def test_a_gap_between_windows_is_said_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    def read(sink: Sink) -> None:
+        sink.connected()
+        for turn in range(20):
+            sink.push(np.zeros((20, 1)), t_s=1e9 + turn * 1.0)  # 80 of 100 are missing
+        sink.closed.wait()
+
+    with _source(ScriptedReader(read), replace(QUICK, queue_windows=1000)) as taken:
+        windows = taken.until(40)
+    assert sum(window.gap_samples for window in windows) == 19 * 80
+    assert caplog.text.count("samples are missing between two windows") == 1
+    assert any("missing between two windows" in fault.text for fault in source_faults(taken.source))
 
 
 @pytest.mark.parametrize("size", [20, 500, 2500])

@@ -95,6 +95,8 @@ class Sink:
         """Monotonic time of the last samples, or of the connection if none came since; None: not connected."""
         self.failures = 0
         self.malformed_payloads = 0
+        self.withheld_windows = 0
+        """Windows that were not given because the time stamps showed another rate."""
         self.full_scale: tuple[float, ...] = config.full_scale
         """From the configuration, or else from the device."""
         self.room_wait_s = 0.0
@@ -273,8 +275,11 @@ class Sink:
                 self._late_samples = self._framer.late_samples
                 self.lost(_COARSE if self._stamp_repeats else _LATE)
             if (hz := self._framer.wrong_rate_hz) is not None:
+                self.withheld_windows += len(found)
                 self._report_mismatch(hz)
                 return
+            if any(window.gap_samples for window in found):
+                self.lost("samples are missing between two windows; the status counts them in gap_samples")
             self.state = "source.no_value" if self._empty else "running"
             self.faults.ended()
             if not self._losing:
@@ -317,7 +322,8 @@ class StreamSource:
         wait_when_full: bool = False,
         uniform: Callable[[], float] = random.random,
     ) -> None:
-        self.dropped = 0
+        self._pushed_out = 0
+        """Number of windows that made room for newer ones."""
         self._reader, self._config, self._clock, self._name = reader, config, clock, name
         self._wait_when_full, self._uniform = wait_when_full, uniform
         self._ready: deque[Window] = deque()
@@ -352,6 +358,11 @@ class StreamSource:
     def room(self) -> int:
         """Windows that may wait without loss."""
         return self._config.queue_windows
+
+    @property
+    def dropped(self) -> int:
+        """Windows that nobody got: they made room for newer ones, or their time stamps showed another rate."""
+        return self._pushed_out + self._sink.withheld_windows
 
     @property
     def malformed_payloads(self) -> int:
@@ -401,7 +412,7 @@ class StreamSource:
                     if not self._wait_when_full:
                         if not self._wait_for_room(len(found) - place):
                             self._ready.popleft()
-                            self.dropped += 1
+                            self._pushed_out += 1
                             self._sink.lost("the pipeline takes windows too slowly: a window was dropped")
                     elif self._sink.closed.is_set():
                         return
