@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.agent.bundles import SMALL, make_bundle, write_bundle
+from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_agent.model.score_recording import score_recording
 from wheeltapper_agent.source.simulator import Machine
 from wheeltapper_protocols.signal.recording import Recording, write_recording
 
@@ -99,3 +102,15 @@ def test_a_table_that_is_not_as_said_is_refused(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, ""), wrong
         assert f"[{code}]" in done.stderr, wrong
         assert why in done.stderr, wrong
+
+
+@pytest.mark.parametrize(("rate_hz", "fits"), [(12_800.0, True), (12_800.4, True), (12_788.0, True), (12_750.0, False)])
+def test_a_rate_that_a_header_rounds_fits_a_release(tmp_path: Path, rate_hz: float, fits: bool) -> None:
+    bundle = write_bundle(tmp_path / "bundle", make_bundle(1))
+    rows = score_recording(bundle, _recording(tmp_path / "r.npz", rate_hz))
+    if fits:
+        assert len(list(rows)) == 6
+        return
+    with pytest.raises(AgentError) as refused:
+        next(rows)
+    assert refused.value.code == "update.input_mismatch"

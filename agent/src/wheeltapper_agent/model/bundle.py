@@ -52,6 +52,8 @@ __all__ = ["MAX_BATCH", "Bundle", "Evaluation", "check_input", "load_bundle"]
 _LOG = logging.getLogger(__name__)
 _MAX_MODEL_REASONS: Final = 14
 """An alert has room for 16 reasons: these, the velocity and the bearing fault."""
+_RATE_SHARE: Final = 1e-3
+"""How far the rate of a source may be from that of a release: headers of files round it to whole Hz."""
 MAX_BATCH: Final = 32
 """Greatest number of windows that are scored in one call of the model."""
 
@@ -331,7 +333,7 @@ def check_input(manifest: Manifest, spec: SourceSpec) -> None:
         ("units", tuple(shape.units), spec.units),
     )
     for what, needed, given in pairs:
-        same = math.isclose(needed, given, rel_tol=1e-6) if isinstance(needed, float) else needed == given
+        same = math.isclose(needed, given, rel_tol=_RATE_SHARE) if isinstance(needed, float) else needed == given
         if not same:
             raise AgentError(
                 "update.input_mismatch",
