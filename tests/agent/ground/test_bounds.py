@@ -140,3 +140,17 @@ def test_a_plug_in_without_bounds_gets_no_infinity() -> None:
     ):
         with pytest.raises(AgentError):
             build(one, table, "source", Path())
+
+
+def test_a_configuration_whose_own_check_fails_is_refused() -> None:
+    def check(self: Any) -> None:
+        raise ZeroDivisionError(f"{self.rate}")
+
+    one = dataclasses.make_dataclass("One", [("rate", float)], frozen=True, namespace={"__post_init__": check})
+    with pytest.raises(AgentError) as refused:
+        build(one, {"rate": 1.0}, "pipelines[0].source", Path())
+    assert refused.value.code == "config.invalid"
+    assert "pipelines[0].source: ZeroDivisionError: 1.0" in refused.value.message
+    with pytest.raises(AgentError) as refused:
+        build(one, {}, "pipelines[0].source", Path())
+    assert refused.value.code == "config.missing_key"

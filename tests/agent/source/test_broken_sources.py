@@ -18,6 +18,7 @@ from wheeltapper_agent.config import AgentConfig, DeviceConfig
 from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.host.status_text import status_lines
+from wheeltapper_agent.host.uninstall import is_state
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.pipeline.pipeline import Pipeline
@@ -352,3 +353,4 @@ def test_one_broken_source_leaves_the_agent_and_its_watchdog_alone(
         agent.stop()
         running.join(20)
     assert not running.is_alive()
+    assert [entry.name for entry in (tmp_path / "state").iterdir() if not is_state(entry.name)] == []

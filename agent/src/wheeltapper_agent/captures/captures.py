@@ -138,7 +138,7 @@ class Captures:
         Returns:
             ``waiting``: recordings that wait for their upload; ``dropped``: recordings given up since the start;
             ``ignored``: triggers that started no recording since the start; ``unsaid``: reports that the spool has not
-            taken yet; ``metered``: 1 if recordings wait because the network is metered.
+            taken yet.
         """
         rules = list(self._rules.values())
         return {
@@ -146,8 +146,12 @@ class Captures:
             "dropped": self._recorder.dropped + sum(one.dropped for one in rules),
             "ignored": sum(one.ignored for one in rules),
             "unsaid": self._reports.waiting,
-            "metered": int(bool(self._metered()) and bool(self._folder.entries())),
         }
+
+    @property
+    def held_back(self) -> bool:
+        """Whether recordings wait because the network is metered."""
+        return bool(self._folder.entries()) and bool(self._metered())
 
     # --- commands -----------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from wheeltapper_agent.ground.bounds import Bounds, shown
 from wheeltapper_agent.ground.errors import AgentError
+from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["build", "read_toml"]
 
@@ -124,12 +125,16 @@ def build(kind: type[_T], table: Any, where: str, base: Path, **ready: Any) -> _
     values = {
         key: _value(hints[key], value, f"{where}.{key}", base) for key, value in table.items() if key not in ready
     }
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # kind is a dataclass
+    required = [entry.name for entry in fields if entry.default is entry.default_factory is dataclasses.MISSING]
+    if not set(required) <= {*values, *ready}:
+        raise AgentError("config.missing_key", f"{where} needs {', '.join(required)}")
     try:
         return kind(**values, **ready)
-    except TypeError as error:
-        fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # kind is a dataclass
-        required = [entry.name for entry in fields if entry.default is entry.default_factory is dataclasses.MISSING]
-        raise AgentError("config.missing_key", f"{where} needs {', '.join(required)}") from error
+    except (AgentError, ProtocolError):
+        raise
+    except Exception as error:  # the check of a plug-in's own class may raise anything
+        raise AgentError("config.invalid", f"{where}: {type(error).__name__}: {error}"[:500]) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class AgentStatus:
             "execution_code": execution.code if execution else "",
             "execution_detail": execution.detail if execution else "",
             "captures": self._captures.figures(),
+            "captures_held_back": self._captures.held_back,
             "certificate": self._renewal.figures(),
             "pipelines": {
                 name: {

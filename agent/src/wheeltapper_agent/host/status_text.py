@@ -46,7 +46,7 @@ def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
         dropped = f", {captures['dropped']} DROPPED" if captures.get("dropped") else ""
         ignored = f", {captures['ignored']} triggers ignored" if captures.get("ignored") else ""
         unsaid = f", {captures['unsaid']} reports refused by the disk" if captures.get("unsaid") else ""
-        metered = " (the network is metered)" if captures.get("metered") else ""
+        metered = " (the network is metered)" if body.get("captures_held_back") else ""
         waiting = f"{captures.get('waiting', 0)} wait for their upload{metered}"
         lines.append(f"recordings: {waiting}{dropped}{ignored}{unsaid}")
     certificate = body.get("certificate") or {}
