@@ -86,9 +86,13 @@ class ScriptedModbusServer:
     Args:
         answer: gets unit, function, address and count; returns the answer's bytes from the function code on, a pair of
             unit and bytes for another unit, an exception code, or None for no answer.
+        closes: end the connection after each answer, as servers do that nobody asked for a while.
     """
 
-    def __init__(self, answer: Callable[[int, int, int, int], bytes | tuple[int, bytes] | int | None]) -> None:
+    def __init__(
+        self, answer: Callable[[int, int, int, int], bytes | tuple[int, bytes] | int | None], closes: bool = False
+    ) -> None:
+        self._closes = closes
         self.requests: list[tuple[int, int, int]] = []
         """Unit, address and count of each."""
         self._answer = answer
@@ -114,6 +118,8 @@ class ScriptedModbusServer:
                     found = bytes([function | 0x80, found])
                 unit, body = found if isinstance(found, tuple) else (unit, found)
                 connection.sendall(struct.pack(">HHHB", transaction, 0, len(body) + 1, unit) + body)
+                if self._closes:
+                    return
 
     def close(self) -> None:
         self._listener.close()

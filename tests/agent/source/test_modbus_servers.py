@@ -197,6 +197,16 @@ def test_a_server_that_accepts_and_keeps_silent_does_not_look_well_meanwhile(tmp
         assert states == {"source.unreachable"}
 
 
+def test_a_server_that_ends_idle_connections_loses_no_sample(tmp_path: Path) -> None:
+    with (
+        ScriptedModbusServer(lambda _unit, *rest: _values(*rest), closes=True) as server,
+        running(tmp_path, _source(server.port, _registers(7, 100), rate_hz=10)) as taken,
+    ):
+        found = _rows(taken, 8)
+        np.testing.assert_array_equal(found, [[7, 100]] * len(found))
+        assert not _faults(taken)
+
+
 def test_a_server_that_answers_badly_for_long_writes_few_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from pymodbus.client import ModbusTcpClient
-from pymodbus.exceptions import ModbusException
+from pymodbus.exceptions import ConnectionException, ModbusException
 
 from wheeltapper_agent.ground.backoff import retry_delay_seconds
 from wheeltapper_agent.ground.bounds import Bounds
@@ -191,9 +191,8 @@ class ModbusReader:
         failures, until_s = self._silent.get(request.device_id, (0, 0.0))
         if sink.clock.monotonic() < until_s:
             return "no answer"
-        ask = client.read_holding_registers if request.table == "holding" else client.read_input_registers
         try:
-            answer = ask(request.address, count=request.count, device_id=request.device_id)
+            answer = self._answer(client, request)
         except ModbusException:
             if len(self._units) == 1 or self._units <= {*self._silent, request.device_id}:
                 self._silent.clear()
@@ -211,6 +210,17 @@ class ModbusReader:
         if len(answer.registers) != request.count:
             return f"an answer with {len(answer.registers)} registers instead of {request.count}"
         return list(answer.registers)
+
+    def _answer(self, client: Any, request: Request) -> Any:
+        """Return pymodbus's answer; ask once more on a new connection if the server ended the old one, as many do
+        after half a minute without a request."""
+        ask = client.read_holding_registers if request.table == "holding" else client.read_input_registers
+        try:
+            return ask(request.address, count=request.count, device_id=request.device_id)
+        except (ConnectionException, ConnectionError):
+            client.close()
+            self._connect(client)
+        return ask(request.address, count=request.count, device_id=request.device_id)
 
     def _divided(self, request: Request, code: int) -> list[Request]:
         """Return the requests to make instead of one that the server refuses, now and from now on.

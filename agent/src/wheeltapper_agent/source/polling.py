@@ -63,5 +63,5 @@ def check_poll_rate(config: StreamConfig) -> str:
     return (
         ""
         if config.sample_rate_hz <= MAX_POLL_HZ
-        else f"sample_rate_hz must be at most {MAX_POLL_HZ:g} for a source that polls"
+        else f"sample_rate_hz must be at most {MAX_POLL_HZ:g} Hz for a source that polls"
     )
