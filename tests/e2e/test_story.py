@@ -72,6 +72,12 @@ def check_drift(stage: Stage, story: Story) -> None:
     assert found["left_out"] == 0
 
 
+def runs(stage: Stage, story: Story) -> tuple[str, int]:
+    """What the device of the second machine says that it runs."""
+    found = stage.client.device(story.second["device"])["pipelines"][0]
+    return found["model"], found["release"]
+
+
 def test_the_whole_story(stage: Stage) -> None:
     story = Story(stage)
 
@@ -115,7 +121,13 @@ def test_the_whole_story(stage: Stage) -> None:
     assert all(reason["value"] != reason["usual"] for reason in alert["reasons"])
     check_drift(stage, story)
 
+    # 6. Another machine gets a model of its own, which the fleet did not have when its keys were made.
+    story.second_model()
+    wait_for("the fan's device to say what it runs", lambda: runs(stage, story) == ("fan-anomaly", 1), 60.0)
+    assert assignments(stage, story.second["campaign"]) == {story.second["device"]}
+
     result = story.finish()
+    assert result["second_model"]["release"] == 1
     assert {entry["device"] for entry in result["alerts"]} == {worn["device"]}
     assert result["records_missing"] == 0
     assert result["releases"] == [1, 2, 3]

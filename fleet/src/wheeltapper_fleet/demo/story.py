@@ -1,4 +1,5 @@
-"""What happens in the demo: enrol, capture, train, roll out, refuse a broken release, detect a worn bearing.
+"""What happens in the demo: enrol, capture, train, roll out, refuse a broken release, detect a worn bearing, and give
+another kind of machine a model of its own.
 
 Each step waits until the fleet service reports its result, so that the story is the same on a slow machine, only
 longer. With ``replay`` the machines are recordings instead of simulations, and the model is trained on their healthy
@@ -29,6 +30,9 @@ PIPELINE = "main"
 MACHINE_SECONDS_A_WINDOW = 10.0
 WINDOWS_A_SECOND = 5.0
 TIME_SCALE = MACHINE_SECONDS_A_WINDOW * WINDOWS_A_SECOND
+SECOND_MODEL = "fan-anomaly"
+SECOND_MACHINE = "fan-1"
+FAN_SHAFT_HZ = 24.5
 HEALTHY_SNAPSHOTS = 60
 FAULT_WALL_SECONDS = 40.0
 REPLAY_WINDOWS_A_SECOND = 50.0
@@ -53,6 +57,7 @@ class Story:
         steps: the sentences so far.
         started: when the demo began, seconds of the monotonic clock.
         fault: device, onset and failure (machine seconds) of the bearing that wears out.
+        second: model, release and device of the second model.
     """
 
     stage: Stage
@@ -63,11 +68,17 @@ class Story:
     steps: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     fault: dict[str, Any] = field(default_factory=dict)
+    second: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device_ids(self) -> list[str]:
-        """The ids of the devices."""
+        """The ids of the presses' devices."""
         return [f"press-{index}" for index in range(1, (len(self.replay) or self.devices) + 1)]
+
+    @property
+    def all_device_ids(self) -> list[str]:
+        """The ids of all devices that may be there."""
+        return [*self.device_ids, SECOND_MACHINE]
 
     def _step(self, text: str) -> None:
         self.steps.append(text)
@@ -118,10 +129,12 @@ class Story:
         )
         self._step(f"{len(self.device_ids)} devices enrolled, each with a key of its own")
 
-    def capture(self, snapshots: int = HEALTHY_SNAPSHOTS) -> list[Path]:
-        """Ask every device for a recording of its healthy machine and download the recordings."""
+    def capture(self, snapshots: int = HEALTHY_SNAPSHOTS, devices: Sequence[str] = ()) -> list[Path]:
+        """Ask ``devices``, or every press, for a recording of its healthy machine and download the recordings."""
         client = self.stage.client
-        commands = {client.request_capture(device, PIPELINE, snapshots): device for device in self.device_ids}
+        commands = {
+            client.request_capture(device, PIPELINE, snapshots): device for device in devices or self.device_ids
+        }
 
         def received() -> bool:
             return {row["command"] for row in client.captures() if row["sha256"]} >= set(commands)
@@ -137,21 +150,23 @@ class Story:
         self._step(f"{len(files)} healthy recordings captured and uploaded")
         return files
 
-    def train(self, recordings: Sequence[Path], name: str, healthy_fraction: float, seed: int = 0) -> Path:
+    def train(
+        self, recordings: Sequence[Path], name: str, healthy_fraction: float, seed: int = 0, model: str = ""
+    ) -> Path:
         """Run ``wheeltapper train anomaly``, which writes a bundle if its gates pass; gives the bundle's folder."""
         bundle = self.stage.folder / "bundles" / name
         bundle.parent.mkdir(exist_ok=True)
         arguments = [item for file in recordings for item in ("--recording", str(file))]
         self.stage.run(
             "wheeltapper_fleet", "train", "anomaly", *arguments, "--healthy-fraction", str(healthy_fraction),
-            "--model", self.stage.model, "--seed", str(seed), "--out", str(bundle), "--json",
+            "--model", model or self.stage.model, "--seed", str(seed), "--out", str(bundle), "--json",
         )  # fmt: skip
         self._step(f"{name} trained on {len(recordings)} recordings, quantized to int8, gates passed")
         return bundle
 
-    def publish(self, bundle: Path) -> int:
-        """Sign a bundle with the team's key and publish it; gives the release's number."""
-        arguments = ["--bundle", str(bundle), "--key", str(self.stage.team_key)]
+    def publish(self, bundle: Path, key: Path | None = None) -> int:
+        """Sign a bundle with its team's key and publish it; gives the release's number."""
+        arguments = ["--bundle", str(bundle), "--key", str(key or self.stage.team_key)]
         where = ["--data-dir", str(self.stage.data_dir), "--json"]
         info = json.loads(self.stage.run("wheeltapper_fleet", "release", "publish", *arguments, *where))
         self._step(f"release {info['release']} signed and published")
@@ -173,10 +188,12 @@ class Story:
             "on_abort": "PAUSE",
             "execution_deadline_seconds": 120.0,
         }
-        client = self.stage.client
-        created = client.create_campaign(spec)
-        client.act(created["id"], "start", created["version"])
-        self._step(f"campaign {created['id']} started: release {release} in two waves")
+        return self._start(spec, f"release {release} in two waves")
+
+    def _start(self, spec: dict[str, Any], what: str) -> str:
+        created = self.stage.client.create_campaign(spec)
+        self.stage.client.act(created["id"], "start", created["version"])
+        self._step(f"campaign {created['id']} started: {what}")
         return str(created["id"])
 
     def await_campaign(self, campaign: str, state: str, seconds: float = 180.0) -> dict[str, Any]:
@@ -230,6 +247,27 @@ class Story:
         self._step(f"alert from {alert['device']}, {left:.0f} machine minutes before its failure: {moved}")
         return alert
 
+    def second_model(self, snapshots: int = HEALTHY_SNAPSHOTS) -> None:
+        """Give another machine, a fan, a model of its own: add it, train it, and bring it to the fan's device only."""
+        where = ["--keys-dir", str(self.stage.keys_dir), "--data-dir", str(self.stage.data_dir), "--json"]
+        added = json.loads(self.stage.run("wheeltapper_fleet", "keys", "add-model", SECOND_MODEL, *where))
+        self._step(f"model {SECOND_MODEL} added to the running fleet, with a team key of its own")
+        config = self.config(len(self.device_ids), shaft_hz=FAN_SHAFT_HZ)
+        self.stage.enrol(SECOND_MACHINE, config, tags={"kind": "fan"})
+        self.stage.start_agent(SECOND_MACHINE)
+        client = self.stage.client
+        wait_for(
+            f"{SECOND_MACHINE} to be online",
+            lambda: client.device(SECOND_MACHINE)["online"],
+            checks=[self.stage.check_alive],
+        )
+        bundle = self.train(self.capture(snapshots, [SECOND_MACHINE]), "fan", 1.0, model=SECOND_MODEL)
+        release = self.publish(bundle, Path(added["key"]))
+        spec = {"model": SECOND_MODEL, "release": release, "audience": {"tags": {"kind": "fan"}}}
+        campaign = self._start(spec, f"{SECOND_MODEL} {release} to {SECOND_MACHINE}")
+        self.await_campaign(campaign, "COMPLETED")
+        self.second = {"model": SECOND_MODEL, "release": release, "device": SECOND_MACHINE, "campaign": campaign}
+
     def play(self) -> None:
         """Run every step, in order."""
         self.enrol()
@@ -244,6 +282,7 @@ class Story:
         self.await_campaign(self.campaign(self.publish(third)), "COMPLETED")
         self.wear_out()
         self.await_alert()
+        self.second_model()
 
     def _play_replay(self) -> None:
         bundle = self.train(self.replay, "first", HEALTHY_FRACTION)
@@ -258,11 +297,11 @@ class Story:
 
     def finish(self) -> dict[str, Any]:
         """End the agents and the service; gives the demo's figures, with the records that were sent and stored."""
-        for device in self.device_ids:
+        for device in self.all_device_ids:
             self.stage.terminate(device)
-        for device in self.device_ids:
+        for device in self.all_device_ids:
             self.stage.end(device)
-        statuses = [self.stage.agent_status(device) for device in self.device_ids if self.stage.is_enrolled(device)]
+        statuses = [self.stage.agent_status(device) for device in self.all_device_ids if self.stage.is_enrolled(device)]
         time.sleep(0.5)
         result = self.result(statuses)
         self.stage.close()
@@ -285,6 +324,8 @@ class Story:
         kept = sum(stored.get(status.device, 0) for status in statuses)
         campaigns = []
         for campaign in sorted(summary["campaigns"], key=lambda campaign: campaign["created_at"]):
+            if campaign["spec"]["model"] != self.stage.model:
+                continue
             states: Counter[str] = Counter()
             for wave in campaign["executions"].values():
                 states.update(wave)
@@ -304,7 +345,7 @@ class Story:
             "records_sent": sent,
             "records_stored": kept,
             "records_missing": sent - kept,
-            "releases": [release["release"] for release in summary["releases"]],
+            "releases": [each["release"] for each in summary["releases"] if each["model"] == self.stage.model],
             "campaigns": campaigns,
             "alerts": [
                 {
@@ -318,6 +359,7 @@ class Story:
                 for alert in sorted(summary["alerts"], key=lambda alert: alert["id"])
             ],
             "fault": self.fault or None,
+            "second_model": self.second or None,
             "recordings": self._recordings(summary["alerts"]),
             "steps": self.steps,
             "seconds": round(time.monotonic() - self.started, 1),
