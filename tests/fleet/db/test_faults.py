@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.db.faults import database_fault
+from wheeltapper_fleet.devices.certificates import current_certificate_sha256
 from wheeltapper_fleet.tables import refused
 
 
@@ -85,16 +86,19 @@ def test_what_a_device_sent_is_not_in_the_text(engine: Engine) -> None:
     assert "a secret" not in (database_fault(error) or "")
 
 
-def test_readers_never_take_the_connections_of_writers(engine: Engine) -> None:
-    stored = threading.Event()
+def test_readers_never_take_the_connections_of_writers_and_devices(engine: Engine) -> None:
+    stored, known = threading.Event(), threading.Event()
 
     def write() -> None:
         store(engine, device="d")
         stored.set()
+        assert current_certificate_sha256(engine, "dev-1") is None
+        known.set()
 
     with ExitStack() as readers:
-        for _ in range(20):
+        for _ in range(24):
             connection = readers.enter_context(reading(engine))
             connection.execute(text("SELECT 1"))
         threading.Thread(target=write, daemon=True).start()
-        assert stored.wait(20), "twenty readers keep a writer waiting"
+        assert stored.wait(20), "readers keep a writer waiting"
+        assert known.wait(5), "readers keep a device that connects waiting"

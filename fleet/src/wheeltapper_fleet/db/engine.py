@@ -79,13 +79,17 @@ def migrate(engine: Engine) -> None:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def reading(engine: Engine, *, for_devices: bool = False) -> Iterator[Connection]:
     """A connection for reading only: one consistent view, no write lock; what is written in it is rolled back.
+
+    Args:
+        engine: the fleet's database.
+        for_devices: take the connection from those of writers, so that a device that connects waits for no page.
 
     Raises:
         sqlalchemy.exc.TimeoutError: all connections for reading are in use, and none came back in ten seconds.
     """
-    readers: Engine = engine.get_execution_options().get(_READERS, engine)
+    readers: Engine = engine if for_devices else engine.get_execution_options().get(_READERS, engine)
     with readers.connect().execution_options(**{_READ_ONLY: True}) as connection:
         try:
             yield connection

@@ -50,7 +50,7 @@ def check_certificate(engine: Engine, device: str, sha256: str | None) -> None:
 
 def _row(engine: Engine, device: str) -> Row[bool, str, str | None] | None:
     columns = (devices.c.revoked, devices.c.certificate_sha256, devices.c.next_certificate_sha256)
-    with reading(engine) as connection:
+    with reading(engine, for_devices=True) as connection:
         return connection.execute(select(*columns).where(devices.c.id == device)).first()
 
 
@@ -85,7 +85,7 @@ def ending_certificates(engine: Engine, now: float, life_seconds: float = DEVICE
     """
     soon = devices.c.certificate_expires_at < now + ENDING_SHARE * life_seconds
     query = select(func.count(), func.min(devices.c.certificate_expires_at)).where(soon, devices.c.revoked.is_(False))
-    with reading(engine) as connection:
+    with reading(engine, for_devices=True) as connection:
         count, first = connection.execute(query).one()
     if not count:
         return []
