@@ -8,6 +8,7 @@ refusal (its code is on standard error); 3 ``doctor`` found something that does 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -67,7 +68,9 @@ def _program(
 
 @app.command()
 def enroll(
-    server: Annotated[str, typer.Option("--server", help="The fleet's address: https://host:port")],
+    server: Annotated[
+        str, typer.Option("--server", envvar="WHEELTAPPER_SERVER", help="The fleet's address: https://host:port")
+    ] = "https://127.0.0.1:8443",
     token: Annotated[
         str,
         typer.Option(
@@ -76,8 +79,15 @@ def enroll(
     ] = "",
     token_file: Annotated[Path | None, typer.Option("--token-file", help="A file that holds the token.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="The agent's configuration; it names the state folder.")
+        Path | None,
+        typer.Option(
+            "--config", help="The agent's configuration, which names the state folder; written if there is none."
+        ),
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option("--source", help="What a configuration that is written reads: simulator, csv, mqtt, modbus, …"),
+    ] = "",
     state_dir: Annotated[
         Path | None, typer.Option("--state-dir", help="The state folder, where the identity is kept.")
     ] = None,
@@ -85,23 +95,27 @@ def enroll(
 ) -> None:
     """Enrol this device: make a key, have the fleet certify it with a one-time token, store the identity.
 
-    Prefer --token-file or the environment: a token on the command line can be seen by others on the machine.
+    Where there is no configuration, one to begin with is written. Prefer --token-file or the environment
+    for the token: others on the machine can see a command line.
     """
     from wheeltapper_agent.config import load_config
+    from wheeltapper_agent.host.starting_config import configured
     from wheeltapper_agent.link.identity import enroll as do_enroll
     from wheeltapper_agent.link.identity import parse_token
 
     try:
         if token_file is not None:
             token = read_token_file(token_file)
-        if config is None and DEFAULT_CONFIG.is_file():
+        parsed = parse_token(token)
+        if config is None and (DEFAULT_CONFIG.is_file() or source):
             config = DEFAULT_CONFIG
-        folder = state_dir or (load_config(config).device.state_dir if config else None)
-        if folder is None:
+        if config is None and state_dir is None:
             raise AgentError(
                 "config.missing_key", "give the folder where the identity is kept: --config or --state-dir"
             )
-        identity = do_enroll(server, parse_token(token), folder)
+        with configured(config, source, state_dir) if config else contextlib.nullcontext():
+            folder = state_dir or load_config(config or DEFAULT_CONFIG).device.state_dir
+            identity = do_enroll(server, parsed, folder)
     except (AgentError, ProtocolError) as error:
         fail(error)
     fleet = identity.fleet

@@ -22,8 +22,9 @@ from wheeltapper_agent.ground.profile import Profile, load_profile, profile_name
 from wheeltapper_agent.ground.state_lock import LOCK_FILE
 from wheeltapper_agent.host import uninstall as uninstall_steps
 from wheeltapper_agent.host.boards import detect_board
-from wheeltapper_agent.host.install import choose_profile, program_path, starting_config
+from wheeltapper_agent.host.install import choose_profile, program_path
 from wheeltapper_agent.host.local_socket import SOCKET_FILE
+from wheeltapper_agent.host.starting_config import starting_config
 from wheeltapper_agent.host.status import STATUS_FILE
 from wheeltapper_agent.host.systemd_unit import bus_groups, render_unit, render_watchdog
 from wheeltapper_agent.host.uninstall import Layout, is_state

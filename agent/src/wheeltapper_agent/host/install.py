@@ -26,6 +26,7 @@ from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import fsync_folder, replace_link, write_atomic
 from wheeltapper_agent.ground.profile import Profile, load_profile, profile_names
 from wheeltapper_agent.host.boards import detect_board, machine_name, read_device_tree
+from wheeltapper_agent.host.starting_config import starting_config
 from wheeltapper_agent.host.systemd_unit import CONFIG_FILE, bus_groups, render_unit, render_watchdog
 from wheeltapper_agent.host.uninstall import SERVICE, STATE_DIR, USER, EscapeError, Layout, is_state, systemctl
 from wheeltapper_protocols.errors import brief
@@ -39,7 +40,6 @@ __all__ = [
     "finish",
     "plan",
     "program_path",
-    "starting_config",
 ]
 
 StepResult = Literal["made", "changed", "unchanged", "kept"]
@@ -111,21 +111,6 @@ def program_path(root: Path, given: str | None = None) -> str:
             "install.program", f"{path} is in a home folder, which the service cannot see: use /opt or /usr"
         )
     return path
-
-
-def starting_config(profile: Profile) -> str:
-    """The text of a new device's configuration."""
-    return f"""\
-# Written once by `wheeltapper-agent install --profile {profile.name}`; it is yours now. See docs/operations.md.
-[device]
-state_dir = "/var/lib/wheeltapper"
-profile = "{profile.name}"
-
-# A sensor stream. Without one the agent only reports that it is there.
-# [[pipelines]]
-# name = "main"
-# source = {{ kind = "simulator", seed = 1 }}
-"""
 
 
 def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool = False) -> list[Step]:

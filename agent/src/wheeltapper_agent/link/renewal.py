@@ -138,7 +138,7 @@ class CertificateRenewal:
         else:
             self._faults.happened(
                 "identity.expired: the device's certificate has ended; if the clock is right, enrol the device again "
-                "(wheeltapper device forget, device token)",
+                "(`wheeltapper device forget …`, `wheeltapper device token …`)",
                 kind="identity.expired",
             )
             return False

@@ -319,7 +319,9 @@ def read_state_of_damaged(path: Path) -> State:
     for mode in ("mode=ro", "immutable=1"):
         with (
             contextlib.suppress(*UNREADABLE),
-            contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=5)) as connection,
+            contextlib.closing(
+                sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=5)
+            ) as connection,
         ):
             return read_state(connection)
     return State()

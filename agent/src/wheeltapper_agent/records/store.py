@@ -80,7 +80,9 @@ def read_figures(path: Path) -> SpoolFigures | None:
     if not path.exists():
         return None
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        ) as connection:
             state = read_state(connection)
             return _figures(state, _oldest(connection, state))
     except UNREADABLE as error:

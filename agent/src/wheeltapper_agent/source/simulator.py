@@ -8,7 +8,8 @@ stronger from onset to failure. Impacts on the inner race are modulated by the s
 Source: Randall and Antoni, "Rolling element bearing diagnostics—A tutorial", MSSP 25 (2011), equations 1 to 4.
 
 Invariants:
-    * Window ``i`` of machine time is the same for the same seed, whenever it is asked for.
+    * Window ``i`` of machine time is the same for the same seed, whenever it is asked for; with ``wear_from = "model"``
+      only before the first release.
     * Machine time runs on while the agent is down: a restart neither heals the bearing nor repeats a moment.
     * The wall clock is read once, at the start: a jump of it neither stops nor hurries the machine.
     * Windows that a late pipeline missed are counted.
@@ -60,6 +61,8 @@ class SimulatorConfig:
     fault: Literal["none", "outer", "inner", "ball"] = "none"
     onset_seconds: Annotated[float, Bounds(0, 1e11, "seconds")] = 0.0
     failure_seconds: Annotated[float, Bounds(0, 1e11, "seconds")] = 0.0
+    wear_from: Literal["start", "model"] = "start"
+    """From when onset and failure count: machine time 0, or the first release of the pipeline."""
 
     def __post_init__(self) -> None:
         if self.interval_seconds / self.time_scale < _LEAST_INTERVAL_SECONDS:
@@ -87,10 +90,13 @@ class Machine:
         self._config = config
         self.bearing = bearing or Bearing()
         self._phase = float(np.random.default_rng(config.seed).uniform(0, 2 * math.pi))
+        self.wears_from_s = math.inf if config.wear_from == "model" else 0.0
+        """Machine time from which onset and failure count."""
 
     def wear(self, t_s: float) -> float:
         """Return 0 until the onset, 1 from the failure on, and a linear rise between."""
         config = self._config
+        t_s -= self.wears_from_s
         if config.fault == "none" or t_s <= config.onset_seconds:
             return 0.0
         return min(1.0, (t_s - config.onset_seconds) / max(config.failure_seconds - config.onset_seconds, 1e-9))
@@ -170,7 +176,15 @@ class SimulatorSource:
         self._config = config
         self._clock = clock
         self._machine = Machine(config)
-        started_at = config.started_at if config.started_at is not None else _remembered(memory, clock)
+        remembered = _remembered(memory)
+        started_at = config.started_at
+        if started_at is None:
+            started_at = remembered.get("started_at", clock.now())
+        self._memory, self._started_at = memory, started_at
+        if config.wear_from == "model":
+            self._machine.wears_from_s = remembered.get("wears_from_s", math.inf)
+        if "started_at" not in remembered and config.started_at is None:
+            self._remember()
         self._offset_s = clock.now() - started_at - clock.monotonic()
         self.dropped = 0
         self._index = 0
@@ -192,7 +206,17 @@ class SimulatorSource:
         return self._config.interval_seconds / self._config.time_scale
 
     def model_ready(self) -> None:
-        """Does nothing: a machine does not wait for a model."""
+        """With ``wear_from = "model"`` the wear begins at the first call ever; a machine waits for nothing else."""
+        if math.isinf(self._machine.wears_from_s):
+            self._machine.wears_from_s = self._running_s() * self._config.time_scale
+            self._remember()
+
+    def _remember(self) -> None:
+        """Write what a restart must not change."""
+        known = {"started_at": self._started_at, "wears_from_s": self._machine.wears_from_s}
+        write_atomic(
+            self._memory, json.dumps({name: value for name, value in known.items() if math.isfinite(value)}).encode()
+        )
 
     def close(self) -> None:
         """End :meth:`windows` soon."""
@@ -229,14 +253,13 @@ class SimulatorSource:
         self.state = "ended"
 
 
-def _remembered(memory: Path, clock: Clock) -> float:
-    """Return the Unix time of machine time 0 from the file ``memory``; the first call writes it."""
+def _remembered(memory: Path) -> dict[str, float]:
+    """Return the numbers in the file ``memory``; none where it cannot be read."""
     try:
-        return float(json.loads(memory.read_bytes())["started_at"])
-    except (OSError, ValueError, KeyError, TypeError):
-        started_at = clock.now()
-        write_atomic(memory, json.dumps({"started_at": started_at}).encode())
-        return started_at
+        found = json.loads(memory.read_bytes())
+        return {str(name): float(value) for name, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _make(config: SimulatorConfig, context: SourceContext) -> SimulatorSource:

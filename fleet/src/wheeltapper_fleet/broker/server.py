@@ -148,6 +148,7 @@ class BrokerServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    process_group=0,  # a Ctrl-C in the terminal ends the service, and the service ends the broker
                 )
             while self._child.poll() is None and not self._stopping.wait(0.05):
                 pass

@@ -103,6 +103,7 @@ def capture_create(
     device: str,
     pipeline: Annotated[str, typer.Option(help="Which sensor stream.")],
     snapshots: Annotated[int, typer.Option(min=1, max=100_000, help="How many windows.")],
+    out: Annotated[Path | None, typer.Option(help="Wait for the recording, and write it here (.npz).")] = None,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
@@ -111,7 +112,14 @@ def capture_create(
     """Ask a device for a recording of its next windows."""
     with open_client(url, token_file, data_dir) as client:
         command = client.request_capture(device, pipeline, snapshots)
-    print_result({"command": command, "device": device}, command, as_json)
+        if out is None:
+            print_result({"command": command, "device": device}, command, as_json)
+            return
+        typer.echo(f"waiting for {snapshots} windows of {device}", err=True)
+        client.await_capture(command)
+        length = client.fetch_capture(command, out)
+    result = {"command": command, "device": device, "path": str(out), "length": length}
+    print_result(result, f"{out}: {length} bytes", as_json)
 
 
 @capture_app.command("list")

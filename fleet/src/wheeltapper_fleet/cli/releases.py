@@ -24,6 +24,9 @@ def release_publish(
     rollback_floor: Annotated[
         int | None, typer.Option(min=1, help="Devices that commit it never go below this release again.")
     ] = None,
+    start_campaign: Annotated[
+        bool, typer.Option("--start-campaign", help="Then take it to every device at once, in one wave.")
+    ] = False,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
@@ -32,7 +35,13 @@ def release_publish(
     """Sign a bundle here as the next release of its model, and publish it."""
     with open_client(url, token_file, data_dir) as client:
         made = client.publish_bundle(bundle, key, rollback_floor)
-    print_result(made, f"{made['model']} release {made['release']} is published", as_json)
+        text = f"{made['model']} release {made['release']} is published"
+        if start_campaign:
+            campaign = client.create_campaign({"model": made["model"], "release": made["release"]})
+            client.act(campaign["id"], "start", campaign["version"])
+            made["campaign"] = campaign["id"]
+            text += f"; campaign {campaign['id']} takes it to the devices"
+    print_result(made, text, as_json)
 
 
 @release_app.command("list")

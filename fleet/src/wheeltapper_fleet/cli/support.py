@@ -40,6 +40,8 @@ __all__ = [
 FAILED: Final = 1
 DATA_DIR: Final = "wheeltapper-data"
 BAD_INPUT: Final = 2
+_STARTING_SECONDS: Final = 10.0
+"""How long a command waits for a service that was just started, such as by the line before."""
 _BAD_INPUT_STATUS: Final = (400, 413, 422)
 
 
@@ -63,7 +65,7 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
             token = _read_token(token_file)
         url = url or os.environ.get("WHEELTAPPER_URL")
         if url is None:
-            found = find_fleet(folder)
+            found = find_fleet(folder, _STARTING_SECONDS)
             url, token = found.url, token or found.token
         elif token is None and data_dir is not None:
             token = _read_token(folder / "api-token")

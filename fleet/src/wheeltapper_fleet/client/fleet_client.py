@@ -32,6 +32,7 @@ __all__ = ["FleetAccess", "FleetClient", "find_fleet"]
 
 _TIMEOUT_SECONDS: Final = 30.0
 _PREFIX: Final = "/api/v1"
+_POLL_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,19 @@ class FleetAccess:
     token: str = field(repr=False)
 
 
-def find_fleet(data_dir: Path) -> FleetAccess:
+def find_fleet(data_dir: Path, wait_seconds: float = 0.0) -> FleetAccess:
     """Find the fleet service that runs on a data folder, by the folder's ``serve.json`` and ``api-token``.
+
+    Args:
+        data_dir: the folder.
+        wait_seconds: how long to wait for a service that starts, if the folder has the keys of one.
 
     Raises:
         FleetError: ``client.not_running``.
     """
+    deadline = time.monotonic() + wait_seconds
+    while (data_dir / "keys").is_dir() and not (data_dir / "serve.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
     try:
         served = json.loads((data_dir / "serve.json").read_text(encoding="utf-8"))
         return FleetAccess(str(served["admin_url"]), (data_dir / "api-token").read_text(encoding="ascii").strip())
@@ -124,6 +132,22 @@ class FleetClient:
     def captures(self, device: str | None = None) -> list[dict[str, Any]]:
         """Recordings that were asked for or received, newest first."""
         return list(self._get("/captures", {"device": device} if device is not None else None))
+
+    def await_capture(self, command: str) -> dict[str, Any]:
+        """Wait until a recording that was asked for is here; a command that nobody answers expires.
+
+        Raises:
+            FleetError: the device's own code, where it could not make the recording.
+        """
+        while True:
+            found = next((row for row in self.captures() if row["command"] == command), None)
+            if found is None:
+                raise FleetError("capture.not_found", f"the command {command} is not known")
+            if found["state"] == "received":
+                return found
+            if found["state"] == "failed":
+                raise FleetError(found["code"], f"{found['device']} could not make the recording", 409)
+            time.sleep(_POLL_SECONDS)
 
     def fetch_capture(self, command: str, target: Path) -> int:
         """Download a recording. The file appears whole or not at all.
