@@ -24,7 +24,9 @@ from tests.agent.servers import DeviceServer, until
 from tests.legacy import needs_onnx
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.model.bundle import Bundle, Evaluation, load_bundle
 from wheeltapper_agent.model.sandbox import measure_in_child, try_candidate
+from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_protocols.manifest.manifest import Budget
 
 BOARD = Profile(name="test", memory_cap_mb=512)
@@ -50,6 +52,42 @@ def test_a_good_release(tmp_path: Path, runtime: Any) -> None:
     assert bundle.manifest.release == 1
     assert metrics["output_error"] < 1e-4
     assert 0.0 < metrics["rss_growth_mb"] < 64.0
+
+
+def test_the_busy_process_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child's figures count; here the golden vectors are compared in one call, however slow this process is."""
+    calls = []
+    real = Bundle.evaluate
+
+    def slow(self: Bundle, samples: Any) -> Evaluation:
+        calls.append(len(samples))
+        time.sleep(0.6)  # more than the budget, as where other threads have the processor
+        return real(self, samples)
+
+    monkeypatch.setattr(Bundle, "evaluate", slow)
+    found = try_candidate(write_bundle(tmp_path, make_bundle()), BOARD, "", 60.0)
+    assert found is not None
+    assert calls == [8]
+    assert found[1]["latency_p95_ms"] < 500.0
+    assert {"processor_p95_ms", "rss_growth_mb", "score_error"} <= found[1].keys()
+
+
+def test_golden_vectors_that_differ_here_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Bundle.evaluate
+    monkeypatch.setattr(Bundle, "evaluate", lambda self, samples: real(self, samples * np.float32(2.0)))
+    with pytest.raises(AgentError) as raised:
+        try_candidate(write_bundle(tmp_path, make_bundle()), BOARD, "", 60.0)
+    assert raised.value.code == "self_test.features"
+
+
+def test_processor_time_beyond_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, make_bundle()))
+    spent = iter(range(10**6))
+    monkeypatch.setattr(time, "process_time", lambda: next(spent) * 1.1)  # 1.1 s a window; the budget is 0.5 s
+    with pytest.raises(AgentError) as raised:
+        self_test(bundle)
+    assert raised.value.code == "self_test.latency"
+    assert self_test(bundle, threads=4)["processor_p95_ms"] == pytest.approx(275.0)
 
 
 def test_the_wrong_manifest(tmp_path: Path) -> None:

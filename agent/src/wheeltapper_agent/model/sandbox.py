@@ -35,7 +35,7 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.ground.python_path import child_environment
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.runtimes import preload
-from wheeltapper_agent.model.self_test import process_memory_mb, self_test
+from wheeltapper_agent.model.self_test import compare_golden, process_memory_mb, self_test
 from wheeltapper_protocols.errors import ProtocolError, brief
 
 __all__ = ["main", "measure_in_child", "try_candidate"]
@@ -45,7 +45,8 @@ _TAIL_BYTES: Final = 2000
 _POLL_SECONDS: Final = 0.1
 _NICENESS: Final = 10
 _NICE_LATENCY_FACTOR: Final = 4.0
-"""How many times its latency budget a window may take in the child, which runs at a lower priority than the agent."""
+"""How many times its latency budget may pass in the child, which runs at a lower priority than the agent. The processor
+time of a window has no such allowance."""
 _MAX_FILES: Final = 256
 _PR_SET_PDEATHSIG: Final = 1
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
@@ -60,7 +61,9 @@ def try_candidate(
     timeout_seconds: float,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[Bundle, dict[str, float]] | None:
-    """Test a release in a child process; if it passes, load it in this process and test it here as well.
+    """Test a release in a child process; if it passes, load it in this process and compare its golden vectors here too.
+
+    Nothing is measured here: this process is busy with live windows, and the child was not.
 
     Args:
         folder: of the release.
@@ -80,10 +83,7 @@ def try_candidate(
     if in_child is None:
         return None
     bundle = load_bundle(folder, profile, sha256)
-    metrics = self_test(bundle)
-    # In this process the library may be loaded already, and an old peak may hide the growth: the child's figure counts.
-    metrics["rss_growth_mb"] = in_child.get("rss_growth_mb", metrics["rss_growth_mb"])
-    return bundle.without_golden(), metrics
+    return bundle.without_golden(), in_child | compare_golden(bundle)
 
 
 def measure_in_child(
@@ -240,7 +240,7 @@ def _tested(request: dict[str, Any]) -> dict[str, Any]:
         _confine(int(request["memory_mb"]), float(request["seconds"]))
         before_mb = process_memory_mb("VmHWM")
         bundle = load_bundle(Path(request["folder"]), profile, request["sha256"])
-        return {"metrics": self_test(bundle, before_mb, _NICE_LATENCY_FACTOR)}
+        return {"metrics": self_test(bundle, before_mb, _NICE_LATENCY_FACTOR, profile.threads)}
     except (AgentError, ProtocolError) as error:
         return {"code": error.code, "message": error.message}
     except MemoryError:
