@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.db.faults import database_fault
-from wheeltapper_fleet.devices.certificates import current_certificate_sha256
+from wheeltapper_fleet.devices.certificates import accepts_certificate
 from wheeltapper_fleet.tables import refused
 
 
@@ -92,7 +92,7 @@ def test_readers_never_take_the_connections_of_writers_and_devices(engine: Engin
     def write() -> None:
         store(engine, device="d")
         stored.set()
-        assert current_certificate_sha256(engine, "dev-1") is None
+        assert not accepts_certificate(engine, "dev-1", "0" * 64)
         known.set()
 
     with ExitStack() as readers:

@@ -85,7 +85,7 @@ def ending_certificates(engine: Engine, now: float, life_seconds: float = DEVICE
     """
     soon = devices.c.certificate_expires_at < now + ENDING_SHARE * life_seconds
     query = select(func.count(), func.min(devices.c.certificate_expires_at)).where(soon, devices.c.revoked.is_(False))
-    with reading(engine, for_devices=True) as connection:
+    with reading(engine) as connection:
         count, first = connection.execute(query).one()
     if not count:
         return []
