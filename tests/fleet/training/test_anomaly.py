@@ -185,6 +185,10 @@ def _same(samples: NDArray[Any]) -> None:
     samples[:, :, 1] = samples[:, :, 0]
 
 
+def _scaled(samples: NDArray[Any]) -> None:
+    samples[:, :, 1] = -2 * samples[:, :, 0] + 1
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
@@ -193,6 +197,7 @@ def _same(samples: NDArray[Any]) -> None:
         (_stuck, "channel 'b' does not move in 6 of 30 windows"),
         (_clipped, "channel 'b' is clipped"),
         (_same, "channel 'b' is the same as 'a'"),
+        (_scaled, "channel 'b' is 'a' at another scale"),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])

@@ -99,3 +99,23 @@ def test_a_rate_in_whole_hertz_is_accepted_for_the_real_one(tmp_path: Path) -> N
     with pytest.raises(RecordingError) as refused:
         agreed_rate(table, 8010.0)
     assert refused.value.code == "recording.mismatch"
+
+
+@pytest.mark.parametrize(
+    ("after", "unread"),
+    [
+        (b"LIST\x04\0\0\0abcd", 0),
+        (b"LIST\x03\0\0\0abc\0id3 \x02\0\0\0ab", 0),
+        (b"\0" * 7, 0),
+        (b"data" + struct.pack("<I", 400) + bytes(400), 200),
+        (b"LIST\x04\0\0\0abcd" + b"data" + struct.pack("<I", 400) + bytes(400), 200),
+        (SAMPLES[:300].tobytes(), 300),  # the recorder wrote the length now and then only
+    ],
+)
+def test_samples_beyond_those_that_the_header_counts_are_said(tmp_path: Path, after: bytes, unread: int) -> None:
+    body = b"WAVE" + FMT + b"data" + struct.pack("<I", 2000) + SAMPLES.tobytes() + after
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    notes = Notes()
+    assert read(path, notes) == SAMPLES.tolist()
+    assert notes.counts == ({"unread": unread} if unread else {})

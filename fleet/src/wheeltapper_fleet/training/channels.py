@@ -18,6 +18,8 @@ _FLAT_SHARE: Final = 0.1
 """A channel that does not move in so many of the windows is stuck."""
 _CLIPPED_SHARE: Final = 0.01
 """A channel of which so many samples stand at its end is clipped."""
+_SAME_SIGNAL: Final = 1 - 1e-6
+"""Correlation above which two channels are one signal: two sensors, each with its noise, stay far below."""
 _LEVELS: Final = 64
 """A signal with fewer levels stands at its greatest one often by itself, such as a temperature in whole degrees."""
 _LOOKED_AT: Final = 2**18
@@ -50,6 +52,17 @@ def check_channels(what: str, samples: npt.NDArray[Any], channels: tuple[str, ..
             if np.array_equal(samples[:, :, index], samples[:, :, other]):
                 why = f"is the same as {channels[other]!r} in every sample: leave one of them out"
                 raise _refused(what, name, why)
+            if abs(_correlation(samples[:, :, index], samples[:, :, other])) > _SAME_SIGNAL:
+                why = f"is {channels[other]!r} at another scale: leave one of them out"
+                raise _refused(what, name, why)
+
+
+def _correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """The correlation of two channels that move."""
+    pair = [channel.reshape(-1)[:_LOOKED_AT].astype(np.float64) for channel in (first, second)]
+    one, two = (values - values.mean() for values in pair)
+    size = float(np.linalg.norm(one) * np.linalg.norm(two))
+    return float(one @ two) / size if size else 0.0
 
 
 def _clipped_share(samples: npt.NDArray[Any]) -> float:

@@ -20,6 +20,7 @@ _SUMMARIES: Final = {
     "windows": "{} windows with missing values were left out",
     "gaps": "{} rows between gaps that make no whole window were left out",
     "rows": "{} rows were cut off or damaged, and left out",
+    "unread": "{} samples after those that the header counts were not read",
     "truncated": "{} samples that the header promises are missing",
 }
 
@@ -49,7 +50,9 @@ class Notes:
     @property
     def lost(self) -> int:
         """Rows and cells that were left out. Samples that a truncated file never had are no more than one."""
-        return sum(1 if kind == "truncated" else self.counts[kind] for kind in _SUMMARIES if kind in self.counts)
+        return sum(
+            1 if kind in ("truncated", "unread") else self.counts[kind] for kind in _SUMMARIES if kind in self.counts
+        )
 
     def summary(self) -> list[str]:
         """A sentence for each kind of loss, with its count."""

@@ -63,6 +63,8 @@ class _Found(NamedTuple):
     """The content of ``fmt``."""
     data_at: int
     data_bytes: int
+    unread_bytes: int
+    """Bytes after the samples that may be samples too: of another chunk ``data``, or of no chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class WavTable:
     floating: bool
     data_at: int
     data_bytes: int
+    unread_bytes: int = 0
     time_unit: str = ""
 
     @classmethod
@@ -109,7 +112,8 @@ class WavTable:
             raise malformed(path.name, "it holds no samples")
         names = tuple(f"channel_{index}" for index in range(count))
         bits = valid_bits if 1 < valid_bits <= bits else bits
-        return cls(path, float(rate_hz), names, width, bits, code == _FLOAT, found.data_at, found.data_bytes)
+        place = (found.data_at, found.data_bytes, found.unread_bytes)
+        return cls(path, float(rate_hz), names, width, bits, code == _FLOAT, *place)
 
     @property
     def full_scale(self) -> float:
@@ -138,6 +142,9 @@ class WavTable:
         if missing := self.frames - given:
             text = f"the file is truncated: {missing} of {self.frames} samples are missing"
             notes.add("truncated", text, missing)
+        if unread := self.unread_bytes // frame_bytes:
+            text = f"the header counts {self.frames} samples, and about {unread} more follow, which are not read"
+            notes.add("unread", text, unread)
 
     def _numbers(self, content: bytes) -> NDArray[np.float64]:
         """Return the numbers in ``content``. PCM of 8 bits is unsigned; wider PCM is signed and little-endian."""
@@ -179,7 +186,8 @@ def _find_data(path: Path, handle: BinaryIO) -> _Found:
         if name == b"data":
             if len(form) < 16:
                 break
-            return _Found(form, begins, _data_bytes(length, size - begins, promised, size))
+            data_bytes = _data_bytes(length, size - begins, promised, size)
+            return _Found(form, begins, data_bytes, _unread_bytes(handle, begins + data_bytes, size))
         if name == b"fmt ":
             form = handle.read(min(length, 64))
         handle.seek(_next_chunk(handle, begins + length) if length % 2 else begins + length)
@@ -211,6 +219,25 @@ def _data_bytes(length: int, left: int, promised: int, size: int) -> int:
     if left - length >= _WRAP and promised % _WRAP == size % _WRAP:  # both lengths ran over
         return length + (left - length) // _WRAP * _WRAP
     return length
+
+
+def _unread_bytes(handle: BinaryIO, end: int, size: int) -> int:
+    """How many bytes after the samples, which end at ``end``, may be samples too."""
+    unread, at = 0, end
+    for _ in range(_MAX_CHUNKS):
+        if at + 8 > size:
+            break
+        at = min(at if at % 2 == 0 else _next_chunk(handle, at), size)
+        handle.seek(at)
+        head = handle.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if len(head) < 8:
+            break
+        if not all(32 <= byte < 127 for byte in head[:4]):
+            return unread + size - at
+        unread += min(length, size - at - 8) if head[:4] == b"data" else 0
+        at += 8 + length
+    return unread
 
 
 def _next_chunk(handle: BinaryIO, end: int) -> int:
