@@ -251,6 +251,24 @@ def test_a_release_that_is_gone_or_a_device_that_is_revoked_ends_its_execution(w
     assert (found["dev-0"], found["dev-1"], found["dev-2"]) == ("device.revoked", "device.not_found", "")
 
 
+def test_what_a_device_was_told_before_it_was_forgotten_is_not_told_its_successor(world: World) -> None:
+    create(world, waves=[{}])
+    world.tick()
+    one = tables.devices.c.id == "dev-0"
+    with reading(world.database) as connection:
+        row = dict(connection.execute(select(tables.devices).where(one)).one()._mapping)
+    with world.database.begin() as connection:
+        connection.execute(tables.devices.delete().where(one))
+    world.tick(100.0)  # its deadline
+    assert world.wanted("dev-0") == {}
+    with world.database.begin() as connection:
+        connection.execute(tables.devices.insert().values(row))
+    world.online("dev-0", main=None)
+    given = world.sent("dev-0")
+    assert given is not None
+    assert given.executions == []
+
+
 def test_a_campaign_for_every_pipeline_covers_those_that_the_device_shows(world: World) -> None:
     world.online("dev-0", main=None, aux=("bearing", 1))
     campaign = create(world, release=2, pipelines=["*"], waves=[{}])

@@ -33,6 +33,7 @@ from wheeltapper_fleet.campaigns.claims import (
     KnownExecution,
     executions_of_devices,
     facts_of_devices,
+    nobody,
 )
 from wheeltapper_fleet.campaigns.due import mark_each
 from wheeltapper_fleet.campaigns.rules.default_release import (
@@ -45,7 +46,7 @@ from wheeltapper_fleet.campaigns.rules.default_release import (
 )
 from wheeltapper_fleet.campaigns.rules.execution import SUCCESS, is_terminal
 from wheeltapper_fleet.campaigns.rules.meeting import Claim, Decision, Standing, decide
-from wheeltapper_fleet.campaigns.store import TERMINAL_STATES, log_campaign
+from wheeltapper_fleet.campaigns.store import log_campaign
 from wheeltapper_fleet.campaigns.tables import assignments, executions
 from wheeltapper_fleet.db.engine import upsert_statement
 from wheeltapper_fleet.db.faults import database_fault
@@ -64,6 +65,7 @@ _IDLE_SECONDS: Final = 30 * 86_400.0
 _RETRY_SECONDS: Final = 10.0
 _NAMED_AT_MOST: Final = 10
 
+_TOLD: Final = (Standing.ORDERED, Standing.HELD, Standing.CALLED_OFF)
 _END_EXECUTION: Final = (
     executions.update()
     .where(executions.c.id == bindparam("execution"))
@@ -125,29 +127,30 @@ class Composer:
 
         A fault of the database itself is raised: it says nothing of a device.
         """
-        facts = facts_of_devices(self.connection, devices)
+        enrolled = facts_of_devices(self.connection, devices)
+        facts = {device: enrolled.get(device) or nobody(device) for device in devices}
         known = executions_of_devices(self.connection, facts)
         query = select(assignments).where(assignments.c.device.in_(devices))
         stored = {row.device: row for row in self.connection.execute(query)}
         publish: list[Signed] = []
         changes: dict[str, _Changes] = {}
         for device in devices:
-            each = _Changes()
-            if device in facts and not facts[device].revoked:
-                try:
-                    signed = self._compose(facts[device], known[device], stored.get(device), each)
-                except Exception as error:
-                    if database_fault(error) is not None:
-                        raise
-                    self._name_once(device, error)
-                    changes[device] = _Changes(look_again_at=self.now + _RETRY_SECONDS)
-                    continue
-                publish += [] if signed is None else [signed]
-            changes[device] = each
+            changes[device] = _Changes()
+            told = known[device]
+            try:
+                if facts[device].revoked:
+                    code = "device.revoked" if device in enrolled else "device.not_found"
+                    told = self._fail_told(told, code, changes[device])
+                signed = self._compose(facts[device], told, stored.get(device), changes[device])
+            except Exception as error:
+                if database_fault(error) is not None:
+                    raise
+                self._name_once(device, error)
+                changes[device] = _Changes(look_again_at=self.now + _RETRY_SECONDS)
+                continue
+            publish += [] if signed is None else [signed]
             self._works(device)
         self._write(changes)
-        self._fail_told([device for device in devices if device not in facts], "device.not_found")
-        self._fail_told([device for device in facts if facts[device].revoked], "device.revoked")
         return publish
 
     def _name_once(self, device: str, error: Exception) -> None:
@@ -208,7 +211,7 @@ class Composer:
         """Those of ``known`` that are not ended here, because they are overdue or ask for what does not exist."""
         usable = []
         for each in known:
-            told = each.claim.standing in (Standing.ORDERED, Standing.HELD, Standing.CALLED_OFF)
+            told = each.claim.standing in _TOLD
             overdue = each.default_release is not None and each.deadline_at <= self.now
             if told and overdue and not is_terminal(each.state):
                 self._end(
@@ -348,14 +351,12 @@ class Composer:
         row = {"execution": execution, "end": state.value, "why": code, "details": detail, "at": self.now}
         changes.ended.append(row)
 
-    def _fail_told(self, devices: Sequence[str], code: str) -> None:
-        """End what devices were told that cannot be told anything any more."""
-        if not devices:
-            return
-        told = (executions.c.device.in_(devices), executions.c.assigned_at.is_not(None))
-        unfinished = executions.c.state.not_in(TERMINAL_STATES)
-        values = {"state": ExecutionState.FAILED.value, "code": code, "updated_at": self.now}
-        self.connection.execute(executions.update().where(*told, unfinished).values(values))
+    def _fail_told(self, known: Sequence[KnownExecution], code: str, changes: _Changes) -> list[KnownExecution]:
+        """End what a device was told that is enrolled no more; gives the executions that are left."""
+        told = [each for each in known if each.claim.standing in _TOLD]
+        for each in told:
+            self._end(changes, each.claim.execution, ExecutionState.FAILED, code, "")
+        return [each for each in known if each not in told]
 
 
 def _is_needed(stored: Row[Any] | None, facts: DeviceFacts, digest: str, orders: int, now: float) -> bool:

@@ -30,6 +30,7 @@ __all__ = [
     "device_facts",
     "executions_of_devices",
     "facts_of_devices",
+    "nobody",
     "releases_shown",
 ]
 
@@ -87,6 +88,11 @@ class KnownExecution:
 def device_facts(connection: Connection, device: str) -> DeviceFacts | None:
     """What is known of ``device``; None if it is not enrolled."""
     return facts_of_devices(connection, [device]).get(device)
+
+
+def nobody(device: str) -> DeviceFacts:
+    """What is known of a device that is not enrolled: like one that was revoked, nothing is asked of it."""
+    return DeviceFacts(device, {}, 0.0, revoked=True, online=False, counter=0, shown={}, shown_at=0.0)
 
 
 def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, DeviceFacts]:
