@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests: folders of :data:`LONGEST_FIRST` in that order, then the others as they were found."""
     last = len(LONGEST_FIRST)
     items.sort(key=lambda item: next((n for n, part in enumerate(LONGEST_FIRST) if part in str(item.path)), last))
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path is short, whatever TMPDIR is: the address of a socket has at most 107 bytes (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="wt-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def postgres_url() -> Iterator[str]:
     closes that one for others.
     """
     pgserver = pytest.importorskip("pgserver", reason="pip install pgserver to test on PostgreSQL")
-    with tempfile.TemporaryDirectory(prefix="wheeltapper-pg-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="wheeltapper-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         server = pgserver.get_server(folder)
         try:
             yield server.get_uri()

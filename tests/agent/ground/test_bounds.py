@@ -128,7 +128,7 @@ def test_a_number_with_too_many_digits_is_refused(tmp_path: Path, digits: str) -
     with pytest.raises(AgentError) as refused:
         load_config(file)
     assert refused.value.code in ("config.invalid", "config.malformed")
-    assert len(refused.value.message) < 300
+    assert len(refused.value.message.replace(str(file), "")) < 300
 
 
 def test_a_plug_in_without_bounds_gets_no_infinity() -> None:

@@ -365,6 +365,7 @@ def test_a_service_that_does_not_start_is_an_error(root: Path, monkeypatch: pyte
     assert steps.finish(Layout(root)) is True
 
 
+@as_root
 def test_what_cannot_be_done_is_refused_before_anything_is_changed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _tree(root)
     there = ("--root", str(root))

@@ -36,8 +36,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agent.sock"
+def path(short_path: Path) -> Path:
+    return short_path / "agent.sock"
 
 
 @pytest.fixture

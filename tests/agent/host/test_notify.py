@@ -54,8 +54,8 @@ class Manager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    made = Manager(tmp_path / "notify")
+def manager(short_path: Path) -> Iterator[Manager]:
+    made = Manager(short_path / "notify")
     yield made
     made.close()
 
