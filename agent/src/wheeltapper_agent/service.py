@@ -22,6 +22,7 @@ from wheeltapper_agent.config import AgentConfig
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.liveness import Liveness
 from wheeltapper_agent.ground.profile import Profile
+from wheeltapper_agent.ground.repeated import RepeatedFaults
 from wheeltapper_agent.ground.state_lock import StateLock
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.ground.wakeup import Wakeup
@@ -98,7 +99,7 @@ class Agent:
         self._state_dir = config.device.state_dir
         self._clock = SystemClock()
         self._status_changed = Wakeup()
-        self._stop_requested = False
+        self._stop_requested, self._faults = False, RepeatedFaults(_LOG, self._clock)
         instance = secrets.token_hex(8)
         self._state_lock = StateLock(self._state_dir)
 
@@ -241,7 +242,7 @@ class Agent:
             self._feed_watchdog()
             self._renewal.turn()
             for pipeline in self.pipelines.values():
-                pipeline.flush_due()
+                self._flush(pipeline)
             now = self._clock.monotonic()
             if now >= self._listen_at:
                 self._listen()
@@ -255,6 +256,13 @@ class Agent:
         """Ask :meth:`run` to end; safe to call in a signal handler, which must take no lock."""
         self._stop_requested = True
         self._status_changed.set()
+
+    def _flush(self, pipeline: Pipeline) -> None:
+        """Write down what waited long enough."""
+        try:
+            pipeline.flush_due()
+        except Exception as error:  # noqa: BLE001  # nothing of one pipeline may end the main loop
+            self._faults.happened(f"pipeline {pipeline.name}: its records cannot be written now: {error}")
 
     def _listen(self) -> None:
         """Open the local socket; where that fails, log it once and plan another attempt."""

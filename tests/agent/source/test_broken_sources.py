@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.host.status_text import status_lines
 from wheeltapper_agent.host.uninstall import is_state
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
+from wheeltapper_agent.pipeline import ledger
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.config import DeliveryConfig
@@ -28,6 +30,8 @@ from wheeltapper_agent.service import Agent
 from wheeltapper_agent.source import deferred, opening
 from wheeltapper_agent.source.base import Source, SourceContext, SourceKind, SourceSpec, Window
 from wheeltapper_agent.source.kinds import source_kind
+from wheeltapper_agent.update.running import Running
+from wheeltapper_agent.update.slots import Slots
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import Status, TelemetryRecord
 
@@ -189,6 +193,18 @@ def test_numbers_of_another_type_become_float32(tmp_path: Path, monkeypatch: pyt
     source.close()
 
 
+def test_numbers_of_numpy_become_plain_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No record can be made of the others: one window would hold up all that follow."""
+    window = Window(np.zeros((4, 1), np.float32), np.float32(7.0), np.int64(2), np.float64(0.5), np.int16(1))  # type: ignore[arg-type]
+    source = _opened(monkeypatch, tmp_path, lambda *_: BrokenSource("garbage", threading.Event(), lambda: window))  # type: ignore[arg-type,return-value]
+    given = source.windows(0)
+    found = [next(given) for _ in range(3)][2]
+    numbers = (found.t_s, found.gap_samples, found.late_seconds, found.late_samples)
+    assert numbers == (7.0, 2, 0.5, 1)
+    assert [type(number) for number in numbers] == [float, int, float, int]
+    source.close()
+
+
 def test_garbage_without_end_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Flood(BrokenSource):
         def _windows(self, first: int) -> Iterator[Any]:
@@ -300,6 +316,55 @@ def test_a_fault_in_the_work_on_a_window_loses_that_window_only(
     assert pipeline.status().dropped_windows == 3
     pipeline.stop()
     spool.close()
+
+
+def test_a_record_that_cannot_be_encoded_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _opened(monkeypatch, tmp_path, lambda *_: BrokenSource("", threading.Event()))
+    spool = Spool(tmp_path / "spool.db")
+    real = ledger._record
+
+    def record(observation: Any) -> Any:
+        made = real(observation)
+        return msgspec.structs.replace(made, label="\ud800") if observation.index in (2, 3) else made
+
+    monkeypatch.setattr(ledger, "_record", record)
+    pipeline = Pipeline("main", source, spool, SystemClock())
+    pipeline.start()
+    until(lambda: pipeline.status().windows > 8, 10, "windows")
+    pipeline.stop()
+    assert pipeline.status().dropped_windows >= 2
+    assert pipeline.status().source != "spool.storage"
+    assert spool.figures().held > 4
+    spool.close()
+
+
+def test_a_release_that_cannot_be_loaded_for_whatever_reason_does_not_keep_the_agent_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: DeviceServer
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Running, "_load", fail)
+    monkeypatch.setattr(Slots, "active", lambda *_: "bearing-1-00000000")
+    (tmp_path / "state").mkdir()
+    config = AgentConfig(
+        device=DeviceConfig(state_dir=tmp_path / "state"),
+        delivery=DeliveryConfig(flush_seconds=0.0),
+        pipelines=(PipelineConfig(name="main", source=SMALL),),
+    )
+    agent = Agent(config, Profile(name="test"), server.identity(tmp_path / "identity"))
+    monkeypatch.setattr(agent.pipelines["main"], "flush_due", fail)
+    running = threading.Thread(target=agent.run, daemon=True)
+    running.start()
+    until(lambda: agent.pipelines["main"].status().windows > 2, 20, "windows")
+    until(lambda: agent._faults.total >= 1, 20, "a turn of the main loop")
+    assert agent.pipelines["main"].status().source == "runtime.load"
+    assert running.is_alive()
+    agent.stop()
+    running.join(20)
+    assert not running.is_alive()
 
 
 def _has_failed(pipeline: Pipeline) -> bool:

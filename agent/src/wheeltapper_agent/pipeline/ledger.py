@@ -277,6 +277,9 @@ class Ledger:
             return True
         try:
             self._records.append(*(item for items in self._pending for item in items))
+        except (TypeError, ValueError, OverflowError):  # no disk raises these: a record cannot be encoded
+            if not self._append_one_by_one():
+                return False
         except Exception as error:  # noqa: BLE001  # SQLite and the file system raise different classes
             if not self.storage_failed:
                 _LOG.error(
@@ -290,6 +293,22 @@ class Ledger:
             _LOG.info("pipeline %s: the disk takes records again", self._pipeline)
         self._pending.clear()
         self.storage_failed = False
+        return True
+
+    def _append_one_by_one(self) -> bool:
+        """Append what waits window by window, and drop the windows whose records cannot be encoded; return False if the
+        disk refuses."""
+        while self._pending:
+            try:
+                self._records.append(*self._pending[0])
+            except (TypeError, ValueError, OverflowError) as error:
+                self.dropped += 1
+                if "encoding" not in self._broken:
+                    self._broken.add("encoding")
+                    _LOG.error("pipeline %s: a record cannot be encoded, and is dropped: %s", self._pipeline, error)
+            except Exception:  # noqa: BLE001  # see _append_pending; the next attempt tells
+                return False
+            del self._pending[0]
         return True
 
 

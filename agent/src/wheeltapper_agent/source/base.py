@@ -156,9 +156,10 @@ def checked_window(given: object) -> Window:
     samples = given.samples
     if not isinstance(samples, np.ndarray) or samples.ndim != 2:
         raise ValueError(f"its samples are {_described(samples)}, not an array [sample, channel]")
-    numbers = (given.t_s, given.late_seconds, given.gap_samples, given.late_samples)
-    if not all(isinstance(number, int | float | np.number) and not isinstance(number, bool) for number in numbers):
-        raise ValueError("its time, lateness or lost samples are no numbers")
+    if not type(given.t_s) is type(given.late_seconds) is float or not (
+        type(given.gap_samples) is type(given.late_samples) is int
+    ):
+        given = _with_plain_numbers(given)
     if not (given.gap_samples >= 0 and given.late_samples >= 0 and math.isfinite(given.late_seconds)):
         raise ValueError("its lateness is not finite, or a count of its samples is negative")
     if samples.dtype == np.float32:
@@ -167,6 +168,27 @@ def checked_window(given: object) -> Window:
         raise ValueError(f"its samples are {_described(samples)}, not numbers")
     with np.errstate(over="ignore"):
         return replace(given, samples=samples.astype(np.float32))
+
+
+def _with_plain_numbers(window: Window) -> Window:
+    """``window`` with Python's own numbers in the place of numpy's: no record can be made of others.
+
+    Raises:
+        ValueError: something is no number.
+    """
+    numbers = (window.t_s, window.late_seconds, window.gap_samples, window.late_samples)
+    if not all(isinstance(number, int | float | np.number) and not isinstance(number, bool) for number in numbers):
+        raise ValueError("its time, lateness or lost samples are no numbers")
+    try:
+        return replace(
+            window,
+            t_s=float(window.t_s),
+            late_seconds=float(window.late_seconds),
+            gap_samples=int(window.gap_samples),
+            late_samples=int(window.late_samples),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"its time, lateness or lost samples are no numbers: {error}") from error
 
 
 def _described(samples: object) -> str:

@@ -57,6 +57,7 @@ _STOOD_SECONDS: Final = 10.0
 """A source that was opened again and did not fail for so long says its own state."""
 _MAX_GARBAGE: Final = 100
 """So many things in a row that are no windows are a fault."""
+_MAX_COUNT: Final = 2**53
 _POLL_SECONDS: Final = 0.1
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
@@ -373,7 +374,7 @@ class DeferredSource:
         if made is None:
             return 0
         found = self._asked(lambda: count(made), 0)
-        return found if isinstance(found, int) and found > 0 else 0
+        return min(int(found), _MAX_COUNT) if isinstance(found, int) and found > 0 else 0
 
     def _asked(self, ask: Callable[[], object], otherwise: object) -> object:
         try:

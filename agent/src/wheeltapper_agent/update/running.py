@@ -124,10 +124,11 @@ class Running:
                 continue
             try:
                 self._pipelines[name].swap(self._load(name, slot))
-            except (AgentError, ProtocolError) as error:
-                _LOG.error("pipeline %s: %s cannot be run: %s", name, slot, error)
-                no_model_code = no_model_code or error.code
-                if error.code == "update.input_mismatch":  # the configuration changed; an older release is no answer
+            except Exception as error:  # noqa: BLE001  # a runtime may raise anything; the other pipelines run
+                code = error.code if isinstance(error, AgentError | ProtocolError) else "runtime.load"
+                _LOG.error("pipeline %s: %s cannot be run: %s [%s]", name, slot, error, code)
+                no_model_code = no_model_code or code
+                if code == "update.input_mismatch":  # the configuration changed; an older release is no answer
                     break
             else:
                 _LOG.info("pipeline %s: runs %s", name, slot)
