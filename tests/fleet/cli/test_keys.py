@@ -63,11 +63,17 @@ def test_an_old_fleet_warns_refuses_and_is_renewed_while_it_runs(old_fleet: tupl
             status
         )
         assert (status["root"]["keys"], status["root"]["threshold"]) == (2, 2)
+        assert (status["director"]["keys"], status["director"]["expires_at"], status["director"]["todo"]) == (
+            1,
+            None,
+            None,
+        )
         assert status["server certificate"]["state"] == status["timestamp"]["state"] == "ok"
 
         bundle = tmp_path / "bundle"
         write_bundle(bundle, MODEL, 2, (PASSED,))
         team = keys_dir / f"team-{MODEL}.pem"
+        assert "director" in run("keys", "status", *folders[2:]).stdout
         publish = ("release", "publish", "--bundle", str(bundle), "--key", str(team), *folders[2:], "--json")
         refused = run(*publish)
         assert (refused.returncode, refused.stdout) == (1, "")

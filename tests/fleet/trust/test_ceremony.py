@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from tests.fleet.trust.world import MODEL, Killed, World, killed_at
+from tests.fleet.trust.world import MODEL, Killed, World, killed_at, make_csr
 from wheeltapper_agent.link.https import HttpsError
 from wheeltapper_agent.update.floors import FloorStore
 from wheeltapper_agent.update.tuf_client import TufClient, VerifiedMetadata
@@ -60,7 +60,7 @@ def device(world: World, name: str) -> TufClient:
     folder.mkdir(exist_ok=True)
     root = folder / "root.json"
     if not root.exists():
-        root.write_bytes(world.repository.trusted_root())
+        root.write_bytes(world.repository.read("1.root.json"))
     floors = FloorStore((folder / "floors-1.json", folder / "floors-2.json"))
     connection: object = Connection(world)
     return TufClient(folder / "tuf", root.read_bytes(), connection, DeviceClock(world), floors)  # type: ignore[arg-type]  # stands for the HTTPS client
@@ -104,6 +104,22 @@ def test_roles_that_expired_are_renewed_and_a_device_that_was_away_for_years_ver
     assert world.repository.newest_root().signed.version == 4
     world.publish(2)
     refreshed(world, "press-1").check_target(target(world, 2))
+
+
+def test_a_device_that_enrols_after_many_renewals_begins_with_the_newest_root(world: World) -> None:
+    """A client walks over 64 roots at most; one that began with the first could not come in any more."""
+    world.publish(1)
+    for _ in range(66):
+        world.clock.now += 30 * DAY
+        renew_roles(world.keys_dir, world.data_dir, ["root"], clock=world.clock)
+    renew_roles(world.keys_dir, world.data_dir, [], clock=world.clock)
+    world = world.restart()
+    world.ca.renew()
+    answer = world.enrolment.enrol(world.enrolment.create_token("press-1"), make_csr("press-1")[1])
+    assert answer.root.encode() == world.repository.read("68.root.json")
+    (world.folder / "press-1").mkdir()
+    (world.folder / "press-1" / "root.json").write_text(answer.root)
+    refreshed(world, "press-1").check_target(target(world, 1))
 
 
 def test_only_the_named_roles_are_renewed_and_missing_keys_change_nothing(world: World, tmp_path: Path) -> None:

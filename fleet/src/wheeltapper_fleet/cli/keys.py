@@ -48,8 +48,12 @@ def keys_status(
         from wheeltapper_fleet.trust.expiry import view
         from wheeltapper_fleet.trust.repository import Repository
 
-        lives = [*Repository.open(data_dir, time.time).lives(), *FleetCA(data_dir / "ca", time.time).lives()]
-        found = [view(life, time.time()) for life in lives]
+        repository, now = Repository.open(data_dir, time.time), time.time()
+        lives = [*repository.lives(), *FleetCA(data_dir / "ca", time.time).lives()]
+        found = [view(life, now) for life in lives]
+        keys, threshold = repository.director()  # it signs assignments, which end by themselves, and no metadata
+        found.append({**dict.fromkeys(found[0]), "name": "director", "keys": keys, "threshold": threshold})
+        found[-1] |= {"detail": "", "state": "ok", "renewed_by": "service"}
     if as_json:
         print_json(found)
         return

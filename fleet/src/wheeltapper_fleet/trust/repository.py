@@ -122,15 +122,15 @@ class Repository:
         return cls(tuf_folder(data_dir), snapshot, timestamp, clock, lifetimes)
 
     def trusted_root(self) -> bytes:
-        """The first root metadata. A device receives it at its enrolment and trusts it from then on."""
-        return self.read("1.root.json")
+        """The newest root metadata. A device receives it at its enrolment and walks from it to those that follow."""
+        version = 1
+        while (self.folder / f"{version + 1}.root.json").exists():  # its versions have no gaps
+            version += 1
+        return self.read(f"{version}.root.json")
 
     def newest_root(self) -> Metadata[Root]:
-        """The newest root metadata. Its versions have no gaps, so that a client can walk to it."""
-        version = 1
-        while (self.folder / f"{version + 1}.root.json").exists():
-            version += 1
-        return Metadata[Root].from_bytes(self.read(f"{version}.root.json"))
+        """The newest root metadata, parsed."""
+        return Metadata[Root].from_bytes(self.trusted_root())
 
     def lives(self) -> list[Life]:
         """When each role's metadata end. The director signs no metadata, so it is not among them."""
@@ -149,6 +149,11 @@ class Repository:
             role = root.roles.get(name) or targets.get_delegated_role(name)
             found.append(Life(name, signed.expires.timestamp(), seconds, by, len(role.keyids), role.threshold))
         return found
+
+    def director(self) -> tuple[int, int]:
+        """How many keys the director has, and how many of them must sign. What it signs are no metadata."""
+        role = self.targets().get_delegated_role(DIRECTOR)
+        return len(role.keyids), role.threshold
 
     def check_alive(self, model: str, until: float, *, renewed: bool = False) -> None:
         """Refuse what no device could verify until ``until``: root, targets or the team's metadata end before.
