@@ -33,7 +33,7 @@ from tests.agent.servers import Authority, DeviceServer
 from tests.sim.disk import lose_power
 from wheeltapper_agent.pipeline.pipeline import MAX_BATCH
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, check_file, decode_manifest
-from wheeltapper_protocols.wire.assignment import PipelineTarget
+from wheeltapper_protocols.wire.assignment import ExecutionOrder, PipelineTarget
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["Cut", "Point", "Scenario", "SweepRig"]
@@ -49,6 +49,9 @@ _TRIALS = {
     "probation_max_deaths": 3,
     "probation_latency_ratio": 0.0,
 }
+_ON_TRIAL = {"shadow_windows": 2, "probation_windows": 10**6, "probation_timeout_seconds": 600.0}
+_TWO = (("e2", "nowhere"), ("e3", "main"))
+"""Two executions of one assignment, for a pipeline that there is not and for the one that there is."""
 _FOREVER = {"shadow_windows": 10**6, "shadow_timeout_seconds": 30.0}
 
 
@@ -64,14 +67,22 @@ class Scenario:
     """What runs at the end."""
     update: dict[str, Any] = field(default_factory=dict)
     then: bytes = b""
-    """What comes once it is in SHADOW: an envelope for ``e3``, or ``cancel``."""
+    """What comes once it is in ``then_in``: another envelope, or ``cancel``."""
+    then_in: str = "SHADOW"
     floor: int | None = None
     """Of the model, at the end."""
+    more: dict[str, str] = field(default_factory=dict)
+    """How the executions end that come after it."""
 
     @property
     def ends(self) -> dict[str, str]:
         """How each execution ends."""
-        return {self.execution: self.end} | ({"e3": "COMMITTED"} if self.then not in (b"", b"cancel") else {})
+        return {self.execution: self.end} | self.more
+
+    @property
+    def counter(self) -> int:
+        """Of the newest assignment."""
+        return 2 + (self.then not in (b"", b"cancel")) - (self.name == "first")
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,20 @@ class SweepRig:
         self.rollback = Scenario("rollback", "e2", assign(bad, 2), "ROLLED_BACK", 1, {"shadow_windows": 30})
         self.rejected = Scenario("rejected", "e2", assign(wrong, 2), "REJECTED", 1)
         self.failed = Scenario("failed", "e2", assign(gone, 2), "FAILED", 1)
-        self.superseded = Scenario("superseded", "e2", assign(good, 2), "SUPERSEDED", 1, _FOREVER, assign(old, 3))
+        again = {"e3": "COMMITTED"}
+        self.superseded = Scenario(
+            "superseded", "e2", assign(good, 2), "SUPERSEDED", 1, _FOREVER, assign(old, 3), more=again
+        )
+        nothing = assign(good, 3, executions=[])
+        self.withdrawn = Scenario("withdrawn", "e2", assign(good, 2), "CANCELLED", 1, _FOREVER, nothing)
+        self.called_off = Scenario(
+            "called_off", "e2", assign(good, 2), "ROLLED_BACK", 1, _ON_TRIAL, nothing, then_in="PROBATION"
+        )
+        two = [ExecutionOrder(execution=one, campaign="c1", pipelines=[name]) for one, name in _TWO]
+        queue = assign(good, 2, pipelines={name: good for _, name in _TWO}, executions=two)
+        self.queue = Scenario(
+            "queue", "e2", queue, "REJECTED", 2, {"shadow_windows": 2}, floor=2, more={"e3": "COMMITTED"}
+        )
         self.cancelled = Scenario("cancelled", "e2", assign(good, 2), "CANCELLED", 1, _FOREVER, b"cancel")
         other = msgspec.structs.replace(bad, sha256=old.sha256, length=old.length)
         self._attacks = {
@@ -217,6 +241,7 @@ class SweepRig:
             "last": list(scenario.ends)[-1],
             "then": base64.b64encode(scenario.then).decode() if scenario.then != b"cancel" else "cancel",
             "child_test": self.child_test,
+            "then_in": scenario.then_in,
             "update": _TRIALS | scenario.update,
         } | more
         if cut is not None:
@@ -354,7 +379,7 @@ def _check_floors(folder: Path, scenario: Scenario) -> list[str]:
         if _damage(path):
             continue  # it was said
         floors = json.loads(path.read_bytes())
-        if floors["counter"] != 1 + len(scenario.ends) or floors["floors"].get("bearing") != scenario.floor:
+        if floors["counter"] != scenario.counter or floors["floors"].get("bearing") != scenario.floor:
             broken.append(f"the floors are {floors}")
     return broken
 

@@ -27,11 +27,20 @@ _LATE = {
     "failed": ("FAILED",),
     "superseded": ("SHADOW", "SUPERSEDED", "THEN ASSIGNED", "THEN COMMITTED"),
     "cancelled": ("CANCELLED",),
+    "withdrawn": ("SHADOW", "CANCELLED"),
+    "called_off": ("PROBATION", "ROLLING_BACK", "ROLLED_BACK"),
+    "queue": ("REJECTED", "THEN ASSIGNED", "THEN WAITING"),
 }
 """States of each scenario that those before it do not have."""
-_DISTINCT = {"update": 96, "rollback": 15, "rejected": 9, "failed": 5, "superseded": 32, "cancelled": 9}
+_DISTINCT = {
+    "update": 96, "rollback": 15, "rejected": 9, "failed": 5, "superseded": 32, "cancelled": 9, "withdrawn": 24,
+    "called_off": 30, "queue": 12,
+}  # fmt: skip
 """What is to be cut of each: another number means that the agent's writing changed, or that the sweep lost sight."""
-_CALLS = {"update": 124, "rollback": 128, "rejected": 14, "failed": 9, "superseded": 41, "cancelled": 15}
+_CALLS = {
+    "update": 128, "rollback": 132, "rejected": 14, "failed": 9, "superseded": 49, "cancelled": 15, "withdrawn": 37,
+    "called_off": 43, "queue": 16,
+}  # fmt: skip
 _HIT = 0.98
 """So much of it must have been met: where two threads write, another call may come in a number's place."""
 _ACTIVE = "slots/pipelines/main/active"

@@ -34,8 +34,8 @@ from wheeltapper_protocols.wire.messages import Alert, ExecutionReport, Executio
 SOURCE = SimulatorConfig(window_samples=1024, interval_seconds=1.0, time_scale=100.0)
 _RUN_SECONDS = 40
 _WINDOWS_AFTER = 3
-_ENOUGH = ("SHADOW", "THEN", *(state.value for state in ExecutionState if state.terminal))
-"""From here on what ends the execution may come."""
+_ENOUGH = ("THEN", *(state.value for state in ExecutionState if state.terminal))
+"""From here on what ends the execution may come, too."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def run(job: dict[str, Any]) -> None:
     sender.start()
     device.updater.assign(base64.b64decode(job["envelope"]))
     if job["then"]:
-        _wait(lambda: current_state().startswith(_ENOUGH), current_state)
+        _wait(lambda: current_state().startswith((job["then_in"], *_ENOUGH)), current_state)
         if job["then"] == "cancel":
             device.updater.cancel(job["execution"])
         else:
