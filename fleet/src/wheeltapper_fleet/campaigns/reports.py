@@ -22,7 +22,6 @@ from wheeltapper_fleet.campaigns.rules.campaign import CampaignState
 from wheeltapper_fleet.campaigns.rules.execution import PENDING, advance, is_terminal, refuse
 from wheeltapper_fleet.campaigns.store import TERMINAL_STATES
 from wheeltapper_fleet.campaigns.tables import campaigns, executions
-from wheeltapper_fleet.devices.commands import answer_cancels
 from wheeltapper_protocols.wire.messages import AssignmentRefused, ExecutionReport, ExecutionState
 
 __all__ = ["apply_assignment_refused", "apply_execution_report"]
@@ -32,7 +31,7 @@ _WITHDRAWN: Final = "update.withdrawn"
 
 
 def apply_execution_report(connection: Connection, device: str, report: ExecutionReport, now: float) -> None:
-    """Move the execution to the state that ``device`` reports; its end also answers commands to cancel it."""
+    """Move the execution to the state that ``device`` reports."""
     given_up = report.state in (ExecutionState.CANCELLED, ExecutionState.ROLLED_BACK)
     if given_up and report.code == _WITHDRAWN and _ask_again(connection, device, report.execution, now):
         return
@@ -46,8 +45,6 @@ def apply_execution_report(connection: Connection, device: str, report: Executio
         now,
         reported=report.state.value,
     )
-    if report.state.terminal:
-        answer_cancels(connection, device, report.execution, {"state": report.state.value}, now)
 
 
 def apply_assignment_refused(connection: Connection, device: str, refusal: AssignmentRefused, now: float) -> None:

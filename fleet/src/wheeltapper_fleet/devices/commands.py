@@ -21,9 +21,7 @@ from wheeltapper_protocols.wire.topics import Down, down_topic
 __all__ = [
     "DEFAULT_EXPIRY_SECONDS",
     "CommandRepeater",
-    "answer_cancels",
     "answer_command",
-    "create_cancel",
     "create_capture",
 ]
 
@@ -56,17 +54,6 @@ def create_capture(
         return _create(connection, device, body, now, expires_seconds)
 
 
-def create_cancel(
-    connection: Connection, *, device: str, execution: str, now: float, expires_seconds: float = DEFAULT_EXPIRY_SECONDS
-) -> str:
-    """Ask ``device`` to end ``execution``, in the caller's transaction; returns the command's id.
-
-    Raises:
-        FleetError: ``device.not_found``.
-    """
-    return _create(connection, device, CancelCommand(execution=execution), now, expires_seconds)
-
-
 def answer_command(connection: Connection, device: str, command: str, answer: dict[str, Any], now: float) -> None:
     """Keep the answer of ``device`` to its command, in the caller's transaction. The first answer counts.
 
@@ -74,14 +61,6 @@ def answer_command(connection: Connection, device: str, command: str, answer: di
     """
     unanswered = (commands.c.id == command, commands.c.device == device, commands.c.answered_at.is_(None))
     connection.execute(commands.update().where(*unanswered).values(answered_at=now, answer=answer))
-
-
-def answer_cancels(connection: Connection, device: str, execution: str, answer: dict[str, Any], now: float) -> None:
-    """Answer every command that asks ``device`` to end ``execution``, in the caller's transaction."""
-    query = select(commands.c.id, commands.c.body).where(commands.c.device == device, commands.c.answered_at.is_(None))
-    for row in connection.execute(query).all():
-        if isinstance(row.body, dict) and row.body.get("type") == "cancel" and row.body.get("execution") == execution:
-            connection.execute(commands.update().where(commands.c.id == row.id).values(answered_at=now, answer=answer))
 
 
 class CommandRepeater:
