@@ -91,6 +91,8 @@ def test_two_years(fleet: tuple[World, Upkeep]) -> None:
         day = step / STEPS_A_DAY
         now = world.clock.now = begin + day * DAY
         upkeep.turn()
+        if step % STEPS_A_DAY:
+            continue
         by_hand = [life for life in upkeep.ending() if life.name != "device certificate"]
         assert all(life.expires_at > now for life in by_hand), (day, by_hand)
         if by_hand and warned_day is None:
@@ -102,8 +104,6 @@ def test_two_years(fleet: tuple[World, Upkeep]) -> None:
             releases += 1
             world.publish(releases)
         server = (world.ca.certificate_path.parent / "server.pem").read_bytes()
-        if step % STEPS_A_DAY:
-            continue
         for device in [each for each in devices.values() if each.is_on(day)]:
             life = read_validity(device.certificate)
             if device.name == "press-lost" and now >= life.ends_at:
