@@ -70,8 +70,8 @@ def test_what_clients_may_get_wrong_leaves_no_traceback(stage: Stage, tmp_path: 
     time.sleep(4.0)
     stage.close()
     assert loud(stage, "fleet")[before:] == []
-    assert len([line for line in loud(stage, "press-2") if "mqtt.refused" in line]) == 1
-    assert len(loud(stage, "press-2")) == 1
+    codes = [code[1] if (code := re.search(r" (mqtt\.\w+): ", line)) else line for line in loud(stage, "press-2")]
+    assert codes in (["mqtt.lost", "mqtt.refused"], ["mqtt.refused"])  # once each
     refusals = [line for line in lines(stage, "fleet") if "a connection was refused" in line]
     assert 1 <= len(refusals) <= 2
 
