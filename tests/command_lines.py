@@ -92,3 +92,22 @@ def shell_lines(markdown: str) -> Iterator[str]:
             for part in re.split(r"&&|\||;|&|\s[12]?>{1,2}\s?\S+", re.sub(r"\$\([^)]*\)", "…", plain)):
                 if part.strip():
                     yield part.strip()
+
+
+_OURS = re.compile(r"\b(Agent|Fleet|Protocol|Wire|Recording|Training|Https)Error\b")
+
+
+def errors_within_errors(source: str) -> list[str]:
+    """Errors whose message has a whole error of ours in it, which ends with its own code: two codes in a line."""
+    found = []
+    for handler in ast.walk(ast.parse(source)):
+        if not isinstance(handler, ast.ExceptHandler) or handler.type is None or not handler.name:
+            continue
+        if not _OURS.search(ast.unparse(handler.type)):
+            continue
+        for call in ast.walk(handler):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("Error"):
+                values = [part.value for part in ast.walk(call) if isinstance(part, ast.FormattedValue)]
+                if any(isinstance(value, ast.Name) and value.id == handler.name for value in values):
+                    found.append(ast.unparse(call)[:120])
+    return found

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.command_lines import PROGRAMS, all_commands, shell_lines, texts, wrong_hints, wrong_with
+from tests.command_lines import (
+    PROGRAMS,
+    all_commands,
+    errors_within_errors,
+    shell_lines,
+    texts,
+    wrong_hints,
+    wrong_with,
+)
 from wheeltapper_agent.cli import main as agent_main
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.cli.app import main as fleet_main
@@ -149,8 +157,10 @@ def test_a_url_without_a_token_asks_for_the_token(run: Callable[..., Ran], monke
     ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_every_command_in_a_message_is_one_that_the_program_takes(file: Path) -> None:
-    found = [wrong for text in texts(file.read_text(encoding="utf-8")) for wrong in wrong_hints(text)]
+    source = file.read_text(encoding="utf-8")
+    found = [wrong for text in texts(source) for wrong in wrong_hints(text)]
     assert found == []
+    assert errors_within_errors(source) == []  # no line has two codes
 
 
 @pytest.mark.parametrize(
@@ -170,4 +180,7 @@ def test_these_checks_can_fail() -> None:
     assert wrong_hints("run wheeltapper-agent enroll first") == ["not in backticks: wheeltapper-agent enroll first"]
     assert wrong_hints("run `wheeltapper keys init`, a wheeltapper fleet CA")[0].startswith("wheeltapper keys init: ")
     assert list(texts('"""`doc`"""\nx = f"run `a {b} c`" "!"\ny = "z"')) == ["run `a … c`!", "z"]
+    wrong = 'try:\n    f()\nexcept WireError as e:\n    raise AgentError("a.b", f"no: {e}") from e\n'
+    assert len(errors_within_errors(wrong)) == 1
+    assert errors_within_errors(wrong.replace("{e}", "{e.message}")) == []
     assert list(shell_lines("```sh\nA=$(b c) d e &   # f\ng | h > i\n```")) == ["b c", "A=… d e", "g", "h"]

@@ -91,7 +91,7 @@ def _check_validity(certificate: x509.Certificate, now_seconds: float) -> Findin
         return Finding(_CERTIFICATE, FAIL, f"it expired on {end:%Y-%m-%d}", f"{_SET_CLOCK}; else {_ENROL_AGAIN}")
     if left_days < _SOON_DAYS:
         advice = (
-            "the agent renews it when it is connected: wheeltapper-agent status says why it did not; else enrol again"
+            "the agent renews it when it is connected: `wheeltapper-agent status` says why it did not; else enrol again"
         )
         return Finding(_CERTIFICATE, WARN, f"it expires in {left_days:.0f} days", advice)
     return Finding(_CERTIFICATE, OK, f"valid for {left_days:.0f} days")

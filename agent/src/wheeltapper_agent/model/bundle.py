@@ -309,7 +309,10 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         task = InferenceTask(manifest)
         bearing = BearingFaultDetector(manifest.bearing, *signal_shape) if manifest.bearing is not None else None
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
-        raise AgentError("bundle.invalid", f"the manifest describes what this agent cannot compute: {error}") from error
+        raise AgentError(
+            "bundle.invalid",
+            f"the manifest describes what this agent cannot compute: {getattr(error, 'message', error)}",
+        ) from error
     content = contents[manifest.model_file]
     check_model_file(manifest, content)
     model = load_model(content, manifest.runtime, profile, manifest.tensors, manifest.output, manifest.signature)

@@ -79,7 +79,9 @@ def _golden_run(bundle: Bundle) -> tuple[NDArray[np.float32], dict[str, float]]:
     try:
         evaluation = bundle.evaluate(samples)
     except (ProtocolError, ValueError, IndexError) as error:
-        raise AgentError("self_test.golden", f"the golden windows cannot be scored: {error}") from error
+        raise AgentError(
+            "self_test.golden", f"the golden windows cannot be scored: {getattr(error, 'message', error)}"
+        ) from error
     return samples, _compare(bundle, golden, evaluation)
 
 

@@ -160,4 +160,6 @@ def decode_assignment(payload: bytes) -> Assignment:
             return _FORMAT_1.decode(payload).upgraded()
         return _FORMAT_2.decode(payload)
     except (msgspec.DecodeError, WireError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise WireError("assignment.malformed", f"the assignment cannot be read: {error}; sign a new one") from error
+        raise WireError(
+            "assignment.malformed", f"the assignment cannot be read: {getattr(error, 'message', error)}; sign a new one"
+        ) from error
