@@ -147,7 +147,7 @@ class Trials:
         Where an agreement is asked for, too few windows would refuse the release: then a source that gives none is
         waited for until the deadline.
         """
-        began, said = self._clock.monotonic(), ""
+        began, said = self._clock.monotonic(), set[str]()
         while True:
             missing = [run for run in runs if not (run.shadow.done.is_set() or run.pipeline.source_state == _ENDED)]
             if not missing:
@@ -159,21 +159,28 @@ class Trials:
             if passed >= allowed and not (run.min_agreement and short):
                 return
             if short:
-                said = self._say(execution, said, run.pipeline, passed, timeout, run.shadow.offered, run.windows)
+                self._say(execution, said, run.pipeline, passed, timeout, run.shadow.offered, run.windows)
             self._wait.for_seconds(execution, POLL_SECONDS)
 
     def _say(
-        self, execution: Execution, said: str, pipeline: Pipeline, passed: float, timeout: float, have: int, wanted: int
-    ) -> str:
-        """Report what ``execution`` waits for, if that is news; return what was said last."""
+        self,
+        execution: Execution,
+        said: set[str],
+        pipeline: Pipeline,
+        passed: float,
+        timeout: float,
+        have: int,
+        wanted: int,
+    ) -> None:
+        """Report what ``execution`` waits for, each reason once in a trial; ``said`` remembers them."""
         trouble, interval = pipeline.trouble, pipeline.window_seconds
         state = trouble.code if trouble is not None else pipeline.source_state
         kind, why = waits_for(passed, timeout, wanted - have, interval, state)
-        if kind and f"{pipeline.name} {kind}" != said:
-            said = f"{pipeline.name} {kind}"
+        reason = f"{pipeline.name} {kind}"
+        if kind and reason not in said:
+            said.add(reason)
             detail = f"{pipeline.name} has {have} of {wanted} windows: {why}"
             self._report_waiting(execution, Unmet("update.waiting_windows", detail))
-        return said
 
     # --- probation ----------------------------------------------------------------------------------------------------
 
@@ -187,7 +194,7 @@ class Trials:
         Raises:
             Interrupted: the agent stops.
         """
-        began, said = self._clock.monotonic(), ""
+        began, said = self._clock.monotonic(), set[str]()
         needed = min(self._rules.new_windows, self._config.probation_windows)
         enough_at: float | None = None
         pipelines = [self._pipelines[name] for name in execution.targets]
@@ -221,7 +228,7 @@ class Trials:
                 if passed > allowed:
                     text = f"{pipeline.name} scored {have} of {wanted} windows in {allowed:g} s"
                     return EffectResult(Event.BROKE, "probation.timeout", text)
-                said = self._say(execution, said, pipeline, passed, timeout, have, wanted)
+                self._say(execution, said, pipeline, passed, timeout, have, wanted)
             self._wait.for_seconds(execution, POLL_SECONDS)
 
     def _judged(self, execution: Execution, windows: float) -> EffectResult:
