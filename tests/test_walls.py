@@ -22,7 +22,7 @@ SOURCES = {
     "wheeltapper_fleet": ROOT / "fleet/src/wheeltapper_fleet",
 }
 ROOMS = {
-    "wheeltapper_protocols": "errors signal tables drift wire decision manifest",
+    "wheeltapper_protocols": "errors python_path signal tables drift wire decision manifest",
     "wheeltapper_agent": (
         "ground source model records pipeline link captures update adapters ports config host service daemon"
         " cli_support cli_export cli_device cli __main__"

@@ -2,7 +2,7 @@
 
 import sys
 
-from wheeltapper_agent.ground.python_path import forget_untrusted_folders
+from wheeltapper_protocols.python_path import forget_untrusted_folders
 
 __all__ = ["main"]
 

@@ -28,8 +28,8 @@ from wheeltapper_agent.cli_support import (
     run_program,
 )
 from wheeltapper_agent.ground.errors import AgentError
-from wheeltapper_agent.ground.python_path import child_environment, python_command
 from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.python_path import child_environment, python_command
 
 __all__ = ["app", "main"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.ground.python_path import child_environment, python_command
 from wheeltapper_agent.host.finding import FAIL, OK, WARN, Finding
 from wheeltapper_protocols.errors import brief
+from wheeltapper_protocols.python_path import child_environment, python_command
 
 __all__ = ["check_runtimes"]
 

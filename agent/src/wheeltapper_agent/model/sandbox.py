@@ -32,11 +32,11 @@ from typing import Any, Final
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.ground.python_path import child_environment
 from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.runtimes import preload
 from wheeltapper_agent.model.self_test import compare_golden, process_memory_mb, self_test
 from wheeltapper_protocols.errors import ProtocolError, brief
+from wheeltapper_protocols.python_path import child_environment
 
 __all__ = ["main", "measure_in_child", "try_candidate"]
 

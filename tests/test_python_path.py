@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from tests.agent.bundles import make_bundle, write_bundle
+from tests.legacy import LEGACY
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.ground.python_path import child_environment, python_command, trusted_folders
 from wheeltapper_agent.host.runtime_checks import check_runtimes
 from wheeltapper_agent.model.sandbox import measure_in_child
+from wheeltapper_protocols.python_path import child_environment, python_command, trusted_folders
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[1]
 PLANTED = ("cryptography", "json", "msgspec", "numpy", "onnxruntime", "ai_edge_litert", "sqlite_utils", "tuf", "typer")
 FIRST_IMPORTS = {"json"}
 """The standard library's: with an empty entry in PYTHONPATH they run before any code of ours can prevent it."""
@@ -76,7 +77,16 @@ def test_a_command_runs_nothing_of_the_working_folder(planted: Path, command: st
     assert done.stdout or command in ("run", "status")
 
 
-@pytest.mark.parametrize("module", ["wheeltapper_agent", "wheeltapper_fleet"])
+@pytest.mark.skipif(LEGACY, reason="the environment of make test-legacy has no fleet service")
+def test_the_fleet_s_program_too(planted: Path) -> None:
+    (planted / "json.py").unlink()  # see FIRST_IMPORTS
+    path = os.pathsep + os.pathsep.join(entry for entry in sys.path if entry)
+    line = [sys.executable, "-P", "-c", PROGRAM.replace("agent", "fleet"), "serve", "--help"]
+    done = subprocess.run(line, env=os.environ | {"PYTHONPATH": path}, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, ran(planted)) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["wheeltapper_agent", *([] if LEGACY else ["wheeltapper_fleet"])])
 def test_as_a_module_too(planted: Path, module: str) -> None:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     line = [sys.executable, "-m", module, "--help"]
@@ -127,7 +137,7 @@ def test_who_may_write_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_isolated_process_starts_isolated_ones() -> None:
     assert python_command("x.py") == [sys.executable, "-P", "x.py"]
-    code = "from wheeltapper_agent.ground.python_path import python_command; print(python_command()[1])"
+    code = "from wheeltapper_protocols.python_path import python_command; print(python_command()[1])"
     code = f"import sys; sys.path[:] = {sys.path!r}; {code}"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "-I"
