@@ -28,6 +28,18 @@ from wheeltapper_agent.link.identity import Fleet, Identity
 _PEM = serialization.Encoding.PEM
 
 
+def with_key_identifiers(
+    builder: x509.CertificateBuilder, key: Any, issuer_key: Any, ca: bool
+) -> x509.CertificateBuilder:
+    """What Python 3.13 demands of certificates by default (RFC 5280, sections 4.2.1.1 to 4.2.1.3)."""
+    usage = x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
+    return (
+        builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+        .add_extension(usage, critical=True)
+    )
+
+
 class Authority:
     """A certificate authority that writes its certificates into ``folder``."""
 
@@ -57,7 +69,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
         )
-        return builder.sign(self._key, hashes.SHA256())
+        return with_key_identifiers(builder, key, self._key.public_key(), ca).sign(self._key, hashes.SHA256())
 
     def sign_csr(self, pem: str, name: str | None = None) -> str:
         """The certificate for a CSR, in PEM; ``name`` replaces the name in the CSR."""

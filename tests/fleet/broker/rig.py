@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import Engine
 
+from tests.agent.servers import with_key_identifiers
 from wheeltapper_fleet.broker.auth_callout import AuthCallout
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
@@ -79,6 +80,7 @@ class Ca:
         if not ca:
             names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        builder = with_key_identifiers(builder, key, self._key.public_key(), ca)
         return builder.sign(self._key, hashes.SHA256())
 
 
