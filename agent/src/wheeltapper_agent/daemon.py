@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         loaded = load_config(config)
-        loaded.device.state_dir.mkdir(parents=True, exist_ok=True)
+        loaded.device.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         identity = load_identity(loaded.device.state_dir)
         agent = Agent(loaded, load_profile(loaded.device.profile), identity, Notifier.from_environment(os.environ))
     except (AgentError, ProtocolError) as error:

@@ -31,6 +31,7 @@ def test_enrolment(tmp_path: Path, server: DeviceServer) -> None:
     identity = enroll(server.url, parse_token(_token(server)), tmp_path / "state")
     assert identity == load_identity(tmp_path / "state")
     assert identity.key.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
     assert identity.root.read_bytes() == server.repository.root
     with pytest.raises(AgentError) as again:
         enroll(server.url, parse_token(_token(server)), tmp_path / "state")

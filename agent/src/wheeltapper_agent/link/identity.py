@@ -161,7 +161,8 @@ def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 
             "enrol.already", f"{state_dir} holds an identity already; remove its folder 'identity' to enrol again"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         ca_pem = _fetch_ca(server, token, timeout_seconds)
         key = make_key(folder / "device.key")
         answer = _ask(server, ca_pem, token, key, timeout_seconds)
