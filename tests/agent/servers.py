@@ -197,7 +197,7 @@ class DeviceServer:
             "certificate": self.authority.sign_csr(body["csr"], self.enrol_name),
             "ca": self.authority.pem.decode(),
             "root": self.repository.root.decode(),
-            "mqtt_host": "localhost",
+            "mqtt_host": "127.0.0.1",
             "mqtt_port": self.mqtt_port,
             "https_url": self.url,
         }
@@ -209,7 +209,7 @@ class DeviceServer:
         certificate, key = self.authority.pair("device-1")
         root = folder / "root.json"
         root.write_bytes(self.repository.root)
-        fleet = Fleet(device="device-1", https_url=self.url, mqtt_host="localhost", mqtt_port=self.mqtt_port)
+        fleet = Fleet(device="device-1", https_url=self.url, mqtt_host="127.0.0.1", mqtt_port=self.mqtt_port)
         return Identity(fleet, key, certificate, self.authority.path, root)
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class FakeFleet:
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = lambda client, *_: client.subscribe(ALL_UP_FILTER, qos=1)
         self.client.on_message = self._message
-        self.client.connect("localhost", port)
+        self.client.connect("127.0.0.1", port)
         self.client.loop_start()
 
     def _message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:

@@ -141,7 +141,7 @@ def _linked(
     authority: Authority, broker: Broker, on_connected: Callable[[], None], waits: Waits | None = None
 ) -> Iterator[Link]:
     certificate, key = authority.pair("device-1")
-    address = BrokerAddress("device-1", "localhost", broker.port, authority.path, certificate, key)
+    address = BrokerAddress("device-1", "127.0.0.1", broker.port, authority.path, certificate, key)
     link = Link(address, on_connected, lambda _kind, _payload: None)
     if waits is not None:
         link._stopping = waits
@@ -266,7 +266,7 @@ def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path, caplog: pytest.LogCaptureFi
     )
     broker = subprocess.Popen([str(binary), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     own, own_key = authority.pair("device-1")
-    address = BrokerAddress("device-1", "localhost", port, authority.path, own, own_key)
+    address = BrokerAddress("device-1", "127.0.0.1", port, authority.path, own, own_key)
     link = Link(address, lambda: None, lambda _kind, _payload: None, reconnect_max_seconds=0.5)
     try:
         link.start()
@@ -360,7 +360,7 @@ def test_two_agents_with_one_identity_at_a_real_broker(authority: Authority, tmp
     """Whether the broker says why (MQTT 5) or just closes: the one that was there notices and counts."""
     broker = Mosquitto(authority, tmp_path / "mosquitto")
     certificate, key = authority.pair("device-1")
-    address = BrokerAddress("device-1", "localhost", broker.port, authority.path, certificate, key)
+    address = BrokerAddress("device-1", "127.0.0.1", broker.port, authority.path, certificate, key)
     links = [Link(address, lambda: None, lambda _kind, _payload: None) for _ in range(2)]
     try:
         links[0].start()
