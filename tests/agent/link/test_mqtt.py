@@ -214,6 +214,15 @@ def test_a_device_that_is_refused_says_so_once_and_tries_ever_more_seldom(
     assert waits.seconds[0] <= 0.5
 
 
+def test_one_refusal_after_a_time_without_a_broker_is_tried_again_soon(authority: Authority, broker: Broker) -> None:
+    broker.refuses, waits = (-1, -1), Waits()
+    with _linked(authority, broker, lambda: None, waits):
+        until(lambda: len(waits.seconds) >= 12, 30, "the twelfth attempt")
+        broker.refuses, before = (0x87, 5), len(waits.seconds) + 1  # an attempt may be under way
+        until(lambda: len(waits.seconds) >= before + 2, 30, "two refusals")
+    assert max(waits.seconds[: before + 1]) <= 10.0
+
+
 def test_a_broker_that_ends_connections_without_an_answer_is_told_once(
     authority: Authority, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:

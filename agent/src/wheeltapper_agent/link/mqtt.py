@@ -344,7 +344,7 @@ class Link:
 
     def _run(self) -> None:
         """The thread: one connection after the other, with waits in between."""
-        failures = 0
+        failures = refusals = 0
         while not self._stopping.is_set():
             version = self._version
             try:
@@ -356,11 +356,13 @@ class Link:
             if self._version > version and (failures == 1 or self._refusal == _UNSUPPORTED_VERSION):
                 delay = 0.05
             else:
+                # A broker that just started may refuse everybody for some seconds, so only refusals in a row count.
                 refused = self._refusal not in (None, _UNSUPPORTED_VERSION)
+                refusals = refusals + 1 if refused else 0
                 longest = _REFUSED_MAX_SECONDS if refused else self._reconnect_max_seconds
                 if self._soon_ended >= _SOON_ENDED:
                     longest = max(longest, _SOON_ENDED_MAX_SECONDS)
-                delay = min(longest, 0.25 * 2 ** min(failures, 12))
+                delay = min(longest, 0.25 * 2 ** min(refusals or failures, 12))
             if (
                 self._end is not None and self._end[0] == TAKEN_OVER
             ):  # else two devices would push each other out for ever
