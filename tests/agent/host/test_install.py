@@ -219,7 +219,8 @@ def _state(folder: Path) -> None:
 @as_root
 def test_a_state_folder_never_leads_out_of_an_image(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
-    outside.mkdir(mode=0o755)
+    outside.mkdir()
+    outside.chmod(0o755)
     (root / "var/lib/wheeltapper").symlink_to(outside)
     before = _tree(root)
     said = _run("install", "--profile", "raspberry-pi-4", "--root", str(root), code=2)
