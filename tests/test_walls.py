@@ -22,7 +22,7 @@ SOURCES = {
     "wheeltapper_fleet": ROOT / "fleet/src/wheeltapper_fleet",
 }
 ROOMS = {
-    "wheeltapper_protocols": "errors python_path signal tables drift wire decision manifest",
+    "wheeltapper_protocols": "errors python_path usage signal tables drift wire decision manifest",
     "wheeltapper_agent": (
         "ground source model records pipeline link captures update adapters ports config host service daemon"
         " cli_support cli_export cli_device cli __main__"
@@ -39,8 +39,8 @@ PACKAGES["wheeltapper_fleet"] = ("wheeltapper_protocols",)
 """Which other packages of ours a package may import."""
 PURE = {
     "wheeltapper_protocols": (
-        "errors signal.bearing_lines signal.feature_kinds signal.iso20816 signal.quality drift.drift drift.sketch"
-        " tables.cells tables.notes tables.options tables.times"
+        "errors usage signal.bearing_lines signal.feature_kinds signal.iso20816 signal.quality drift.drift"
+        " drift.sketch tables.cells tables.notes tables.options tables.times"
         " wire.assignment wire.codec wire.ids wire.messages wire.topics decision.decision decision.reasons"
         " decision.score_age decision.scoring manifest.inference_task manifest.manifest manifest.model_file"
         " manifest.model_tensor manifest.onnx_file manifest.tflite_file"

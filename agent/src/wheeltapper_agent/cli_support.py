@@ -13,12 +13,13 @@ import io
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.usage import wrong_usage
 
 __all__ = ["DEFAULT_CONFIG", "ConfigOption", "JsonOption", "agent_command", "fail", "read_token_file", "run_program"]
 
@@ -26,17 +27,6 @@ DEFAULT_CONFIG = Path("/etc/wheeltapper/agent.toml")
 """Where ``install`` puts the configuration; equal to :data:`wheeltapper_agent.host.systemd_unit.CONFIG_FILE`."""
 ConfigOption = Annotated[Path, typer.Option("--config", help="The agent's configuration (TOML).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-_USAGE_CODES: Final = {
-    "NoSuchOption": "usage.unknown_option",
-    "NoSuchCommand": "usage.unknown_command",
-    "NoArgsIsHelpError": "usage.missing",
-    "MissingParameter": "usage.missing",
-    "BadParameter": "usage.value",
-    "BadOptionUsage": "usage.value",
-}
-"""Codes of wrong usage by the name of click's exception; others are ``usage.arguments``."""
 
 
 def run_program(app: typer.Typer, program: str) -> NoReturn:
@@ -60,20 +50,8 @@ def run_program(app: typer.Typer, program: str) -> NoReturn:
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's exceptions have it, wherever typer keeps them
             raise
-        _end(*_wrong_usage(error, program), 2)
+        _end(*wrong_usage(error, program), 2)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _wrong_usage(error: Any, program: str) -> tuple[str, str]:
-    """What to say of an exception of click, and its code."""
-    kind = type(error).__name__
-    text = (
-        " ".join(error.format_message().split()).rstrip(".") if kind != "NoArgsIsHelpError" else "no command is given"
-    )
-    if text.startswith("No such command"):
-        kind = "NoSuchCommand"
-    path = error.ctx.command_path if error.ctx is not None else program
-    return f"{text}; see `{path} -h`", _USAGE_CODES.get(kind, "usage.arguments")
 
 
 def _end(message: str, code: str, status: int) -> NoReturn:

@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
+
+from wheeltapper_protocols.usage import wrong_usage
 
 if TYPE_CHECKING:
     from wheeltapper_fleet.client.fleet_client import FleetClient
@@ -168,17 +170,6 @@ def failures() -> Iterator[None]:
         fail("cli.io", f"{error.strerror or error}{where}", FAILED)
 
 
-_USAGE_CODES: Final = {
-    "NoSuchOption": "usage.unknown_option",
-    "NoSuchCommand": "usage.unknown_command",
-    "NoArgsIsHelpError": "usage.missing",
-    "MissingParameter": "usage.missing",
-    "BadParameter": "usage.value",
-    "BadOptionUsage": "usage.value",
-}
-"""Codes of wrong usage by the name of click's exception; others are ``usage.arguments``."""
-
-
 def run_guarded(app: typer.Typer, program: str = "wheeltapper") -> NoReturn:
     """Run the command line, and end the process with the exit code that docs/cli.md says.
 
@@ -197,19 +188,7 @@ def run_guarded(app: typer.Typer, program: str = "wheeltapper") -> NoReturn:
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's exceptions have it, wherever typer keeps them
             raise
-        message, usage_code = _wrong_usage(error, program)
+        message, usage_code = wrong_usage(error, program)
         sys.stderr.write(f"error: {printable(message)} [{usage_code}]\n")
         sys.exit(BAD_INPUT)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _wrong_usage(error: Any, program: str) -> tuple[str, str]:
-    """What to say of an exception of click, and its code."""
-    kind = type(error).__name__
-    text = (
-        " ".join(error.format_message().split()).rstrip(".") if kind != "NoArgsIsHelpError" else "no command is given"
-    )
-    if text.startswith("No such command"):
-        kind = "NoSuchCommand"
-    path = error.ctx.command_path if error.ctx is not None else program
-    return f"{text}; see `{path} -h`", _USAGE_CODES.get(kind, "usage.arguments")
