@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Engine, text, update
 
@@ -123,6 +125,12 @@ def test_an_unreadable_campaign_can_be_aborted_and_nothing_else(world: World) ->
     assert set(world.states(bad).values()) == {"FAILED", "CANCELLED"}
 
 
+def test_what_is_missing_is_named(world: World) -> None:
+    bad = create(world)
+    damage(world.database, bad, {"waves": [{"state": "PASSED", "since": 1.0}, {"state": "RUNNING"}]})
+    assert world.campaign(bad).unreadable == "wave 2 has no 'since'"
+
+
 def test_the_api_shows_an_unreadable_campaign_beside_the_others(server: AdminServer) -> None:
     row = {"version": 1, "state": "RUNNING", "reason": "", "created_at": 1e9, "updated_at": 1e9}
     server.insert(tables.campaigns, id="c-good", spec=WHOLE, waves=[], **row)
@@ -132,3 +140,6 @@ def test_the_api_shows_an_unreadable_campaign_beside_the_others(server: AdminSer
         assert answer.status_code == 200
         assert {each["id"]: bool(each["unreadable"]) for each in answer.json()} == {"c-good": False, "c-bad": True}
         assert http.get("/api/v1/campaigns/c-bad").status_code == 200
+    cookies = {"wheeltapper_session": server.sign_in()}
+    page = httpx.get(server.url + "/fragments/campaigns", cookies=cookies, trust_env=False).text
+    assert re.findall(r'class="pill state">(\w+)<', page).count("unreadable") == 1

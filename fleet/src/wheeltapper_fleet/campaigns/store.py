@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -190,11 +191,18 @@ def _read(row: Row[Any], attempts: tuple[Execution, ...]) -> Campaign:
     return Campaign(
         id=row.id,
         spec=read_spec(row.spec),
-        waves=tuple(Wave(WaveState(each["state"]), float(each["since"])) for each in row.waves),
+        waves=tuple(_read_wave(number, each) for number, each in enumerate(row.waves, 1)),
         executions=attempts,
         state=CampaignState(row.state),
         reason=row.reason,
     )
+
+
+def _read_wave(number: int, stored: Mapping[str, Any]) -> Wave:
+    missing = [repr(name) for name in ("state", "since") if name not in stored]
+    if missing:
+        raise ValueError(f"wave {number} has no {' and no '.join(missing)}")
+    return Wave(WaveState(stored["state"]), float(stored["since"]))
 
 
 def _active() -> Select[str]:
