@@ -29,7 +29,7 @@ ROOMS = {
     ),
     "wheeltapper_fleet": (
         "ground db access trust registry telemetry devices alerts captures campaigns ingest broker api device_api ui"
-        " client training demo tables config upkeep reloading service cli __main__"
+        " client training demo tables config upkeep reloading serving service cli __main__"
     ),
 }
 """The rooms of each package and the modules of its root, lowest first: a room imports from itself and from lower ones
