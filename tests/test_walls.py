@@ -62,7 +62,7 @@ PURE = {
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
         " broker.config broker.permissions api.schemas device_api.rate_limit ui.charts cli.options training.errors"
         " registry.runnable campaigns.rules.default_release campaigns.rules.foresight"
-        " campaigns.rules.meeting"
+        " campaigns.rules.gates campaigns.rules.meeting campaigns.rules.sequential"
     ),
 }
 """Files that do no I/O, read no clock and no random numbers, themselves or through what they import. The list grows; it
