@@ -20,7 +20,7 @@ def start(stage: Stage, release: int) -> str:
 
 
 def execution(stage: Stage, campaign: str) -> dict[str, Any]:
-    [found] = stage.client.campaign(campaign)["execution_list"]
+    [found] = stage.client.executions(campaign)
     return dict(found)
 
 

@@ -57,7 +57,7 @@ def check_windows(stage: Stage, story: Story) -> None:
 
 def ended(stage: Stage, campaign: str) -> dict[str, dict[str, Any]] | None:
     """{device: execution} when every execution of the first wave has ended; None before."""
-    rows = {row["device"]: row for row in stage.client.campaign(campaign)["execution_list"]}
+    rows = {row["device"]: row for row in stage.client.executions(campaign)}
     over = all(ExecutionState(row["state"]).terminal for row in rows.values() if row["wave"] == 1)
     return rows if over else None
 

@@ -43,7 +43,9 @@ def store(engine: Engine) -> None:
 
 
 def shown(engine: Engine) -> list[dict[str, Any]]:
-    views = [view.model_dump(include={"label", "value", "unit", "zone"}) for view in reversed(list_alerts(engine))]
+    views = [
+        view.model_dump(include={"label", "value", "unit", "zone"}) for view in reversed(list_alerts(engine).items)
+    ]
     return [{name: value for name, value in view.items() if value is not None} for view in views]
 
 

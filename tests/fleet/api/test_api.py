@@ -205,11 +205,11 @@ def test_a_score_that_is_not_of_now_is_shown_as_none(server: AdminServer) -> Non
     server.add_scores("press-2", [2.5], "critical")
     server.add_alert("press-1", [], label="model.no_score", score=0.0, severity="warning")
     with server.http() as http:
-        gone, without = http.get("/api/v1/devices").json()
+        gone, without = http.get("/api/v1/devices").json()["items"]
         assert (gone["score"], gone["severity"]) == (None, None)
         assert gone["no_score_since"] == pytest.approx(now - 3601, abs=5)
         assert (without["score"], without["no_score_since"], without["scores"]) == (None, None, [])
-        assert http.get("/api/v1/alerts").json()[0]["score"] is None
+        assert http.get("/api/v1/alerts").json()["items"][0]["score"] is None
         cookies = {COOKIE: server.sign_in()}
     cards = httpx.get(server.url + "/fragments/devices", cookies=cookies, trust_env=False).text
     assert "no score since 20" in cards

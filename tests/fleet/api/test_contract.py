@@ -29,8 +29,9 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 @pytest.mark.parametrize(
     "path",
     [
-        f"/alerts?after_id={2**63}",
-        f"/alerts?after_id={10**400}",
+        "/alerts?limit=0",
+        f"/alerts?limit={10**400}",
+        "/devices?after=a%00b",
         f"/releases/{MODEL}/{2**63}",
         f"/releases/{MODEL}/{2**31}/verify",
         f"/releases/{MODEL}/0/drift",
@@ -121,3 +122,32 @@ def test_a_database_that_does_not_answer_is_503_and_says_so(
     answer = http.get(f"{API}/alerts")
     assert (answer.status_code, answer.json()["code"]) == (503, "api.database")
     assert int(answer.headers["Retry-After"]) > 0
+
+
+def schema_of(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
+    """The schema of what an operation answers where all is well; references are followed once."""
+    answers = [value for status, value in operation["responses"].items() if status.startswith("2")]
+    schema = answers[0].get("content", {}).get("application/json", {}).get("schema", {}) if answers else {}
+    name = str(schema.get("$ref", "")).rpartition("/")[2]
+    return dict(document["components"]["schemas"][name]) if name else dict(schema)
+
+
+def test_every_list_has_pages(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    paged = []
+    for path, method, operation in operations(document):
+        schema = schema_of(document, operation)
+        assert method != "get" or schema.get("type") != "array", f"{path} answers a list without pages"
+        if {"items", "next"} == set(schema.get("properties", ())):
+            paged.append(path)
+            assert {"limit", "after"} <= {each["name"] for each in operation["parameters"]}, path
+    assert {f"{API}/devices", f"{API}/campaigns", f"{API}/campaigns/{{campaign}}/executions"} <= set(paged)
+
+
+def test_a_cursor_of_another_list_is_refused(server: AdminServer, http: httpx.Client) -> None:
+    server.add_device("press-2")
+    following = http.get(f"{API}/devices?limit=1").json()["next"]
+    assert [each["id"] for each in http.get(f"{API}/devices?after={following}").json()["items"]] == ["press-2"]
+    for path in (f"/campaigns?after={following}", "/devices?after=abc", "/releases?after=W10"):
+        answer = http.get(API + path)
+        assert (answer.status_code, answer.json()["code"]) == (400, "cursor.invalid")

@@ -140,7 +140,7 @@ def test_a_device_where_it_fails_is_not_tried_for_ever(world: World) -> None:
             world.end("dev-0", ExecutionState.REJECTED, "self_test.golden")
         days += 1
     assert attempts(world) == [("dev-0", "REJECTED")] * MOST_ATTEMPTS
-    (shown,) = list_defaults(world.database)
+    (shown,) = list_defaults(world.database).items
     assert (shown.executions, shown.given_up) == ({"REJECTED": MOST_ATTEMPTS}, 1)
     world.offline("dev-0")
     world.online("dev-0", main=None)
@@ -186,8 +186,8 @@ def test_clearing_one_withdraws_what_is_under_way_and_changes_nothing_else(world
 def test_every_change_is_kept_with_who_when_and_why(world: World) -> None:
     first, second = default(world, 1), default(world, 2)
     default(world, 1, site="a")
-    kept = {each.id: each for each in list_defaults(world.database, cleared=True)}
-    assert len(list_defaults(world.database)) == 2
+    kept = {each.id: each for each in list_defaults(world.database, cleared=True).items}
+    assert len(list_defaults(world.database).items) == 2
     assert (kept[first].cleared_by, kept[first].cleared_why) == ("ann", f"replaced by {second}")
     assert (kept[second].set_by, kept[second].why, kept[second].set_at) == ("ann", "tried", world.now)
     assert kept[second].cleared_at is None
@@ -197,12 +197,12 @@ def test_a_completed_campaign_makes_its_release_the_default(world: World) -> Non
     default(world, 1, site="a")
     create(world, release=2, audience={"tags": {"site": "a"}}, waves=[{}], make_default=True)
     world.tick()
-    assert list_defaults(world.database)[0].release == 1
+    assert list_defaults(world.database).items[0].release == 1
     for device in ("dev-0", "dev-1"):
         world.end(device, ExecutionState.COMMITTED)
     world.tick()
     world.tick()
-    (now,) = list_defaults(world.database)
+    (now,) = list_defaults(world.database).items
     assert (now.release, now.audience["tags"], now.set_by) == (2, {"site": "a"}, "engine")
     with pytest.raises(FleetError) as caught:
         create(world, pipelines=["*"], make_default=True)
@@ -216,7 +216,7 @@ def test_what_cannot_be_a_default_release_is_refused(world: World, release: int,
     with pytest.raises(FleetError) as caught:
         default(world, release, pipeline)
     assert caught.value.code == code
-    assert list_defaults(world.database, cleared=True) == []
+    assert list_defaults(world.database, cleared=True).items == []
 
 
 def test_one_that_cannot_be_read_stops_no_other(world: World) -> None:
@@ -228,7 +228,7 @@ def test_one_that_cannot_be_read_stops_no_other(world: World) -> None:
     world.online("dev-0", main=None, aux=None)
     world.tick()
     assert world.wanted("dev-0") == {"aux": 2}
-    assert len(list_defaults(world.database)) == 2
+    assert len(list_defaults(world.database).items) == 2
 
 
 def test_nothing_is_done_for_devices_that_have_it(world: World) -> None:
@@ -286,7 +286,7 @@ def test_over_the_api(server: AdminServer) -> None:
         made = http.post("/api/v1/default-releases", json=body)
         assert (made.status_code, made.json()["pipeline"], made.json()["why"]) == (201, "main", "proved itself")
         assert made.json()["set_by"]
-        assert [each["id"] for each in http.get("/api/v1/default-releases").json()] == [made.json()["id"]]
+        assert [each["id"] for each in http.get("/api/v1/default-releases").json()["items"]] == [made.json()["id"]]
         unknown = http.post("/api/v1/default-releases", json={**body, "release": 4})
         assert (unknown.status_code, unknown.json()["code"]) == (404, "release.not_found")
         for wrong in ({**body, "pipline": "x"}, {**body, "release": 0}, {"model": MODEL}):
@@ -295,6 +295,6 @@ def test_over_the_api(server: AdminServer) -> None:
         assert (none.status_code, none.json()["code"]) == (404, "default.not_found")
         cleared = http.post("/api/v1/default-releases/clear", json={"model": MODEL, "why": "done"})
         assert [each["cleared_why"] for each in cleared.json()] == ["done"]
-        assert http.get("/api/v1/default-releases").json() == []
-        assert len(http.get("/api/v1/default-releases", params={"cleared": True}).json()) == 1
+        assert http.get("/api/v1/default-releases").json()["items"] == []
+        assert len(http.get("/api/v1/default-releases", params={"cleared": True}).json()["items"]) == 1
     assert server.http(token="wrong").get("/api/v1/default-releases").status_code == 401

@@ -49,7 +49,7 @@ def test_a_campaign_completes_in_two_waves(world: World) -> None:
     shown = world.campaign(campaign)
     assert shown.state == "COMPLETED"
     assert {line.who for line in shown.log} == {"ann", "engine"}
-    assert list_campaigns(world.database)[0].executions == {"1": {"COMMITTED": 2}, "2": {"COMMITTED": 3}}
+    assert list_campaigns(world.database).items[0].executions == {"1": {"COMMITTED": 2}, "2": {"COMMITTED": 3}}
 
 
 def test_a_bad_release_stops_at_the_first_wave_and_the_next_campaign_supersedes_it(world: World) -> None:
@@ -229,7 +229,7 @@ def test_acks_are_contiguous_whatever_the_order_and_what_was_dropped_is_counted(
     assert last_ack(world) == 20
     with reading(world.database) as connection:
         assert record_totals(connection, ["dev-0"])["dev-0"].stored == 14
-    assert [each.online for each in list_devices(world.database)] == [True, False, False, False, False]
+    assert [each.online for each in list_devices(world.database).items] == [True, False, False, False, False]
 
 
 def test_an_alert_is_stored_once_and_a_poisoned_batch_keeps_the_rest(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.fleet.campaigns.world import World, create
 from wheeltapper_fleet.campaigns.rules.foresight import foresee
 from wheeltapper_fleet.campaigns.rules.spec import plan_waves, read_spec
-from wheeltapper_fleet.campaigns.views import get_campaign
+from wheeltapper_fleet.campaigns.views import get_campaign, list_log
 from wheeltapper_fleet.ground.errors import FleetError
 
 MAIN: dict[str, Any] = {"main": ("m", 1)}
@@ -82,7 +82,7 @@ def test_warnings_are_in_the_log_and_in_the_answer(world: World) -> None:
     campaign = create(world)
     shown = get_campaign(world.database, campaign)
     assert shown.warnings == ["1 of 5 devices have not said yet which pipelines they have: dev-4"]
-    assert [line.event for line in shown.log][:2] == ["created", "warning"]
+    assert [line.event for line in list_log(world.database, campaign).items][:2] == ["created", "warning"]
     world.online("dev-4", main=None)
     assert get_campaign(world.database, create(world)).warnings == []
     with pytest.raises(FleetError) as caught:

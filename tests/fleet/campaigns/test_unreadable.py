@@ -60,7 +60,7 @@ def test_a_campaign_that_cannot_be_read_stops_no_other(
         world.tick()
     assert world.campaign(good).state == "COMPLETED"
     assert sum(bad in record.getMessage() for record in caplog.records) == 1
-    shown = {each.id: each for each in list_campaigns(world.database)}
+    shown = {each.id: each for each in list_campaigns(world.database).items}
     assert (bool(shown[bad].unreadable), bool(shown[good].unreadable)) == (True, False)
     assert world.states(bad) == {"dev-0": "FAILED"}  # its deadline counts all the same
 
@@ -84,10 +84,10 @@ def test_text_that_is_no_json_is_one_rows_trouble(world: World) -> None:
     assert down_topic("dev-1", Down.COMMAND) in topics
     assert down_topic("dev-0", Down.COMMAND) not in topics
     assert other
-    assert {each.id: bool(each.unreadable) for each in list_campaigns(world.database)} == {bad: True, good: False}
-    assert len(list_devices(world.database)) == 5
+    assert {each.id: bool(each.unreadable) for each in list_campaigns(world.database).items} == {bad: True, good: False}
+    assert len(list_devices(world.database).items) == 5
     assert get_device(world.database, "dev-2").tags == {}
-    assert [each.reasons for each in list_alerts(world.database)] == [[], []]
+    assert [each.reasons for each in list_alerts(world.database).items] == [[], []]
     assert world.states(good)["dev-0"] == "ASSIGNED"
 
 
@@ -138,7 +138,10 @@ def test_the_api_shows_an_unreadable_campaign_beside_the_others(server: AdminSer
     with server.http() as http:
         answer = http.get("/api/v1/campaigns")
         assert answer.status_code == 200
-        assert {each["id"]: bool(each["unreadable"]) for each in answer.json()} == {"c-good": False, "c-bad": True}
+        assert {each["id"]: bool(each["unreadable"]) for each in answer.json()["items"]} == {
+            "c-good": False,
+            "c-bad": True,
+        }
         assert http.get("/api/v1/campaigns/c-bad").status_code == 200
     cookies = {"wheeltapper_session": server.sign_in()}
     page = httpx.get(server.url + "/fragments/campaigns", cookies=cookies, trust_env=False).text

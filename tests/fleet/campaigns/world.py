@@ -8,9 +8,10 @@ from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
-from wheeltapper_fleet.campaigns.schemas import CampaignDetail
-from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail, ExecutionView, LogEntry
+from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns, list_executions, list_log
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.ground.paging import MAX_LIMIT
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.tables import commands as command_table
 from wheeltapper_fleet.tables import devices, releases
@@ -40,6 +41,13 @@ class Action(Protocol):
     """One of the actions of ``campaigns/service.py``."""
 
     def __call__(self, engine: Engine, campaign: str, *, version: int, who: str, now: float) -> None: ...
+
+
+class Shown(CampaignDetail):
+    """A campaign as it is shown, with its first executions and log lines."""
+
+    execution_list: list[ExecutionView]
+    log: list[LogEntry]
 
 
 class World:
@@ -151,10 +159,16 @@ class World:
 
     def campaign_ids(self) -> list[str]:
         """All campaigns, newest first."""
-        return [each.id for each in list_campaigns(self.database)]
+        return [each.id for each in list_campaigns(self.database).items]
 
-    def campaign(self, campaign: str) -> CampaignDetail:
-        return get_campaign(self.database, campaign)
+    def campaign(self, campaign: str) -> Shown:
+        """The campaign with its executions and its log, the first thousand of each."""
+        found = get_campaign(self.database, campaign)
+        return Shown(
+            **found.model_dump(),
+            execution_list=list_executions(self.database, campaign, MAX_LIMIT).items,
+            log=list_log(self.database, campaign, MAX_LIMIT).items,
+        )
 
     def commands(self) -> list[Any]:
         with reading(self.database) as connection:

@@ -49,7 +49,9 @@ def test_creating_a_campaign_prints_its_warnings_beside_its_result(fleet: AdminS
     ]
     shown = json.loads(made.stdout)
     assert len(shown["warnings"]) == 2
-    assert {row["wave"] for row in shown["execution_list"]} == {1}
+    executions = json.loads(run("campaign", "executions", shown["id"], "--json").stdout)
+    assert {row["wave"] for row in executions} == {1}
+    assert "warning" in run("campaign", "log", shown["id"]).stdout
     spec.write_text(json.dumps({"model": MODEL, "release": 3, "pipelines": ["lidar"]}), encoding="utf-8")
     refused = run("campaign", "create", "--spec", str(spec))
     assert refused.exit_code == 2
@@ -66,7 +68,8 @@ def test_waves_are_counted_from_one_and_an_unreadable_campaign_is_shown(fleet: A
         fleet.insert(tables.executions, **row, wave=wave, updated_at=1e9)
     shown = run("campaign", "show", "c-1")
     assert shown.exit_code == 0, shown.output
-    assert [line.split()[:2] for line in shown.stdout.splitlines()[-2:]] == [["1", "press-1"], ["2", "press-2"]]
+    listed = run("campaign", "executions", "c-1").stdout.splitlines()
+    assert [line.split()[:2] for line in listed[-2:]] == [["1", "press-1"], ["2", "press-2"]]
     assert "this version cannot carry it on" in shown.stdout
     assert "RUNNING (unreadable)" in run("campaign", "list").stdout
 

@@ -66,7 +66,7 @@ def test_instances_that_take_turns_are_a_notice_said_once(database: Engine, capl
     assert "10.0.0.5 and 10.0.0.9" in notice.detail
     assert (notice.first_at, notice.last_at, notice.count) == (3.0, 11.0, 9)
     assert len([record for record in caplog.records if "shared_identity" in record.getMessage()]) == 1
-    assert [each.code for each in list_devices(database)[0].notices] == ["device.shared_identity"]
+    assert [each.code for each in list_devices(database).items[0].notices] == ["device.shared_identity"]
 
 
 def test_one_repeated_message_is_no_notice(database: Engine) -> None:

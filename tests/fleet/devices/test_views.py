@@ -68,7 +68,7 @@ def test_a_score_is_shown_until_it_is_five_windows_old(database: Engine) -> None
     last = START + 540.0
     assert shown(get_device(database, "dev-1", last + 299.0)) == (9.5, "warning", None)
     assert shown(get_device(database, "dev-1", last + 301.0)) == (None, None, last)
-    (found,) = list_devices(database, last + 301.0)
+    (found,) = list_devices(database, last + 301.0).items
     assert shown(found) == (None, None, last)
     assert found.pipelines[0].scored_at == last
     assert len(found.scores) == 10

@@ -28,6 +28,7 @@ from sqlalchemy import Engine
 from wheeltapper_fleet.alerts.views import list_alerts
 from wheeltapper_fleet.campaigns.views import list_campaigns
 from wheeltapper_fleet.devices.views import list_devices
+from wheeltapper_fleet.ground.paging import MAX_LIMIT
 
 __all__ = ["EventHub"]
 
@@ -127,11 +128,11 @@ class EventHub:
 
     def _snapshot(self) -> dict[tuple[str, str], str]:
         found: dict[tuple[str, str], str] = {}
-        for device in list_devices(self._engine):
+        for device in list_devices(self._engine, limit=MAX_LIMIT).items:
             found[("device", device.id)] = device.model_dump_json()
-        for campaign in reversed(list_campaigns(self._engine)):
+        for campaign in reversed(list_campaigns(self._engine).items):
             found[("campaign", campaign.id)] = campaign.model_dump_json()
-        for alert in reversed(list_alerts(self._engine, _ALERTS_SHOWN)):
+        for alert in reversed(list_alerts(self._engine, _ALERTS_SHOWN).items):
             found[("alert", str(alert.id))] = alert.model_dump_json()
         return found
 

@@ -10,9 +10,10 @@ from typing import Annotated, Final, TypeAlias
 from fastapi import Path, Query
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
+from wheeltapper_fleet.ground.paging import MAX_LIMIT
 from wheeltapper_protocols.wire.ids import NAME_PATTERN, device_id, name
 
-__all__ = ["AfterId", "DeviceId", "Key", "ModelName", "ReleaseNumber", "Sha256"]
+__all__ = ["After", "DeviceId", "Key", "Limit", "ModelName", "Q", "ReleaseNumber", "Sha256"]
 
 _NAME: Final = {"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}
 _KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # pydantic's $ matches only at the very end
@@ -27,4 +28,14 @@ Sha256: TypeAlias = Annotated[
     Path(description="SHA-256 of the blob, in hex"),
 ]
 ReleaseNumber: TypeAlias = Annotated[int, Path(ge=1, le=999_999_999)]
-AfterId: TypeAlias = Annotated[int, Query(ge=0, le=2**63 - 1)]
+Limit: TypeAlias = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many items a page has at most.")]
+After: TypeAlias = Annotated[
+    str | None,
+    Query(pattern="^[A-Za-z0-9_-]{1,600}$", description="The cursor `next` of the page before."),
+]
+Q: TypeAlias = Annotated[
+    str | None,
+    Query(
+        max_length=4000, pattern="^[^\\x00]*$", description="Only what matches: an expression of the query language."
+    ),
+]

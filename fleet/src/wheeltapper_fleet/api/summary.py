@@ -16,7 +16,7 @@ __all__ = ["fleet_summary"]
 
 
 def fleet_summary(engine: Engine) -> Summary:
-    """Devices, windows and records counted, with all releases and campaigns and the newest alerts."""
+    """Devices, windows and records counted, with the first releases, and the newest campaigns and alerts."""
     with reading(engine) as connection:
         online = online_by_device(connection)
         records = record_totals(connection, online)
@@ -26,7 +26,7 @@ def fleet_summary(engine: Engine) -> Summary:
         devices_online=sum(online.values()),
         windows=windows,
         records=records,
-        releases=list_releases(engine),
-        campaigns=list_campaigns(engine),
-        alerts=list_alerts(engine),
+        releases=list_releases(engine).items,
+        campaigns=list_campaigns(engine).items,
+        alerts=list_alerts(engine).items,
     )

@@ -27,13 +27,16 @@ from wheeltapper_fleet.campaigns.rules.spec import Audience
 from wheeltapper_fleet.campaigns.schemas import DefaultReleaseView
 from wheeltapper_fleet.campaigns.tables import default_releases, executions
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_protocols.wire.messages import Name
 
 __all__ = [
     "clear_default",
+    "get_default",
     "list_defaults",
     "mark_next_devices",
     "set_default",
@@ -127,22 +130,47 @@ def clear_default(
         return [row.id for row in rows]
 
 
-def list_defaults(engine: Engine, cleared: bool = False) -> list[DefaultReleaseView]:
-    """The default releases that are set, newest first; with ``cleared`` also those that were.
+def list_defaults(
+    engine: Engine, cleared: bool = False, limit: int = DEFAULT_LIMIT, after: str | None = None
+) -> Page[DefaultReleaseView]:
+    """A page of the default releases that are set, newest first; with ``cleared`` also of those that were.
 
     Each with the number of its executions by state, and of the devices that are not tried any more.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
     """
-    query = select(default_releases).order_by(default_releases.c.set_at.desc(), default_releases.c.id)
+    query, table = select(default_releases), default_releases.c
     if not cleared:
-        query = query.where(default_releases.c.cleared_at.is_(None))
+        query = query.where(table.cleared_at.is_(None))
     with reading(engine) as connection:
-        rows = connection.execute(query).all()
-        states: dict[str, dict[str, int]] = {}
-        of_defaults = executions.c.default_release.is_not(None)
-        columns = (executions.c.default_release, executions.c.state)
-        for row in connection.execute(select(*columns, func.count()).where(of_defaults).group_by(*columns)):
-            states.setdefault(row[0], {})[row[1]] = row[2]
-        given_up = _given_up(connection)
+        key = (table.set_at, table.id)
+        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True)
+        return Page(_views(connection, rows), following)
+
+
+def get_default(engine: Engine, default: str) -> DefaultReleaseView:
+    """One default release, set or cleared.
+
+    Raises:
+        FleetError: ``default.not_found``.
+    """
+    with reading(engine) as connection:
+        rows = connection.execute(select(default_releases).where(default_releases.c.id == default)).all()
+        if not rows:
+            raise FleetError("default.not_found", f"there is no default release {default[:80]!r}", 404)
+        return _views(connection, rows)[0]
+
+
+def _views(connection: Connection, rows: Sequence[Row[Any]]) -> list[DefaultReleaseView]:
+    """Default releases as the API gives them out; only the executions of these are counted."""
+    names = [row.id for row in rows]
+    states: dict[str, dict[str, int]] = {}
+    columns = (executions.c.default_release, executions.c.state)
+    counted = select(*columns, func.count()).where(executions.c.default_release.in_(names)).group_by(*columns)
+    for name, state, count in connection.execute(counted):
+        states.setdefault(name, {})[state] = count
+    given_up = _given_up(connection, names)
     return [
         DefaultReleaseView(
             id=row.id,
@@ -241,18 +269,18 @@ def _clear(connection: Connection, default: str, who: str, why: str, now: float)
     mark_told(connection, default, now)
 
 
-def _given_up(connection: Connection) -> dict[str, int]:
-    """By default release, how many devices have failed so often that they are not tried any more."""
+def _given_up(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """By default release of ``names``, how many devices have failed so often that they are not tried any more."""
     columns = (executions.c.default_release, executions.c.device)
     failed = executions.c.state.in_(_FAILED)
-    worked = select(*columns).where(executions.c.state == SUCCESS, executions.c.default_release.is_not(None)).subquery()
+    worked = select(*columns).where(executions.c.state == SUCCESS, executions.c.default_release.in_(names)).subquery()
     given_up = (
         select(*columns)
         .outerjoin(
             worked,
             (worked.c.default_release == executions.c.default_release) & (worked.c.device == executions.c.device),
         )
-        .where(executions.c.default_release.is_not(None), failed, worked.c.device.is_(None))
+        .where(executions.c.default_release.in_(names), failed, worked.c.device.is_(None))
         .group_by(*columns)
         .having(func.count() >= MOST_ATTEMPTS)
         .subquery()

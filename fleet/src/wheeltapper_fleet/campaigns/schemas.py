@@ -51,10 +51,8 @@ class CampaignView(BaseModel):
 
 
 class CampaignDetail(CampaignView):
-    """A campaign with every execution and its log. ``warnings`` are those of its creation."""
+    """A campaign by itself; its executions and its log have pages of their own. ``warnings`` are of its creation."""
 
-    execution_list: list[ExecutionView]
-    log: list[LogEntry]
     warnings: list[str]
 
 

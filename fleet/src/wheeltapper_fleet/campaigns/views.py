@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
@@ -11,55 +12,86 @@ from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, Ex
 from wheeltapper_fleet.campaigns.store import WARNING, why_unreadable
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
-__all__ = ["get_campaign", "list_campaigns"]
+__all__ = ["get_campaign", "list_campaigns", "list_executions", "list_log"]
 
 
-def list_campaigns(engine: Engine) -> list[CampaignView]:
-    """All campaigns, newest first."""
+def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[CampaignView]:
+    """A page of the campaigns, newest first.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
+    """
+    key = (campaigns.c.created_at, campaigns.c.id)
     with reading(engine) as connection:
-        rows = connection.execute(select(campaigns).order_by(campaigns.c.created_at.desc())).all()
-        counts = _execution_counts(connection)
-    return [_view(row, counts[row.id]) for row in rows]
+        rows, following = page_of(connection, select(campaigns), key, limit=limit, after=after, descending=True)
+        counts = _execution_counts(connection, [row.id for row in rows])
+    return Page([_view(row, counts[row.id]) for row in rows], following)
 
 
 def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
-    """One campaign with its executions (by wave and device) and its log (oldest line first).
+    """One campaign, with the warnings of its creation.
 
     Raises:
         FleetError: ``campaign.not_found``.
     """
+    warned = select(campaign_log.c.detail).where(campaign_log.c.campaign == campaign, campaign_log.c.event == WARNING)
     with reading(engine) as connection:
-        row = connection.execute(select(campaigns).where(campaigns.c.id == campaign)).first()
-        if row is None:
-            raise FleetError("campaign.not_found", f"there is no campaign {campaign[:80]!r}", 404)
-        attempts = connection.execute(
-            select(executions).where(executions.c.campaign == campaign).order_by(executions.c.wave, executions.c.device)
-        ).all()
-        entries = connection.execute(
-            select(campaign_log).where(campaign_log.c.campaign == campaign).order_by(campaign_log.c.id)
-        ).all()
-        view = _view(row, _execution_counts(connection)[campaign])
-    return CampaignDetail(
-        **view.model_dump(),
-        execution_list=[
-            ExecutionView(
-                **{name: each._mapping[name] for name in ExecutionView.model_fields if name != "wave"},
-                wave=each.wave + 1,
-            )
-            for each in attempts
-        ],
-        log=[LogEntry(at=each.at, who=each.who, event=each.event, detail=each.detail) for each in entries],
-        warnings=[each.detail for each in entries if each.event == WARNING],
+        row = _row(connection, campaign)
+        warnings = connection.execute(warned.order_by(campaign_log.c.id)).scalars().all()
+        view = _view(row, _execution_counts(connection, [campaign])[campaign])
+    return CampaignDetail(**view.model_dump(), warnings=list(warnings))
+
+
+def list_executions(
+    engine: Engine, campaign: str, limit: int = DEFAULT_LIMIT, after: str | None = None, state: str | None = None
+) -> Page[ExecutionView]:
+    """A page of the executions of a campaign, by wave and device; with ``state`` only those in that state.
+
+    Raises:
+        FleetError: ``campaign.not_found``, ``cursor.invalid``.
+    """
+    query = select(executions).where(executions.c.campaign == campaign)
+    if state is not None:
+        query = query.where(executions.c.state == state)
+    key = (executions.c.wave, executions.c.device, executions.c.id)
+    fields = [name for name in ExecutionView.model_fields if name != "wave"]
+    with reading(engine) as connection:
+        _row(connection, campaign)
+        rows, following = page_of(connection, query, key, limit=limit, after=after)
+    return Page(
+        [ExecutionView(**{name: row._mapping[name] for name in fields}, wave=row.wave + 1) for row in rows], following
     )
 
 
-def _execution_counts(connection: Connection) -> dict[str, dict[str, dict[str, int]]]:
-    """How many executions there are, by campaign, wave (from 1, as text) and state."""
+def list_log(engine: Engine, campaign: str, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[LogEntry]:
+    """A page of the log of a campaign, oldest line first.
+
+    Raises:
+        FleetError: ``campaign.not_found``, ``cursor.invalid``.
+    """
+    query = select(campaign_log).where(campaign_log.c.campaign == campaign)
+    with reading(engine) as connection:
+        _row(connection, campaign)
+        rows, following = page_of(connection, query, (campaign_log.c.id,), limit=limit, after=after)
+    return Page([LogEntry(at=row.at, who=row.who, event=row.event, detail=row.detail) for row in rows], following)
+
+
+def _row(connection: Connection, campaign: str) -> Row[Any]:
+    row = connection.execute(select(campaigns).where(campaigns.c.id == campaign)).first()
+    if row is None:
+        raise FleetError("campaign.not_found", f"there is no campaign {campaign[:80]!r}", 404)
+    return row
+
+
+def _execution_counts(connection: Connection, names: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """How many executions the campaigns ``names`` have, by campaign, wave (from 1, as text) and state."""
     columns = (executions.c.campaign, executions.c.wave, executions.c.state)
     counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    of_campaigns = select(*columns, func.count().label("n")).where(executions.c.campaign.is_not(None))
+    of_campaigns = select(*columns, func.count().label("n")).where(executions.c.campaign.in_(names))
     for row in connection.execute(of_campaigns.group_by(*columns)):
         counts[row.campaign].setdefault(str(row.wave + 1), {})[row.state] = row.n
     return counts

@@ -2,36 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import Engine, Row, select
+from sqlalchemy import Engine, Row, Select, exists, select
 
 from wheeltapper_fleet.captures.schemas import CaptureView
 from wheeltapper_fleet.captures.tables import captures
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.tables import commands
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page, write_cursor
 
-__all__ = ["capture_sha256", "list_captures"]
-
-_MAX_SHOWN: Final = 1000
+__all__ = ["capture_sha256", "get_capture", "list_captures"]
 
 
-def list_captures(engine: Engine, device: str | None = None) -> list[CaptureView]:
-    """Recordings of all devices or of ``device``, asked for or received, newest first; at most 1000."""
-    asked = select(commands, captures.c.sha256, captures.c.length, captures.c.received_at).select_from(
-        commands.outerjoin(captures, captures.c.command == commands.c.id)
-    )
-    asked = asked.order_by(commands.c.created_at.desc()).limit(_MAX_SHOWN)
-    by_rule = select(captures).where(captures.c.command.not_in(select(commands.c.id)))
-    by_rule = by_rule.order_by(captures.c.received_at.desc()).limit(_MAX_SHOWN)
+def list_captures(
+    engine: Engine, device: str | None = None, limit: int = DEFAULT_LIMIT, after: str | None = None
+) -> Page[CaptureView]:
+    """A page of the recordings of all devices or of ``device``, asked for or received, newest first.
+
+    Two tables are read, each by its own key (time and id), and merged: a page costs at most two pages. It is shorter
+    than ``limit`` where commands of other kinds lie between.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
+    """
+    asked, by_rule = _asked_query(), select(captures).where(~exists().where(commands.c.id == captures.c.command))
     if device is not None:
         asked = asked.where(commands.c.device == device)
         by_rule = by_rule.where(captures.c.device == device)
     with reading(engine) as connection:
-        views = [_asked(row) for row in connection.execute(asked) if _body(row).get("type") == "capture"]
-        views += [_by_rule(row) for row in connection.execute(by_rule)]
-    return sorted(views, key=lambda view: view.created_at or 0.0, reverse=True)[:_MAX_SHOWN]
+        of_commands, _ = page_of(
+            connection, asked, (commands.c.created_at, commands.c.id), limit=limit + 1, after=after, descending=True
+        )
+        of_rules, _ = page_of(
+            connection,
+            by_rule,
+            (captures.c.received_at, captures.c.command),
+            limit=limit + 1,
+            after=after,
+            descending=True,
+        )
+    keyed = [((row.created_at, row.id), _asked(row) if _is_capture(row) else None) for row in of_commands]
+    keyed += [((row.received_at, row.command), _by_rule(row)) for row in of_rules]
+    keyed.sort(key=lambda each: each[0], reverse=True)
+    following = write_cursor(*keyed[limit - 1][0]) if len(keyed) > limit else None
+    return Page([view for _, view in keyed[:limit] if view is not None], following)
+
+
+def get_capture(engine: Engine, command: str) -> CaptureView:
+    """One recording, asked for or received.
+
+    Raises:
+        FleetError: ``capture.not_found``.
+    """
+    with reading(engine) as connection:
+        row = connection.execute(_asked_query().where(commands.c.id == command)).first()
+        if row is not None and _is_capture(row):
+            return _asked(row)
+        row = connection.execute(select(captures).where(captures.c.command == command)).first()
+    if row is None:
+        raise FleetError("capture.not_found", f"nobody asked for a recording {command[:80]!r}", 404)
+    return _by_rule(row)
+
+
+def _asked_query() -> Select[Any]:
+    """Commands, each with the recording that came for it."""
+    columns = (commands, captures.c.sha256, captures.c.length, captures.c.received_at)
+    return select(*columns).select_from(commands.outerjoin(captures, captures.c.command == commands.c.id))
+
+
+def _is_capture(row: Row[Any]) -> bool:
+    return bool(_body(row).get("type") == "capture")
 
 
 def capture_sha256(engine: Engine, command: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
-from wheeltapper_fleet.cli.support import BAD_INPUT, fail, open_client, print_json, print_table, printable
+from wheeltapper_fleet.cli.support import BAD_INPUT, fail, format_time, open_client, print_json, print_table, printable
 
 __all__ = ["campaign_app"]
 
@@ -48,10 +49,37 @@ def campaign_create(
 def campaign_show(
     campaign: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
 ) -> None:
-    """Show a campaign with its executions."""
+    """Show a campaign, its executions counted by wave and state."""
     with open_client(url, token_file, data_dir) as client:
         found = client.campaign(campaign)
     _show_campaign(found, as_json)
+
+
+@campaign_app.command("executions")
+def campaign_executions(
+    campaign: str,
+    state: Annotated[str | None, typer.Option(help="Only in this state, such as FAILED.")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the executions of a campaign: each device, and how far it is."""
+    with open_client(url, token_file, data_dir) as client:
+        found = list(client.executions(campaign, state))
+    columns = ("wave", "device", "state", "code", "detail")
+    _show_items(found, columns, "no execution yet", as_json)
+
+
+@campaign_app.command("log")
+def campaign_log(
+    campaign: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """List what happened to a campaign and who did it, oldest first."""
+    with open_client(url, token_file, data_dir) as client:
+        found = list(client.campaign_log(campaign))
+    shown = found if as_json else [{**item, "at": format_time(item["at"])} for item in found]
+    _show_items(shown, ("at", "who", "event", "detail"), "nothing happened yet", as_json)
 
 
 @campaign_app.command("list")
@@ -109,6 +137,16 @@ def _show_campaign(found: dict[str, Any], as_json: bool) -> None:
     typer.echo(f"{found['id']}  {found['state']}  version {found['version']}  {found['reason']}".rstrip())
     if found["unreadable"]:
         typer.echo(f"this version cannot carry it on: {printable(found['unreadable'])}")
-    columns = ("wave", "device", "state", "code", "detail")
-    rows = [[item[name] for name in columns] for item in found["execution_list"]]
-    print_table([name.upper() for name in columns], rows, "no execution yet")
+    rows = []
+    for number, wave in enumerate(found["waves"], start=1):
+        counts = found["executions"].get(str(number), {})
+        said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        rows.append((number, wave.get("state") if isinstance(wave, dict) else None, said or None))
+    print_table(("WAVE", "STATE", "EXECUTIONS"), rows, "no execution yet")
+
+
+def _show_items(found: list[dict[str, Any]], columns: Sequence[str], empty: str, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    print_table([name.upper() for name in columns], [[item[name] for name in columns] for item in found], empty)

@@ -19,6 +19,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -27,6 +28,7 @@ from urllib.parse import quote
 import httpx
 
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import MAX_LIMIT
 
 __all__ = ["FleetAccess", "FleetClient", "find_fleet"]
 
@@ -108,9 +110,24 @@ class FleetClient:
         """Create a one-time enrolment token: ``device``, ``token``, ``expires_at``."""
         return dict(self._post("/tokens", {"device": device, "ttl_seconds": ttl_seconds, "tags": dict(tags or {})}))
 
+    def items(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """Every item of a list, page after page.
+
+        Args:
+            path: of the list, below ``/api/v1``, e.g. ``/devices``.
+            query: what the list takes besides ``after``. ``limit`` is the length of a page, 1000 by default.
+        """
+        asked = {"limit": MAX_LIMIT, **(query or {})}
+        while True:
+            page = self._get(path, asked)
+            yield from page["items"]
+            if page["next"] is None:
+                return
+            asked["after"] = page["next"]
+
     def devices(self) -> list[dict[str, Any]]:
         """All devices, by id."""
-        return list(self._get("/devices"))
+        return list(self.items("/devices"))
 
     def device(self, device: str) -> dict[str, Any]:
         """One device."""
@@ -131,7 +148,11 @@ class FleetClient:
 
     def captures(self, device: str | None = None) -> list[dict[str, Any]]:
         """Recordings that were asked for or received, newest first."""
-        return list(self._get("/captures", {"device": device} if device is not None else None))
+        return list(self.items("/captures", {"device": device} if device is not None else None))
+
+    def capture(self, command: str) -> dict[str, Any]:
+        """One recording that was asked for or received."""
+        return dict(self._get(f"/captures/{_quoted(command)}"))
 
     def await_capture(self, command: str) -> dict[str, Any]:
         """Wait until a recording that was asked for is here; a command that nobody answers expires.
@@ -140,9 +161,7 @@ class FleetClient:
             FleetError: the device's own code, where it could not make the recording.
         """
         while True:
-            found = next((row for row in self.captures() if row["command"] == command), None)
-            if found is None:
-                raise FleetError("capture.not_found", f"the command {command} is not known")
+            found = self.capture(command)
             if found["state"] == "received":
                 return found
             if found["state"] == "failed":
@@ -235,7 +254,7 @@ class FleetClient:
 
     def releases(self) -> list[dict[str, Any]]:
         """All releases, by model and number."""
-        return list(self._get("/releases"))
+        return list(self.items("/releases"))
 
     def release(self, model: str, release: int) -> dict[str, Any]:
         """One release."""
@@ -264,7 +283,7 @@ class FleetClient:
 
     def default_releases(self, cleared: bool = False) -> list[dict[str, Any]]:
         """The default releases that are set, newest first; with ``cleared`` also those that were."""
-        return list(self._get("/default-releases", {"cleared": cleared}))
+        return list(self.items("/default-releases", {"cleared": cleared}))
 
     def clear_default_release(
         self, model: str, *, pipeline: str | None = None, tags: Mapping[str, str] | None = None, why: str = ""
@@ -279,11 +298,20 @@ class FleetClient:
 
     def campaigns(self) -> list[dict[str, Any]]:
         """All campaigns, newest first."""
-        return list(self._get("/campaigns"))
+        return list(self.items("/campaigns"))
 
     def campaign(self, campaign: str) -> dict[str, Any]:
-        """One campaign, with its executions and its log."""
+        """One campaign, its executions counted by wave and state."""
         return dict(self._get(f"/campaigns/{_quoted(campaign)}"))
+
+    def executions(self, campaign: str, state: str | None = None) -> Iterator[dict[str, Any]]:
+        """The executions of a campaign, by wave and device; with ``state`` only those in that state."""
+        query = {} if state is None else {"state": state}
+        return self.items(f"/campaigns/{_quoted(campaign)}/executions", query)
+
+    def campaign_log(self, campaign: str) -> Iterator[dict[str, Any]]:
+        """What happened to a campaign, oldest first."""
+        return self.items(f"/campaigns/{_quoted(campaign)}/log")
 
     def act(self, campaign: str, action: str, expected_version: int | None = None) -> dict[str, Any]:
         """Act on a campaign.
@@ -303,9 +331,9 @@ class FleetClient:
             expected_version = int(self.campaign(campaign)["version"])
         return dict(self._post(f"/campaigns/{_quoted(campaign)}/{action}", {"expected_version": expected_version}))
 
-    def alerts(self, limit: int = 200, after_id: int = 0) -> list[dict[str, Any]]:
-        """Alerts, newest first."""
-        return list(self._get("/alerts", {"limit": limit, "after_id": after_id}))
+    def alerts(self, limit: int = 200) -> list[dict[str, Any]]:
+        """The newest ``limit`` alerts, newest first."""
+        return list(islice(self.items("/alerts", {"limit": min(limit, MAX_LIMIT)}), limit))
 
     def summary(self) -> dict[str, Any]:
         """The fleet in numbers."""

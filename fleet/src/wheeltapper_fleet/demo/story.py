@@ -137,7 +137,7 @@ class Story:
         }
 
         def received() -> bool:
-            return {row["command"] for row in client.captures() if row["sha256"]} >= set(commands)
+            return all(client.capture(command)["sha256"] for command in commands)
 
         wait_for("the captures", received, 60 + snapshots, checks=[self.stage.check_alive])
         folder = self.stage.folder / "recordings"

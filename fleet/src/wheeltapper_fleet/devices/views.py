@@ -9,10 +9,12 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Row, select
 
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.notices import all_notices, notices_of
 from wheeltapper_fleet.devices.schemas import DeviceView, NoticeView, PipelineView
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.telemetry.present import NewestScore, newest_by_pipeline
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
 from wheeltapper_fleet.telemetry.views import newest_windows
@@ -23,17 +25,24 @@ _WINDOWS_READ: Final = 120
 _RANKS: Final = {"normal": 0, "warning": 1, "critical": 2}
 
 
-def list_devices(engine: Engine, now: float | None = None) -> list[DeviceView]:
-    """All devices, by id.
+def list_devices(
+    engine: Engine, now: float | None = None, limit: int = DEFAULT_LIMIT, after: str | None = None
+) -> Page[DeviceView]:
+    """A page of the devices, by id.
 
     Args:
         engine: the fleet's database.
         now: Unix seconds; None: the system's clock.
+        limit: how many.
+        after: the cursor of the page before.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
     """
     with reading(engine) as connection:
-        rows = connection.execute(select(devices).order_by(devices.c.id)).all()
+        rows, following = page_of(connection, select(devices), (devices.c.id,), limit=limit, after=after)
         notices = all_notices(connection)
-        return [_view(connection, row, notices.get(row.id, ()), now) for row in rows]
+        return Page([_view(connection, row, notices.get(row.id, ()), now) for row in rows], following)
 
 
 def get_device(engine: Engine, device: str, now: float | None = None) -> DeviceView:

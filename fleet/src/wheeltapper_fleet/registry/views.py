@@ -5,15 +5,22 @@ from __future__ import annotations
 from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.paging import page_of
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.registry.schemas import ReleaseView
 from wheeltapper_fleet.registry.tables import releases
 
 __all__ = ["list_releases"]
 
 
-def list_releases(engine: Engine) -> list[ReleaseView]:
-    """All releases, by model and number."""
-    columns = [releases.c[name] for name in ReleaseView.model_fields]
+def list_releases(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[ReleaseView]:
+    """A page of the releases, by model and number.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
+    """
+    query = select(*(releases.c[name] for name in ReleaseView.model_fields))
+    key = (releases.c.model, releases.c.release)
     with reading(engine) as connection:
-        rows = connection.execute(select(*columns).order_by(releases.c.model, releases.c.release))
-        return [ReleaseView(**row._mapping) for row in rows]
+        rows, following = page_of(connection, query, key, limit=limit, after=after)
+    return Page([ReleaseView(**row._mapping) for row in rows], following)

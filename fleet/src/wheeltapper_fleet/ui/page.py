@@ -124,21 +124,21 @@ def _signed_in(page: Page, request: Request) -> bool:
 
 def _render(template: str, page: Page) -> Response:
     """Render a template with the fleet's present state."""
-    devices = list_devices(page.engine)
-    campaigns = list_campaigns(page.engine)
+    devices = list_devices(page.engine).items
+    campaigns = list_campaigns(page.engine).items
     values: dict[str, Any] = {
         "devices": devices,
         "campaigns": campaigns,
         "running": sum(campaign.state == "RUNNING" for campaign in campaigns),
         "paused": sum(campaign.state == "PAUSED" for campaign in campaigns),
-        "alerts": with_reasons(list_alerts(page.engine, _ALERTS_SHOWN)),
+        "alerts": with_reasons(list_alerts(page.engine, _ALERTS_SHOWN).items),
         "online": sum(device.online for device in devices),
         "alarmed": sum(
             device.severity not in (None, "normal") or (device.no_score_since is not None and not device.revoked)
             for device in devices
         ),
         "critical": sum(device.severity == "critical" for device in devices),
-        "releases": len(list_releases(page.engine)),
+        "releases": len(list_releases(page.engine).items),
         "ending": page.ending(),
     }
     return HTMLResponse(_TEMPLATES.get_template(template).render(**values))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from wheeltapper_fleet.alerts import views
 from wheeltapper_fleet.alerts.schemas import AlertView
 from wheeltapper_fleet.api.context import Context
-from wheeltapper_fleet.api.parameters import AfterId
+from wheeltapper_fleet.api.parameters import After, Limit
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["router"]
 
@@ -17,8 +16,6 @@ router = APIRouter()
 
 
 @router.get("/alerts")
-def list_alerts(
-    context: Context, limit: Annotated[int, Query(ge=1, le=1000)] = 200, after_id: AfterId = 0
-) -> list[AlertView]:
+def list_alerts(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[AlertView]:
     """Alerts, newest first."""
-    return views.list_alerts(context.engine, limit, after_id)
+    return views.list_alerts(context.engine, limit, after)

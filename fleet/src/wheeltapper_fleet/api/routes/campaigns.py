@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, TypeAlias
 
-from fastapi import APIRouter, Body, Header, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import WithJsonSchema
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import Key
+from wheeltapper_fleet.api.parameters import After, Key, Limit
 from wheeltapper_fleet.campaigns import views
-from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["router"]
 
@@ -22,6 +23,7 @@ router = APIRouter()
 
 _ACTIONS: Final = ("start", "approve", "pause", "resume", "abort")
 Action: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_ACTIONS)})]
+State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{1,24}$", description="Only executions in this state.")]
 
 
 @router.post("/campaigns", status_code=201)
@@ -31,17 +33,31 @@ def create_campaign(body: schemas.CampaignRequest, context: Context, who: Who) -
 
 
 @router.get("/campaigns")
-def list_campaigns(context: Context) -> list[CampaignView]:
-    """All campaigns, newest first."""
-    return views.list_campaigns(context.engine)
+def list_campaigns(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[CampaignView]:
+    """Campaigns, newest first."""
+    return views.list_campaigns(context.engine, limit, after)
 
 
 @router.get("/campaigns/{campaign}")
 def get_campaign(campaign: Key, context: Context, response: Response) -> CampaignDetail:
-    """One campaign, with its executions and its log. The header ``ETag`` is its version."""
+    """One campaign, its executions counted by wave and state. The header ``ETag`` is its version."""
     found = views.get_campaign(context.engine, campaign)
     response.headers["ETag"] = f'"{found.version}"'
     return found
+
+
+@router.get("/campaigns/{campaign}/executions")
+def list_executions(
+    campaign: Key, context: Context, state: State | None = None, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> Page[ExecutionView]:
+    """The executions of a campaign, by wave and device."""
+    return views.list_executions(context.engine, campaign, limit, after, state)
+
+
+@router.get("/campaigns/{campaign}/log")
+def list_log(campaign: Key, context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[LogEntry]:
+    """What happened to a campaign, and who did it, oldest first."""
+    return views.list_log(context.engine, campaign, limit, after)
 
 
 @router.post(

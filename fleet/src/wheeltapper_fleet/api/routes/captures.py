@@ -7,11 +7,12 @@ from fastapi.responses import FileResponse
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context
-from wheeltapper_fleet.api.parameters import DeviceId, Key
+from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit
 from wheeltapper_fleet.captures import views
 from wheeltapper_fleet.captures.schemas import CaptureView
 from wheeltapper_fleet.devices.schemas import CommandView
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["router"]
 
@@ -26,9 +27,17 @@ def request_capture(device: DeviceId, body: schemas.CaptureRequest, context: Con
 
 
 @router.get("/captures")
-def list_captures(context: Context, device: DeviceId | None = None) -> list[CaptureView]:
+def list_captures(
+    context: Context, device: DeviceId | None = None, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> Page[CaptureView]:
     """Recordings that were asked for or received, newest first."""
-    return views.list_captures(context.engine, device)
+    return views.list_captures(context.engine, device, limit, after)
+
+
+@router.get("/captures/{command}")
+def get_capture(command: Key, context: Context) -> CaptureView:
+    """One recording that was asked for or received."""
+    return views.get_capture(context.engine, command)
 
 
 @router.get("/captures/{command}/recording")

@@ -6,8 +6,10 @@ from fastapi import APIRouter
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.parameters import After, Limit
 from wheeltapper_fleet.campaigns import default_releases
 from wheeltapper_fleet.campaigns.schemas import DefaultReleaseView
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["router"]
 
@@ -27,13 +29,15 @@ def set_default_release(body: schemas.DefaultReleaseRequest, context: Context, w
         why=body.why,
         now=context.clock(),
     )
-    return next(each for each in default_releases.list_defaults(context.engine, True) if each.id == made)
+    return default_releases.get_default(context.engine, made)
 
 
 @router.get("/default-releases")
-def list_default_releases(context: Context, cleared: bool = False) -> list[DefaultReleaseView]:
+def list_default_releases(
+    context: Context, cleared: bool = False, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> Page[DefaultReleaseView]:
     """The default releases that are set, newest first; with ``cleared`` also those that were."""
-    return default_releases.list_defaults(context.engine, cleared)
+    return default_releases.list_defaults(context.engine, cleared, limit, after)
 
 
 @router.post("/default-releases/clear")
@@ -50,4 +54,4 @@ def clear_default_release(
         why=body.why,
         now=context.clock(),
     )
-    return [each for each in default_releases.list_defaults(context.engine, True) if each.id in cleared]
+    return [default_releases.get_default(context.engine, each) for each in cleared]

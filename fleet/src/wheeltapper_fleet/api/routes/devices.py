@@ -9,9 +9,10 @@ from fastapi import APIRouter
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import DeviceId
+from wheeltapper_fleet.api.parameters import After, DeviceId, Limit
 from wheeltapper_fleet.devices import lifecycle, views
 from wheeltapper_fleet.devices.schemas import DeviceView, TokenView
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["router"]
 
@@ -27,9 +28,9 @@ def create_token(body: schemas.TokenRequest, context: Context) -> TokenView:
 
 
 @router.get("/devices")
-def list_devices(context: Context) -> list[DeviceView]:
-    """All devices, by id."""
-    return views.list_devices(context.engine, context.clock())
+def list_devices(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[DeviceView]:
+    """Devices, by id."""
+    return views.list_devices(context.engine, context.clock(), limit, after)
 
 
 @router.get("/devices/{device}")

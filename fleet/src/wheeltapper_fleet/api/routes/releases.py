@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import DeviceId, ModelName, ReleaseNumber, Sha256
+from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName, ReleaseNumber, Sha256
 from wheeltapper_fleet.api.upload import receive_blob
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.registry import views
 from wheeltapper_fleet.registry.schemas import ReleaseView, VerifyView
 from wheeltapper_fleet.telemetry.schemas import DriftView
@@ -56,9 +57,9 @@ def publish(model: ModelName, body: schemas.ReleaseRequest, context: Context, wh
 
 
 @router.get("/releases")
-def list_releases(context: Context) -> list[ReleaseView]:
-    """All releases, by model and number."""
-    return views.list_releases(context.engine)
+def list_releases(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[ReleaseView]:
+    """Releases, by model and number."""
+    return views.list_releases(context.engine, limit, after)
 
 
 @router.get("/releases/{model}/{release}")
