@@ -57,8 +57,8 @@ PURE = {
         " link.validity host.finding host.source_trial_text host.systemd_unit"
     ),
     "wheeltapper_fleet": (
-        "ground.errors ground.names ground.paging trust.expiry telemetry.drift telemetry.rules telemetry.schemas"
-        " devices.schemas"
+        "ground.errors ground.names ground.paging ground.query trust.expiry telemetry.drift telemetry.rules"
+        " telemetry.schemas devices.rules devices.schemas"
         " devices.instances alerts.schemas captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
         " broker.config broker.permissions api.schemas device_api.rate_limit ui.charts cli.options training.errors"

@@ -68,7 +68,7 @@ def test_devices_that_did_not_renew_are_named_with_their_number(world: World, up
         world.enrol(device)
     assert not upkeep.ending()
     with world.engine.begin() as connection:
-        connection.execute(update(devices).where(devices.c.id == "press-3").values(revoked=True))
+        connection.execute(update(devices).where(devices.c.id == "press-3").values(state="revoked"))
     world.clock.now += 300 * DAY
     upkeep.turn()
     found = [life for life in upkeep.ending() if life.name == "device certificate"]

@@ -18,7 +18,15 @@ from wheeltapper_fleet.campaigns.tables import (
 )
 from wheeltapper_fleet.captures.tables import captures
 from wheeltapper_fleet.db.metadata import metadata
-from wheeltapper_fleet.devices.tables import commands, device_notices, devices, enrolment_tokens
+from wheeltapper_fleet.devices.tables import (
+    commands,
+    device_attributes,
+    device_notices,
+    device_pipelines,
+    device_tags,
+    devices,
+    enrolment_tokens,
+)
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.tables import records, refused, spools
 
@@ -32,7 +40,10 @@ __all__ = [
     "captures",
     "commands",
     "default_releases",
+    "device_attributes",
     "device_notices",
+    "device_pipelines",
+    "device_tags",
     "devices",
     "enrolment_tokens",
     "executions",

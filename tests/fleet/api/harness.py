@@ -153,7 +153,6 @@ class AdminServer:
             "enrolled_at": 1.79e9,
             "certificate_sha256": "0" * 64,
             "certificate_expires_at": 1.8e9,
-            "revoked": False,
             "online": True,
             "last_seen_at": 1.79e9,
             "counter": 1,

@@ -147,7 +147,7 @@ class Rig:
                     enrolled_at=0.0,
                     certificate_sha256=fingerprint,
                     certificate_expires_at=1e10,
-                    revoked=revoked,
+                    state="revoked" if revoked else "active",
                 )
             )
 

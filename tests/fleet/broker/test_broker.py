@@ -156,7 +156,7 @@ def test_a_revoked_device_can_be_disconnected(rig: Rig) -> None:
     rig.enrol("dev-5")
     with rig.connect("dev-5") as device:
         with rig.database.begin() as connection:
-            connection.execute(devices.update().where(devices.c.id == "dev-5").values(revoked=True))
+            connection.execute(devices.update().where(devices.c.id == "dev-5").values(state="revoked"))
         rig.auth.disconnect("dev-5")
         until(lambda: device.refusals > 1)
         assert not device.connected.is_set()

@@ -244,7 +244,7 @@ def test_the_work_of_a_tick_follows_from_what_changed(world: World, monkeypatch:
 def test_a_release_that_is_gone_or_a_device_that_is_revoked_ends_its_execution(world: World) -> None:
     campaign = create(world, waves=[{}])
     with world.database.begin() as connection:
-        connection.execute(tables.devices.update().where(tables.devices.c.id == "dev-0").values(revoked=True))
+        connection.execute(tables.devices.update().where(tables.devices.c.id == "dev-0").values(state="revoked"))
         connection.execute(tables.devices.delete().where(tables.devices.c.id == "dev-1"))
     world.tick()
     found = {each.device: each.code for each in world.campaign(campaign).execution_list}

@@ -11,6 +11,7 @@ from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, ExecutionView, LogEntry
 from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns, list_executions, list_log
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.tables import commands as command_table
@@ -68,10 +69,11 @@ class World:
     def populate(self, count: int) -> None:
         with self.database.begin() as connection:
             for index in range(count):
-                row = {"id": f"dev-{index}", "tags": {"site": "a" if index < 2 else "b"}, "enrolled_at": 0.0}
+                row: dict[str, Any] = {"id": f"dev-{index}", "tags": {}, "enrolled_at": 0.0}
                 connection.execute(
                     devices.insert().values(certificate_sha256="0" * 64, certificate_expires_at=1e10, **row)
                 )
+            write_tags(connection, {f"dev-{index}": {"site": "a" if index < 2 else "b"} for index in range(count)})
             for release in (1, 2):
                 path = f"releases/bearing/{release}/manifest.json"
                 connection.execute(

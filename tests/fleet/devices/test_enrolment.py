@@ -36,7 +36,7 @@ def test_enrol(world: World) -> None:
     with world.engine.connect() as connection:
         row = connection.execute(select(devices)).one()
         kept = connection.execute(select(enrolment_tokens)).one()
-    assert (row.id, row.tags, row.revoked) == ("dev-1", {"site": "north"}, False)
+    assert (row.id, row.tags, row.state) == ("dev-1", {"site": "north"}, "active")
     assert row.certificate_sha256 == certificate_sha256(certificate)
     assert kept.used_at is not None
     assert secret not in str(kept)

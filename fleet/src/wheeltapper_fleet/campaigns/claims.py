@@ -21,6 +21,7 @@ from wheeltapper_fleet.campaigns.rules.meeting import ENDED_STATES, Claim, Stand
 from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES
 from wheeltapper_fleet.campaigns.store import TERMINAL_STATES
 from wheeltapper_fleet.campaigns.tables import campaigns, default_releases, executions
+from wheeltapper_fleet.devices.rules import CONNECTING
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_protocols.wire.messages import Name, Release
 
@@ -102,8 +103,8 @@ def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, 
         row.id: DeviceFacts(
             id=row.id,
             tags=row.tags if isinstance(row.tags, dict) else {},
-            enrolled_at=row.enrolled_at,
-            revoked=row.revoked,
+            enrolled_at=row.enrolled_at or 0.0,
+            revoked=row.state not in CONNECTING,
             online=row.online,
             counter=int(row.counter),
             shown=releases_shown(row.status),

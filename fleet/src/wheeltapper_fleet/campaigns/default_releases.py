@@ -28,6 +28,7 @@ from wheeltapper_fleet.campaigns.schemas import DefaultReleaseView
 from wheeltapper_fleet.campaigns.tables import default_releases, executions
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
+from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
@@ -210,7 +211,7 @@ def mark_next_devices(connection: Connection, most: int, now: float) -> bool:
     default = _read(row)
     query = (
         select(devices.c.id, devices.c.tags, devices.c.status)
-        .where(devices.c.id > row.cursor, devices.c.revoked.is_(False), devices.c.online.is_(True))
+        .where(devices.c.id > row.cursor, devices.c.state == DeviceState.ACTIVE, devices.c.online.is_(True))
         .order_by(devices.c.id)
         .limit(most)
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from sqlalchemy import Engine, Row, func, select, update
 
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.rules import CONNECTING, may_connect
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import DEVICE_SECONDS
@@ -23,7 +24,7 @@ __all__ = ["accepts_certificate", "check_certificate", "ending_certificates"]
 def accepts_certificate(engine: Engine, device: str, sha256: str) -> bool:
     """Whether a device is known, not revoked, and shows a certificate of its own; see :func:`check_certificate`."""
     row = _row(engine, device)
-    return row is not None and not row.revoked and _is_own(engine, device, row, sha256)
+    return row is not None and may_connect(row.state) and _is_own(engine, device, row, sha256)
 
 
 def check_certificate(engine: Engine, device: str, sha256: str | None) -> None:
@@ -41,20 +42,20 @@ def check_certificate(engine: Engine, device: str, sha256: str | None) -> None:
     row = _row(engine, device)
     if row is None:
         raise FleetError("device.unknown", f"{device[:80]!r} is not enrolled here")
-    if row.revoked:
-        raise FleetError("device.revoked", f"{device} is revoked")
+    if not may_connect(row.state):
+        raise FleetError("device.revoked", f"{device} is {row.state}")
     if sha256 is None or not _is_own(engine, device, row, sha256):
         message = f"{device} has a newer certificate, or has enrolled again; this certificate is void"
         raise FleetError("device.certificate_replaced", message, 403)
 
 
-def _row(engine: Engine, device: str) -> Row[bool, str, str | None] | None:
-    columns = (devices.c.revoked, devices.c.certificate_sha256, devices.c.next_certificate_sha256)
+def _row(engine: Engine, device: str) -> Row[str, str | None, str | None] | None:
+    columns = (devices.c.state, devices.c.certificate_sha256, devices.c.next_certificate_sha256)
     with reading(engine, for_devices=True) as connection:
         return connection.execute(select(*columns).where(devices.c.id == device)).first()
 
 
-def _is_own(engine: Engine, device: str, row: Row[bool, str, str | None], sha256: str) -> bool:
+def _is_own(engine: Engine, device: str, row: Row[str, str | None, str | None], sha256: str) -> bool:
     """Whether the certificate is the current one, or the next one, which then becomes the current one."""
     if row.certificate_sha256 == sha256:
         return True
@@ -66,13 +67,13 @@ def _is_own(engine: Engine, device: str, row: Row[bool, str, str | None], sha256
         "next_certificate_sha256": None,
         "next_certificate_expires_at": None,
     }
-    same = (devices.c.id == device, devices.c.revoked.is_(False), devices.c.next_certificate_sha256 == sha256)
+    same = (devices.c.id == device, devices.c.state.in_(CONNECTING), devices.c.next_certificate_sha256 == sha256)
     with engine.begin() as connection:
         if connection.execute(update(devices).where(*same).values(shown)).rowcount == 1:
             return True
     # Two connections that show it at once: the other one was faster. Or the device was revoked meanwhile.
     row_now = _row(engine, device)
-    return row_now is not None and not row_now.revoked and row_now.certificate_sha256 == sha256
+    return row_now is not None and may_connect(row_now.state) and row_now.certificate_sha256 == sha256
 
 
 def ending_certificates(engine: Engine, now: float, life_seconds: float = DEVICE_SECONDS) -> list[Life]:
@@ -84,7 +85,9 @@ def ending_certificates(engine: Engine, now: float, life_seconds: float = DEVICE
         life_seconds: how long a device's certificate lives.
     """
     soon = devices.c.certificate_expires_at < now + ENDING_SHARE * life_seconds
-    query = select(func.count(), func.min(devices.c.certificate_expires_at)).where(soon, devices.c.revoked.is_(False))
+    query = select(func.count(), func.min(devices.c.certificate_expires_at)).where(
+        soon, devices.c.state.in_(CONNECTING)
+    )
     with reading(engine) as connection:
         count, first = connection.execute(query).one()
     if not count:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Engine, Row, select
 
+from wheeltapper_fleet.devices.rules import CONNECTING, DeviceState
 from wheeltapper_fleet.devices.tables import commands, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.publication import Publication
@@ -48,8 +49,8 @@ def create_capture(
     except msgspec.ValidationError as error:
         raise FleetError("command.invalid", f"the capture is refused: {error}", 422) from error
     with engine.begin() as connection:
-        revoked = select(devices.c.revoked).where(devices.c.id == device)
-        if connection.execute(revoked).scalar_one_or_none():
+        state = select(devices.c.state).where(devices.c.id == device)
+        if connection.execute(state).scalar_one_or_none() == DeviceState.REVOKED:
             raise FleetError("device.revoked", f"{device} is revoked; enrol it again before you ask it to record", 409)
         return _create(connection, device, body, now, expires_seconds)
 
@@ -107,7 +108,7 @@ def _payload(row: Row[Any]) -> bytes:
 def _create(
     connection: Connection, device: str, body: CaptureCommand | CancelCommand, now: float, expires_seconds: float
 ) -> str:
-    known = connection.execute(select(devices.c.id).where(devices.c.id == device, devices.c.revoked.is_(False)))
+    known = connection.execute(select(devices.c.id).where(devices.c.id == device, devices.c.state.in_(CONNECTING)))
     if known.scalar_one_or_none() is None:
         raise FleetError("device.not_found", f"there is no device {device[:63]!r}, or it is revoked")
     command = f"cmd-{secrets.token_hex(8)}"

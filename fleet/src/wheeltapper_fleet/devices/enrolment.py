@@ -30,7 +30,9 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices, enrolment_tokens
+from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import DeviceCertificate, FleetCA
 from wheeltapper_protocols.wire.ids import device_id
@@ -151,11 +153,11 @@ class Enrolment:
         unused = (enrolment_tokens.c.secret_sha256 == secret_sha256, enrolment_tokens.c.used_at.is_(None))
         row = {
             "id": device,
-            "tags": tags,
+            "tags": {},
+            "state": DeviceState.ACTIVE.value,
             "enrolled_at": now,
             "certificate_sha256": certificate.sha256,
             "certificate_expires_at": certificate.expires_at,
-            "revoked": False,
             "online": False,
             "counter": 0,
         }
@@ -165,6 +167,7 @@ class Enrolment:
                 if connection.execute(update(enrolment_tokens).where(*unused).values(used_at=now)).rowcount != 1:
                     raise _used()
                 connection.execute(insert(devices).values(row))
+                write_tags(connection, {device: tags})
         except IntegrityError as error:
             raise _exists(device) from error
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from sqlalchemy import Engine, delete, update
 
 from wheeltapper_fleet.devices.notices import clear_notices
+from wheeltapper_fleet.devices.reported import clear_reported
+from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices
+from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["forget_device", "revoke_device"]
@@ -18,7 +21,12 @@ def revoke_device(engine: Engine, device: str) -> None:
         FleetError: ``device.not_found``.
     """
     with engine.begin() as connection:
-        _one(connection.execute(update(devices).where(devices.c.id == device).values(revoked=True)).rowcount, device)
+        _one(
+            connection.execute(
+                update(devices).where(devices.c.id == device).values(state=DeviceState.REVOKED.value)
+            ).rowcount,
+            device,
+        )
 
 
 def forget_device(engine: Engine, device: str) -> None:
@@ -31,6 +39,8 @@ def forget_device(engine: Engine, device: str) -> None:
     """
     with engine.begin() as connection:
         clear_notices(connection, device)
+        clear_reported(connection, device)
+        write_tags(connection, {device: {}})
         _one(connection.execute(delete(devices).where(devices.c.id == device)).rowcount, device)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 
 from wheeltapper_fleet.devices.instances import Change, after_change, read_changes, sharing
 from wheeltapper_fleet.devices.notices import store_notice
+from wheeltapper_fleet.devices.reported import store_reported
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_protocols.wire.messages import Status
 
@@ -25,7 +26,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def store_status(connection: Connection, device: str, status: Status, now: float, address: str = "") -> None:
-    """Store a status message. One that says "offline" leaves the last known status in place.
+    """Store a status message. One that says "offline" leaves the last known status in place; one of a device that is
+    not enrolled changes nothing.
 
     Args:
         connection: within the caller's transaction.
@@ -35,18 +37,22 @@ def store_status(connection: Connection, device: str, status: Status, now: float
         address: where the device's newest connection comes from; empty if the broker does not tell.
     """
     values: dict[str, Any] = {"online": status.online}
+    row = connection.execute(select(devices.c.instances, devices.c.status).where(devices.c.id == device)).one_or_none()
+    if row is None:
+        return
     if status.instance is not None:
-        row = connection.execute(select(devices.c.instances).where(devices.c.id == device)).one_or_none()
-        known = read_changes(row.instances) if row is not None else []
+        known = read_changes(row.instances)
         if not status.online and known and known[-1].instance != status.instance:
             return
-        if status.online and row is not None:
+        if status.online:
             changes = after_change(known, Change(status.instance, now, address))
             if len(changes) != len(known) or changes[-1] != known[-1]:
                 values["instances"] = [[each.instance, each.at, each.address] for each in changes]
                 _notice_sharing(connection, device, sharing(changes, now), now)
     if status.online:
-        values |= {"status": msgspec.to_builtins(status), "last_seen_at": now, "counter": status.counter}
+        said = msgspec.to_builtins(status)
+        values |= {"status": said, "last_seen_at": now, "counter": status.counter}
+        store_reported(connection, device, row.status, said, now)
     connection.execute(devices.update().where(devices.c.id == device).values(values))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, update
 
+from wheeltapper_fleet.devices.rules import CONNECTING
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import FleetCA
@@ -47,7 +48,7 @@ def renew_certificate(engine: Engine, ca: FleetCA, device: str, shown_sha256: st
         FleetError: ``enrol.csr_invalid``, ``enrol.cn_mismatch``, ``device.certificate_replaced``.
     """
     issued = ca.sign_device_csr(csr_pem, device)
-    current = (devices.c.id == device, devices.c.revoked.is_(False), devices.c.certificate_sha256 == shown_sha256)
+    current = (devices.c.id == device, devices.c.state.in_(CONNECTING), devices.c.certificate_sha256 == shown_sha256)
     following = {"next_certificate_sha256": issued.sha256, "next_certificate_expires_at": issued.expires_at}
     with engine.begin() as connection:
         if connection.execute(update(devices).where(*current).values(following)).rowcount != 1:

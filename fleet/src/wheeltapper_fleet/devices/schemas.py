@@ -63,9 +63,11 @@ class DeviceView(BaseModel):
     id: str
     tags: dict[str, str]
     online: bool
+    state: str
+    site: str | None
     revoked: bool
-    enrolled_at: float
-    certificate_expires_at: float
+    enrolled_at: float | None
+    certificate_expires_at: float | None
     last_seen_at: float | None
     counter: int
     execution: str | None

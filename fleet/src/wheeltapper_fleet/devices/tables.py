@@ -1,8 +1,13 @@
 """Tables of devices: who is enrolled, the tokens to enrol with, and the commands to devices.
 
-    * ``devices``: one row per enrolled device: its present certificate, the one that it asked for to
-      replace it and has not shown yet, and the last status message it sent.
+    * ``devices``: one row per device: where it is in its life (``state``), its site, its present certificate, the one
+      that it asked for to replace it and has not shown yet, and the last status message it sent. A device that is
+      pending has no certificate and no time of enrolment.
       ``instances`` holds its newest changes of instance as ``[instance, at, address]``, oldest first.
+    * ``device_tags``, ``device_attributes``, ``device_pipelines``: what queries select devices by: the tags that people
+      gave it (also in ``devices.tags``, for reading), what it reported of itself, what each pipeline runs.
+      ``number`` is the number that a value spells, ``sort_key`` orders numbers within it
+      (:mod:`wheeltapper_fleet.ground.query`).
     * ``device_notices``: what is wrong with a device itself, by a stable code, with a count.
     * ``enrolment_tokens``: one-time tokens, by the SHA-256 of their secret.
     * ``commands``: what a device was asked to do, and its answer. ``body`` is the command as sent, without its id.
@@ -12,29 +17,75 @@ Times are Unix seconds. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, String, Table, Text
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
-__all__ = ["commands", "device_notices", "devices", "enrolment_tokens"]
+__all__ = [
+    "commands",
+    "device_attributes",
+    "device_notices",
+    "device_pipelines",
+    "device_tags",
+    "devices",
+    "enrolment_tokens",
+]
 
 devices = Table(
     "devices",
     metadata,
     Column("id", String(63), primary_key=True),
     Column("tags", StoredJson, nullable=False),
-    Column("enrolled_at", Float, nullable=False),
-    Column("certificate_sha256", String(64), nullable=False),
-    Column("certificate_expires_at", Float, nullable=False),
+    Column("state", String(16), nullable=False, default="active", server_default="active"),
+    Column("site", String(120)),
+    Column("enrolled_at", Float),
+    Column("certificate_sha256", String(64)),
+    Column("certificate_expires_at", Float),
     Column("next_certificate_sha256", String(64)),
     Column("next_certificate_expires_at", Float),
-    Column("revoked", Boolean, nullable=False, default=False),
     Column("online", Boolean, nullable=False, default=False),
     Column("last_seen_at", Float),
     Column("status", StoredJson),
     Column("counter", BigInteger, nullable=False, default=0),
     Column("instances", StoredJson),
+    Index("ix_devices_state_online_id", "state", "online", "id"),
+    Index("ix_devices_online_id", "online", "id"),
+    Index("ix_devices_site_id", "site", "id"),
+    Index("ix_devices_last_seen_at", "last_seen_at"),
+)
+
+device_tags = Table(
+    "device_tags",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("name", String(120), primary_key=True),
+    Column("value", String(200), nullable=False),
+    Column("number", Float),
+    Column("sort_key", Text, nullable=False),
+    Index("ix_device_tags_name_value_device", "name", "value", "device"),
+)
+
+device_attributes = Table(
+    "device_attributes",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("name", String(120), primary_key=True),
+    Column("value", String(200), nullable=False),
+    Column("number", Float),
+    Column("sort_key", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("ix_device_attributes_name_value_device", "name", "value", "device"),
+)
+
+device_pipelines = Table(
+    "device_pipelines",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("pipeline", String(63), primary_key=True),
+    Column("model", String(63)),
+    Column("release", Integer),
+    Index("ix_device_pipelines_pipeline_model_release_device", "pipeline", "model", "release", "device"),
 )
 
 device_notices = Table(

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Row, select
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.notices import all_notices, notices_of
+from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.schemas import DeviceView, NoticeView, PipelineView
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
@@ -87,7 +88,9 @@ def _view(connection: Connection, row: Row[Any], notices: Sequence[Row[Any]], no
         id=row.id,
         tags=row.tags if isinstance(row.tags, dict) else {},
         online=row.online,
-        revoked=row.revoked,
+        state=row.state,
+        site=row.site,
+        revoked=row.state == DeviceState.REVOKED,
         enrolled_at=row.enrolled_at,
         certificate_expires_at=row.certificate_expires_at,
         last_seen_at=row.last_seen_at,
