@@ -46,6 +46,7 @@ from wheeltapper_agent.source.opening import make_or_defer_source
 from wheeltapper_agent.update.blobs import BlobStore
 from wheeltapper_agent.update.effects import Effects
 from wheeltapper_agent.update.floors import FLOORS_FILE, FloorStore
+from wheeltapper_agent.update.hanging_models import HangingModels
 from wheeltapper_agent.update.journal import Journal
 from wheeltapper_agent.update.metadata import DeferredMetadata, MetadataClient
 from wheeltapper_agent.update.slots import Slots
@@ -133,7 +134,7 @@ class Agent:
 
         # The machine that the agent runs on: the service manager's watchdog, and the socket that answers people.
         self._notifier = notifier or Notifier()
-        self._liveness = self._watch_threads()
+        self._liveness, self._hanging_models = self._watch_threads()
         self._status = AgentStatus(
             self._device,
             profile.name,
@@ -210,15 +211,17 @@ class Agent:
         )
         return effects, updater
 
-    def _watch_threads(self) -> Liveness:
+    def _watch_threads(self) -> tuple[Liveness, HangingModels]:
+        """Watch all threads. A model that hangs is left behind before the watchdog sees it."""
         liveness = Liveness(self._notifier.watchdog_seconds or _HANG_SECONDS)
         for name, pipeline in self.pipelines.items():
-            liveness.watch(f"pipeline {name}", pipeline.alive, pipeline.pulse)
+            liveness.watch(f"pipeline {name}", pipeline.alive, pipeline)
         liveness.watch("updater", self.updater.alive)
         liveness.watch("captures", self._captures.alive)
         liveness.watch("delivery", self._delivery.alive)
         liveness.watch("connection", self.link.alive)
-        return liveness
+        load_again = self._effects.running.load_again
+        return liveness, HangingModels(self.pipelines, liveness.limit_seconds / 2, load_again, self._clock)
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -239,6 +242,7 @@ class Agent:
         self._feed_watchdog()
         while not self._stop_requested:
             changed = self._status_changed.wait(_TURN_SECONDS)
+            self._hanging_models.turn()
             self._feed_watchdog()
             self._renewal.turn()
             for pipeline in self.pipelines.values():

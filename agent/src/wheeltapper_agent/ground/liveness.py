@@ -10,10 +10,20 @@ manager restarts the process).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from wheeltapper_agent.ground.clock import Clock
 
-__all__ = ["Liveness", "Pulse"]
+__all__ = ["Busy", "Liveness", "Pulse"]
+
+
+class Busy(Protocol):
+    """Something that works in a thread."""
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds since its present piece of work began; 0 while it waits."""
+        ...
 
 
 class Pulse:
@@ -53,7 +63,7 @@ class Liveness:
         self.limit_seconds = limit_seconds
         self._checks: dict[str, Callable[[], str]] = {}
 
-    def watch(self, name: str, alive: Callable[[], bool], pulse: Pulse | None = None) -> None:
+    def watch(self, name: str, alive: Callable[[], bool], pulse: Busy | None = None) -> None:
         """Watch one more thread.
 
         Args:

@@ -10,6 +10,8 @@ Invariants:
     * A model is swapped between two windows: no window is lost and none is scored twice.
     * A failing model does not end the stream: the window is recorded without a score. Several complete windows in a row
       without a score raise an alert of its own kind (:data:`~wheeltapper_protocols.wire.messages.NO_SCORE`).
+    * A model whose call does not come back counts as failing (``model.hangs``): the stream goes on in a new thread, and
+      that model is not called again until another one is swapped in.
     * Nothing that happens here ends the thread but the end of the source and :meth:`Pipeline.stop`. A source that fails
       is tried again (:mod:`wheeltapper_agent.source.deferred`); what cannot be processed is counted as dropped.
     * What the source gets wrong, such as a window of another form than it says, does not count against the model.
@@ -27,9 +29,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.liveness import Pulse
@@ -37,15 +36,17 @@ from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, check_input
 from wheeltapper_agent.pipeline.gathering import Gathering
 from wheeltapper_agent.pipeline.ledger import JudgedWindow, Ledger, call_observers
+from wheeltapper_agent.pipeline.model_calls import LeftBehind, hangs
 from wheeltapper_agent.pipeline.newest_score import NewestScore
 from wheeltapper_agent.pipeline.observation import Observation, Observer
 from wheeltapper_agent.pipeline.pace import Pace
+from wheeltapper_agent.pipeline.scoring import Scoring
 from wheeltapper_agent.pipeline.stream_faults import StreamFaults
 from wheeltapper_agent.pipeline.verdicts import Row, counted, with_verdict
 from wheeltapper_agent.pipeline.window_captures import WindowCapture, WindowCaptures
 from wheeltapper_agent.records.port import Records
 from wheeltapper_agent.source.base import Source, SourceSpec, Window, source_detail
-from wheeltapper_agent.source.deferred import SourceTrouble, standing_for
+from wheeltapper_agent.source.deferred import DeferredSource, SourceTrouble, standing_for
 from wheeltapper_protocols.decision.decision import DecisionState, initial_state
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.quality import is_complete
@@ -100,7 +101,7 @@ class Pipeline:
         self._next: tuple[Bundle | None] | None = None
         self._state = DecisionState()
         self._scored = 0
-        self._call = self._calls = 0
+        self._calls = 0
         self._first_error = ""
         self._captures = WindowCaptures()
         self._windows = 0
@@ -112,7 +113,10 @@ class Pipeline:
         self._broken: set[str] = set()
         self._finished = False
         self._no_model_code = ""
-        self.pulse = Pulse(clock)
+        self._pulse = Pulse(clock)
+        self._scoring = Scoring(self._source, clock, self._failed, self._source_misfits)
+        self._stream: Iterator[Window | None] = iter(())
+        self._begun: tuple[list[Window], DecisionState] = [], self._state
         self._stopping = StopEvent()
         self._gathering = Gathering(gather_seconds, self._source, clock, self._stopping)
         self._stopped_at = 0.0
@@ -145,14 +149,19 @@ class Pipeline:
         if self._thread.is_alive():
             self._thread.join(max(0.05, self._stopped_at + timeout_seconds - self._clock.monotonic()))
 
-    def swap(self, bundle: Bundle | None, no_model_code: str = "") -> None:
+    def swap(self, bundle: Bundle | None, no_model_code: str = "", *, for_hanging: bool = False) -> None:
         """Run ``bundle`` from the next window on; the health counts from zero.
 
         Args:
             bundle: None: score nothing.
             no_model_code: an error code for the status, where no bundle can run.
+            for_hanging: only in place of a model that hangs; otherwise nothing changes.
         """
         with self._lock:
+            if for_hanging and (
+                self._next is not None or self._bundle is None or self._bundle is not self._scoring.hanging
+            ):
+                return
             self._no_model_code = no_model_code
             self._next = (bundle.for_one_stream() if bundle is not None else None,)
             self._scored, self._first_error, self._calls = 0, "", 0
@@ -173,6 +182,32 @@ class Pipeline:
         """Show ``observer`` no further windows; it may still see the present one."""
         with self._lock:
             self._live_observers = [one for one in self._live_observers if one is not observer]
+
+    def leave_hanging_model(self, limit_seconds: float) -> bool:
+        """Go on in a new thread if a call of the model takes longer than ``limit_seconds``; return whether it did.
+
+        To be called now and then, from any other thread. The windows of that call are recorded without a score.
+        """
+        if not self._scoring.model_calls.give_up(limit_seconds):
+            return False
+        batch, self._state = self._begun
+        self._scoring.hanging, self._pulse = self._bundle, Pulse(self._clock)
+        if self._scoring.hanging is not None:
+            self._failed(self._scoring.hanging, hangs(limit_seconds))
+        self._thread = threading.Thread(target=self._run, args=(batch,), name=f"pipeline-{self.name}", daemon=True)
+        self._thread.start()
+        return True
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds since the windows under way were taken; 0 while the pipeline waits."""
+        return self._pulse.busy_seconds
+
+    @property
+    def model_hangs(self) -> bool:
+        """Whether the model that is to run is not called any more, because a call of it did not come back."""
+        with self._lock:
+            return self._next is None and self._bundle is not None and self._bundle is self._scoring.hanging
 
     def flush_due(self) -> None:
         """Write down what waited long enough, for a source that fell silent; from any thread but the pipeline's."""
@@ -257,17 +292,27 @@ class Pipeline:
         """Faults of the source and of this pipeline since the agent started."""
         return self._source.failures + self._faults.total
 
-    def _run(self) -> None:
-        """The pipeline's thread: take windows until the source ends or :meth:`stop` is called."""
-        begun = False
+    def _run(self, left: list[Window] | None = None) -> None:
+        """The pipeline's thread: take windows until the source ends or :meth:`stop` is called.
+
+        Args:
+            left: the windows that a thread before this one did not come to an end with; None: this is the first one.
+        """
         while True:
             try:
-                if not begun:
+                if left is None:
                     self._ledger.begin()
                     self._state = initial_state(self._ledger.open_alert, self._ledger.open_no_score)
-                    begun = True
-                self._take_windows(self._ledger.next_index)
+                    left = []
+                if left:
+                    stream, windows, left = self._stream, left, []
+                    self._take_safely(windows)
+                else:
+                    stream = self._stream = self._source.steps(self._ledger.next_index)
+                self._take_windows(stream)
                 break
+            except LeftBehind:
+                return
             except BaseException as error:  # noqa: BLE001  # the agent and its other pipelines go on, and so does this
                 self._faults.happened(error, 0)
             if self._stopping.wait(_RETRY_SECONDS):
@@ -279,27 +324,25 @@ class Pipeline:
         while self._ledger.has_pending and not self._stopping.wait(_RETRY_SECONDS):
             self._ledger.flush_due()
 
-    def _take_windows(self, first: int) -> None:
-        """Take windows from number ``first`` on, until the source ends or :meth:`stop` is called."""
-        stream = self._source.steps(first)
+    def _take_windows(self, stream: Iterator[Window | None]) -> None:
+        """Take windows until the source ends or :meth:`stop` is called."""
         for window in stream:
             if window is not None:
-                batch = self._ready(window, stream)
-                with self.pulse:
-                    try:
-                        self._take(batch)
-                    except BaseException as error:  # noqa: BLE001  # see _run
-                        self._faults.happened(error, len(batch))
+                batch = _ready(window, stream, self._source)
+                self._take_safely(batch)
                 self._gathering.pause(len(batch))
             if self._stopping.is_set():
                 return
 
-    def _ready(self, window: Window, stream: Iterator[Window | None]) -> list[Window]:
-        """Return ``window`` and those that the source has ready after it, to score them in one call."""
-        batch = [window]
-        while len(batch) < MAX_BATCH and self._source.pending and (next_window := next(stream, None)) is not None:
-            batch.append(next_window)
-        return batch
+    def _take_safely(self, batch: list[Window]) -> None:
+        """Judge windows; a fault is counted, and ends nothing."""
+        with self._pulse:
+            try:
+                self._take(batch)
+            except LeftBehind:
+                raise
+            except BaseException as error:  # noqa: BLE001  # see _run
+                self._faults.happened(error, len(batch))
 
     def _take(self, batch: list[Window]) -> None:
         """Judge windows that follow each other, and hand them to the ledger."""
@@ -307,7 +350,8 @@ class Pipeline:
         with self._lock:
             if self._next is not None:
                 before, (self._bundle,), self._next = self._bundle, self._next, None
-                self._check_input()
+                if (code := _misfit(self._bundle, self._source.spec, self.name)) is not None:
+                    self._bundle, self._no_model_code = None, code
                 no_score = self._state.no_score
                 self._state = initial_state(self._state.severity, no_score and self._bundle is not None)
                 self._logged.clear()
@@ -315,8 +359,9 @@ class Pipeline:
                     self._newest.forget()
                     ended = before.manifest if before is not None and no_score else None
             bundle, live = self._bundle, self._live_observers
-        index, call = self._ledger.next_index, self._call
-        rows = self._evaluate(batch, bundle) if bundle is not None else [None] * len(batch)
+            self._begun = batch, self._state
+        index, call = self._ledger.next_index, self._scoring.calls
+        rows = self._scoring.rows(batch, bundle) if bundle is not None else [None] * len(batch)
         judged = [
             self._judge(index + place, window, bundle, row)
             for place, (window, row) in enumerate(zip(batch, rows, strict=True))
@@ -336,53 +381,9 @@ class Pipeline:
             self._newest.take([each.observation.verdict for each in judged], now, self._state.no_score)
             if self._next is None:
                 self._scored += sum(each.observation.verdict is not None for each in judged)
-                self._calls += self._call - call
+                self._calls += self._scoring.calls - call
         self._captures.feed(batch)
         self._faults.ended()
-
-    def _check_input(self) -> None:
-        """Stop the new model if it was made for windows of another form; the caller holds the lock.
-
-        Some sources know the form of their windows only when they are connected.
-        """
-        if self._bundle is None:
-            return
-        try:
-            check_input(self._bundle.manifest, self._source.spec)
-        except AgentError as error:
-            _LOG.error(
-                "pipeline %s: release %s does not fit the source: %s", self.name, self._bundle.manifest.release, error
-            )
-            self._bundle, self._no_model_code = None, error.code
-
-    def _evaluate(self, batch: Sequence[Window], bundle: Bundle) -> list[Row | None]:
-        """Score windows; None for one on which the model fails, or with missing samples that its score would hide."""
-        rows: list[Row | None] = [None] * len(batch)
-        form = self._source.form
-        if form is not None and any(each.samples.shape != form for each in batch):
-            if len(batch) > 1:
-                return [self._evaluate((each,), bundle)[0] for each in batch]
-            if self._source.misfits(batch[0]):
-                self._error = "source.garbage"
-                return rows
-        usable = [row for row, each in enumerate(batch) if bundle.propagates_nan or is_complete(each.samples)]
-        if not usable:
-            return rows
-        began = self._clock.monotonic()
-        try:
-            evaluation = bundle.evaluate(_stacked([batch[row].samples for row in usable]))
-        except Exception as error:  # noqa: BLE001  # the stream goes on; probation asks for the health
-            if len(usable) == 1:
-                self._failed(bundle, error)
-                return rows
-            for row in usable:  # one window may make the call fail for all
-                rows[row] = self._evaluate((batch[row],), bundle)[0]
-            return rows
-        latency_ms = (self._clock.monotonic() - began) * 1e3 / len(usable)
-        self._call += 1
-        for place, row in enumerate(usable):
-            rows[row] = (evaluation, place, latency_ms, self._call)
-        return rows
 
     def _judge(self, index: int, window: Window, bundle: Bundle | None, row: Row | None) -> JudgedWindow:
         """Return the window with its verdict, and move the decision on."""
@@ -393,7 +394,7 @@ class Pipeline:
             return JudgedWindow(observation, before)
         if row is not None:
             try:
-                self._state, observation = with_verdict(observation, bundle, before, row)
+                self._state, observation = self._scoring.model_calls.run(with_verdict, observation, bundle, before, row)
                 if observation.score is not None:
                     self._error = ""
                 elif not bundle.propagates_nan or is_complete(window.samples):
@@ -415,7 +416,28 @@ class Pipeline:
                 self._first_error = code
         self._error = code
 
+    def _source_misfits(self) -> None:
+        self._error = "source.garbage"
 
-def _stacked(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return [window, sample, channel]; a single window is not copied."""
-    return samples[0][None] if len(samples) == 1 else np.stack(samples)
+
+def _ready(window: Window, stream: Iterator[Window | None], source: DeferredSource) -> list[Window]:
+    """Return ``window`` and those that ``source`` has ready after it, to score them in one call."""
+    batch = [window]
+    while len(batch) < MAX_BATCH and source.pending and (next_window := next(stream, None)) is not None:
+        batch.append(next_window)
+    return batch
+
+
+def _misfit(bundle: Bundle | None, spec: SourceSpec, pipeline: str) -> str | None:
+    """Return the error code of a new model that was made for windows of another form; None if it fits.
+
+    Some sources know the form of their windows only when they are connected.
+    """
+    if bundle is None:
+        return None
+    try:
+        check_input(bundle.manifest, spec)
+    except AgentError as error:
+        _LOG.error("pipeline %s: release %s does not fit the source: %s", pipeline, bundle.manifest.release, error)
+        return error.code
+    return None

@@ -113,6 +113,18 @@ class Running:
         """
         self._load_first(name, (self._slots.active(name), self._slots.previous(name)))
 
+    def load_again(self, name: str) -> None:
+        """Load the release of the pipeline ``name`` again, whose model hangs. May be called from any thread.
+
+        What was swapped in meanwhile stays.
+
+        Raises:
+            AgentError, ProtocolError: it cannot be loaded.
+        """
+        slot = self._running_slot(name)
+        if slot is not None:
+            self._pipelines[name].swap(self._load(name, slot), for_hanging=True)
+
     def _load_first(self, name: str, slots: tuple[str | None, ...]) -> None:
         """Make the pipeline ``name`` run the first of ``slots`` that may be loaded and can be."""
         no_model_code = ""
