@@ -17,6 +17,7 @@ from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.keys import keys_app
 from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.releases import release_app
+from wheeltapper_fleet.cli.simulate import simulate
 from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
 from wheeltapper_fleet.cli.train import train_app
 from wheeltapper_fleet.demo.cli import demo
@@ -42,6 +43,7 @@ app.add_typer(train_app, name="train")
 
 
 app.command()(demo)
+app.command()(simulate)
 
 
 def main() -> NoReturn:
