@@ -33,3 +33,13 @@ def test_only_a_present_score_is_a_score(server: AdminServer) -> None:
         assert "critical" not in line
     assert "no model" in said(server, "show", "press-3")
     assert "no score since" in said(server, "show", "press-2")
+
+
+def test_why_a_device_runs_what_it_runs(server: AdminServer) -> None:
+    server.add_device("press-1")
+    text = said(server, "why", "press-1")
+    assert text.startswith("bearing\n")
+    assert "bearing-anomaly release 1 runs here, but nothing that this fleet knows of brought it" in text
+    assert "2026-09-21 14:13:20Z  The device said that it runs bearing-anomaly release 1." in text
+    assert "has no pipeline 'other'" in said(server, "why", "press-1", "--pipeline", "other")
+    assert '"device": "press-1"' in said(server, "why", "press-1", "--json")

@@ -13,13 +13,17 @@ from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 from wheeltapper_protocols.wire.ids import NAME_PATTERN, device_id, name
 
-__all__ = ["After", "DeviceId", "Key", "Limit", "ModelName", "Q", "ReleaseNumber", "Sha256"]
+__all__ = ["After", "DeviceId", "Key", "Limit", "ModelName", "PipelineName", "Q", "ReleaseNumber", "Sha256"]
 
 _NAME: Final = {"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}
 _KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # pydantic's $ matches only at the very end
 
 DeviceId: TypeAlias = Annotated[str, AfterValidator(device_id), WithJsonSchema(_NAME)]
 ModelName: TypeAlias = Annotated[str, AfterValidator(lambda text: name(text, "model name")), WithJsonSchema(_NAME)]
+PipelineName: TypeAlias = Annotated[
+    Annotated[str, AfterValidator(lambda text: name(text, "pipeline name")), WithJsonSchema(_NAME)] | None,
+    Query(description="Only this pipeline"),
+]
 Key: TypeAlias = Annotated[str, StringConstraints(pattern=_KEY_PATTERN)]
 """The id of a campaign or of a command."""
 Sha256: TypeAlias = Annotated[

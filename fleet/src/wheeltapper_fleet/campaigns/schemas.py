@@ -6,7 +6,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["CampaignDetail", "CampaignView", "DefaultReleaseView", "ExecutionView", "LogEntry"]
+__all__ = [
+    "CampaignDetail",
+    "CampaignView",
+    "DefaultReleaseView",
+    "ExecutionView",
+    "HappeningView",
+    "LogEntry",
+    "PipelineReasons",
+    "Why",
+]
 
 
 class ExecutionView(BaseModel):
@@ -75,3 +84,39 @@ class DefaultReleaseView(BaseModel):
     cleared_why: str | None
     executions: dict[str, int]
     given_up: int
+
+
+class HappeningView(BaseModel):
+    """Something that happened to a pipeline of a device. ``code`` is a failure's."""
+
+    at: float
+    kind: str
+    sentence: str
+    code: str
+
+
+class PipelineReasons(BaseModel):
+    """Why one pipeline of a device runs what it runs.
+
+    ``runs``: what runs and who brought it. ``asked``: what is asked of it now. ``failed``: its last refusal or failure,
+    empty if there was none. ``beaten``: what lost the device, to what, and by which rule. ``happenings``: everything in
+    order of time.
+    """
+
+    pipeline: str
+    model: str | None
+    release: int | None
+    runs: str
+    asked: str
+    failed: str
+    beaten: list[str]
+    happenings: list[HappeningView]
+
+
+class Why(BaseModel):
+    """Why a device runs what it runs, by pipeline."""
+
+    device: str
+    revoked: bool
+    online: bool
+    pipelines: list[PipelineReasons]

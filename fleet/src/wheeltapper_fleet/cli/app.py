@@ -20,6 +20,7 @@ from wheeltapper_fleet.cli.releases import release_app
 from wheeltapper_fleet.cli.simulate import simulate
 from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
 from wheeltapper_fleet.cli.train import train_app
+from wheeltapper_fleet.cli.why import device_why
 from wheeltapper_fleet.demo.cli import demo
 
 __all__ = ["app", "main"]
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+device_app.command("why")(device_why)
 app.add_typer(keys_app, name="keys")
 app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")

@@ -133,6 +133,11 @@ class FleetClient:
         """One device."""
         return dict(self._get(f"/devices/{_quoted(device)}"))
 
+    def why(self, device: str, pipeline: str | None = None) -> dict[str, Any]:
+        """Why each pipeline of a device, or only ``pipeline``, runs what it runs."""
+        params = None if pipeline is None else {"pipeline": pipeline}
+        return dict(self._get(f"/devices/{_quoted(device)}/why", params))
+
     def revoke(self, device: str) -> dict[str, Any]:
         """Revoke a device: from now on it is refused everywhere."""
         return dict(self._post(f"/devices/{_quoted(device)}/revoke", None))

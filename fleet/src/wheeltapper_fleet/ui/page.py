@@ -28,6 +28,7 @@ from wheeltapper_fleet.access.authenticator import Authenticator
 from wheeltapper_fleet.access.sessions import COOKIE, SESSION_SECONDS
 from wheeltapper_fleet.alerts.views import list_alerts
 from wheeltapper_fleet.campaigns.views import list_campaigns
+from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.devices.views import list_devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.views import list_releases
@@ -152,6 +153,15 @@ def _sign_in_form(message: str = "", status: int = 200) -> Response:
 def show_page(request: Request, page: _Page) -> Response:
     """The page, or the sign-in form."""
     return _render("page.html", page) if _signed_in(page, request) else _sign_in_form()
+
+
+@_router.get("/why/{device}")
+def show_why(device: str, request: Request, page: _Page) -> Response:
+    """Why a device runs what it runs."""
+    if not _signed_in(page, request):
+        return _sign_in_form()
+    found = why(page.engine, device)
+    return HTMLResponse(_TEMPLATES.get_template("why.html").render(why=found))
 
 
 @_router.get("/fragments/{fragment}")

@@ -10,9 +10,10 @@ from pydantic import WithJsonSchema
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import After, Key, Limit
+from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit, PipelineName
 from wheeltapper_fleet.campaigns import views
-from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry, Why
+from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
@@ -36,6 +37,13 @@ def create_campaign(body: schemas.CampaignRequest, context: Context, who: Who) -
 def list_campaigns(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[CampaignView]:
     """Campaigns, newest first."""
     return views.list_campaigns(context.engine, limit, after)
+
+
+@router.get("/devices/{device}/why")
+def explain_device(device: DeviceId, context: Context, pipeline: PipelineName = None) -> Why:
+    """Why each pipeline of a device, or only ``pipeline``, runs what it runs: assignment, campaigns, default release,
+    last refusal, what lost against what, and everything in order of time."""
+    return why(context.engine, device, pipeline)
 
 
 @router.get("/campaigns/{campaign}")
