@@ -28,8 +28,9 @@ ROOMS = {
         " cli_support cli_export cli_device cli __main__"
     ),
     "wheeltapper_fleet": (
-        "ground db access trust registry telemetry devices alerts captures campaigns ingest broker api device_api ui"
-        " client training sim demo tables config upkeep reloading serving service cli __main__"
+        "ground db access trust registry telemetry devices notify assets alerts captures campaigns ingest"
+        " broker api device_api ui client training sim demo tables config upkeep reloading serving service"
+        " cli __main__"
     ),
 }
 """The rooms of each package and the modules of its root, lowest first: a room imports from itself and from lower ones
@@ -59,7 +60,8 @@ PURE = {
     "wheeltapper_fleet": (
         "ground.errors ground.names ground.paging ground.query trust.expiry telemetry.drift telemetry.rules"
         " telemetry.schemas devices.rules devices.schemas"
-        " devices.instances alerts.schemas captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
+        " devices.instances assets.files assets.rules assets.schemas alerts.schemas"
+        " captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
         " broker.config broker.permissions api.schemas device_api.rate_limit ui.charts cli.options training.errors"
         " registry.runnable campaigns.rules.default_release campaigns.rules.foresight"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from wheeltapper_fleet.access.tables import api_tokens
 from wheeltapper_fleet.alerts.tables import alerts
+from wheeltapper_fleet.assets.tables import assets, point_mappings
 from wheeltapper_fleet.campaigns.tables import (
     assignments,
     assignments_due,
@@ -33,6 +34,7 @@ from wheeltapper_fleet.telemetry.tables import records, refused, spools
 __all__ = [
     "alerts",
     "api_tokens",
+    "assets",
     "assignments",
     "assignments_due",
     "campaign_log",
@@ -48,6 +50,7 @@ __all__ = [
     "enrolment_tokens",
     "executions",
     "metadata",
+    "point_mappings",
     "records",
     "refused",
     "releases",

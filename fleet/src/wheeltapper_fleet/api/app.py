@@ -24,6 +24,7 @@ from wheeltapper_fleet.api.guard import Guard
 from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
 from wheeltapper_fleet.api.routes import (
     alerts,
+    assets,
     campaigns,
     captures,
     default_releases,
@@ -39,6 +40,7 @@ from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES, MAX_MANIFEST
 __all__ = ["admin_app"]
 
 _MAX_BODY_BYTES: Final = 256 * 1024
+_MAX_IMPORT_BYTES: Final = 2 * 1024 * 1024
 _PREFIX: Final = "/api/v1"
 _BEARER: Final = HTTPBearer(auto_error=False, description="An API token.")
 """Only for the OpenAPI document; the token is checked by :func:`requester`."""
@@ -62,7 +64,7 @@ def admin_app(context: AdminContext) -> FastAPI:
     )
     app.state.context = context
     api = APIRouter(prefix=_PREFIX, dependencies=[Depends(requester), Depends(_BEARER)], responses=REFUSALS)
-    for subject in (devices, captures, releases, campaigns, default_releases, alerts, summary, events):
+    for subject in (devices, captures, releases, campaigns, default_releases, assets, alerts, summary, events):
         api.include_router(subject.router)
     app.include_router(api)
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})
@@ -77,6 +79,8 @@ def _max_bytes(path: str) -> int:
         return MAX_FILE_BYTES
     if path.startswith(f"{_PREFIX}/models/"):
         return 2 * (MAX_METADATA_BYTES + MAX_MANIFEST_BYTES)
+    if path == f"{_PREFIX}/assets/import":
+        return _MAX_IMPORT_BYTES
     return _MAX_BODY_BYTES
 
 

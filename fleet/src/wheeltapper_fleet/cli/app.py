@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from wheeltapper_fleet import __version__
+from wheeltapper_fleet.cli.assets import asset_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
 from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.keys import keys_app
@@ -41,6 +42,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")
 app.add_typer(campaign_app, name="campaign")
+app.add_typer(asset_app, name="asset")
 app.add_typer(train_app, name="train")
 
 

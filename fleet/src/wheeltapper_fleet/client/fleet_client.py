@@ -360,6 +360,12 @@ class FleetClient:
         except httpx.HTTPError as error:
             raise _unreachable(error) from error
 
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
+        """What the service answers to a request; ``path`` is below ``/api/v1``. Query values of None are left out."""
+        asked = {name: value for name, value in query.items() if value is not None}
+        response = self._send(method, _PREFIX + path, json=body, params=asked)
+        return response.json() if response.content else None
+
     def _get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         return self._send("GET", _PREFIX + path, params=query).json()
 

@@ -1,0 +1,146 @@
+"""Routes of assets: the tree of sites, machines, components and points, and what measures a point."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
+
+from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
+from wheeltapper_fleet.api.versions import IfMatch, decided_on
+from wheeltapper_fleet.assets import service, views
+from wheeltapper_fleet.assets.schemas import (
+    AssetChange,
+    AssetDetail,
+    AssetImport,
+    AssetRequest,
+    AssetVersion,
+    AssetView,
+    ImportResult,
+    MappingEnd,
+    MappingRequest,
+)
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+
+__all__ = ["router"]
+
+_LOG: Final = logging.getLogger(__name__)
+router = APIRouter()
+AssetId: TypeAlias = ModelName
+"""Assets are named as models are."""
+Within: TypeAlias = Annotated[AssetId | None, Query(description="Only this asset and what belongs to it.")]
+
+
+@router.get("/assets")
+def list_assets(
+    context: Context,
+    within: Within = None,
+    kind: Literal["site", "machine", "component", "point"] | None = None,
+    parent: AssetId | None = None,
+    device: DeviceId | None = None,
+    retired: bool = False,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> Page[AssetView]:
+    """Assets, by id."""
+    return views.list_assets(
+        context.engine,
+        limit=limit,
+        after=after,
+        within=within,
+        kind=kind,
+        parent=parent,
+        device=device,
+        retired=retired,
+    )
+
+
+@router.post("/assets", status_code=201)
+def create_asset(body: AssetRequest, context: Context, who: Who, response: Response) -> AssetDetail:
+    """Create an asset."""
+    service.create_asset(context.engine, body, context.clock())
+    _LOG.info("asset %s created by %s", body.id, who)
+    return _shown(context, body.id, response)
+
+
+@router.post("/assets/import")
+def import_assets(body: AssetImport, context: Context, who: Who) -> ImportResult:
+    """Create what is not there and change what differs, all of it or nothing."""
+    done = service.import_assets(context.engine, body.assets, body.dry_run, context.clock())
+    if not body.dry_run:
+        _LOG.info("%d assets created, %d changed by %s", len(done.created), len(done.changed), who)
+    return done
+
+
+@router.get("/assets/{asset}")
+def get_asset(asset: AssetId, context: Context, response: Response) -> AssetDetail:
+    """One asset. The header ``ETag`` is its version."""
+    return _shown(context, asset, response)
+
+
+@router.patch("/assets/{asset}", response_model=AssetDetail)
+def change_asset(
+    asset: AssetId, body: AssetChange, context: Context, who: Who, response: Response, if_match: IfMatch = None
+) -> Any:
+    """Change an asset; a conflict is answered with its current state."""
+    try:
+        service.change_asset(context.engine, asset, body, decided_on(if_match, body.expected_version), context.clock())
+    except FleetError as error:
+        return _conflict(context, asset, error)
+    _LOG.info("asset %s changed by %s", asset, who)
+    return _shown(context, asset, response)
+
+
+@router.post("/assets/{asset}/retire", response_model=AssetDetail)
+def retire_asset(
+    asset: AssetId, body: AssetVersion, context: Context, who: Who, response: Response, if_match: IfMatch = None
+) -> Any:
+    """Retire an asset with all below it and end the mappings of its points; its history stays."""
+    try:
+        service.retire_asset(context.engine, asset, decided_on(if_match, body.expected_version), context.clock())
+    except FleetError as error:
+        return _conflict(context, asset, error)
+    _LOG.info("asset %s retired by %s", asset, who)
+    return _shown(context, asset, response)
+
+
+@router.post("/assets/{asset}/delete", status_code=204)
+def delete_asset(asset: AssetId, body: AssetVersion, context: Context, who: Who, if_match: IfMatch = None) -> None:
+    """Remove an asset without history, which was made by mistake."""
+    service.delete_asset(context.engine, asset, decided_on(if_match, body.expected_version))
+    _LOG.info("asset %s deleted by %s", asset, who)
+
+
+@router.post("/assets/{asset}/mappings", status_code=201)
+def map_point(asset: AssetId, body: MappingRequest, context: Context, who: Who, response: Response) -> AssetDetail:
+    """Say which device's pipeline and channel measure a point from now on."""
+    service.map_point(context.engine, asset, body, context.clock())
+    _LOG.info("point %s is measured by %s/%s, says %s", asset, body.device, body.pipeline, who)
+    return _shown(context, asset, response)
+
+
+@router.post("/assets/{asset}/mappings/end")
+def unmap_point(asset: AssetId, body: MappingEnd, context: Context, who: Who, response: Response) -> AssetDetail:
+    """End all mappings of a point."""
+    service.unmap_point(context.engine, asset, context.clock() if body.at is None else body.at)
+    _LOG.info("the mappings of point %s ended by %s", asset, who)
+    return _shown(context, asset, response)
+
+
+def _shown(context: Context, asset: str, response: Response) -> AssetDetail:
+    found = views.get_asset(context.engine, asset)
+    response.headers["ETag"] = f'"{found.version}"'
+    return found
+
+
+def _conflict(context: Context, asset: str, error: FleetError) -> JSONResponse:
+    """The answer to a change at another version; any other refusal is raised."""
+    if error.code != "asset.conflict":
+        raise error
+    current = views.get_asset(context.engine, asset)
+    content = {"code": error.code, "message": error.message, "current": current.model_dump(mode="json")}
+    return JSONResponse(content, status_code=409, headers={"ETag": f'"{current.version}"'})
