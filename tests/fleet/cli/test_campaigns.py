@@ -87,3 +87,20 @@ def test_default_releases_are_set_listed_and_cleared(fleet: AdminServer) -> None
     assert [each["cleared_by"] is not None for each in json.loads(cleared.stdout)] == [True]
     assert json.loads(run("release", "default", "list", "--json").stdout) == []
     assert len(json.loads(run("release", "default", "list", "--cleared", "--json").stdout)) == 1
+
+
+def test_a_dry_run_prints_who_would_get_what_and_makes_nothing(fleet: AdminServer, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"model": MODEL, "release": 3, "pipelines": ["bearing"]}), encoding="utf-8")
+    said = run("campaign", "plan", str(spec))
+    assert said.exit_code == 0, said.output
+    assert said.stdout.splitlines()[0] == f"{MODEL} release 3 for 2 devices"
+    assert "1        gets" in said.stdout
+    assert "1        pipeline missing" in said.stdout
+    assert "press-2" not in said.stdout
+    assert "warning: 1 of 2 devices do not have a pipeline" in said.stderr
+    assert "it has no pipeline 'bearing'" in run("campaign", "plan", str(spec), "--outcome", "pipeline_missing").stdout
+    everyone = json.loads(run("campaign", "plan", str(spec), "--outcome", "all", "--json").stdout)
+    assert [each["device"] for each in everyone["items"]] == ["press-1", "press-2"]
+    assert run("campaign", "list").stdout == "no campaign yet\n"
+    assert run("campaign", "plan", str(spec), "--outcome", "nonsense").exit_code == 2

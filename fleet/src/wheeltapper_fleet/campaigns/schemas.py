@@ -8,12 +8,15 @@ from pydantic import BaseModel
 
 __all__ = [
     "CampaignDetail",
+    "CampaignPlan",
     "CampaignView",
     "DefaultReleaseView",
     "ExecutionView",
     "HappeningView",
     "LogEntry",
     "PipelineReasons",
+    "PlannedDevice",
+    "PlannedWave",
     "Why",
 ]
 
@@ -120,3 +123,45 @@ class Why(BaseModel):
     revoked: bool
     online: bool
     pipelines: list[PipelineReasons]
+
+
+class PlannedWave(BaseModel):
+    """A wave of a dry run. ``number`` counts from 1. The latest times count on nobody's pausing the campaign."""
+
+    number: int
+    devices: int
+    opens_earliest: float
+    opens_latest: float
+    ends_earliest: float
+    ends_latest: float
+
+
+class PlannedDevice(BaseModel):
+    """What would come of one device, and why. ``takes_from``: the campaigns that would lose it."""
+
+    device: str
+    wave: int
+    outcome: str
+    sentence: str
+    takes_from: list[str]
+    offline_since: float | None
+
+
+class CampaignPlan(BaseModel):
+    """A dry run: what a campaign would do if it were made and started now.
+
+    On the first page also: ``outcomes`` counts the devices by what would come of them, ``takes_from`` by the campaign
+    that would lose them, ``outside`` those that match the audience and are not active, by state.
+    """
+
+    model: str
+    release: int
+    devices: int
+    waves: list[PlannedWave]
+    needs_approval: bool
+    outcomes: dict[str, int] | None = None
+    takes_from: dict[str, int] | None = None
+    outside: dict[str, int] | None = None
+    warnings: list[str] = []
+    items: list[PlannedDevice]
+    next: str | None

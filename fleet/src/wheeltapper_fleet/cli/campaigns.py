@@ -26,23 +26,46 @@ def campaign_create(
     as_json: AsJson = False,
 ) -> None:
     """Make a campaign."""
-    import json
-    import sys
-
     with open_client(url, token_file, data_dir) as client:
-        try:
-            text = sys.stdin.read() if str(spec) == "-" else spec.read_text(encoding="utf-8")
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            fail("campaign.spec", f"{spec} is not JSON: {error}", BAD_INPUT)
-        if not isinstance(value, dict):
-            fail("campaign.spec", f"{spec} must hold a JSON object", BAD_INPUT)
-        made = client.create_campaign(value)
+        made = client.create_campaign(_read_spec(spec))
         for warning in made["warnings"]:
             typer.echo(f"warning: {printable(warning)}", err=True)
         if start:
             made = client.act(made["id"], "start", made["version"])
     _show_campaign(made, as_json)
+
+
+@campaign_app.command("plan")
+def campaign_plan(
+    spec: Annotated[Path, typer.Argument(help="JSON file with the specification; - reads stdin.")],
+    outcome: Annotated[
+        str | None, typer.Option(help="Name the devices of which this would come, such as offline; all: every one.")
+    ] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a campaign would do, and make none: who would get what, when, and who not and why."""
+    with open_client(url, token_file, data_dir) as client:
+        plan = client.plan_campaign(_read_spec(spec), outcome)
+    if as_json:
+        print_json(plan)
+        return
+    for warning in plan["warnings"]:
+        typer.echo(f"warning: {printable(warning)}", err=True)
+    approval = ", once it is approved" if plan["needs_approval"] else ""
+    typer.echo(f"{plan['model']} release {plan['release']} for {plan['devices']} devices{approval}")
+    columns = ("opens_earliest", "opens_latest", "ends_earliest", "ends_latest")
+    rows = [[wave["number"], wave["devices"], *(format_time(wave[name]) for name in columns)] for wave in plan["waves"]]
+    print_table(("WAVE", "DEVICES", *(name.replace("_", " ").upper() for name in columns)), rows, "")
+    counted = [(n, name.replace("_", " ")) for name, n in sorted(plan["outcomes"].items())]
+    counted += [(n, f"taken from {campaign}") for campaign, n in sorted(plan["takes_from"].items())]
+    counted += [(n, f"outside: {state}") for state, n in sorted(plan["outside"].items())]
+    print_table(("DEVICES", "WHAT WOULD COME OF THEM"), counted, "")
+    if outcome is not None:
+        listed = [(item["device"], item["wave"], item["outcome"], item["sentence"]) for item in plan["items"]]
+        print_table(("DEVICE", "WAVE", "OUTCOME", "WHY"), listed, "no such device")
 
 
 @campaign_app.command("show")
@@ -128,6 +151,21 @@ _add_action("approve", "Agree to a campaign that needs approval.")
 _add_action("pause", "Pause a campaign: no further device gets an assignment.")
 _add_action("resume", "Go on with a paused campaign.")
 _add_action("abort", "End a campaign for good.")
+
+
+def _read_spec(file: Path) -> dict[str, Any]:
+    """The specification in a file, or on standard input; ends the command if it is none."""
+    import json
+    import sys
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        fail("campaign.spec", f"{file} is not JSON: {error}", BAD_INPUT)
+    if not isinstance(value, dict):
+        fail("campaign.spec", f"{file} must hold a JSON object", BAD_INPUT)
+    return value
 
 
 def _show_campaign(found: dict[str, Any], as_json: bool) -> None:

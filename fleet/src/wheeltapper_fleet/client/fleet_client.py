@@ -301,6 +301,22 @@ class FleetClient:
         """Create a campaign. It does not start by itself."""
         return dict(self._post("/campaigns", {"spec": dict(spec)}))
 
+    def plan_campaign(self, spec: Mapping[str, Any], outcome: str | None = None) -> dict[str, Any]:
+        """What a campaign would do; nothing is stored.
+
+        ``items`` are all devices of which ``outcome`` would come (``all``: every device); without it, none.
+        """
+        query = {"limit": 1000 if outcome else 1} | ({"outcome": outcome} if outcome not in (None, "all") else {})
+        plan = dict(self._send("POST", f"{_PREFIX}/campaigns/plan", json={"spec": dict(spec)}, params=query).json())
+        if outcome is None:
+            return plan | {"items": [], "next": None}
+        while (after := plan["next"]) is not None:
+            more = self._send(
+                "POST", f"{_PREFIX}/campaigns/plan", json={"spec": dict(spec)}, params={**query, "after": after}
+            ).json()
+            plan |= {"items": plan["items"] + more["items"], "next": more["next"]}
+        return plan
+
     def campaigns(self) -> list[dict[str, Any]]:
         """All campaigns, newest first."""
         return list(self.items("/campaigns"))

@@ -11,8 +11,9 @@ from pydantic import WithJsonSchema
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit, PipelineName
-from wheeltapper_fleet.campaigns import views
-from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry, Why
+from wheeltapper_fleet.campaigns import dry_run, views
+from wheeltapper_fleet.campaigns.rules.forecast import Outcome
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignPlan, CampaignView, ExecutionView, LogEntry, Why
 from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
@@ -31,6 +32,20 @@ State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{1,24}$", description="O
 def create_campaign(body: schemas.CampaignRequest, context: Context, who: Who) -> CampaignDetail:
     """Create a campaign. It does not start by itself."""
     return views.get_campaign(context.engine, context.campaigns.create(body.spec, who))
+
+
+@router.post("/campaigns/plan")
+def plan_campaign(
+    body: schemas.CampaignRequest,
+    context: Context,
+    outcome: Annotated[Outcome | None, Query(description="Only devices of which this would come")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> CampaignPlan:
+    """A dry run: who would get what, when, and who not and why. Nothing is stored."""
+    return dry_run.plan_campaign(
+        context.engine, body.spec, now=context.clock(), outcome=outcome, limit=limit, after=after
+    )
 
 
 @router.get("/campaigns")
