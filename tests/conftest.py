@@ -23,10 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, part in enumerate(LONGEST_FIRST) if part in str(item.path)), last))
 
 
+def short_parent() -> str:
+    """A folder for temporary files with a short path, in which this user may write."""
+    return next((each for each in ("/tmp", "/var/tmp") if os.access(each, os.W_OK | os.X_OK)), tempfile.gettempdir())
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A folder whose path is short, whatever TMPDIR is: the address of a socket has at most 107 bytes (unix(7))."""
-    with tempfile.TemporaryDirectory(prefix="wt-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="wt-", dir=short_parent()) as folder:
         yield Path(folder)
 
 

@@ -29,7 +29,7 @@ ROOMS = {
     ),
     "wheeltapper_fleet": (
         "ground db access trust registry telemetry devices notify assets alerts captures campaigns ingest"
-        " broker api device_api ui client training sim demo tables config upkeep reloading serving service"
+        " broker api device_api ui client training sim demo tables backup config upkeep reloading serving service"
         " cli __main__"
     ),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from tests.conftest import short_parent
 from tests.fleet.api.harness import AdminServer
 from tests.fleet.trust.world import World
 from wheeltapper_fleet.db.engine import open_database
@@ -27,7 +28,9 @@ def postgres_url() -> Iterator[str]:
     folders = [Path(pgserver.__file__).resolve(), *Path(pgserver.__file__).resolve().parents]
     if os.geteuid() == 0 and not all(folder.stat().st_mode & 0o005 for folder in folders):
         pytest.skip("PostgreSQL does not run as root, and no other user may read this environment (umask 077?)")
-    with tempfile.TemporaryDirectory(prefix="wheeltapper-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="wheeltapper-pg-", dir=short_parent(), ignore_cleanup_errors=True
+    ) as folder:
         server = pgserver.get_server(folder)
         try:
             yield server.get_uri()

@@ -422,6 +422,14 @@ def test_the_key_belongs_to_the_services_user(root: Path, tmp_path: Path, monkey
     assert set(seen["env"]) == {"PATH", "WHEELTAPPER_TOKEN"}
 
 
+def test_useradd_is_found_without_sbin_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian gives /usr/sbin to root only."""
+    from wheeltapper_agent.host import install as steps
+
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert Path(steps._useradd()).name == "useradd"
+
+
 @pytest.mark.parametrize("name", profile_names())
 def test_the_unit_of_every_board_is_valid_and_confined(name: str, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
@@ -570,7 +578,7 @@ def test_a_relative_root_is_the_same_root(root: Path, monkeypatch: pytest.Monkey
 
 @as_root
 def test_a_dry_run_refuses_what_the_real_run_would(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _, **__: None)
     for more in ((), ("--dry-run",)):
         text = _run("install", "--profile", "raspberry-pi-4", "--root", str(root), *more, code=2)
         assert "[install.user]" in text

@@ -129,7 +129,7 @@ def plan(layout: Layout, profile: Profile, program: str, hardware_watchdog: bool
     if layout.entry("passwd", "root") is None:
         raise AgentError("install.root", f"{layout.root} holds no system: /etc/passwd with root is missing")
     if layout.entry("passwd", USER) is None:
-        _need_useradd()
+        _useradd()
     if hardware_watchdog and not profile.watchdog_device:
         raise AgentError("install.no_watchdog", f"the profile {profile.name} names no hardware watchdog")
     groups = tuple(group for group in bus_groups(profile) if layout.entry("group", group) is not None)
@@ -248,20 +248,23 @@ def _make(layout: Layout, step: Step) -> None:
 
 def _make_user(layout: Layout) -> None:
     prefix = [] if os.path.realpath(layout.root) == "/" else ["--prefix", str(layout.root)]
-    _need_useradd()
+    program = _useradd()
     group = ["--user-group"] if layout.entry("group", USER) is None else ["--gid", USER]
     options = ["--system", *group, "--no-create-home", "--home-dir", STATE_DIR]
-    line = ["useradd", *prefix, *options, "--shell", "/usr/sbin/nologin", "--comment", "Wheeltapper agent", USER]
+    line = [program, *prefix, *options, "--shell", "/usr/sbin/nologin", "--comment", "Wheeltapper agent", USER]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0 or layout.entry("passwd", USER) is None:
         raise AgentError("install.user", f"the user {USER} cannot be created: {brief(done.stderr)}")
 
 
-def _need_useradd() -> None:
-    if shutil.which("useradd") is None:
+def _useradd() -> str:
+    """The path of useradd, which is in a folder that people's PATH often lacks."""
+    found = shutil.which("useradd", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
+    if found is None:
         raise AgentError(
             "install.user", f"useradd is missing: install the package passwd, or create the user {USER} yourself"
         )
+    return found
 
 
 def enrol_as_service_user(program: str, server: str, token: str) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.cli.assets import asset_app
+from wheeltapper_fleet.cli.backups import backup_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
 from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.keys import keys_app
@@ -44,6 +45,7 @@ app.add_typer(release_app, name="release")
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(asset_app, name="asset")
 app.add_typer(train_app, name="train")
+app.add_typer(backup_app, name="backup")
 
 
 app.command()(demo)

@@ -369,6 +369,13 @@ class Repository:
                 self._write_timestamp(self._write_snapshot(snapshot))
             return True
 
+    def skip_versions(self, count: int) -> None:
+        """Sign snapshot and timestamp ``count`` versions further on, past what devices may have seen."""
+        with self._lock():
+            snapshot = self._snapshot()
+            snapshot.version += count - 1
+            self._write_timestamp(self._write_snapshot(snapshot), count)
+
     def _is_fresh(self, signed: Snapshot | Timestamp, lifetime_seconds: float) -> bool:
         left_seconds = signed.expires.timestamp() - self._clock()
         # More than a whole life left means that the clock was wrong when it was signed.
@@ -383,9 +390,9 @@ class Repository:
         files.write_atomic(self.folder / f"{snapshot.version}.snapshot.json", content)
         return content
 
-    def _write_timestamp(self, snapshot: bytes) -> None:
+    def _write_timestamp(self, snapshot: bytes, versions: int = 1) -> None:
         timestamp = self._timestamp()
-        timestamp.version += 1
+        timestamp.version += versions
         timestamp.expires = expiry(self._clock(), self._lifetimes.timestamp_seconds)
         timestamp.snapshot_meta = meta_file(_read(snapshot).signed.version, snapshot)
         metadata = Metadata(timestamp)
