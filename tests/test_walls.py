@@ -28,7 +28,7 @@ ROOMS = {
         " cli_support cli_export cli_device cli __main__"
     ),
     "wheeltapper_fleet": (
-        "ground db access trust registry telemetry devices notify assets alerts captures campaigns ingest"
+        "ground db access audit trust registry telemetry devices notify assets alerts captures campaigns ingest"
         " broker api device_api ui client training sim demo tables backup config upkeep reloading serving service"
         " cli __main__"
     ),

@@ -6,9 +6,10 @@ several rooms. A room imports its own ``tables.py`` instead.
 
 from __future__ import annotations
 
-from wheeltapper_fleet.access.tables import api_tokens
+from wheeltapper_fleet.access.tables import api_tokens, sessions
 from wheeltapper_fleet.alerts.tables import alerts
 from wheeltapper_fleet.assets.tables import assets, point_mappings
+from wheeltapper_fleet.audit.tables import audit
 from wheeltapper_fleet.campaigns.tables import (
     assignments,
     assignments_due,
@@ -37,6 +38,7 @@ __all__ = [
     "assets",
     "assignments",
     "assignments_due",
+    "audit",
     "campaign_log",
     "campaigns",
     "captures",
@@ -54,5 +56,6 @@ __all__ = [
     "records",
     "refused",
     "releases",
+    "sessions",
     "spools",
 ]

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, insert, select, update
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.access.authenticator import Authenticator
 from wheeltapper_fleet.access.sessions import COOKIE
-from wheeltapper_fleet.access.tokens import ensure_api_token
+from wheeltapper_fleet.access.tokens import create_api_token, ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
@@ -111,7 +111,7 @@ class AdminServer:
         )
         self._socket = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        app = admin_app(context)
+        self.app = app = admin_app(context)
         add_page(app, Page(engine=self.engine, authenticator=authenticator))
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")
         self._server = uvicorn.Server(config)
@@ -135,6 +135,11 @@ class AdminServer:
     def http(self, token: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
         return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=10)
+
+    def token_of(self, *roles: str, name: str = "somebody") -> str:
+        """An API token with ``roles``."""
+        made = create_api_token(self.engine, name, roles, expires_at=None, who="test", now=time.time())
+        return made.token
 
     def sign_in(self) -> str:
         """Sign in to the page; gives the session cookie."""

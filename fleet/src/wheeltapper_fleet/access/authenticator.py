@@ -1,20 +1,22 @@
 """Checks who makes a request: a program by its bearer token, a browser by its session cookie.
 
 Invariants:
-    * A cookie is good for reading only. Whatever changes something needs the bearer token, so a foreign page cannot
-      make a browser change anything.
+    * A cookie alone is good for reading only. Whatever changes something needs the bearer token, or the session's CSRF
+      token in a header, which a foreign page neither knows nor can send.
 
-What this module does not do: roles. Every token may do everything.
+What this module does not do: permissions (:mod:`wheeltapper_fleet.access.permissions`).
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 
 from sqlalchemy import Engine
 
-from wheeltapper_fleet.access.sessions import Sessions
-from wheeltapper_fleet.access.tokens import token_owner
+from wheeltapper_fleet.access.principal import Principal
+from wheeltapper_fleet.access.sessions import Sessions, csrf_token
+from wheeltapper_fleet.access.tokens import find_token
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["Authenticator"]
@@ -30,27 +32,31 @@ class Authenticator:
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self._engine = engine
-        self._sessions = Sessions(clock)
+        self._clock = clock
+        self._sessions = Sessions(engine, clock)
 
-    def requester(self, method: str, authorization: str | None, cookie: str | None) -> str:
-        """The name of whoever makes a request.
+    def principal(self, method: str, authorization: str | None, cookie: str | None, csrf: str | None) -> Principal:
+        """Whoever makes a request.
 
         Args:
-            method: the HTTP method. A cookie is accepted for ``GET`` and ``HEAD`` only.
+            method: the HTTP method. A cookie alone is accepted for ``GET`` and ``HEAD`` only.
             authorization: the ``Authorization`` header, if there is one.
             cookie: the session cookie's value, if there is one.
+            csrf: the header ``X-CSRF-Token``, if there is one.
 
         Raises:
             FleetError: ``api.unauthorized``.
         """
-        if authorization is None and method in ("GET", "HEAD"):
-            owner = self.session_owner(cookie)
-            if owner is not None:
-                return owner
+        if authorization is None and cookie is not None:
+            right = csrf is not None and hmac.compare_digest(csrf.encode(), csrf_token(cookie).encode())
+            if method in ("GET", "HEAD") or right:
+                found = self.session(cookie)
+                if found is not None:
+                    return found
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             raise FleetError("api.unauthorized", "send the API token as 'Authorization: Bearer <token>'", 401)
-        return token_owner(self._engine, token.strip())
+        return find_token(self._engine, token.strip(), self._clock())
 
     def sign_in(self, token: str) -> str:
         """Begin a session for a valid token; returns the cookie's value.
@@ -58,12 +64,17 @@ class Authenticator:
         Raises:
             FleetError: ``api.unauthorized``.
         """
-        return self._sessions.begin(token_owner(self._engine, token.strip()))
+        token = token.strip()
+        return self._sessions.begin(find_token(self._engine, token, self._clock()), token)
+
+    def begin_session(self, principal: Principal) -> str:
+        """Begin a session of somebody whom a login provider knows; returns the cookie's value."""
+        return self._sessions.begin(principal)
 
     def sign_out(self, cookie: str | None) -> None:
         """End the session of a cookie, if there is one."""
         self._sessions.end(cookie)
 
-    def session_owner(self, cookie: str | None) -> str | None:
-        """The owner of a cookie's session; None if there is no such session or it has expired."""
-        return self._sessions.owner(cookie)
+    def session(self, cookie: str | None) -> Principal | None:
+        """Who is signed in with a cookie; None if there is no such session, or it has ended."""
+        return self._sessions.find(cookie)

@@ -1,4 +1,9 @@
-"""The table of API tokens, by the SHA-256 of their secret. Times are Unix seconds."""
+"""Tables of access. Times are Unix seconds; ``roles`` are names with a space between.
+
+* ``api_tokens``: by the SHA-256 of their secret. ``id`` names one without revealing it. One that is revoked stays.
+* ``sessions``: the page's, by the SHA-256 of their cookie. ``via`` says how it began; where that was an API token,
+  the session ends with the token.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,30 @@ from sqlalchemy import Column, Float, String, Table
 
 from wheeltapper_fleet.db.metadata import metadata
 
-__all__ = ["api_tokens"]
+__all__ = ["api_tokens", "sessions"]
 
 api_tokens = Table(
     "api_tokens",
     metadata,
     Column("secret_sha256", String(64), primary_key=True),
+    Column("id", String(16), nullable=False, server_default="", index=True),
     Column("name", String(63), nullable=False),
+    Column("roles", String(80), nullable=False, server_default="admin"),
     Column("created_at", Float, nullable=False),
+    Column("created_by", String(128), nullable=False, server_default=""),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+    Column("revoked_by", String(128)),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("cookie_sha256", String(64), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("roles", String(80), nullable=False),
+    Column("via", String(200), nullable=False),
+    Column("token_sha256", String(64)),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
 )

@@ -2,35 +2,51 @@
 
 Invariants:
     * The database keeps only the SHA-256 of a token.
-    * A token is compared in constant time with every token that is known.
+    * Finding a token costs one look into an index, however many there are. What is compared is the SHA-256, so the
+      time that it takes says nothing of a secret.
+    * A token that is revoked or has expired is refused, and stays listed.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine, insert, select
 
+from wheeltapper_fleet.access.permissions import Role, read_roles
+from wheeltapper_fleet.access.principal import Principal
+from wheeltapper_fleet.access.schemas import ApiTokenView, NewApiToken
 from wheeltapper_fleet.access.tables import api_tokens
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
-__all__ = ["ensure_api_token", "token_owner"]
+__all__ = [
+    "create_api_token",
+    "ensure_api_token",
+    "find_token",
+    "list_api_tokens",
+    "revoke_api_token",
+    "sha256",
+    "stored_roles",
+]
 
 _MAX_TOKEN_CHARACTERS: Final = 200
+_PREFIX: Final = "wta_"
 
 
 def ensure_api_token(engine: Engine, path: Path, now: float) -> None:
-    """Make sure that there is a first API token, in the file ``path`` and in the database.
+    """Make sure that there is a first API token, in the file ``path`` and in the database. Its role is admin.
 
     If the file is missing, a new token is written to it with mode 0600. If the database does not know the file's token,
-    it is entered under the name ``first``.
+    it is entered under the name ``first``. One that was revoked stays revoked.
 
     Args:
         engine: the fleet's database.
@@ -40,32 +56,100 @@ def ensure_api_token(engine: Engine, path: Path, now: float) -> None:
     try:
         token = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        token = "wta_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode("ascii")
+        token = _new_secret()
         files.write_atomic(path, f"{token}\n".encode("ascii"), files.PRIVATE)
     with engine.begin() as connection:
-        known = connection.execute(select(api_tokens.c.name).where(api_tokens.c.secret_sha256 == _digest(token)))
+        known = connection.execute(select(api_tokens.c.name).where(api_tokens.c.secret_sha256 == sha256(token)))
         if known.first() is None:
-            row = {"secret_sha256": _digest(token), "name": "first", "created_at": now}
-            connection.execute(insert(api_tokens).values(row))
+            row = {"secret_sha256": sha256(token), "id": sha256(token)[:12], "name": "first", "roles": Role.ADMIN.value}
+            connection.execute(insert(api_tokens).values(row | {"created_at": now, "created_by": "serve"}))
 
 
-def token_owner(engine: Engine, token: str) -> str:
-    """The name under which a token is known; it is written to logs of what was changed.
+def create_api_token(
+    engine: Engine, name: str, roles: Collection[str], *, expires_at: float | None, who: str, now: float
+) -> NewApiToken:
+    """Make an API token. Its secret is in the answer and nowhere else.
+
+    Args:
+        engine: the fleet's database.
+        name: whom the token stands for; it is written to the records of what was changed.
+        roles: names of roles.
+        expires_at: Unix seconds; None: it does not end.
+        who: makes it.
+        now: Unix seconds.
 
     Raises:
-        FleetError: ``api.unauthorized``.
+        FleetError: ``access.role``, ``access.expiry``.
     """
-    found: str | None = None
+    checked = sorted(read_roles(roles))
+    if expires_at is not None and expires_at <= now:
+        raise FleetError("access.expiry", "the token would have ended already; give it a time that is to come", 422)
+    token = _new_secret()
+    row = {"secret_sha256": sha256(token), "id": sha256(token)[:12], "name": name, "roles": " ".join(checked)}
+    with engine.begin() as connection:
+        connection.execute(
+            insert(api_tokens).values(row | {"created_at": now, "created_by": who[:128], "expires_at": expires_at})
+        )
+    return NewApiToken(id=row["id"], name=name, roles=[*checked], expires_at=expires_at, token=token)
+
+
+def list_api_tokens(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[ApiTokenView]:
+    """A page of the API tokens, newest first, also of those that were revoked.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
+    """
+    key = (api_tokens.c.created_at, api_tokens.c.id)
+    fields = [name for name in ApiTokenView.model_fields if name != "roles"]
+    with reading(engine) as connection:
+        rows, following = page_of(connection, select(api_tokens), key, limit=limit, after=after, descending=True)
+    return Page(
+        [ApiTokenView(**{name: row._mapping[name] for name in fields}, roles=row.roles.split()) for row in rows],
+        following,
+    )
+
+
+def revoke_api_token(engine: Engine, token: str, *, who: str, now: float) -> None:
+    """Revoke the API token with the id ``token``; the page's sessions that began with it end too.
+
+    Raises:
+        FleetError: ``access.token_unknown``.
+    """
+    with engine.begin() as connection:
+        found = connection.execute(select(api_tokens.c.revoked_at).where(api_tokens.c.id == token)).first()
+        if found is None:
+            raise FleetError("access.token_unknown", f"there is no API token {token[:40]!r}; see `token list`", 404)
+        if found.revoked_at is None:
+            values = {"revoked_at": now, "revoked_by": who[:128]}
+            connection.execute(api_tokens.update().where(api_tokens.c.id == token).values(values))
+
+
+def find_token(engine: Engine, token: str, now: float) -> Principal:
+    """Whom an API token stands for.
+
+    Raises:
+        FleetError: ``api.unauthorized``: it is unknown, revoked, or has expired.
+    """
+    row = None
     if token and len(token) <= _MAX_TOKEN_CHARACTERS:
-        digest = _digest(token)
         with reading(engine) as connection:
-            for row in connection.execute(select(api_tokens.c.secret_sha256, api_tokens.c.name)):
-                if hmac.compare_digest(row.secret_sha256, digest):
-                    found = str(row.name)
-    if found is None:
-        raise FleetError("api.unauthorized", "this API token is not valid; see api-token in the data folder", 401)
-    return found
+            row = connection.execute(select(api_tokens).where(api_tokens.c.secret_sha256 == sha256(token))).first()
+    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        why = "is not valid" if row is None else "was revoked" if row.revoked_at is not None else "has expired"
+        message = f"this API token {why}; see api-token in the data folder, or ask an admin for a new one"
+        raise FleetError("api.unauthorized", message, 401)
+    return Principal(str(row.name), stored_roles(row.roles), f"token:{row.id}")
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+def stored_roles(text: str) -> frozenset[Role]:
+    """Roles as the database keeps them. One that this version does not know gives nothing."""
+    return frozenset(Role(name) for name in text.split() if name in set(Role))
+
+
+def sha256(secret: str) -> str:
+    """The SHA-256 of a secret, in hex."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _new_secret() -> str:
+    return _PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode("ascii")

@@ -1,7 +1,8 @@
 """Puts the admin API together: routes, authentication, error handling, and the guard in front of them.
 
 Invariants:
-    * Every route below ``/api/v1`` needs the bearer token. The page's cookie is accepted for reading only.
+    * Every route below ``/api/v1`` needs a bearer token, or the page's cookie, and a role that has its permission.
+    * Every change is recorded with who made it before it is answered (:mod:`wheeltapper_fleet.audit`).
     * Every refusal is JSON ``{code, message}`` with a stable dotted code.
 
 What this module does not do: rules. Routes read through the rooms' ``views.py`` and change through the services in
@@ -22,7 +23,9 @@ from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api.context import AdminContext, Context, requester
 from wheeltapper_fleet.api.guard import Guard
 from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
+from wheeltapper_fleet.api.recorder import Recorder
 from wheeltapper_fleet.api.routes import (
+    access,
     alerts,
     assets,
     campaigns,
@@ -46,6 +49,20 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="An API token.")
 """Only for the OpenAPI document; the token is checked by :func:`requester`."""
 
 
+_SUBJECTS: Final = (
+    devices,
+    captures,
+    releases,
+    campaigns,
+    default_releases,
+    assets,
+    alerts,
+    summary,
+    events,
+    access,
+)
+
+
 def admin_app(context: AdminContext) -> FastAPI:
     """The admin API as an ASGI app, ready to be served. The page is added to it by the caller."""
 
@@ -64,11 +81,12 @@ def admin_app(context: AdminContext) -> FastAPI:
     )
     app.state.context = context
     api = APIRouter(prefix=_PREFIX, dependencies=[Depends(requester), Depends(_BEARER)], responses=REFUSALS)
-    for subject in (devices, captures, releases, campaigns, default_releases, assets, alerts, summary, events):
+    for subject in _SUBJECTS:
         api.include_router(subject.router)
     app.include_router(api)
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})
     add_error_handlers(app)
+    app.add_middleware(Recorder, engine=context.engine, clock=context.clock)
     app.add_middleware(Guard, hosts=context.hosts, max_bytes=_max_bytes)
     return app
 

@@ -1,6 +1,7 @@
 """What the routes of the admin API work with, and how a route asks for it.
 
-A route declares ``context: Context`` to get the :class:`AdminContext`, and ``who: Who`` to get the requester's name.
+A route declares ``context: Context`` to get the :class:`AdminContext`, ``who: Who`` to get the requester's name, and
+``requester: Requester`` to get its roles too. What a route needs is in :mod:`wheeltapper_fleet.access.permissions`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from fastapi import Depends, Header, Request
 from sqlalchemy import Engine
 
 from wheeltapper_fleet.access.authenticator import Authenticator
+from wheeltapper_fleet.access.permissions import ROLES, Role, permission_of
+from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.devices.enrolment import Enrolment
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.trust.expiry import Life
 from wheeltapper_fleet.trust.repository import Repository
 
-__all__ = ["AdminContext", "CampaignActions", "CaptureRequests", "Context", "Who", "requester"]
+__all__ = ["AdminContext", "CampaignActions", "CaptureRequests", "Context", "Requester", "Who", "requester"]
 
 
 class CampaignActions(Protocol):
@@ -86,16 +90,36 @@ def _context(request: Request) -> AdminContext:
     return context
 
 
-def requester(request: Request, authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
-    """The name of whoever makes the request.
+def requester(
+    request: Request,
+    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
+    x_csrf_token: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Principal:
+    """Whoever makes the request, if it has the permission that the route needs.
 
     Raises:
-        FleetError: ``api.unauthorized``.
+        FleetError: ``api.unauthorized``, ``api.forbidden``; ``api.not_found`` for an action that nobody has.
     """
-    return _context(request).authenticator.requester(request.method, authorization, request.cookies.get(COOKIE))
+    authenticator, cookie = _context(request).authenticator, request.cookies.get(COOKIE)
+    principal = authenticator.principal(request.method, authorization, cookie, x_csrf_token)
+    request.state.principal = principal
+    needed = permission_of(request.method, request.scope["route"].path, request.path_params)
+    if needed is not None and needed not in ROLES[Role.ADMIN]:
+        raise FleetError("api.not_found", f"there is no such action: {needed[:80]}", 404)
+    if not principal.may(needed):
+        having = ", ".join(role for role, permissions in ROLES.items() if needed in permissions)
+        message = f"{principal.name} may not do this: it needs the permission {needed}, which {having or 'nobody'} has"
+        raise FleetError("api.forbidden", message, 403)
+    return principal
+
+
+def _name(principal: Annotated[Principal, Depends(requester)]) -> str:
+    return principal.name
 
 
 Context = Annotated[AdminContext, Depends(_context)]
 """The type of a route's parameter that receives the :class:`AdminContext`."""
-Who = Annotated[str, Depends(requester)]
+Who = Annotated[str, Depends(_name)]
 """The type of a route's parameter that receives the requester's name."""
+Requester = Annotated[Principal, Depends(requester)]
+"""The type of a route's parameter that receives the requester with its roles."""

@@ -3,6 +3,7 @@
 Invariants:
     * A request whose ``Host`` is not one of the service's names is refused. A foreign name that resolves to loopback
       (DNS rebinding) can therefore not reach the API through a browser.
+    * Every answer carries the id of its request, ``X-Request-Id``; the log and the records have it too.
     * No body is longer than its limit, whatever ``Content-Length`` says: bytes are counted as they arrive.
 
 What this module does not do: authentication.
@@ -17,6 +18,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.request import begin_request
 
 __all__ = ["Guard", "host_name"]
 
@@ -60,6 +62,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        notes = begin_request(_wanted_id(scope))
         started = False
         refused: list[FleetError] = []
 
@@ -71,6 +74,7 @@ class Guard:
                 started = True
                 names = {name for name, _ in message.get("headers", ())}
                 added = [header for header in _HEADERS if header[0] not in names]
+                added.append((b"x-request-id", notes.id.encode()))
                 if b"cache-control" not in names:
                     added.append((b"cache-control", b"no-store"))
                 message["headers"] = [*message.get("headers", ()), *added]
@@ -116,6 +120,12 @@ class Guard:
             return message
 
         return receive_limited
+
+
+def _wanted_id(scope: Scope) -> str | None:
+    """The request id that the client chose, such as a proxy in front of the service; None if it did not."""
+    found = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    return found[0].decode("latin-1") if len(found) == 1 else None
 
 
 async def _answer(send: Send, error: FleetError) -> None:

@@ -6,7 +6,7 @@ answers are in the other rooms' ``schemas.py``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
@@ -18,6 +18,7 @@ from wheeltapper_fleet.telemetry.schemas import SpoolTotals
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 __all__ = [
+    "ApiTokenRequest",
     "CampaignAction",
     "CampaignRequest",
     "CaptureRequest",
@@ -31,6 +32,9 @@ __all__ = [
 # Pydantic's regular expressions have no \Z; their $ matches only at the very end.
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
 TagText = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+
+
+RoleName = Literal["viewer", "operator", "release-manager", "approver", "admin"]
 
 
 class _Request(BaseModel):
@@ -48,6 +52,14 @@ class TokenRequest(_Request):
     device: Name
     ttl_seconds: Annotated[float, Field(ge=1, le=366 * 86_400, strict=False)] = 86_400.0
     tags: Annotated[dict[TagText, TagText], Field(max_length=64)] = {}
+
+
+class ApiTokenRequest(_Request):
+    """Make an API token for ``name`` with ``roles``; without ``ttl_seconds`` it does not end."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._+-]{0,62}$")]
+    roles: Annotated[list[RoleName], Field(min_length=1, max_length=5)]
+    ttl_seconds: Annotated[float, Field(ge=60, le=3660 * 86_400, strict=False)] | None = 90 * 86_400.0
 
 
 class CaptureRequest(_Request):

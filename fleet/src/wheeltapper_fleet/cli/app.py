@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from wheeltapper_fleet import __version__
+from wheeltapper_fleet.cli.access import audit, token_app, who
 from wheeltapper_fleet.cli.assets import asset_app
 from wheeltapper_fleet.cli.backups import backup_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
@@ -46,10 +47,13 @@ app.add_typer(campaign_app, name="campaign")
 app.add_typer(asset_app, name="asset")
 app.add_typer(train_app, name="train")
 app.add_typer(backup_app, name="backup")
+app.add_typer(token_app, name="token")
 
 
 app.command()(demo)
 app.command()(simulate)
+app.command()(who)
+app.command()(audit)
 
 
 def main() -> NoReturn:

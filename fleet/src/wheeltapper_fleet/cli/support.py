@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BAD_INPUT",
+    "DATA_DIR",
     "fail",
     "failures",
     "format_time",

@@ -17,7 +17,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -355,6 +355,26 @@ class FleetClient:
     def alerts(self, limit: int = 200) -> list[dict[str, Any]]:
         """The newest ``limit`` alerts, newest first."""
         return list(islice(self.items("/alerts", {"limit": min(limit, MAX_LIMIT)}), limit))
+
+    def who(self) -> dict[str, Any]:
+        """Whom the token stands for: ``name``, ``via``, ``roles``, ``permissions``."""
+        return dict(self._get("/who"))
+
+    def create_api_token(self, name: str, roles: Sequence[str], ttl_seconds: float | None = None) -> dict[str, Any]:
+        """Make an API token; its secret, ``token``, is in the answer and nowhere else."""
+        return dict(self._post("/api-tokens", {"name": name, "roles": [*roles], "ttl_seconds": ttl_seconds}))
+
+    def api_tokens(self) -> list[dict[str, Any]]:
+        """All API tokens, newest first, without their secrets."""
+        return list(self.items("/api-tokens"))
+
+    def revoke_api_token(self, token: str) -> None:
+        """Revoke an API token by its id."""
+        self._send("POST", f"{_PREFIX}/api-tokens/{_quoted(token)}/revoke")
+
+    def audit(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest ``limit`` changes: who, what, when."""
+        return list(islice(self.items("/audit", {"limit": min(limit, MAX_LIMIT)}), limit))
 
     def summary(self) -> dict[str, Any]:
         """The fleet in numbers."""

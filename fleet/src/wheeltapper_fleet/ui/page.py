@@ -120,7 +120,8 @@ _TEMPLATES: Final = _environment()
 
 
 def _signed_in(page: Page, request: Request) -> bool:
-    return page.authenticator.session_owner(request.cookies.get(COOKIE)) is not None
+    principal = page.authenticator.session(request.cookies.get(COOKIE))
+    return principal is not None and principal.may("read")
 
 
 def _render(template: str, page: Page) -> Response:

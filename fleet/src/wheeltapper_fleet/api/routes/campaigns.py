@@ -17,6 +17,7 @@ from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignPlan, Ca
 from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.ground.request import note_subject
 
 __all__ = ["router"]
 
@@ -31,7 +32,9 @@ State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{1,24}$", description="O
 @router.post("/campaigns", status_code=201)
 def create_campaign(body: schemas.CampaignRequest, context: Context, who: Who) -> CampaignDetail:
     """Create a campaign. It does not start by itself."""
-    return views.get_campaign(context.engine, context.campaigns.create(body.spec, who))
+    made = context.campaigns.create(body.spec, who)
+    note_subject(campaign=made)
+    return views.get_campaign(context.engine, made)
 
 
 @router.post("/campaigns/plan")

@@ -10,6 +10,7 @@ from wheeltapper_fleet.api.parameters import After, Limit
 from wheeltapper_fleet.campaigns import default_releases
 from wheeltapper_fleet.campaigns.schemas import DefaultReleaseView
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.ground.request import note_subject
 
 __all__ = ["router"]
 
@@ -29,6 +30,7 @@ def set_default_release(body: schemas.DefaultReleaseRequest, context: Context, w
         why=body.why,
         now=context.clock(),
     )
+    note_subject(model=body.model, release=str(body.release), default=made)
     return default_releases.get_default(context.engine, made)
 
 
@@ -54,4 +56,5 @@ def clear_default_release(
         why=body.why,
         now=context.clock(),
     )
+    note_subject(model=body.model, default=" ".join(cleared))
     return [default_releases.get_default(context.engine, each) for each in cleared]

@@ -13,6 +13,7 @@ from wheeltapper_fleet.api.parameters import After, DeviceId, Limit
 from wheeltapper_fleet.devices import lifecycle, views
 from wheeltapper_fleet.devices.schemas import DeviceView, TokenView
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.ground.request import note_subject
 
 __all__ = ["router"]
 
@@ -23,6 +24,7 @@ router = APIRouter()
 @router.post("/tokens", status_code=201)
 def create_token(body: schemas.TokenRequest, context: Context) -> TokenView:
     """Create a one-time enrolment token."""
+    note_subject(device=body.device)
     token = context.enrolment.create_token(body.device, body.ttl_seconds, body.tags)
     return TokenView(device=body.device, token=token, expires_at=context.clock() + body.ttl_seconds)
 

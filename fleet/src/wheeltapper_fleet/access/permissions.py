@@ -1,0 +1,149 @@
+"""Who may do what: the permission that each route needs, and the permissions that each role has.
+
+Invariants:
+    * A route that is not in :data:`ROUTES` is refused to everybody. A test walks all routes of the service.
+    * Every role may read. Only an approver or an admin may approve; only an admin may give access to others.
+
+Example:
+    >>> needed = permission_of("POST", "/campaigns/{campaign}/{action}", {"action": "approve"})
+    >>> needed, may({Role.OPERATOR}, needed), may({Role.APPROVER}, needed)
+    ('campaign.approve', False, True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
+from typing import Final
+
+from wheeltapper_fleet.ground.errors import FleetError
+
+__all__ = ["ROLES", "ROUTES", "Role", "may", "permission_of", "read_roles"]
+
+
+class Role(StrEnum):
+    """What somebody does in the fleet. One may have several roles."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    RELEASE_MANAGER = "release-manager"
+    APPROVER = "approver"
+    ADMIN = "admin"
+
+
+_VIEWER: Final = frozenset({"read"})
+_OPERATOR: Final = _VIEWER | {
+    "device.enrol",
+    "device.operate",
+    "device.remove",
+    "alert.handle",
+    "asset.edit",
+    "campaign.pause",
+    "campaign.abort",
+}
+_RELEASE_MANAGER: Final = _OPERATOR | {
+    "release.publish",
+    "default.set",
+    "campaign.create",
+    "campaign.start",
+    "campaign.resume",
+}
+_APPROVER: Final = _VIEWER | {"campaign.approve"}
+_ADMIN: Final = _RELEASE_MANAGER | _APPROVER | {"access.manage", "audit.read", "settings.edit"}
+
+ROLES: Final[Mapping[Role, frozenset[str]]] = {
+    Role.VIEWER: _VIEWER,
+    Role.OPERATOR: _OPERATOR,
+    Role.RELEASE_MANAGER: _RELEASE_MANAGER,
+    Role.APPROVER: _APPROVER,
+    Role.ADMIN: _ADMIN,
+}
+"""What each role may do."""
+
+ROUTES: Final[Mapping[str, str]] = {
+    "GET /who": "read",
+    "GET /api-tokens": "access.manage",
+    "POST /api-tokens": "access.manage",
+    "POST /api-tokens/{token}/revoke": "access.manage",
+    "GET /audit": "audit.read",
+    "GET /summary": "read",
+    "GET /events": "read",
+    "POST /tokens": "device.enrol",
+    "GET /devices": "read",
+    "GET /devices/{device}": "read",
+    "GET /devices/{device}/why": "read",
+    "POST /devices/{device}/revoke": "device.remove",
+    "POST /devices/{device}/forget": "device.remove",
+    "POST /devices/{device}/captures": "device.operate",
+    "GET /captures": "read",
+    "GET /captures/{command}": "read",
+    "GET /captures/{command}/recording": "read",
+    "HEAD /blobs/{sha256}": "read",
+    "PUT /blobs/{sha256}": "release.publish",
+    "GET /models/{model}/targets": "read",
+    "POST /models/{model}/releases": "release.publish",
+    "GET /releases": "read",
+    "GET /releases/{model}/{release}": "read",
+    "GET /releases/{model}/{release}/verify": "read",
+    "GET /releases/{model}/{release}/drift": "read",
+    "POST /campaigns": "campaign.create",
+    "GET /campaigns": "read",
+    "POST /campaigns/plan": "read",
+    "GET /campaigns/{campaign}": "read",
+    "GET /campaigns/{campaign}/executions": "read",
+    "GET /campaigns/{campaign}/log": "read",
+    "POST /campaigns/{campaign}/{action}": "campaign.{action}",
+    "POST /default-releases": "default.set",
+    "GET /default-releases": "read",
+    "POST /default-releases/clear": "default.set",
+    "GET /alerts": "read",
+    "GET /assets": "read",
+    "POST /assets": "asset.edit",
+    "POST /assets/import": "asset.edit",
+    "GET /assets/{asset}": "read",
+    "PATCH /assets/{asset}": "asset.edit",
+    "POST /assets/{asset}/retire": "asset.edit",
+    "POST /assets/{asset}/delete": "asset.edit",
+    "POST /assets/{asset}/mappings": "asset.edit",
+    "POST /assets/{asset}/mappings/end": "asset.edit",
+}
+"""The permission that each route below ``/api/v1`` needs, by method and template. A parameter of the path in braces
+stands for its value: who may pause a campaign need not be able to start one."""
+
+
+def permission_of(method: str, template: str, parameters: Mapping[str, str]) -> str | None:
+    """The permission that a route needs; None for a route that is not listed.
+
+    Args:
+        method: the HTTP method.
+        template: the route's path with its parameters in braces, below ``/api/v1``.
+        parameters: the values of the parameters.
+    """
+    needed = ROUTES.get(f"{method} {template}")
+    if needed is None and method == "HEAD":
+        needed = ROUTES.get(f"GET {template}")
+    if needed is not None and "{" in needed:
+        for name, value in parameters.items():
+            needed = needed.replace(f"{{{name}}}", value)
+    return needed
+
+
+def may(roles: Collection[Role], permission: str | None) -> bool:
+    """Whether somebody with ``roles`` has a permission. Nobody has None, nor one that no role has."""
+    return any(permission in ROLES[role] for role in roles)
+
+
+def read_roles(names: Iterable[str]) -> frozenset[Role]:
+    """Roles by their names.
+
+    Raises:
+        FleetError: ``access.role``: there is no such role, or none is named.
+    """
+    try:
+        roles = frozenset(Role(name) for name in names)
+    except ValueError as error:
+        message = f"{error}: the roles are {', '.join(Role)}"
+        raise FleetError("access.role", message, 422) from error
+    if not roles:
+        raise FleetError("access.role", f"name at least one role: {', '.join(Role)}", 422)
+    return roles

@@ -1,0 +1,119 @@
+"""Every route of the service, asked by every role and by nobody: what the table of permissions says is what happens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fleet.api.harness import AdminServer
+from wheeltapper_fleet.access.permissions import ROLES, ROUTES, Role, permission_of
+from wheeltapper_fleet.access.sessions import COOKIE
+
+API = "/api/v1"
+PUBLIC = {
+    "GET /openapi.json",
+    "GET /healthz",
+    "GET /static/{name}",
+    "POST /sign-in",
+    "POST /sign-out",
+}
+"""What needs no token: it says nothing of the fleet."""
+PAGES = {"GET /", "GET /why/{device}"}
+"""What shows the form to sign in to whoever has no session."""
+SESSION = {"GET /fragments/{fragment}"}
+"""What only a session opens."""
+VALUES = {"sha256": "0" * 64, "release": "1", "fragment": "totals", "name": "page.css", "action": "pause"}
+
+
+def walk(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(method, path) of every route below a router, however they were included."""
+    for route in router.routes:
+        inner = getattr(route, "original_router", None) or getattr(route, "router", None)
+        if hasattr(route, "methods") and hasattr(route, "path"):
+            for method in route.methods or ():
+                yield method, prefix + route.path
+        elif inner is not None:
+            yield from walk(inner, prefix + inner.prefix)
+        else:
+            raise AssertionError(f"{route} is a kind of route that this test does not see into")
+
+
+def routes(server: AdminServer) -> list[tuple[str, str]]:
+    found = sorted({(method, path) for method, path in walk(server.app) if method != "OPTIONS"})
+    gets = {path for method, path in found if method == "GET"}
+    return [(method, path) for method, path in found if method != "HEAD" or path not in gets]
+
+
+def concrete(path: str) -> str:
+    return re.sub(r"{(\w+)}", lambda match: VALUES.get(match[1], "press-1"), path)
+
+
+def ask(http: httpx.Client, method: str, path: str) -> httpx.Response:
+    """Ask without a body: what the permissions allow is refused for another reason, or answered."""
+    if path.endswith("/events"):
+        with http.stream(method, path) as answer:
+            return answer
+    return http.request(method, path, timeout=30)
+
+
+def test_every_route_is_listed_and_no_other(server: AdminServer) -> None:
+    found = {f"{method} {path}" for method, path in routes(server)}
+    ours = {name.replace(f" {API}", " ", 1) for name in found if f" {API}/" in name}
+    assert ours == set(ROUTES), "list each route in access/permissions.py"
+    assert {name for name in found if f" {API}/" not in name} == PUBLIC | PAGES | SESSION
+
+
+def test_nobody_gets_in(server: AdminServer) -> None:
+    with httpx.Client(base_url=server.url, trust_env=False) as http:
+        for method, path in routes(server):
+            if f"{method} {path}" in PUBLIC:
+                continue
+            answer = ask(http, method, concrete(path))
+            if f"{method} {path}" in PAGES:
+                assert 'action="/sign-in"' in answer.text, path
+                assert "press-1" not in answer.text, path
+            else:
+                assert answer.status_code == 401, f"{method} {path}"
+
+
+@pytest.mark.parametrize("role", Role)
+def test_each_role_may_do_what_it_may(server: AdminServer, role: Role) -> None:
+    token = server.token_of(role)
+    with server.http(token) as http:
+        for method, path in routes(server):
+            if not path.startswith(API):
+                continue
+            template = path.removeprefix(API)
+            actions = ("start", "approve", "pause", "resume", "abort") if "{action}" in template else ("",)
+            for action in actions:
+                needed = permission_of(method, template, {"action": action})
+                answer = ask(http, method, concrete(path.replace("{action}", action)))
+                forbidden = answer.status_code == 403 and answer.headers.get("content-type", "") != ""
+                assert forbidden == (needed not in ROLES[role]), (
+                    f"{role} {method} {path} {action}: {answer.status_code}"
+                )
+
+
+def test_every_permission_is_used_and_given_to_somebody() -> None:
+    given = frozenset[str]().union(*ROLES.values())
+    assert given == ROLES[Role.ADMIN]
+    for name in ROUTES.values():
+        assert "{" in name or name in given
+    assert all("read" in permissions for permissions in ROLES.values())
+
+
+def test_a_session_needs_the_csrf_token_for_a_change(server: AdminServer) -> None:
+    from wheeltapper_fleet.access.sessions import csrf_token
+
+    cookie = server.sign_in()
+    with httpx.Client(base_url=server.url, cookies={COOKIE: cookie}, trust_env=False) as browser:
+        body = {"device": "press-9"}
+        for wrong in ({}, {"X-CSRF-Token": ""}, {"X-CSRF-Token": csrf_token(cookie)[:-1]}, {"X-CSRF-Token": "é"}):
+            headers = {name.encode(): value.encode() for name, value in wrong.items()}
+            assert browser.post(f"{API}/tokens", json=body, headers=headers).status_code == 401
+        right = browser.post(f"{API}/tokens", json=body, headers={"X-CSRF-Token": csrf_token(cookie)})
+        assert right.status_code == 201, right.text
