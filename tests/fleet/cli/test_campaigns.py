@@ -104,3 +104,26 @@ def test_a_dry_run_prints_who_would_get_what_and_makes_nothing(fleet: AdminServe
     assert [each["device"] for each in everyone["items"]] == ["press-1", "press-2"]
     assert run("campaign", "list").stdout == "no campaign yet\n"
     assert run("campaign", "plan", str(spec), "--outcome", "nonsense").exit_code == 2
+
+
+def test_a_clone_is_made_with_changes_and_both_logs_say_so(fleet: AdminServer, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    first = {"model": MODEL, "release": 3, "pipelines": ["bearing"], "start_at": 1e9, "soak_seconds": 60}
+    spec.write_text(json.dumps(first), encoding="utf-8")
+    made = json.loads(run("campaign", "create", "--spec", str(spec), "--json").stdout)
+    row: dict[str, Any] = {"model": MODEL, "release": 4, "path": f"releases/{MODEL}/4/manifest.json", "length": 1}
+    fleet.insert(tables.releases, **row, sha256="0" * 64, manifest={}, published_at=0.0, published_by="t")
+    changes = ["--release", "4", "--set", 'waves=[{"count": 1}, {}]', "--set", "soak_seconds=null"]
+    done = run("campaign", "clone", made["id"], *changes, "--json")
+    assert done.exit_code == 0, done.output
+    clone = json.loads(done.stdout)
+    assert clone["spec"] == {**made["spec"], "release": 4, "waves": clone["spec"]["waves"]} | {
+        "start_at": 0.0,
+        "soak_seconds": 0.0,
+    }
+    assert (clone["state"], len(clone["waves"])) == ("DRAFT", 2)
+    assert f"cloned   from campaign {made['id']}" in run("campaign", "log", clone["id"]).stdout
+    assert f"cloned   as campaign {clone['id']}" in run("campaign", "log", made["id"]).stdout
+    assert "[campaign.spec_invalid]" in run("campaign", "clone", made["id"], "--set", "speed=1").stderr
+    assert "[campaign.spec]" in run("campaign", "clone", made["id"], "--set", "speed").stderr
+    assert "[campaign.not_found]" in run("campaign", "clone", "c-nothing").stderr

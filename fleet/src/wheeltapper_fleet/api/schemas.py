@@ -23,6 +23,7 @@ __all__ = [
     "CampaignRequest",
     "CaptureRequest",
     "ClearDefaultReleaseRequest",
+    "CloneRequest",
     "DefaultReleaseRequest",
     "ReleaseRequest",
     "Summary",
@@ -80,6 +81,15 @@ class CampaignRequest(_Request):
     """Create a campaign from a specification. The campaign service checks it."""
 
     spec: Annotated[dict[str, Any], WithJsonSchema(spec_schema())]
+
+
+class CloneRequest(_Request):
+    """Create a campaign as another one was, with ``changes`` of its specification; null leaves a field at its default.
+
+    The campaign service checks the result.
+    """
+
+    changes: Annotated[dict[str, Any], Field(max_length=64)] = {}
 
 
 class DefaultReleaseRequest(_Request):

@@ -68,6 +68,32 @@ def campaign_plan(
         print_table(("DEVICE", "WAVE", "OUTCOME", "WHY"), listed, "no such device")
 
 
+@campaign_app.command("clone")
+def campaign_clone(
+    campaign: str,
+    release: Annotated[int | None, typer.Option(min=1, help="Take this release instead.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=JSON, such as soak_seconds=600; repeatable.")
+    ] = None,
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a campaign as another one was, with some changes; its audience is evaluated anew."""
+    changes = _parse_changes(change or [])
+    if release is not None:
+        changes["release"] = release
+    with open_client(url, token_file, data_dir) as client:
+        made = client.clone_campaign(campaign, changes)
+        for warning in made["warnings"]:
+            typer.echo(f"warning: {printable(warning)}", err=True)
+        if start:
+            made = client.act(made["id"], "start", made["version"])
+    _show_campaign(made, as_json)
+
+
 @campaign_app.command("show")
 def campaign_show(
     campaign: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
@@ -151,6 +177,22 @@ _add_action("approve", "Agree to a campaign that needs approval.")
 _add_action("pause", "Pause a campaign: no further device gets an assignment.")
 _add_action("resume", "Go on with a paused campaign.")
 _add_action("abort", "End a campaign for good.")
+
+
+def _parse_changes(texts: Sequence[str]) -> dict[str, Any]:
+    """Parse ``field=JSON`` texts; ends the command if one is malformed."""
+    import json
+
+    changes = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        try:
+            changes[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            sign = ""
+        if not sign or not name:
+            fail("campaign.spec", f"{text!r} is no change; write FIELD=JSON", BAD_INPUT)
+    return changes
 
 
 def _read_spec(file: Path) -> dict[str, Any]:

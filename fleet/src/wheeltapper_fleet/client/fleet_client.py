@@ -317,6 +317,10 @@ class FleetClient:
             plan |= {"items": plan["items"] + more["items"], "next": more["next"]}
         return plan
 
+    def clone_campaign(self, campaign: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a campaign as another one was, with ``changes`` of its specification."""
+        return dict(self._post(f"/campaigns/{_quoted(campaign)}/clone", {"changes": dict(changes)}))
+
     def campaigns(self) -> list[dict[str, Any]]:
         """All campaigns, newest first."""
         return list(self.items("/campaigns"))

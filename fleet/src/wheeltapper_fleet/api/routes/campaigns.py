@@ -11,7 +11,7 @@ from pydantic import WithJsonSchema
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit, PipelineName
-from wheeltapper_fleet.campaigns import dry_run, views
+from wheeltapper_fleet.campaigns import clone, dry_run, views
 from wheeltapper_fleet.campaigns.rules.forecast import Outcome
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignPlan, CampaignView, ExecutionView, LogEntry, Why
 from wheeltapper_fleet.campaigns.why import why
@@ -84,6 +84,16 @@ def list_executions(
 def list_log(campaign: Key, context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[LogEntry]:
     """What happened to a campaign, and who did it, oldest first."""
     return views.list_log(context.engine, campaign, limit, after)
+
+
+@router.post("/campaigns/{campaign}/clone", status_code=201)
+def clone_campaign(campaign: Key, body: schemas.CloneRequest, context: Context, who: Who) -> CampaignDetail:
+    """Create a campaign as another one was, with some changes. Its audience is evaluated anew; it does not start by
+    itself."""
+    spec = clone.cloned_spec(context.engine, campaign, body.changes)
+    made = context.campaigns.create(spec, who)
+    clone.log_clone(context.engine, campaign, made, who=who, now=context.clock())
+    return views.get_campaign(context.engine, made)
 
 
 @router.post(
