@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.demo.stage import Stage
+from wheeltapper_fleet.telemetry.history import iter_records
 
 __all__ = ["assignments", "rows", "windows_by_device"]
 
@@ -25,12 +26,16 @@ def rows(stage: Stage, query: sa.Select[Any]) -> list[sa.Row[Any]]:
 
 def windows_by_device(stage: Stage) -> dict[str, list[tuple[int, int | None]]]:
     """{device: stored windows as (index, release)}, sorted, with duplicates."""
-    records = tables.records
     found: dict[str, list[tuple[int, int | None]]] = {}
-    query = sa.select(records.c.device, records.c.window, records.c.release).where(records.c.kind == "telemetry")
-    for row in rows(stage, query.order_by(records.c.device, records.c.window)):
-        found.setdefault(row.device, []).append((row.window, row.release))
-    return found
+    engine = sa.create_engine(f"sqlite:///{Path(stage.data_dir) / 'fleet.db'}")
+    try:
+        with engine.connect() as connection:
+            for record in iter_records(connection):
+                if record.kind == "telemetry" and record.window is not None:
+                    found.setdefault(record.device, []).append((record.window, record.release))
+    finally:
+        engine.dispose()
+    return {device: sorted(windows, key=lambda each: each[0]) for device, windows in sorted(found.items())}
 
 
 def assignments(stage: Stage, campaign: str) -> set[str]:

@@ -30,7 +30,7 @@ from wheeltapper_fleet.devices.tables import (
     enrolment_tokens,
 )
 from wheeltapper_fleet.registry.tables import releases
-from wheeltapper_fleet.telemetry.tables import records, refused, spools
+from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
 
 __all__ = [
     "alerts",
@@ -49,13 +49,17 @@ __all__ = [
     "device_pipelines",
     "device_tags",
     "devices",
+    "drift_reports",
     "enrolment_tokens",
     "executions",
+    "latest",
+    "messages",
     "metadata",
     "point_mappings",
-    "records",
     "refused",
     "releases",
+    "rollups",
     "sessions",
+    "spool_gaps",
     "spools",
 ]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, insert, text
+from sqlalchemy import JSON, Engine, column, create_engine, insert, table, text
 
 import wheeltapper_fleet.db.engine as db
 from tests.fleet.api.harness import AdminServer
@@ -18,10 +18,15 @@ from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.alerts.views import list_alerts
 from wheeltapper_fleet.ingest.apply import apply_batch
 from wheeltapper_fleet.ingest.message import DeviceMessage
-from wheeltapper_fleet.tables import records
 from wheeltapper_protocols.wire.messages import Alert, Severity
 
 EPOCH = "00112233445566aa"
+OLD_RECORDS = table(
+    "records",
+    *(column(name) for name in ("device", "epoch", "seq", "kind", "received_at", "pipeline", "window", "t_s", "model")),
+    *(column(name) for name in ("release", "score", "severity")),
+    column("body", JSON),
+)
 SAID: list[dict[str, Any]] = [
     {"label": "inner race"},
     {"value": 41.5, "unit": "hours"},
@@ -78,7 +83,7 @@ def test_older_alerts_get_what_their_records_hold(tmp_path: Path) -> None:
             row = {"device": "dev-1", "epoch": EPOCH, "seq": alert.seq, "pipeline": "main", "window": 1, "t_s": 1.0}
             row |= {"model": "m", "release": 1, "score": 2.0, "severity": "warning"}
             body = msgspec.to_builtins(alert)
-            connection.execute(insert(records).values(**row, kind="alert", received_at=1.0, body=body))
+            connection.execute(insert(OLD_RECORDS).values(**row, kind="alert", received_at=1.0, body=body))
             names = ", ".join([*row, "at", "raised", "reasons"])
             values = ", ".join(f":{name}" for name in [*row, "at", "raised", "reasons"])
             statement = text(f"INSERT INTO alerts ({names}) VALUES ({values})")  # names of this file

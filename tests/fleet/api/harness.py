@@ -31,10 +31,12 @@ from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
+from wheeltapper_fleet.telemetry.store import store_messages
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.keys import init_keys
 from wheeltapper_fleet.trust.repository import Repository
 from wheeltapper_fleet.ui.page import Page, add_page
+from wheeltapper_protocols.wire.messages import Severity, Telemetry, TelemetryRecord
 
 MODEL = "bearing-anomaly"
 
@@ -167,14 +169,14 @@ class AdminServer:
 
     def add_scores(self, device: str, scores: list[float], severity: str = "normal", now: float | None = None) -> None:
         first = (time.time() if now is None else now) - len(scores)
-        rows = [
-            {"device": device, "epoch": "0" * 16, "seq": index + 1, "kind": "telemetry", "received_at": first + index}
-            | {"pipeline": "bearing", "window": index, "t_s": float(index), "model": MODEL, "release": 1}
-            | {"score": score, "severity": severity if index == len(scores) - 1 else "normal", "latency_ms": 1.0}
-            for index, score in enumerate(scores)
-        ]
+        same: dict[str, Any] = {"pipeline": "bearing", "model": MODEL, "release": 1, "latency_ms": 1.0}
         with self.engine.begin() as connection:
-            connection.execute(insert(tables.records), rows)
+            for index, score in enumerate(scores):
+                said = Severity(severity if index == len(scores) - 1 else "normal")
+                place: dict[str, Any] = {"seq": index + 1, "window": index, "t_s": float(index)}
+                window = TelemetryRecord(**same, **place, score=score, severity=said)
+                message = Telemetry(epoch="0" * 16, oldest=1, records=[window])
+                store_messages(connection, [(device, message, b"")], first + index)
 
     def add_alert(self, device: str, reasons: list[dict[str, Any]], **changes: Any) -> None:
         row = {"device": device, "epoch": "0" * 16, "seq": time.time_ns() % 10**9, "pipeline": "bearing", "window": 41}

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from tests.fleet.broker.rig import Ca, Rig, until
+from tests.fleet.records import stored_records
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.views import get_device
-from wheeltapper_fleet.tables import devices, records, refused, spools
+from wheeltapper_fleet.tables import devices, refused, spools
 from wheeltapper_protocols.wire.codec import decode_down, encode
 from wheeltapper_protocols.wire.messages import Status, Telemetry, TelemetryRecord
 from wheeltapper_protocols.wire.topics import Down, Up, down_topic, up_topic
@@ -45,9 +46,7 @@ def telemetry(first: int, count: int = 1, oldest: int = 1) -> bytes:
 
 
 def stored(rig: Rig, device: str) -> int:
-    with reading(rig.database) as connection:
-        query = select(func.count()).select_from(records).where(records.c.device == device)
-        return int(connection.execute(query).scalar_one())
+    return len(stored_records(rig.database, device))
 
 
 def refusals(rig: Rig, device: str) -> dict[str, int]:

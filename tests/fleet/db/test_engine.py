@@ -16,9 +16,15 @@ from wheeltapper_fleet.db.engine import insert_ignore, migrate, open_database, r
 from wheeltapper_fleet.tables import metadata, refused, spools
 
 
+def no_partition(name: str | None, kind: str, _parents: object) -> bool:
+    """PostgreSQL shows the partitions of ``messages`` as tables of their own, with indexes of their own."""
+    return not (kind == "table" and (name or "").startswith("messages_"))
+
+
 def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": no_partition})
+        assert compare_metadata(context, metadata) == []
 
 
 def test_migrating_again_changes_nothing(engine: Engine) -> None:

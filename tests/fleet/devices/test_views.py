@@ -14,8 +14,10 @@ from wheeltapper_fleet.devices.lifecycle import forget_device
 from wheeltapper_fleet.devices.presence import store_status
 from wheeltapper_fleet.devices.schemas import DeviceView
 from wheeltapper_fleet.devices.views import get_device, list_devices
-from wheeltapper_fleet.tables import devices, records
-from wheeltapper_protocols.wire.messages import PipelineStatus, Status
+from wheeltapper_fleet.tables import devices
+from wheeltapper_fleet.telemetry.store import store_messages
+from wheeltapper_protocols.wire import messages as wire
+from wheeltapper_protocols.wire.messages import PipelineStatus, Severity, Status, TelemetryRecord
 
 START = 1000.0
 
@@ -49,10 +51,10 @@ class Telemetry:
 
     def window(self, at: float, score: float | None, severity: str = "normal", pipeline: str = "main") -> None:
         self.seq += 1
-        row: dict[str, Any] = {"device": "dev-1", "epoch": "0" * 16, "seq": self.seq, "kind": "telemetry"}
-        row |= {"pipeline": pipeline, "window": self.seq, "t_s": at, "received_at": at, "score": score}
+        place: dict[str, Any] = {"seq": self.seq, "pipeline": pipeline, "window": self.seq, "t_s": at}
+        record = TelemetryRecord(**place, model="bearing", release=1, score=score, severity=Severity(severity))
         with self.engine.begin() as connection:
-            connection.execute(insert(records).values(**row, severity=severity, model="bearing", release=1))
+            store_messages(connection, [("dev-1", wire.Telemetry(epoch="0" * 16, oldest=1, records=[record]), b"")], at)
 
 
 def shown(found: DeviceView) -> tuple[float | None, str | None, float | None]:

@@ -11,11 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 
+from tests.fleet.records import stored_records
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ingest import ingest as ingest_module
 from wheeltapper_fleet.ingest.apply import apply_batch
 from wheeltapper_fleet.ingest.ingest import Ingest
-from wheeltapper_fleet.tables import records, refused
+from wheeltapper_fleet.tables import refused
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import Telemetry, TelemetryRecord
 
@@ -35,8 +36,7 @@ class Rig:
         self.ingest = Ingest(self.engine, publish or (lambda topic, payload, retain: self.published.append(topic)))
 
     def stored(self) -> list[str]:
-        with reading(self.engine) as connection:
-            return list(connection.execute(select(records.c.device).order_by(records.c.device)).scalars())
+        return sorted(each.device for each in stored_records(self.engine))
 
     def refused(self) -> list[tuple[str, str]]:
         with reading(self.engine) as connection:

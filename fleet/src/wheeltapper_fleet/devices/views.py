@@ -16,13 +16,12 @@ from wheeltapper_fleet.devices.schemas import DeviceView, NoticeView, PipelineVi
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
-from wheeltapper_fleet.telemetry.present import NewestScore, newest_by_pipeline
-from wheeltapper_fleet.telemetry.schemas import ScorePoint
-from wheeltapper_fleet.telemetry.views import newest_windows
+from wheeltapper_fleet.telemetry.present import NewestScore
+from wheeltapper_fleet.telemetry.views import last_scores, newest_scores
 
 __all__ = ["get_device", "list_devices", "online_by_device"]
 
-_WINDOWS_READ: Final = 120
+_SCORES_SHOWN: Final = 120
 _RANKS: Final = {"normal": 0, "warning": 1, "critical": 2}
 
 
@@ -72,18 +71,14 @@ def online_by_device(connection: Connection) -> dict[str, bool]:
 def _view(connection: Connection, row: Row[Any], notices: Sequence[Row[Any]], now: float | None) -> DeviceView:
     status: dict[str, Any] = row.status if isinstance(row.status, dict) else {}
     described: dict[str, dict[str, Any]] = dict(sorted((status.get("pipelines") or {}).items()))
-    running = [name for name, value in described.items() if value.get("model")]
-    windows = [*newest_windows(connection, row.id, row.enrolled_at, _WINDOWS_READ)] if running else []
-    scored = {each.pipeline for each in windows if each.score is not None}
-    for name in running:
-        if name not in scored:  # slower than the others, or without a score for long
-            windows += newest_windows(connection, row.id, row.enrolled_at, 2, name)
-    newest = newest_by_pipeline(windows)
+    running = any(value.get("model") for value in described.values())
+    found = newest_scores(connection, [row.id]).get(row.id, {})
+    newest = {name: each for name, each in found.items() if each.at >= row.enrolled_at}
+    scores = last_scores(connection, row.id, row.enrolled_at, _SCORES_SHOWN) if running else []
     moment = time.time() if now is None else now
     pipelines = [_pipeline(name, value, newest.get(name), moment) for name, value in described.items()]
     present = [each for each in pipelines if each.score is not None]
     worst = max(present, key=lambda each: (_RANKS.get(each.severity or "", 0), each.score or 0.0), default=None)
-    scores = [each for each in reversed(windows[:_WINDOWS_READ]) if each.score is not None]
     return DeviceView(
         id=row.id,
         tags=row.tags if isinstance(row.tags, dict) else {},
@@ -104,7 +99,7 @@ def _view(connection: Connection, row: Row[Any], notices: Sequence[Row[Any]], no
             (each.no_score_since for each in pipelines if each.no_score_since is not None), default=None
         ),
         notices=[NoticeView.model_validate(each, from_attributes=True) for each in notices],
-        scores=[ScorePoint(t_s=each.t_s or 0.0, score=each.score) for each in scores],
+        scores=scores,
     )
 
 

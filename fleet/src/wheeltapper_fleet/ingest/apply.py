@@ -3,7 +3,7 @@
 ========================== ==========================================================================================
 message                    applied by
 ========================== ==========================================================================================
-telemetry, alert, report   :mod:`wheeltapper_fleet.telemetry.store`: its records are stored, its spool moves on
+telemetry, alert, report   :mod:`wheeltapper_fleet.telemetry.store`: what is new is stored, its spool moves on
 alert                      :mod:`wheeltapper_fleet.alerts.store` besides
 execution report, refusal  :mod:`wheeltapper_fleet.campaigns.reports` besides
 capture report             :mod:`wheeltapper_fleet.captures.reports` besides
@@ -36,7 +36,7 @@ from wheeltapper_fleet.devices.presence import store_status
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.telemetry.rules import Refusal
-from wheeltapper_fleet.telemetry.store import Spool, advance_spools, contiguous_seq, count_refusals, store_records
+from wheeltapper_fleet.telemetry.store import Delivered, Spool, contiguous_seq, count_refusals, store_messages
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import (
     Ack,
@@ -78,11 +78,11 @@ def apply_batch(
         address_of: gives where a device's newest connection comes from; empty if that is not known.
     """
     publications: list[Publication] = []
-    delivered = [(each.device, each.message) for each in messages if not isinstance(each.message, Status)]
-    batch = store_records(connection, delivered, now)
-    store_alerts(connection, [(device, message) for device, message in delivered if isinstance(message, Alert)])
+    delivered = [(each.device, each.message, each.payload) for each in messages if not isinstance(each.message, Status)]
+    batch = store_messages(connection, delivered, now)
+    acks = dict(batch.acks)
+    store_alerts(connection, [(device, message) for device, message, _ in delivered if isinstance(message, Alert)])
     _notice_undated(connection, delivered, now)
-    acks = advance_spools(connection, batch, now)
     for each in messages:
         match each.message:
             case Report() as report:
@@ -96,16 +96,14 @@ def apply_batch(
         Publication(down_topic(device, Down.ACK), encode(Ack(epoch=epoch, seq=seq)))
         for (device, epoch), seq in acks.items()
     ]
-    count_refusals(connection, refusals, now)
+    count_refusals(connection, [*refusals, *batch.refusals], now)
     return AppliedBatch(publications, batch.records)
 
 
-def _notice_undated(
-    connection: Connection, delivered: Sequence[tuple[str, Telemetry | Alert | Report]], now: float
-) -> None:
+def _notice_undated(connection: Connection, delivered: Sequence[Delivered], now: float) -> None:
     """Count the records whose time a device could not tell; those that come twice count twice."""
     counts: Counter[str] = Counter()
-    for device, message in delivered:
+    for device, message, _ in delivered:
         records = message.records if isinstance(message, Telemetry) else [message]
         counts[device] += sum(record.undated for record in records)
     for device, count in counts.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from wheeltapper_fleet.telemetry.rules import Refusal
@@ -23,6 +23,8 @@ class DeviceMessage:
 
     device: str
     message: Status | Telemetry | Alert | Report
+    payload: bytes = field(default=b"", compare=False)
+    """Its bytes as they came; empty: to be encoded anew."""
 
 
 def read_message(topic: str, payload: bytes) -> DeviceMessage | Refusal:
@@ -37,4 +39,4 @@ def read_message(topic: str, payload: bytes) -> DeviceMessage | Refusal:
         return Refusal(device, error.code, error.message)
     if isinstance(message, Command | Ack):
         return Refusal(device, "wire.topic", "only the fleet sends this kind of message; a device may not")
-    return DeviceMessage(device, message)
+    return DeviceMessage(device, message, payload)

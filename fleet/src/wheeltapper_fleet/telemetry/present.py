@@ -1,4 +1,4 @@
-"""Which score of a pipeline is the present one, from the windows that a device delivered. Pure.
+"""Which score of a pipeline is the present one. Pure.
 
 Invariants:
     * A score is the present one until it is older than its term, which follows from the pace of the pipeline's windows
@@ -8,28 +8,11 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from wheeltapper_protocols.decision.score_age import score_term_seconds
 
-__all__ = ["NewestScore", "Window", "newest_by_pipeline"]
-
-
-class Window(Protocol):
-    """One delivered window, as a row of ``records``."""
-
-    @property
-    def pipeline(self) -> str | None: ...
-    @property
-    def t_s(self) -> float | None: ...
-    @property
-    def score(self) -> float | None: ...
-    @property
-    def severity(self) -> str | None: ...
-    @property
-    def received_at(self) -> float: ...
+__all__ = ["NewestScore", "term_seconds"]
 
 
 @dataclass(frozen=True)
@@ -48,30 +31,13 @@ class NewestScore:
         return now - self.at <= self.term_seconds
 
 
-def newest_by_pipeline(windows: Iterable[Window]) -> dict[str, NewestScore]:
-    """The newest score of each pipeline that has one.
+def term_seconds(paced: int, arrival_pace_s: float, machine_pace_s: float) -> float:
+    """For how long a score is the present one.
 
     Args:
-        windows: the last windows of one device, newest first, with and without scores.
+        paced: from how many steps between windows the paces are; 0: not known.
+        arrival_pace_s: seconds from one window to the next as they come to the fleet.
+        machine_pace_s: the same by the machine's clock. The longer one counts: a device that was offline delivers many
+            windows at once.
     """
-    by_pipeline: dict[str, list[Window]] = {}
-    for window in windows:
-        by_pipeline.setdefault(window.pipeline or "", []).append(window)
-    found = {}
-    for name, newest_first in by_pipeline.items():
-        for window in newest_first:
-            if window.score is not None:
-                term = score_term_seconds(_pace_seconds(newest_first))
-                found[name] = NewestScore(window.score, window.severity, window.received_at, term)
-                break
-    return found
-
-
-def _pace_seconds(newest_first: Sequence[Window]) -> float | None:
-    """The time from one window to the next: as they came, or by the machine's clock if that is longer, because a device
-    that was offline delivers many at once. None for a single window."""
-    steps = len(newest_first) - 1
-    if steps < 1:
-        return None
-    first, last = newest_first[-1], newest_first[0]
-    return max((last.received_at - first.received_at) / steps, ((last.t_s or 0.0) - (first.t_s or 0.0)) / steps, 0.0)
+    return score_term_seconds(max(arrival_pace_s, machine_pace_s) if paced else None)

@@ -2,80 +2,90 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
-from sqlalchemy import Connection, Engine, Row, func, select
+from sqlalchemy import Connection, Engine, and_, func, select
 
+from wheeltapper_fleet.db.bulk import select_keys
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.telemetry.drift import DriftTotals, ReleaseDrift, compare_with_training
-from wheeltapper_fleet.telemetry.schemas import SpoolTotals
-from wheeltapper_fleet.telemetry.tables import records, refused, spools
+from wheeltapper_fleet.telemetry.history import records_in
+from wheeltapper_fleet.telemetry.present import NewestScore, term_seconds
+from wheeltapper_fleet.telemetry.schemas import ScorePoint, SpoolTotals
+from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, spools
 from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.wire.codec import decode
 from wheeltapper_protocols.wire.messages import DriftReport, Report
+from wheeltapper_protocols.wire.topics import Up
 
-__all__ = ["MAX_REPORTS", "count_windows", "newest_windows", "record_totals", "release_drift"]
+__all__ = ["MAX_REPORTS", "count_windows", "last_scores", "newest_scores", "record_totals", "release_drift"]
 
 MAX_REPORTS: Final = 2000
 
 
-def newest_windows(
-    connection: Connection, device: str, since: float, limit: int, scored_of: str | None = None
-) -> Sequence[Row[str | None, float | None, float | None, str | None, float]]:
-    """The last ``limit`` windows of ``device``, newest first.
+def newest_scores(connection: Connection, devices: Sequence[str]) -> dict[str, dict[str, NewestScore]]:
+    """The newest score of each pipeline of ``devices`` that ever had one: device → pipeline → score.
 
-    Args:
-        connection: to the fleet's database.
-        device: its id.
-        since: Unix seconds; windows that came earlier are left out.
-        limit: how many.
-        scored_of: only those of this pipeline that have a score; None: all.
-
-    Returns:
-        Rows of ``pipeline``, ``t_s``, ``score``, ``severity`` and ``received_at``.
+    One statement, whose cost is proportional to ``devices``.
     """
-    columns = (records.c.pipeline, records.c.t_s, records.c.score, records.c.severity, records.c.received_at)
-    query = select(*columns).where(records.c.device == device, records.c.received_at >= since)
-    if scored_of is None:
-        query = query.where(records.c.kind == "telemetry")
-    else:
-        query = query.where(records.c.pipeline == scored_of, records.c.score.is_not(None))
-    return connection.execute(query.order_by(records.c.received_at.desc(), records.c.seq.desc()).limit(limit)).all()
+    columns = ("device", "pipeline", "score", "severity", "at", "paced", "arrival_pace_s", "machine_pace_s")
+    found: dict[str, dict[str, NewestScore]] = {}
+    for device, pipeline, score, severity, at, *pace in select_keys(
+        connection, latest, columns, ("device",), [(device,) for device in devices]
+    ):
+        if at is not None:
+            found.setdefault(device, {})[pipeline] = NewestScore(score, severity, at, term_seconds(*pace))
+    return found
+
+
+def last_scores(connection: Connection, device: str, since: float, limit: int) -> list[ScorePoint]:
+    """The last ``limit`` scored windows of ``device`` that came since ``since`` (Unix seconds), oldest first.
+
+    Reads at most ``limit`` messages.
+    """
+    where = (messages.c.device == device, messages.c.received_at >= since)
+    query = select(messages).where(*where).order_by(messages.c.received_at.desc(), messages.c.id.desc()).limit(limit)
+    newest_first: list[ScorePoint] = []
+    for row in connection.execute(query):
+        if row.kind != "telemetry":
+            continue
+        newest_first += [
+            ScorePoint(t_s=record.t_s or 0.0, score=record.score)
+            for record in reversed(records_in(row))
+            if record.score is not None
+        ]
+        if len(newest_first) >= limit:
+            break
+    return newest_first[:limit][::-1]
 
 
 def count_windows(connection: Connection) -> int:
-    """How many scored windows are stored, of all devices."""
-    query = select(func.count()).select_from(records).where(records.c.kind == "telemetry")
-    return int(connection.execute(query).scalar_one())
+    """How many windows have been stored, of all devices; costs one row a pipeline."""
+    return int(connection.execute(select(func.coalesce(func.sum(latest.c.windows), 0))).scalar_one())
 
 
 def record_totals(connection: Connection, devices: Iterable[str]) -> dict[str, SpoolTotals]:
     """For each of ``devices``: how many of its records are stored, missing, dropped and refused.
 
     A record is missing when a later one of the same epoch is known, and it is neither stored nor counted as dropped.
+    Costs one row a spool of ``devices``.
     """
-    stored: dict[str, int] = defaultdict(int)
-    missing: dict[str, int] = defaultdict(int)
-    dropped: dict[str, int] = defaultdict(int)
-    stored_and_highest: dict[tuple[str, str], tuple[int, int]] = {}
-    grouped = select(records.c.device, records.c.epoch, func.count().label("n"), func.max(records.c.seq).label("top"))
-    for row in connection.execute(grouped.group_by(records.c.device, records.c.epoch)):
-        stored[row.device] += row.n
-        stored_and_highest[(row.device, row.epoch)] = (row.n, row.top)
-    for row in connection.execute(select(spools)):
-        count, highest = stored_and_highest.get((row.device, row.epoch), (0, 0))
-        dropped[row.device] += row.dropped
-        missing[row.device] += max(0, max(highest, row.contiguous) - count - row.dropped)
-    sums = select(refused.c.device, func.sum(refused.c.count).label("n")).group_by(refused.c.device)
-    refusals = {row.device: int(row.n) for row in connection.execute(sums)}
+    totals = {device: [0, 0, 0, 0] for device in devices}
+    keys = [(device,) for device in totals]
+    for device, highest, stored, dropped in select_keys(
+        connection, spools, ("device", "highest", "stored", "dropped"), ("device",), keys
+    ):
+        sums = totals[device]
+        sums[0] += stored
+        sums[1] += highest - stored - dropped
+        sums[2] += dropped
+    for device, count in select_keys(connection, refused, ("device", "count"), ("device",), keys):
+        totals[device][3] += count
     return {
-        device: SpoolTotals(
-            stored=stored[device], missing=missing[device], dropped=dropped[device], refused=refusals.get(device, 0)
-        )
-        for device in devices
+        device: SpoolTotals(stored=stored, missing=missing, dropped=dropped, refused=refusals)
+        for device, (stored, missing, dropped, refusals) in totals.items()
     }
 
 
@@ -103,23 +113,29 @@ def release_drift(
         raise FleetError("drift.no_reference", message, 404)
     totals = DriftTotals.empty(manifest.drift)
     where = [
-        records.c.kind == "report",
-        records.c.model == manifest.model,
-        records.c.release == release,
-        records.c.received_at >= since,
-        records.c.received_at < until,
+        drift_reports.c.model == manifest.model,
+        drift_reports.c.release == release,
+        drift_reports.c.received_at >= since,
+        drift_reports.c.received_at < until,
     ]
     if device is not None:
-        where.append(records.c.device == device)
-    newest = select(records.c.device, records.c.body).where(*where).order_by(records.c.received_at.desc())
+        where.append(drift_reports.c.device == device)
+    its_message = (
+        messages.c.device == drift_reports.c.device,
+        messages.c.received_at == drift_reports.c.received_at,
+        messages.c.epoch == drift_reports.c.epoch,
+        messages.c.first_seq == drift_reports.c.seq,
+    )
+    newest = select(messages.c.device, messages.c.body).join_from(drift_reports, messages, and_(*its_message))
+    newest = newest.where(*where).order_by(drift_reports.c.received_at.desc())
     with reading(engine) as connection:
         for row in connection.execute(newest.limit(MAX_REPORTS + 1)):
             if totals.reports + totals.left_out == MAX_REPORTS:
                 totals.left_out += 1
                 break
-            body = msgspec.convert(row.body, Report).body
-            if isinstance(body, DriftReport):
-                totals.add(row.device, body)
+            report = decode(Up.REPORT, row.body)
+            if isinstance(report, Report) and isinstance(report.body, DriftReport):
+                totals.add(row.device, report.body)
     names = [feature.name for feature in manifest.features]
     return compare_with_training(
         manifest.drift, names, totals, model=manifest.model, release=release, since=since, until=until
