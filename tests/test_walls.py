@@ -59,7 +59,7 @@ PURE = {
     ),
     "wheeltapper_fleet": (
         "ground.errors ground.names ground.paging ground.query trust.expiry telemetry.drift telemetry.rules"
-        " telemetry.schemas devices.rules devices.schemas"
+        " telemetry.schemas telemetry.spool telemetry.rollup telemetry.present devices.rules devices.schemas"
         " devices.instances assets.files assets.rules assets.schemas alerts.schemas"
         " captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
