@@ -92,6 +92,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "GET /campaigns/{campaign}": "read",
     "GET /campaigns/{campaign}/executions": "read",
     "GET /campaigns/{campaign}/log": "read",
+    "POST /campaigns/{campaign}/clone": "campaign.create",
     "POST /campaigns/{campaign}/{action}": "campaign.{action}",
     "POST /default-releases": "default.set",
     "GET /default-releases": "read",

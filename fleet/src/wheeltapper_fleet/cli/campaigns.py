@@ -48,7 +48,9 @@ def campaign_plan(
 ) -> None:
     """Say what a campaign would do, and make none: who would get what, when, and who not and why."""
     with open_client(url, token_file, data_dir) as client:
-        plan = client.plan_campaign(_read_spec(spec), outcome)
+        from wheeltapper_fleet.client.campaign_calls import plan_campaign
+
+        plan = plan_campaign(client, _read_spec(spec), outcome)
     if as_json:
         print_json(plan)
         return
@@ -86,7 +88,9 @@ def campaign_clone(
     if release is not None:
         changes["release"] = release
     with open_client(url, token_file, data_dir) as client:
-        made = client.clone_campaign(campaign, changes)
+        from wheeltapper_fleet.client.campaign_calls import clone_campaign
+
+        made = clone_campaign(client, campaign, changes)
         for warning in made["warnings"]:
             typer.echo(f"warning: {printable(warning)}", err=True)
         if start:

@@ -22,7 +22,9 @@ def device_why(
 ) -> None:
     """Say why a device runs what it runs: who brought it, what is asked of it now, and what failed or gave way."""
     with open_client(url, token_file, data_dir) as client:
-        found = client.why(device, pipeline)
+        from wheeltapper_fleet.client.campaign_calls import explain_device
+
+        found = explain_device(client, device, pipeline)
     if as_json:
         print_json(found)
         return

@@ -133,11 +133,6 @@ class FleetClient:
         """One device."""
         return dict(self._get(f"/devices/{_quoted(device)}"))
 
-    def why(self, device: str, pipeline: str | None = None) -> dict[str, Any]:
-        """Why each pipeline of a device, or only ``pipeline``, runs what it runs."""
-        params = None if pipeline is None else {"pipeline": pipeline}
-        return dict(self._get(f"/devices/{_quoted(device)}/why", params))
-
     def revoke(self, device: str) -> dict[str, Any]:
         """Revoke a device: from now on it is refused everywhere."""
         return dict(self._post(f"/devices/{_quoted(device)}/revoke", None))
@@ -300,26 +295,6 @@ class FleetClient:
     def create_campaign(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Create a campaign. It does not start by itself."""
         return dict(self._post("/campaigns", {"spec": dict(spec)}))
-
-    def plan_campaign(self, spec: Mapping[str, Any], outcome: str | None = None) -> dict[str, Any]:
-        """What a campaign would do; nothing is stored.
-
-        ``items`` are all devices of which ``outcome`` would come (``all``: every device); without it, none.
-        """
-        query = {"limit": 1000 if outcome else 1} | ({"outcome": outcome} if outcome not in (None, "all") else {})
-        plan = dict(self._send("POST", f"{_PREFIX}/campaigns/plan", json={"spec": dict(spec)}, params=query).json())
-        if outcome is None:
-            return plan | {"items": [], "next": None}
-        while (after := plan["next"]) is not None:
-            more = self._send(
-                "POST", f"{_PREFIX}/campaigns/plan", json={"spec": dict(spec)}, params={**query, "after": after}
-            ).json()
-            plan |= {"items": plan["items"] + more["items"], "next": more["next"]}
-        return plan
-
-    def clone_campaign(self, campaign: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a campaign as another one was, with ``changes`` of its specification."""
-        return dict(self._post(f"/campaigns/{_quoted(campaign)}/clone", {"changes": dict(changes)}))
 
     def campaigns(self) -> list[dict[str, Any]]:
         """All campaigns, newest first."""
