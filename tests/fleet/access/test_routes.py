@@ -22,7 +22,7 @@ PUBLIC = {
     "POST /sign-out",
 }
 """What needs no token: it says nothing of the fleet."""
-PAGES = {"GET /", "GET /why/{device}"}
+PAGES = {"GET /", "GET /why/{device}", "GET /devices/{device}", "GET /campaigns/{campaign}"}
 """What shows the form to sign in to whoever has no session."""
 SESSION = {"GET /fragments/{fragment}"}
 """What only a session opens."""

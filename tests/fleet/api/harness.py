@@ -24,6 +24,7 @@ from wheeltapper_fleet.access.tokens import create_api_token, ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
+from wheeltapper_fleet.api.totals import fleet_totals
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
 from wheeltapper_fleet.devices.commands import create_capture
@@ -114,7 +115,7 @@ class AdminServer:
         self._socket = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.app = app = admin_app(context)
-        add_page(app, Page(engine=self.engine, authenticator=authenticator))
+        add_page(app, Page(engine=self.engine, authenticator=authenticator, totals=lambda: fleet_totals(self.engine)))
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)

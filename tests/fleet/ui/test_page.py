@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import math
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import pytest
 from tests.browser import open_page, screenshot
 from tests.fleet.api.harness import MODEL, AdminServer
 from wheeltapper_fleet import tables
+from wheeltapper_fleet.access.authenticator import Authenticator
+from wheeltapper_fleet.access.sessions import COOKIE
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"&"
 
@@ -80,7 +85,7 @@ def test_markup_in_data_from_devices_is_shown_as_text(server: AdminServer, tmp_p
     status = {"pipelines": {EVIL: {"model": EVIL, "release": EVIL, "source": EVIL}}, "execution_state": EVIL}
     server.add_device("press-1", status={"pipelines": {"bearing": {"model": EVIL, "release": 1, "source": EVIL}}})
     server.add_device("press-2", status={**status, "pipelines": {EVIL: {"model": EVIL, "release": 2}}})
-    server.add_scores("press-1", [0.1, float("1e308")], EVIL[:16])
+    server.add_scores("press-1", [0.1, float("1e308")], "critical")
     server.add_alert("press-1", [{"feature": EVIL, "value": 1.0, "usual": "x", "share": 7.0}], pipeline=EVIL[:60])
     row = {"id": "c1", "version": 1, "state": "PAUSED", "reason": EVIL, "created_at": 1e9, "updated_at": 1e9}
     server.insert(tables.campaigns, **row, spec={"model": EVIL, "release": EVIL}, waves=[EVIL])
@@ -101,3 +106,75 @@ def test_fragments_need_a_session(server: AdminServer) -> None:
     assert "sign-in" in httpx.get(server.url + "/", trust_env=False).text
     cookies = {"wheeltapper_session": server.sign_in()}
     assert httpx.get(server.url + "/fragments/base", cookies=cookies, trust_env=False).status_code == 404
+
+
+def signed_in(server: AdminServer) -> httpx.Client:
+    return httpx.Client(base_url=server.url, cookies={COOKIE: server.sign_in()}, trust_env=False, timeout=20)
+
+
+def test_a_large_fleet_is_shown_page_by_page(server: AdminServer, tmp_path: Path) -> None:
+    for number in range(130):
+        server.add_device(f"press-{number:03}", online=number % 2 == 0)
+    server.add_scores("press-007", [0.4, 1.31], "warning")
+    with signed_in(server) as http:
+        found = []
+        path = "/"
+        for _ in range(3):
+            text = http.get(path).text
+            found.append(re.findall(r'data-id="(press-\d+)"', text))
+            following = re.search(r'rel="next" href="([^"]+)"', text)
+            path = html.unescape(following[1]) if following else ""
+        assert path == ""
+        assert [len(names) for names in found] == [50, 50, 30]
+        assert [name for names in found for name in names] == [f"press-{number:03}" for number in range(130)]
+        shown = http.get("/", params={"q": 'not online and id like("press-00*")'}).text
+        assert re.findall(r'data-id="(press-\d+)"', shown) == [f"press-00{number}" for number in (1, 3, 5, 7, 9)]
+        wrong = http.get("/", params={"q": "online and and <i>"})
+        assert wrong.status_code == 200
+        assert 'role="alert"' in wrong.text
+        assert "<i>" not in wrong.text
+    out = Path(os.environ.get("WHEELTAPPER_TEST_IMAGES", tmp_path))
+    with open_page() as page:
+        page.emulate(1280, 800)
+        page.set_cookie(server.url, server.sign_in())
+        page.open(server.url + "/")
+        page.wait_for("document.getElementById('live')?.dataset.state === 'live'")
+        row = "document.querySelector('[data-id=press-007]')"
+        assert page.evaluate(f"{row}.dataset.severity") == "warning"
+        server.add_scores("press-008", [0.4, 2.5], "critical")
+        page.wait_for("document.querySelector('[data-id=press-008]').dataset.severity === 'critical'")
+        assert page.evaluate("document.querySelector('[data-id=press-008] [data-field=score]').textContent") == "2.50"
+        assert page.evaluate("document.documentElement.scrollWidth <= 1280")
+        page.png(out / "list.png")
+        assert page.problems == []
+
+
+def test_a_device_and_a_campaign_have_pages(server: AdminServer, tmp_path: Path) -> None:
+    fill(server)
+    with signed_in(server) as http:
+        device = http.get("/devices/press-2").text
+        assert "hall-1" in device
+        assert 'class="line"' in device
+        campaign = http.get("/campaigns/cmp-0001").text
+        assert "REJECTED" in campaign
+        assert 'data-action="resume"' in campaign
+        only = http.get("/campaigns/cmp-0002", params={"state": "PROBATION"}).text
+        assert re.findall(r'<th scope="row"><a href="/devices/([^"]+)"', only) == ["press-4"]
+        assert http.get("/devices/nothing").status_code == 404
+        assert http.get("/campaigns/nothing").status_code == 404
+        cookie = Authenticator(server.engine, time.time).sign_in(server.token_of("viewer"))
+        seen = httpx.get(f"{server.url}/campaigns/cmp-0001", cookies={COOKIE: cookie}, trust_env=False).text
+        assert "data-action" not in seen
+    out = Path(os.environ.get("WHEELTAPPER_TEST_IMAGES", tmp_path))
+    with open_page() as page:
+        page.emulate(1280, 800)
+        page.set_cookie(server.url, server.sign_in())
+        page.open(server.url + "/devices/press-2")
+        page.wait_for("document.getElementById('live')?.dataset.state === 'live'")
+        page.png(out / "device.png")
+        page.open(server.url + "/campaigns/cmp-0001")
+        page.wait_for("document.getElementById('live')?.dataset.state === 'live'")
+        page.png(out / "campaign.png")
+        page.evaluate("document.querySelector('[data-action=resume]').click()")
+        page.wait_for("document.querySelector('[data-action=pause]') !== null")
+        assert page.problems == []

@@ -28,6 +28,7 @@ __all__ = [
     "ReleaseRequest",
     "Summary",
     "TokenRequest",
+    "Totals",
 ]
 
 # Pydantic's regular expressions have no \Z; their $ matches only at the very end.
@@ -115,6 +116,19 @@ class CampaignAction(_Request):
     """Act on a campaign at the version that the decision was made on (the header ``If-Match`` says the same)."""
 
     expected_version: Annotated[int, Field(ge=0, le=999_999_999), BeforeValidator(_whole)]
+
+
+class Totals(BaseModel):
+    """The fleet in a few numbers. ``warning`` and ``critical`` are devices whose present score says so."""
+
+    devices: int
+    online: int
+    warning: int
+    critical: int
+    releases: int
+    campaigns: int
+    running: int
+    paused: int
 
 
 class Summary(BaseModel):

@@ -16,7 +16,7 @@ from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
-__all__ = ["get_campaign", "list_campaigns", "list_executions", "list_log"]
+__all__ = ["count_campaigns", "get_campaign", "list_campaigns", "list_executions", "list_log", "newest_log"]
 
 
 def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[CampaignView]:
@@ -78,6 +78,20 @@ def list_log(engine: Engine, campaign: str, limit: int = DEFAULT_LIMIT, after: s
         _row(connection, campaign)
         rows, following = page_of(connection, query, (campaign_log.c.id,), limit=limit, after=after)
     return Page([LogEntry(at=row.at, who=row.who, event=row.event, detail=row.detail) for row in rows], following)
+
+
+def newest_log(engine: Engine, campaign: str, count: int) -> list[LogEntry]:
+    """The newest ``count`` lines of the log of a campaign, newest first."""
+    query = select(campaign_log).where(campaign_log.c.campaign == campaign).order_by(campaign_log.c.id.desc())
+    with reading(engine) as connection:
+        rows = connection.execute(query.limit(count)).all()
+    return [LogEntry(at=row.at, who=row.who, event=row.event, detail=row.detail) for row in rows]
+
+
+def count_campaigns(connection: Connection) -> dict[str, int]:
+    """How many campaigns there are in each state."""
+    counted = select(campaigns.c.state, func.count()).group_by(campaigns.c.state)
+    return {row[0]: row[1] for row in connection.execute(counted)}
 
 
 def _row(connection: Connection, campaign: str) -> Row[Any]:

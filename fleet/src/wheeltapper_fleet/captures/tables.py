@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Integer, String, Table
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table
 
 from wheeltapper_fleet.db.metadata import metadata
 
@@ -21,4 +21,5 @@ captures = Table(
     Column("length", BigInteger, nullable=False),
     Column("snapshots", Integer, nullable=False),
     Column("received_at", Float, nullable=False),
+    Index("ix_captures_received_at_command", "received_at", "command"),
 )

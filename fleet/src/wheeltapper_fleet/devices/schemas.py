@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
 
-__all__ = ["CommandView", "DeviceView", "NoticeView", "PipelineView", "TokenView"]
+__all__ = ["CommandView", "DeviceRow", "DeviceView", "NoticeView", "PipelineView", "TokenView"]
 
 
 class TokenView(BaseModel):
@@ -78,3 +78,25 @@ class DeviceView(BaseModel):
     no_score_since: float | None = None
     scores: list[ScorePoint]
     notices: list[NoticeView] = []
+
+
+class DeviceRow(BaseModel):
+    """One line of a list of devices. ``runs`` says what runs in which pipeline; ``notices`` counts what is wrong.
+
+    ``presence`` is ``online`` or ``offline``, or the device's state where that is not ``active``. Score and severity
+    are those of the worst pipeline with a present score; ``no_score_since`` as in :class:`DeviceView`.
+    """
+
+    id: str
+    site: str | None
+    state: str
+    online: bool
+    presence: str
+    runs: str
+    execution_state: str | None
+    severity: str | None
+    score: float | None
+    no_score_since: float | None
+    counter: int
+    notices: int
+    last_seen_at: float | None

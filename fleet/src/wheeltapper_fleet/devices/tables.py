@@ -120,4 +120,5 @@ commands = Table(
     Column("expires_at", Float, nullable=False),
     Column("answered_at", Float),
     Column("answer", StoredJson),
+    Index("ix_commands_created_at_id", "created_at", "id"),
 )

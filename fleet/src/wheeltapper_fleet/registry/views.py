@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, func, select
 
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
@@ -10,7 +10,7 @@ from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.registry.schemas import ReleaseView
 from wheeltapper_fleet.registry.tables import releases
 
-__all__ = ["list_releases"]
+__all__ = ["count_releases", "list_releases"]
 
 
 def list_releases(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[ReleaseView]:
@@ -24,3 +24,8 @@ def list_releases(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None 
     with reading(engine) as connection:
         rows, following = page_of(connection, query, key, limit=limit, after=after)
     return Page([ReleaseView(**row._mapping) for row in rows], following)
+
+
+def count_releases(connection: Connection) -> int:
+    """How many releases there are, of all models."""
+    return int(connection.execute(select(func.count()).select_from(releases)).scalar_one())

@@ -15,6 +15,7 @@ from sqlalchemy import Engine as Database
 
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
+from wheeltapper_fleet.api.totals import fleet_totals
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.rules.spec import read_spec
 from wheeltapper_fleet.campaigns.views import get_campaign
@@ -85,7 +86,13 @@ def admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
         now = context.clock()
         return [sentence(life, now) for life in ending(context.lives() if context.lives else (), now)]
 
-    page = Page(engine=context.engine, authenticator=context.authenticator, secure_cookie=secure, ending=sentences)
+    page = Page(
+        engine=context.engine,
+        authenticator=context.authenticator,
+        totals=lambda: fleet_totals(context.engine),
+        secure_cookie=secure,
+        ending=sentences,
+    )
     add_page(app, page)
     options: dict[str, Any] = {}
     if secure:

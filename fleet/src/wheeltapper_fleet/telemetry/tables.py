@@ -91,6 +91,7 @@ latest = Table(
     Column("value", Float),
     Column("zone", String(8)),
     PrimaryKeyConstraint("device", "pipeline"),
+    Index("ix_latest_severity", "severity"),
     sqlite_with_rowid=False,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, Engine, and_, func, select
@@ -20,7 +20,15 @@ from wheeltapper_protocols.wire.codec import decode
 from wheeltapper_protocols.wire.messages import DriftReport, Report
 from wheeltapper_protocols.wire.topics import Up
 
-__all__ = ["MAX_REPORTS", "count_windows", "last_scores", "newest_scores", "record_totals", "release_drift"]
+__all__ = [
+    "MAX_REPORTS",
+    "alarming",
+    "count_windows",
+    "last_scores",
+    "newest_scores",
+    "record_totals",
+    "release_drift",
+]
 
 MAX_REPORTS: Final = 2000
 
@@ -38,6 +46,15 @@ def newest_scores(connection: Connection, devices: Sequence[str]) -> dict[str, d
         if at is not None:
             found.setdefault(device, {})[pipeline] = NewestScore(score, severity, at, term_seconds(*pace))
     return found
+
+
+def alarming(connection: Connection, limit: int) -> Iterator[tuple[str, NewestScore]]:
+    """Each device and newest score, one a pipeline, whose severity is warning or critical; at most ``limit``."""
+    columns = ("device", "score", "severity", "at", "paced", "arrival_pace_s", "machine_pace_s")
+    query = select(*(latest.c[name] for name in columns)).where(latest.c.severity.in_(("warning", "critical")))
+    for device, score, severity, at, *pace in connection.execute(query.limit(limit)):
+        if at is not None:
+            yield device, NewestScore(score, severity, at, term_seconds(*pace))
 
 
 def last_scores(connection: Connection, device: str, since: float, limit: int) -> list[ScorePoint]:

@@ -1,13 +1,14 @@
-"""The one web page: devices, campaigns and alerts, with signing in and out.
+"""The web pages: the overview with a page of the devices, a device, a campaign; signing in and out.
 
 Invariants:
     * Everything is rendered by Jinja2 with autoescape on; the script never builds markup from data.
     * The page loads nothing from other sites and contains no inline script or style (the guard of
       :mod:`wheeltapper_fleet.api` sends that policy).
     * The cookie is HttpOnly and SameSite=Strict and never contains the API token.
+    * Whatever the size of the fleet, a page reads one page of a list and a few numbers.
 
-What this module does not do: change anything but the session. Campaigns and devices are steered through the API and
-the command line.
+What this module does not do: change anything but the session. The buttons of a page ask the API, with the session's
+CSRF token.
 """
 
 from __future__ import annotations
@@ -17,21 +18,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sqlalchemy import Engine
 
 from wheeltapper_fleet.access.authenticator import Authenticator
-from wheeltapper_fleet.access.sessions import COOKIE, SESSION_SECONDS
+from wheeltapper_fleet.access.principal import Principal
+from wheeltapper_fleet.access.sessions import COOKIE, SESSION_SECONDS, csrf_token
 from wheeltapper_fleet.alerts.views import list_alerts
-from wheeltapper_fleet.campaigns.views import list_campaigns
+from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns, list_executions, newest_log
 from wheeltapper_fleet.campaigns.why import why
-from wheeltapper_fleet.devices.views import list_devices
+from wheeltapper_fleet.devices.rows import list_rows
+from wheeltapper_fleet.devices.views import get_device, list_devices
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.registry.views import list_releases
 from wheeltapper_fleet.ui.charts import sparkline, wave_bars, with_reasons
 
 __all__ = ["Page", "add_page"]
@@ -42,8 +45,20 @@ _STATIC: Final = {
     "page.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-_FRAGMENTS: Final = ("totals", "devices", "campaigns", "alerts")
-_ALERTS_SHOWN: Final = 30
+CARDS_AT_MOST: Final = 12
+"""A fleet of so many devices is shown as cards with their last scores, a larger one as a list in pages."""
+ROWS_SHOWN: Final = 50
+CAMPAIGNS_SHOWN: Final = 10
+ALERTS_SHOWN: Final = 20
+LOG_SHOWN: Final = 30
+_ACTIONS: Final = {
+    "DRAFT": ("start", "abort"),
+    "AWAITING_APPROVAL": ("approve", "abort"),
+    "SCHEDULED": ("pause", "abort"),
+    "RUNNING": ("pause", "abort"),
+    "PAUSED": ("resume", "abort"),
+}
+"""What can be done about a campaign in each state; the campaign itself decides."""
 
 _router = APIRouter(include_in_schema=False)
 
@@ -56,11 +71,13 @@ class Page:
         engine: the fleet's database.
         authenticator: checks tokens at signing in, and cookies.
         secure_cookie: whether the page is served over TLS, so that the cookie is sent over TLS only.
+        totals: the fleet in a few numbers.
         ending: one sentence on each thing that ends soon or has ended.
     """
 
     engine: Engine
     authenticator: Authenticator
+    totals: Callable[[], Any]
     secure_cookie: bool = False
     ending: Callable[[], list[str]] = list
 
@@ -77,6 +94,9 @@ def _page(request: Request) -> Page:
 
 
 _Page = Annotated[Page, Depends(_page)]
+_Query: TypeAlias = Annotated[str, Query(max_length=4000)]
+_After: TypeAlias = Annotated[str | None, Query(pattern="^[A-Za-z0-9_-]{0,600}$")]
+_State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{0,24}$")]
 
 
 def _environment() -> Environment:
@@ -119,31 +139,50 @@ def _score(value: float | None) -> str:
 _TEMPLATES: Final = _environment()
 
 
-def _signed_in(page: Page, request: Request) -> bool:
+def _viewer(page: Page, request: Request) -> Principal | None:
+    """Who is signed in and may read; None if nobody is."""
     principal = page.authenticator.session(request.cookies.get(COOKIE))
-    return principal is not None and principal.may("read")
+    return principal if principal is not None and principal.may("read") else None
 
 
-def _render(template: str, page: Page) -> Response:
-    """Render a template with the fleet's present state."""
-    devices = list_devices(page.engine).items
-    campaigns = list_campaigns(page.engine).items
-    values: dict[str, Any] = {
-        "devices": devices,
-        "campaigns": campaigns,
-        "running": sum(campaign.state == "RUNNING" for campaign in campaigns),
-        "paused": sum(campaign.state == "PAUSED" for campaign in campaigns),
-        "alerts": with_reasons(list_alerts(page.engine, _ALERTS_SHOWN).items),
-        "online": sum(device.online for device in devices),
-        "alarmed": sum(
-            device.severity not in (None, "normal") or (device.no_score_since is not None and not device.revoked)
-            for device in devices
-        ),
-        "critical": sum(device.severity == "critical" for device in devices),
-        "releases": len(list_releases(page.engine).items),
-        "ending": page.ending(),
+def _fleet(page: Page, q: str, after: str | None) -> dict[str, Any]:
+    """What the overview shows. Its cost is that of one page of devices, whatever the size of the fleet."""
+    totals = page.totals()
+    small = totals.devices <= CARDS_AT_MOST and not q and after is None
+    found: dict[str, Any] = {"totals": totals, "q": q, "after": after, "cards": None, "rows": [], "next": None}
+    found["problem"] = ""
+    if small:
+        found["cards"] = list_devices(page.engine, limit=CARDS_AT_MOST).items
+    else:
+        try:
+            shown = list_rows(page.engine, q, ROWS_SHOWN, after)
+            found |= {"rows": shown.items, "next": shown.next}
+        except FleetError as error:
+            found["problem"] = error.message
+    view = {"q": q, "limit": ROWS_SHOWN} | ({} if after is None else {"after": after})
+    subjects = [("view", name) for name in ("totals", "devices", "campaigns", "alerts")]
+    live = urlencode([*subjects, *view.items()]) if not found["problem"] else urlencode(subjects[:1] + subjects[2:])
+    return found | {"live": live, "ending": page.ending()}
+
+
+def _campaign(page: Page, campaign: str, principal: Principal) -> dict[str, Any]:
+    """A campaign by itself, with its log's newest lines and what this person may do about it now."""
+    found = get_campaign(page.engine, campaign)
+    possible = _ACTIONS.get(found.state, ())
+    return {
+        "campaign": found,
+        "log": newest_log(page.engine, campaign, LOG_SHOWN),
+        "actions": [action for action in possible if principal.may(f"campaign.{action}")],
+        "live": urlencode({"view": "campaign", "campaign": campaign}),
     }
-    return HTMLResponse(_TEMPLATES.get_template(template).render(**values))
+
+
+def _device(page: Page, device: str) -> dict[str, Any]:
+    return {"device": get_device(page.engine, device), "live": urlencode({"view": "device", "device": device})}
+
+
+def _render(template: str, principal: Principal, values: dict[str, Any]) -> Response:
+    return HTMLResponse(_TEMPLATES.get_template(template).render(who=principal, **values))
 
 
 def _sign_in_form(message: str = "", status: int = 200) -> Response:
@@ -151,28 +190,78 @@ def _sign_in_form(message: str = "", status: int = 200) -> Response:
 
 
 @_router.get("/")
-def show_page(request: Request, page: _Page) -> Response:
-    """The page, or the sign-in form."""
-    return _render("page.html", page) if _signed_in(page, request) else _sign_in_form()
+def show_page(request: Request, page: _Page, q: _Query = "", after: _After = None) -> Response:
+    """The overview, or the sign-in form."""
+    principal = _viewer(page, request)
+    if principal is None:
+        return _sign_in_form()
+    return _render("page.html", principal, _fleet(page, q.strip(), after or None) | _lists(page))
+
+
+@_router.get("/devices/{device}")
+def show_device(device: str, request: Request, page: _Page) -> Response:
+    """One device."""
+    principal = _viewer(page, request)
+    return _sign_in_form() if principal is None else _render("device.html", principal, _device(page, device))
+
+
+@_router.get("/campaigns/{campaign}")
+def show_campaign(campaign: str, request: Request, page: _Page, state: _State = "", after: _After = None) -> Response:
+    """One campaign: its waves, its log, and a page of its executions."""
+    principal = _viewer(page, request)
+    if principal is None:
+        return _sign_in_form()
+    values = _campaign(page, campaign, principal)
+    executions = list_executions(page.engine, campaign, ROWS_SHOWN, after or None, state or None)
+    counts = values["campaign"].executions.values()
+    values |= {"executions": executions.items, "next": executions.next, "state": state}
+    values |= {"states": sorted({name for wave in counts for name in wave})}
+    return _render("campaign.html", principal, values | {"csrf": csrf_token(request.cookies[COOKIE])})
 
 
 @_router.get("/why/{device}")
 def show_why(device: str, request: Request, page: _Page) -> Response:
     """Why a device runs what it runs."""
-    if not _signed_in(page, request):
-        return _sign_in_form()
-    found = why(page.engine, device)
-    return HTMLResponse(_TEMPLATES.get_template("why.html").render(why=found))
+    principal = _viewer(page, request)
+    return _sign_in_form() if principal is None else _render("why.html", principal, {"why": why(page.engine, device)})
 
 
 @_router.get("/fragments/{fragment}")
-def show_fragment(fragment: str, request: Request, page: _Page) -> Response:
-    """One section of the page, rendered anew. The script asks for it when something changed."""
-    if not _signed_in(page, request):
+def show_fragment(
+    fragment: str,
+    request: Request,
+    page: _Page,
+    q: _Query = "",
+    after: _After = None,
+    device: str = "",
+    campaign: str = "",
+) -> Response:
+    """One section of a page, rendered anew. The script asks for it when something changed."""
+    principal = _viewer(page, request)
+    if principal is None:
         raise FleetError("api.unauthorized", "sign in again", 401)
-    if fragment not in _FRAGMENTS:
-        raise FleetError("api.not_found", "there is no such section", 404)
-    return _render(f"{fragment}.html", page)
+    match fragment:
+        case "totals":
+            return _render("totals.html", principal, {"totals": page.totals(), "ending": page.ending()})
+        case "devices":
+            return _render("devices.html", principal, _fleet(page, q.strip(), after or None))
+        case "campaigns" | "alerts":
+            return _render(f"{fragment}.html", principal, _lists(page, fragment))
+        case "device":
+            return _render("device_body.html", principal, _device(page, device))
+        case "campaign":
+            return _render("campaign_body.html", principal, _campaign(page, campaign, principal))
+    raise FleetError("api.not_found", "there is no such section", 404)
+
+
+def _lists(page: Page, only: str = "") -> dict[str, Any]:
+    """The newest campaigns and alerts."""
+    found: dict[str, Any] = {}
+    if only != "alerts":
+        found["campaigns"] = list_campaigns(page.engine, CAMPAIGNS_SHOWN).items
+    if only != "campaigns":
+        found["alerts"] = with_reasons(list_alerts(page.engine, ALERTS_SHOWN).items)
+    return found
 
 
 @_router.post("/sign-in")

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from wheeltapper_fleet.api.context import Context
+from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit, Q
+from wheeltapper_fleet.api.view import View
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT
 
 __all__ = ["router"]
 
 router = APIRouter()
+Subject = Literal["totals", "devices", "campaigns", "alerts", "device", "campaign"]
 
 
 @router.get("/events")
-async def events(context: Context) -> StreamingResponse:
-    """Live changes of devices (with scores), campaigns and alerts, as server-sent events."""
-    return StreamingResponse(context.events.listen(), media_type="text/event-stream")
+async def events(
+    context: Context,
+    view: Annotated[list[Subject] | None, Query(max_length=6, description="What the screen shows; repeatable.")] = None,
+    q: Q = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+    device: DeviceId | None = None,
+    campaign: Key | None = None,
+) -> StreamingResponse:
+    """Live changes of what a screen shows, as server-sent events: first its present state, then what changes.
+
+    The kinds of events are `reset` (which devices are on the screen), `device`, `campaign`, `alert` and `totals`.
+    `q`, `limit` and `after` choose the devices as in their list.
+    """
+    asked = {"devices", "campaigns", "alerts"} if view is None else set(view)
+    shown = View(
+        subjects=frozenset(asked - {"device", "campaign"}),
+        q=(q or "").strip(),
+        after=after,
+        limit=limit,
+        device=device if view is not None and "device" in asked else None,
+        campaign=campaign if view is not None and "campaign" in asked else None,
+    )
+    await context.events.check(shown)
+    return StreamingResponse(context.events.listen(shown), media_type="text/event-stream")
