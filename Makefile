@@ -11,7 +11,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 ARCH   ?= amd64
 WHEELS ?=
 
-.PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent format clean
+.PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent bench-fleet format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -74,10 +74,13 @@ check: $(STAMP)  ## ruff, mypy --strict, import walls
 	@$(BIN)/python -m pytest tests/test_walls.py
 
 bench: $(STAMP)  ## measure, each as a ratio against a named baseline
-	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py $(wildcard benchmarks/fleet*.py),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench-agent: $(STAMP)  ## the agent's figures; also in build/bench/agent.json
 	@$(BIN)/python benchmarks/agent.py $(ARGS)
+
+bench-fleet: $(STAMP)  ## the fleet's figures; also in build/bench/fleet.json; ARGS="--only campaign" some of them
+	@$(BIN)/python benchmarks/fleet.py $(ARGS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff format .

@@ -50,6 +50,7 @@ def simulate(
         from wheeltapper_protocols.wire.ids import name
 
         names = tuple(dict.fromkeys(name(text, "pipeline") for text in pipeline or ["main"]))
+        api, mqtt_port = (server, 0) if server else _service(data_dir, url)
         order = Order(
             devices=devices,
             seconds=seconds,
@@ -62,7 +63,8 @@ def simulate(
             ),
             faults=load_faults(faults),
             state_dir=state_dir,
-            server=server or _server(data_dir, url),
+            server=api,
+            mqtt_port=mqtt_port,
             prefix=name(f"{prefix}-00000", "device id").removesuffix("-00000"),
             tags=tags,
         )
@@ -73,8 +75,8 @@ def simulate(
         print_table(("SIMULATED", ""), [(key.replace("_", " "), _text(value)) for key, value in found.items()], "")
 
 
-def _server(data_dir: Path | None, url: str | None) -> str:
-    """The devices' API of the service of this machine."""
+def _service(data_dir: Path | None, url: str | None) -> tuple[str, int]:
+    """The devices' API and the MQTT port of the service of this machine."""
     if data_dir is None and (url or os.environ.get("WHEELTAPPER_URL")):
         fail(
             "sim.server", "with --url also give --server, the devices' API of that fleet: https://host:port", BAD_INPUT
@@ -82,7 +84,7 @@ def _server(data_dir: Path | None, url: str | None) -> str:
     folder = data_dir or Path(DATA_DIR)
     try:
         served = json.loads((folder / "serve.json").read_text(encoding="utf-8"))
-        return f"https://127.0.0.1:{int(served['device_port'])}"
+        return f"https://127.0.0.1:{int(served['device_port'])}", int(served["mqtt_port"])
     except (OSError, ValueError, KeyError):
         fail("sim.server", f"no fleet service runs on {folder}; give --server https://host:port", BAD_INPUT)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from msgspec.structs import replace
 
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
@@ -41,6 +42,7 @@ class Order:
         faults: the fault table.
         state_dir: where identities are kept.
         server: the devices' API, ``https://host:port``.
+        mqtt_port: of the broker; 0: the one that the devices were told at their enrolment.
         prefix: what the devices' names begin with.
         tags: what new devices are tagged with; every device besides with ``simulated=yes``.
     """
@@ -51,6 +53,7 @@ class Order:
     faults: tuple[Fault, ...] = ()
     state_dir: Path
     server: str
+    mqtt_port: int = 0
     prefix: str = "sim"
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -100,7 +103,8 @@ async def _simulate(order: Order, client: FleetClient, say: Callable[[str], None
     if missing:
         say(f"enrolling {missing} devices")
         await _enrol(order, identities, client, stop, say)
-    endpoints, started = identities.endpoints, time.monotonic()
+    told, started = identities.endpoints, time.monotonic()
+    endpoints = replace(told, https_url=order.server, mqtt_port=order.mqtt_port or told.mqtt_port)
     context = identities.https_context(names[0])
     with httpx.Client(base_url=endpoints.https_url, verify=context, trust_env=False, timeout=_TIMEOUT_SECONDS) as https:
         memories = identities.memories()

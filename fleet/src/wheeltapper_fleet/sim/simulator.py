@@ -47,6 +47,8 @@ _LAST_PAUSE_SECONDS: Final = 30.0
 _REFRESH_SECONDS: Final = 5.0
 _TWIN_SECONDS: Final = 3.0
 _LEAVE_SECONDS: Final = 2.0
+_OTHER_FILES: Final = 500
+"""Open files beside one connection for each device: those of handshakes under way, of twins, of Python."""
 
 MakeTls = Callable[[str], Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject]]
 
@@ -111,7 +113,7 @@ class Simulation:
         Raises:
             FleetError: ``sim.metadata``, ``sim.files``: the process may not open so many connections.
         """
-        _allow_files(2 * len(self.plans) + 200)
+        _allow_files(len(self.plans) + _OTHER_FILES)
         await asyncio.to_thread(self.metadata.refresh)
         started = time.time()
         for name, faults in self.plans.items():

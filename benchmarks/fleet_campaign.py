@@ -1,0 +1,67 @@
+"""One campaign to all of many simulated devices: how long until every execution ended, and what the fleet needs for it.
+
+The devices are simulated in a process of their own, on the same cores: MQTT over TLS with a certificate each, every
+signature verified, every state reported (8 reports a device, and a record a second ago each ten). The devices take
+10 s for an update.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from fleet_rig import TERMINAL, Fleet, fleet
+from rig import Row, main, row
+
+SIZES = (100, 1_000, 10_000)
+SECONDS = 120.0
+RSS_MB = 500.0
+FLAT = 1.2
+
+
+def campaign(running: Fleet, devices: int, release: int) -> tuple[float, float]:
+    """Take ``release`` to all devices; returns the seconds until every execution ended and the fleet's CPU seconds."""
+    client = running.stage.client
+    made = client.create_campaign({"model": running.stage.model, "release": release, "waves": [{}]})
+    cpu, began = running.cpu_seconds(), time.monotonic()
+    client.act(made["id"], "start", made["version"])
+    while True:
+        states = running.states(made["id"])
+        if set(states) <= TERMINAL and states.total() == devices:
+            break
+        running.stage.check_alive()
+        if time.monotonic() - began > 10 * SECONDS:
+            print(f"given up: {dict(states)}", file=sys.stderr)
+            break
+        time.sleep(0.5)
+    return time.monotonic() - began, running.cpu_seconds() - cpu
+
+
+def rows(sizes: tuple[int, ...] = SIZES) -> list[Row]:
+    """The figures."""
+    found, costs = [], []
+    for size in sizes:
+        with fleet() as running:
+            running.enrol(size)
+            simulator = running.simulator(size)
+            online = running.wait_online(size)
+            seconds, cpu = campaign(running, size, 1)
+            figures = simulator.end()
+            peaks = running.peak_rss_mb()
+        costs.append(cpu / size)
+        print(
+            f"{size} devices: online in {online:.1f} s, campaign {seconds:.1f} s, {peaks} MB", figures, file=sys.stderr
+        )
+        found.append(row(f"campaign to {size} devices: CPU ms a device", cpu / size * 1000))
+        if size == sizes[-1]:
+            found.append(row(f"campaign to {size} devices: seconds until every execution ended", seconds, SECONDS))
+            found.append(
+                row(f"campaign to {size} devices: peak RSS of service and broker, MB", sum(peaks.values()), RSS_MB)
+            )
+            found.append(row(f"{size} devices: connections a second", size / online))
+    found.append(row("cost a device, the dearest over the cheapest size", max(costs) / min(costs), FLAT))
+    return found
+
+
+if __name__ == "__main__":
+    main(rows, "A campaign to the whole fleet")
