@@ -21,7 +21,7 @@ from wheeltapper_fleet.db.stored_json import StoredJson
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.tables import metadata
 
-__all__ = ["ROWS", "Progress", "copy_rows", "count_rows"]
+__all__ = ["ROWS", "Progress", "copy_rows", "count_rows", "one_moment"]
 
 ROWS: Final = 1000
 
@@ -39,7 +39,7 @@ def copy_rows(source: Engine, target: Engine, progress: Progress = lambda name, 
         FleetError: ``restore.not_empty``: a table of ``target`` has rows.
     """
     copied: dict[str, int] = {}
-    with _one_moment(source) as read, target.begin() as write:
+    with one_moment(source) as read, target.begin() as write:
         if filled := [name for name, rows in count_rows(write).items() if rows]:
             raise FleetError("restore.not_empty", f"the database has rows already, in {filled[0]}; use an empty one")
         for table in metadata.sorted_tables:
@@ -61,7 +61,7 @@ def count_rows(connection: Connection) -> dict[str, int]:
 
 
 @contextmanager
-def _one_moment(source: Engine) -> Iterator[Connection]:
+def one_moment(source: Engine) -> Iterator[Connection]:
     """A connection whose statements all see the same moment."""
     with reading(source) as connection:
         if connection.dialect.name == "postgresql":

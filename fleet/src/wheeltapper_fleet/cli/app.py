@@ -17,6 +17,7 @@ from wheeltapper_fleet.cli.assets import asset_app
 from wheeltapper_fleet.cli.backups import backup_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
 from wheeltapper_fleet.cli.devices import device_app
+from wheeltapper_fleet.cli.exports import export
 from wheeltapper_fleet.cli.keys import keys_app
 from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.releases import release_app
@@ -51,6 +52,7 @@ app.add_typer(token_app, name="token")
 
 
 app.command()(demo)
+app.command()(export)
 app.command()(simulate)
 app.command()(who)
 app.command()(audit)

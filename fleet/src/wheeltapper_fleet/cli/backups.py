@@ -15,7 +15,7 @@ from wheeltapper_fleet.cli.support import failures, format_time, print_result
 if TYPE_CHECKING:
     from wheeltapper_fleet.backup.backup import Contents
 
-__all__ = ["backup_app"]
+__all__ = ["Config", "DataDir", "DatabaseUrl", "backup_app", "shown_progress"]
 
 backup_app = typer.Typer(help="Save everything that the service keeps, and restore it.", no_args_is_help=True)
 
@@ -41,7 +41,7 @@ def backup_create(
         from wheeltapper_fleet.config import load_config
 
         found = load_config(config, {"data_dir": data_dir, "database_url": database_url})
-        contents = create_backup(found.data_dir, found.effective_database_url, folder, _progress())
+        contents = create_backup(found.data_dir, found.effective_database_url, folder, shown_progress())
     _print(contents, f"saved to {folder}", as_json)
 
 
@@ -54,7 +54,7 @@ def backup_verify(
     with failures():
         from wheeltapper_fleet.backup.backup import verify_backup
 
-        contents = verify_backup(folder, _progress())
+        contents = verify_backup(folder, shown_progress())
     _print(contents, f"{folder} is whole", as_json)
 
 
@@ -76,7 +76,7 @@ def backup_restore(
     with failures():
         from wheeltapper_fleet.backup.backup import restore_backup
 
-        contents = restore_backup(folder, data_dir, database_url or "", _progress())
+        contents = restore_backup(folder, data_dir, database_url or "", shown_progress())
     _print(contents, f"restored to {data_dir}", as_json)
 
 
@@ -93,7 +93,7 @@ def _print(contents: Contents, done: str, as_json: bool) -> None:
     print_result(value, text, as_json)
 
 
-def _progress() -> Callable[[str, int], None]:
+def shown_progress() -> Callable[[str, int], None]:
     """Shows on a terminal what is copied."""
     if not sys.stderr.isatty():
         return lambda name, done: None
