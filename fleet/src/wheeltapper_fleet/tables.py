@@ -14,9 +14,12 @@ from wheeltapper_fleet.campaigns.tables import (
     assignments,
     assignments_due,
     campaign_log,
+    campaign_tallies,
     campaigns,
     default_releases,
     executions,
+    tally_changes,
+    tellings,
 )
 from wheeltapper_fleet.captures.tables import captures
 from wheeltapper_fleet.db.metadata import metadata
@@ -40,6 +43,7 @@ __all__ = [
     "assignments_due",
     "audit",
     "campaign_log",
+    "campaign_tallies",
     "campaigns",
     "captures",
     "commands",
@@ -62,4 +66,6 @@ __all__ = [
     "sessions",
     "spool_gaps",
     "spools",
+    "tally_changes",
+    "tellings",
 ]

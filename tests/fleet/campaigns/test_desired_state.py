@@ -227,6 +227,7 @@ def test_a_device_that_knows_a_higher_counter_is_told_anew(world: World) -> None
 
 def test_the_work_of_a_tick_follows_from_what_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "SLICE", 2)
+    monkeypatch.setattr(engine_module, "_COMPOSED_AT_ONCE", 2)
     create(world, waves=[{}])
     assert world.tick() == ["dev-0", "dev-1"]
     world.act(world.campaign_ids()[0], abort_campaign)

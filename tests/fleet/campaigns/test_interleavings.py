@@ -11,15 +11,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from sqlalchemy import Engine, Row, select
+from sqlalchemy import Engine, Row, func, select
 
 from tests.fleet.campaigns.world import Action, World, create
 from wheeltapper_fleet import tables
-from wheeltapper_fleet.campaigns import assignments, claims, reports
+from wheeltapper_fleet.campaigns import assignments, claims, moves
 from wheeltapper_fleet.campaigns.default_releases import clear_default, set_default
 from wheeltapper_fleet.campaigns.rules import meeting
 from wheeltapper_fleet.campaigns.rules.meeting import Standing
 from wheeltapper_fleet.campaigns.service import abort_campaign, pause_campaign, resume_campaign, start_campaign
+from wheeltapper_fleet.campaigns.tallies import read_tallies
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import ExecutionReport, ExecutionState
@@ -171,11 +172,27 @@ class Interleavings(RuleBasedStateMachine):
         self.world.tick(0.001)  # what a campaign does because of what was composed
         for name in DEVICES:
             self.check(name)
+        self.count()
         for campaign in self.world.campaign_ids():
             shown = self.world.campaign(campaign)
             if "below its success threshold" in shown.reason:
                 ended = {each.state for each in shown.execution_list}
                 assert ended & (TERMINAL - {"COMMITTED", "SUPERSEDED"}), "paused because it was superseded"
+
+    def count(self) -> None:
+        """The counts that campaigns decide on are what counting the executions gives."""
+        columns = (tables.executions.c.campaign, tables.executions.c.wave, tables.executions.c.state)
+        numbers = (func.count(), func.count(tables.executions.c.assigned_at))
+        counted = select(*columns, *numbers).where(columns[0].is_not(None)).group_by(*columns)
+        names = self.world.campaign_ids()
+        with reading(self.database) as connection:
+            rows = {tuple(row) for row in connection.execute(counted)}
+            kept = read_tallies(connection, names)
+        assert rows == {
+            (campaign, wave, state, count.n, count.assigned)
+            for campaign, tallies in kept.items()
+            for (wave, state), count in tallies.cells.items()
+        }
 
     def check(self, name: str) -> None:
         """What is retained for a device, against the whole database."""
@@ -274,7 +291,8 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "an abort is not said": (claims, "standing_of", _called_off_is_ordered),
     "a commit does not stand": (meeting, "_beats", lambda one, _: one.standing is not Standing.COMMITTED),
     "a change is not signed": (assignments, "_is_needed", lambda stored, *_: stored is None),
-    "a report marks nobody": (reports, "mark_device", lambda *_: None),
+    "a move is not counted": (moves, "add_moves", lambda *_: None),
+    "a report marks nobody": (moves, "tells_device", lambda before, _: before.state == "PENDING"),
 }
 
 

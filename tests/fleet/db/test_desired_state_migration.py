@@ -42,7 +42,7 @@ def test_an_upgrade_keeps_executions_and_marks_devices(
         ]
         kept = connection.execute(select(tables.assignments)).one()
         assert (kept.counter, kept.envelope, kept.orders, kept.published) == (7, "signed", 1, True)
-        assert connection.execute(select(tables.assignments_due)).all() == [("dev-1", 0.0)]
+        assert connection.execute(select(tables.assignments_due)).all() == [("dev-1", 0.0, 0)]
     with after.begin() as connection:
         for table in reversed(tables.metadata.sorted_tables):
             connection.execute(table.delete())

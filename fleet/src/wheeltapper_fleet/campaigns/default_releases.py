@@ -36,6 +36,7 @@ from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_protocols.wire.messages import Name
 
 __all__ = [
+    "any_to_look_at",
     "clear_default",
     "get_default",
     "list_defaults",
@@ -198,6 +199,12 @@ def set_default_releases(connection: Connection) -> list[DefaultRelease]:
     return [found for row in rows if (found := _read(row)) is not None]
 
 
+def any_to_look_at(connection: Connection) -> bool:
+    """Whether a default release was set of which not all devices were looked at yet."""
+    set_anew = select(default_releases.c.id).where(default_releases.c.cursor.is_not(None)).limit(1)
+    return connection.execute(set_anew).first() is not None
+
+
 def mark_next_devices(connection: Connection, most: int, now: float) -> bool:
     """Look at the next ``most`` devices for a default release that was set, and mark those that lack it.
 
@@ -267,7 +274,7 @@ def _set(connection: Connection, model: str, pipeline: str | None, audience: Aud
 def _clear(connection: Connection, default: str, who: str, why: str, now: float) -> None:
     values = {"cleared_at": now, "cleared_by": who[:128], "cleared_why": why, "cursor": None}
     connection.execute(default_releases.update().where(default_releases.c.id == default).values(values))
-    mark_told(connection, default, now)
+    mark_told(connection, default, of_campaign=False)
 
 
 def _given_up(connection: Connection, names: Sequence[str]) -> dict[str, int]:

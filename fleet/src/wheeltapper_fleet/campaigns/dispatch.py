@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, select, tuple_
 
 from wheeltapper_fleet.campaigns.claims import DeviceFacts, device_facts
 from wheeltapper_fleet.campaigns.default_releases import set_default_releases
@@ -70,10 +70,10 @@ def unpublished_assignments(connection: Connection, most: int) -> list[tuple[str
 
 def mark_published(connection: Connection, published: Iterable[tuple[str, int]]) -> None:
     """Remember that assignments, by device and counter, were handed to the broker."""
-    rows = [{"name": device, "of": counter} for device, counter in published]
-    if rows:
-        these = (assignments.c.device == bindparam("name"), assignments.c.counter == bindparam("of"))
-        connection.execute(assignments.update().where(*these).values(published=True), rows)
+    pairs = list(published)
+    if pairs:
+        these = tuple_(assignments.c.device, assignments.c.counter).in_(pairs)
+        connection.execute(assignments.update().where(these).values(published=True))
 
 
 def _lacks_default(connection: Connection, facts: DeviceFacts) -> bool:

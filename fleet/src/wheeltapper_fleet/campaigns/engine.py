@@ -1,13 +1,15 @@
 """The campaign engine: a thread that moves campaigns on, composes and signs assignments and publishes them.
 
 Invariants:
-    * One campaign's step is one transaction. A campaign that cannot be read or stepped is named in the log once and
-      stops no other.
-    * What a step changes for devices is marked in the same transaction (:mod:`wheeltapper_fleet.campaigns.due`), and
-      composed and signed in slices of at most :data:`SLICE` devices, each a transaction of its own.
+    * No transaction grows with the fleet: a campaign's step moves at most
+      :data:`~wheeltapper_fleet.campaigns.effects.SLICE` executions, and the next one goes on where it stopped.
+    * A campaign that cannot be read or stepped is named in the log once and stops no other.
+    * What a step changes for devices is marked in the same transaction (:mod:`wheeltapper_fleet.campaigns.due`).
+      Assignments are composed and signed in slices outside of every write transaction; a short one then stores them.
     * What was stored but not published is published at the next start, or when the device reports an older counter
       (:mod:`wheeltapper_fleet.campaigns.dispatch`).
-    * A tick without anything to do only reads: its work follows from what happened, not from the size of the fleet.
+    * A tick looks at the campaigns to which something has happened or whose time has come, never at all of them; one
+      without anything to do only reads.
 
 What this module does not do: decide (:mod:`wheeltapper_fleet.campaigns.rules`), sign (the director is handed in), send.
 """
@@ -15,7 +17,6 @@ What this module does not do: decide (:mod:`wheeltapper_fleet.campaigns.rules`),
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -24,38 +25,49 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from wheeltapper_fleet.campaigns.assignments import Composer, Sign
-from wheeltapper_fleet.campaigns.default_releases import mark_next_devices, set_default_releases, set_default_within
+from wheeltapper_fleet.campaigns.default_releases import (
+    any_to_look_at,
+    mark_next_devices,
+    set_default_releases,
+)
 from wheeltapper_fleet.campaigns.dispatch import (
     assignment_publication,
     mark_published,
     stored_assignments,
     unpublished_assignments,
 )
-from wheeltapper_fleet.campaigns.due import any_due, take_due
-from wheeltapper_fleet.campaigns.rules.campaign import Campaign, MakeDefault, Tick, step
+from wheeltapper_fleet.campaigns.due import any_due, any_tellings, mark_next_told, next_due, settle
+from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
+from wheeltapper_fleet.campaigns.moves import any_overdue, end_overdue
+from wheeltapper_fleet.campaigns.rules.campaign import CampaignState, Tick, next_look, step
 from wheeltapper_fleet.campaigns.store import (
-    active_campaigns,
-    end_overdue,
+    campaign_version,
+    campaigns_to_step,
     load_campaign,
-    record_effects,
+    look_at,
     save_campaign,
 )
+from wheeltapper_fleet.campaigns.tallies import fold_changes, tallies_of
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.devices.commands import CommandRepeater
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.publication import Publication
 
-__all__ = ["SLICE", "CampaignEngine"]
+__all__ = ["CampaignEngine"]
 
 _LOG: Final = logging.getLogger(__name__)
 _WHO: Final = "engine"
 _MAX_STEPS: Final = 250
-"""Steps of one campaign in one tick, more than any campaign has waves."""
-_STEP_SECONDS: Final = 0.5
-"""While slices follow each other, campaigns are stepped no more often: a step reads all executions of a campaign."""
-SLICE: Final = 250
-"""Devices whose assignments one transaction composes: some 0.15 s of the database's write lock."""
+"""Steps of one campaign in one transaction, more than any campaign has waves."""
+_LOOK_AGAIN_SECONDS: Final = 5.0
+"""After this a campaign is looked at again whose time has come but which something holds."""
+_UNREADABLE_SECONDS: Final = 60.0
+"""After this it is tried again to read a campaign that could not be read."""
+_COMPOSED_AT_ONCE: Final = 128
+"""Devices whose assignments one transaction stores: some 10 ms of the write lock, so that the ingest hardly waits."""
+_LOOKED_AT_ONCE: Final = 1_000
+"""Devices that one transaction looks at to find those that are to be told anew."""
 
 
 class CampaignEngine:
@@ -78,14 +90,13 @@ class CampaignEngine:
         self._repeat_after: str | None = None
         """Devices after this one are to be published again; None: no more."""
         self._busy = False
-        """Whether the last slice was full, so that the next one follows at once."""
-        self._stepped_at = -math.inf
+        """Whether the last tick left work, so that the next one follows at once."""
         self._republishing = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def tick(self, now: float) -> list[Publication]:
-        """Move every active campaign as far as it goes at ``now`` (Unix seconds); returns what to publish.
+        """Move campaigns on at ``now`` (Unix seconds), each by a slice at most; returns what to publish.
 
         The caller publishes before it calls again: what was returned counts as published then.
         """
@@ -93,13 +104,20 @@ class CampaignEngine:
             with self._database.begin() as connection:
                 mark_published(connection, self._handed)
             self._handed = []
-        if not self._busy or abs(now - self._stepped_at) >= _STEP_SECONDS:
-            self._stepped_at = now
-            with reading(self._database) as connection:
-                names = active_campaigns(connection)
-            for campaign in names:
-                self._tick_alone(campaign, now)
-        publications = self._repeat(now) + self._compose(now)
+        more = self._end_overdue(now)
+        with reading(self._database) as connection:
+            names = campaigns_to_step(connection, now)
+        for campaign in names:
+            more |= self._step_alone(campaign, now)
+        more |= self._mark(now)
+        publications = self._repeat(now)
+        with reading(self._database) as connection:
+            work = any_due(connection, now)
+        if work:
+            composed, full = self._compose(now)
+            publications += composed
+            more |= full
+        self._busy = more
         with reading(self._database) as connection:
             return publications + self._commands.due(connection, now)
 
@@ -136,7 +154,7 @@ class CampaignEngine:
                     self._handed = []
                     self._republishing.set()  # what this tick had composed is stored, and published then
                     _LOG.exception("campaigns could not be moved on; trying again")
-                self._stopping.wait(0.01 if self._busy else interval_seconds)
+                self._stopping.wait(0.001 if self._busy else interval_seconds)
 
         self._thread = threading.Thread(target=run, name="campaign-engine", daemon=True)
         self._thread.start()
@@ -148,23 +166,44 @@ class CampaignEngine:
             self._thread.join()
             self._thread = None
 
-    def _tick_alone(self, campaign: str, now: float) -> None:
-        """Move one campaign on in a transaction of its own; what goes wrong with it is its trouble alone.
+    def _end_overdue(self, now: float) -> bool:
+        """End what is overdue, one slice of it; returns whether there may be more."""
+        with reading(self._database) as connection:
+            if not any_overdue(connection, now):
+                return False
+        with self._database.begin() as connection:
+            return end_overdue(connection, SLICE, now) == SLICE
 
-        A fault of the database itself is raised: it says nothing of the campaign.
+    def _mark(self, now: float) -> bool:
+        """Mark who is to be told anew, and who lacks a default release that was set; returns whether to go on."""
+        with reading(self._database) as connection:
+            told, defaults = any_tellings(connection), any_to_look_at(connection)
+        if told:
+            with self._database.begin() as connection:
+                mark_next_told(connection, _LOOKED_AT_ONCE, now)
+        if defaults:
+            with self._database.begin() as connection:
+                mark_next_devices(connection, SLICE, now)
+        return told or defaults
+
+    def _step_alone(self, campaign: str, now: float) -> bool:
+        """Step one campaign in a transaction of its own; what goes wrong with it is its trouble alone.
+
+        A fault of the database itself is raised: it says nothing of the campaign. Returns whether there is more to do.
         """
         try:
             with self._database.begin() as connection:
-                self._tick_campaign(connection, campaign, now)
+                more = _step(connection, campaign, now)
         except Exception as error:
             if database_fault(error) is not None:
                 raise
             self._name_once(campaign, error)
             if isinstance(error, FleetError) and error.code == "campaign.unreadable":
                 with self._database.begin() as connection:
-                    end_overdue(connection, campaign, now)
-            return
+                    return _pass_by(connection, campaign, now)
+            return False
         self._failing_campaigns.pop(campaign, None)
+        return more
 
     def _name_once(self, campaign: str, error: Exception) -> None:
         """Log why a campaign is not moved on, once for each reason."""
@@ -174,36 +213,20 @@ class CampaignEngine:
             trace = None if isinstance(error, FleetError) else error
             _LOG.error("campaign %s is not moved on, the others are: %s", campaign, reason, exc_info=trace)
 
-    def _tick_campaign(self, connection: Connection, campaign: str, now: float) -> None:
-        before, version = load_campaign(connection, campaign)
-        current = before
-        for _ in range(_MAX_STEPS):
-            after, effects = step(current, Tick(now))
-            if after == current:
-                break
-            record_effects(connection, campaign, effects, _WHO, now)
-            if any(isinstance(effect, MakeDefault) for effect in effects):
-                _make_default(connection, after, now)
-            current = after
-        if current != before:
-            save_campaign(connection, before, current, version, now)
+    def _compose(self, now: float) -> tuple[list[Publication], bool]:
+        """Compose and store the assignments that are due, one slice of them; and whether there may be more.
 
-    def _compose(self, now: float) -> list[Publication]:
-        """Compose the assignments that are due, one slice of them."""
+        What they are made of is read, and they are signed, while nobody holds the database's write lock.
+        """
         with reading(self._database) as connection:
-            work = any_due(connection, now)
-        self._busy = False
-        if not work:
-            return []
-        with self._database.begin() as connection:
-            looked = mark_next_devices(connection, SLICE, now)
-            devices = take_due(connection, now, SLICE)
+            due = next_due(connection, now, _COMPOSED_AT_ONCE)
             defaults = set_default_releases(connection)
             composer = Composer(connection, defaults, self._sign, now, self._failing_devices)
-            signed = composer.compose(devices)
-        self._busy = looked or len(devices) == SLICE
+            composed = composer.compose(list(due))
+        with self._database.begin() as connection:
+            signed = composed.store(connection, settle(connection, due), now)
         self._handed += [(each.device, each.counter) for each in signed]
-        return [assignment_publication(each.device, each.envelope) for each in signed]
+        return [assignment_publication(each.device, each.envelope) for each in signed], len(due) == _COMPOSED_AT_ONCE
 
     def _repeat(self, now: float) -> list[Publication]:
         """The next slice of what is published again."""
@@ -215,15 +238,38 @@ class CampaignEngine:
         return [publication for _, publication in found]
 
 
-def _make_default(connection: Connection, campaign: Campaign, now: float) -> None:
-    for pipeline in campaign.spec.pipelines:
-        set_default_within(
-            connection,
-            campaign.spec.model,
-            campaign.spec.release,
-            pipeline=pipeline,
-            audience=campaign.spec.audience,
-            who=_WHO,
-            why=f"campaign {campaign.id} completed",
-            now=now,
-        )
+def _step(connection: Connection, campaign: str, now: float) -> bool:
+    """Step a campaign until it rests, or until this transaction has moved a slice; returns whether there is more."""
+    if fold_changes(connection, campaign):
+        return True
+    tallies = tallies_of(connection, campaign)
+    before, version = load_campaign(connection, campaign, tallies)
+    current, moved, rests = before, 0, False
+    for _ in range(_MAX_STEPS):
+        after, effects = step(current, tallies, Tick(now))
+        if after == current and not effects:
+            rests = True
+            break
+        done = carry_out(connection, after, tallies, effects, who=_WHO, most=SLICE - moved, now=now)
+        stuck = after == current and not done  # what it wants to move is in the hands of another transaction
+        current, moved = after, moved + done
+        if done:
+            fold_changes(connection, campaign)
+            tallies = tallies_of(connection, campaign)
+        if moved >= SLICE or stuck:
+            break
+    due_at = next_look(current) if rests else now
+    if rests and due_at is not None and due_at <= now:
+        due_at = now + _LOOK_AGAIN_SECONDS
+    save_campaign(connection, before, current, version, due_at, now)
+    return not rests
+
+
+def _pass_by(connection: Connection, campaign: str, now: float) -> bool:
+    """Do what can be done for a campaign that cannot be read; returns whether there is more."""
+    more = fold_changes(connection, campaign)
+    state, _ = campaign_version(connection, campaign)
+    if state == CampaignState.ABORTED:
+        more |= wind_down(connection, campaign, tallies_of(connection, campaign), SLICE, now) > 0
+    look_at(connection, campaign, now if more else now + _UNREADABLE_SECONDS)
+    return more

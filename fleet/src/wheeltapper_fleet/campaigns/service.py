@@ -1,4 +1,5 @@
-"""What people do with campaigns: create, start, approve, pause, resume and abort them. Each is one transaction.
+"""What people do with campaigns: create, start, approve, pause, resume and abort them. Each is one transaction, which
+moves a bounded number of executions; the engine goes on with the rest.
 
 Invariants:
     * Every action names the version of the campaign that the person saw. If the campaign has moved on since, nothing
@@ -17,14 +18,14 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Engine, select
 
-from wheeltapper_fleet.campaigns.claims import releases_shown
+from wheeltapper_fleet.campaigns.claims import pipelines_shown
+from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
 from wheeltapper_fleet.campaigns.rules.campaign import Abort, Approve, Campaign, Event, Pause, Resume, Start, step
-from wheeltapper_fleet.campaigns.rules.default_release import Shown
 from wheeltapper_fleet.campaigns.rules.foresight import foresee
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
-from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave
+from wheeltapper_fleet.campaigns.rules.waves import Wave
 from wheeltapper_fleet.campaigns.store import (
     WARNING,
     abort_unreadable,
@@ -32,11 +33,11 @@ from wheeltapper_fleet.campaigns.store import (
     insert_campaign,
     load_campaign,
     log_campaign,
-    record_effects,
     save_campaign,
 )
+from wheeltapper_fleet.campaigns.tallies import tallies_of
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.audience import select_audience
-from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.tables import releases
 
@@ -70,26 +71,18 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
     """
     checked = read_spec(spec)
     campaign_id = f"c-{secrets.token_hex(6)}"
-    with engine.begin() as connection:
+    with reading(engine) as connection:
         known = select(releases.c.release).where(
             releases.c.model == checked.model, releases.c.release == checked.release
         )
         if connection.execute(known).scalar_one_or_none() is None:
             raise FleetError("release.not_found", f"{checked.model} has no published release {checked.release}")
         planned = plan_waves(checked, select_audience(connection, checked.audience.devices, checked.audience.tags))
-        warnings = foresee(checked, planned, _shown(connection))
-        campaign = Campaign(
-            id=campaign_id,
-            spec=checked,
-            waves=tuple(Wave() for _ in planned),
-            executions=tuple(
-                Execution(id=f"e-{secrets.token_hex(8)}", device=device, wave=index)
-                for index, wave in enumerate(planned)
-                for device in wave
-            ),
-        )
-        insert_campaign(connection, campaign, now)
-        log_campaign(connection, campaign_id, who, "created", f"{len(campaign.executions)} devices", now)
+        warnings = foresee(checked, planned, pipelines_shown(connection))
+    campaign = Campaign(id=campaign_id, spec=checked, waves=tuple(Wave() for _ in planned))
+    with engine.begin() as connection:
+        insert_campaign(connection, campaign, planned, now)
+        log_campaign(connection, campaign_id, who, "created", f"{sum(map(len, planned))} devices", now)
         for warning in warnings:
             log_campaign(connection, campaign_id, who, WARNING, warning, now)
     return campaign_id
@@ -128,12 +121,6 @@ def abort_campaign(engine: Engine, campaign: str, *, version: int, who: str, now
     _act(engine, campaign, Abort(reason[:_REASON_CHARACTERS] or f"aborted by {who}"), version, who, now)
 
 
-def _shown(connection: Connection) -> dict[str, dict[str, Shown] | None]:
-    """By device, what its pipelines run; None where it has sent no status message yet."""
-    rows = connection.execute(select(devices.c.id, devices.c.status)).all()
-    return {row.id: None if row.status is None else releases_shown(row.status) for row in rows}
-
-
 def _act(engine: Engine, campaign_id: str, event: Event, version: int, who: str, now: float) -> None:
     with engine.begin() as connection:
         state, current = campaign_version(connection, campaign_id)
@@ -143,13 +130,15 @@ def _act(engine: Engine, campaign_id: str, event: Event, version: int, who: str,
                 f"the campaign is {state} at version {current}, not {version}: look at it and try again",
                 409,
             )
+        tallies = tallies_of(connection, campaign_id)
         try:
-            campaign, _ = load_campaign(connection, campaign_id)
+            campaign, _ = load_campaign(connection, campaign_id, tallies)
         except FleetError as error:
             if not isinstance(event, Abort) or error.code != "campaign.unreadable":
                 raise
             abort_unreadable(connection, campaign_id, event.reason, who, now)
+            wind_down(connection, campaign_id, tallies, SLICE, now)
             return
-        after, effects = step(campaign, event)
-        save_campaign(connection, campaign, after, version, now)
-        record_effects(connection, campaign_id, effects, who, now)
+        after, effects = step(campaign, tallies, event)
+        save_campaign(connection, campaign, after, version, now, now)
+        carry_out(connection, after, tallies, effects, who=who, most=SLICE, now=now)

@@ -1,20 +1,26 @@
-"""Loads and stores campaigns for the pure rules. Everything here runs in the caller's transaction."""
+"""Loads and stores campaigns for the pure rules. Everything here runs in the caller's transaction.
+
+A campaign is one row; its executions are read by whoever moves them (:mod:`wheeltapper_fleet.campaigns.moves`), its
+counts are kept (:mod:`wheeltapper_fleet.campaigns.tallies`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, func, or_, select
+from sqlalchemy import Connection, Row, func, select
 
-from wheeltapper_fleet.campaigns.due import mark_devices, mark_told
-from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState, Effect, Log
-from wheeltapper_fleet.campaigns.rules.execution import PENDING
+from wheeltapper_fleet.campaigns.due import mark_told
+from wheeltapper_fleet.campaigns.moves import new_execution_id
+from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState, Log
+from wheeltapper_fleet.campaigns.rules.execution import PENDING, is_known
 from wheeltapper_fleet.campaigns.rules.spec import read_spec
-from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState
+from wheeltapper_fleet.campaigns.rules.waves import Count, Tallies, Wave, WaveState
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
+from wheeltapper_fleet.campaigns.tallies import changed_campaigns, insert_tallies
+from wheeltapper_fleet.db.bulk import insert_rows
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import ExecutionState
 
@@ -22,13 +28,13 @@ __all__ = [
     "TERMINAL_STATES",
     "WARNING",
     "abort_unreadable",
-    "active_campaigns",
     "campaign_version",
-    "end_overdue",
+    "campaigns_to_step",
     "insert_campaign",
     "load_campaign",
     "log_campaign",
-    "record_effects",
+    "look_at",
+    "record_logs",
     "save_campaign",
     "why_unreadable",
 ]
@@ -36,42 +42,53 @@ __all__ = [
 WARNING: Final = "warning"
 """The event of a line in a campaign's log that warns of what was seen when it was created."""
 TERMINAL_STATES: Final = tuple(state.value for state in ExecutionState if state.terminal)
-_KNOWN_STATES: Final = frozenset({PENDING, *(state.value for state in ExecutionState)})
+_CHANGES_ORDERS: Final = frozenset({CampaignState.PAUSED, CampaignState.ABORTED, CampaignState.ROLLED_BACK})
+"""Who comes to one of these states, or leaves it, asks something else of devices that were told already."""
+_NEW_EXECUTION: Final = ("id", "campaign", "device", "wave", "state", "code", "detail", "updated_at")
 _LATER_SECONDS: Final = 1e-5
 _UNREADABLE: Final = (FleetError, ValueError, TypeError, KeyError, RecursionError)
-_STILL_STATES: Final = tuple(
-    state.value
-    for state in CampaignState
-    if state not in (CampaignState.SCHEDULED, CampaignState.RUNNING, CampaignState.PAUSED)
-)
-"""In these a tick moves nothing on but the deadlines of what was aborted. An unknown state is not one of them."""
 
 
-def active_campaigns(connection: Connection) -> list[str]:
-    """Ids of the campaigns that a tick may move on, oldest first.
+def campaigns_to_step(connection: Connection, now: float) -> list[str]:
+    """Ids of the campaigns to which something has happened, or which time may move on; oldest first.
 
-    Those are the campaigns under way, and aborted ones that still have unfinished executions.
+    Cost: what has changed, and what is due. The fleet's other campaigns are not read.
     """
-    return list(connection.execute(_active()).scalars())
+    changed = changed_campaigns(connection)
+    due = connection.execute(select(campaigns.c.id).where(campaigns.c.due_at <= now)).scalars()
+    names = {*changed, *due}
+    query = select(campaigns.c.id).where(campaigns.c.id.in_(names)).order_by(campaigns.c.created_at, campaigns.c.id)
+    return list(connection.execute(query).scalars()) if names else []
 
 
-def insert_campaign(connection: Connection, campaign: Campaign, now: float) -> None:
-    """Store a new campaign with its executions, at version 1.
+def look_at(connection: Connection, campaign: str, at: float | None) -> None:
+    """Have a tick look at ``campaign`` from ``at`` on (Unix seconds), though nothing happens to it; None: never."""
+    connection.execute(campaigns.update().where(campaigns.c.id == campaign).values(due_at=at))
+
+
+def insert_campaign(connection: Connection, campaign: Campaign, waves: Sequence[Sequence[str]], now: float) -> None:
+    """Store a new campaign at version 1, with a pending execution for each device of its ``waves``.
 
     It is created after every other one, also where the clock was set back: the newer campaign decides where two meet.
+
+    Cost: 100,000 devices take some 1.5 s, of which the write lock is held for about one.
     """
+    rows = [
+        (new_execution_id(), campaign.id, device, index, PENDING, "", "", now)
+        for index, wave in enumerate(waves)
+        for device in wave
+    ]
     newest = connection.execute(select(func.max(campaigns.c.created_at))).scalar_one()
     created_at = now if newest is None else max(now, newest + _LATER_SECONDS)
     row = {"id": campaign.id, "version": 1, "created_at": created_at, **_columns(campaign, now)}
     connection.execute(campaigns.insert().values(row))
-    connection.execute(
-        executions.insert(),
-        [{**asdict(each), "campaign": campaign.id, "updated_at": now} for each in campaign.executions],
-    )
+    insert_rows(connection, executions, _NEW_EXECUTION, rows)
+    counts = {(index, PENDING): Count(len(wave)) for index, wave in enumerate(waves)}
+    insert_tallies(connection, campaign.id, Tallies(counts))
 
 
-def load_campaign(connection: Connection, campaign: str) -> tuple[Campaign, int]:
-    """The campaign and its version.
+def load_campaign(connection: Connection, campaign: str, tallies: Tallies) -> tuple[Campaign, int]:
+    """The campaign and its version; ``tallies`` are its counts.
 
     Raises:
         FleetError: ``campaign.not_found``, ``campaign.unreadable``.
@@ -79,14 +96,11 @@ def load_campaign(connection: Connection, campaign: str) -> tuple[Campaign, int]
     row = connection.execute(select(campaigns).where(campaigns.c.id == campaign)).one_or_none()
     if row is None:
         raise FleetError("campaign.not_found", f"there is no campaign {campaign[:64]!r}")
-    columns = [executions.c[name] for name in Execution.__dataclass_fields__]
-    query = select(*columns).where(executions.c.campaign == campaign).order_by(executions.c.wave, executions.c.device)
-    attempts = tuple(Execution(**each) for each in connection.execute(query).mappings())
-    unknown = sorted({each.state for each in attempts} - _KNOWN_STATES)
+    unknown = sorted({state for _, state in tallies.cells if not is_known(state)})
     try:
         if unknown:
             raise ValueError(f"executions in unknown states {unknown}")
-        loaded = _read(row, attempts)
+        loaded = _read(row)
     except _UNREADABLE as error:
         raise FleetError(
             "campaign.unreadable",
@@ -99,7 +113,7 @@ def load_campaign(connection: Connection, campaign: str) -> tuple[Campaign, int]
 def why_unreadable(row: Row[Any]) -> str:
     """Why a row of ``campaigns`` cannot be read by this version; empty if it can."""
     try:
-        _read(row, ())
+        _read(row)
     except _UNREADABLE as error:
         return str(error) or type(error).__name__
     return ""
@@ -121,56 +135,31 @@ def campaign_version(connection: Connection, campaign: str) -> tuple[str, int]:
 def abort_unreadable(connection: Connection, campaign: str, reason: str, who: str, now: float) -> None:
     """Abort a campaign that this version cannot read.
 
-    What a row can be told without its specification is done: nothing more of it is handed out, what was not begun is
-    cancelled.
+    What a row can be told without its specification is done: nothing more of it is handed out, and what was not begun
+    is cancelled (:func:`~wheeltapper_fleet.campaigns.effects.wind_down`).
     """
     values = {"state": CampaignState.ABORTED.value, "reason": reason, "version": campaigns.c.version + 1}
-    connection.execute(campaigns.update().where(campaigns.c.id == campaign).values(**values, updated_at=now))
     connection.execute(
-        executions.update()
-        .where(executions.c.campaign == campaign, executions.c.state == PENDING)
-        .values(state=ExecutionState.CANCELLED.value, code="execution.cancelled", updated_at=now)
+        campaigns.update().where(campaigns.c.id == campaign).values(**values, updated_at=now, due_at=now)
     )
     log_campaign(connection, campaign, who, "aborted", reason, now)
-    mark_told(connection, campaign, now)
+    mark_told(connection, campaign, of_campaign=True)
 
 
-def end_overdue(connection: Connection, campaign: str, now: float) -> None:
-    """End the executions of a campaign whose deadline is over, without reading the campaign."""
-    overdue = (
-        executions.c.campaign == campaign,
-        executions.c.state.not_in(TERMINAL_STATES),
-        executions.c.deadline_at <= now,
-    )
-    mark_devices(connection, connection.execute(select(executions.c.device).where(*overdue)).scalars(), now)
-    connection.execute(
-        executions.update()
-        .where(*overdue)
-        .values(state=ExecutionState.FAILED.value, code="execution.deadline", updated_at=now)
-    )
+def save_campaign(
+    connection: Connection, before: Campaign, after: Campaign, version: int, due_at: float | None, now: float
+) -> None:
+    """Store what changed between ``before`` (at ``version``) and ``after``, and when a tick looks at it again.
 
-
-def save_campaign(connection: Connection, before: Campaign, after: Campaign, version: int, now: float) -> None:
-    """Store what changed between ``before`` (at ``version``) and ``after``.
-
-    The version rises by one when state, waves or reason changed. The devices that are to be told something else are
-    marked (:mod:`wheeltapper_fleet.campaigns.due`).
+    The version rises by one when state, waves or reason changed. Where it pauses, goes on or is called off, all devices
+    that were told of it are told anew (:mod:`wheeltapper_fleet.campaigns.due`).
     """
-    told = []
-    for old, new in zip(before.executions, after.executions, strict=True):
-        if old != new:
-            values = {**asdict(new), "updated_at": now}
-            connection.execute(executions.update().where(executions.c.id == new.id).values(values))
-            if new.assigned_at is not None and old.state != new.state:
-                told.append(new.device)
-    mark_devices(connection, told, now)
-    if before.state != after.state:
-        mark_told(connection, after.id, now)
-    if (before.state, before.waves, before.reason) == (after.state, after.waves, after.reason):
-        return
-    connection.execute(
-        campaigns.update().where(campaigns.c.id == after.id).values(version=version + 1, **_columns(after, now))
-    )
+    values: dict[str, Any] = {"due_at": due_at}
+    if (before.state, before.waves, before.reason) != (after.state, after.waves, after.reason):
+        values |= {"version": version + 1, **_columns(after, now)}
+    connection.execute(campaigns.update().where(campaigns.c.id == after.id).values(values))
+    if before.state != after.state and {before.state, after.state} & _CHANGES_ORDERS:
+        mark_told(connection, after.id, of_campaign=True)
 
 
 def log_campaign(connection: Connection, campaign: str, who: str, event: str, detail: str, now: float) -> None:
@@ -180,19 +169,17 @@ def log_campaign(connection: Connection, campaign: str, who: str, event: str, de
     )
 
 
-def record_effects(connection: Connection, campaign: str, effects: tuple[Effect, ...], who: str, now: float) -> None:
-    """Store the effects that are log lines."""
-    for effect in effects:
-        if isinstance(effect, Log):
-            log_campaign(connection, campaign, who, effect.event, effect.detail, now)
+def record_logs(connection: Connection, campaign: str, lines: Sequence[Log], who: str, now: float) -> None:
+    """Add lines that a step wants to the campaign's log."""
+    for line in lines:
+        log_campaign(connection, campaign, who, line.event, line.detail, now)
 
 
-def _read(row: Row[Any], attempts: tuple[Execution, ...]) -> Campaign:
+def _read(row: Row[Any]) -> Campaign:
     return Campaign(
         id=row.id,
         spec=read_spec(row.spec),
         waves=tuple(_read_wave(number, each) for number, each in enumerate(row.waves, 1)),
-        executions=attempts,
         state=CampaignState(row.state),
         reason=row.reason,
     )
@@ -203,16 +190,6 @@ def _read_wave(number: int, stored: Mapping[str, Any]) -> Wave:
     if missing:
         raise ValueError(f"wave {number} has no {' and no '.join(missing)}")
     return Wave(WaveState(stored["state"]), float(stored["since"]))
-
-
-def _active() -> Select[str]:
-    unfinished = select(executions.c.campaign).where(executions.c.state.not_in(TERMINAL_STATES))
-    aborted = (campaigns.c.state == CampaignState.ABORTED.value) & campaigns.c.id.in_(unfinished)
-    return (
-        select(campaigns.c.id)
-        .where(or_(campaigns.c.state.not_in(_STILL_STATES), aborted))
-        .order_by(campaigns.c.created_at, campaigns.c.id)
-    )
 
 
 def _columns(campaign: Campaign, now: float) -> dict[str, Any]:

@@ -1,12 +1,20 @@
 """Tables of campaigns.
 
-    * ``campaigns``: one row per campaign; ``version`` rises with each change of state, waves or reason.
+    * ``campaigns``: one row per campaign; ``version`` rises with each change of state, waves or reason. From ``due_at``
+      on a tick looks at it though nothing has happened to it; NULL: never.
     * ``executions``: one device's attempt within a campaign, or for a default release (the other of the two columns is
-      NULL). ``pipelines`` are those that it covers; NULL until it is first ordered.
+      NULL). ``pipelines`` are those that it covers; NULL until it is first ordered. ``ended_at`` is NULL until it has
+      ended.
+    * ``campaign_tallies``: how many executions a campaign has by wave and state, and how many of them were ever
+      assigned. ``tally_changes`` are the changes that are not in it yet, each written in the transaction that moved
+      the executions (:mod:`wheeltapper_fleet.campaigns.tallies`).
     * ``assignments``: the newest signed assignment of each device, as the DSSE envelope's text, with its counter.
       ``digest`` is of its content, ``orders`` the number of its executions; ``published`` is false until it was handed
       to the broker.
-    * ``assignments_due``: devices whose assignment is to be composed anew from ``due_at`` on.
+    * ``assignments_due``: devices whose assignment is to be composed anew from ``due_at`` on; ``marks`` rises with each
+      time that a device is marked.
+    * ``tellings``: campaigns and default releases of which every device that was told is to be marked; ``after`` is the
+      last device that was looked at.
     * ``default_releases``: who set which one when and why, and who cleared it. ``cursor`` is the last device that was
       looked at since it was set; NULL: all were.
     * ``campaign_log``: who did what, and what the engine did.
@@ -16,12 +24,24 @@ Times are Unix seconds. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
-__all__ = ["assignments", "assignments_due", "campaign_log", "campaigns", "default_releases", "executions"]
+__all__ = [
+    "assignments",
+    "assignments_due",
+    "campaign_log",
+    "campaign_tallies",
+    "campaigns",
+    "default_releases",
+    "executions",
+    "tally_changes",
+    "tellings",
+]
 
 campaigns = Table(
     "campaigns",
@@ -34,6 +54,7 @@ campaigns = Table(
     Column("reason", Text, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
+    Column("due_at", Float, index=True),
     Index("ix_campaigns_created_at_id", "created_at", "id"),
 )
 
@@ -41,8 +62,8 @@ executions = Table(
     "executions",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("campaign", String(64), ForeignKey("campaigns.id"), index=True),
-    Column("default_release", String(64), index=True),
+    Column("campaign", String(64), ForeignKey("campaigns.id")),
+    Column("default_release", String(64)),
     Column("device", String(63), nullable=False, index=True),
     Column("wave", Integer, nullable=False),
     Column("pipelines", StoredJson),
@@ -52,6 +73,34 @@ executions = Table(
     Column("assigned_at", Float),
     Column("deadline_at", Float),
     Column("updated_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Index("ix_executions_campaign_device", "campaign", "device", unique=True),
+    Index("ix_executions_campaign_wave", "campaign", "wave", "device"),
+    Index("ix_executions_campaign_state", "campaign", "state", "wave", "device"),
+    Index("ix_executions_default_release_device", "default_release", "device"),
+)
+_UNFINISHED: Final = executions.c.ended_at.is_(None)
+Index("ix_executions_deadline", executions.c.deadline_at, sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED)
+
+campaign_tallies = Table(
+    "campaign_tallies",
+    metadata,
+    Column("campaign", String(64), primary_key=True),
+    Column("wave", Integer, primary_key=True),
+    Column("state", String(24), primary_key=True),
+    Column("n", Integer, nullable=False),
+    Column("assigned", Integer, nullable=False),
+)
+
+tally_changes = Table(
+    "tally_changes",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("campaign", String(64), nullable=False, index=True),
+    Column("wave", Integer, nullable=False),
+    Column("state", String(24), nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("assigned", Integer, nullable=False),
 )
 
 assignments = Table(
@@ -72,6 +121,15 @@ assignments_due = Table(
     metadata,
     Column("device", String(63), primary_key=True),
     Column("due_at", Float, nullable=False, index=True),
+    Column("marks", Integer, nullable=False, default=0),
+)
+
+tellings = Table(
+    "tellings",
+    metadata,
+    Column("origin", String(64), primary_key=True),
+    Column("of_campaign", Boolean, nullable=False),
+    Column("after", String(63), nullable=False),
 )
 
 default_releases = Table(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
+from wheeltapper_fleet.campaigns.rules.waves import Tallies
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry
 from wheeltapper_fleet.campaigns.store import WARNING, why_unreadable
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
+from wheeltapper_fleet.campaigns.tallies import read_tallies, tallies_of
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
@@ -28,7 +28,7 @@ def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None
     key = (campaigns.c.created_at, campaigns.c.id)
     with reading(engine) as connection:
         rows, following = page_of(connection, select(campaigns), key, limit=limit, after=after, descending=True)
-        counts = _execution_counts(connection, [row.id for row in rows])
+        counts = read_tallies(connection, [row.id for row in rows])
     return Page([_view(row, counts[row.id]) for row in rows], following)
 
 
@@ -42,7 +42,7 @@ def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
     with reading(engine) as connection:
         row = _row(connection, campaign)
         warnings = connection.execute(warned.order_by(campaign_log.c.id)).scalars().all()
-        view = _view(row, _execution_counts(connection, [campaign])[campaign])
+        view = _view(row, tallies_of(connection, campaign))
     return CampaignDetail(**view.model_dump(), warnings=list(warnings))
 
 
@@ -57,7 +57,7 @@ def list_executions(
     query = select(executions).where(executions.c.campaign == campaign)
     if state is not None:
         query = query.where(executions.c.state == state)
-    key = (executions.c.wave, executions.c.device, executions.c.id)
+    key = (executions.c.wave, executions.c.device)
     fields = [name for name in ExecutionView.model_fields if name != "wave"]
     with reading(engine) as connection:
         _row(connection, campaign)
@@ -101,17 +101,15 @@ def _row(connection: Connection, campaign: str) -> Row[Any]:
     return row
 
 
-def _execution_counts(connection: Connection, names: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """How many executions the campaigns ``names`` have, by campaign, wave (from 1, as text) and state."""
-    columns = (executions.c.campaign, executions.c.wave, executions.c.state)
-    counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    of_campaigns = select(*columns, func.count().label("n")).where(executions.c.campaign.in_(names))
-    for row in connection.execute(of_campaigns.group_by(*columns)):
-        counts[row.campaign].setdefault(str(row.wave + 1), {})[row.state] = row.n
+def _by_wave(tallies: Tallies) -> dict[str, dict[str, int]]:
+    """How many executions there are, by wave (from 1, as text) and state."""
+    counts: dict[str, dict[str, int]] = {}
+    for (wave, state), count in sorted(tallies.cells.items()):
+        counts.setdefault(str(wave + 1), {})[state] = count.n
     return counts
 
 
-def _view(row: Row[Any], counts: dict[str, dict[str, int]]) -> CampaignView:
+def _view(row: Row[Any], tallies: Tallies) -> CampaignView:
     return CampaignView(
         id=row.id,
         version=row.version,
@@ -119,7 +117,7 @@ def _view(row: Row[Any], counts: dict[str, dict[str, int]]) -> CampaignView:
         reason=row.reason,
         spec=row.spec if isinstance(row.spec, dict) else {},
         waves=row.waves if isinstance(row.waves, list) else [],
-        executions=counts,
+        executions=_by_wave(tallies),
         created_at=row.created_at,
         updated_at=row.updated_at,
         unreadable=why_unreadable(row),

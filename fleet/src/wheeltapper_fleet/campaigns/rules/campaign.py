@@ -1,12 +1,20 @@
-"""The state machine of a campaign: ``step(campaign, event) -> (campaign, effects)``. Pure.
+"""The state machine of a campaign: ``step(campaign, tallies, event) -> (campaign, effects)``. Pure.
+
+A campaign decides on counts (:class:`~wheeltapper_fleet.campaigns.rules.waves.Tallies`), never on a list of executions:
+a step costs the same for ten devices and for a hundred thousand. What it wants of executions it says as a number of
+them ("assign 400 pending ones of wave 2"); each execution is a machine of its own
+(:mod:`wheeltapper_fleet.campaigns.rules.execution`).
+
+Effects follow from the state, not from the event alone: until the counts show that an effect was carried out, each
+step says it again. Whoever carries out a part of it, and dies, has lost nothing.
 
 Invariants:
     * Only executions of the one wave that is RUNNING or SOAKING, or of waves before it, are ever assigned.
-    * A wave passes only with enough successes, after its soak time, while no abort rule is broken. A wave that can no
-      longer have enough is FAILED and the campaign pauses. It cannot be resumed: that would go past a failed wave.
-    * Every execution comes to exactly one terminal state, which never changes: by report, refusal, deadline,
-      cancellation or a newer campaign.
-    * Deadlines count in every state of the campaign, so a paused or aborted campaign ends its executions too.
+    * A wave passes only with enough successes, after its soak time, while no abort rule is broken and nothing holds
+      it (``Tick.held``). A wave that can no longer have enough is FAILED and the campaign pauses. It cannot be resumed:
+      that would go past a failed wave.
+    * Every execution comes to exactly one terminal state: by report, refusal, deadline, cancellation or a newer
+      campaign. Deadlines count in every state of the campaign.
     * An execution whose device went to another campaign changes places with the next pending one of a later wave. The
       wave keeps its size, so that it is judged by as many devices as planned. Where no later wave has one left, the
       wave is judged by the devices that it has; without any it is over, and nothing can be opened after it.
@@ -18,8 +26,8 @@ No event leads to the state ROLLED_BACK yet.
 
 Example::
 
-    campaign, effects = step(campaign, Start())
-    campaign, effects = step(campaign, Tick(now))  # effects: an Assign for each device of the first wave
+    campaign, effects = step(campaign, tallies, Start())
+    campaign, effects = step(campaign, tallies, Tick(now))  # effects: AssignPending(wave=0, count=10, deadline_at=...)
 """
 
 from __future__ import annotations
@@ -29,29 +37,27 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from wheeltapper_fleet.campaigns.rules.execution import PENDING, advance, refuse
 from wheeltapper_fleet.campaigns.rules.spec import AbortAction, CampaignSpec
-from wheeltapper_fleet.campaigns.rules.waves import Execution, Wave, WaveState, broken_rule, count_executions
+from wheeltapper_fleet.campaigns.rules.waves import Tallies, Wave, WaveState, broken_rule
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = [
     "Abort",
     "Approve",
-    "Assign",
+    "AssignPending",
     "Campaign",
     "CampaignState",
+    "CancelPending",
     "Effect",
     "Event",
+    "FillPlaces",
     "Log",
     "MakeDefault",
     "Pause",
-    "Refused",
-    "Reported",
     "Resume",
     "Start",
-    "Superseded",
     "Tick",
+    "next_look",
     "step",
 ]
 
@@ -71,13 +77,11 @@ class CampaignState(StrEnum):
 
 @dataclass(frozen=True)
 class Campaign:
-    """One campaign: its spec and state, its waves in order, and every execution. ``reason`` says why it is paused or
-    aborted."""
+    """One campaign: its spec and state, and its waves in order. ``reason`` says why it is paused or aborted."""
 
     id: str
     spec: CampaignSpec
     waves: tuple[Wave, ...]
-    executions: tuple[Execution, ...]
     state: CampaignState = CampaignState.DRAFT
     reason: str = ""
 
@@ -113,46 +117,45 @@ class Abort:
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed; it is ``now`` (Unix seconds)."""
+    """Time has passed, or executions have moved.
+
+    Args:
+        now: Unix seconds.
+        held: why the wave may not pass yet, although its counts and its soak time allow it; empty: nothing holds it.
+        broken: what was measured of the wave that no wave may go on with; empty: nothing. It acts as a broken abort
+            rule does.
+    """
 
     now: float
+    held: str = ""
+    broken: str = ""
+
+
+Event = Start | Approve | Pause | Resume | Abort | Tick
 
 
 @dataclass(frozen=True)
-class Reported:
-    """A device reports that its execution is in ``state``."""
+class AssignPending:
+    """Hand out ``count`` of the pending executions of a wave (from 0), in the order of their devices."""
 
-    execution: str
-    state: ExecutionState
-    code: str = ""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A device refuses its assignment."""
-
-    execution: str
-    code: str
-
-
-@dataclass(frozen=True)
-class Superseded:
-    """The newer campaign ``by`` assigns something else to the device."""
-
-    execution: str
-    by: str
-
-
-Event = Start | Approve | Pause | Resume | Abort | Tick | Reported | Refused | Superseded
-
-
-@dataclass(frozen=True)
-class Assign:
-    """Sign and publish an assignment for this execution."""
-
-    execution: str
-    device: str
+    wave: int
+    count: int
     deadline_at: float
+
+
+@dataclass(frozen=True)
+class FillPlaces:
+    """``count`` superseded executions of a wave change places with pending ones of later waves, the next ones first."""
+
+    wave: int
+    count: int
+
+
+@dataclass(frozen=True)
+class CancelPending:
+    """Cancel ``count`` executions that were not handed out: all that there are."""
+
+    count: int
 
 
 @dataclass(frozen=True)
@@ -168,75 +171,75 @@ class Log:
     detail: str = ""
 
 
-Effect = Assign | MakeDefault | Log
-"""What must be done in the transaction that stores the new campaign."""
+Effect = AssignPending | FillPlaces | CancelPending | MakeDefault | Log
+"""What must be done because of a step. A log line and a default release belong into the transaction that stores the
+campaign; the effects on executions may be carried out in parts, in later ones."""
 StepResult = tuple[Campaign, tuple[Effect, ...]]
 _S: Final = CampaignState  # short, so that the table below stays aligned
+_OPENED: Final = frozenset({WaveState.RUNNING, WaveState.SOAKING, WaveState.PASSED})
 
 
-def step(campaign: Campaign, event: Event) -> StepResult:
+def step(campaign: Campaign, tallies: Tallies, event: Event) -> StepResult:
     """The campaign after ``event``, and what must be done about it.
+
+    Args:
+        campaign: as it is stored.
+        tallies: the counts of its executions.
+        event: what has happened.
 
     Raises:
         FleetError: ``campaign.illegal``: the event is a person's and makes no sense in this state;
             ``campaign.wave_failed``: resuming would go past a failed wave.
     """
-    match event:
-        case Reported(execution, state, code):
-            return _change(campaign, execution, lambda each: advance(each.state, state), code)
-        case Refused(execution, code):
-            return _change(campaign, execution, lambda each: refuse(each.state), code)
-        case Superseded(execution, by):
-            return _change(
-                campaign,
-                execution,
-                lambda each: each.state if each.terminal else ExecutionState.SUPERSEDED.value,
-                "execution.superseded",
-                f"by {by}",
-            )
-        case Tick(now):
-            return _tick(campaign, now)
-        case _:
-            action = _TABLE.get((campaign.state, type(event)))
-            if action is None:
-                name = type(event).__name__.lower()
-                raise FleetError("campaign.illegal", f"{name} is not possible: the campaign is {campaign.state}", 409)
-            return action(campaign, event)
+    if isinstance(event, Tick):
+        return _tick(campaign, tallies, event)
+    action = _TABLE.get((campaign.state, type(event)))
+    if action is None:
+        name = type(event).__name__.lower()
+        raise FleetError("campaign.illegal", f"{name} is not possible: the campaign is {campaign.state}", 409)
+    return action(campaign, tallies, event)
 
 
-def _start(campaign: Campaign, _event: Event) -> StepResult:
+def next_look(campaign: Campaign) -> float | None:
+    """When a tick may move the campaign on though nothing has happened to it (Unix seconds); None: never.
+
+    It is asked after the steps have come to rest.
+    """
+    if campaign.state is _S.SCHEDULED:
+        return campaign.spec.start_at
+    if campaign.state is not _S.RUNNING:
+        return None
+    soaking = [wave.since + campaign.spec.soak_seconds for wave in campaign.waves if wave.state is WaveState.SOAKING]
+    return min(soaking, default=None)
+
+
+def _start(campaign: Campaign, _tallies: Tallies, _event: Event) -> StepResult:
     state = _S.AWAITING_APPROVAL if campaign.spec.needs_approval else _S.SCHEDULED
     return replace(campaign, state=state), (Log("started"),)
 
 
-def _approve(campaign: Campaign, _event: Event) -> StepResult:
+def _approve(campaign: Campaign, _tallies: Tallies, _event: Event) -> StepResult:
     return replace(campaign, state=_S.SCHEDULED), (Log("approved"),)
 
 
-def _pause(campaign: Campaign, event: Event) -> StepResult:
+def _pause(campaign: Campaign, _tallies: Tallies, event: Event) -> StepResult:
     assert isinstance(event, Pause)
     return replace(campaign, state=_S.PAUSED, reason=event.reason), (Log("paused", event.reason),)
 
 
-def _resume(campaign: Campaign, _event: Event) -> StepResult:
+def _resume(campaign: Campaign, _tallies: Tallies, _event: Event) -> StepResult:
     if any(wave.state is WaveState.FAILED for wave in campaign.waves):
         raise FleetError("campaign.wave_failed", "a wave has failed: abort the campaign and make a new one", 409)
     return replace(campaign, state=_S.RUNNING, reason=""), (Log("resumed"),)
 
 
-def _abort(campaign: Campaign, event: Event) -> StepResult:
+def _abort(campaign: Campaign, tallies: Tallies, event: Event) -> StepResult:
     assert isinstance(event, Abort)
-    executions = tuple(
-        replace(each, state=ExecutionState.CANCELLED.value, code="execution.cancelled")
-        if each.state == PENDING
-        else each
-        for each in campaign.executions
-    )
-    ended = replace(campaign, state=_S.ABORTED, reason=event.reason, executions=executions)
-    return ended, (Log("aborted", event.reason),)
+    ended = replace(campaign, state=_S.ABORTED, reason=event.reason)
+    return ended, (Log("aborted", event.reason), *_cancel_pending(tallies))
 
 
-_TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Event], StepResult]]] = {
+_TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Tallies, Event], StepResult]]] = {
     (_S.DRAFT,             Start):   _start,
     (_S.DRAFT,             Abort):   _abort,
     (_S.AWAITING_APPROVAL, Approve): _approve,
@@ -250,125 +253,98 @@ _TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Event], StepR
 }  # fmt: skip
 
 
-def _change(
-    campaign: Campaign, execution: str, next_state: Callable[[Execution], str], code: str, detail: str = ""
-) -> StepResult:
-    executions = []
-    for each in campaign.executions:
-        if each.id == execution and (state := next_state(each)) != each.state:
-            each = replace(each, state=state, code=code, detail=detail or each.detail)
-        executions.append(each)
-    return replace(campaign, executions=tuple(executions)), ()
-
-
-def _tick(campaign: Campaign, now: float) -> StepResult:
-    campaign = _end_overdue(campaign, now)
+def _tick(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:
     effects: list[Effect] = []
-    if campaign.state is _S.SCHEDULED and campaign.spec.start_at <= now:
+    if campaign.state is _S.ABORTED:
+        return campaign, _cancel_pending(tallies)
+    if campaign.state is _S.SCHEDULED and campaign.spec.start_at <= tick.now:
         campaign = replace(campaign, state=_S.RUNNING)
         effects.append(Log("running"))
     if campaign.state is not _S.RUNNING:
         return campaign, tuple(effects)
     current = next((i for i, wave in enumerate(campaign.waves) if wave.state is not WaveState.PASSED), None)
-    rule = broken_rule(
-        campaign.spec.abort, campaign.executions, len(campaign.waves) - 1 if current is None else current
-    )
-    if rule is not None:
-        reason = f"an abort rule is broken: {rule}"
-        stop = _abort if campaign.spec.on_abort is AbortAction.CANCEL_PENDING else _pause
-        event: Event = Abort(reason) if stop is _abort else Pause(reason)
-        campaign, more = stop(campaign, event)
+    rule = broken_rule(campaign.spec.abort, tallies, len(campaign.waves) - 1 if current is None else current)
+    broken = f"an abort rule is broken: {rule}" if rule is not None else tick.broken
+    if broken:
+        campaign, more = _stop(campaign, tallies, broken)
         return campaign, (*effects, *more)
     if current is None:
-        if all(each.terminal for each in campaign.executions):
-            completed: list[Effect] = [Log("completed")]
-            if campaign.spec.make_default:
-                completed.append(MakeDefault())
-            return replace(campaign, state=_S.COMPLETED), (*effects, *completed)
-        return campaign, tuple(effects)
-    campaign, more = _tick_wave(campaign, current, now)
+        campaign, more = _tick_last(campaign, tallies, tick.now)
+    else:
+        campaign, more = _tick_wave(campaign, tallies, current, tick)
     return campaign, (*effects, *more)
 
 
-def _tick_wave(campaign: Campaign, index: int, now: float) -> StepResult:
-    label = f"wave {index + 1}"
-    if campaign.waves[index].state is WaveState.PENDING:
-        return _open_wave(campaign, index, now)
-    if campaign.waves[index].state is WaveState.RUNNING and (filled := _fill_places(campaign, index)) is not None:
-        campaign, effects = _assign_pending(filled, index, now)
-        return campaign, (Log("wave", f"{label} goes on with {len(effects)} devices of later waves"), *effects)
-    wave = campaign.waves[index]
-    counts = count_executions(each for each in campaign.executions if each.wave == index)
+def _stop(campaign: Campaign, tallies: Tallies, reason: str) -> StepResult:
+    """What the specification wants done where it must not go on."""
+    if campaign.spec.on_abort is AbortAction.CANCEL_PENDING:
+        return _abort(campaign, tallies, Abort(reason))
+    return _pause(campaign, tallies, Pause(reason))
+
+
+def _tick_last(campaign: Campaign, tallies: Tallies, now: float) -> StepResult:
+    """All waves have passed: complete once everything has ended."""
+    if tallies.unfinished:
+        return campaign, _assign_open(campaign, tallies, now)
+    effects: list[Effect] = [Log("completed")]
+    if campaign.spec.make_default:
+        effects.append(MakeDefault())
+    return replace(campaign, state=_S.COMPLETED), tuple(effects)
+
+
+def _tick_wave(campaign: Campaign, tallies: Tallies, index: int, tick: Tick) -> StepResult:
+    wave, label = campaign.waves[index], f"wave {index + 1}"
+    if wave.state in (WaveState.PENDING, WaveState.RUNNING):
+        places = min(tallies.superseded(index), tallies.pending_after(index))
+        if places:
+            goes_on = wave.state is WaveState.RUNNING and not tallies.pending(index)
+            log = (Log("wave", f"{label} goes on with {places} devices of later waves"),) if goes_on else ()
+            return campaign, (*log, FillPlaces(index, places))
+    if wave.state is WaveState.PENDING:
+        opened = _set_wave(campaign, index, Wave(WaveState.RUNNING, tick.now))
+        return opened, (Log("wave", f"{label} runs"), *_assign_open(opened, tallies, tick.now))
+    campaign, effects = _judge(campaign, tallies, index, tick)
+    if campaign.state is _S.RUNNING:
+        effects = (*effects, *_assign_open(campaign, tallies, tick.now))
+    return campaign, effects
+
+
+def _judge(campaign: Campaign, tallies: Tallies, index: int, tick: Tick) -> StepResult:
+    """Whether an opened wave has passed, can still pass, or has failed."""
+    wave, label = campaign.waves[index], f"wave {index + 1}"
+    counts = tallies.wave(index)
     if counts.size == 0:
         detail = f"{label}: other campaigns took all of its devices, and no later wave has any left"
-        return _set_wave(campaign, index, Wave(WaveState.PASSED, now)), (Log("wave", detail),)
+        return _set_wave(campaign, index, Wave(WaveState.PASSED, tick.now)), (Log("wave", detail),)
     if counts.passed(campaign.spec.success):
+        effects: tuple[Effect, ...] = ()
         if wave.state is WaveState.RUNNING:
-            wave = Wave(WaveState.SOAKING, now)
+            wave = Wave(WaveState.SOAKING, tick.now)
             campaign = _set_wave(campaign, index, wave)
-        if now - wave.since < campaign.spec.soak_seconds:
-            return campaign, (Log("soaking", label),) if wave.since == now else ()
-        return _set_wave(campaign, index, Wave(WaveState.PASSED, now)), (Log("passed", label),)
+            effects = (Log("soaking", label),) if campaign.spec.soak_seconds or tick.held else ()
+        if tick.now - wave.since < campaign.spec.soak_seconds or tick.held:
+            return campaign, effects
+        return _set_wave(campaign, index, Wave(WaveState.PASSED, tick.now)), (*effects, Log("passed", label))
     if counts.out_of_reach(campaign.spec.success):
         reason = f"{label} ended below its success threshold: {counts.successes} of {counts.size} succeeded"
-        campaign = _set_wave(campaign, index, Wave(WaveState.FAILED, now))
-        return _pause(campaign, Pause(reason))
+        campaign = _set_wave(campaign, index, Wave(WaveState.FAILED, tick.now))
+        return _pause(campaign, tallies, Pause(reason))
     return campaign, ()
 
 
-def _open_wave(campaign: Campaign, index: int, now: float) -> StepResult:
-    campaign, effects = _assign_pending(_fill_places(campaign, index) or campaign, index, now)
-    campaign = _set_wave(campaign, index, Wave(WaveState.RUNNING, now))
-    return campaign, (Log("wave", f"wave {index + 1} runs"), *effects)
-
-
-def _fill_places(campaign: Campaign, index: int) -> Campaign | None:
-    """The campaign after the superseded executions of a wave changed places with pending ones of later waves.
-
-    None if there is nothing to change.
-    """
-    lost = [i for i, each in enumerate(campaign.executions) if each.wave == index and each.superseded]
-    if not lost:
-        return None
-    later = sorted(
-        (i for i, each in enumerate(campaign.executions) if each.wave > index and each.state == PENDING),
-        key=lambda i: (campaign.executions[i].wave, i),
+def _assign_open(campaign: Campaign, tallies: Tallies, now: float) -> tuple[Effect, ...]:
+    """Hand out what is pending in the waves that were opened."""
+    deadline_at = now + campaign.spec.execution_deadline_seconds
+    return tuple(
+        AssignPending(index, pending, deadline_at)
+        for index, wave in enumerate(campaign.waves)
+        if wave.state in _OPENED and (pending := tallies.pending(index))
     )
-    executions = list(campaign.executions)
-    for gone, next_one in zip(lost, later, strict=False):
-        executions[gone] = replace(executions[gone], wave=executions[next_one].wave)
-        executions[next_one] = replace(executions[next_one], wave=index)
-    return replace(campaign, executions=tuple(executions)) if later else None
 
 
-def _assign_pending(campaign: Campaign, index: int, now: float) -> tuple[Campaign, tuple[Assign, ...]]:
-    """Assign every pending execution of a wave."""
-    deadline = now + campaign.spec.execution_deadline_seconds
-    effects: list[Assign] = []
-    executions = []
-    for each in campaign.executions:
-        if each.wave == index and each.state == PENDING:
-            each = replace(each, state=ExecutionState.ASSIGNED.value, assigned_at=now, deadline_at=deadline)
-            effects.append(Assign(each.id, each.device, deadline))
-        executions.append(each)
-    return replace(campaign, executions=tuple(executions)), tuple(effects)
+def _cancel_pending(tallies: Tallies) -> tuple[Effect, ...]:
+    return (CancelPending(tallies.all_pending),) if tallies.all_pending else ()
 
 
 def _set_wave(campaign: Campaign, index: int, wave: Wave) -> Campaign:
     return replace(campaign, waves=(*campaign.waves[:index], wave, *campaign.waves[index + 1 :]))
-
-
-def _end_overdue(campaign: Campaign, now: float) -> Campaign:
-    if not any(
-        not each.terminal and each.deadline_at is not None and each.deadline_at <= now for each in campaign.executions
-    ):
-        return campaign
-    return replace(
-        campaign,
-        executions=tuple(
-            replace(each, state=ExecutionState.FAILED.value, code="execution.deadline", detail=f"was {each.state}")
-            if not each.terminal and each.deadline_at is not None and each.deadline_at <= now
-            else each
-            for each in campaign.executions
-        ),
-    )
