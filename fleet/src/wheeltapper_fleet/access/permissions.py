@@ -72,6 +72,8 @@ ROUTES: Final[Mapping[str, str]] = {
     "GET /devices": "read",
     "GET /devices/{device}": "read",
     "GET /devices/{device}/why": "read",
+    "GET /devices/{device}/records": "read",
+    "GET /devices/{device}/history": "read",
     "POST /devices/{device}/revoke": "device.remove",
     "POST /devices/{device}/forget": "device.remove",
     "POST /devices/{device}/captures": "device.operate",

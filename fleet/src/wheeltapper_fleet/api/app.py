@@ -35,6 +35,7 @@ from wheeltapper_fleet.api.routes import (
     events,
     releases,
     summary,
+    telemetry,
 )
 from wheeltapper_fleet.trust.expiry import RenewedBy, days_left, ending, view
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
@@ -51,6 +52,7 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="An API token.")
 
 _SUBJECTS: Final = (
     devices,
+    telemetry,
     captures,
     releases,
     campaigns,

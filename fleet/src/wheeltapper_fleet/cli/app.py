@@ -23,6 +23,7 @@ from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.releases import release_app
 from wheeltapper_fleet.cli.simulate import simulate
 from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
+from wheeltapper_fleet.cli.telemetry import device_history, device_records
 from wheeltapper_fleet.cli.train import train_app
 from wheeltapper_fleet.cli.why import device_why
 from wheeltapper_fleet.demo.cli import demo
@@ -41,6 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 device_app.command("why")(device_why)
+device_app.command("records")(device_records)
+device_app.command("history")(device_history)
 app.add_typer(keys_app, name="keys")
 app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")

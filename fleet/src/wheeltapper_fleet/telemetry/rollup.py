@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from wheeltapper_protocols.wire.messages import Alert, Severity, TelemetryRecord
 
-__all__ = ["MOST_BACKLOG_SECONDS", "SPANS", "Newest", "Rollups", "event_time"]
+__all__ = ["MOST_BACKLOG_SECONDS", "SPANS", "Newest", "Rollups", "event_time", "usable"]
 
 SPANS: Final = (300, 3600, 86_400)
 """Lengths of the buckets in seconds, from fine to coarse. Each divides the next."""
@@ -40,6 +40,11 @@ def event_time(t_s: float, undated: bool, now: float) -> float:
         now: Unix seconds by the fleet's clock.
     """
     return t_s if not undated and now - MOST_BACKLOG_SECONDS <= t_s <= now + _MOST_AHEAD_SECONDS else now
+
+
+def usable(number: float | None) -> bool:
+    """Whether a score or a latency is there and can be summed up."""
+    return number is not None and -_MOST < number < _MOST
 
 
 class Rollups:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel
 
-__all__ = ["DriftView", "FeatureDriftView", "ScorePoint", "SpoolTotals"]
+__all__ = ["DriftView", "FeatureDriftView", "HistoryView", "PointView", "RecordView", "ScorePoint", "SpoolTotals"]
 
 
 class ScorePoint(BaseModel):
@@ -56,3 +58,54 @@ class DriftView(BaseModel):
     changes: int
     score: FeatureDriftView
     features: list[FeatureDriftView]
+
+
+class RecordView(BaseModel):
+    """One record of a device: see :class:`wheeltapper_fleet.telemetry.history.StoredRecord`."""
+
+    device: str
+    epoch: str
+    seq: int
+    kind: str
+    received_at: float
+    pipeline: str | None
+    window: int | None
+    t_s: float | None
+    model: str | None
+    release: int | None
+    score: float | None
+    severity: str | None
+    latency_ms: float | None
+    label: str | None
+    value: float | None
+    zone: str | None
+    undated: bool
+    body: dict[str, Any] | None
+
+
+class PointView(BaseModel):
+    """One stretch of a curve: see :class:`wheeltapper_fleet.telemetry.history.HistoryPoint`."""
+
+    at: float
+    seconds: float
+    windows: int
+    scored: int
+    missing: int
+    mean: float | None
+    deviation: float | None
+    min: float | None
+    max: float | None
+    latency_mean_ms: float | None
+    latency_max_ms: float | None
+    warnings: int
+    criticals: int
+    alerts: int
+    releases: list[str]
+
+
+class HistoryView(BaseModel):
+    """The curve of a pipeline's scores; stretches without a window are left out."""
+
+    device: str
+    pipeline: str
+    points: list[PointView]

@@ -1,0 +1,68 @@
+"""Routes of telemetry: what a device delivered, record by record and as a curve."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import AfterValidator, WithJsonSchema
+
+from wheeltapper_fleet.api.context import Context
+from wheeltapper_fleet.api.parameters import After, DeviceId, Limit
+from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.telemetry.history import MAX_POINTS, history, read_records
+from wheeltapper_fleet.telemetry.schemas import HistoryView, PointView, RecordView
+from wheeltapper_protocols.wire.ids import NAME_PATTERN, name
+
+__all__ = ["router"]
+
+_DAY_SECONDS: Final = 86_400.0
+_Time = Annotated[float | None, Query(ge=0, le=1e11, allow_inf_nan=False, description="Unix seconds.")]
+_Pipeline = Annotated[
+    str,
+    AfterValidator(lambda text: name(text, "pipeline name")),
+    WithJsonSchema({"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}),
+    Query(description="The name of one of the device's pipelines."),
+]
+router = APIRouter()
+
+
+@router.get("/devices/{device}/records")
+def list_records(
+    device: DeviceId,
+    context: Context,
+    kind: Annotated[Literal["telemetry", "alert", "report"] | None, Query(description="Only this kind.")] = None,
+    from_: Annotated[_Time, Query(alias="from")] = None,
+    to: _Time = None,
+    order: Annotated[Literal["oldest", "newest"], Query(description="Which come first.")] = "oldest",
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> Page[RecordView]:
+    """The records that a device delivered, in the order in which they came to the fleet."""
+    with reading(context.engine) as connection:
+        page = read_records(
+            connection, device, after, limit, kind=kind, from_at=from_, to_at=to, newest_first=order == "newest"
+        )
+    return Page([RecordView(**asdict(record)) for record in page.items], page.next)
+
+
+@router.get("/devices/{device}/history")
+def get_history(
+    device: DeviceId,
+    context: Context,
+    pipeline: _Pipeline,
+    from_: Annotated[_Time, Query(alias="from")] = None,
+    to: _Time = None,
+    points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="How many points at most.")] = 500,
+) -> HistoryView:
+    """The scores of a pipeline as a curve with at most so many points; by default of the last day."""
+    until = context.clock() if to is None else to
+    since = until - _DAY_SECONDS if from_ is None else from_
+    if since >= until:
+        raise FleetError("history.range", "`from` must be before `to`", 400)
+    with reading(context.engine) as connection:
+        found = history(connection, device, pipeline, since, until, points)
+    return HistoryView(device=device, pipeline=pipeline, points=[PointView(**asdict(point)) for point in found])
