@@ -29,8 +29,8 @@ ROOMS = {
     ),
     "wheeltapper_fleet": (
         "ground db access audit trust registry telemetry devices notify assets alerts captures campaigns ingest"
-        " broker api device_api ui client training sim demo tables backup export config upkeep reloading serving service"
-        " cli __main__"
+        " broker api device_api ui client training sim demo tables backup export config upkeep reloading serving"
+        " service cli __main__"
     ),
 }
 """The rooms of each package and the modules of its root, lowest first: a room imports from itself and from lower ones
@@ -63,7 +63,9 @@ PURE = {
         " devices.instances assets.files assets.rules assets.schemas alerts.schemas"
         " captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
-        " export.schema broker.config broker.permissions api.schemas device_api.rate_limit ui.charts cli.options training.errors"
+        " export.schema broker.config broker.mosquitto"
+        " broker.nats_cluster broker.partitions broker.permissions broker.settings"
+        " api.schemas device_api.rate_limit ui.charts cli.options training.errors"
         " registry.runnable campaigns.rules.default_release campaigns.rules.foresight"
         " campaigns.rules.explanation campaigns.rules.forecast campaigns.rules.gates campaigns.rules.meeting"
         " campaigns.rules.sequential"

@@ -344,6 +344,5 @@ def _https_client(config: AgentConfig, identity: Identity) -> HttpsClient:
 
 def _broker_address(identity: Identity) -> BrokerAddress:
     fleet = identity.fleet
-    return BrokerAddress(
-        fleet.device, fleet.mqtt_host, fleet.mqtt_port, identity.ca, identity.certificate, identity.key
-    )
+    files = (identity.ca, identity.certificate, identity.key)
+    return BrokerAddress(fleet.device, fleet.mqtt_host, fleet.mqtt_port, *files, fleet.other_brokers)

@@ -17,19 +17,23 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wheeltapper_fleet.broker.settings import BrokerSettings, read_settings
 from wheeltapper_fleet.ground.errors import FleetError
 
-__all__ = ["FleetConfig", "is_loopback", "load_config"]
+__all__ = ["ROLES", "FleetConfig", "is_loopback", "load_config"]
 
 _PATHS = ("data_dir", "admin_tls_certificate", "admin_tls_key")
 _PORTS = ("admin_port", "device_port", "mqtt_port")
 _LISTS = ("public_hosts",)
+ROLES = ("all",)
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,9 @@ class FleetConfig:
         public_hosts: names and addresses at which devices and browsers reach this service. They go into the server's
             certificate; devices are told the first one at their enrolment.
         database_url: SQLAlchemy URL; empty means SQLite in ``data_dir``.
+        role: ``all``, or the part of the service that this process is: ``api``, ``ingest``, ``engine``.
+        name: of this process, where several share a data folder; empty: its role.
+        broker: through which broker devices are reached; ``mqtt_host`` and ``mqtt_port`` are those of the embedded one.
     """
 
     data_dir: Path = field(default_factory=lambda: Path("wheeltapper-data"))
@@ -58,6 +65,9 @@ class FleetConfig:
     mqtt_port: int = 8883
     public_hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
     database_url: str = ""
+    role: str = "all"
+    name: str = ""
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
 
     def __post_init__(self) -> None:
         for name in _PORTS:
@@ -74,6 +84,38 @@ class FleetConfig:
                 "and admin_tls_key, or keep 127.0.0.1",
                 400,
             )
+
+        if self.role not in ROLES:
+            raise FleetError("config.invalid", f"role must be one of {', '.join(ROLES)}", 400)
+        if self.name and not _NAME.fullmatch(self.name):
+            raise FleetError("config.invalid", "name must be 1 to 40 of a-z, 0-9 and -, not beginning with -", 400)
+        if self.role != "all":
+            self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Refuse what several processes cannot share.
+
+        Raises:
+            FleetError: ``config.role_database``, ``config.role_broker``.
+        """
+        if not self.database_url.startswith("postgresql"):
+            raise FleetError(
+                "config.role_database",
+                f"role {self.role} needs database_url to be a PostgreSQL: SQLite serves one process, with role all",
+                400,
+            )
+        if self.broker.kind == "embedded":
+            raise FleetError(
+                "config.role_broker",
+                f"role {self.role} needs a broker of its own ([broker] kind nats or mosquitto; write its configuration"
+                " with `wheeltapper broker config`): the embedded one ends with its process",
+                400,
+            )
+
+    @property
+    def process(self) -> str:
+        """The name of this process, by which the broker and the other processes know it."""
+        return self.name or ("ingest" if self.role == "all" else self.role)
 
     @property
     def effective_database_url(self) -> str:
@@ -124,6 +166,8 @@ def _typed(key: str, value: object) -> object:
     Raises:
         FleetError: ``config.invalid``.
     """
+    if key == "broker":
+        return read_settings(value)
     if key in _PORTS:
         if isinstance(value, int) and not isinstance(value, bool):
             return value

@@ -37,7 +37,7 @@ class ServerCertificate:
         ca: issues it.
         files: those that the parts have read.
         hosts: whom it names, beside the local ones.
-        broker: reads it again.
+        broker: the embedded one, which reads it again; None where brokers have certificates of their own.
         context: of the HTTPS server.
         on_loop: calls a function on the thread of the HTTPS server's event loop; see :func:`on_loop`.
     """
@@ -47,7 +47,7 @@ class ServerCertificate:
         ca: FleetCA,
         files: TlsFiles,
         hosts: Sequence[str],
-        broker: BrokerServer,
+        broker: BrokerServer | None,
         context: ssl.SSLContext,
         on_loop: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -61,7 +61,8 @@ class ServerCertificate:
         if found == self._in_use:
             return False
         self._on_loop(lambda: reload_certificate(self._context, files.certificate, files.key, files.ca))
-        self._broker.reload()
+        if self._broker is not None:
+            self._broker.reload()
         self._in_use = found
         return True
 
@@ -72,22 +73,26 @@ class IngestCertificate:
     Args:
         ca: issues it.
         files: those that the connection was made with.
-        auth: lets nobody in as the service but who shows it.
+        auth: lets nobody in as the service but who shows it; None where a broker asks nobody.
         link: the connection.
+        process: the name of this process.
     """
 
-    def __init__(self, ca: FleetCA, files: TlsFiles, auth: AuthCallout, link: FleetLink) -> None:
-        self._ca, self._auth, self._link = ca, auth, link
+    def __init__(
+        self, ca: FleetCA, files: TlsFiles, auth: AuthCallout | None, link: FleetLink, process: str = "ingest"
+    ) -> None:
+        self._ca, self._auth, self._link, self._process = ca, auth, link, process
         self._in_use = _digest(files.certificate, files.ca)
 
     def renew(self) -> bool:
         """Renew it if that is due, and connect with it; returns whether anything changed."""
-        files = self._ca.ingest_files()
+        files = self._ca.ingest_files(self._process)
         found = _digest(files.certificate, files.ca)
         if found == self._in_use:
             return False
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        self._auth.trust_fleet_certificate(certificate_sha256(certificate))
+        if self._auth is not None:
+            self._auth.trust_fleet_certificate(certificate_sha256(certificate))
         self._link.renew(ca=files.ca, certificate=files.certificate, key=files.key)
         self._in_use = found
         return True

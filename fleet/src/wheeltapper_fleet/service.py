@@ -32,6 +32,7 @@ from wheeltapper_fleet.access.tokens import ensure_api_token
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.broker.server import free_port
+from wheeltapper_fleet.broker.settings import split_address
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.config import FleetConfig
@@ -143,8 +144,10 @@ def _certificates(
     messaging, context = service.messaging, service.device.config.ssl
     assert context is not None
     server = ServerCertificate(ca, messaging.server_tls, config.public_hosts, messaging.broker, context, call)
-    ingest = IngestCertificate(ca, messaging.own_tls, messaging.auth, messaging.link)
-    renewed = [("server certificate", server.renew), ("ingest certificate", ingest.renew)]
+    renewed = [("server certificate", server.renew)]
+    if messaging.link is not None:
+        own = IngestCertificate(ca, messaging.own_tls, messaging.auth, messaging.link, config.process)
+        renewed.append(("ingest certificate", own.renew))
     if config.admin_tls_certificate is not None and config.admin_tls_key is not None:
         admin = AdminCertificate(
             config.admin_tls_certificate, config.admin_tls_key, lambda: service.admin.config.ssl, call
@@ -166,18 +169,17 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
     releases = Releases(database, repository, blobs, clock)
     releases.reconcile()
     messaging = start_messaging(config, ports["mqtt"], ca, database, stack)
-    engine = CampaignEngine(database, trust.director.sign)
-    messaging.link.on_connected.append(engine.broker_is_back)
-    engine.start(messaging.link.publish)
-    stack.callback(engine.stop)
+    if messaging.link is not None:
+        engine = CampaignEngine(database, trust.director.sign)
+        messaging.link.on_connected.append(engine.broker_is_back)
+        engine.start(messaging.link.publish)
+        stack.callback(engine.stop)
     duties = Duties()
-    for duty in _duties(database):
+    for duty in _duties(database, messaging):
         duties.add(duty)
     stack.callback(duties.stop)
     duties.start()
-    public = config.public_hosts[0]
-    endpoints = Endpoints(public, ports["mqtt"], f"https://{in_url(public)}:{ports['device']}")
-    enrolment = Enrolment(database, ca, repository.trusted_root(), endpoints, clock)
+    enrolment = Enrolment(database, ca, repository.trusted_root(), _endpoints(config, ports), clock)
     captures = Captures(database, data_dir / "captures", clock)
     context = AdminContext(
         engine=database,
@@ -206,9 +208,20 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
     return _Service(admin_server(config, context), device, messaging, upkeep, context.events)
 
 
-def _duties(database: Database) -> Iterator[Duty]:
+def _endpoints(config: FleetConfig, ports: Mapping[str, int]) -> Endpoints:
+    """The addresses that devices are told at their enrolment."""
+    public = config.public_hosts[0]
+    https_url = f"https://{in_url(public)}:{ports['device']}"
+    if config.broker.kind == "embedded":
+        return Endpoints(public, ports["mqtt"], https_url)
+    first, *_ = config.broker.addresses
+    return Endpoints(*split_address(first), https_url, config.broker.addresses)
+
+
+def _duties(database: Database, messaging: Messaging) -> Iterator[Duty]:
     """Everything of the rooms that comes back by the clock: one line each. Only the leading process does it."""
-    yield from ()
+    if messaging.revocation is not None:
+        yield Duty("revocation list", 60.0, messaging.revocation.refresh)
 
 
 async def _refresh(upkeep: Upkeep) -> None:

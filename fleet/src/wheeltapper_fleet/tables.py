@@ -31,6 +31,7 @@ from wheeltapper_fleet.devices.tables import (
     device_tags,
     devices,
     enrolment_tokens,
+    issued_certificates,
 )
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
@@ -56,6 +57,7 @@ __all__ = [
     "drift_reports",
     "enrolment_tokens",
     "executions",
+    "issued_certificates",
     "latest",
     "messages",
     "metadata",

@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 _TOKEN: Final = re.compile(r"wt1\.([a-z0-9][a-z0-9-]{0,62})\.([A-Za-z0-9_-]{43})=?\.([0-9a-f]{64})\Z")
+_ADDRESS: Final = r"^[^:\s]+:[0-9]{1,5}$|^\[[0-9a-fA-F:.]+\]:[0-9]{1,5}$"
 _MAX_ANSWER_BYTES: Final = 256 * 1024
 NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
 """What a renewal makes, until it takes the place of ``device.key`` and ``device.crt``."""
@@ -68,12 +69,22 @@ class Token:
 
 
 class Fleet(Struct, frozen=True, kw_only=True):
-    """The device's id in its fleet, and the addresses of the fleet; the content of ``fleet.json``."""
+    """The device's id in its fleet, and the addresses of the fleet; the content of ``fleet.json``.
+
+    ``brokers`` names every node of a clustered broker as ``host:port``; ``mqtt_host`` and ``mqtt_port`` are the first.
+    """
 
     device: Annotated[str, Meta(pattern=NAME_PATTERN)]
     https_url: Annotated[str, Meta(pattern=r"^https://", max_length=300)]
     mqtt_host: Annotated[str, Meta(min_length=1, max_length=255)]
     mqtt_port: Annotated[int, Meta(ge=1, le=65535)]
+    brokers: Annotated[tuple[Annotated[str, Meta(pattern=_ADDRESS, max_length=263)], ...], Meta(max_length=16)] = ()
+
+    @property
+    def other_brokers(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of every node of the broker but the first."""
+        found = ((host.strip("[]"), int(port)) for host, _, port in (each.rpartition(":") for each in self.brokers))
+        return tuple(each for each in found if each != (self.mqtt_host, self.mqtt_port))
 
 
 class _Answer(Fleet, frozen=True, kw_only=True):
@@ -175,6 +186,7 @@ def enroll(server: str, token: Token, state_dir: Path, timeout_seconds: float = 
             https_url=answer.https_url,
             mqtt_host=answer.mqtt_host,
             mqtt_port=answer.mqtt_port,
+            brokers=answer.brokers,
         )
         write_atomic(folder / "fleet.json", msgspec.json.encode(fleet))
     except OSError as error:

@@ -4,9 +4,9 @@ Invariants:
     * It publishes only below the device's own ``up/``, and subscribes to its own ``down/+`` at QoS 0 with a clean
       session.
     * The will says that the device is offline.
-    * A lost or refused connection is tried again for ever. The wait grows up to a maximum, with jitter, and is reset
-      only by a connection that stood for a while. It grows longest where the broker refuses the device, which is
-      revoked or unknown until somebody does something about it.
+    * A lost or refused connection is tried again for ever, of a cluster at the next node. The wait grows up to a
+      maximum, with jitter, and is reset only by a connection that stood for a while. It grows longest where the broker
+      refuses the device, which is revoked or unknown until somebody does something about it.
     * What goes wrong again and again is logged once, then with a count. That a broker speaks MQTT 3.1.1 only is no
       fault.
     * An exception in ``on_connected`` ends the connection: a device that seems connected also receives.
@@ -25,6 +25,7 @@ import random
 import ssl
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ _VERSIONS: Final = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """The broker's address, and the device's id and TLS files."""
+    """The broker's address, and the device's id and TLS files; ``others`` are the other nodes of a cluster."""
 
     device: str
     host: str
@@ -82,6 +83,7 @@ class BrokerAddress:
     ca: Path
     certificate: Path
     key: Path
+    others: tuple[tuple[str, int], ...] = ()
 
 
 def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
@@ -118,6 +120,9 @@ class Link:
         self._on_connected = on_connected
         self._on_message = on_message
         self._reconnect_max_seconds = reconnect_max_seconds
+        self._nodes = ((address.host, address.port), *address.others)
+        self._node = zlib.crc32(address.device.encode()) % len(self._nodes)
+        """Which one is tried next; devices begin at different ones."""
         self._kinds = {down_topic(address.device, kind): kind for kind in Down}
         self._client: BoundedClient | None = None
         self._up = threading.Event()
@@ -256,7 +261,7 @@ class Link:
         self._up.set()
         for kind in _OVER_WHEN_CONNECTED:
             self._faults.ended(kind)
-        _LOG.info("mqtt: connected to %s:%d, MQTT %s", self._address.host, self._address.port, self.protocol)
+        _LOG.info("mqtt: connected to %s:%d, MQTT %s", *self._nodes[self._node], self.protocol)
         try:
             self._on_connected()
         except Exception:  # noqa: BLE001  # else this thread would end, and the device would receive nothing
@@ -291,9 +296,9 @@ class Link:
         if self._stopping.is_set():
             return False
         try:
-            client.connect_bounded(self._address.host, self._address.port, _KEEPALIVE_SECONDS)
+            client.connect_bounded(*self._nodes[self._node], _KEEPALIVE_SECONDS)
         except (OSError, ValueError) as error:
-            where = f"{self._address.host}:{self._address.port}"
+            where = ":".join(map(str, self._nodes[self._node]))
             self._count("mqtt.unreachable", f"mqtt: no connection to {where}: {error}", logging.INFO)
             return False
         client.loop_start()
@@ -353,6 +358,8 @@ class Link:
                 _LOG.exception("mqtt: the attempt to connect failed")
                 stood = False
             failures = 0 if stood else failures + 1
+            if self._refusal != _UNSUPPORTED_VERSION:
+                self._node = (self._node + 1) % len(self._nodes)
             if self._version > version and (failures == 1 or self._refusal == _UNSUPPORTED_VERSION):
                 delay = 0.05
             else:

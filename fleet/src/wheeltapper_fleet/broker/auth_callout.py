@@ -20,8 +20,12 @@ import hashlib
 import json
 import logging
 import os
+import ssl
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import nats
@@ -34,11 +38,14 @@ from wheeltapper_fleet.broker.config import FLEET_ACCOUNT
 from wheeltapper_fleet.broker.permissions import permissions_of
 from wheeltapper_fleet.devices.certificates import accepts_certificate
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.names import FLEET_COMMON_NAME
 from wheeltapper_fleet.trust.certificates import certificate_sha256, common_name
 
-__all__ = ["AuthCallout", "new_seed", "public_key"]
+__all__ = ["AuthCallout", "AuthKeys", "new_seed", "public_key"]
 
 _LOG: Final = logging.getLogger(__name__)
+_LET_IN: Final = "wheeltapper.let_in"
+"""In the system account, which only the service and the brokers can use."""
 _PREFIX_ACCOUNT: Final = 0
 _PREFIX_USER: Final = 20 << 3
 
@@ -54,21 +61,49 @@ def public_key(seed: bytes) -> str:
     return bytes(nkeys.from_seed(seed).public_key).decode()
 
 
+@dataclass(frozen=True)
+class AuthKeys:
+    """The nkey seeds with which the auth callout connects, and signs its answers."""
+
+    user: bytes
+    issuer: bytes
+
+    def __repr__(self) -> str:
+        return f"AuthKeys(user={public_key(self.user)})"
+
+    @classmethod
+    def new(cls) -> AuthKeys:
+        """New keys, for a broker that is configured anew at each start."""
+        return cls(new_seed("user"), new_seed("account"))
+
+
 class AuthCallout:
     """Answers the broker's requests on a thread of its own, and reconnects by itself after the broker restarted.
+
+    Several processes may answer the same broker, each request one of them (a queue group); they tell each other which
+    connections they let in.
 
     Args:
         engine: the fleet's database.
         fleet_certificate_sha256: fingerprint of the service's own client certificate.
+        fleet_fingerprint: gives those of the other processes of the service, by their common names.
+        keys: those that the broker's configuration names; None: new ones.
     """
 
-    def __init__(self, engine: Engine, *, fleet_certificate_sha256: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        fleet_certificate_sha256: str,
+        fleet_fingerprint: Callable[[str], str | None] = lambda name: None,
+        keys: AuthKeys | None = None,
+    ) -> None:
         self._engine = engine
         self._fleet_fingerprint = fleet_certificate_sha256
-        self._user_seed = new_seed("user")
-        self._issuer_seed = new_seed("account")
-        self.user = public_key(self._user_seed)
-        self.issuer = public_key(self._issuer_seed)
+        self._fingerprint_of = fleet_fingerprint
+        self._keys = keys or AuthKeys.new()
+        self.user = public_key(self._keys.user)
+        self.issuer = public_key(self._keys.issuer)
         self._addresses: dict[str, str] = {}
         self._connections: dict[str, tuple[str, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -78,23 +113,25 @@ class AuthCallout:
         self._client: Any = None
         self.refusals = 0
 
-    def start(self, url: str, timeout_seconds: float = 15.0) -> None:
+    def start(self, *urls: str, ca: Path | None = None, timeout_seconds: float = 15.0) -> None:
         """Connect to the broker and start to answer.
 
         Args:
-            url: the broker's NATS client port, e.g. ``nats://127.0.0.1:4222``.
+            urls: the NATS client ports of its nodes, e.g. ``nats://127.0.0.1:4222``.
+            ca: PEM file that verifies the nodes, where they speak TLS.
             timeout_seconds: how long to wait for the connection.
 
         Raises:
             FleetError: ``broker.auth_failed``.
         """
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(url)), name="broker-auth", daemon=True)
+        run = functools.partial(asyncio.run, self._run(urls, ca))
+        self._thread = threading.Thread(target=run, name="broker-auth", daemon=True)
         self._thread.start()
         if not self._ready.wait(timeout_seconds):
             self.stop()
             raise FleetError(
                 "broker.auth_failed",
-                "the auth callout could not reach the broker; see nats.log in the broker's folder",
+                f"the auth callout could not reach the broker at {', '.join(urls)}; see the broker's log",
                 500,
             )
 
@@ -128,7 +165,7 @@ class AuthCallout:
                 f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": connection}).encode(), timeout=2
             )
 
-    async def _run(self, url: str) -> None:
+    async def _run(self, urls: Sequence[str], ca: Path | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
 
@@ -136,14 +173,17 @@ class AuthCallout:
             _LOG.debug("auth callout: %s", error)
 
         self._client = await nats.connect(
-            url,
-            nkeys_seed_str=self._user_seed.decode(),
+            list(urls),
+            tls=None if ca is None else ssl.create_default_context(cafile=str(ca)),
+            nkeys_seed_str=self._keys.user.decode(),
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,
             connect_timeout=5,
+            allow_reconnect=True,
             error_cb=log_error,
         )
-        await self._client.subscribe("$SYS.REQ.USER.AUTH", cb=self._answer)
+        await self._client.subscribe(_LET_IN, cb=self._heard)
+        await self._client.subscribe("$SYS.REQ.USER.AUTH", queue="wheeltapper", cb=self._answer)
         await self._client.flush()
         self._ready.set()
         await self._done.wait()
@@ -156,6 +196,7 @@ class AuthCallout:
             claims = _claims(message.data)
             user = await asyncio.to_thread(self._authorize, claims)
             answer: dict[str, Any] = {"jwt": user}
+            await self._client.publish(_LET_IN, json.dumps(_connection(claims["nats"])).encode())
         except FleetError as error:
             self.refusals += 1
             _LOG.info("a connection was refused: %s", error)
@@ -184,9 +225,8 @@ class AuthCallout:
         fingerprint = certificate_sha256(certificate)
         client_id = client.get("mqtt_id") or request.get("connect_opts", {}).get("mqtt_id") or client.get("name", "")
         current = functools.partial(self._own_fingerprint, fingerprint)
-        allowed = permissions_of(name, fingerprint, client_id, current, self._fleet_fingerprint)
-        self._addresses[name] = str(client.get("host") or "")[:80]
-        self._connections[name] = (request["server_id"]["id"], int(client.get("id", 0)))
+        allowed = permissions_of(name, fingerprint, client_id, current, self._fleet_certificate)
+        self._note(**_connection(request))
         body = {
             "type": "user",
             "version": 2,
@@ -198,6 +238,21 @@ class AuthCallout:
             "allowed_connection_types": ["MQTT"],
         }
         return self._sign(subject=request["user_nkey"], audience=FLEET_ACCOUNT, body=body, name=name)
+
+    def _fleet_certificate(self, name: str) -> str | None:
+        return self._fleet_fingerprint if name == FLEET_COMMON_NAME else self._fingerprint_of(name)
+
+    async def _heard(self, message: Any) -> None:
+        """Another process let somebody in."""
+        try:
+            self._note(**json.loads(message.data))
+        except (ValueError, TypeError) as error:
+            _LOG.debug("auth callout: what another process said of a connection cannot be read: %s", error)
+
+    def _note(self, device: str, address: str, server: str, connection: int) -> None:
+        """Keep where the newest connection of a device is: 200 bytes a device."""
+        self._addresses[device] = address
+        self._connections[device] = server, connection
 
     def _own_fingerprint(self, shown: str, device: str) -> str | None:
         """``shown`` if that certificate is the device's own, else None."""
@@ -213,13 +268,25 @@ class AuthCallout:
         claims["jti"] = hashlib.sha256(json.dumps(claims, sort_keys=True).encode()).hexdigest()
         head = _base64url(b'{"typ":"JWT","alg":"ed25519-nkey"}')
         signed = f"{head}.{_base64url(json.dumps(claims).encode())}"
-        return f"{signed}.{_base64url(nkeys.from_seed(self._issuer_seed).sign(signed.encode()))}"
+        return f"{signed}.{_base64url(nkeys.from_seed(self._keys.issuer).sign(signed.encode()))}"
+
+
+def _connection(request: dict[str, Any]) -> dict[str, Any]:
+    """Who connects, from where, and which connection of which server it is."""
+    client = request["client_info"]
+    name = common_name(x509.load_pem_x509_certificate(request["client_tls"]["verified_chains"][0][0].encode()))
+    return {
+        "device": name or "",
+        "address": str(client.get("host") or "")[:80],
+        "server": request["server_id"]["id"],
+        "connection": int(client.get("id", 0)),
+    }
 
 
 def _claims(token: bytes) -> dict[str, Any]:
     """The claims of the broker's request.
 
-    Its signature is not checked: it arrives over loopback, on a subject that only the broker may publish to.
+    Its signature is not checked: it arrives over loopback or TLS, on a subject that only the broker may publish to.
     """
     middle = token.split(b".")[1]
     claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(middle + b"=" * (-len(middle) % 4)))

@@ -13,14 +13,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.ground.names import FLEET_COMMON_NAME
+from wheeltapper_fleet.ground.names import FLEET_COMMON_NAME, FLEET_PREFIX
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.wire.ids import device_id
 
-__all__ = ["FLEET_CLIENT_ID", "Permissions", "permissions_of"]
+__all__ = ["FLEET_CLIENT_ID", "Permissions", "client_id_of", "permissions_of"]
 
-FLEET_CLIENT_ID: Final = "fleet_ingest"
-"""MQTT client id of the service itself: nats-server accepts no dot there, and no device id has an underscore."""
+
+def client_id_of(common_name: str) -> str:
+    """The MQTT client id of who shows a certificate of this name: nats-server accepts no dot in it, and no device id
+    has an underscore.
+    """
+    return common_name.replace(".", "_") if common_name.startswith(FLEET_PREFIX) else common_name
+
+
+FLEET_CLIENT_ID: Final = client_id_of(FLEET_COMMON_NAME)
+"""MQTT client id of a service that is one process."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def permissions_of(
     fingerprint: str,
     client_id: str,
     current_fingerprint: Callable[[str], str | None],
-    fleet_fingerprint: str,
+    fleet_fingerprint: Callable[[str], str | None],
 ) -> Permissions:
     """The permissions of whoever connects with a certificate that the broker has verified.
 
@@ -46,21 +54,24 @@ def permissions_of(
         client_id: the MQTT client id.
         current_fingerprint: gives the fingerprint of a device's current certificate; None for a device that is unknown
             or revoked.
-        fleet_fingerprint: fingerprint of the service's own certificate.
+        fleet_fingerprint: gives the fingerprint of the certificate of a process of the service, by its common name;
+            None if there is none.
 
     Raises:
         FleetError: ``device.unknown``, ``device.client_id``.
     """
-    if client_id != (FLEET_CLIENT_ID if common_name == FLEET_COMMON_NAME else common_name):
+    if client_id != client_id_of(common_name):
         raise FleetError("device.client_id", "the MQTT client id must be the certificate's common name", 403)
-    if common_name == FLEET_COMMON_NAME:
-        if fingerprint != fleet_fingerprint:
+    if common_name.startswith(FLEET_PREFIX):
+        if fingerprint != fleet_fingerprint(common_name):
             raise FleetError("device.unknown", "this is not the fleet's own certificate", 403)
-        return Permissions(publish=("wt.v1.*.down.*",), subscribe=("wt.v1.*.up.*",))
+        return Permissions(publish=("wt.v1.*.down.*",), subscribe=("wt.v1.*.up.*", "wtp.v1.*.*.up.*"))
     try:
         device = device_id(common_name)
     except WireError as error:
         raise FleetError("device.unknown", "the certificate's common name is not a device id", 403) from error
     if current_fingerprint(device) != fingerprint:
         raise FleetError("device.unknown", "the device is unknown, revoked, or has a newer certificate", 403)
-    return Permissions(publish=(f"wt.v1.{device}.up.*",), subscribe=(f"wt.v1.{device}.down.*",))
+    # nats-server looks at what a publish is mapped to (partitions.py); in any partition it is the device itself.
+    own = (f"wt.v1.{device}.up.*", f"wtp.v1.*.{device}.up.*")
+    return Permissions(publish=own, subscribe=(f"wt.v1.{device}.down.*",))

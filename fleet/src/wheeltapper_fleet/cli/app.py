@@ -15,6 +15,7 @@ from wheeltapper_fleet import __version__
 from wheeltapper_fleet.cli.access import audit, token_app, who
 from wheeltapper_fleet.cli.assets import asset_app
 from wheeltapper_fleet.cli.backups import backup_app
+from wheeltapper_fleet.cli.brokers import broker_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
 from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.exports import export
@@ -51,6 +52,7 @@ app.add_typer(campaign_app, name="campaign")
 app.add_typer(asset_app, name="asset")
 app.add_typer(train_app, name="train")
 app.add_typer(backup_app, name="backup")
+app.add_typer(broker_app, name="broker")
 app.add_typer(token_app, name="token")
 
 

@@ -103,10 +103,12 @@ class Stage:
     Args:
         folder: everything they write is below this folder.
         model: the model that the demo trains and releases.
+        serve_options: more options of ``wheeltapper serve``.
     """
 
     folder: Path
     model: str = "bearing-anomaly"
+    serve_options: Sequence[str] = ()
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _client: FleetClient | None = None
 
@@ -220,23 +222,27 @@ class Stage:
 
     # Fleet
 
-    def start_fleet(self) -> None:
-        """Create the keys if there are none, start the fleet service, and wait until it answers.
-
-        A service that ran before is started again on the same ports.
-        """
+    def make_keys(self) -> None:
+        """Create the keys if there are none."""
         if not self.keys_dir.exists():
             self.run(
                 "wheeltapper_fleet", "keys", "init", "--keys-dir", str(self.keys_dir), "--data-dir", str(self.data_dir),
                 "--model", self.model,
             )  # fmt: skip
+
+    def start_fleet(self) -> None:
+        """Create the keys if there are none, start the fleet service, and wait until it answers.
+
+        A service that ran before is started again on the same ports.
+        """
+        self.make_keys()
         ports = {"admin": 0, "device": 0, "mqtt": 0}
         serve_file = self.data_dir / "serve.json"
         if serve_file.exists():
             info = self.serve_info()
             ports = {name: int(info[f"{name}_port"]) for name in ports}
             serve_file.unlink()
-        arguments = ["serve", "--data-dir", str(self.data_dir)]
+        arguments = ["serve", "--data-dir", str(self.data_dir), *self.serve_options]
         for name, port in ports.items():
             arguments += [f"--{name}-port", str(port)]
         self.start("fleet", "wheeltapper_fleet", *arguments)

@@ -30,6 +30,7 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.issued import record_issued
 from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices, enrolment_tokens
 from wheeltapper_fleet.devices.tags import write_tags
@@ -45,11 +46,18 @@ _TOKEN: Final = re.compile(r"wt1\.([a-z0-9][a-z0-9-]{0,62})\.([A-Za-z0-9_-]{43})
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Under which addresses a device reaches the fleet."""
+    """Under which addresses a device reaches the fleet.
+
+    Args:
+        mqtt_host, mqtt_port: of the broker, or of one node of it.
+        https_url: of the devices' API.
+        brokers: ``host:port`` of every node, where there are several.
+    """
 
     mqtt_host: str
     mqtt_port: int
     https_url: str
+    brokers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Enrolled:
     mqtt_host: str
     mqtt_port: int
     https_url: str
+    brokers: tuple[str, ...] = ()
 
 
 class Enrolment:
@@ -146,6 +155,7 @@ class Enrolment:
             mqtt_host=self._endpoints.mqtt_host,
             mqtt_port=self._endpoints.mqtt_port,
             https_url=self._endpoints.https_url,
+            brokers=self._endpoints.brokers,
         )
 
     def _admit(self, device: str, secret_sha256: str, tags: Mapping[str, str], certificate: DeviceCertificate) -> None:
@@ -167,6 +177,7 @@ class Enrolment:
                 if connection.execute(update(enrolment_tokens).where(*unused).values(used_at=now)).rowcount != 1:
                     raise _used()
                 connection.execute(insert(devices).values(row))
+                record_issued(connection, device, certificate, now)
                 write_tags(connection, {device: tags})
         except IntegrityError as error:
             raise _exists(device) from error

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, update
 
+from wheeltapper_fleet.devices.issued import record_issued
 from wheeltapper_fleet.devices.rules import CONNECTING
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
@@ -54,4 +55,5 @@ def renew_certificate(engine: Engine, ca: FleetCA, device: str, shown_sha256: st
         if connection.execute(update(devices).where(*current).values(following)).rowcount != 1:
             message = f"{device} was revoked or has a newer certificate; this one cannot be renewed"
             raise FleetError("device.certificate_replaced", message, 403)
+        record_issued(connection, device, issued, ca.now())
     return Renewed(issued.pem.decode("ascii"), issued.expires_at, ca.pem.decode("ascii"))

@@ -10,6 +10,7 @@
       (:mod:`wheeltapper_fleet.ground.query`).
     * ``device_notices``: what is wrong with a device itself, by a stable code, with a count.
     * ``enrolment_tokens``: one-time tokens, by the SHA-256 of their secret.
+    * ``issued_certificates``: the certificates of devices that are not over, also those that are void.
     * ``commands``: what a device was asked to do, and its answer. ``body`` is the command as sent, without its id.
 
 Times are Unix seconds. JSON columns hold what msgspec encoded.
@@ -30,6 +31,7 @@ __all__ = [
     "device_tags",
     "devices",
     "enrolment_tokens",
+    "issued_certificates",
 ]
 
 devices = Table(
@@ -108,6 +110,15 @@ enrolment_tokens = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("used_at", Float),
+)
+
+issued_certificates = Table(
+    "issued_certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("device", String(63), nullable=False, index=True),
+    Column("sha256", String(64), nullable=False),
+    Column("expires_at", Float, nullable=False),
 )
 
 commands = Table(

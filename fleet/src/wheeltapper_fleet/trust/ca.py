@@ -21,7 +21,7 @@ import contextlib
 import datetime
 import ipaddress
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.ground.names import FLEET_COMMON_NAME
+from wheeltapper_fleet.ground.names import fleet_name
 from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_fleet.trust.expiry import Life, RenewedBy
 from wheeltapper_protocols.wire.ids import device_id
@@ -56,6 +56,7 @@ _DAY_SECONDS: Final = 86_400
 DEVICE_SECONDS: Final = 365 * _DAY_SECONDS
 _RENEWED_SHARE: Final = 1 / 3
 """A certificate is renewed when this share of its life is left."""
+_STAND_IN_SECONDS: Final = 300.0
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
@@ -89,11 +90,13 @@ class DeviceCertificate:
         pem: the certificate.
         sha256: its fingerprint; the database keeps it.
         expires_at: Unix seconds.
+        serial: its serial number (hex), by which a revocation list names it.
     """
 
     pem: bytes
     sha256: str
     expires_at: float
+    serial: str = ""
 
 
 class FleetCA:
@@ -176,11 +179,18 @@ class FleetCA:
     def lives(self) -> list[Life]:
         """When the CA's certificate and those of the service end."""
         found = [certificate_life("CA certificate", self.pem, RenewedBy.SERVICE)]
-        for stem in ("server", "ingest"):
+        names = {"server": RenewedBy.SERVICE, "ingest": RenewedBy.SERVICE}
+        names |= {path.stem: RenewedBy.SERVICE for path in sorted(self._folder.glob("fleet-*.pem"))}
+        names |= {path.stem: RenewedBy.OPERATOR for path in sorted(self._folder.glob("broker-*.pem"))}
+        for stem, renewed_by in names.items():
             with contextlib.suppress(FileNotFoundError, ValueError):
                 pem = (self._folder / f"{stem}.pem").read_bytes()
-                found.append(certificate_life(f"{stem} certificate", pem, RenewedBy.SERVICE))
+                found.append(certificate_life(f"{stem} certificate", pem, renewed_by))
         return found
+
+    def now(self) -> float:
+        """The time by which it issues, in Unix seconds."""
+        return self._clock()
 
     @property
     def certificate_path(self) -> Path:
@@ -211,7 +221,35 @@ class FleetCA:
             pem=certificate.public_bytes(serialization.Encoding.PEM),
             sha256=certificate_sha256(certificate),
             expires_at=certificate.not_valid_after_utc.timestamp(),
+            serial=f"{certificate.serial_number:x}",
         )
+
+    def stand_in(self, device: str) -> tuple[bytes, bytes]:
+        """A certificate in the name of ``device``, good for minutes, and its key, both PEM: the service itself connects
+        with it for a moment, to end the device's own connection.
+        """
+        key, usage = ec.generate_private_key(ec.SECP256R1()), ExtendedKeyUsageOID.CLIENT_AUTH
+        issued = self._issue(device_id(device), key.public_key(), usage, _STAND_IN_SECONDS)
+        return issued.public_bytes(serialization.Encoding.PEM), _key_pem(key)
+
+    def revocation_list(self, serials: Iterable[str], seconds: float) -> bytes:
+        """A certificate revocation list (PEM, RFC 5280) of the certificates with these serial numbers (hex).
+
+        Args:
+            serials: of certificates that are revoked.
+            seconds: how long the list is good; brokers refuse everybody after that, so it is written anew long before.
+        """
+        now = datetime.datetime.fromtimestamp(int(self._clock()), datetime.UTC)
+        begin = now - datetime.timedelta(seconds=_BACKDATE_SECONDS)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._certificate.subject)
+        builder = builder.last_update(begin).next_update(now + datetime.timedelta(seconds=seconds))
+        builder = builder.add_extension(x509.CRLNumber(int(self._clock() * 1000)), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
+        for serial in serials:
+            revoked = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(begin)
+            builder = builder.add_revoked_certificate(revoked.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def server_files(self, hosts: Sequence[str] = ()) -> TlsFiles:
         """The server's certificate for 127.0.0.1, localhost and ``hosts``.
@@ -221,11 +259,36 @@ class FleetCA:
         wanted = [_general_name(host) for host in dict.fromkeys((*_LOCAL_HOSTS, *hosts))]
         return self._service_files("server", "fleet.server", ExtendedKeyUsageOID.SERVER_AUTH, wanted)
 
-    def ingest_files(self) -> TlsFiles:
-        """The service's own client certificate at the broker; issued anew if missing or near its expiry."""
-        return self._service_files("ingest", FLEET_COMMON_NAME, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+    def ingest_files(self, process: str = "ingest") -> TlsFiles:
+        """The client certificate of a process of the service at the broker; issued anew if missing or near its expiry.
 
-    def _service_files(self, stem: str, name: str, usage: ObjectIdentifier, hosts: list[x509.GeneralName]) -> TlsFiles:
+        Args:
+            process: its name; each process that connects has one of its own.
+        """
+        return self._service_files(_stem(process), fleet_name(process), ExtendedKeyUsageOID.CLIENT_AUTH, [])
+
+    def fleet_fingerprint(self, common_name: str) -> str | None:
+        """The fingerprint of the present certificate of a process of the service; None if there is none."""
+        try:
+            stem = _stem(common_name.removeprefix(fleet_name("")))
+            pem = (self._folder / f"{stem}.pem").read_bytes()
+            return certificate_sha256(x509.load_pem_x509_certificate(pem))
+        except (OSError, ValueError):
+            return None
+
+    def broker_files(self, host: str) -> TlsFiles:
+        """The certificate of a broker on a machine of its own, which also knows it to the other nodes of a cluster."""
+        usages = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+        hosts = [_general_name(each) for each in dict.fromkeys((host, *_LOCAL_HOSTS))]
+        return self._service_files(f"broker-{host.replace(':', '-')}", "wheeltapper.broker", usages, hosts)
+
+    def _service_files(
+        self,
+        stem: str,
+        name: str,
+        usage: ObjectIdentifier | Sequence[ObjectIdentifier],
+        hosts: list[x509.GeneralName],
+    ) -> TlsFiles:
         """The certificate and key ``<stem>.pem`` and ``<stem>.key``; issued anew unless they are still good."""
         found = TlsFiles(self._folder / f"{stem}.pem", self._folder / f"{stem}.key", self.certificate_path)
         if not self._still_good(found, hosts):
@@ -253,7 +316,7 @@ class FleetCA:
         self,
         name: str,
         public_key: ec.EllipticCurvePublicKey,
-        usage: ObjectIdentifier,
+        usage: ObjectIdentifier | Sequence[ObjectIdentifier],
         seconds: float,
         hosts: Sequence[x509.GeneralName] = (),
         backdate_seconds: float = _BACKDATE_SECONDS,
@@ -265,7 +328,9 @@ class FleetCA:
         builder = _builder(_name(name), self._certificate.subject, public_key, now, seconds, backdate_seconds)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([usage] if isinstance(usage, ObjectIdentifier) else usage), critical=False
+        )
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(issuer, critical=False)
         if hosts:
@@ -359,6 +424,11 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _stem(process: str) -> str:
+    """The name of the files of a process's certificate."""
+    return process if process == "ingest" else f"fleet-{process}"
 
 
 def _general_name(host: str) -> x509.GeneralName:
