@@ -28,9 +28,9 @@ ROOMS = {
         " cli_support cli_export cli_device cli __main__"
     ),
     "wheeltapper_fleet": (
-        "ground db access audit trust registry telemetry devices notify assets alerts captures campaigns ingest"
-        " broker api device_api ui client training sim demo tables backup export config upkeep reloading serving"
-        " service cli __main__"
+        "ground db access audit trust registry telemetry devices notify assets alerts captures campaigns"
+        " ingest broker api device_api ui client training sim demo tables backup export config upkeep"
+        " reloading serving service cli __main__"
     ),
 }
 """The rooms of each package and the modules of its root, lowest first: a room imports from itself and from lower ones
@@ -60,6 +60,7 @@ PURE = {
     "wheeltapper_fleet": (
         "ground.errors ground.names ground.paging ground.query trust.expiry telemetry.drift telemetry.rules"
         " telemetry.schemas telemetry.spool telemetry.rollup telemetry.present devices.rules devices.schemas"
+        " alerts.case alerts.triage alerts.announcing notify.occurrence"
         " devices.instances assets.files assets.rules assets.schemas alerts.schemas"
         " captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"

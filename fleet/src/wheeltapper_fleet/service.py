@@ -29,6 +29,7 @@ from sqlalchemy import Engine as Database
 
 from wheeltapper_fleet.access.authenticator import Authenticator
 from wheeltapper_fleet.access.tokens import ensure_api_token
+from wheeltapper_fleet.alerts.intake import Triage
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.broker.server import free_port
@@ -222,6 +223,7 @@ def _duties(database: Database, messaging: Messaging) -> Iterator[Duty]:
     """Everything of the rooms that comes back by the clock: one line each. Only the leading process does it."""
     if messaging.revocation is not None:
         yield Duty("revocation list", 60.0, messaging.revocation.refresh)
+    yield Duty("alert triage", 1.0, Triage(database).turn)
 
 
 async def _refresh(upkeep: Upkeep) -> None:

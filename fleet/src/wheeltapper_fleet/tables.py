@@ -7,7 +7,7 @@ several rooms. A room imports its own ``tables.py`` instead.
 from __future__ import annotations
 
 from wheeltapper_fleet.access.tables import api_tokens, sessions
-from wheeltapper_fleet.alerts.tables import alerts
+from wheeltapper_fleet.alerts.tables import alerts, case_log, cases, labels, silences
 from wheeltapper_fleet.assets.tables import assets, point_mappings
 from wheeltapper_fleet.audit.tables import audit
 from wheeltapper_fleet.campaigns.tables import (
@@ -47,6 +47,8 @@ __all__ = [
     "campaign_tallies",
     "campaigns",
     "captures",
+    "case_log",
+    "cases",
     "commands",
     "default_releases",
     "device_attributes",
@@ -58,6 +60,7 @@ __all__ = [
     "enrolment_tokens",
     "executions",
     "issued_certificates",
+    "labels",
     "latest",
     "messages",
     "metadata",
@@ -66,6 +69,7 @@ __all__ = [
     "releases",
     "rollups",
     "sessions",
+    "silences",
     "spool_gaps",
     "spools",
     "tally_changes",

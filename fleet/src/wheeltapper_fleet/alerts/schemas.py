@@ -1,12 +1,42 @@
-"""Alerts as the API gives them out."""
+"""Alerts, cases and silences as the API takes them and gives them out. Pure.
+
+Invariant: a request with an unknown field is refused.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-__all__ = ["AlertView"]
+from wheeltapper_protocols.wire.ids import NAME_PATTERN
+
+__all__ = [
+    "AlertView",
+    "AssignRequest",
+    "CaseDetail",
+    "CaseLogEntry",
+    "CaseVersion",
+    "CaseView",
+    "CommentRequest",
+    "ResolveRequest",
+    "SilenceRequest",
+    "SilenceView",
+    "WorkRequest",
+]
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a text may not hold the character NUL")
+    return text
+
+
+Version = Annotated[int, Field(ge=1, le=999_999_999)] | None
+UnixSeconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_no_nul)]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_no_nul)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
 
 
 class AlertView(BaseModel):
@@ -16,6 +46,7 @@ class AlertView(BaseModel):
     made up the score, each with its share of it. ``label`` is the likeliest class, ``value`` the life that remains, in
     ``unit``, and ``zone`` the zone by ISO 20816 (A to D); each is None where the model does not say it.
     The alert that complete windows get no score has the label ``model.no_score``, and no ``score``.
+    ``case_id`` and ``point`` are those that triage found; ``silenced`` says that it came during maintenance.
     """
 
     id: int
@@ -34,3 +65,133 @@ class AlertView(BaseModel):
     unit: str | None = None
     zone: str | None = None
     reasons: list[dict[str, Any]]
+    case_id: int | None = None
+    point: str | None = None
+    silenced: bool = False
+
+
+class CaseView(BaseModel):
+    """A case: alerts of one place that somebody acts on together. Times are Unix seconds.
+
+    ``attention`` is ``person``, ``nobody`` (triage handled it) or ``waiting`` (too early to say), and ``why`` says why;
+    ``risk`` (0 to 100) is what the list is ordered by. ``parent`` is the case about a release that stands for this one.
+    """
+
+    id: int
+    version: int
+    kind: str
+    state: str
+    attention: str
+    why: list[str]
+    risk: float
+    severity: str
+    worst: str
+    raised: bool
+    device: str
+    pipeline: str
+    model: str
+    release: int
+    point: str | None
+    machine: str | None
+    site: str | None
+    criticality: str
+    label: str | None
+    zone: str | None
+    score: float | None
+    alerts: int
+    silenced: int
+    episode: int
+    first_at: float
+    last_at: float
+    opened_at: float
+    changed_at: float
+    acknowledged_at: float | None
+    resolved_at: float | None
+    resolved_by: str | None
+    assignee: str | None
+    verdict: str | None
+    part: str | None
+    note: str | None
+    work_order: str | None
+    failed_at: float | None
+    parent: int | None
+
+
+class CaseLogEntry(BaseModel):
+    """What happened to a case; ``who`` is ``triage`` where nobody did it."""
+
+    at: float
+    who: str
+    event: str
+    detail: str
+
+
+class CaseDetail(CaseView):
+    """A case with the newest of what happened to it (at most 100), newest first, and the other open cases of the same
+    machine (at most 100)."""
+
+    log: list[CaseLogEntry]
+    same_machine: list[int]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CaseVersion(_Closed):
+    """The version of a case that an action was decided on (the header ``If-Match`` says the same)."""
+
+    expected_version: Version = None
+
+
+class WorkRequest(CaseVersion):
+    """Somebody works on the case."""
+
+    work_order: Line | None = None
+
+
+class ResolveRequest(CaseVersion):
+    """What was found. ``failed_at`` (Unix seconds) is when the machine failed; left out: it did not."""
+
+    verdict: Literal["true_fault", "false_alarm", "unclear"]
+    part: Line | None = None
+    note: Words | None = None
+    work_order: Line | None = None
+    failed_at: UnixSeconds | None = None
+
+
+class AssignRequest(CaseVersion):
+    """Whose case it is; null: nobody's."""
+
+    assignee: Line | None
+
+
+class CommentRequest(CaseVersion):
+    """A line for the case's log."""
+
+    text: Words
+
+
+class SilenceRequest(_Closed):
+    """Maintenance: of an ``asset`` and what belongs to it, or of the devices of a ``query``. Times are Unix
+    seconds; ``from_at`` is now by default."""
+
+    asset: Name | None = None
+    query: Annotated[str, StringConstraints(max_length=4000), AfterValidator(_no_nul)] = ""
+    from_at: UnixSeconds | None = None
+    to_at: UnixSeconds
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_no_nul)]
+
+
+class SilenceView(BaseModel):
+    """A silence; ``active`` says whether it holds now."""
+
+    id: int
+    asset: str | None
+    query: str
+    from_at: float
+    to_at: float
+    reason: str
+    who: str
+    created_at: float
+    active: bool

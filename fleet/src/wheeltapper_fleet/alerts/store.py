@@ -1,4 +1,8 @@
-"""Stores alerts, in the caller's transaction. An alert that comes again changes nothing."""
+"""Stores alerts, in the caller's transaction. An alert that comes again changes nothing.
+
+Costs one statement a batch. What an alert means for cases is decided afterwards, outside of the ingest
+(:mod:`wheeltapper_fleet.alerts.intake`).
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ from wheeltapper_protocols.wire.messages import Alert
 __all__ = ["store_alerts"]
 
 
-def store_alerts(connection: Connection, messages: Iterable[tuple[str, Alert]]) -> None:
-    """Store alert messages, each with the device that sent it."""
-    insert_ignore(connection, alerts, [_row(device, alert) for device, alert in messages])
+def store_alerts(connection: Connection, messages: Iterable[tuple[str, Alert]], now: float) -> None:
+    """Store alert messages, each with the device that sent it; they came at ``now`` (Unix seconds)."""
+    insert_ignore(connection, alerts, [_row(device, alert, now) for device, alert in messages])
 
 
-def _row(device: str, alert: Alert) -> dict[str, Any]:
+def _row(device: str, alert: Alert, now: float) -> dict[str, Any]:
     return {
         "device": device,
         "epoch": alert.epoch,
@@ -39,4 +43,5 @@ def _row(device: str, alert: Alert) -> dict[str, Any]:
         "value": alert.value,
         "unit": alert.unit,
         "zone": alert.zone,
+        "happened_at": now if alert.undated else min(alert.at, now),
     }

@@ -1,35 +1,156 @@
-"""Reads alerts for the API and the page."""
+"""Reads alerts, cases and silences for the API and the page, a page at a time, by an index."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Engine, Row, select
+from sqlalchemy import Engine, Row, Select, select, text
 
-from wheeltapper_fleet.alerts.schemas import AlertView
-from wheeltapper_fleet.alerts.tables import alerts
+from wheeltapper_fleet.alerts import case_store
+from wheeltapper_fleet.alerts.schemas import AlertView, CaseDetail, CaseLogEntry, CaseView, SilenceView
+from wheeltapper_fleet.alerts.tables import alerts, case_log, cases, silences
+from wheeltapper_fleet.assets.store import find_assets
+from wheeltapper_fleet.assets.tables import assets
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_protocols.wire.messages import NO_SCORE
 
-__all__ = ["list_alerts"]
+__all__ = ["get_case", "list_alerts", "list_case_log", "list_cases", "list_silences"]
+
+_SHOWN: Final = 100
+_OPEN: Final = text("state <> 'resolved'")
 
 
-def list_alerts(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[AlertView]:
+def list_alerts(
+    engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None, *, case: int | None = None, **filters: Any
+) -> Page[AlertView]:
     """A page of the alerts, newest first.
+
+    Args:
+        engine: the fleet's database.
+        limit, after: the page.
+        case: only those of a case.
+        filters: columns with the value that they must have (``device``, ``pipeline``, ``model``, ``severity``,
+            ``point``, ``raised``); None: any.
 
     Raises:
         FleetError: ``cursor.invalid``.
     """
+    query = _filtered(select(alerts), alerts, {**filters, "case_id": case})
     with reading(engine) as connection:
-        rows, following = page_of(connection, select(alerts), (alerts.c.id,), limit=limit, after=after, descending=True)
-    return Page([_view(row) for row in rows], following)
+        rows, following = page_of(connection, query, (alerts.c.id,), limit=limit, after=after, descending=True)
+    return Page([_alert(row) for row in rows], following)
 
 
-def _view(row: Row[Any]) -> AlertView:
+def list_cases(
+    engine: Engine,
+    limit: int = DEFAULT_LIMIT,
+    after: str | None = None,
+    *,
+    newest: bool = False,
+    within: str | None = None,
+    **filters: Any,
+) -> Page[CaseView]:
+    """A page of cases: those that are not resolved, the riskiest first; or all of them, newest first.
+
+    Args:
+        engine: the fleet's database.
+        limit, after: the page.
+        newest: all cases, newest first.
+        within: only those of an asset and what belongs to it.
+        filters: columns with the value that they must have (``state``, ``attention``, ``severity``, ``site``,
+            ``machine``, ``point``, ``device``, ``model``, ``assignee``, ``parent``, ``kind``); None: any.
+
+    Raises:
+        FleetError: ``cursor.invalid``, ``asset.not_found``.
+    """
+    query = _filtered(select(cases), cases, filters)
+    key: tuple[Any, ...] = (cases.c.id,)
+    if not newest:
+        query, key = query.where(_OPEN), (cases.c.risk, cases.c.id)
+    with reading(engine) as connection:
+        if within is not None:
+            row = find_assets(connection, [within]).get(within)
+            if row is None:
+                raise FleetError("asset.not_found", f"there is no asset {within[:63]!r}", 404)
+            column = assets.c.id if row["kind"] == "point" else assets.c[row["kind"]]
+            points = select(assets.c.id).where(column == within, assets.c.kind == "point")
+            query = query.where(cases.c.point.in_(points))
+        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True)
+    return Page([_case(row) for row in rows], following)
+
+
+def get_case(engine: Engine, number: int) -> CaseDetail:
+    """One case.
+
+    Raises:
+        FleetError: ``case.not_found``.
+    """
+    with reading(engine) as connection:
+        case = case_store.find_case(connection, number)
+        log = select(case_log).where(case_log.c.case_id == number).order_by(case_log.c.id.desc()).limit(_SHOWN)
+        entries = [_entry(row) for row in connection.execute(log)]
+        others: list[int] = []
+        if case.machine is not None:
+            same = select(cases.c.id).where(cases.c.machine == case.machine, cases.c.id != number, _OPEN)
+            others = list(connection.execute(same.order_by(cases.c.id.desc()).limit(_SHOWN)).scalars())
+    values: dict[str, Any] = {name: getattr(case, name) for name in CaseView.model_fields}
+    return CaseDetail(**{**values, "why": list(case.why)}, log=entries, same_machine=others)
+
+
+def list_case_log(
+    engine: Engine, number: int, limit: int = DEFAULT_LIMIT, after: str | None = None
+) -> Page[CaseLogEntry]:
+    """What happened to a case, newest first.
+
+    Raises:
+        FleetError: ``case.not_found``, ``cursor.invalid``.
+    """
+    query = select(case_log).where(case_log.c.case_id == number)
+    with reading(engine) as connection:
+        case_store.find_case(connection, number)
+        rows, following = page_of(connection, query, (case_log.c.id,), limit=limit, after=after, descending=True)
+    return Page([_entry(row) for row in rows], following)
+
+
+def list_silences(
+    engine: Engine, now: float, limit: int = DEFAULT_LIMIT, after: str | None = None, ended: bool = False
+) -> Page[SilenceView]:
+    """Silences that hold or will hold, newest first; with ``ended`` also those that held.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
+    """
+    query = select(silences)
+    if not ended:
+        query = query.where(silences.c.to_at > now)
+    with reading(engine) as connection:
+        rows, following = page_of(connection, query, (silences.c.id,), limit=limit, after=after, descending=True)
+    return Page([SilenceView(**row._mapping, active=row.from_at <= now < row.to_at) for row in rows], following)
+
+
+def _filtered(query: Select[Any], table: Any, filters: dict[str, Any]) -> Select[Any]:
+    for name, value in filters.items():
+        if value is not None:
+            query = query.where(table.c[name] == value)
+    return query
+
+
+def _alert(row: Row[Any]) -> AlertView:
     return AlertView(
         **{name: row._mapping[name] for name in AlertView.model_fields if name not in ("reasons", "score")},
         score=None if row.label == NO_SCORE else row.score,
         reasons=[each for each in row.reasons or () if isinstance(each, dict)],
     )
+
+
+def _case(row: Row[Any]) -> CaseView:
+    values: dict[str, Any] = {name: row._mapping[name] for name in CaseView.model_fields}
+    why = values["why"]
+    return CaseView(**{**values, "why": [str(each) for each in why] if isinstance(why, list) else []})
+
+
+def _entry(row: Row[Any]) -> CaseLogEntry:
+    return CaseLogEntry(at=row.at, who=row.who, event=row.event, detail=row.detail)

@@ -17,6 +17,7 @@ from wheeltapper_fleet.cli.assets import asset_app
 from wheeltapper_fleet.cli.backups import backup_app
 from wheeltapper_fleet.cli.brokers import broker_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
+from wheeltapper_fleet.cli.cases import case_app
 from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.exports import export
 from wheeltapper_fleet.cli.keys import keys_app
@@ -50,6 +51,7 @@ app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(asset_app, name="asset")
+app.add_typer(case_app, name="case")
 app.add_typer(train_app, name="train")
 app.add_typer(backup_app, name="backup")
 app.add_typer(broker_app, name="broker")

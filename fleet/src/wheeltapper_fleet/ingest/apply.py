@@ -81,7 +81,7 @@ def apply_batch(
     delivered = [(each.device, each.message, each.payload) for each in messages if not isinstance(each.message, Status)]
     batch = store_messages(connection, delivered, now)
     acks = dict(batch.acks)
-    store_alerts(connection, [(device, message) for device, message, _ in delivered if isinstance(message, Alert)])
+    store_alerts(connection, [(device, message) for device, message, _ in delivered if isinstance(message, Alert)], now)
     _notice_undated(connection, delivered, now)
     for each in messages:
         match each.message:

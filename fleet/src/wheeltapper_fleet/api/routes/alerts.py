@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
 
 from wheeltapper_fleet.alerts import views
 from wheeltapper_fleet.alerts.schemas import AlertView
 from wheeltapper_fleet.api.context import Context
-from wheeltapper_fleet.api.parameters import After, Limit
+from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["router"]
@@ -16,6 +18,28 @@ router = APIRouter()
 
 
 @router.get("/alerts")
-def list_alerts(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[AlertView]:
+def list_alerts(
+    context: Context,
+    device: DeviceId | None = None,
+    pipeline: ModelName | None = None,
+    model: ModelName | None = None,
+    severity: Literal["normal", "warning", "critical"] | None = None,
+    point: ModelName | None = None,
+    raised: bool | None = None,
+    case: Annotated[int, Query(ge=1, le=2**31 - 1)] | None = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> Page[AlertView]:
     """Alerts, newest first."""
-    return views.list_alerts(context.engine, limit, after)
+    return views.list_alerts(
+        context.engine,
+        limit,
+        after,
+        case=case,
+        device=device,
+        pipeline=pipeline,
+        model=model,
+        severity=severity,
+        point=point,
+        raised=raised,
+    )
