@@ -181,7 +181,6 @@ def fleet(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     for module in (effects, engine_module, service):
         monkeypatch.setattr(module, "SLICE", 2)
     monkeypatch.setattr(engine_module, "_COMPOSED_AT_ONCE", 2)
-    monkeypatch.setattr(engine_module, "_LOOKED_AT_ONCE", 2)
     yield type("FleetOnDatabase", (Fleet,), {"database": database})
     with database.begin() as connection:
         for table in reversed(tables.metadata.sorted_tables):
