@@ -70,6 +70,7 @@ PURE = {
         " registry.runnable campaigns.rules.default_release campaigns.rules.foresight"
         " campaigns.rules.explanation campaigns.rules.forecast campaigns.rules.gates campaigns.rules.meeting"
         " campaigns.rules.sequential"
+        " ground.buckets access.permissions access.principal access.schemas audit.schemas api.view"
         " sim.assignments sim.behaviour sim.device sim.draws sim.fault_table sim.faults"
         " sim.machine sim.messages sim.mqtt_packets sim.result sim.spool sim.update sim.updates"
     ),

@@ -6,7 +6,7 @@ several rooms. A room imports its own ``tables.py`` instead.
 
 from __future__ import annotations
 
-from wheeltapper_fleet.access.tables import api_tokens, sessions
+from wheeltapper_fleet.access.tables import api_tokens, repeats, sessions
 from wheeltapper_fleet.alerts.tables import alerts, case_log, cases, labels, silences
 from wheeltapper_fleet.assets.tables import assets, point_mappings
 from wheeltapper_fleet.audit.tables import audit
@@ -67,6 +67,7 @@ __all__ = [
     "point_mappings",
     "refused",
     "releases",
+    "repeats",
     "rollups",
     "sessions",
     "silences",

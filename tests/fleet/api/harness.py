@@ -24,6 +24,7 @@ from wheeltapper_fleet.access.tokens import create_api_token, ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
+from wheeltapper_fleet.api.limits import RateLimits
 from wheeltapper_fleet.api.totals import fleet_totals
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
@@ -84,7 +85,9 @@ class CaptureCommands:
 class AdminServer:
     """The admin API and the page, served while the ``with`` statement lasts."""
 
-    def __init__(self, data_dir: Path, hosts: tuple[str, ...] = ("127.0.0.1",)) -> None:
+    def __init__(
+        self, data_dir: Path, hosts: tuple[str, ...] = ("127.0.0.1",), limits: RateLimits | None = None
+    ) -> None:
         self.data_dir = data_dir
         self.keys_dir = data_dir.with_name("keys")
         init_keys(self.keys_dir, data_dir, [MODEL], threshold=1)
@@ -111,6 +114,7 @@ class AdminServer:
             captures_dir=data_dir / "captures",
             clock=time.time,
             hosts=hosts,
+            limits=limits or RateLimits(),
         )
         self._socket = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"

@@ -104,7 +104,7 @@ def test_malformed_bodies_are_refused(server: AdminServer, body: bytes) -> None:
     with server.http() as http:
         answer = http.post("/api/v1/tokens", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
-    assert set(answer.json()) == {"code", "message"}
+    assert set(answer.json()) == {"type", "title", "status", "detail", "code"}
 
 
 @pytest.mark.parametrize("device", ["A", "%2e%2e%2f", "a.b", "%00", "a" * 64, "%2e%2e%2fkeys", "é"])
@@ -113,7 +113,7 @@ def test_malformed_device_ids_are_refused(server: AdminServer, device: str) -> N
         for path in (f"/api/v1/devices/{device}", f"/api/v1/models/{device}/targets", f"/static/{device}"):
             answer = http.get(path)
             assert answer.status_code in (404, 422), path
-            assert set(answer.json()) == {"code", "message"}
+            assert set(answer.json()) == {"type", "title", "status", "detail", "code"}
 
 
 def test_routes_of_tokens_devices_and_captures(server: AdminServer) -> None:

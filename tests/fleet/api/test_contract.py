@@ -44,7 +44,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 def test_what_the_database_cannot_compare_with_is_refused(http: httpx.Client, path: str) -> None:
     answer = http.get(API + path)
     assert answer.status_code == 422
-    assert set(answer.json()) == {"code", "message"}
+    assert set(answer.json()) == {"type", "title", "status", "detail", "code"}
 
 
 def test_every_number_and_name_of_a_request_has_bounds(http: httpx.Client) -> None:
@@ -62,7 +62,7 @@ def test_every_refusal_is_documented_with_its_form(http: httpx.Client) -> None:
     for path, method, operation in operations(document):
         if path.startswith(API):
             for status in ("401", "422", "default"):
-                schema = operation["responses"][status]["content"]["application/json"]["schema"]
+                schema = operation["responses"][status]["content"]["application/problem+json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/Problem"}, f"{method} {path}: {status}"
 
 

@@ -211,7 +211,7 @@ class HttpsClient:
         try:
             body = json.loads(self._whole(url, response, _MAX_ERROR_BYTES)[:_MAX_ERROR_BYTES])
             if isinstance(body, dict):
-                code, message = str(body.get("code", ""))[:80], brief(body.get("message", ""))
+                code, message = str(body.get("code", ""))[:80], brief(body.get("detail") or body.get("message", ""))
         except (ValueError, RecursionError, HttpsError):
             message = ""
         text = f"{method} {url}: HTTP {response.status} {code} {message}".rstrip()

@@ -3,15 +3,17 @@
 * ``api_tokens``: by the SHA-256 of their secret. ``id`` names one without revealing it. One that is revoked stays.
 * ``sessions``: the page's, by the SHA-256 of their cookie. ``via`` says how it began; where that was an API token,
   the session ends with the token.
+* ``repeats``: requests with an ``Idempotency-Key`` and their answers; ``status`` is NULL while one is answered, and
+  ``body`` where the answer was a secret.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, String, Table
+from sqlalchemy import Column, Float, Integer, LargeBinary, String, Table
 
 from wheeltapper_fleet.db.metadata import metadata
 
-__all__ = ["api_tokens", "sessions"]
+__all__ = ["api_tokens", "repeats", "sessions"]
 
 api_tokens = Table(
     "api_tokens",
@@ -37,4 +39,16 @@ sessions = Table(
     Column("token_sha256", String(64)),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False, index=True),
+)
+
+repeats = Table(
+    "repeats",
+    metadata,
+    Column("who", String(200), primary_key=True),
+    Column("key", String(104), primary_key=True),
+    Column("request_sha256", String(64), nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    Column("status", Integer),
+    Column("media_type", String(120)),
+    Column("body", LargeBinary),
 )

@@ -3,7 +3,8 @@
 Invariants:
     * Every route below ``/api/v1`` needs a bearer token, or the page's cookie, and a role that has its permission.
     * Every change is recorded with who made it before it is answered (:mod:`wheeltapper_fleet.audit`).
-    * Every refusal is JSON ``{code, message}`` with a stable dotted code.
+    * Every refusal is problem details (RFC 9457) with a stable dotted code.
+    * A POST with an ``Idempotency-Key`` is done once, however often it is sent.
 
 What this module does not do: rules. Routes read through the rooms' ``views.py`` and change through the services in
 :class:`~wheeltapper_fleet.api.context.AdminContext`.
@@ -11,6 +12,7 @@ What this module does not do: rules. Routes read through the rooms' ``views.py``
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -22,6 +24,9 @@ from fastapi.security import HTTPBearer
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api.context import AdminContext, Context, requester
 from wheeltapper_fleet.api.guard import Guard
+from wheeltapper_fleet.api.idempotency import Idempotency
+from wheeltapper_fleet.api.limits import Limits
+from wheeltapper_fleet.api.openapi import describe
 from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
 from wheeltapper_fleet.api.recorder import Recorder
 from wheeltapper_fleet.api.routes import (
@@ -86,12 +91,15 @@ def admin_app(context: AdminContext) -> FastAPI:
     app.state.context = context
     api = APIRouter(prefix=_PREFIX, dependencies=[Depends(requester), Depends(_BEARER)], responses=REFUSALS)
     for subject in _SUBJECTS:
-        api.include_router(subject.router)
+        api.include_router(subject.router, tags=[subject.__name__.rpartition(".")[2].replace("_", "-")])
     app.include_router(api)
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})
     add_error_handlers(app)
     app.add_middleware(Recorder, engine=context.engine, clock=context.clock)
+    app.add_middleware(Idempotency, engine=context.engine, authenticator=context.authenticator, clock=context.clock)
+    app.add_middleware(Limits, limits=context.limits, monotonic=time.monotonic)
     app.add_middleware(Guard, hosts=context.hosts, max_bytes=_max_bytes)
+    describe(app)
     return app
 
 

@@ -7,7 +7,7 @@ A route declares ``context: Context`` to get the :class:`AdminContext`, ``who: W
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -19,6 +19,7 @@ from wheeltapper_fleet.access.permissions import ROLES, Role, permission_of
 from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.api.events import EventHub
+from wheeltapper_fleet.api.limits import RateLimits
 from wheeltapper_fleet.devices.enrolment import Enrolment
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
@@ -64,6 +65,7 @@ class AdminContext:
         clock: Unix seconds.
         hosts: the host names and addresses under which the API may be called.
         failing: gives the names of the parts that do not work at the moment; empty if all work.
+        limits: how fast one requester may ask.
         lives: gives everything that ends: certificates, metadata; None where nobody keeps it alive.
         on_revoked: ends the connection of a device that was revoked, if it has one.
     """
@@ -81,6 +83,7 @@ class AdminContext:
     clock: Callable[[], float]
     hosts: tuple[str, ...]
     failing: Callable[[], list[str]] = list
+    limits: RateLimits = field(default_factory=RateLimits)
     lives: Callable[[], list[Life]] | None = None
     on_revoked: Callable[[str], None] = lambda device: None
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.problem import PROBLEM_JSON, problem
 from wheeltapper_fleet.ground.request import begin_request
 
 __all__ = ["Guard", "host_name"]
@@ -129,8 +130,8 @@ def _wanted_id(scope: Scope) -> str | None:
 
 
 async def _answer(send: Send, error: FleetError) -> None:
-    body = json.dumps({"code": error.code, "message": error.message}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    body = json.dumps(problem(error.code, error.message, error.status)).encode()
+    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

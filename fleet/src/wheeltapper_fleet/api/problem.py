@@ -1,4 +1,4 @@
-"""How the admin API reports an error: JSON ``{code, message}`` with a stable dotted code.
+"""How the admin API reports an error: problem details (:mod:`wheeltapper_fleet.ground.problem`) with a stable code.
 
 Invariants:
     * A database that does not answer now is ``api.database`` and status 503: the request is right, and may be repeated.
@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
@@ -21,9 +22,10 @@ from starlette.routing import compile_path
 
 from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.problem import PROBLEM_JSON, problem
 from wheeltapper_protocols.errors import ProtocolError
 
-__all__ = ["REFUSALS", "Problem", "add_error_handlers"]
+__all__ = ["REFUSALS", "Problem", "add_error_handlers", "problem_response"]
 
 _LOG: Final = logging.getLogger(__name__)
 _CODES: Final = {404: "api.not_found", 405: "api.method"}
@@ -34,10 +36,13 @@ _RETRY_SECONDS: Final = 5
 
 
 class Problem(BaseModel):
-    """Why a request was refused: a stable dotted code for programs, and a sentence for people."""
+    """Why a request was refused (RFC 9457): a stable dotted ``code`` for programs, and ``detail`` for people."""
 
+    type: str
+    title: str
+    status: int
+    detail: str
     code: str
-    message: str
 
 
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
@@ -48,8 +53,16 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
 """What every route may answer besides its result, for the OpenAPI document."""
 
 
+def problem_response(
+    code: str, message: str, status: int, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """The answer to a request that is refused; ``more`` is said beside the rest."""
+    body = problem(code, message, status, **more)
+    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_JSON)
+
+
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error that a route raises with JSON ``{code, message}``."""
+    """Answer every error that a route raises with problem details."""
     for kind in (FleetError, ProtocolError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(SQLAlchemyError, _database_error)
@@ -78,7 +91,9 @@ def _refuse(request: Request, error: Exception) -> Response:
         raise error
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"code": code, "message": message}, status_code=status, headers=headers)
+    if status == 429:
+        headers.setdefault("Retry-After", "60")
+    return problem_response(code, message, status, headers)
 
 
 def _methods(request: Request) -> list[str]:
@@ -99,14 +114,14 @@ def _database_error(_: Request, error: Exception) -> Response:
     message = f"the database does not answer now ({fault}); try again in a few seconds"
     _LOG.warning("a request is answered with 503: %s", fault)
     headers = {"Retry-After": str(_RETRY_SECONDS)}
-    return JSONResponse({"code": "api.database", "message": message}, status_code=503, headers=headers)
+    return problem_response("api.database", message, 503, headers)
 
 
 def _internal_error(_: Request, error: Exception) -> Response:
     _LOG.error("a request failed: %s", type(error).__name__)
-    return JSONResponse({"code": "api.internal", "message": "the service failed; see its log"}, status_code=500)
+    return problem_response("api.internal", "the service failed; see its log", 500)
 
 
 def _disconnected(_: Request, __: Exception) -> Response:
     """The client is gone before its body ended: nobody reads the answer, and it is no fault of the service."""
-    return JSONResponse({"code": "api.bad_request", "message": "the body broke off"}, status_code=400)
+    return problem_response("api.bad_request", "the body broke off", 400)

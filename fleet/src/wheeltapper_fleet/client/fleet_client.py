@@ -410,7 +410,7 @@ def _refusal(response: httpx.Response) -> FleetError:
     """The error that the server's answer describes."""
     try:
         body = response.json()
-        return FleetError(str(body["code"]), str(body["message"]), response.status_code)
+        return FleetError(str(body["code"]), str(body["detail"]), response.status_code)
     except (ValueError, KeyError, TypeError):
         message = f"the server answered with status {response.status_code}"
         return FleetError("client.answer", message, response.status_code)

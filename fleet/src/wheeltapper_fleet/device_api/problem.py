@@ -1,4 +1,7 @@
-"""How the devices' API reports an error: JSON ``{code, message}`` with a stable dotted code."""
+"""How the devices' API reports an error: problem details with a stable dotted code.
+
+``message`` says the same as ``detail``, for agents that read it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.problem import PROBLEM_JSON, problem
 from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["add_error_handlers"]
@@ -20,11 +24,15 @@ _CODES: Final = {404: "api.not_found", 405: "api.method", 413: "api.too_large"}
 """Codes of errors that the framework raises, by HTTP status; the others are ``api.bad_request``."""
 
 
+_TOO_MANY: Final = 429
+
+
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error that a route raises with JSON ``{code, message}``."""
+    """Answer every error that a route raises with problem details."""
 
     def answer(code: str, message: str, status: int) -> JSONResponse:
-        return JSONResponse({"code": code, "message": message}, status)
+        headers = {"Retry-After": "60"} if status == _TOO_MANY else None
+        return JSONResponse(problem(code, message, status, message=message), status, headers, PROBLEM_JSON)
 
     @app.exception_handler(FleetError)
     async def fleet_error(_: Request, error: FleetError) -> JSONResponse:

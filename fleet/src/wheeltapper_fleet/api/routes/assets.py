@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
+from wheeltapper_fleet.api.problem import problem_response
 from wheeltapper_fleet.api.versions import IfMatch, decided_on
 from wheeltapper_fleet.assets import service, views
 from wheeltapper_fleet.assets.schemas import (
@@ -142,5 +143,5 @@ def _conflict(context: Context, asset: str, error: FleetError) -> JSONResponse:
     if error.code != "asset.conflict":
         raise error
     current = views.get_asset(context.engine, asset)
-    content = {"code": error.code, "message": error.message, "current": current.model_dump(mode="json")}
-    return JSONResponse(content, status_code=409, headers={"ETag": f'"{current.version}"'})
+    headers = {"ETag": f'"{current.version}"'}
+    return problem_response(error.code, error.message, 409, headers, current=current.model_dump(mode="json"))

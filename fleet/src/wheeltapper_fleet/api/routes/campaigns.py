@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, TypeAlias
 
 from fastapi import APIRouter, Body, Header, Query, Response
-from fastapi.responses import JSONResponse
 from pydantic import WithJsonSchema
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit, PipelineName
+from wheeltapper_fleet.api.problem import problem_response
 from wheeltapper_fleet.campaigns import clone, dry_run, views
 from wheeltapper_fleet.campaigns.rules.forecast import Outcome
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignPlan, CampaignView, ExecutionView, LogEntry, Why
@@ -123,8 +123,8 @@ def act_on_campaign(
         if error.status != 409:
             raise
         current = views.get_campaign(context.engine, campaign)
-        content = {"code": error.code, "message": error.message, "current": current.model_dump(mode="json")}
-        return JSONResponse(content, status_code=409, headers={"ETag": f'"{current.version}"'})
+        headers = {"ETag": f'"{current.version}"'}
+        return problem_response(error.code, error.message, 409, headers, current=current.model_dump(mode="json"))
     return views.get_campaign(context.engine, campaign)
 
 
