@@ -26,6 +26,7 @@ from typing import Any
 
 from wheeltapper_fleet.broker.settings import BrokerSettings, read_settings
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.telemetry.retention import Keep
 
 __all__ = ["ROLES", "FleetConfig", "is_loopback", "load_config"]
 
@@ -34,6 +35,8 @@ _PORTS = ("admin_port", "device_port", "mqtt_port")
 _LISTS = ("public_hosts",)
 ROLES = ("all",)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_DAYS = ("keep_messages_days", "keep_rollups_days", "keep_hours_days")
+_MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class FleetConfig:
         role: ``all``, or the part of the service that this process is: ``api``, ``ingest``, ``engine``.
         name: of this process, where several share a data folder; empty: its role.
         broker: through which broker devices are reached; ``mqtt_host`` and ``mqtt_port`` are those of the embedded one.
+        keep_messages_days, keep_rollups_days, keep_hours_days: for how long what devices delivered is kept record by
+            record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
     """
 
     data_dir: Path = field(default_factory=lambda: Path("wheeltapper-data"))
@@ -68,11 +73,17 @@ class FleetConfig:
     role: str = "all"
     name: str = ""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
+    keep_messages_days: int = 90
+    keep_rollups_days: int = 30
+    keep_hours_days: int = 730
 
     def __post_init__(self) -> None:
         for name in _PORTS:
             if not 0 <= getattr(self, name) <= 65535:
                 raise FleetError("config.invalid", f"{name} must be 0 (any free port) to 65535", 400)
+        for name in _DAYS:
+            if not 1 <= getattr(self, name) <= _MOST_DAYS:
+                raise FleetError("config.invalid", f"{name} must be 1 to {_MOST_DAYS} days", 400)
         if not self.public_hosts:
             raise FleetError("config.invalid", "public_hosts must name at least one host", 400)
         if (self.admin_tls_certificate is None) != (self.admin_tls_key is None):
@@ -116,6 +127,15 @@ class FleetConfig:
     def process(self) -> str:
         """The name of this process, by which the broker and the other processes know it."""
         return self.name or ("ingest" if self.role == "all" else self.role)
+
+    @property
+    def keep(self) -> Keep:
+        """How long telemetry is kept."""
+        return Keep(
+            messages_days=self.keep_messages_days,
+            rollups_days=self.keep_rollups_days,
+            hours_days=self.keep_hours_days,
+        )
 
     @property
     def effective_database_url(self) -> str:
@@ -168,7 +188,7 @@ def _typed(key: str, value: object) -> object:
     """
     if key == "broker":
         return read_settings(value)
-    if key in _PORTS:
+    if key in _PORTS or key in _DAYS:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         raise FleetError("config.invalid", f"{key} must be a whole number", 400)

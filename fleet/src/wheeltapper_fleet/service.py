@@ -49,6 +49,7 @@ from wheeltapper_fleet.reloading import AdminCertificate, IngestCertificate, Ser
 from wheeltapper_fleet.serving.admin import Campaigns, CaptureRequests, admin_server
 from wheeltapper_fleet.serving.messaging import Messaging, start_messaging
 from wheeltapper_fleet.serving.process import SERVE_FILE, announce_ready, bind, in_url, locked, reachable
+from wheeltapper_fleet.telemetry.retention import Retention
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.director import Director
 from wheeltapper_fleet.trust.repository import Repository
@@ -176,7 +177,7 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         engine.start(messaging.link.publish)
         stack.callback(engine.stop)
     duties = Duties()
-    for duty in _duties(database, messaging):
+    for duty in _duties(config, database, messaging):
         duties.add(duty)
     stack.callback(duties.stop)
     duties.start()
@@ -219,11 +220,12 @@ def _endpoints(config: FleetConfig, ports: Mapping[str, int]) -> Endpoints:
     return Endpoints(*split_address(first), https_url, config.broker.addresses)
 
 
-def _duties(database: Database, messaging: Messaging) -> Iterator[Duty]:
+def _duties(config: FleetConfig, database: Database, messaging: Messaging) -> Iterator[Duty]:
     """Everything of the rooms that comes back by the clock: one line each. Only the leading process does it."""
     if messaging.revocation is not None:
         yield Duty("revocation list", 60.0, messaging.revocation.refresh)
     yield Duty("alert triage", 1.0, Triage(database).turn)
+    yield Duty("telemetry retention", 60.0, Retention(database, config.keep).run)
 
 
 async def _refresh(upkeep: Upkeep) -> None:

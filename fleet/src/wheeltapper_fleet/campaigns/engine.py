@@ -66,8 +66,6 @@ _UNREADABLE_SECONDS: Final = 60.0
 """After this it is tried again to read a campaign that could not be read."""
 _COMPOSED_AT_ONCE: Final = 128
 """Devices whose assignments one transaction stores: some 10 ms of the write lock, so that the ingest hardly waits."""
-_LOOKED_AT_ONCE: Final = 1_000
-"""Devices that one transaction looks at to find those that are to be told anew."""
 
 
 class CampaignEngine:
@@ -180,7 +178,7 @@ class CampaignEngine:
             told, defaults = any_tellings(connection), any_to_look_at(connection)
         if told:
             with self._database.begin() as connection:
-                mark_next_told(connection, _LOOKED_AT_ONCE, now)
+                mark_next_told(connection, SLICE, now)
         if defaults:
             with self._database.begin() as connection:
                 mark_next_devices(connection, SLICE, now)
