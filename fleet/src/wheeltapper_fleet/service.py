@@ -34,6 +34,7 @@ from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.broker.server import free_port
 from wheeltapper_fleet.broker.settings import split_address
+from wheeltapper_fleet.campaigns.due import mark_devices
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.config import FleetConfig
@@ -41,6 +42,7 @@ from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.app import DeviceApi, device_app
 from wheeltapper_fleet.device_api.tls_server import device_server
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
+from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.duties import Duties, Duty
 from wheeltapper_fleet.ground.log import start_logging
 from wheeltapper_fleet.registry.blobs import BlobStore
@@ -187,6 +189,7 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         engine=database,
         authenticator=Authenticator(database, clock),
         events=EventHub(database),
+        devices=Devices(database, clock, mark_devices, messaging.disconnect),
         enrolment=enrolment,
         releases=releases,
         repository=repository,
@@ -198,7 +201,6 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         hosts=tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", config.admin_host, *config.public_hosts))),
         failing=lambda: [*messaging.failing(), *duties.failing()],
         lives=upkeep.lives,
-        on_revoked=messaging.disconnect,
     )
     device = device_server(
         device_app(DeviceApi(database, ca, enrolment, repository, blobs, captures)),

@@ -26,6 +26,7 @@ from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.devices.tables import (
     commands,
     device_attributes,
+    device_log,
     device_notices,
     device_pipelines,
     device_tags,
@@ -52,6 +53,7 @@ __all__ = [
     "commands",
     "default_releases",
     "device_attributes",
+    "device_log",
     "device_notices",
     "device_pipelines",
     "device_tags",

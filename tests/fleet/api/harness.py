@@ -26,10 +26,14 @@ from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.limits import RateLimits
 from wheeltapper_fleet.api.totals import fleet_totals
+from wheeltapper_fleet.campaigns.due import mark_devices
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
 from wheeltapper_fleet.devices.commands import create_capture
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
+from wheeltapper_fleet.devices.reported import store_reported
+from wheeltapper_fleet.devices.service import Devices
+from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
@@ -103,6 +107,7 @@ class AdminServer:
             engine=self.engine,
             authenticator=authenticator,
             events=EventHub(self.engine),
+            devices=Devices(self.engine, time.time, mark_devices),
             enrolment=Enrolment(
                 self.engine, FleetCA(data_dir / "ca", time.time), repository.trusted_root(), endpoints, time.time
             ),
@@ -159,7 +164,7 @@ class AdminServer:
             connection.execute(insert(table).values(row))
 
     def add_device(self, device: str, **changes: Any) -> None:
-        row = {
+        row: dict[str, Any] = {
             "id": device,
             "tags": {"site": "hall-1"},
             "enrolled_at": 1.79e9,
@@ -170,7 +175,11 @@ class AdminServer:
             "counter": 1,
             "status": {"online": True, "pipelines": {"bearing": {"model": MODEL, "release": 1, "windows": 9}}},
         }
-        self.insert(tables.devices, **{**row, **changes})
+        row |= changes
+        with self.engine.begin() as connection:
+            connection.execute(insert(tables.devices).values(row))
+            write_tags(connection, {device: row["tags"]})
+            store_reported(connection, device, None, row["status"], 1.79e9)
 
     def add_scores(self, device: str, scores: list[float], severity: str = "normal", now: float | None = None) -> None:
         first = (time.time() if now is None else now) - len(scores)

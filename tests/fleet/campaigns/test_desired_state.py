@@ -10,9 +10,12 @@ from sqlalchemy import Engine, func, select
 from tests.fleet.campaigns.world import World, create
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.campaigns import engine as engine_module
+from wheeltapper_fleet.campaigns.due import mark_devices
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.campaigns.service import abort_campaign, pause_campaign, resume_campaign
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.rules import Action
+from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.assignment import decode_assignment, encode_assignment
 from wheeltapper_protocols.wire.messages import ExecutionReport, ExecutionState
@@ -250,6 +253,21 @@ def test_a_release_that_is_gone_or_a_device_that_is_revoked_ends_its_execution(w
     world.tick()
     found = {each.device: each.code for each in world.campaign(campaign).execution_list}
     assert (found["dev-0"], found["dev-1"], found["dev-2"]) == ("device.revoked", "device.not_found", "")
+
+
+def test_a_device_in_quarantine_is_told_nothing_new(world: World) -> None:
+    create(world, waves=[{}])
+    world.tick()
+    people = Devices(world.database, lambda: world.now, mark_devices)
+    people.move("dev-0", Action.QUARANTINE, who="ann")
+    assert world.wanted("dev-0") == {"main": 1}
+    world.tick()
+    assert world.wanted("dev-0") == {}
+    other = create(world, release=2, waves=[{}])
+    assert "dev-0" not in {each.device for each in world.campaign(other).execution_list}
+    people.move("dev-0", Action.REINSTATE, who="ann")
+    third = create(world, release=2, audience={"devices": ["dev-0"]}, waves=[{}])
+    assert [each.device for each in world.campaign(third).execution_list] == ["dev-0"]
 
 
 def test_what_a_device_was_told_before_it_was_forgotten_is_not_told_its_successor(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -43,3 +44,65 @@ def test_why_a_device_runs_what_it_runs(server: AdminServer) -> None:
     assert "2026-09-21 14:13:20Z  The device said that it runs bearing-anomaly release 1." in text
     assert "has no pipeline 'other'" in said(server, "why", "press-1", "--pipeline", "other")
     assert '"device": "press-1"' in said(server, "why", "press-1", "--json")
+
+
+def refused(server: AdminServer, *arguments: str) -> str:
+    environment = {"WHEELTAPPER_URL": server.url, "WHEELTAPPER_API_TOKEN": server.token, "COLUMNS": "200"}
+    done = CliRunner().invoke(app, ["device", *arguments], env=environment)
+    assert done.exit_code in (1, 2), done.output
+    return done.output
+
+
+def test_devices_are_found_tagged_and_moved(server: AdminServer) -> None:
+    for number in range(3):
+        server.add_device(f"press-{number}", tags={"site": "north", "line": str(number)})
+    assert "press-2" in said(server, "list", "--q", "tag.line > 1")
+    assert "press-0" not in said(server, "list", "--q", "tag.line > 1")
+    assert len(said(server, "list", "--limit", "2").splitlines()) == 3
+    assert "column 6" in refused(server, "list", "--q", "site ~ north")
+    assert said(server, "tag", "press-0", "line=7", "-site", "--why", "moved") == "press-0: line=7\n"
+    assert "[cli.tag]" in refused(server, "tag", "press-0", "line")
+    assert said(server, "edit", "site = north", "--do", "quarantine", "--untag", "line").startswith(
+        "2 devices match, 2 would be changed"
+    )
+    assert "press-1  online" in said(server, "list")
+    assert "2 are changed" in said(server, "edit", "site = north", "--do", "quarantine", "--untag", "line", "--apply")
+    assert "quarantined, online" in said(server, "list")
+    assert "[device.bulk_count]" in refused(server, "edit", "site = north", "--tag", "a=b", "--apply", "--expect", "9")
+    assert "[cli.no_change]" in refused(server, "edit", "site = north")
+    assert "[cli.action]" in refused(server, "edit", "site = north", "--do", "explode")
+    assert said(server, "reinstate", "press-1") == "press-1 is active again\n"
+    assert said(server, "quarantine", "press-1") == "press-1 is in quarantine\n"
+    assert said(server, "retire", "press-1", "--why", "scrapped") == "press-1 is retired\n"
+    assert "scrapped" in said(server, "log", "press-1")
+    counts = said(server, "counts")
+    assert "retired" in counts
+    assert "bearing: bearing-anomaly r1" in counts
+
+
+def test_tokens_of_a_file(server: AdminServer, tmp_path: Path) -> None:
+    server.add_device("press-1")
+    source, out = tmp_path / "new.csv", tmp_path / "tokens.csv"
+    source.write_text("id,site,tags\nnew-1,north,line=3;hall=2\n\nnew-2,,\n")
+    assert "tokens of 2 devices" in said(server, "pre-enrol", str(source), "--out", str(out))
+    assert out.stat().st_mode & 0o777 == 0o600
+    rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert [row[0] for row in rows] == ["device", "new-1", "new-2"]
+    assert rows[1][1].startswith("wt1.new-1.")
+    assert "new-1" in said(server, "list", "--q", "state = pending and site = north and tag.line = 3")
+    assert "[enrol.out]" in refused(server, "pre-enrol", str(source), "--out", str(out))
+    cases = (
+        ("id,site\nnew-3,north\npress-1,north\n", "line 3: press-1 is active already"),
+        ("id,tags\nnew-3,line\nnew-4,a=1;a=2\n", "line 3: the tag a is there twice"),
+        ("id\nnew-3,north\n", "line 2: 2 cells for 1 columns"),
+        ("id\nNew 3\n", "line 2: "),
+        ("name\nnew-3\n", "must name the columns"),
+        ("id,color\nnew-3,red\n", "must name the columns"),
+        ("id\n", "names no device"),
+        ('id\n"new-3\n', "is not CSV"),
+    )
+    for text, says in cases:
+        source.write_text(text)
+        assert says in " ".join(refused(server, "pre-enrol", str(source), "--out", str(tmp_path / "other.csv")).split())
+        assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["new.csv", "tokens.csv"]
+    assert "new-3" not in said(server, "list")

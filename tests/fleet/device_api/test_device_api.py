@@ -15,7 +15,9 @@ from tuf.api.exceptions import DownloadHTTPError
 from tests.fleet.captures.test_captures import ask, recording_bytes
 from tests.fleet.device_api.client import Client, Listener
 from tests.fleet.trust.world import MODEL, World, make_csr, sha256
-from wheeltapper_fleet.devices.lifecycle import forget_device, revoke_device
+from wheeltapper_fleet.devices.lifecycle import forget_device
+from wheeltapper_fleet.devices.rules import Action
+from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_protocols.manifest.manifest import check_file, decode_manifest
 from wheeltapper_protocols.wire.ids import manifest_path
@@ -119,12 +121,12 @@ def test_requests_without_a_known_certificate_are_refused(listener: Listener, wo
 def test_revoked_devices_and_replaced_certificates_are_refused(listener: Listener, world: World) -> None:
     client = listener.enrolled("dev-1")
     assert client.get(PROTECTED[0]).status == 200
-    revoke_device(world.engine, "dev-1")
+    Devices(world.engine, world.clock).move("dev-1", Action.REVOKE, who="ann")
     for path in PROTECTED:
         assert (client.get(path).status, client.get(path).code) == (403, "device.revoked")
     with pytest.raises(DownloadHTTPError):
         client.updater(world.folder / "cache", world.repository.trusted_root()).refresh()
-    forget_device(world.engine, "dev-1")
+    forget_device(world.engine, "dev-1", who="ann", now=1.0)
     assert client.get(PROTECTED[0]).code == "device.unknown"
     again = listener.enrolled("dev-1")
     assert again.get(PROTECTED[0]).status == 200

@@ -19,7 +19,9 @@ from wheeltapper_agent.link.mqtt import tls_context
 from wheeltapper_agent.link.renewal import CertificateRenewal, settle
 from wheeltapper_agent.link.validity import read_validity, renewal_time
 from wheeltapper_fleet.devices.certificates import accepts_certificate
-from wheeltapper_fleet.devices.lifecycle import forget_device, revoke_device
+from wheeltapper_fleet.devices.lifecycle import forget_device
+from wheeltapper_fleet.devices.rules import Action
+from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.tables import devices
 
@@ -168,7 +170,7 @@ def test_a_revoked_device_gets_no_certificate_and_its_next_one_is_refused_too(li
     device.renewal._ask()
     following = certificate_of(listener.world, "press-1")[1]
     assert following is not None
-    revoke_device(listener.world.engine, "press-1")
+    Devices(listener.world.engine, listener.world.clock).move("press-1", Action.REVOKE, who="ann")
     assert not accepts_certificate(listener.world.engine, "press-1", following)
     with pytest.raises(HttpsError) as caught:
         device.renewal.renew()
@@ -280,7 +282,7 @@ def test_a_device_whose_certificate_ended_comes_back_with_a_token(listener: List
     with pytest.raises(FleetError) as caught:
         listener.world.enrolment.create_token("press-1")
     assert caught.value.code == "enrol.device_exists"
-    forget_device(listener.world.engine, "press-1")
+    forget_device(listener.world.engine, "press-1", who="ann", now=1.0)
     for path in device.identity.key.parent.iterdir():
         path.unlink()
     device.identity.key.parent.rmdir()

@@ -93,7 +93,7 @@ def test_a_will_without_instance_sets_the_device_offline(database: Engine) -> No
 def test_a_device_that_is_enrolled_anew_has_no_notice(database: Engine) -> None:
     for now in range(6):
         report(database, (A, B)[now % 2], float(now))
-    forget_device(database, "dev-1")
+    forget_device(database, "dev-1", who="ann", now=1.0)
     with database.begin() as connection:
         assert connection.execute(select(device_notices)).all() == []
         connection.execute(insert(devices).values(ROW))

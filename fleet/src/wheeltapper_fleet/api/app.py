@@ -51,6 +51,8 @@ __all__ = ["admin_app"]
 
 _MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_IMPORT_BYTES: Final = 2 * 1024 * 1024
+_MAX_TOKENS_BYTES: Final = 8 * 1024 * 1024
+"""Ten thousand devices with their tags."""
 _PREFIX: Final = "/api/v1"
 _BEARER: Final = HTTPBearer(auto_error=False, description="An API token.")
 """Only for the OpenAPI document; the token is checked by :func:`requester`."""
@@ -107,6 +109,8 @@ def _max_bytes(path: str) -> int:
     """The longest request body for a path."""
     if path.startswith(f"{_PREFIX}/blobs/"):
         return MAX_FILE_BYTES
+    if path == f"{_PREFIX}/device-tokens":
+        return _MAX_TOKENS_BYTES
     if path.startswith(f"{_PREFIX}/models/"):
         return 2 * (MAX_METADATA_BYTES + MAX_MANIFEST_BYTES)
     if path == f"{_PREFIX}/assets/import":

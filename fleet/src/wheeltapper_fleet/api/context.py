@@ -21,6 +21,7 @@ from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.limits import RateLimits
 from wheeltapper_fleet.devices.enrolment import Enrolment
+from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
@@ -67,12 +68,12 @@ class AdminContext:
         failing: gives the names of the parts that do not work at the moment; empty if all work.
         limits: how fast one requester may ask.
         lives: gives everything that ends: certificates, metadata; None where nobody keeps it alive.
-        on_revoked: ends the connection of a device that was revoked, if it has one.
     """
 
     engine: Engine
     authenticator: Authenticator
     events: EventHub
+    devices: Devices
     enrolment: Enrolment
     releases: Releases
     repository: Repository
@@ -85,7 +86,6 @@ class AdminContext:
     failing: Callable[[], list[str]] = list
     limits: RateLimits = field(default_factory=RateLimits)
     lives: Callable[[], list[Life]] | None = None
-    on_revoked: Callable[[str], None] = lambda device: None
 
 
 def _context(request: Request) -> AdminContext:

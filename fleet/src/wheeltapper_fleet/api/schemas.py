@@ -25,9 +25,14 @@ __all__ = [
     "ClearDefaultReleaseRequest",
     "CloneRequest",
     "DefaultReleaseRequest",
+    "DeviceActionRequest",
+    "DeviceBulkRequest",
+    "DeviceEditRequest",
+    "ExpectedDeviceRequest",
     "ReleaseRequest",
     "Summary",
     "TokenRequest",
+    "TokensRequest",
     "Totals",
 ]
 
@@ -62,6 +67,45 @@ class ApiTokenRequest(_Request):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._+-]{0,62}$")]
     roles: Annotated[list[RoleName], Field(min_length=1, max_length=5)]
     ttl_seconds: Annotated[float, Field(ge=60, le=3660 * 86_400, strict=False)] | None = 90 * 86_400.0
+
+
+class ExpectedDeviceRequest(_Request):
+    """A device that is to come: its id, its tags, and where it stands in a file, for messages."""
+
+    device: Annotated[str, Field(max_length=200)]
+    tags: Annotated[dict[str, str], Field(max_length=64)] = {}
+    row: Annotated[int, Field(ge=0, le=10_000_000), BeforeValidator(_whole)] = 0
+
+
+class TokensRequest(_Request):
+    """Ask for a one-time enrolment token for each of many devices: all of them, or none if one is wrong."""
+
+    devices: Annotated[list[ExpectedDeviceRequest], Field(min_length=1, max_length=10_000)]
+    ttl_seconds: Annotated[float, Field(ge=1, le=366 * 86_400, strict=False)] = 86_400.0
+
+
+class DeviceActionRequest(_Request):
+    """Move a device through its life, for a reason."""
+
+    why: Annotated[str, Field(max_length=500)] = ""
+
+
+class DeviceEditRequest(_Request):
+    """Change tags of a device: new values by name, null removes one; the others stay. ``site`` is a tag."""
+
+    tags: Annotated[dict[TagText, TagText | None], Field(max_length=64)]
+    why: Annotated[str, Field(max_length=500)] = ""
+
+
+class DeviceBulkRequest(_Request):
+    """Change every device that a query means. ``dry`` only counts them; ``expected`` is how many are meant."""
+
+    q: Annotated[str, Field(max_length=8192)]
+    action: Literal["quarantine", "reinstate", "revoke", "retire"] | None = None
+    tags: Annotated[dict[TagText, TagText | None], Field(max_length=64)] = {}
+    why: Annotated[str, Field(max_length=500)] = ""
+    dry: bool = False
+    expected: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)] | None = None
 
 
 class CaptureRequest(_Request):

@@ -181,9 +181,8 @@ class Composer:
             changes[device] = _Changes()
             told = known[device]
             try:
-                if facts[device].revoked:
-                    code = "device.revoked" if device in enrolled else "device.not_found"
-                    told = self._fail_told(told, code, changes[device])
+                if not facts[device].active:
+                    told = self._fail_told(told, f"device.{facts[device].state}", changes[device])
                 signed = self._compose(facts[device], told, stored.get(device), changes[device])
             except Exception as error:
                 if database_fault(error) is not None:
@@ -255,7 +254,7 @@ class Composer:
         }
         made: list[KnownExecution] = []
         for pipeline, default in choose_default_releases(self.defaults, facts.id, facts.tags).items():
-            if pipeline in taken or pipeline not in facts.shown or not facts.online:
+            if pipeline in taken or pipeline not in facts.shown or not facts.online or not facts.active:
                 continue
             mine = [each for each in known if pipeline in each.claim.pipelines and is_terminal(each.state)]
             ended_well = [each for each in mine if each.state == SUCCESS]

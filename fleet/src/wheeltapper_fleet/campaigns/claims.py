@@ -21,7 +21,7 @@ from wheeltapper_fleet.campaigns.rules.meeting import ENDED_STATES, Claim, Stand
 from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES
 from wheeltapper_fleet.campaigns.store import TERMINAL_STATES
 from wheeltapper_fleet.campaigns.tables import campaigns, default_releases, executions
-from wheeltapper_fleet.devices.rules import CONNECTING
+from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_protocols.wire.messages import Name, Release
 
@@ -53,11 +53,17 @@ class DeviceFacts:
     id: str
     tags: dict[str, str]
     enrolled_at: float
-    revoked: bool
+    state: str
+    """Where it is in its life; ``not_found`` if it is not known."""
     online: bool
     counter: int
     shown: dict[str, Shown]
     shown_at: float
+
+    @property
+    def active(self) -> bool:
+        """Whether anything may be asked of it."""
+        return self.state == DeviceState.ACTIVE
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ def device_facts(connection: Connection, device: str) -> DeviceFacts | None:
 
 
 def nobody(device: str) -> DeviceFacts:
-    """What is known of a device that is not enrolled: like one that was revoked, nothing is asked of it."""
-    return DeviceFacts(device, {}, 0.0, revoked=True, online=False, counter=0, shown={}, shown_at=0.0)
+    """What is known of a device that is not enrolled: like one that is not active, nothing is asked of it."""
+    return DeviceFacts(device, {}, 0.0, state="not_found", online=False, counter=0, shown={}, shown_at=0.0)
 
 
 def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, DeviceFacts]:
@@ -105,7 +111,7 @@ def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, 
             id=row.id,
             tags=row.tags if isinstance(row.tags, dict) else {},
             enrolled_at=row.enrolled_at or 0.0,
-            revoked=row.state not in CONNECTING,
+            state=row.state,
             online=row.online,
             counter=int(row.counter),
             shown=releases_shown(row.status),

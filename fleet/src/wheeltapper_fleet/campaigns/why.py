@@ -24,6 +24,7 @@ from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES
 from wheeltapper_fleet.campaigns.schemas import HappeningView, PipelineReasons, Why
 from wheeltapper_fleet.campaigns.tables import assignments, campaigns, default_releases, executions
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import ProtocolError
@@ -67,7 +68,7 @@ def why(engine: Engine, device: str, pipeline: str | None = None) -> Why:
             name,
             shown=facts.shown if said else None,
             shown_at=facts.shown_at,
-            revoked=facts.revoked,
+            revoked=facts.state == DeviceState.REVOKED,
             attempts=sorted([*covering.get(name, ()), *covering.get(ALL_PIPELINES, ())], key=lambda each: each.at),
             default=default,
             default_next_at=next_attempt_at(tries),
@@ -86,7 +87,7 @@ def why(engine: Engine, device: str, pipeline: str | None = None) -> Why:
                 happenings=views,
             )
         )
-    return Why(device=device, revoked=facts.revoked, online=facts.online, pipelines=found)
+    return Why(device=device, revoked=facts.state == DeviceState.REVOKED, online=facts.online, pipelines=found)
 
 
 def _attempts(

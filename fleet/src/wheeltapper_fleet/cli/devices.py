@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
-from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.captures import capture_app
+from wheeltapper_fleet.cli.device_life import add_life_commands
+from wheeltapper_fleet.cli.options import AsJson, DataDir, Query, TokenFile, Url
 from wheeltapper_fleet.cli.support import (
-    BAD_INPUT,
-    fail,
     format_time,
     open_client,
     parse_tags,
@@ -22,8 +22,8 @@ from wheeltapper_fleet.cli.support import (
 __all__ = ["device_app"]
 
 device_app = typer.Typer(help="Devices: enrolment tokens, what they run, recordings.", no_args_is_help=True)
-capture_app = typer.Typer(help="Recordings from devices.", no_args_is_help=True)
 device_app.add_typer(capture_app, name="capture")
+add_life_commands(device_app)
 
 
 @device_app.command("token")
@@ -45,16 +45,44 @@ def device_token(
 
 @device_app.command("list")
 def device_list(
-    url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+    q: Query = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many [default: all].")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List all devices."""
+    """List devices, by id."""
     with open_client(url, token_file, data_dir) as client:
-        devices = client.devices()
+        devices = list(islice(client.iterate_devices(q, limit), limit))
     if as_json:
         print_json(devices)
         return
     rows = [(item["id"], _presence(item), _runs(item), item["severity"], _score(item)) for item in devices]
     print_table(("DEVICE", "STATE", "RUNS", "SEVERITY", "SCORE"), rows, "no device yet")
+
+
+@device_app.command("counts")
+def device_counts(
+    q: Query = "", url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Count devices: by state, by site, and by what they run."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.device_counts(q)
+    if as_json:
+        print_json(found)
+        return
+    rows: list[tuple[str, object, object]] = [("all", None, found["devices"]), ("online", None, found["online"])]
+    rows += [("state", state, count) for state, count in sorted(found["states"].items())]
+    rows += [("site", site or None, count) for site, count in found["sites"].items()]
+    for each in found["releases"]:
+        runs = (
+            f"{each['pipeline']}: {each['model']} r{each['release']}"
+            if each["model"]
+            else f"{each['pipeline']}: no model"
+        )
+        rows.append(("runs", runs, each["devices"]))
+    print_table(("DEVICES", "", "COUNT"), rows, "")
 
 
 @device_app.command("show")
@@ -78,90 +106,12 @@ def device_show(
     print_table((found["id"], ""), rows, "")
 
 
-@device_app.command("revoke")
-def device_revoke(
-    device: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
-) -> None:
-    """Refuse a device from now on."""
-    with open_client(url, token_file, data_dir) as client:
-        found = client.revoke(device)
-    print_result(found, f"{device} is revoked", as_json)
-
-
-@device_app.command("forget")
-def device_forget(
-    device: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
-) -> None:
-    """Remove a device that lost its key, so that its id can be enrolled again. Its records stay."""
-    with open_client(url, token_file, data_dir) as client:
-        client.forget(device)
-    print_result({"device": device, "forgotten": True}, f"{device} is forgotten; it can be enrolled again", as_json)
-
-
-@capture_app.command("create")
-def capture_create(
-    device: str,
-    pipeline: Annotated[str, typer.Option(help="Which sensor stream.")],
-    snapshots: Annotated[int, typer.Option(min=1, max=100_000, help="How many windows.")],
-    out: Annotated[Path | None, typer.Option(help="Wait for the recording, and write it here (.npz).")] = None,
-    url: Url = None,
-    token_file: TokenFile = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Ask a device for a recording of its next windows."""
-    with open_client(url, token_file, data_dir) as client:
-        command = client.request_capture(device, pipeline, snapshots)
-        if out is None:
-            print_result({"command": command, "device": device}, command, as_json)
-            return
-        typer.echo(f"waiting for {snapshots} windows of {device}", err=True)
-        client.await_capture(command)
-        length = client.fetch_capture(command, out)
-    result = {"command": command, "device": device, "path": str(out), "length": length}
-    print_result(result, f"{out}: {length} bytes", as_json)
-
-
-@capture_app.command("list")
-def capture_list(
-    device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
-    url: Url = None,
-    token_file: TokenFile = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """List recordings, asked for or received."""
-    with open_client(url, token_file, data_dir) as client:
-        found = client.captures(device)
-    if as_json:
-        print_json(found)
-        return
-    columns = ("command", "device", "pipeline", "state", "code", "snapshots", "length")
-    print_table(
-        [name.upper() for name in columns], [[item[name] for name in columns] for item in found], "no recording yet"
-    )
-
-
-@capture_app.command("fetch")
-def capture_fetch(
-    command: str,
-    out: Annotated[Path, typer.Option(help="File to write (.npz).")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-    url: Url = None,
-    token_file: TokenFile = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Fetch a recording."""
-    if out.exists() and not force:
-        fail("capture.exists", f"{out} is there already: choose another file, or give --force", BAD_INPUT)
-    with open_client(url, token_file, data_dir) as client:
-        length = client.fetch_capture(command, out)
-    print_result({"command": command, "path": str(out), "length": length}, f"{out}: {length} bytes", as_json)
-
-
 def _presence(device: dict[str, Any]) -> str:
-    return "revoked" if device["revoked"] else "online" if device["online"] else "offline"
+    """Online or offline, and the state of its life, if that is not the usual one."""
+    online = "online" if device["online"] else "offline"
+    if device["state"] == "active":
+        return online
+    return f"quarantined, {online}" if device["state"] == "quarantined" else str(device["state"])
 
 
 def _runs(device: dict[str, Any]) -> str | None:

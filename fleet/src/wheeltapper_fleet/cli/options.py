@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "DataDir", "TokenFile", "Url"]
+__all__ = ["AsJson", "DataDir", "Query", "TokenFile", "Url"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Url = Annotated[str | None, typer.Option("--url", help="The admin API's URL [env: WHEELTAPPER_URL].")]
@@ -16,4 +16,7 @@ TokenFile = Annotated[
 ]
 DataDir = Annotated[
     Path | None, typer.Option(help="Data folder of a service on this machine [default: wheeltapper-data].")
+]
+Query = Annotated[
+    str, typer.Option("--q", help="Only devices that this query means, e.g. 'site = north and not online'.")
 ]

@@ -21,19 +21,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final
-from urllib.parse import quote
 
 import httpx
 
+from wheeltapper_fleet.client.device_calls import DeviceCalls
+from wheeltapper_fleet.client.requests import PREFIX, quoted, refusal, unreachable
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 
 __all__ = ["FleetAccess", "FleetClient", "find_fleet"]
 
-_TIMEOUT_SECONDS: Final = 30.0
-_PREFIX: Final = "/api/v1"
 _POLL_SECONDS: Final = 0.5
 
 
@@ -67,7 +65,7 @@ def find_fleet(data_dir: Path, wait_seconds: float = 0.0) -> FleetAccess:
         raise FleetError("client.not_running", message, 503) from error
 
 
-class FleetClient:
+class FleetClient(DeviceCalls):
     """One method for each route of the admin API. Use it in a ``with`` statement, or close it.
 
     Every method raises FleetError with the server's code when the server refuses, and ``client.unreachable`` when the
@@ -79,71 +77,13 @@ class FleetClient:
         verify: whether to verify the server's TLS certificate, or the path of the CA to verify it with.
     """
 
-    def __init__(self, base_url: str, token: str, *, verify: str | bool = True) -> None:
-        self._http = httpx.Client(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=_TIMEOUT_SECONDS,
-            verify=verify,
-            trust_env=False,
-        )
-
-    def __enter__(self) -> FleetClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
-
     def healthz(self) -> dict[str, Any]:
         """Whether every part of the service works: ``ok``, and the names of the parts ``failing``."""
         return dict(self._send("GET", "/healthz", ok=(200, 503)).json())
 
-    def create_token(
-        self, device: str, ttl_seconds: float = 86_400.0, tags: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Create a one-time enrolment token: ``device``, ``token``, ``expires_at``."""
-        return dict(self._post("/tokens", {"device": device, "ttl_seconds": ttl_seconds, "tags": dict(tags or {})}))
-
-    def items(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """Every item of a list, page after page.
-
-        Args:
-            path: of the list, below ``/api/v1``, e.g. ``/devices``.
-            query: what the list takes besides ``after``. ``limit`` is the length of a page, 1000 by default.
-        """
-        asked = {"limit": MAX_LIMIT, **(query or {})}
-        while True:
-            page = self._get(path, asked)
-            yield from page["items"]
-            if page["next"] is None:
-                return
-            asked["after"] = page["next"]
-
-    def devices(self) -> list[dict[str, Any]]:
-        """All devices, by id."""
-        return list(self.items("/devices"))
-
-    def device(self, device: str) -> dict[str, Any]:
-        """One device."""
-        return dict(self._get(f"/devices/{_quoted(device)}"))
-
-    def revoke(self, device: str) -> dict[str, Any]:
-        """Revoke a device: from now on it is refused everywhere."""
-        return dict(self._post(f"/devices/{_quoted(device)}/revoke", None))
-
-    def forget(self, device: str) -> None:
-        """Remove a device, so that its id can be enrolled again. Its records stay."""
-        self._send("POST", f"{_PREFIX}/devices/{_quoted(device)}/forget")
-
     def request_capture(self, device: str, pipeline: str, snapshots: int) -> str:
         """Ask a device for a recording of its next ``snapshots`` windows; returns the command's id."""
-        answer = self._post(f"/devices/{_quoted(device)}/captures", {"pipeline": pipeline, "snapshots": snapshots})
+        answer = self._post(f"/devices/{quoted(device)}/captures", {"pipeline": pipeline, "snapshots": snapshots})
         return str(answer["command"])
 
     def captures(self, device: str | None = None) -> list[dict[str, Any]]:
@@ -152,7 +92,7 @@ class FleetClient:
 
     def capture(self, command: str) -> dict[str, Any]:
         """One recording that was asked for or received."""
-        return dict(self._get(f"/captures/{_quoted(command)}"))
+        return dict(self._get(f"/captures/{quoted(command)}"))
 
     def await_capture(self, command: str) -> dict[str, Any]:
         """Wait until a recording that was asked for is here; a command that nobody answers expires.
@@ -184,10 +124,10 @@ class FleetClient:
         temporary = target.with_name(f".{target.name}.part")
         digest, length = hashlib.sha256(), 0
         try:
-            with self._http.stream("GET", f"{_PREFIX}/captures/{_quoted(command)}/recording") as response:
+            with self._http.stream("GET", f"{PREFIX}/captures/{quoted(command)}/recording") as response:
                 if response.status_code != 200:
                     response.read()
-                    raise _refusal(response)
+                    raise refusal(response)
                 with temporary.open("wb") as file:
                     for chunk in response.iter_bytes():
                         digest.update(chunk)
@@ -196,22 +136,22 @@ class FleetClient:
                 raise FleetError("client.hash", "the recording was damaged in transit; fetch it again", 502)
             temporary.replace(target)
         except httpx.HTTPError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         finally:
             temporary.unlink(missing_ok=True)
         return length
 
     def has_blob(self, sha256: str) -> bool:
         """Whether the service has the blob."""
-        return self._send("HEAD", f"{_PREFIX}/blobs/{_quoted(sha256)}", ok=(200, 404)).status_code == 200
+        return self._send("HEAD", f"{PREFIX}/blobs/{quoted(sha256)}", ok=(200, 404)).status_code == 200
 
     def put_blob(self, sha256: str, content: bytes | IO[bytes]) -> None:
         """Upload a blob; its content must hash to ``sha256``."""
-        self._send("PUT", f"{_PREFIX}/blobs/{_quoted(sha256)}", content=content)
+        self._send("PUT", f"{PREFIX}/blobs/{quoted(sha256)}", content=content)
 
     def role_metadata(self, model: str) -> tuple[bytes, int]:
         """The team role's current metadata, and the number of the model's next release."""
-        response = self._send("GET", f"{_PREFIX}/models/{_quoted(model)}/targets")
+        response = self._send("GET", f"{PREFIX}/models/{quoted(model)}/targets")
         return response.content, int(response.headers["X-Next-Release"])
 
     def publish(self, model: str, manifest: bytes, metadata: bytes) -> dict[str, Any]:
@@ -223,7 +163,7 @@ class FleetClient:
             metadata: the team role's newly signed metadata.
         """
         body = {"manifest": manifest.decode(), "metadata": metadata.decode()}
-        return dict(self._post(f"/models/{_quoted(model)}/releases", body))
+        return dict(self._post(f"/models/{quoted(model)}/releases", body))
 
     def publish_bundle(self, bundle_dir: Path, key: Path | str, rollback_floor: int | None = None) -> dict[str, Any]:
         """Publish a bundle as the next release of its model: number it, sign it here, upload its files, publish it.
@@ -258,11 +198,11 @@ class FleetClient:
 
     def release(self, model: str, release: int) -> dict[str, Any]:
         """One release."""
-        return dict(self._get(f"/releases/{_quoted(model)}/{release}"))
+        return dict(self._get(f"/releases/{quoted(model)}/{release}"))
 
     def verify_release(self, model: str, release: int) -> dict[str, Any]:
         """Let the service verify a release as a device would, down to every byte."""
-        return dict(self._get(f"/releases/{_quoted(model)}/{release}/verify"))
+        return dict(self._get(f"/releases/{quoted(model)}/{release}/verify"))
 
     def drift(self, model: str, release: int, **query: Any) -> dict[str, Any]:
         """Compare the features and scores of a release's devices with its training.
@@ -272,7 +212,7 @@ class FleetClient:
             release: the release's number.
             query: ``since`` and ``until`` (Unix seconds), ``device``.
         """
-        return dict(self._get(f"/releases/{_quoted(model)}/{release}/drift", query))
+        return dict(self._get(f"/releases/{quoted(model)}/{release}/drift", query))
 
     def set_default_release(
         self, model: str, release: int, *, pipeline: str = "main", tags: Mapping[str, str] | None = None, why: str = ""
@@ -302,16 +242,16 @@ class FleetClient:
 
     def campaign(self, campaign: str) -> dict[str, Any]:
         """One campaign, its executions counted by wave and state."""
-        return dict(self._get(f"/campaigns/{_quoted(campaign)}"))
+        return dict(self._get(f"/campaigns/{quoted(campaign)}"))
 
     def executions(self, campaign: str, state: str | None = None) -> Iterator[dict[str, Any]]:
         """The executions of a campaign, by wave and device; with ``state`` only those in that state."""
         query = {} if state is None else {"state": state}
-        return self.items(f"/campaigns/{_quoted(campaign)}/executions", query)
+        return self.items(f"/campaigns/{quoted(campaign)}/executions", query)
 
     def campaign_log(self, campaign: str) -> Iterator[dict[str, Any]]:
         """What happened to a campaign, oldest first."""
-        return self.items(f"/campaigns/{_quoted(campaign)}/log")
+        return self.items(f"/campaigns/{quoted(campaign)}/log")
 
     def act(self, campaign: str, action: str, expected_version: int | None = None) -> dict[str, Any]:
         """Act on a campaign.
@@ -329,7 +269,7 @@ class FleetClient:
         """
         if expected_version is None:
             expected_version = int(self.campaign(campaign)["version"])
-        return dict(self._post(f"/campaigns/{_quoted(campaign)}/{action}", {"expected_version": expected_version}))
+        return dict(self._post(f"/campaigns/{quoted(campaign)}/{action}", {"expected_version": expected_version}))
 
     def alerts(self, limit: int = 200) -> list[dict[str, Any]]:
         """The newest ``limit`` alerts, newest first."""
@@ -349,7 +289,7 @@ class FleetClient:
 
     def revoke_api_token(self, token: str) -> None:
         """Revoke an API token by its id."""
-        self._send("POST", f"{_PREFIX}/api-tokens/{_quoted(token)}/revoke")
+        self._send("POST", f"{PREFIX}/api-tokens/{quoted(token)}/revoke")
 
     def audit(self, limit: int = 100) -> list[dict[str, Any]]:
         """The newest ``limit`` changes: who, what, when."""
@@ -363,54 +303,14 @@ class FleetClient:
         """Live changes as (kind, value) until the stream ends; the kind is device, campaign, alert or reset."""
         kind = ""
         try:
-            with self._http.stream("GET", f"{_PREFIX}/events", timeout=httpx.Timeout(10.0, read=60.0)) as response:
+            with self._http.stream("GET", f"{PREFIX}/events", timeout=httpx.Timeout(10.0, read=60.0)) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise _refusal(response)
+                    raise refusal(response)
                 for line in response.iter_lines():
                     if line.startswith("event: "):
                         kind = line[7:]
                     elif line.startswith("data: "):
                         yield kind, json.loads(line[6:])
         except httpx.HTTPError as error:
-            raise _unreachable(error) from error
-
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
-        """What the service answers to a request; ``path`` is below ``/api/v1``. Query values of None are left out."""
-        asked = {name: value for name, value in query.items() if value is not None}
-        response = self._send(method, _PREFIX + path, json=body, params=asked)
-        return response.json() if response.content else None
-
-    def _get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
-        return self._send("GET", _PREFIX + path, params=query).json()
-
-    def _post(self, path: str, body: Mapping[str, Any] | None) -> Any:
-        return self._send("POST", _PREFIX + path, json=body).json()
-
-    def _send(self, method: str, path: str, *, ok: tuple[int, ...] = (), **options: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise _unreachable(error) from error
-        if not response.is_success and response.status_code not in ok:
-            raise _refusal(response)
-        return response
-
-
-def _quoted(text: str) -> str:
-    """``text`` quoted as one segment of a URL's path."""
-    return quote(text, safe="")
-
-
-def _unreachable(error: Exception) -> FleetError:
-    return FleetError("client.unreachable", f"cannot reach the fleet service: {error or type(error).__name__}", 503)
-
-
-def _refusal(response: httpx.Response) -> FleetError:
-    """The error that the server's answer describes."""
-    try:
-        body = response.json()
-        return FleetError(str(body["code"]), str(body["detail"]), response.status_code)
-    except (ValueError, KeyError, TypeError):
-        message = f"the server answered with status {response.status_code}"
-        return FleetError("client.answer", message, response.status_code)
+            raise unreachable(error) from error

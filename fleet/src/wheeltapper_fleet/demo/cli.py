@@ -107,7 +107,8 @@ def _frame(story: Story, console: Console) -> RenderableType:
 
     client = story.stage.client
     token_file = str(story.stage.data_dir / "api-token")
-    return render(client.summary(), client.devices(), story.steps, story.stage.url, token_file, console.size)
+    devices = [client.device(each["id"]) for each in client.devices()]  # a handful; each with its curve
+    return render(client.summary(), devices, story.steps, story.stage.url, token_file, console.size)
 
 
 def _play(story: Story, console: Console, seconds: float | None, *, headless: bool, as_json: bool) -> int:

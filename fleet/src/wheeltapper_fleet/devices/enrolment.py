@@ -1,9 +1,10 @@
 """Enrolment: a one-time token and a certificate signing request (CSR) become a device with a certificate.
 
 Invariants:
+    * A device that a token was made for is pending until it comes; from then on it is active.
     * Only the SHA-256 of a token's secret is kept. A token is good for one device id, once, until it expires.
-    * Using up the token and adding the device are one transaction. Of two requests that race, one wins; a request that
-      is refused, for whatever reason, leaves the token unused.
+    * Using up the token and making the device active are one transaction. Of two requests that race, one wins; a
+      request that is refused, for whatever reason, leaves the token unused.
     * The fleet never has the device's private key: the CSR carries the public one.
 
 What this module does not do: renew a certificate (:mod:`renewal`); limit the rate of requests
@@ -22,18 +23,24 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.devices.issued import record_issued
-from wheeltapper_fleet.devices.rules import DeviceState
-from wheeltapper_fleet.devices.tables import devices, enrolment_tokens
-from wheeltapper_fleet.devices.tags import write_tags
+from wheeltapper_fleet.devices.expected import (
+    ExpectedDevice,
+    admit_device,
+    expect_devices,
+    expected_states,
+    wrong_rows,
+)
+from wheeltapper_fleet.devices.rules import may_enrol
+from wheeltapper_fleet.devices.tables import enrolment_tokens
+from wheeltapper_fleet.devices.tags import changed_tags, check_tags
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import DeviceCertificate, FleetCA
 from wheeltapper_protocols.wire.ids import device_id
@@ -41,6 +48,7 @@ from wheeltapper_protocols.wire.ids import device_id
 __all__ = ["DEFAULT_TTL_SECONDS", "Endpoints", "Enrolled", "Enrolment"]
 
 DEFAULT_TTL_SECONDS: Final = 86_400.0
+_WRONG_SHOWN: Final = 10
 _TOKEN: Final = re.compile(r"wt1\.([a-z0-9][a-z0-9-]{0,62})\.([A-Za-z0-9_-]{43})\.([0-9a-f]{64})\Z")
 
 
@@ -95,36 +103,84 @@ class Enrolment:
         self._clock = clock
 
     def create_token(
-        self, device: str, ttl_seconds: float = DEFAULT_TTL_SECONDS, tags: Mapping[str, str] | None = None
+        self,
+        device: str,
+        ttl_seconds: float = DEFAULT_TTL_SECONDS,
+        tags: Mapping[str, str] | None = None,
+        who: str = "",
     ) -> str:
-        """A new token for ``device``. Its text is returned once and kept nowhere.
+        """A new token for ``device``, which is pending from then on. Its text is returned once and kept nowhere.
 
         Args:
             device: the id that the token is for.
             ttl_seconds: how long it is valid, 1 s to 366 days.
-            tags: what the device will be tagged with.
+            tags: what the device will be tagged with; None: with what it was tagged before, if it was known.
+            who: the person, for the log.
 
         Raises:
-            FleetError: ``enrol.device_exists``, ``enrol.ttl``.
+            FleetError: ``enrol.device_exists``, ``enrol.ttl``, ``tag.invalid``, ``tag.too_many``.
             WireError: ``id.invalid``.
         """
         device_id(device)
+        changed_tags({}, tags or {}, device)
+        check_tags(tags or {})
+        with self._engine.begin() as connection:
+            known = expected_states(connection, [device])
+            if device in known and not may_enrol(known[device]):
+                raise _exists(device)
+            return self._expect(connection, {device: tags}, known, ttl_seconds, who)[0]
+
+    def create_tokens(
+        self, expected: Sequence[ExpectedDevice], ttl_seconds: float = DEFAULT_TTL_SECONDS, who: str = ""
+    ) -> list[str]:
+        """A new token for each of many devices, in their order; for all of them or, if one row is wrong, for none.
+
+        Args:
+            expected: the devices.
+            ttl_seconds: how long the tokens are valid, 1 s to 366 days.
+            who: the person, for the log.
+
+        Raises:
+            FleetError: ``enrol.rows``: which rows are wrong, and why; ``enrol.ttl``.
+        """
+        with self._engine.begin() as connection:
+            known = expected_states(connection, [each.device for each in expected])
+            if wrong := wrong_rows(expected, known):
+                more = f"; and {len(wrong) - _WRONG_SHOWN} more" if len(wrong) > _WRONG_SHOWN else ""
+                message = f"no token was made: {'; '.join(wrong[:_WRONG_SHOWN])}{more}"
+                raise FleetError("enrol.rows", message, 422)
+            return self._expect(connection, {each.device: each.tags for each in expected}, known, ttl_seconds, who)
+
+    def _expect(
+        self,
+        connection: Connection,
+        tags_of: Mapping[str, Mapping[str, str] | None],
+        known: Mapping[str, str],
+        ttl_seconds: float,
+        who: str,
+    ) -> list[str]:
+        """Make the devices pending, and a token for each."""
         if not 1 <= ttl_seconds <= 366 * 86_400:
             raise FleetError("enrol.ttl", f"a token cannot be valid for {ttl_seconds} s; use 1 s to 366 days")
-        secret = secrets.token_bytes(32)
         now = self._clock()
-        with self._engine.begin() as connection:
-            if connection.execute(select(devices.c.id).where(devices.c.id == device)).first() is not None:
-                raise _exists(device)
-            row = {
+        expect_devices(connection, tags_of, known, who=who, now=now)
+        secret_of = {device: secrets.token_bytes(32) for device in tags_of}
+        rows = [
+            {
                 "secret_sha256": hashlib.sha256(secret).hexdigest(),
                 "device": device,
-                "tags": dict(tags or {}),
+                "tags": dict(tags_of[device] or {}),
                 "created_at": now,
                 "expires_at": now + ttl_seconds,
                 "used_at": None,
             }
-            connection.execute(insert(enrolment_tokens).values(row))
+            for device, secret in secret_of.items()
+        ]
+        if rows:
+            connection.execute(insert(enrolment_tokens), rows)
+        return [self._text(device, secret) for device, secret in secret_of.items()]
+
+    def _text(self, device: str, secret: bytes) -> str:
         text = base64.urlsafe_b64encode(secret).rstrip(b"=").decode("ascii")
         return f"wt1.{device}.{text}.{self._ca.ca_sha256}"
 
@@ -161,24 +217,12 @@ class Enrolment:
     def _admit(self, device: str, secret_sha256: str, tags: Mapping[str, str], certificate: DeviceCertificate) -> None:
         now = self._clock()
         unused = (enrolment_tokens.c.secret_sha256 == secret_sha256, enrolment_tokens.c.used_at.is_(None))
-        row = {
-            "id": device,
-            "tags": {},
-            "state": DeviceState.ACTIVE.value,
-            "enrolled_at": now,
-            "certificate_sha256": certificate.sha256,
-            "certificate_expires_at": certificate.expires_at,
-            "online": False,
-            "counter": 0,
-        }
         try:
             with self._engine.begin() as connection:
                 # The update comes first: it takes the write lock, so the slower of two requests sees it used.
                 if connection.execute(update(enrolment_tokens).where(*unused).values(used_at=now)).rowcount != 1:
                     raise _used()
-                connection.execute(insert(devices).values(row))
-                record_issued(connection, device, certificate, now)
-                write_tags(connection, {device: tags})
+                admit_device(connection, device, tags, certificate, now)
         except IntegrityError as error:
             raise _exists(device) from error
 
@@ -205,4 +249,6 @@ def _used() -> FleetError:
 
 
 def _exists(device: str) -> FleetError:
-    return FleetError("enrol.device_exists", f"{device} is enrolled already; remove it first if its key is lost")
+    return FleetError(
+        "enrol.device_exists", f"{device} is enrolled already; forget or retire it first if its key is lost"
+    )

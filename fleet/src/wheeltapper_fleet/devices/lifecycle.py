@@ -1,38 +1,77 @@
-"""The end of a device's enrolment: it is revoked, or removed so that its id can be enrolled again."""
+"""The life of devices moves: what each action changes besides the state. In the caller's transaction.
+
+Invariant: every move is one of :mod:`wheeltapper_fleet.devices.rules` and stands in the device's log, with who and why.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, delete, update
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
+from sqlalchemy import Connection, Engine, delete, select, update
+
+from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.notices import clear_notices
 from wheeltapper_fleet.devices.reported import clear_reported
-from wheeltapper_fleet.devices.rules import DeviceState
-from wheeltapper_fleet.devices.tables import devices
+from wheeltapper_fleet.devices.rules import Action, DeviceState, after
+from wheeltapper_fleet.devices.tables import devices, enrolment_tokens
 from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
 
-__all__ = ["forget_device", "revoke_device"]
+__all__ = ["forget_device", "move_device", "move_devices", "state_of"]
 
 
-def revoke_device(engine: Engine, device: str) -> None:
-    """Refuse ``device`` from now on: no connection, no download, no upload.
+def state_of(connection: Connection, device: str) -> str:
+    """The state of ``device``, locked until the transaction ends.
 
     Raises:
         FleetError: ``device.not_found``.
     """
-    with engine.begin() as connection:
-        _one(
-            connection.execute(
-                update(devices).where(devices.c.id == device).values(state=DeviceState.REVOKED.value)
-            ).rowcount,
-            device,
-        )
+    query = select(devices.c.state).where(devices.c.id == device).with_for_update()
+    state = connection.execute(query).scalar_one_or_none()
+    if state is None:
+        raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
+    return str(state)
 
 
-def forget_device(engine: Engine, device: str) -> None:
+def move_device(connection: Connection, device: str, action: Action, *, who: str, why: str, now: float) -> DeviceState:
+    """Move one device; gives its state afterwards.
+
+    Args:
+        connection: within the caller's transaction.
+        device: its id.
+        action: what is done to it.
+        who: the person, for the log.
+        why: the reason, for the log.
+        now: Unix seconds.
+
+    Raises:
+        FleetError: ``device.not_found``, ``device.transition``.
+    """
+    found = after(state_of(connection, device), action, device)
+    move_devices(connection, {device: found}, action, who=who, why=why, now=now)
+    return found
+
+
+def move_devices(
+    connection: Connection, moves: Mapping[str, DeviceState], action: Action, *, who: str, why: str, now: float
+) -> None:
+    """Move devices, each to the state that ``action`` leads to; some thousands at most. A few statements for all."""
+    to: dict[DeviceState, list[str]] = defaultdict(list)
+    for device, state in moves.items():
+        to[state].append(device)
+    for state, names in to.items():
+        connection.execute(update(devices).where(devices.c.id.in_(names)).values(state=state.value))
+    if action in (Action.REVOKE, Action.RETIRE):
+        _void_tokens(connection, list(moves), now)
+    entries = [Entry(device, action.value, state.value, why=why) for device, state in moves.items()]
+    write_log(connection, entries, who, now)
+
+
+def forget_device(engine: Engine, device: str, *, who: str, now: float) -> None:
     """Remove ``device``, so that its id can be enrolled again (for a board that lost its key).
 
-    Its old certificate stays refused, since the database then knows none or another one. Its records stay.
+    Its old certificate stays refused, since the database then knows none or another one. Its records and its log stay.
 
     Raises:
         FleetError: ``device.not_found``.
@@ -41,9 +80,14 @@ def forget_device(engine: Engine, device: str) -> None:
         clear_notices(connection, device)
         clear_reported(connection, device)
         write_tags(connection, {device: {}})
-        _one(connection.execute(delete(devices).where(devices.c.id == device)).rowcount, device)
+        if connection.execute(delete(devices).where(devices.c.id == device)).rowcount != 1:
+            raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
+        write_log(connection, [Entry(device, "forget")], who, now)
 
 
-def _one(rows: int, device: str) -> None:
-    if rows != 1:
-        raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
+def _void_tokens(connection: Connection, names: Sequence[str], now: float) -> None:
+    """Let the unused tokens of devices end now."""
+    unused = (enrolment_tokens.c.used_at.is_(None), enrolment_tokens.c.expires_at > now)
+    connection.execute(
+        update(enrolment_tokens).where(enrolment_tokens.c.device.in_(names), *unused).values(expires_at=now)
+    )

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, delete, select
 from wheeltapper_fleet.db.engine import upsert_statement
 from wheeltapper_fleet.devices.tables import device_notices
 
-__all__ = ["all_notices", "clear_notices", "notices_of", "store_notice"]
+__all__ = ["clear_notices", "notices_by_device", "notices_of", "store_notice"]
 
 _DETAIL_CHARACTERS: Final = 500
 
@@ -40,10 +40,11 @@ def notices_of(connection: Connection, device: str) -> Sequence[Row[Any]]:
     return connection.execute(query).all()
 
 
-def all_notices(connection: Connection) -> dict[str, list[Row[Any]]]:
-    """The notices of every device that has one, newest first. Few devices have any."""
+def notices_by_device(connection: Connection, names: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    """The notices of those of ``names`` that have any, newest first. One statement."""
     found: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(select(device_notices).order_by(device_notices.c.last_at.desc())):
+    query = select(device_notices).where(device_notices.c.device.in_(names))
+    for row in connection.execute(query.order_by(device_notices.c.last_at.desc())):
         found.setdefault(row.device, []).append(row)
     return found
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from wheeltapper_fleet.ground.errors import FleetError
 
-__all__ = ["CONNECTING", "TRANSITIONS", "Action", "DeviceState", "after", "may_connect"]
+__all__ = ["CONNECTING", "TRANSITIONS", "Action", "DeviceState", "after", "may_connect", "may_enrol"]
 
 
 class DeviceState(StrEnum):
@@ -68,6 +68,11 @@ CONNECTING: Final = (_A.value, _Q.value)
 def may_connect(state: str) -> bool:
     """Whether a device in ``state`` may connect. A state that this version does not know may not."""
     return state in CONNECTING
+
+
+def may_enrol(state: str) -> bool:
+    """Whether a token may be made for a device in ``state``: it waits for one, or its identity has ended."""
+    return any(each.value == state for each, action in TRANSITIONS if action is Action.EXPECT)
 
 
 def after(state: str, action: Action, device: str) -> DeviceState:

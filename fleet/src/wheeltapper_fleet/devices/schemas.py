@@ -6,7 +6,18 @@ from pydantic import BaseModel
 
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
 
-__all__ = ["CommandView", "DeviceRow", "DeviceView", "NoticeView", "PipelineView", "TokenView"]
+__all__ = [
+    "BulkView",
+    "CommandView",
+    "DeviceCounts",
+    "DeviceLogEntry",
+    "DeviceRow",
+    "DeviceView",
+    "NoticeView",
+    "PipelineView",
+    "ReleaseCount",
+    "TokenView",
+]
 
 
 class TokenView(BaseModel):
@@ -41,6 +52,47 @@ class PipelineView(BaseModel):
     severity: str | None = None
     scored_at: float | None = None
     no_score_since: float | None = None
+
+
+class DeviceLogEntry(BaseModel):
+    """What was done to a device: the action, the device's state afterwards, what exactly, by whom, and why."""
+
+    at: float
+    who: str
+    event: str
+    state: str
+    detail: str
+    why: str
+
+
+class BulkView(BaseModel):
+    """How many devices a query means, how many of them are changed, and how many are not, by the code of the reason."""
+
+    matched: int
+    changed: int
+    refused: dict[str, int]
+
+
+class ReleaseCount(BaseModel):
+    """How many devices run a release in a pipeline; None for no release."""
+
+    pipeline: str
+    model: str | None
+    release: int | None
+    devices: int
+
+
+class DeviceCounts(BaseModel):
+    """Devices in numbers: all, by state, by site (those without one under an empty name), and what they run.
+
+    ``online`` are those of them that are online now. ``sites`` and ``releases`` hold the most frequent ones.
+    """
+
+    devices: int
+    online: int
+    states: dict[str, int]
+    sites: dict[str, int]
+    releases: list[ReleaseCount]
 
 
 class NoticeView(BaseModel):

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-from wheeltapper_fleet.devices.tables import device_attributes, device_pipelines, device_tags, devices
+from wheeltapper_fleet.devices.tables import SEEN, device_attributes, device_pipelines, device_tags, devices
 from wheeltapper_fleet.ground.query import Ago, And, Compare, Field, Has, Node, Not, Or, Query, Value, natural
 
 __all__ = ["facts_of", "where"]
@@ -101,7 +101,8 @@ def _has(field: Field) -> ColumnElement[bool]:
 def _compare(field: Field, operator: str, values: tuple[str | float | bool, ...]) -> ColumnElement[bool]:
     if field.kind in _COLUMNS:
         column = _COLUMNS[field.kind]
-        return and_(column.is_not(None), _column(column, operator, values))
+        compared = SEEN if field.kind == "last_seen" else column  # what an index holds
+        return and_(column.is_not(None), _column(compared, operator, values))
     table, mine = _table(field)
     if field.kind in _NAMED:
         condition = _text(table, operator, values)

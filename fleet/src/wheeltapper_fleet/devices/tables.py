@@ -8,6 +8,7 @@
       gave it (also in ``devices.tags``, for reading), what it reported of itself, what each pipeline runs.
       ``number`` is the number that a value spells, ``sort_key`` orders numbers within it
       (:mod:`wheeltapper_fleet.ground.query`).
+    * ``device_log``: what was done to a device, by whom and why. It stays when the device is forgotten.
     * ``device_notices``: what is wrong with a device itself, by a stable code, with a count.
     * ``enrolment_tokens``: one-time tokens, by the SHA-256 of their secret.
     * ``issued_certificates``: the certificates of devices that are not over, also those that are void.
@@ -18,14 +19,31 @@ Times are Unix seconds. JSON columns hold what msgspec encoded.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, String, Table, Text
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Float,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    func,
+    literal_column,
+)
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
 __all__ = [
+    "SEEN",
     "commands",
     "device_attributes",
+    "device_log",
     "device_notices",
     "device_pipelines",
     "device_tags",
@@ -54,8 +72,11 @@ devices = Table(
     Index("ix_devices_state_online_id", "state", "online", "id"),
     Index("ix_devices_online_id", "online", "id"),
     Index("ix_devices_site_id", "site", "id"),
-    Index("ix_devices_last_seen_at", "last_seen_at"),
 )
+
+SEEN: Final[ColumnElement[float]] = func.coalesce(devices.c.last_seen_at, literal_column("0.0", Float))
+"""When a device was last seen; 0 for one that never was. As an index holds it: write it the same way everywhere."""
+Index("ix_devices_seen_id", SEEN, devices.c.id)
 
 device_tags = Table(
     "device_tags",
@@ -90,6 +111,20 @@ device_pipelines = Table(
     Index("ix_device_pipelines_pipeline_model_release_device", "pipeline", "model", "release", "device"),
 )
 
+device_log = Table(
+    "device_log",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("device", String(63), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Index("ix_device_log_device_id", "device", "id"),
+)
+
 device_notices = Table(
     "device_notices",
     metadata,
@@ -105,7 +140,7 @@ enrolment_tokens = Table(
     "enrolment_tokens",
     metadata,
     Column("secret_sha256", String(64), primary_key=True),
-    Column("device", String(63), nullable=False),
+    Column("device", String(63), nullable=False, index=True),
     Column("tags", StoredJson, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),

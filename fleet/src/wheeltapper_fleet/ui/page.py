@@ -152,7 +152,7 @@ def _fleet(page: Page, q: str, after: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"totals": totals, "q": q, "after": after, "cards": None, "rows": [], "next": None}
     found["problem"] = ""
     if small:
-        found["cards"] = list_devices(page.engine, limit=CARDS_AT_MOST).items
+        found["cards"] = list_devices(page.engine, limit=CARDS_AT_MOST, curves=True).items
     else:
         try:
             shown = list_rows(page.engine, q, ROWS_SHOWN, after)

@@ -1,17 +1,20 @@
-"""Routes of devices: enrolment tokens, list, revoke, forget."""
+"""Routes of devices: enrolment tokens, list, counts, tags, and their life from pending to retired."""
 
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, Literal
 
 from fastapi import APIRouter
 
 from wheeltapper_fleet.api import schemas
-from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import After, DeviceId, Limit
-from wheeltapper_fleet.devices import lifecycle, views
-from wheeltapper_fleet.devices.schemas import DeviceView, TokenView
+from wheeltapper_fleet.api.context import AdminContext, Context, Who
+from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, Q
+from wheeltapper_fleet.devices import log, views
+from wheeltapper_fleet.devices.expected import ExpectedDevice
+from wheeltapper_fleet.devices.rules import Action
+from wheeltapper_fleet.devices.schemas import BulkView, DeviceCounts, DeviceLogEntry, DeviceView, TokenView
+from wheeltapper_fleet.devices.service import BulkChange
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.ground.request import note_subject
 
@@ -22,17 +25,52 @@ router = APIRouter()
 
 
 @router.post("/tokens", status_code=201)
-def create_token(body: schemas.TokenRequest, context: Context) -> TokenView:
-    """Create a one-time enrolment token."""
+def create_token(body: schemas.TokenRequest, context: Context, who: Who) -> TokenView:
+    """Create a one-time enrolment token; the device is pending from then on."""
     note_subject(device=body.device)
-    token = context.enrolment.create_token(body.device, body.ttl_seconds, body.tags)
+    token = context.enrolment.create_token(body.device, body.ttl_seconds, body.tags or None, who)
     return TokenView(device=body.device, token=token, expires_at=context.clock() + body.ttl_seconds)
 
 
+@router.post("/device-tokens", status_code=201)
+def create_tokens(body: schemas.TokensRequest, context: Context, who: Who) -> list[TokenView]:
+    """Create a one-time enrolment token for each of many devices: for all of them, or for none if one is wrong."""
+    expected = [ExpectedDevice(each.device, each.tags, each.row) for each in body.devices]
+    tokens = context.enrolment.create_tokens(expected, body.ttl_seconds, who)
+    until = context.clock() + body.ttl_seconds
+    return [
+        TokenView(device=each.device, token=token, expires_at=until)
+        for each, token in zip(expected, tokens, strict=True)
+    ]
+
+
 @router.get("/devices")
-def list_devices(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[DeviceView]:
-    """Devices, by id."""
-    return views.list_devices(context.engine, context.clock(), limit, after)
+def list_devices(
+    context: Context,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+    q: Q = None,
+    sort: Literal["id", "-id", "last_seen", "-last_seen"] = "id",
+) -> Page[DeviceView]:
+    """Devices; with `q` those that a query means. Their `scores` are with each single device."""
+    return views.list_devices(context.engine, context.clock(), limit, after, q or "", sort)
+
+
+@router.get("/device-counts")
+def count_devices(context: Context, q: Q = None) -> DeviceCounts:
+    """Devices in numbers: by state, site, and what they run; with `q` those that a query means."""
+    return views.count_devices(context.engine, q or "", context.clock())
+
+
+@router.post("/device-edits")
+def edit_devices(body: schemas.DeviceBulkRequest, context: Context, who: Who) -> BulkView:
+    """Change every device that a query means: its tags, its state, or both. With `dry` they are only counted."""
+    change = BulkChange(None if body.action is None else Action(body.action), body.tags)
+    if body.dry:
+        return context.devices.foresee(body.q, change)
+    done = context.devices.bulk(body.q, change, who=who, why=body.why, expected=body.expected)
+    _LOG.info("%d devices changed by %s: %s", done.changed, who, body.q[:200])
+    return done
 
 
 @router.get("/devices/{device}")
@@ -41,18 +79,63 @@ def get_device(device: DeviceId, context: Context) -> DeviceView:
     return views.get_device(context.engine, device, context.clock())
 
 
-@router.post("/devices/{device}/revoke")
-def revoke_device(device: DeviceId, context: Context, who: Who) -> DeviceView:
-    """Revoke a device: from now on it is refused everywhere."""
-    lifecycle.revoke_device(context.engine, device)
-    context.on_revoked(device)
-    _LOG.info("device %s revoked by %s", device, who)
+@router.patch("/devices/{device}")
+def edit_device(device: DeviceId, body: schemas.DeviceEditRequest, context: Context, who: Who) -> DeviceView:
+    """Change tags of a device; those that are not named stay."""
+    context.devices.tag(device, body.tags, who=who, why=body.why)
     return views.get_device(context.engine, device, context.clock())
+
+
+@router.get("/devices/{device}/log")
+def list_log(
+    device: DeviceId, context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> Page[DeviceLogEntry]:
+    """What was done to a device, by whom and why, newest first."""
+    return log.list_log(context.engine, device, limit, after)
+
+
+@router.post("/devices/{device}/quarantine")
+def quarantine_device(
+    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
+) -> DeviceView:
+    """Quarantine a device: it stays connected and is seen, but gets no assignment and is in no campaign."""
+    return _moved(context, device, Action.QUARANTINE, who, body)
+
+
+@router.post("/devices/{device}/reinstate")
+def reinstate_device(
+    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
+) -> DeviceView:
+    """End a device's quarantine."""
+    return _moved(context, device, Action.REINSTATE, who, body)
+
+
+@router.post("/devices/{device}/revoke")
+def revoke_device(
+    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
+) -> DeviceView:
+    """Revoke a device: from now on it is refused everywhere."""
+    return _moved(context, device, Action.REVOKE, who, body)
+
+
+@router.post("/devices/{device}/retire")
+def retire_device(
+    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
+) -> DeviceView:
+    """Retire a device that is out of use: its identity ends, its history stays."""
+    return _moved(context, device, Action.RETIRE, who, body)
 
 
 @router.post("/devices/{device}/forget", status_code=204)
 def forget_device(device: DeviceId, context: Context, who: Who) -> None:
     """Remove a device, so that its id can be enrolled again. Its records stay."""
-    lifecycle.forget_device(context.engine, device)
-    context.on_revoked(device)
+    context.devices.forget(device, who=who)
     _LOG.info("device %s forgotten by %s", device, who)
+
+
+def _moved(
+    context: AdminContext, device: str, action: Action, who: str, body: schemas.DeviceActionRequest | None
+) -> DeviceView:
+    context.devices.move(device, action, who=who, why=body.why if body is not None else "")
+    _LOG.info("device %s: %s by %s", device, action, who)
+    return views.get_device(context.engine, device, context.clock())

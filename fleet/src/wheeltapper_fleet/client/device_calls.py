@@ -1,0 +1,75 @@
+"""Calls about devices: enrolment tokens, list, tags, and their life."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from wheeltapper_fleet.client.requests import PREFIX, Requests, quoted
+from wheeltapper_fleet.ground.paging import MAX_LIMIT
+
+__all__ = ["DeviceCalls"]
+
+
+class DeviceCalls(Requests):
+    """One method for each route of devices."""
+
+    def create_token(
+        self, device: str, ttl_seconds: float = 86_400.0, tags: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Create a one-time enrolment token: ``device``, ``token``, ``expires_at``."""
+        return dict(self._post("/tokens", {"device": device, "ttl_seconds": ttl_seconds, "tags": dict(tags or {})}))
+
+    def create_tokens(
+        self, devices: Sequence[Mapping[str, Any]], ttl_seconds: float = 86_400.0
+    ) -> list[dict[str, Any]]:
+        """Create a one-time enrolment token for each of ``devices`` (``device``, ``tags``, ``row``): for all or none.
+
+        Raises:
+            FleetError: ``enrol.rows``: which rows are wrong, and why.
+        """
+        return list(self._post("/device-tokens", {"devices": list(devices), "ttl_seconds": ttl_seconds}))
+
+    def devices(self, q: str = "") -> list[dict[str, Any]]:
+        """All devices that a query means, by id."""
+        return list(self.iterate_devices(q))
+
+    def iterate_devices(self, q: str = "", page: int | None = None) -> Iterator[dict[str, Any]]:
+        """The devices that a query means, by id, read in pages of up to ``page`` devices."""
+        asked: dict[str, Any] = {"q": q} if q else {}
+        if page is not None:
+            asked["limit"] = min(page, MAX_LIMIT)
+        return self.items("/devices", asked)
+
+    def device_counts(self, q: str = "") -> dict[str, Any]:
+        """Devices in numbers: by state, site, and what they run."""
+        return dict(self._get("/device-counts", {"q": q} if q else None))
+
+    def device(self, device: str) -> dict[str, Any]:
+        """One device."""
+        return dict(self._get(f"/devices/{quoted(device)}"))
+
+    def device_log(self, device: str) -> Iterator[dict[str, Any]]:
+        """What was done to a device, newest first."""
+        return self.items(f"/devices/{quoted(device)}/log")
+
+    def tag_device(self, device: str, tags: Mapping[str, str | None], why: str = "") -> dict[str, Any]:
+        """Change tags of a device; None removes one."""
+        body = {"tags": dict(tags), "why": why}
+        return dict(self._send("PATCH", f"{PREFIX}/devices/{quoted(device)}", json=body).json())
+
+    def edit_devices(self, q: str, **change: Any) -> dict[str, Any]:
+        """Change every device that a query means: ``tags``, ``action``, ``why``, ``dry``, ``expected``."""
+        return dict(self._post("/device-edits", {"q": q, **change}))
+
+    def move_device(self, device: str, action: str, why: str = "") -> dict[str, Any]:
+        """``quarantine``, ``reinstate``, ``revoke`` or ``retire`` a device."""
+        return dict(self._post(f"/devices/{quoted(device)}/{action}", {"why": why}))
+
+    def revoke(self, device: str) -> dict[str, Any]:
+        """Revoke a device: from now on it is refused everywhere."""
+        return self.move_device(device, "revoke")
+
+    def forget(self, device: str) -> None:
+        """Remove a device, so that its id can be enrolled again. Its records stay."""
+        self._send("POST", f"{PREFIX}/devices/{quoted(device)}/forget")
