@@ -32,7 +32,6 @@ def keep(engine: Engine, found: dict[str, dict[str, Any]]) -> None:
                     tags={},
                     state=its.get("state", "active"),
                     online=its.get("online", False),
-                    site=its.get("site"),
                     last_seen_at=its.get("last_seen"),
                     enrolled_at=its.get("enrolled"),
                 )
@@ -43,7 +42,12 @@ def keep(engine: Engine, found: dict[str, dict[str, Any]]) -> None:
             }
             status = {"pipelines": pipelines, "attributes": its.get("attributes", {})}
             store_reported(connection, device, None, status, NOW)
-        write_tags(connection, {device: its.get("tags", {}) for device, its in found.items()})
+        write_tags(connection, {device: _tags(its) for device, its in found.items()})
+
+
+def _tags(its: dict[str, Any]) -> dict[str, str]:
+    tags: dict[str, str] = its.get("tags", {})
+    return tags if its.get("site") is None else {**tags, "site": its["site"]}
 
 
 def as_facts(device: str, its: dict[str, Any]) -> dict[str, object]:
