@@ -73,7 +73,9 @@ def test_a_score_is_shown_until_it_is_five_windows_old(database: Engine) -> None
     (found,) = list_devices(database, last + 301.0).items
     assert shown(found) == (None, None, last)
     assert found.pipelines[0].scored_at == last
-    assert len(found.scores) == 10
+    assert len(get_device(database, "dev-1", last).scores) == 10
+    assert found.scores == [], "a list reads no curves unless it is asked to"
+    assert len(list_devices(database, last, curves=True).items[0].scores) == 10
 
 
 def test_windows_without_a_score_do_not_renew_it(database: Engine) -> None:
