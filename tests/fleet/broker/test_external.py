@@ -14,7 +14,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 
 from tests.fleet.broker.external import HOSTS, MosquittoAlone, NatsCluster
 from tests.fleet.broker.rig import Device, until
@@ -25,7 +25,8 @@ from wheeltapper_fleet.broker.partitions import PARTITIONS, partition_of, partit
 from wheeltapper_fleet.config import FleetConfig, load_config
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.issued import record_issued, serial_is_known, void_serials
-from wheeltapper_fleet.devices.lifecycle import forget_device, revoke_device
+from wheeltapper_fleet.devices.rules import Action
+from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.serving.messaging import Messaging, start_messaging
 from wheeltapper_fleet.tables import devices, issued_certificates, spools
@@ -158,7 +159,15 @@ def test_a_device_can_neither_speak_for_nor_listen_to_nor_push_out_another(rig: 
             assert victim.connected.is_set()
 
 
-@pytest.mark.parametrize("end", [revoke_device, forget_device])
+def _revoke(engine: Engine, device: str) -> None:
+    Devices(engine, time.time).move(device, Action.REVOKE, who="ann")
+
+
+def _forget(engine: Engine, device: str) -> None:
+    Devices(engine, time.time).forget(device, who="ann")
+
+
+@pytest.mark.parametrize("end", [_revoke, _forget])
 def test_who_is_revoked_or_forgotten_loses_the_connection_and_gets_none(
     rig: ExternalRig, end: Callable[..., None]
 ) -> None:
@@ -344,8 +353,8 @@ def test_void_certificates(world: World) -> None:
     """Of a device that is revoked or forgotten, or has another one; not what is over, and not the next one."""
     for device in ("good", "revoked", "forgotten", "renewing", "old"):
         world.enrol(device)
-    revoke_device(world.engine, "revoked")
-    forget_device(world.engine, "forgotten")
+    _revoke(world.engine, "revoked")
+    _forget(world.engine, "forgotten")
     following = world.ca.sign_device_csr(_csr("renewing"), "renewing")
     with world.engine.begin() as connection:
         record_issued(connection, "renewing", following, world.clock())
