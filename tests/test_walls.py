@@ -69,8 +69,8 @@ PURE = {
         " api.schemas device_api.rate_limit ui.charts cli.options training.errors"
         " registry.runnable campaigns.rules.default_release campaigns.rules.foresight"
         " campaigns.rules.explanation campaigns.rules.forecast campaigns.rules.gates campaigns.rules.meeting"
-        " campaigns.rules.sequential"
         " ground.buckets access.permissions access.principal access.schemas audit.schemas api.view"
+        " campaigns.rules.panel campaigns.rules.sequential"
         " sim.assignments sim.behaviour sim.device sim.draws sim.fault_table sim.faults"
         " sim.machine sim.messages sim.mqtt_packets sim.result sim.spool sim.update sim.updates"
     ),

@@ -36,6 +36,7 @@ from wheeltapper_fleet.broker.server import free_port
 from wheeltapper_fleet.broker.settings import split_address
 from wheeltapper_fleet.campaigns.due import mark_devices
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
+from wheeltapper_fleet.campaigns.observations import EVERY_SECONDS, Observer
 from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.config import FleetConfig
 from wheeltapper_fleet.db.engine import open_database
@@ -228,6 +229,7 @@ def _duties(config: FleetConfig, database: Database, messaging: Messaging) -> It
         yield Duty("revocation list", 60.0, messaging.revocation.refresh)
     yield Duty("alert triage", 1.0, Triage(database).turn)
     yield Duty("telemetry retention", 60.0, Retention(database, config.keep).run)
+    yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
 
 
 async def _refresh(upkeep: Upkeep) -> None:

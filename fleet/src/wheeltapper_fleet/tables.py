@@ -10,6 +10,7 @@ from wheeltapper_fleet.access.tables import api_tokens, repeats, sessions
 from wheeltapper_fleet.alerts.tables import alerts, case_log, cases, labels, silences
 from wheeltapper_fleet.assets.tables import assets, point_mappings
 from wheeltapper_fleet.audit.tables import audit
+from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels
 from wheeltapper_fleet.campaigns.tables import (
     assignments,
     assignments_due,
@@ -44,6 +45,7 @@ __all__ = [
     "assignments",
     "assignments_due",
     "audit",
+    "campaign_gates",
     "campaign_log",
     "campaign_tallies",
     "campaigns",
@@ -61,6 +63,7 @@ __all__ = [
     "drift_reports",
     "enrolment_tokens",
     "executions",
+    "gate_panels",
     "issued_certificates",
     "labels",
     "latest",

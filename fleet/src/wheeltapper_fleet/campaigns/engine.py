@@ -39,7 +39,8 @@ from wheeltapper_fleet.campaigns.dispatch import (
 from wheeltapper_fleet.campaigns.due import any_due, any_tellings, mark_next_told, next_due, settle
 from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
 from wheeltapper_fleet.campaigns.moves import any_overdue, end_overdue
-from wheeltapper_fleet.campaigns.rules.campaign import CampaignState, Tick, next_look, step
+from wheeltapper_fleet.campaigns.observations import gated_tick
+from wheeltapper_fleet.campaigns.rules.campaign import CampaignState, next_look, step
 from wheeltapper_fleet.campaigns.store import (
     campaign_version,
     campaigns_to_step,
@@ -244,7 +245,7 @@ def _step(connection: Connection, campaign: str, now: float) -> bool:
     before, version = load_campaign(connection, campaign, tallies)
     current, moved, rests = before, 0, False
     for _ in range(_MAX_STEPS):
-        after, effects = step(current, tallies, Tick(now))
+        after, effects = step(current, tallies, gated_tick(connection, current, now))
         if after == current and not effects:
             rests = True
             break

@@ -12,6 +12,7 @@ __all__ = [
     "CampaignView",
     "DefaultReleaseView",
     "ExecutionView",
+    "GateView",
     "HappeningView",
     "LogEntry",
     "PipelineReasons",
@@ -44,9 +45,26 @@ class LogEntry(BaseModel):
     detail: str
 
 
+class GateView(BaseModel):
+    """What a telemetry gate says of a ``wave`` (from 1): ``PASS``, ``HOLD`` (not enough data) or ``BROKEN``.
+
+    ``devices`` have spoken in the campaign so far. ``p_value`` is valid however often it is looked at; null without
+    data.
+    """
+
+    kind: str
+    wave: int
+    verdict: str
+    sentence: str
+    devices: int
+    p_value: float | None
+    judged_at: float
+
+
 class CampaignView(BaseModel):
     """One campaign. ``executions`` counts its executions by wave (its number from 1, as text) and state.
 
+    ``gates`` are what its telemetry gates said at their last look, in the order of its specification.
     ``unreadable`` says why this version of the service cannot carry the campaign on; it is empty where it can.
     """
 
@@ -60,6 +78,7 @@ class CampaignView(BaseModel):
     created_at: float
     updated_at: float
     unreadable: str = ""
+    gates: list[GateView] = []
 
 
 class CampaignDetail(CampaignView):

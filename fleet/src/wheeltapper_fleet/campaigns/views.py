@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
+from wheeltapper_fleet.campaigns.gate_tables import campaign_gates
 from wheeltapper_fleet.campaigns.rules.waves import Tallies
-from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, LogEntry
+from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, GateView, LogEntry
 from wheeltapper_fleet.campaigns.store import WARNING, why_unreadable
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.campaigns.tallies import read_tallies, tallies_of
@@ -29,7 +30,8 @@ def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None
     with reading(engine) as connection:
         rows, following = page_of(connection, select(campaigns), key, limit=limit, after=after, descending=True)
         counts = read_tallies(connection, [row.id for row in rows])
-    return Page([_view(row, counts[row.id]) for row in rows], following)
+        gates = _gates(connection, [row.id for row in rows])
+    return Page([_view(row, counts[row.id], gates.get(row.id, [])) for row in rows], following)
 
 
 def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
@@ -42,7 +44,7 @@ def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
     with reading(engine) as connection:
         row = _row(connection, campaign)
         warnings = connection.execute(warned.order_by(campaign_log.c.id)).scalars().all()
-        view = _view(row, tallies_of(connection, campaign))
+        view = _view(row, tallies_of(connection, campaign), _gates(connection, [campaign]).get(campaign, []))
     return CampaignDetail(**view.model_dump(), warnings=list(warnings))
 
 
@@ -109,7 +111,17 @@ def _by_wave(tallies: Tallies) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _view(row: Row[Any], tallies: Tallies) -> CampaignView:
+def _gates(connection: Connection, names: list[str]) -> dict[str, list[GateView]]:
+    """By campaign, what its gates said, in one query."""
+    query = select(campaign_gates).where(campaign_gates.c.campaign.in_(names))
+    found: dict[str, list[GateView]] = {}
+    for row in connection.execute(query.order_by(campaign_gates.c.campaign, campaign_gates.c.gate)):
+        fields = {name: row._mapping[name] for name in GateView.model_fields if name != "wave"}
+        found.setdefault(row.campaign, []).append(GateView(**fields, wave=row.wave + 1))
+    return found
+
+
+def _view(row: Row[Any], tallies: Tallies, gates: list[GateView]) -> CampaignView:
     return CampaignView(
         id=row.id,
         version=row.version,
@@ -121,4 +133,5 @@ def _view(row: Row[Any], tallies: Tallies) -> CampaignView:
         created_at=row.created_at,
         updated_at=row.updated_at,
         unreadable=why_unreadable(row),
+        gates=gates,
     )

@@ -227,6 +227,9 @@ def _show_campaign(found: dict[str, Any], as_json: bool) -> None:
         said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         rows.append((number, wave.get("state") if isinstance(wave, dict) else None, said or None))
     print_table(("WAVE", "STATE", "EXECUTIONS"), rows, "no execution yet")
+    gates = [(each["wave"], each["verdict"], each["sentence"]) for each in found["gates"]]
+    if gates:
+        print_table(("WAVE", "GATE", "SAYS"), gates, "")
 
 
 def _show_items(found: list[dict[str, Any]], columns: Sequence[str], empty: str, as_json: bool) -> None:

@@ -4,4 +4,7 @@
 ``waves.py`` counts attempts, ``campaign.py`` is the machine that decides on the counts. ``meeting.py`` decides between
 campaigns on one device, ``default_release.py`` says what a device runs where no campaign does,
 ``foresight.py`` what can be seen of a campaign at its creation.
+
+``gates.py`` says what telemetry must show before a wave passes, by the tests of ``sequential.py`` on the devices that
+``panel.py`` draws. ``forecast.py`` says what a campaign would do, ``explanation.py`` why a device runs what it runs.
 """

@@ -66,7 +66,7 @@ class _Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
     in a smaller wave)."""
 
     alpha: Alpha = 0.05
-    minimum_devices: Annotated[int, Meta(ge=1, le=100_000)] = 10
+    minimum_devices: Annotated[int, Meta(ge=1, le=500)] = 10
 
 
 class _Watching(_Gate, frozen=True, kw_only=True, forbid_unknown_fields=True):

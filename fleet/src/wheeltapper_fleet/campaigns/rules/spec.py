@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from wheeltapper_fleet.campaigns.rules.gates import Gate
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import Name, Release
 
@@ -107,7 +108,8 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     ``pipelines`` ``["*"]`` means every pipeline that the device's last status message names. Where two campaigns meet
     on a pipeline, the one with the higher ``priority`` decides, else the newer one. ``make_default``: once completed,
-    the release becomes the default release of its audience.
+    the release becomes the default release of its audience. ``gates`` hold a wave until they have enough data, and stop
+    the campaign as ``on_abort`` says if one is broken, or has had to wait for data for ``gate_wait_seconds``.
     """
 
     model: Name
@@ -119,6 +121,8 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     soak_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
     abort: Annotated[tuple[AbortRule, ...], Meta(max_length=32)] = ()
     on_abort: AbortAction = AbortAction.PAUSE
+    gates: Annotated[tuple[Gate, ...], Meta(max_length=16)] = ()
+    gate_wait_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 86_400.0
     execution_deadline_seconds: Annotated[float, Meta(gt=0, le=1e8)] = 3600.0
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     needs_approval: bool = False
@@ -136,7 +140,7 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
 
     Raises:
         FleetError: ``campaign.spec_invalid`` (a field), ``campaign.rule_invalid`` (an abort rule, a success condition),
-            ``campaign.waves_invalid`` (a wave of two sizes).
+            ``campaign.gate_invalid`` (a gate), ``campaign.waves_invalid`` (a wave of two sizes).
     """
     try:
         built = msgspec.to_builtins(raw) if isinstance(raw, CampaignSpec) else dict(raw)
@@ -145,10 +149,7 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
             if pipeline != ALL_PIPELINES:
                 msgspec.convert(pipeline, Name)
     except msgspec.ValidationError as error:
-        in_a_rule = "$.abort" in str(error) or "$.success" in str(error)
-        raise FleetError(
-            f"campaign.{'rule' if in_a_rule else 'spec'}_invalid", f"the campaign is refused: {error}", 422
-        ) from error
+        raise FleetError(f"campaign.{_part(str(error))}_invalid", f"the campaign is refused: {error}", 422) from error
     if ALL_PIPELINES in spec.pipelines and len(spec.pipelines) > 1:
         raise FleetError("campaign.spec_invalid", "pipelines: use '*' alone or name them", 422)
     if ALL_PIPELINES in spec.pipelines and spec.make_default:
@@ -165,6 +166,13 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
         if unknown:
             raise _rule_invalid(f"abort rule: {unknown} are not ways to fail; use some of {sorted(FAILURE_STATES)}")
     return spec
+
+
+def _part(message: str) -> str:
+    """Which part of a spec msgspec's ``message`` is about."""
+    if "$.gates" in message:
+        return "gate"
+    return "rule" if "$.abort" in message or "$.success" in message else "spec"
 
 
 def _whole_numbers(value: Any) -> Any:

@@ -50,7 +50,9 @@ def _inlined(part: Any, definitions: dict[str, Any]) -> Any:
         return part
     if "$ref" in part:
         part = {**definitions[part["$ref"].rsplit("/", 1)[-1]], **{k: v for k, v in part.items() if k != "$ref"}}
-    inlined = {key: _inlined(value, definitions) for key, value in part.items() if key != "$defs"}
+    inlined = {
+        key: _inlined(value, definitions) for key, value in part.items() if key not in ("$defs", "discriminator")
+    }
     if isinstance(inlined.get("pattern"), str):
         inlined["pattern"] = inlined["pattern"].replace(r"\Z", "$")
     return inlined
