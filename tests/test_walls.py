@@ -61,6 +61,7 @@ PURE = {
         "ground.errors ground.names ground.paging ground.query trust.expiry telemetry.drift telemetry.rules"
         " telemetry.schemas telemetry.spool telemetry.rollup telemetry.present devices.rules devices.schemas"
         " alerts.case alerts.triage alerts.announcing notify.occurrence"
+        " notify.rules notify.schemas notify.settings notify.signing"
         " devices.instances assets.files assets.rules assets.schemas alerts.schemas"
         " captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"

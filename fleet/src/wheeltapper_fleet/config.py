@@ -26,6 +26,8 @@ from typing import Any
 
 from wheeltapper_fleet.broker.settings import BrokerSettings, read_settings
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.notify.settings import NotifySettings
+from wheeltapper_fleet.notify.settings import read_settings as read_notify
 from wheeltapper_fleet.telemetry.retention import Keep
 
 __all__ = ["ROLES", "FleetConfig", "is_loopback", "load_config"]
@@ -57,6 +59,7 @@ class FleetConfig:
         broker: through which broker devices are reached; ``mqtt_host`` and ``mqtt_port`` are those of the embedded one.
         keep_messages_days, keep_rollups_days, keep_hours_days: for how long what devices delivered is kept record by
             record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
+        notify: the mail server, and where webhooks may go.
     """
 
     data_dir: Path = field(default_factory=lambda: Path("wheeltapper-data"))
@@ -76,6 +79,7 @@ class FleetConfig:
     keep_messages_days: int = 90
     keep_rollups_days: int = 30
     keep_hours_days: int = 730
+    notify: NotifySettings = field(default_factory=NotifySettings)
 
     def __post_init__(self) -> None:
         for name in _PORTS:
@@ -188,6 +192,8 @@ def _typed(key: str, value: object) -> object:
     """
     if key == "broker":
         return read_settings(value)
+    if key == "notify":
+        return read_notify(value)
     if key in _PORTS or key in _DAYS:
         if isinstance(value, int) and not isinstance(value, bool):
             return value

@@ -46,6 +46,8 @@ from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.duties import Duties, Duty
 from wheeltapper_fleet.ground.log import start_logging
+from wheeltapper_fleet.notify.delivery import Delivery
+from wheeltapper_fleet.notify.outbox import announce
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.reloading import AdminCertificate, IngestCertificate, ServerCertificate, on_loop
@@ -180,7 +182,9 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         engine.start(messaging.link.publish)
         stack.callback(engine.stop)
     duties = Duties()
-    for duty in _duties(config, database, messaging):
+    delivery = Delivery(database, config.notify)
+    stack.callback(delivery.stop)
+    for duty in _duties(config, database, messaging, delivery):
         duties.add(duty)
     stack.callback(duties.stop)
     duties.start()
@@ -223,11 +227,12 @@ def _endpoints(config: FleetConfig, ports: Mapping[str, int]) -> Endpoints:
     return Endpoints(*split_address(first), https_url, config.broker.addresses)
 
 
-def _duties(config: FleetConfig, database: Database, messaging: Messaging) -> Iterator[Duty]:
+def _duties(config: FleetConfig, database: Database, messaging: Messaging, delivery: Delivery) -> Iterator[Duty]:
     """Everything of the rooms that comes back by the clock: one line each. Only the leading process does it."""
     if messaging.revocation is not None:
         yield Duty("revocation list", 60.0, messaging.revocation.refresh)
-    yield Duty("alert triage", 1.0, Triage(database).turn)
+    yield Duty("alert triage", 1.0, Triage(database, announce).turn)
+    yield Duty("notifications", 1.0, delivery.turn)
     yield Duty("telemetry retention", 60.0, Retention(database, config.keep).run)
     yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
 

@@ -35,6 +35,7 @@ from wheeltapper_fleet.devices.tables import (
     enrolment_tokens,
     issued_certificates,
 )
+from wheeltapper_fleet.notify.tables import notifications, notify_targets
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
 
@@ -69,6 +70,8 @@ __all__ = [
     "latest",
     "messages",
     "metadata",
+    "notifications",
+    "notify_targets",
     "point_mappings",
     "refused",
     "releases",

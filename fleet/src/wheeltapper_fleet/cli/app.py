@@ -21,6 +21,7 @@ from wheeltapper_fleet.cli.cases import case_app
 from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.exports import export
 from wheeltapper_fleet.cli.keys import keys_app
+from wheeltapper_fleet.cli.notify import notify_app
 from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.releases import release_app
 from wheeltapper_fleet.cli.simulate import simulate
@@ -52,6 +53,7 @@ app.add_typer(release_app, name="release")
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(asset_app, name="asset")
 app.add_typer(case_app, name="case")
+app.add_typer(notify_app, name="notify")
 app.add_typer(train_app, name="train")
 app.add_typer(backup_app, name="backup")
 app.add_typer(broker_app, name="broker")

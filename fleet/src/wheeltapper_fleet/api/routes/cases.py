@@ -27,6 +27,7 @@ from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.api.versions import IfMatch, decided_on
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.notify.outbox import announce
 
 __all__ = ["router"]
 
@@ -171,7 +172,7 @@ def _shown(context: AdminContext, case: int, response: Response) -> CaseDetail:
 def _act(context: AdminContext, case: int, response: Response, action: Callable[[Cases], None]) -> Any:
     """Do something with a case; a conflict is answered with the case as it is now."""
     try:
-        action(Cases(context.engine))
+        action(Cases(context.engine, announce))
     except FleetError as error:
         if error.status != 409:
             raise

@@ -1,0 +1,81 @@
+"""Routes of notifications: who is told of what, what was sent, what could not be."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Final, Literal, TypeAlias
+
+from fastapi import APIRouter, Path
+
+from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.parameters import After, Limit, ModelName
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.notify import service, views
+from wheeltapper_fleet.notify.schemas import MadeTarget, NotificationView, TargetChange, TargetRequest, TargetView
+
+__all__ = ["router"]
+
+_LOG: Final = logging.getLogger(__name__)
+router = APIRouter()
+Target: TypeAlias = ModelName
+Number: TypeAlias = Annotated[int, Path(ge=1, le=2**63 - 1)]
+
+
+@router.get("/notify-targets")
+def list_targets(context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[TargetView]:
+    """Who is told of what, by name."""
+    return views.list_targets(context.engine, limit, after)
+
+
+@router.post("/notify-targets", status_code=201)
+def create_target(body: TargetRequest, context: Context, who: Who) -> MadeTarget:
+    """Tell a webhook or a mail address. A webhook's secret is in this answer, and in no other."""
+    secret = service.create_target(context.engine, body, who, context.clock())
+    _LOG.info("target %s created by %s", body.id, who)
+    return MadeTarget(**views.get_target(context.engine, body.id).model_dump(), secret=secret)
+
+
+@router.get("/notify-targets/{target}")
+def get_target(target: Target, context: Context) -> TargetView:
+    """One target, and how deliveries to it go."""
+    return views.get_target(context.engine, target)
+
+
+@router.patch("/notify-targets/{target}")
+def change_target(target: Target, body: TargetChange, context: Context, who: Who) -> TargetView:
+    """Change a target; what is left out stays."""
+    service.change_target(context.engine, target, body)
+    _LOG.info("target %s changed by %s", target, who)
+    return views.get_target(context.engine, target)
+
+
+@router.post("/notify-targets/{target}/test", status_code=202)
+def send_test(target: Target, context: Context, who: Who) -> TargetView:
+    """Send a test; whether it arrived is in the list of notifications soon."""
+    service.send_test(context.engine, target, who, context.clock())
+    return views.get_target(context.engine, target)
+
+
+@router.post("/notify-targets/{target}/delete", status_code=204)
+def delete_target(target: Target, context: Context, who: Who) -> None:
+    """Remove a target, and what waits for it."""
+    service.delete_target(context.engine, target)
+    _LOG.info("target %s deleted by %s", target, who)
+
+
+@router.get("/notifications")
+def list_notifications(
+    context: Context,
+    target: Target | None = None,
+    state: Literal["waiting", "sent", "dead"] | None = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> Page[NotificationView]:
+    """What was told, waits or was given up, newest first."""
+    return views.list_notifications(context.engine, limit, after, target=target, state=state)
+
+
+@router.post("/notifications/{notification}/resend", status_code=204)
+def resend(notification: Number, context: Context) -> None:
+    """Send a notification again that was given up."""
+    service.resend(context.engine, notification, context.clock())

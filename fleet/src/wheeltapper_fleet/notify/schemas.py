@@ -1,0 +1,106 @@
+"""Targets of notifications and what was sent, as the API takes them and gives them out. Pure.
+
+Invariants:
+    * A request with an unknown field is refused.
+    * No answer holds a secret, but for the one that creates it; of a URL, which may hold one in its path, only the
+      server is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from wheeltapper_protocols.wire.ids import NAME_PATTERN
+
+__all__ = ["MadeTarget", "NotificationView", "TargetChange", "TargetRequest", "TargetView"]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a text may hold no control characters")
+    return text
+
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
+_Word = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_printable)]
+_Event = Literal["case.opened", "case.reopened", "case.worse", "case.resolved", "budget.exceeded"]
+_Severity = Literal["normal", "warning", "critical"]
+_Words = Annotated[list[_Word], Field(max_length=100)]
+_Address = Annotated[str, StringConstraints(min_length=3, max_length=2000), AfterValidator(_printable)]
+_Query = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_printable)]
+_Events = Annotated[list[_Event], Field(max_length=10)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TargetRequest(_Closed):
+    """Tell ``address`` (an ``https://`` URL, or a mail address) of what the rules say; without rules, of everything."""
+
+    id: Name
+    kind: Literal["webhook", "mail"]
+    address: _Address
+    events: _Events = []
+    min_severity: _Severity = "normal"
+    sites: _Words = []
+    models: _Words = []
+    query: _Query = ""
+
+
+class TargetChange(_Closed):
+    """Change a target. What is left out stays."""
+
+    address: _Address | None = None
+    enabled: bool | None = None
+    events: _Events | None = None
+    min_severity: _Severity | None = None
+    sites: _Words | None = None
+    models: _Words | None = None
+    query: _Query | None = None
+
+
+class TargetView(BaseModel):
+    """A target, and how deliveries to it go: ``failures`` in a row, the last ``error``, when it is tried again."""
+
+    id: str
+    kind: str
+    address: str
+    enabled: bool
+    events: list[str]
+    min_severity: str
+    sites: list[str]
+    models: list[str]
+    query: str
+    created_at: float
+    created_by: str
+    failures: int
+    error: str | None
+    retry_at: float | None
+    sent_at: float | None
+
+
+class MadeTarget(TargetView):
+    """A new target; ``secret`` is what a webhook is signed with, and is shown this once."""
+
+    secret: str | None
+
+
+class NotificationView(BaseModel):
+    """Something that a target is told: ``waiting``, ``sent`` or ``dead`` (given up; it can be sent again)."""
+
+    id: int
+    message: str
+    target: str
+    kind: str
+    subject: str
+    title: str
+    severity: str
+    state: str
+    created_at: float
+    attempts: int
+    next_at: float
+    sent_at: float | None
+    error: str | None
