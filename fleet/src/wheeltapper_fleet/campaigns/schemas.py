@@ -82,9 +82,11 @@ class CampaignView(BaseModel):
 
 
 class CampaignDetail(CampaignView):
-    """A campaign by itself; its executions and its log have pages of their own. ``warnings`` are of its creation."""
+    """A campaign by itself; its executions and its log have pages of their own. ``warnings`` are of its creation,
+    ``approved_by`` the persons who have approved it."""
 
     warnings: list[str]
+    approved_by: list[str] = []
 
 
 class DefaultReleaseView(BaseModel):

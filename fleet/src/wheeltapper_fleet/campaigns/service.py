@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, select
 
+from wheeltapper_fleet.campaigns.approvals import approve
 from wheeltapper_fleet.campaigns.claims import pipelines_shown
 from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
 from wheeltapper_fleet.campaigns.rules.campaign import Abort, Approve, Campaign, Event, Pause, Resume, Start, step
@@ -94,7 +95,11 @@ def start_campaign(engine: Engine, campaign: str, *, version: int, who: str, now
 
 
 def approve_campaign(engine: Engine, campaign: str, *, version: int, who: str, now: float) -> None:
-    """Approve a campaign that waits for approval. Raises FleetError as :func:`pause_campaign`."""
+    """Approve a campaign that waits for approval, as one of the persons that it takes.
+
+    Raises FleetError as :func:`pause_campaign`, and ``campaign.four_eyes``
+    (:mod:`wheeltapper_fleet.campaigns.approvals`).
+    """
     _act(engine, campaign, Approve(), version, who, now)
 
 
@@ -140,5 +145,9 @@ def _act(engine: Engine, campaign_id: str, event: Event, version: int, who: str,
             wind_down(connection, campaign_id, tallies, SLICE, now)
             return
         after, effects = step(campaign, tallies, event)
+        if isinstance(event, Approve):
+            needed = campaign.spec.approvals
+            if not approve(connection, campaign_id, needed, version=version, who=who, now=now):
+                return
         save_campaign(connection, campaign, after, version, now, now)
         carry_out(connection, after, tallies, effects, who=who, most=SLICE, now=now)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
+from wheeltapper_fleet.campaigns.approvals import approved_by
 from wheeltapper_fleet.campaigns.gate_tables import campaign_gates
 from wheeltapper_fleet.campaigns.rules.waves import Tallies
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, GateView, LogEntry
@@ -45,7 +46,8 @@ def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
         row = _row(connection, campaign)
         warnings = connection.execute(warned.order_by(campaign_log.c.id)).scalars().all()
         view = _view(row, tallies_of(connection, campaign), _gates(connection, [campaign]).get(campaign, []))
-    return CampaignDetail(**view.model_dump(), warnings=list(warnings))
+        approvers = approved_by(connection, campaign)
+    return CampaignDetail(**view.model_dump(), warnings=list(warnings), approved_by=approvers)
 
 
 def list_executions(

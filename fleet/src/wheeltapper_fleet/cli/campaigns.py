@@ -177,7 +177,7 @@ def _add_action(action: str, help_text: str) -> None:
 
 
 _add_action("start", "Start a campaign.")
-_add_action("approve", "Agree to a campaign that needs approval.")
+_add_action("approve", "Approve a campaign that needs it; not for who made or started it.")
 _add_action("pause", "Pause a campaign: no further device gets an assignment.")
 _add_action("resume", "Go on with a paused campaign.")
 _add_action("abort", "End a campaign for good.")
@@ -219,6 +219,10 @@ def _show_campaign(found: dict[str, Any], as_json: bool) -> None:
         print_json(found)
         return
     typer.echo(f"{found['id']}  {found['state']}  version {found['version']}  {found['reason']}".rstrip())
+    if found["approved_by"] or found["state"] == "AWAITING_APPROVAL":
+        needed = found["spec"].get("approvals", 1)
+        who = printable(", ".join(found["approved_by"])) or "nobody yet"
+        typer.echo(f"approved by {who} ({len(found['approved_by'])} of {needed})")
     if found["unreadable"]:
         typer.echo(f"this version cannot carry it on: {printable(found['unreadable'])}")
     rows = []

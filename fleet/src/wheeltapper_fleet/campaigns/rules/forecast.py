@@ -108,13 +108,14 @@ def timetable(spec: CampaignSpec, start: float) -> list[WaveTimes]:
     """When each wave opens and is over, if the campaign runs from ``start`` (Unix seconds) on.
 
     At the earliest every device commits at once and only the soak time passes; at the latest the devices of each wave
-    take all the time until their deadline.
+    take all the time until their deadline, and its gates all the time that they may wait for data.
     """
+    waits = spec.gate_wait_seconds if spec.gates else 0.0
     opens_earliest = opens_latest = max(start, spec.start_at)
     times = []
     for _ in spec.waves:
         ends_earliest = opens_earliest + spec.soak_seconds
-        ends_latest = opens_latest + spec.execution_deadline_seconds + spec.soak_seconds
+        ends_latest = opens_latest + spec.execution_deadline_seconds + spec.soak_seconds + waits
         times.append(WaveTimes(opens_earliest, opens_latest, ends_earliest, ends_latest))
         opens_earliest, opens_latest = ends_earliest, ends_latest
     return times

@@ -109,7 +109,8 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ``pipelines`` ``["*"]`` means every pipeline that the device's last status message names. Where two campaigns meet
     on a pipeline, the one with the higher ``priority`` decides, else the newer one. ``make_default``: once completed,
     the release becomes the default release of its audience. ``gates`` hold a wave until they have enough data, and stop
-    the campaign as ``on_abort`` says if one is broken, or has had to wait for data for ``gate_wait_seconds``.
+    the campaign as ``on_abort`` says if one is broken, or has had to wait for data for ``gate_wait_seconds``. With
+    ``needs_approval`` it starts once ``approvals`` persons have approved it, none of whom made or started it.
     """
 
     model: Name
@@ -123,6 +124,7 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on_abort: AbortAction = AbortAction.PAUSE
     gates: Annotated[tuple[Gate, ...], Meta(max_length=16)] = ()
     gate_wait_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 86_400.0
+    approvals: Annotated[int, Meta(ge=1, le=10)] = 1
     execution_deadline_seconds: Annotated[float, Meta(gt=0, le=1e8)] = 3600.0
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     needs_approval: bool = False
@@ -132,7 +134,8 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def longest_seconds(self) -> float:
         """How long it lasts from its start if each wave takes all the time that it may, and nobody pauses it."""
-        return len(self.waves) * (self.execution_deadline_seconds + self.soak_seconds)
+        waits = self.gate_wait_seconds if self.gates else 0.0
+        return len(self.waves) * (self.execution_deadline_seconds + self.soak_seconds + waits)
 
 
 def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
