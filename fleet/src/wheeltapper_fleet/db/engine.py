@@ -3,6 +3,8 @@
 Invariants:
     * SQLite runs in WAL mode with foreign keys on. A transaction takes the write lock when it begins, so two threads
       never deadlock by upgrading read locks. Code that only reads uses :func:`reading`, which waits for no writer.
+    * On SQLite, the writers of a process begin in the order in which they asked (:mod:`.turns`), and keep their turn
+      until they give the connection back.
     * A SQLite file and what SQLite keeps beside it (``-wal``, ``-shm``) have mode 0600, whatever the umask.
     * :func:`reading` takes its connections from a pool of its own, so readers never take those of writers: however many
       pages are open, the ingest and the campaigns go on.
@@ -32,6 +34,9 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from wheeltapper_fleet.db.turns import Turns
 
 __all__ = ["insert_ignore", "migrate", "open_database", "reading", "upsert_statement"]
 
@@ -44,6 +49,8 @@ _MAX_READERS: Final = 24
 """More than this wait for their turn. A PostgreSQL with its 100 connections serves several processes so."""
 _READER_WAITS_SECONDS: Final = 10.0
 _MIGRATION_LOCK: Final = 7_742_001
+_TURN: Final = "wheeltapper_turn"
+"""What a pool remembers of a connection that writes: whether it has the turn."""
 
 
 def open_database(url: str) -> Engine:
@@ -142,9 +149,22 @@ def _open(url: URL, **pool: Any) -> Engine:
         ):
             connection.execute(f"PRAGMA {pragma}")
 
+    turns = Turns()
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get(_READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get(_READ_ONLY, False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        held = connection.connection.record_info
+        if held is not None and not held.get(_TURN):
+            held[_TURN] = turns.take(_BUSY_TIMEOUT_MS / 1000)  # else SQLite decides, as between processes
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "checkin")
+    @event.listens_for(engine, "invalidate")
+    def _end(_connection: object, record: ConnectionPoolEntry, *_: object) -> None:
+        if record.record_info is not None and record.record_info.pop(_TURN, False):
+            turns.give()
 
     return engine
