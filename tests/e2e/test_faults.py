@@ -22,7 +22,7 @@ KILLS = 3
 
 def stored(stage: Stage) -> dict[str, int]:
     """{device: number of its records in the fleet}."""
-    return {device: totals["stored"] for device, totals in stage.client.summary()["records"].items()}
+    return {device["id"]: stage.client.delivery(device["id"])["stored"] for device in stage.client.devices()}
 
 
 def broker(stage: Stage) -> psutil.Process:

@@ -75,6 +75,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /device-edits": "device.remove",
     "GET /devices/{device}": "read",
     "GET /devices/{device}/why": "read",
+    "GET /devices/{device}/delivery": "read",
     "GET /devices/{device}/records": "read",
     "GET /devices/{device}/history": "read",
     "PATCH /devices/{device}": "device.operate",

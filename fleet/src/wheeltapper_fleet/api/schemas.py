@@ -176,12 +176,12 @@ class Totals(BaseModel):
 
 
 class Summary(BaseModel):
-    """The fleet in numbers."""
+    """The fleet in numbers, with the first releases and the newest campaigns and alerts."""
 
     devices_enrolled: int
     devices_online: int
     windows: int
-    records: dict[str, SpoolTotals]
+    records: SpoolTotals
     releases: list[ReleaseView]
     campaigns: list[CampaignView]
     alerts: list[AlertView]

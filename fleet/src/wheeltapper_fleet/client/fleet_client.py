@@ -295,6 +295,10 @@ class FleetClient(DeviceCalls):
         """The newest ``limit`` changes: who, what, when."""
         return list(islice(self.items("/audit", {"limit": min(limit, MAX_LIMIT)}), limit))
 
+    def delivery(self, device: str) -> dict[str, Any]:
+        """How many records of a device are ``stored``, ``missing``, ``dropped``, ``refused``."""
+        return dict(self._get(f"/devices/{_quoted(device)}/delivery"))
+
     def summary(self) -> dict[str, Any]:
         """The fleet in numbers."""
         return dict(self._get("/summary"))

@@ -318,12 +318,13 @@ class Story:
 
     def result(self, statuses: Sequence[AgentStatus]) -> dict[str, Any]:
         """The demo's figures, from the fleet service's API and the agents' spools."""
-        summary = self.stage.client.summary()
-        stored = {device: totals["stored"] for device, totals in summary["records"].items()}
+        client = self.stage.client
+        summary, alerts = client.summary(), client.alerts(100_000)
+        stored = {status.device: client.delivery(status.device)["stored"] for status in statuses}
         sent = sum(status.seq for status in statuses)
         kept = sum(stored.get(status.device, 0) for status in statuses)
         campaigns = []
-        for campaign in sorted(summary["campaigns"], key=lambda campaign: campaign["created_at"]):
+        for campaign in sorted(client.campaigns(), key=lambda campaign: campaign["created_at"]):
             if campaign["spec"]["model"] != self.stage.model:
                 continue
             states: Counter[str] = Counter()
@@ -345,7 +346,7 @@ class Story:
             "records_sent": sent,
             "records_stored": kept,
             "records_missing": sent - kept,
-            "releases": [each["release"] for each in summary["releases"] if each["model"] == self.stage.model],
+            "releases": [each["release"] for each in client.releases() if each["model"] == self.stage.model],
             "campaigns": campaigns,
             "alerts": [
                 {
@@ -356,11 +357,11 @@ class Story:
                     "raised": alert["raised"],
                     "reasons": alert["reasons"],
                 }
-                for alert in sorted(summary["alerts"], key=lambda alert: alert["id"])
+                for alert in sorted(alerts, key=lambda alert: alert["id"])
             ],
             "fault": self.fault or None,
             "second_model": self.second or None,
-            "recordings": self._recordings(summary["alerts"]),
+            "recordings": self._recordings(alerts),
             "steps": self.steps,
             "seconds": round(time.monotonic() - self.started, 1),
         }

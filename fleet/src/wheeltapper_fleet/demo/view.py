@@ -106,7 +106,7 @@ def render(
         size: the terminal's columns and rows.
     """
     width, rows = size
-    records = sum(totals["stored"] for totals in summary["records"].values())
+    records = summary["records"]["stored"]
     shown = steps[-6:] if rows >= _LOW_TERMINAL_ROWS else steps[-2:]
     story = Text("\n".join(f"✓ {step}" for step in shown) or "starting …", no_wrap=True, overflow="ellipsis")
     head = Text.assemble(

@@ -24,10 +24,12 @@ __all__ = [
     "MAX_REPORTS",
     "alarming",
     "count_windows",
+    "delivery_of",
     "last_scores",
     "newest_scores",
     "record_totals",
     "release_drift",
+    "total_records",
 ]
 
 MAX_REPORTS: Final = 2000
@@ -104,6 +106,21 @@ def record_totals(connection: Connection, devices: Iterable[str]) -> dict[str, S
         device: SpoolTotals(stored=stored, missing=missing, dropped=dropped, refused=refusals)
         for device, (stored, missing, dropped, refusals) in totals.items()
     }
+
+
+def delivery_of(engine: Engine, device: str) -> SpoolTotals:
+    """What became of the records of one device; nothing is known of one that never delivered any."""
+    with reading(engine) as connection:
+        return record_totals(connection, [device])[device]
+
+
+def total_records(connection: Connection) -> SpoolTotals:
+    """How many records of all devices are stored, missing, dropped and refused. Costs one row a spool."""
+    sums = [func.coalesce(func.sum(spools.c[name]), 0) for name in ("highest", "stored", "dropped")]
+    highest, stored, dropped = connection.execute(select(*sums)).one()
+    refusals = connection.execute(select(func.coalesce(func.sum(refused.c.count), 0))).scalar_one()
+    missing = int(highest - stored - dropped)
+    return SpoolTotals(stored=int(stored), missing=missing, dropped=int(dropped), refused=int(refusals))
 
 
 def release_drift(

@@ -1,4 +1,4 @@
-"""The route of the fleet's summary."""
+"""Routes of the fleet in numbers, and of what became of one device's records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from fastapi import APIRouter
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context
+from wheeltapper_fleet.api.parameters import DeviceId
 from wheeltapper_fleet.api.summary import fleet_summary
+from wheeltapper_fleet.telemetry.schemas import SpoolTotals
+from wheeltapper_fleet.telemetry.views import delivery_of
 
 __all__ = ["router"]
 
@@ -17,3 +20,9 @@ router = APIRouter()
 def summary(context: Context) -> schemas.Summary:
     """The fleet in numbers."""
     return fleet_summary(context.engine)
+
+
+@router.get("/devices/{device}/delivery")
+def show_delivery(device: DeviceId, context: Context) -> SpoolTotals:
+    """How many records of a device are stored, missing, were dropped by it, or were refused."""
+    return delivery_of(context.engine, device)
