@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wheeltapper_fleet.access.oidc import OidcConfig, read_oidc_config
 from wheeltapper_fleet.broker.settings import BrokerSettings, read_settings
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.notify.settings import NotifySettings
@@ -57,6 +58,7 @@ class FleetConfig:
         role: ``all``, or the part of the service that this process is: ``api``, ``ingest``, ``engine``.
         name: of this process, where several share a data folder; empty: its role.
         broker: through which broker devices are reached; ``mqtt_host`` and ``mqtt_port`` are those of the embedded one.
+        oidc: how people sign in to the page with a login provider; None: with API tokens only.
         keep_messages_days, keep_rollups_days, keep_hours_days: for how long what devices delivered is kept record by
             record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
         notify: the mail server, and where webhooks may go.
@@ -76,6 +78,7 @@ class FleetConfig:
     role: str = "all"
     name: str = ""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
+    oidc: OidcConfig | None = None
     keep_messages_days: int = 90
     keep_rollups_days: int = 30
     keep_hours_days: int = 730
@@ -194,6 +197,10 @@ def _typed(key: str, value: object) -> object:
         return read_settings(value)
     if key == "notify":
         return read_notify(value)
+    if key == "oidc":
+        if isinstance(value, Mapping):
+            return read_oidc_config(value)
+        raise FleetError("config.invalid", "oidc must be a table", 400)
     if key in _PORTS or key in _DAYS:
         if isinstance(value, int) and not isinstance(value, bool):
             return value

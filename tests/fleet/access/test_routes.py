@@ -20,6 +20,8 @@ PUBLIC = {
     "GET /static/{name}",
     "POST /sign-in",
     "POST /sign-out",
+    "GET /sign-in/oidc",
+    "GET /sign-in/oidc/callback",
 }
 """What needs no token: it says nothing of the fleet."""
 PAGES = {"GET /", "GET /why/{device}", "GET /devices/{device}", "GET /campaigns/{campaign}"}

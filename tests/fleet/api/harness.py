@@ -19,6 +19,7 @@ from sqlalchemy import Engine, insert, select, update
 
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.access.authenticator import Authenticator
+from wheeltapper_fleet.access.oidc import OidcLogin
 from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.access.tokens import create_api_token, ensure_api_token
 from wheeltapper_fleet.api.app import admin_app
@@ -90,7 +91,11 @@ class AdminServer:
     """The admin API and the page, served while the ``with`` statement lasts."""
 
     def __init__(
-        self, data_dir: Path, hosts: tuple[str, ...] = ("127.0.0.1",), limits: RateLimits | None = None
+        self,
+        data_dir: Path,
+        hosts: tuple[str, ...] = ("127.0.0.1",),
+        limits: RateLimits | None = None,
+        login: OidcLogin | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.keys_dir = data_dir.with_name("keys")
@@ -124,7 +129,10 @@ class AdminServer:
         self._socket = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.app = app = admin_app(context)
-        add_page(app, Page(engine=self.engine, authenticator=authenticator, totals=lambda: fleet_totals(self.engine)))
+        page = Page(
+            engine=self.engine, authenticator=authenticator, totals=lambda: fleet_totals(self.engine), login=login
+        )
+        add_page(app, page)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)

@@ -297,7 +297,7 @@ class FleetClient(DeviceCalls):
 
     def delivery(self, device: str) -> dict[str, Any]:
         """How many records of a device are ``stored``, ``missing``, ``dropped``, ``refused``."""
-        return dict(self._get(f"/devices/{_quoted(device)}/delivery"))
+        return dict(self._get(f"/devices/{quoted(device)}/delivery"))
 
     def summary(self) -> dict[str, Any]:
         """The fleet in numbers."""

@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 from sqlalchemy import Engine as Database
 
+from wheeltapper_fleet.access.oidc import OidcLogin
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.totals import fleet_totals
@@ -91,6 +92,7 @@ def admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
         authenticator=context.authenticator,
         totals=lambda: fleet_totals(context.engine),
         secure_cookie=secure,
+        login=None if config.oidc is None else OidcLogin(config.oidc, context.clock),
         ending=sentences,
     )
     add_page(app, page)

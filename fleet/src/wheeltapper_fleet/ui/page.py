@@ -27,6 +27,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sqlalchemy import Engine
 
 from wheeltapper_fleet.access.authenticator import Authenticator
+from wheeltapper_fleet.access.oidc import OidcLogin
 from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE, SESSION_SECONDS, csrf_token
 from wheeltapper_fleet.alerts.views import list_alerts
@@ -60,6 +61,9 @@ _ACTIONS: Final = {
 }
 """What can be done about a campaign in each state; the campaign itself decides."""
 
+_FLOW_COOKIE: Final = "wheeltapper_login"
+_FLOW_SECONDS: Final = 600
+
 _router = APIRouter(include_in_schema=False)
 
 
@@ -72,6 +76,7 @@ class Page:
         authenticator: checks tokens at signing in, and cookies.
         secure_cookie: whether the page is served over TLS, so that the cookie is sent over TLS only.
         totals: the fleet in a few numbers.
+        login: signs people in with a login provider; None where there is none.
         ending: one sentence on each thing that ends soon or has ended.
     """
 
@@ -79,6 +84,7 @@ class Page:
     authenticator: Authenticator
     totals: Callable[[], Any]
     secure_cookie: bool = False
+    login: OidcLogin | None = None
     ending: Callable[[], list[str]] = list
 
 
@@ -185,8 +191,10 @@ def _render(template: str, principal: Principal, values: dict[str, Any]) -> Resp
     return HTMLResponse(_TEMPLATES.get_template(template).render(who=principal, **values))
 
 
-def _sign_in_form(message: str = "", status: int = 200) -> Response:
-    return HTMLResponse(_TEMPLATES.get_template("sign_in.html").render(message=message), status_code=status)
+def _sign_in_form(page: Page, message: str = "", status: int = 200) -> Response:
+    provider = None if page.login is None else page.login.provider_name
+    text = _TEMPLATES.get_template("sign_in.html").render(message=message, provider=provider)
+    return HTMLResponse(text, status_code=status)
 
 
 @_router.get("/")
@@ -194,7 +202,7 @@ def show_page(request: Request, page: _Page, q: _Query = "", after: _After = Non
     """The overview, or the sign-in form."""
     principal = _viewer(page, request)
     if principal is None:
-        return _sign_in_form()
+        return _sign_in_form(page)
     return _render("page.html", principal, _fleet(page, q.strip(), after or None) | _lists(page))
 
 
@@ -202,7 +210,7 @@ def show_page(request: Request, page: _Page, q: _Query = "", after: _After = Non
 def show_device(device: str, request: Request, page: _Page) -> Response:
     """One device."""
     principal = _viewer(page, request)
-    return _sign_in_form() if principal is None else _render("device.html", principal, _device(page, device))
+    return _sign_in_form(page) if principal is None else _render("device.html", principal, _device(page, device))
 
 
 @_router.get("/campaigns/{campaign}")
@@ -210,7 +218,7 @@ def show_campaign(campaign: str, request: Request, page: _Page, state: _State = 
     """One campaign: its waves, its log, and a page of its executions."""
     principal = _viewer(page, request)
     if principal is None:
-        return _sign_in_form()
+        return _sign_in_form(page)
     values = _campaign(page, campaign, principal)
     executions = list_executions(page.engine, campaign, ROWS_SHOWN, after or None, state or None)
     counts = values["campaign"].executions.values()
@@ -223,7 +231,9 @@ def show_campaign(campaign: str, request: Request, page: _Page, state: _State = 
 def show_why(device: str, request: Request, page: _Page) -> Response:
     """Why a device runs what it runs."""
     principal = _viewer(page, request)
-    return _sign_in_form() if principal is None else _render("why.html", principal, {"why": why(page.engine, device)})
+    return (
+        _sign_in_form(page) if principal is None else _render("why.html", principal, {"why": why(page.engine, device)})
+    )
 
 
 @_router.get("/fragments/{fragment}")
@@ -271,16 +281,53 @@ def sign_in(request: Request, page: _Page, token: Annotated[str, Form(max_length
     try:
         session = page.authenticator.sign_in(token)
     except FleetError as error:
-        return _sign_in_form(error.message, error.status)
-    answer = RedirectResponse("/", status_code=303)
-    answer.set_cookie(
-        COOKIE,
-        session,
-        max_age=int(SESSION_SECONDS),
-        httponly=True,
-        samesite="strict",
-        secure=page.secure_cookie,
-    )
+        return _sign_in_form(page, error.message, error.status)
+    return _with_session(RedirectResponse("/", status_code=303), page, session)
+
+
+@_router.get("/sign-in/oidc")
+def begin_login(page: _Page) -> Response:
+    """Send the browser to the login provider."""
+    login = _login(page)
+    try:
+        url, flow = login.begin()
+    except FleetError as error:
+        return _sign_in_form(page, error.message, error.status)
+    answer = RedirectResponse(url, status_code=303)
+    options: dict[str, Any] = {"httponly": True, "samesite": "lax", "secure": page.secure_cookie}
+    answer.set_cookie(_FLOW_COOKIE, flow, max_age=_FLOW_SECONDS, path="/sign-in/oidc", **options)
+    return answer
+
+
+@_router.get("/sign-in/oidc/callback")
+def finish_login(request: Request, page: _Page) -> Response:
+    """Begin a session for whoever comes back from the login provider.
+
+    The answer is a page that leads on, not a redirect: browsers do not send a SameSite=Strict cookie with a redirect
+    that another site began.
+    """
+    login = _login(page)
+    try:
+        principal = login.finish(dict(request.query_params), request.cookies.get(_FLOW_COOKIE))
+    except FleetError as error:
+        answer = _sign_in_form(page, error.message, error.status)
+    else:
+        session = page.authenticator.begin_session(principal)
+        answer = _with_session(HTMLResponse(_TEMPLATES.get_template("signed_in.html").render()), page, session)
+    answer.delete_cookie(_FLOW_COOKIE, path="/sign-in/oidc", httponly=True, samesite="lax")
+    return answer
+
+
+def _login(page: Page) -> OidcLogin:
+    if page.login is None:
+        raise FleetError("api.not_found", "no login provider is configured; sign in with an API token", 404)
+    return page.login
+
+
+def _with_session(answer: Response, page: Page, session: str) -> Response:
+    """``answer`` with the cookie of a session."""
+    options: dict[str, Any] = {"httponly": True, "samesite": "strict", "secure": page.secure_cookie}
+    answer.set_cookie(COOKIE, session, max_age=int(SESSION_SECONDS), **options)
     return answer
 
 
