@@ -77,7 +77,7 @@ def upsert_rows(
     """
     if not rows:
         return
-    ordered = sorted(rows, key=lambda row: row[: len(keys)])
+    ordered = sorted(rows)  # the keys are in front and differ, so nothing behind them is compared
     sets = ", ".join(f'"{name}" = {how.format(_quoted(name), table.name)}' for name, how in changed.items())
     conflict = f"ON CONFLICT ({_names(keys)}) DO UPDATE SET {sets}"
     head = f"INSERT INTO {table.name} ({_names(columns)})"

@@ -14,7 +14,6 @@ What this module does not do: know what a message means (:mod:`wheeltapper_fleet
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from sqlalchemy import Engine
 from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_fleet.ingest.apply import apply_batch
+from wheeltapper_fleet.ingest.backlog import Backlog
 from wheeltapper_fleet.ingest.message import DeviceMessage, read_message
 from wheeltapper_fleet.telemetry.rules import Refusal
 
@@ -57,8 +57,10 @@ class Ingest:
     Args:
         engine: the fleet's database.
         publish: called on the worker's thread, after the commit.
-        queue_messages: how many messages may wait.
+        queue_messages: how many messages may wait,
+        queue_bytes: and how many bytes of them.
         batch_messages: a transaction takes up to this many messages,
+        batch_bytes: of about so many bytes,
         batch_seconds: that came within this time.
         clock: Unix seconds.
         address_of: gives where a device's newest connection comes from; empty if that is not known.
@@ -69,8 +71,10 @@ class Ingest:
         engine: Engine,
         publish: Publish,
         *,
-        queue_messages: int = 20_000,
-        batch_messages: int = 500,
+        queue_messages: int = 50_000,
+        queue_bytes: int = 64 * 1024 * 1024,
+        batch_messages: int = 2000,
+        batch_bytes: int = 4 * 1024 * 1024,
         batch_seconds: float = 0.05,
         clock: Callable[[], float] = time.time,
         address_of: Callable[[str], str] = lambda device: "",
@@ -78,9 +82,13 @@ class Ingest:
         self.counts = IngestCounts()
         self._engine = engine
         self._publish = publish
-        self._queue: queue.Queue[tuple[str, bytes]] = queue.Queue(queue_messages)
-        self._batch_messages = batch_messages
-        self._batch_seconds = batch_seconds
+        self._backlog = Backlog(
+            max_messages=queue_messages,
+            max_bytes=queue_bytes,
+            batch_messages=batch_messages,
+            batch_bytes=batch_bytes,
+            gather_seconds=batch_seconds,
+        )
         self._clock = clock
         self._address_of = address_of
         self._stopping = threading.Event()
@@ -88,9 +96,7 @@ class Ingest:
 
     def offer(self, topic: str, payload: bytes) -> None:
         """Take a message; it is dropped when the queue is full. Never blocks."""
-        try:
-            self._queue.put_nowait((topic, payload))
-        except queue.Full:
+        if not self._backlog.put(topic, payload):
             self.counts.overflowed += 1
 
     def start(self) -> None:
@@ -167,18 +173,9 @@ class Ingest:
             _LOG.exception("answers to devices could not be published")
 
     def _run(self) -> None:
-        while not (self._stopping.is_set() and self._queue.empty()):
+        while not (self._stopping.is_set() and self._backlog.empty()):
             try:
-                batch = [self._queue.get(timeout=0.1)]
-            except queue.Empty:
-                continue
-            until = time.monotonic() + self._batch_seconds
-            while len(batch) < self._batch_messages and (left := until - time.monotonic()) > 0:
-                try:
-                    batch.append(self._queue.get(timeout=left))
-                except queue.Empty:
-                    break
-            try:
-                self.process(batch)
+                if batch := self._backlog.take(hurry=self._stopping.is_set()):
+                    self.process(batch)
             except Exception:  # noqa: BLE001  # the service goes on, whatever came
                 _LOG.exception("a batch could not be stored; devices will send it again")

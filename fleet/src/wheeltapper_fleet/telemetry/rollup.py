@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from wheeltapper_protocols.wire.messages import Alert, Severity, TelemetryRecord
@@ -24,7 +24,7 @@ _MOST: Final = 1e100
 
 _WINDOWS, _SCORED, _MISSING, _SUM, _SQUARES, _MIN, _MAX = range(7)
 _LATENCY_SUM, _LATENCY_MAX, _LATENCIES, _WARNINGS, _CRITICALS, _ALERTS = range(7, 13)
-_COLUMNS: Final = 13
+_ADDED: Final = tuple(index for index in range(13) if index not in (_MIN, _MAX, _LATENCY_MAX))
 
 
 def event_time(t_s: float, undated: bool, now: float) -> float:
@@ -54,42 +54,81 @@ class Rollups:
         self._now = now
         self._sums: dict[tuple[str, str, str, int, int], list[Any]] = {}
 
-    def add(self, device: str, records: Iterable[TelemetryRecord]) -> None:
-        """Add windows of ``device``."""
+    def add(self, device: str, records: Sequence[TelemetryRecord]) -> tuple[float, float, str | None]:
+        """Add windows of ``device``.
+
+        Returns:
+            Their first and last time, and their pipeline; None if they are of several.
+        """
         now, fine = self._now, SPANS[0]
         from_s, to_s, arrival = now - MOST_BACKLOG_SECONDS, now + _MOST_AHEAD_SECONDS, int(now // fine)
-        key: Any = None
-        sums: list[Any] = []
-        for record in records:
-            t_s, score, latency = record.t_s, record.score, record.latency_ms
+        first = records[0]
+        pipeline: str | None = first.pipeline
+        low = high = first.t_s
+        begin, last = 0, self._number(first.t_s, first.undated)
+        for index, record in enumerate(records):
+            t_s = record.t_s
+            if t_s < low:
+                low = t_s
+            elif t_s > high:
+                high = t_s
             number = int(t_s // fine) if from_s <= t_s <= to_s and not record.undated else arrival
-            its_key = (record.pipeline, record.model, record.release, number)
-            if its_key != key:
-                key = its_key
-                sums = self._of(device, record.pipeline, record.model, record.release, number)
-            sums[_WINDOWS] += 1
+            if (
+                number != last
+                or record.pipeline != first.pipeline
+                or record.release != first.release
+                or record.model != first.model
+            ):
+                self._add_run(device, last, records[begin:index])
+                if record.pipeline != pipeline:
+                    pipeline = None
+                first, begin, last = record, index, number
+        self._add_run(device, last, records[begin:] if begin else records)
+        return low, high, pipeline
+
+    def _number(self, t_s: float, undated: bool) -> int:
+        return int(event_time(t_s, undated, self._now) // SPANS[0])
+
+    def _add_run(self, device: str, number: int, records: Sequence[TelemetryRecord]) -> None:
+        """Add windows that have one pipeline, model, release and bucket; sums are in locals: this is the hot path."""
+        scored = latencies = 0
+        total = squares = latency_total = 0.0
+        low = high = None
+        latency_high = -1.0
+        warnings = criticals = 0
+        for record in records:
+            score = record.score
             if score is not None and -_MOST < score < _MOST:
-                sums[_SCORED] += 1
-                sums[_SUM] += score
-                sums[_SQUARES] += score * score
-                if sums[_MIN] is None or score < sums[_MIN]:
-                    sums[_MIN] = score
-                if sums[_MAX] is None or score > sums[_MAX]:
-                    sums[_MAX] = score
-            else:
-                sums[_MISSING] += 1
+                scored += 1
+                total += score
+                squares += score * score
+                if low is None or high is None:
+                    low = high = score
+                elif score < low:
+                    low = score
+                elif score > high:
+                    high = score
+            latency = record.latency_ms
             if latency is not None and 0 <= latency < _MOST:
-                sums[_LATENCY_SUM] += latency
-                sums[_LATENCIES] += 1
-                if sums[_LATENCY_MAX] is None or latency > sums[_LATENCY_MAX]:
-                    sums[_LATENCY_MAX] = latency
+                latencies += 1
+                latency_total += latency
+                if latency > latency_high:
+                    latency_high = latency
             if record.severity is not Severity.NORMAL:
-                sums[_WARNINGS if record.severity is Severity.WARNING else _CRITICALS] += 1
+                if record.severity is Severity.WARNING:
+                    warnings += 1
+                else:
+                    criticals += 1
+        count, most = len(records), latency_high if latencies else None
+        scores = (count, scored, count - scored, total, squares, low, high)
+        sums = [*scores, latency_total, most, latencies, warnings, criticals, 0]
+        first = records[0]
+        _merge(self._of(device, first.pipeline, first.model, first.release, number), sums)
 
     def add_alert(self, device: str, alert: Alert) -> None:
         """Count an alert of ``device``, if it was raised and not cleared."""
         if alert.raised:
-            number = int(event_time(alert.at, alert.undated, self._now) // SPANS[0])
+            number = self._number(alert.at, alert.undated)
             self._of(device, alert.pipeline, alert.model, alert.release, number)[_ALERTS] += 1
 
     def rows(self) -> list[tuple[Any, ...]]:
@@ -114,13 +153,14 @@ class Rollups:
 
 
 def _merge(known: list[Any], more: Sequence[Any]) -> None:
-    for index in range(_COLUMNS):
-        if index == _MIN:
-            known[index] = min((each for each in (known[index], more[index]) if each is not None), default=None)
-        elif index in (_MAX, _LATENCY_MAX):
-            known[index] = max((each for each in (known[index], more[index]) if each is not None), default=None)
-        else:
-            known[index] += more[index]
+    """Add sums to sums."""
+    for index in _ADDED:
+        known[index] += more[index]
+    if more[_MIN] is not None and (known[_MIN] is None or more[_MIN] < known[_MIN]):
+        known[_MIN] = more[_MIN]
+    for index in (_MAX, _LATENCY_MAX):
+        if more[index] is not None and (known[index] is None or more[index] > known[index]):
+            known[index] = more[index]
 
 
 _PACED: Final = 119

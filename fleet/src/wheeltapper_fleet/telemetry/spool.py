@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -154,12 +154,13 @@ class SpoolPosition:
             self.highest = last
 
 
-def rising(numbers: Iterable[int]) -> list[int]:
+def rising(numbers: list[int]) -> list[int]:
     """``numbers`` in rising order, each once; a message of an honest device has them so already."""
-    found = list(numbers)
-    if all(before < after for before, after in itertools.pairwise(found)):
-        return found
-    return sorted(set(found))
+    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return numbers
+    if all(before < after for before, after in itertools.pairwise(numbers)):
+        return numbers
+    return sorted(set(numbers))
 
 
 def runs(numbers: Sequence[int]) -> list[Gap]:

@@ -161,8 +161,7 @@ class _Batch:
             if new is not numbers or len(numbers) != len(message.records):
                 message, payload = _cut(message, new), b""
             records = message.records
-            from_s, to_s, pipeline = _extent(records)
-            self._rollups.add(device, records)
+            from_s, to_s, pipeline = self._rollups.add(device, records)
             self._add_windows(device, message.epoch, records, pipeline)
         elif isinstance(message, Alert):
             from_s = to_s = message.t_s
@@ -211,7 +210,7 @@ class _Batch:
 
 def _numbers(message: Telemetry | Alert | Report) -> list[int]:
     """The numbers of a message's records, rising, each once."""
-    return rising(record.seq for record in message.records) if isinstance(message, Telemetry) else [message.seq]
+    return rising([record.seq for record in message.records]) if isinstance(message, Telemetry) else [message.seq]
 
 
 def _cut(message: Telemetry, numbers: Sequence[int]) -> Telemetry:
@@ -220,14 +219,6 @@ def _cut(message: Telemetry, numbers: Sequence[int]) -> Telemetry:
     for record in message.records:
         by_number.setdefault(record.seq, record)
     return msgspec.structs.replace(message, records=[by_number[number] for number in numbers])
-
-
-def _extent(records: Sequence[TelemetryRecord]) -> tuple[float, float, str | None]:
-    """First and last time of ``records``, and their pipeline; None if they are of several."""
-    times = [record.t_s for record in records]
-    pipeline = records[0].pipeline
-    alone = all(record.pipeline == pipeline for record in records)
-    return min(times), max(times), pipeline if alone else None
 
 
 def _read_spools(connection: Connection, lowest: dict[Spool, int], now: float) -> dict[Spool, _Spool]:

@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+from threading import local
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -102,9 +103,23 @@ def _decode(struct: type[_M], payload: bytes) -> _M:
     return decoded
 
 
+_OF_THREAD: Final = local()
+"""Each thread's decompressor: to make one costs more than to use it."""
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    try:
+        found: zstandard.ZstdDecompressor = _OF_THREAD.decompressor
+    except AttributeError:
+        found = _OF_THREAD.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_DECOMPRESSED_BYTES * 8)
+    return found
+
+
 def _decompress(payload: bytes) -> bytes:
     """Decompress ``payload``, up to :data:`MAX_DECOMPRESSED_BYTES` whatever size the frame's header states."""
     try:
+        if 0 < zstandard.frame_content_size(payload) <= MAX_DECOMPRESSED_BYTES:  # as the encoder states it
+            return _decompressor().decompress(payload, MAX_DECOMPRESSED_BYTES)
         reader = zstandard.ZstdDecompressor(max_window_size=MAX_DECOMPRESSED_BYTES * 8).stream_reader(payload)
         content = reader.read(MAX_DECOMPRESSED_BYTES + 1)
     except zstandard.ZstdError as error:

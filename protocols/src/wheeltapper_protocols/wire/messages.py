@@ -172,7 +172,7 @@ class Status(_Message, frozen=True, kw_only=True):
     """How often the connection to the broker ended since the agent started, by stable code; see docs/protocol.md."""
 
 
-class TelemetryRecord(_Message, frozen=True, kw_only=True):
+class TelemetryRecord(_Message, frozen=True, kw_only=True, gc=False):
     """One window of a pipeline, with its score. Without a release it has no score."""
 
     seq: Seq
@@ -196,6 +196,12 @@ class TelemetryRecord(_Message, frozen=True, kw_only=True):
     """Vibration severity zone of ISO 20816, where the release asks for it."""
     undated: bool = False
     """The device's clock was not set, and the record cannot be dated: ``t_s`` is in seconds since its boot."""
+
+    def __post_init__(self) -> None:
+        # One sum instead of a look at each field: this runs for every record. It is finite if all of them are.
+        total = self.t_s + (self.score or 0.0) + (self.latency_ms or 0.0) + (self.value or 0.0)
+        if not math.isfinite(total):
+            super().__post_init__()
 
 
 class Telemetry(_Message, frozen=True, kw_only=True):
