@@ -28,7 +28,7 @@ ROOMS = {
         " cli_support cli_export cli_device cli __main__"
     ),
     "wheeltapper_fleet": (
-        "ground db access audit trust registry telemetry devices notify assets alerts captures campaigns"
+        "ground db access audit trust registry telemetry history devices notify assets alerts captures campaigns"
         " ingest broker api device_api ui client training sim demo tables backup export config upkeep"
         " reloading serving service cli __main__"
     ),
@@ -65,7 +65,7 @@ PURE = {
         " devices.instances assets.files assets.rules assets.schemas alerts.schemas"
         " captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"
-        " export.schema broker.config broker.mosquitto"
+        " export.schema history.settings broker.config broker.mosquitto"
         " broker.nats_cluster broker.partitions broker.permissions broker.settings"
         " api.schemas device_api.rate_limit ui.charts cli.options training.errors"
         " registry.runnable campaigns.rules.default_release campaigns.rules.foresight"

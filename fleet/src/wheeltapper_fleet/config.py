@@ -27,6 +27,8 @@ from typing import Any
 from wheeltapper_fleet.access.oidc import OidcConfig, read_oidc_config
 from wheeltapper_fleet.broker.settings import BrokerSettings, read_settings
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.history.settings import HistorySettings
+from wheeltapper_fleet.history.settings import read_settings as read_history_settings
 from wheeltapper_fleet.notify.settings import NotifySettings
 from wheeltapper_fleet.notify.settings import read_settings as read_notify
 from wheeltapper_fleet.telemetry.retention import Keep
@@ -62,6 +64,7 @@ class FleetConfig:
         keep_messages_days, keep_rollups_days, keep_hours_days: for how long what devices delivered is kept record by
             record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
         notify: the mail server, and where webhooks may go.
+        history: where raw history is kept beyond the database.
     """
 
     data_dir: Path = field(default_factory=lambda: Path("wheeltapper-data"))
@@ -83,6 +86,7 @@ class FleetConfig:
     keep_rollups_days: int = 30
     keep_hours_days: int = 730
     notify: NotifySettings = field(default_factory=NotifySettings)
+    history: HistorySettings = field(default_factory=HistorySettings)
 
     def __post_init__(self) -> None:
         for name in _PORTS:
@@ -201,6 +205,8 @@ def _typed(key: str, value: object) -> object:
         if isinstance(value, Mapping):
             return read_oidc_config(value)
         raise FleetError("config.invalid", "oidc must be a table", 400)
+    if key == "history":
+        return read_history_settings(value)
     if key in _PORTS or key in _DAYS:
         if isinstance(value, int) and not isinstance(value, bool):
             return value

@@ -46,6 +46,8 @@ from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.duties import Duties, Duty
 from wheeltapper_fleet.ground.log import start_logging
+from wheeltapper_fleet.history.place import HistoryPlace
+from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.notify.delivery import Delivery
 from wheeltapper_fleet.notify.outbox import announce
 from wheeltapper_fleet.registry.blobs import BlobStore
@@ -233,8 +235,13 @@ def _duties(config: FleetConfig, database: Database, messaging: Messaging, deliv
         yield Duty("revocation list", 60.0, messaging.revocation.refresh)
     yield Duty("alert triage", 1.0, Triage(database, announce).turn)
     yield Duty("notifications", 1.0, delivery.turn)
-    yield Duty("telemetry retention", 60.0, Retention(database, config.keep).run)
     yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
+    retention = Retention(database, config.keep)
+    if config.history.url:
+        moved = Segments(database, HistoryPlace(config.history.url), config.history.after_days * 86_400.0)
+        yield Duty("raw history", 60.0, moved.turn)
+        retention = Retention(database, config.keep, written_up_to)
+    yield Duty("telemetry retention", 60.0, retention.run)
 
 
 async def _refresh(upkeep: Upkeep) -> None:

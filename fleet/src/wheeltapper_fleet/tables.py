@@ -35,6 +35,7 @@ from wheeltapper_fleet.devices.tables import (
     enrolment_tokens,
     issued_certificates,
 )
+from wheeltapper_fleet.history.tables import segments
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
@@ -77,6 +78,7 @@ __all__ = [
     "releases",
     "repeats",
     "rollups",
+    "segments",
     "sessions",
     "silences",
     "spool_gaps",

@@ -20,6 +20,7 @@ from wheeltapper_fleet.cli.campaigns import campaign_app
 from wheeltapper_fleet.cli.cases import case_app
 from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.exports import export
+from wheeltapper_fleet.cli.history import history_app
 from wheeltapper_fleet.cli.keys import keys_app
 from wheeltapper_fleet.cli.notify import notify_app
 from wheeltapper_fleet.cli.options import AsJson
@@ -56,6 +57,7 @@ app.add_typer(case_app, name="case")
 app.add_typer(notify_app, name="notify")
 app.add_typer(train_app, name="train")
 app.add_typer(backup_app, name="backup")
+app.add_typer(history_app, name="history")
 app.add_typer(broker_app, name="broker")
 app.add_typer(token_app, name="token")
 

@@ -16,7 +16,10 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-__all__ = ["drop_partitions", "make_partitions"]
+__all__ = ["ALL_MESSAGES", "drop_partitions", "make_partitions"]
+
+ALL_MESSAGES: Final = 2**62
+"""No message has an id after this."""
 
 _AHEAD: Final = 3
 """How many months there are partitions for: the present one and those that follow."""
@@ -54,8 +57,10 @@ def make_partitions(connection: Connection, now: float) -> list[str]:
     return made
 
 
-def drop_partitions(connection: Connection, before: float) -> list[str]:
+def drop_partitions(connection: Connection, before: float, up_to: int = ALL_MESSAGES) -> list[str]:
     """Drop the oldest partition whose messages all came before ``before`` (Unix seconds), if there is one.
+
+    One that holds messages with an id after ``up_to`` is kept, and so are those that follow it.
 
     Returns:
         Its name; empty if there is none.
@@ -63,6 +68,9 @@ def drop_partitions(connection: Connection, before: float) -> list[str]:
     connection.execute(text(_LOCK_WAIT))
     for name, month in sorted(_partitions(connection).items()):
         if _after(month).timestamp() <= before:
+            later = text(f"SELECT 1 FROM {name} WHERE id > :up_to LIMIT 1")  # noqa: S608  # names of ours
+            if up_to < ALL_MESSAGES and connection.execute(later, {"up_to": up_to}).first() is not None:
+                return []
             its = "m.device = d.device AND m.epoch = d.epoch AND m.first_seq = d.seq AND m.kind = 'report'"
             connection.execute(text(f"DELETE FROM drift_reports d USING {name} m WHERE {its}"))  # noqa: S608
             connection.execute(text(f"ALTER TABLE messages DETACH PARTITION {name}"))

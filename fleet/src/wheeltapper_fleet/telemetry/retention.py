@@ -12,13 +12,14 @@ A fleet of N pipelines costs N deletes by key in six hours for the roll-ups, and
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, select, text, tuple_
 
 from wheeltapper_fleet.db.bulk import delete_keys
-from wheeltapper_fleet.telemetry.partitions import drop_partitions, make_partitions
+from wheeltapper_fleet.telemetry.partitions import ALL_MESSAGES, drop_partitions, make_partitions
 from wheeltapper_fleet.telemetry.rollup import SPANS
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest
 
@@ -52,10 +53,15 @@ class Retention:
     Args:
         engine: the fleet's database.
         keep: the terms.
+        saved_up_to: gives the id of the last message that may be ended, because it is kept elsewhere; all may by
+            default.
     """
 
-    def __init__(self, engine: Engine, keep: Keep) -> None:
+    def __init__(
+        self, engine: Engine, keep: Keep, saved_up_to: Callable[[Connection], int] = lambda _: ALL_MESSAGES
+    ) -> None:
         self._engine = engine
+        self._saved_up_to = saved_up_to
         self._keep = keep
         self._partitions_at = self._round_at = -_ROUND_SECONDS
         self._last = ("", "")
@@ -67,13 +73,14 @@ class Retention:
         more = False
         if self._engine.dialect.name == "postgresql" and now - self._partitions_at >= _PARTITIONS_SECONDS:
             with self._engine.begin() as connection:
-                made, dropped = make_partitions(connection, now), drop_partitions(connection, before)
+                made = make_partitions(connection, now)
+                dropped = drop_partitions(connection, before, self._saved_up_to(connection))
             for name in dropped:
                 _LOG.info("%s: its messages were kept for %d days and are dropped", name, self._keep.messages_days)
             more = bool(made or dropped)
             self._partitions_at = now if not more else self._partitions_at
         with self._engine.begin() as connection:
-            more |= _end_messages(connection, before)
+            more |= _end_messages(connection, before, self._saved_up_to(connection))
         if now - self._round_at >= _ROUND_SECONDS:
             with self._engine.begin() as connection:
                 more |= self._end_rollups(connection, now)
@@ -97,15 +104,15 @@ class Retention:
         return len(pipelines) == _PIPELINES
 
 
-def _end_messages(connection: Connection, before: float) -> bool:
-    """End the oldest messages, if they came before ``before``; returns whether there may be more.
+def _end_messages(connection: Connection, before: float, up_to: int) -> bool:
+    """End the oldest messages up to the id ``up_to`` that came before ``before``; returns whether there may be more.
 
     Looks at the messages with the lowest ids, which came first; on PostgreSQL at those in the default partition.
     """
     table = "messages_default" if connection.dialect.name == "postgresql" else "messages"
     columns = "id, received_at, kind, device, epoch, first_seq"
-    oldest = text(f"SELECT {columns} FROM {table} ORDER BY id LIMIT {_MESSAGES}")  # noqa: S608  # names of ours
-    rows = [row for row in connection.execute(oldest) if row.received_at < before]
+    oldest = text(f"SELECT {columns} FROM {table} WHERE id <= :up_to ORDER BY id LIMIT {_MESSAGES}")  # noqa: S608  # names of ours
+    rows = [row for row in connection.execute(oldest, {"up_to": up_to}) if row.received_at < before]
     if rows:
         gone = text(f"DELETE FROM {table} WHERE id <= :last AND received_at < :before")  # noqa: S608
         connection.execute(gone, {"last": rows[-1].id, "before": before})
