@@ -253,6 +253,12 @@ def test_what_makes_no_sense_is_refused(event: Event) -> None:
         ({"releases": 1}, "campaign.spec_invalid"),
         ({"pipelines": ["UP/../"]}, "campaign.spec_invalid"),
         ({"soak_seconds": float("inf")}, "campaign.spec_invalid"),
+        ({"waves": [{"rate": {"per_minute": 0}}]}, "campaign.spec_invalid"),
+        ({"waves": [{"rate": {"per_minute": 5, "factor": 2}}]}, "campaign.waves_invalid"),
+        ({"windows": [{"begin": "24:00", "end": "05:00"}]}, "campaign.spec_invalid"),
+        ({"windows": [{"begin": "22:00", "end": "05:00", "days": ["someday"]}]}, "campaign.spec_invalid"),
+        ({"audience": {"query": "site = "}}, "query.invalid"),
+        ({"audience": {"query": 'site = "a"'}, "make_default": True}, "campaign.spec_invalid"),
     ],
 )
 def test_a_spec_that_cannot_work_is_refused(fields: Mapping[str, Any], code: str) -> None:
@@ -264,6 +270,47 @@ def test_a_spec_that_cannot_work_is_refused(fields: Mapping[str, Any], code: str
 def test_waves_cover_the_audience_exactly_once() -> None:
     spec = read_spec({"model": "m", "release": 1, "waves": [{"devices": ["d4"]}, {"percent": 40}, {"count": 1}, {}]})
     assert plan_waves(spec, [f"d{i}" for i in range(5)]) == (("d4",), ("d0", "d1"), ("d2",), ("d3",))
+
+
+def handed(model: Model, *times: float) -> list[int]:
+    """How many executions were handed out by each of ``times``."""
+    counts = []
+    for now in times:
+        model.tick(now)
+        counts.append(len(model.assigned))
+    return counts
+
+
+def test_a_constant_rate_hands_out_so_many_a_minute() -> None:
+    model = run(make(40, waves=[{"rate": {"per_minute": 6}}]), Start())
+    assert handed(model, 1000.0, 1005.0, 1010.0, 1019.9, 1020.1, 1060.0) == [1, 1, 2, 2, 3, 4]
+    assert machine.next_look(model.campaign, waves.tally(model.executions)) == pytest.approx(1070.0)
+    steady = handed(model, *(1060.0 + 2.0 * tick for tick in range(1, 61)))
+    assert steady[-1] - 4 == 12  # two minutes
+    many = run(make(40, waves=[{"rate": {"per_minute": 600}}]), Start())
+    assert handed(many, 1000.0, 1000.5, 1001.0) == [1, 6, 11]
+
+
+def test_a_rate_grows_with_what_went_well_up_to_its_maximum() -> None:
+    rate = {"per_minute": 6, "factor": 2, "every_successes": 2, "maximum_per_minute": 20}
+    model = run(make(40, waves=[{"rate": rate}]), Start())
+    spec = model.campaign.spec.waves[0].rate
+    assert spec is not None
+    assert [spec.at(successes) for successes in (0, 1, 2, 4, 10**6)] == [6, 6, 12, 20, 20]
+    assert handed(model, 1000.1, 1010.2, 1020.3) == [1, 2, 3]
+    for device in ("d0", "d1"):
+        model.move(f"e-{device}", Report(S.COMMITTED))
+    assert handed(model, 1025.4, 1030.5) == [4, 5]
+
+
+def test_a_closed_window_and_a_pause_save_nothing_up() -> None:
+    fields: dict[str, Any] = {"waves": [{"rate": {"per_minute": 6}}], "execution_deadline_seconds": 1e6}
+    model = run(make(40, **fields), Start(), Tick(100.0))
+    model.apply(Tick(500.0, closed_until=900.0))
+    assert len(model.assigned) == 1
+    assert machine.next_look(model.campaign, waves.tally(model.executions), 900.0) == 900.0
+    assert handed(model, 900.0) == [2]
+    assert run(model, Pause(), Tick(2000.0), Resume(), Tick(5000.0)).assigned == ["e-d0", "e-d1", "e-d10"]
 
 
 class Checked(Model):
@@ -307,12 +354,13 @@ class Promises(RuleBasedStateMachine):
         action=st.sampled_from(["PAUSE", "CANCEL_PENDING"]),
         soak=st.sampled_from([0.0, 20.0]),
         slice_=st.sampled_from([1, 2, 10**6]),
+        rate=st.sampled_from([None, {"per_minute": 4}]),
     )
-    def create(self, devices: int, success: Any, abort: Any, action: str, soak: float, slice_: int) -> None:
+    def create(self, devices: int, success: Any, abort: Any, action: str, soak: float, slice_: int, rate: Any) -> None:
         self.now = 0.0
-        made = make(
-            devices, success=success, abort=abort, on_abort=action, soak_seconds=soak, execution_deadline_seconds=60.0
-        )
+        fields: dict[str, Any] = {"success": success, "abort": abort, "on_abort": action, "soak_seconds": soak}
+        planned = [{"percent": 50, "rate": rate}, {}]
+        made = make(devices, **fields, execution_deadline_seconds=60.0, waves=planned)
         self.model = Checked(made.campaign, made.executions, slice_)
         self.model.sizes = [sum(each.wave == index for each in made.executions) for index in range(2)]
         self.ends: dict[str, str] = {}

@@ -15,6 +15,7 @@ from wheeltapper_fleet.ground.errors import FleetError
 
 SCHEMA = jsonschema.Draft202012Validator(spec_schema())
 NUMBERS = st.sampled_from([None, 0, 1, 2, 50.0, 100, 100.5, -1, True, "5"])
+TIMES = st.sampled_from(["00:00", "23:59", "24:00", "7:00", "12:00:00", 12])
 NAMES = st.sampled_from(["press-1", "a", "Press", "*", "", "a" * 64, 5])
 
 
@@ -27,7 +28,19 @@ SPECS = st.fixed_dictionaries(
     optional={
         "pipelines": st.lists(NAMES, max_size=3),
         "audience": some(devices=st.lists(NAMES, max_size=2), tags=st.dictionaries(st.just("site"), NAMES)),
-        "waves": st.lists(some(percent=NUMBERS, count=NUMBERS, devices=st.lists(NAMES, max_size=2)), max_size=2),
+        "waves": st.lists(
+            some(
+                percent=NUMBERS,
+                count=NUMBERS,
+                devices=st.lists(NAMES, max_size=2),
+                rate=some(per_minute=NUMBERS, factor=NUMBERS, every_successes=NUMBERS, maximum_per_minute=NUMBERS),
+            ),
+            max_size=2,
+        ),
+        "windows": st.lists(
+            some(begin=TIMES, end=TIMES, days=st.lists(st.sampled_from(["mon", "sun", "day"]), max_size=2)), max_size=2
+        ),
+        "time_zone": st.sampled_from(["UTC", "Europe/Berlin", "", "../etc", 5]),
         "success": some(percent=NUMBERS, count=NUMBERS),
         "abort": st.lists(
             some(
@@ -94,6 +107,12 @@ def test_the_schema_accepts_exactly_what_is_read(spec: dict[str, Any]) -> None:
         ({"release": 1.0}, True),
         ({"make_default": True}, True),
         ({"make_default": True, "pipelines": ["*"]}, False),
+        ({"make_default": True, "audience": {"query": 'site = "a"'}}, False),
+        ({"audience": {"query": 'site = "a"'}}, True),
+        ({"waves": [{"rate": {"per_minute": 5}}]}, True),
+        ({"waves": [{"rate": {"per_minute": 5, "factor": 2}}]}, False),
+        ({"waves": [{"rate": {"per_minute": 5, "factor": 2, "every_successes": 3, "maximum_per_minute": 9}}]}, True),
+        ({"windows": [{"begin": "22:00", "end": "05:00"}]}, True),
     ],
 )
 def test_rules_that_no_type_says(change: dict[str, Any], valid: bool) -> None:

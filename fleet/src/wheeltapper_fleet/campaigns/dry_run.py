@@ -59,7 +59,7 @@ def plan_campaign(
     with reading(engine) as connection:
         _check_release(connection, checked)
         audience = checked.audience
-        waves = plan_waves(checked, select_audience(connection, audience.devices, audience.tags))
+        waves = plan_waves(checked, select_audience(connection, audience.devices, audience.tags, audience.query, now))
         places = [(device, number) for number, wave in enumerate(waves, 1) for device in wave]
         items: list[PlannedDevice] = []
         next_: str | None = None

@@ -20,6 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from sqlalchemy import Connection, Engine
@@ -49,6 +50,7 @@ from wheeltapper_fleet.campaigns.store import (
     save_campaign,
 )
 from wheeltapper_fleet.campaigns.tallies import fold_changes, tallies_of
+from wheeltapper_fleet.campaigns.windows import closed_until
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.devices.commands import CommandRepeater
@@ -244,8 +246,10 @@ def _step(connection: Connection, campaign: str, now: float) -> bool:
     tallies = tallies_of(connection, campaign)
     before, version = load_campaign(connection, campaign, tallies)
     current, moved, rests = before, 0, False
+    shut = closed_until(before.spec, now)
     for _ in range(_MAX_STEPS):
-        after, effects = step(current, tallies, gated_tick(connection, current, now))
+        tick = replace(gated_tick(connection, current, now), closed_until=shut)
+        after, effects = step(current, tallies, tick)
         if after == current and not effects:
             rests = True
             break
@@ -257,7 +261,7 @@ def _step(connection: Connection, campaign: str, now: float) -> bool:
             tallies = tallies_of(connection, campaign)
         if moved >= SLICE or stuck:
             break
-    due_at = next_look(current) if rests else now
+    due_at = next_look(current, tallies, shut) if rests else now
     if rests and due_at is not None and due_at <= now:
         due_at = now + _LOOK_AGAIN_SECONDS
     save_campaign(connection, before, current, version, due_at, now)

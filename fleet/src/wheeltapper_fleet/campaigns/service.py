@@ -37,6 +37,7 @@ from wheeltapper_fleet.campaigns.store import (
     save_campaign,
 )
 from wheeltapper_fleet.campaigns.tallies import tallies_of
+from wheeltapper_fleet.campaigns.windows import check_time_zone
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.audience import select_audience
 from wheeltapper_fleet.ground.errors import FleetError
@@ -68,9 +69,10 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
     Raises:
         FleetError: ``campaign.spec_invalid``, ``campaign.rule_invalid``, ``campaign.rule_unreachable``,
             ``campaign.waves_invalid``, ``campaign.audience_empty``, ``campaign.pipeline_unknown``,
-            ``release.not_found``, ``device.not_found``.
+            ``campaign.time_zone_unknown``, ``query.invalid``, ``release.not_found``, ``device.not_found``.
     """
     checked = read_spec(spec)
+    check_time_zone(checked)
     campaign_id = f"c-{secrets.token_hex(6)}"
     with reading(engine) as connection:
         known = select(releases.c.release).where(
@@ -78,7 +80,9 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
         )
         if connection.execute(known).scalar_one_or_none() is None:
             raise FleetError("release.not_found", f"{checked.model} has no published release {checked.release}")
-        planned = plan_waves(checked, select_audience(connection, checked.audience.devices, checked.audience.tags))
+        audience = checked.audience
+        found = select_audience(connection, audience.devices, audience.tags, audience.query, now)
+        planned = plan_waves(checked, found)
         warnings = foresee(checked, planned, pipelines_shown(connection))
     campaign = Campaign(id=campaign_id, spec=checked, waves=tuple(Wave() for _ in planned))
     with engine.begin() as connection:

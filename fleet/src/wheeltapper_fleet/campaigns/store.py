@@ -155,8 +155,8 @@ def save_campaign(
     that were told of it are told anew (:mod:`wheeltapper_fleet.campaigns.due`).
     """
     values: dict[str, Any] = {"due_at": due_at}
-    if (before.state, before.waves, before.reason) != (after.state, after.waves, after.reason):
-        values |= {"version": version + 1, **_columns(after, now)}
+    if before != after:
+        values |= {"version": version + (_seen(before) != _seen(after)), **_columns(after, now)}
     connection.execute(campaigns.update().where(campaigns.c.id == after.id).values(values))
     if before.state != after.state and {before.state, after.state} & _CHANGES_ORDERS:
         mark_told(connection, after.id, of_campaign=True)
@@ -189,14 +189,22 @@ def _read_wave(number: int, stored: Mapping[str, Any]) -> Wave:
     missing = [repr(name) for name in ("state", "since") if name not in stored]
     if missing:
         raise ValueError(f"wave {number} has no {' and no '.join(missing)}")
-    return Wave(WaveState(stored["state"]), float(stored["since"]))
+    return Wave(WaveState(stored["state"]), float(stored["since"]), float(stored.get("handed_at", 0.0)))
+
+
+def _seen(campaign: Campaign) -> tuple[Any, ...]:
+    """What a person decides on: with each change of it the version rises."""
+    return campaign.state, campaign.reason, [(wave.state, wave.since) for wave in campaign.waves]
 
 
 def _columns(campaign: Campaign, now: float) -> dict[str, Any]:
     return {
         "state": campaign.state.value,
         "spec": msgspec.to_builtins(campaign.spec),
-        "waves": [{"state": wave.state.value, "since": wave.since} for wave in campaign.waves],
+        "waves": [
+            {"state": wave.state.value, "since": wave.since} | ({"handed_at": wave.handed_at} if wave.handed_at else {})
+            for wave in campaign.waves
+        ],
         "reason": campaign.reason,
         "updated_at": now,
     }

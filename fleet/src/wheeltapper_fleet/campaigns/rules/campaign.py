@@ -124,11 +124,14 @@ class Tick:
         held: why the wave may not pass yet, although its counts and its soak time allow it; empty: nothing holds it.
         broken: what was measured of the wave that no wave may go on with; empty: nothing. It acts as a broken abort
             rule does.
+        closed_until: until then no window of the specification is open, and nothing is handed out (Unix seconds); 0:
+            one is open.
     """
 
     now: float
     held: str = ""
     broken: str = ""
+    closed_until: float = 0.0
 
 
 Event = Start | Approve | Pause | Resume | Abort | Tick
@@ -176,6 +179,7 @@ Effect = AssignPending | FillPlaces | CancelPending | MakeDefault | Log
 campaign; the effects on executions may be carried out in parts, in later ones."""
 StepResult = tuple[Campaign, tuple[Effect, ...]]
 _S: Final = CampaignState  # short, so that the table below stays aligned
+_BURST_SECONDS: Final = 5.0
 _OPENED: Final = frozenset({WaveState.RUNNING, WaveState.SOAKING, WaveState.PASSED})
 
 
@@ -200,17 +204,21 @@ def step(campaign: Campaign, tallies: Tallies, event: Event) -> StepResult:
     return action(campaign, tallies, event)
 
 
-def next_look(campaign: Campaign) -> float | None:
+def next_look(campaign: Campaign, tallies: Tallies, closed_until: float = 0.0) -> float | None:
     """When a tick may move the campaign on though nothing has happened to it (Unix seconds); None: never.
 
-    It is asked after the steps have come to rest.
+    It is asked after the steps have come to rest. ``closed_until`` is that of the last tick.
     """
     if campaign.state is _S.SCHEDULED:
         return campaign.spec.start_at
     if campaign.state is not _S.RUNNING:
         return None
-    soaking = [wave.since + campaign.spec.soak_seconds for wave in campaign.waves if wave.state is WaveState.SOAKING]
-    return min(soaking, default=None)
+    looks = [wave.since + campaign.spec.soak_seconds for wave in campaign.waves if wave.state is WaveState.SOAKING]
+    for index, rate in _opened_rates(campaign, tallies):
+        if tallies.pending(index):
+            next_one = campaign.waves[index].handed_at + 60.0 / rate if rate else 0.0
+            looks.append(max(next_one, closed_until))
+    return min(looks, default=None)
 
 
 def _start(campaign: Campaign, _tallies: Tallies, _event: Event) -> StepResult:
@@ -269,7 +277,7 @@ def _tick(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:
         campaign, more = _stop(campaign, tallies, broken)
         return campaign, (*effects, *more)
     if current is None:
-        campaign, more = _tick_last(campaign, tallies, tick.now)
+        campaign, more = _tick_last(campaign, tallies, tick)
     else:
         campaign, more = _tick_wave(campaign, tallies, current, tick)
     return campaign, (*effects, *more)
@@ -282,10 +290,10 @@ def _stop(campaign: Campaign, tallies: Tallies, reason: str) -> StepResult:
     return _pause(campaign, tallies, Pause(reason))
 
 
-def _tick_last(campaign: Campaign, tallies: Tallies, now: float) -> StepResult:
+def _tick_last(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:
     """All waves have passed: complete once everything has ended."""
     if tallies.unfinished:
-        return campaign, _assign_open(campaign, tallies, now)
+        return _assign_open(campaign, tallies, tick)
     effects: list[Effect] = [Log("completed")]
     if campaign.spec.make_default:
         effects.append(MakeDefault())
@@ -302,11 +310,13 @@ def _tick_wave(campaign: Campaign, tallies: Tallies, index: int, tick: Tick) -> 
             return campaign, (*log, FillPlaces(index, places))
     if wave.state is WaveState.PENDING:
         opened = _set_wave(campaign, index, Wave(WaveState.RUNNING, tick.now))
-        return opened, (Log("wave", f"{label} runs"), *_assign_open(opened, tallies, tick.now))
+        opened, assigned = _assign_open(opened, tallies, tick)
+        return opened, (Log("wave", f"{label} runs"), *assigned)
     campaign, effects = _judge(campaign, tallies, index, tick)
-    if campaign.state is _S.RUNNING:
-        effects = (*effects, *_assign_open(campaign, tallies, tick.now))
-    return campaign, effects
+    if campaign.state is not _S.RUNNING:
+        return campaign, effects
+    campaign, assigned = _assign_open(campaign, tallies, tick)
+    return campaign, (*effects, *assigned)
 
 
 def _judge(campaign: Campaign, tallies: Tallies, index: int, tick: Tick) -> StepResult:
@@ -319,12 +329,13 @@ def _judge(campaign: Campaign, tallies: Tallies, index: int, tick: Tick) -> Step
     if counts.passed(campaign.spec.success):
         effects: tuple[Effect, ...] = ()
         if wave.state is WaveState.RUNNING:
-            wave = Wave(WaveState.SOAKING, tick.now)
+            wave = replace(wave, state=WaveState.SOAKING, since=tick.now)
             campaign = _set_wave(campaign, index, wave)
             effects = (Log("soaking", label),) if campaign.spec.soak_seconds or tick.held else ()
         if tick.now - wave.since < campaign.spec.soak_seconds or tick.held:
             return campaign, effects
-        return _set_wave(campaign, index, Wave(WaveState.PASSED, tick.now)), (*effects, Log("passed", label))
+        passed = replace(wave, state=WaveState.PASSED, since=tick.now)
+        return _set_wave(campaign, index, passed), (*effects, Log("passed", label))
     if counts.out_of_reach(campaign.spec.success):
         reason = f"{label} ended below its success threshold: {counts.successes} of {counts.size} succeeded"
         campaign = _set_wave(campaign, index, Wave(WaveState.FAILED, tick.now))
@@ -332,14 +343,42 @@ def _judge(campaign: Campaign, tallies: Tallies, index: int, tick: Tick) -> Step
     return campaign, ()
 
 
-def _assign_open(campaign: Campaign, tallies: Tallies, now: float) -> tuple[Effect, ...]:
-    """Hand out what is pending in the waves that were opened."""
-    deadline_at = now + campaign.spec.execution_deadline_seconds
-    return tuple(
-        AssignPending(index, pending, deadline_at)
+def _assign_open(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:
+    """Hand out what is pending in the waves that were opened, as fast as their rates allow, while a window is open."""
+    effects: list[Effect] = []
+    if tick.now < tick.closed_until:
+        return campaign, ()
+    deadline_at = tick.now + campaign.spec.execution_deadline_seconds
+    for index, rate in _opened_rates(campaign, tallies):
+        count = tallies.pending(index)
+        if count and rate:
+            wave, count = _at_rate(campaign.waves[index], rate, count, tick.now)
+            campaign = _set_wave(campaign, index, wave)
+        if count:
+            effects.append(AssignPending(index, count, deadline_at))
+    return campaign, tuple(effects)
+
+
+def _opened_rates(campaign: Campaign, tallies: Tallies) -> list[tuple[int, float | None]]:
+    """The waves that were opened, each with the devices a minute that it may be told now; None: all at once."""
+    rates = [wave.rate for wave in campaign.spec.waves]
+    return [
+        (index, None if (rate := rates[index]) is None else rate.at(tallies.wave(index).successes))
         for index, wave in enumerate(campaign.waves)
-        if wave.state in _OPENED and (pending := tallies.pending(index))
-    )
+        if wave.state in _OPENED
+    ]
+
+
+def _at_rate(wave: Wave, per_minute: float, pending: int, now: float) -> tuple[Wave, int]:
+    """How many of ``pending`` a rate allows at ``now``, and the wave after it.
+
+    It begins with one. What was not used is kept for :data:`_BURST_SECONDS` only, so that it does not come at once
+    after a pause or a closed window.
+    """
+    each = 60.0 / per_minute
+    used = max(wave.handed_at or now - each, now - max(each, _BURST_SECONDS))
+    count = min(pending, int((now - used) / each + 1e-9))
+    return (wave, 0) if count == 0 else (replace(wave, handed_at=used + count * each), count)
 
 
 def _cancel_pending(tallies: Tallies) -> tuple[Effect, ...]:

@@ -23,23 +23,33 @@ from msgspec import Meta, Struct
 
 from wheeltapper_fleet.campaigns.rules.gates import Gate
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.query import parse
 from wheeltapper_protocols.wire.messages import Name, Release
 
 __all__ = [
     "ALL_PIPELINES",
+    "DAYS",
     "FAILURE_STATES",
     "AbortAction",
     "AbortRule",
     "Audience",
     "CampaignSpec",
+    "Rate",
     "Success",
     "WaveSpec",
+    "Window",
     "plan_waves",
     "read_spec",
 ]
 
 ALL_PIPELINES: Final = "*"
 FAILURE_STATES: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: Final[tuple[Day, ...]] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_MOST_STEPS: Final = 100
+TimeOfDay = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z")]
+TimeZone = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_+/-]{0,63}\Z")]
+PerMinute = Annotated[float, Meta(gt=0, le=1e6)]
 Percent = Annotated[float, Meta(gt=0, le=100)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -52,23 +62,55 @@ class AbortAction(StrEnum):
 
 
 class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which devices a campaign is for: those in ``devices`` (empty: any) that carry all of ``tags``.
+    """Which devices a campaign is for: those in ``devices`` (empty: any) that carry all of ``tags`` and match ``query``
+    (in the language of :mod:`wheeltapper_fleet.ground.query`).
 
     It is evaluated once, when the campaign is created.
     """
 
     devices: list[Name] = []
     tags: dict[str, str] = {}
+    query: Annotated[str, Meta(max_length=2000)] = ""
+
+
+class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many devices of a wave are told in a minute: always ``per_minute``, or faster as it goes well.
+
+    With the other three the rate grows by ``factor`` with every ``every_successes`` of the wave that committed, up to
+    ``maximum_per_minute``.
+    """
+
+    per_minute: PerMinute
+    factor: Annotated[float, Meta(gt=1, le=100)] | None = None
+    every_successes: Positive | None = None
+    maximum_per_minute: PerMinute | None = None
+
+    def at(self, successes: int) -> float:
+        """Devices a minute after ``successes``."""
+        if self.factor is None or self.every_successes is None or self.maximum_per_minute is None:
+            return self.per_minute
+        steps = min(successes // self.every_successes, _MOST_STEPS)
+        return min(self.per_minute * self.factor**steps, max(self.maximum_per_minute, self.per_minute))
 
 
 class WaveSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A share of the audience: ``percent`` of the whole, a ``count``, or ``devices`` by name. None of
-    them: the rest.
+    them: the rest. Without a ``rate`` all of it is told at once.
     """
 
     percent: Percent | None = None
     count: Positive | None = None
     devices: Annotated[list[Name], Meta(min_length=1)] | None = None
+    rate: Rate | None = None
+
+
+class Window(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A time in which devices may be told: on ``days``, from ``begin`` to ``end`` (HH:MM). Where ``end`` is not after
+    ``begin``, it is on the next day."""
+
+    days: Annotated[tuple[Day, ...], Meta(min_length=1, max_length=7)] = DAYS
+    begin: TimeOfDay
+    end: TimeOfDay
 
 
 class Success(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,6 +153,8 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     the release becomes the default release of its audience. ``gates`` hold a wave until they have enough data, and stop
     the campaign as ``on_abort`` says if one is broken, or has had to wait for data for ``gate_wait_seconds``. With
     ``needs_approval`` it starts once ``approvals`` persons have approved it, none of whom made or started it.
+    Devices are told only within the ``windows``, at any time
+    where there are none; their times are those of ``time_zone``.
     """
 
     model: Name
@@ -129,6 +173,8 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     needs_approval: bool = False
     start_at: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    windows: Annotated[tuple[Window, ...], Meta(max_length=50)] = ()
+    time_zone: TimeZone = "UTC"
     make_default: bool = False
 
     @property
@@ -143,7 +189,8 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
 
     Raises:
         FleetError: ``campaign.spec_invalid`` (a field), ``campaign.rule_invalid`` (an abort rule, a success condition),
-            ``campaign.gate_invalid`` (a gate), ``campaign.waves_invalid`` (a wave of two sizes).
+            ``campaign.gate_invalid`` (a gate), ``campaign.waves_invalid`` (a wave of two sizes, half a growing rate),
+            ``query.invalid``.
     """
     try:
         built = msgspec.to_builtins(raw) if isinstance(raw, CampaignSpec) else dict(raw)
@@ -157,11 +204,22 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
         raise FleetError("campaign.spec_invalid", "pipelines: use '*' alone or name them", 422)
     if ALL_PIPELINES in spec.pipelines and spec.make_default:
         raise FleetError("campaign.spec_invalid", "make_default: name the pipelines instead of '*'", 422)
+    if spec.audience.query:
+        parse(spec.audience.query)
+        if spec.make_default:
+            raise FleetError("campaign.spec_invalid", "make_default: a default release has no query, only tags", 422)
     if spec.success.percent is not None and spec.success.count is not None:
         raise _rule_invalid("success: give percent or count, not both")
     for number, wave in enumerate(spec.waves, start=1):
         if sum(each is not None for each in (wave.percent, wave.count, wave.devices)) > 1:
             raise _waves_invalid(f"wave {number}: give percent, count or devices, not more than one")
+        rate = wave.rate
+        if (
+            rate is not None
+            and len({each is None for each in (rate.factor, rate.every_successes, rate.maximum_per_minute)}) > 1
+        ):
+            message = "a rate that grows needs factor, every_successes and maximum_per_minute"
+            raise _waves_invalid(f"wave {number}: {message}")
     for rule in spec.abort:
         if rule.percent is None and rule.count is None:
             raise _rule_invalid("abort rule: give percent, count or both, else it can never be broken")

@@ -3,7 +3,8 @@
 Invariant: it accepts exactly what :func:`~wheeltapper_fleet.campaigns.rules.spec.read_spec` reads.
 
 It is made of the types of :mod:`~wheeltapper_fleet.campaigns.rules.spec`, with the rules that a type cannot say. What
-depends on the fleet (whether the release exists, whether the waves fit the audience) is in no schema.
+depends on the fleet (whether the release exists, whether the waves fit the audience) is in no schema, nor is the
+grammar of a query.
 
 Source: JSON Schema 2020-12.
 """
@@ -26,13 +27,22 @@ def spec_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     definitions["Success"]["anyOf"] = _at_most_one("percent", "count")
     definitions["WaveSpec"]["anyOf"] = _at_most_one("percent", "count", "devices")
+    growing = ("factor", "every_successes", "maximum_per_minute")
+    definitions["Rate"]["anyOf"] = [
+        {"properties": {name: {"type": "null"} for name in growing}},
+        {"required": list(growing), "properties": {name: {"type": "number"} for name in growing}},
+    ]
     rule = definitions["AbortRule"]
     rule["anyOf"] = [{"required": [name], "properties": {name: {"type": "number"}}} for name in ("percent", "count")]
     rule["properties"]["states"]["items"] = {"type": "string", "enum": sorted(FAILURE_STATES)}
     named = {"items": {"type": "string", "pattern": NAME_PATTERN}}
     spec = definitions["CampaignSpec"]
     spec["properties"]["pipelines"]["anyOf"] = [named, {"const": [ALL_PIPELINES]}]
-    spec["anyOf"] = [{"properties": {"make_default": {"const": False}}}, {"properties": {"pipelines": named}}]
+    unasked = {"properties": {"query": {"const": ""}}}
+    spec["anyOf"] = [
+        {"properties": {"make_default": {"const": False}}},
+        {"properties": {"pipelines": named, "audience": unasked}},
+    ]
     whole: dict[str, Any] = _inlined(schema, definitions)
     return whole
 

@@ -34,10 +34,14 @@ class WaveState(StrEnum):
 
 @dataclass(frozen=True)
 class Wave:
-    """One wave's progress. ``since`` is when it came to its state (Unix seconds)."""
+    """One wave's progress. ``since`` is when it came to its state (Unix seconds).
+
+    ``handed_at``: up to this time its rate is used up. It says nothing of a wave without a rate.
+    """
 
     state: WaveState = WaveState.PENDING
     since: float = 0.0
+    handed_at: float = 0.0
 
 
 @dataclass(frozen=True)
