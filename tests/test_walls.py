@@ -62,6 +62,7 @@ PURE = {
         " telemetry.schemas telemetry.spool telemetry.rollup telemetry.present devices.rules devices.schemas"
         " alerts.case alerts.triage alerts.announcing notify.occurrence"
         " notify.rules notify.schemas notify.settings notify.signing"
+        " alerts.budget alerts.statistics"
         " devices.instances assets.files assets.rules assets.schemas alerts.schemas"
         " captures.rules captures.schemas registry.schemas campaigns.rules.campaign"
         " campaigns.rules.execution campaigns.rules.spec campaigns.rules.waves campaigns.schemas ingest.message"

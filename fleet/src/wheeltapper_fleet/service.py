@@ -29,7 +29,9 @@ from sqlalchemy import Engine as Database
 
 from wheeltapper_fleet.access.authenticator import Authenticator
 from wheeltapper_fleet.access.tokens import ensure_api_token
+from wheeltapper_fleet.alerts.exposure import COUNT_SECONDS, Exposure
 from wheeltapper_fleet.alerts.intake import Triage
+from wheeltapper_fleet.alerts.value import budget_turn
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.broker.server import free_port
@@ -235,6 +237,8 @@ def _duties(config: FleetConfig, database: Database, messaging: Messaging, deliv
         yield Duty("revocation list", 60.0, messaging.revocation.refresh)
     yield Duty("alert triage", 1.0, Triage(database, announce).turn)
     yield Duty("notifications", 1.0, delivery.turn)
+    yield Duty("machine time", COUNT_SECONDS, Exposure(database).turn)
+    yield Duty("alert budgets", 3600.0, budget_turn(database, announce))
     yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
     retention = Retention(database, config.keep)
     if config.history.url:

@@ -7,7 +7,7 @@ several rooms. A room imports its own ``tables.py`` instead.
 from __future__ import annotations
 
 from wheeltapper_fleet.access.tables import api_tokens, repeats, sessions
-from wheeltapper_fleet.alerts.tables import alerts, case_log, cases, labels, silences
+from wheeltapper_fleet.alerts.tables import alert_budgets, alerts, case_log, cases, exposure, labels, silences
 from wheeltapper_fleet.assets.tables import assets, point_mappings
 from wheeltapper_fleet.audit.tables import audit
 from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels
@@ -41,6 +41,7 @@ from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
 
 __all__ = [
+    "alert_budgets",
     "alerts",
     "api_tokens",
     "assets",
@@ -65,6 +66,7 @@ __all__ = [
     "drift_reports",
     "enrolment_tokens",
     "executions",
+    "exposure",
     "gate_panels",
     "issued_certificates",
     "labels",

@@ -14,14 +14,18 @@ from wheeltapper_protocols.wire.ids import NAME_PATTERN
 __all__ = [
     "AlertView",
     "AssignRequest",
+    "BudgetRequest",
+    "BudgetView",
     "CaseDetail",
     "CaseLogEntry",
     "CaseVersion",
     "CaseView",
     "CommentRequest",
+    "LabelView",
     "ResolveRequest",
     "SilenceRequest",
     "SilenceView",
+    "ValueView",
     "WorkRequest",
 ]
 
@@ -170,6 +174,82 @@ class CommentRequest(CaseVersion):
     """A line for the case's log."""
 
     text: Words
+
+
+class BudgetRequest(_Closed):
+    """At most this many false alarms per 100 machine-weeks, over the last ``days``, of a model, a site, both or all."""
+
+    model: Name | None = None
+    site: Line | None = None
+    per_100_machine_weeks: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    days: Annotated[int, Field(ge=1, le=730)] = 28
+
+
+class BudgetView(BaseModel):
+    """A budget and how it is kept. Rates are false alarms per 100 machine-weeks, with their 95 % interval; ``status``
+    is ``kept``, ``exceeded`` or ``unsure`` (too few findings), which ``said`` says in words."""
+
+    id: int
+    model: str | None
+    site: str | None
+    per_100_machine_weeks: float
+    days: int
+    set_at: float
+    set_by: str
+    false_alarms: int
+    machine_weeks: float
+    rate: float | None
+    rate_low: float | None
+    rate_high: float | None
+    status: str
+    said: str
+    suggestions: list[str]
+
+
+class ValueView(BaseModel):
+    """What the alerts of a model at a site were worth, by what people found.
+
+    A true fault is a save where the machine did not fail. ``precision`` is the share of true faults among true faults
+    and false alarms, with its 95 % interval. The lead time is from the first alert to the failure, or to the end of the
+    case where it did not come to one; the median of the ``lead_count`` newest.
+    """
+
+    model: str
+    site: str | None
+    true_faults: int
+    saves: int
+    failures: int
+    false_alarms: int
+    unclear: int
+    precision: float | None
+    precision_low: float
+    precision_high: float
+    lead_seconds_median: float | None
+    lead_count: int
+
+
+class LabelView(BaseModel):
+    """What a device's pipeline measured from ``from_at`` to ``to_at`` (Unix seconds; ``from_t_s``, ``to_t_s`` by the
+    machine's clock) was: a true fault of ``part``, a false alarm, or unclear."""
+
+    id: int
+    case_id: int
+    device: str
+    pipeline: str
+    model: str
+    release: int
+    point: str | None
+    machine: str | None
+    site: str | None
+    verdict: str
+    part: str | None
+    from_at: float
+    to_at: float
+    from_t_s: float
+    to_t_s: float
+    failed_at: float | None
+    resolved_at: float
+    who: str
 
 
 class SilenceRequest(_Closed):

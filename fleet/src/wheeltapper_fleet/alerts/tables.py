@@ -8,6 +8,8 @@
       is when triage must look at it again.
     * ``case_log``: what happened to a case, who did it.
     * ``silences``: maintenance: alerts within are kept and counted, and nobody is told.
+    * ``exposure``: for how many seconds machines were watched, by day (the Unix second of its beginning), model, site.
+    * ``alert_budgets``: how many false alarms are accepted; an empty model or site is any.
     * ``labels``: what a resolved case says about what its devices measured, from when to when.
 
 Times are Unix seconds by the fleet's clock where nothing else is said.
@@ -20,7 +22,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Strin
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
-__all__ = ["alerts", "case_log", "cases", "labels", "silences"]
+__all__ = ["alert_budgets", "alerts", "case_log", "cases", "exposure", "labels", "silences"]
 
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
@@ -117,6 +119,7 @@ cases = Table(
     Index("ix_cases_parent", "parent", "id"),
     Index("ix_cases_model", "model", "release", "opened_at"),
     Index("ix_cases_look_at", "look_at"),
+    Index("ix_cases_opened_at", "opened_at"),
 )
 
 case_log = Table(
@@ -171,4 +174,27 @@ labels = Table(
     Index("ix_labels_model", "model", "resolved_at"),
     Index("ix_labels_device", "device", "pipeline", "from_at"),
     Index("ix_labels_resolved_at", "resolved_at"),
+)
+
+exposure = Table(
+    "exposure",
+    metadata,
+    Column("day", BigInteger, primary_key=True, autoincrement=False),
+    Column("model", String(63), primary_key=True),
+    Column("site", String(120), primary_key=True),
+    Column("seconds", Float, nullable=False),
+)
+
+alert_budgets = Table(
+    "alert_budgets",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("model", String(63), nullable=False),
+    Column("site", String(120), nullable=False),
+    Column("per_100_machine_weeks", Float, nullable=False),
+    Column("days", Integer, nullable=False),
+    Column("set_at", Float, nullable=False),
+    Column("set_by", String(128), nullable=False),
+    Column("exceeded_at", Float),
+    Index("uq_alert_budgets_model", "model", "site", unique=True),
 )

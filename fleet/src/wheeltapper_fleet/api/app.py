@@ -31,6 +31,7 @@ from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
 from wheeltapper_fleet.api.recorder import Recorder
 from wheeltapper_fleet.api.routes import (
     access,
+    alert_value,
     alerts,
     assets,
     campaigns,
@@ -69,6 +70,7 @@ _SUBJECTS: Final = (
     assets,
     alerts,
     cases,
+    alert_value,
     notify,
     summary,
     events,

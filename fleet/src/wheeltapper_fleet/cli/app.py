@@ -13,6 +13,7 @@ import typer
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.cli.access import audit, token_app, who
+from wheeltapper_fleet.cli.alerts import alerts_app
 from wheeltapper_fleet.cli.assets import asset_app
 from wheeltapper_fleet.cli.backups import backup_app
 from wheeltapper_fleet.cli.brokers import broker_app
@@ -53,6 +54,7 @@ app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(asset_app, name="asset")
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(case_app, name="case")
 app.add_typer(notify_app, name="notify")
 app.add_typer(train_app, name="train")
