@@ -60,6 +60,7 @@ class FleetConfig:
         role: ``all``, or the part of the service that this process is: ``api``, ``ingest``, ``engine``.
         name: of this process, where several share a data folder; empty: its role.
         broker: through which broker devices are reached; ``mqtt_host`` and ``mqtt_port`` are those of the embedded one.
+        log_format: of the log on standard error: ``text``, or ``json`` for one object a line.
         oidc: how people sign in to the page with a login provider; None: with API tokens only.
         keep_messages_days, keep_rollups_days, keep_hours_days: for how long what devices delivered is kept record by
             record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
@@ -82,6 +83,7 @@ class FleetConfig:
     name: str = ""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     oidc: OidcConfig | None = None
+    log_format: str = "text"
     keep_messages_days: int = 90
     keep_rollups_days: int = 30
     keep_hours_days: int = 730
@@ -95,6 +97,8 @@ class FleetConfig:
         for name in _DAYS:
             if not 1 <= getattr(self, name) <= _MOST_DAYS:
                 raise FleetError("config.invalid", f"{name} must be 1 to {_MOST_DAYS} days", 400)
+        if self.log_format not in ("text", "json"):
+            raise FleetError("config.invalid", "log_format must be text or json", 400)
         if not self.public_hosts:
             raise FleetError("config.invalid", "public_hosts must name at least one host", 400)
         if (self.admin_tls_certificate is None) != (self.admin_tls_key is None):

@@ -76,7 +76,7 @@ def serve(config: FleetConfig) -> None:
     Raises:
         FleetError: ``serve.running``, ``serve.port``, ``keys.missing``, ``ca.missing``, ``broker.*``.
     """
-    start_logging()
+    start_logging(config.log_format)
     trust = _Trust.open(config.data_dir, time.time)
     with ExitStack() as stack:
         stack.enter_context(locked(config.data_dir))

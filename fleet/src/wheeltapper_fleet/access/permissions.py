@@ -61,6 +61,7 @@ ROLES: Final[Mapping[Role, frozenset[str]]] = {
 """What each role may do."""
 
 ROUTES: Final[Mapping[str, str]] = {
+    "GET /metrics": "read",
     "GET /who": "read",
     "GET /api-tokens": "access.manage",
     "POST /api-tokens": "access.manage",
@@ -143,8 +144,8 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /assets/{asset}/mappings": "asset.edit",
     "POST /assets/{asset}/mappings/end": "asset.edit",
 }
-"""The permission that each route below ``/api/v1`` needs, by method and template. A parameter of the path in braces
-stands for its value: who may pause a campaign need not be able to start one."""
+"""The permission that each route below ``/api/v1`` (and ``/metrics``) needs, by method and template. A parameter of the
+path in braces stands for its value: who may pause a campaign need not be able to start one."""
 
 
 def permission_of(method: str, template: str, parameters: Mapping[str, str]) -> str | None:

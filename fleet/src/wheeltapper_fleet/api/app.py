@@ -18,14 +18,16 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
+from sqlalchemy.exc import SQLAlchemyError
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api.context import AdminContext, Context, requester
 from wheeltapper_fleet.api.guard import Guard
 from wheeltapper_fleet.api.idempotency import Idempotency
 from wheeltapper_fleet.api.limits import Limits
+from wheeltapper_fleet.api.metrics import CONTENT_TYPE, Measured, Metrics
 from wheeltapper_fleet.api.openapi import describe
 from wheeltapper_fleet.api.problem import REFUSALS, add_error_handlers
 from wheeltapper_fleet.api.recorder import Recorder
@@ -45,6 +47,7 @@ from wheeltapper_fleet.api.routes import (
     summary,
     telemetry,
 )
+from wheeltapper_fleet.db.engine import ping
 from wheeltapper_fleet.trust.expiry import RenewedBy, days_left, ending, view
 from wheeltapper_fleet.trust.repository import MAX_METADATA_BYTES
 from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
@@ -100,11 +103,21 @@ def admin_app(context: AdminContext) -> FastAPI:
         api.include_router(subject.router, tags=[subject.__name__.rpartition(".")[2].replace("_", "-")])
     app.include_router(api)
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})
+    app.add_api_route("/readyz", _readyz, methods=["GET"], responses={503: {"description": "It cannot answer now."}})
+    metrics = Metrics(context.engine, context.failing, lambda: context.events.listening)
+    app.add_api_route(
+        "/metrics",
+        lambda: Response(metrics.text(), media_type=CONTENT_TYPE),
+        methods=["GET"],
+        dependencies=[Depends(requester)],
+        include_in_schema=False,
+    )
     add_error_handlers(app)
     app.add_middleware(Recorder, engine=context.engine, clock=context.clock)
     app.add_middleware(Idempotency, engine=context.engine, authenticator=context.authenticator, clock=context.clock)
     app.add_middleware(Limits, limits=context.limits, monotonic=time.monotonic)
     app.add_middleware(Guard, hosts=context.hosts, max_bytes=_max_bytes)
+    app.add_middleware(Measured, metrics=metrics)
     describe(app)
     return app
 
@@ -120,6 +133,19 @@ def _max_bytes(path: str) -> int:
     if path == f"{_PREFIX}/assets/import":
         return _MAX_IMPORT_BYTES
     return _MAX_BODY_BYTES
+
+
+def _readyz(context: Context) -> JSONResponse:
+    """Whether the service can answer now: its parts work and its database answers. Needs no token.
+
+    For a balancer in front of several processes; ``/healthz`` says more, for people.
+    """
+    failing = context.failing()
+    try:
+        ping(context.engine)
+    except SQLAlchemyError:
+        failing = [*failing, "database"]
+    return JSONResponse({"ready": not failing, "failing": failing}, status_code=503 if failing else 200)
 
 
 def _healthz(context: Context) -> JSONResponse:

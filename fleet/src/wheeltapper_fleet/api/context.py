@@ -23,6 +23,7 @@ from wheeltapper_fleet.api.limits import RateLimits
 from wheeltapper_fleet.devices.enrolment import Enrolment
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.request import note_subject
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.trust.expiry import Life
@@ -106,6 +107,7 @@ def requester(
     authenticator, cookie = _context(request).authenticator, request.cookies.get(COOKIE)
     principal = authenticator.principal(request.method, authorization, cookie, x_csrf_token)
     request.state.principal = principal
+    note_subject(**request.path_params)
     needed = permission_of(request.method, request.scope["route"].path, request.path_params)
     if needed is not None and needed not in ROLES[Role.ADMIN]:
         raise FleetError("api.not_found", f"there is no such action: {needed[:80]}", 404)

@@ -71,6 +71,11 @@ class EventHub:
         """Whether no more listeners are taken: a screen that asks now would hear nothing."""
         return self._closed or len(self._listeners) >= _MAX_LISTENERS
 
+    @property
+    def listening(self) -> int:
+        """How many listen now."""
+        return len(self._listeners)
+
     async def check(self, view: View) -> None:
         """Read a view once.
 

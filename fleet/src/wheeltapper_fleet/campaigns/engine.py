@@ -212,7 +212,13 @@ class CampaignEngine:
         if self._failing_campaigns.get(campaign) != reason:
             self._failing_campaigns[campaign] = reason
             trace = None if isinstance(error, FleetError) else error
-            _LOG.error("campaign %s is not moved on, the others are: %s", campaign, reason, exc_info=trace)
+            _LOG.error(
+                "campaign %s is not moved on, the others are: %s",
+                campaign,
+                reason,
+                exc_info=trace,
+                extra={"campaign": campaign},
+            )
 
     def _compose(self, now: float) -> tuple[list[Publication], bool]:
         """Compose and store the assignments that are due, one slice of them; and whether there may be more.

@@ -38,7 +38,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from wheeltapper_fleet.db.turns import Turns
 
-__all__ = ["insert_ignore", "migrate", "open_database", "reading", "upsert_statement"]
+__all__ = ["insert_ignore", "migrate", "open_database", "ping", "reading", "upsert_statement"]
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS: Final = 15_000
@@ -102,6 +102,16 @@ def reading(engine: Engine, *, for_devices: bool = False) -> Iterator[Connection
             yield connection
         finally:
             connection.rollback()
+
+
+def ping(engine: Engine) -> None:
+    """Ask the database for anything at all.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: it does not answer.
+    """
+    with reading(engine) as connection:
+        connection.execute(text("SELECT 1"))
 
 
 def upsert_statement(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:

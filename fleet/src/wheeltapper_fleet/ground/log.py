@@ -13,19 +13,24 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import IO, Final
 
-__all__ = ["MAX_LINES", "CountingHandler", "start_logging"]
+from wheeltapper_fleet.ground.request import current_request
+
+__all__ = ["MAX_LINES", "CountingHandler", "JsonFormatter", "start_logging"]
 
 MAX_LINES: Final = 512
 _FIRST_PAUSE_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_NAMED: Final = ("campaign", "device")
 _QUIET: Final = {
     "httpx": logging.WARNING,
     "nats": logging.CRITICAL,  # its client reports errors to its caller too
@@ -35,10 +40,35 @@ _QUIET: Final = {
 }
 
 
-def start_logging() -> None:
-    """Log to standard error from now on."""
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message; the request's id and what it is about, if any.
+
+    A line about a campaign or a device outside of a request names it by ``extra={"campaign": …}``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record; line breaks within are escaped."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        request = current_request()
+        if request is not None:
+            line |= {"request": request.id} | {
+                name: request.subject[name] for name in _NAMED if name in request.subject
+            }
+        line |= {name: str(record.__dict__[name]) for name in _NAMED if name in record.__dict__}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def start_logging(form: str = "text") -> None:
+    """Log to standard error from now on.
+
+    Args:
+        form: ``text``, or ``json`` for one JSON object a line.
+    """
     handler = CountingHandler()
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for library, level in _QUIET.items():
         logging.getLogger(library).setLevel(level)
