@@ -1,4 +1,4 @@
-"""Upgrades from every earlier version of the tables, with rows in each table: no upgrade fails, and none loses a device,
+"""Upgrades from every earlier version of the tables, with rows in each table: none fails, and none loses a device,
 a campaign, a release or a record."""
 
 from __future__ import annotations
