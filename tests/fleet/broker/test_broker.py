@@ -227,6 +227,13 @@ def test_kill_9_of_the_broker_loses_nothing(rig: Rig) -> None:
     assert (row.contiguous, row.dropped) == (total, 0)
 
 
+def test_the_broker_keeps_little_garbage(rig: Rig) -> None:
+    """At Go's default the broker has twice the memory that its connections need."""
+    pid = rig.server.pid
+    assert pid is not None
+    assert int(psutil.Process(pid).environ()["GOGC"]) < 100
+
+
 def test_stop_ends_the_broker_process(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     pid = rig.server.pid

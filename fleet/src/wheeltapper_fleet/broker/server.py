@@ -10,6 +10,7 @@ What this module does not do: decide who may connect (:mod:`auth_callout`), spea
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -33,6 +34,9 @@ _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _STABLE_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 5.0
+_GOGC: Final = "25"
+"""How much garbage nats-server lets grow, in percent of what lives: 74 KB a connected device instead of 133 KB at Go's
+default of 100, for a few percent of a core. Set in the environment, it is the operator's."""
 
 
 def nats_server_binary() -> Path:
@@ -148,6 +152,7 @@ class BrokerServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env={"GOGC": _GOGC, **os.environ},
                     process_group=0,  # a Ctrl-C in the terminal ends the service, and the service ends the broker
                 )
             while self._child.poll() is None and not self._stopping.wait(0.05):
