@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,15 +45,19 @@ class Fleet(RuleBasedStateMachine):
 
     database: Engine
 
-    @initialize(success=st.sampled_from([{}, {"percent": 50}]), action=st.sampled_from(["PAUSE", "CANCEL_PENDING"]))
-    def begin(self, success: Mapping[str, Any], action: str) -> None:
+    @initialize(
+        success=st.sampled_from([{}, {"percent": 50}]),
+        action=st.sampled_from(["PAUSE", "CANCEL_PENDING"]),
+        retry=st.sampled_from([[], [{"backoff_seconds": 5}]]),
+    )
+    def begin(self, success: Mapping[str, Any], action: str, retry: Sequence[Any] = ()) -> None:
         with self.database.begin() as connection:
             for table in reversed(tables.metadata.sorted_tables):
                 connection.execute(table.delete())
         self.world = World(self.database)
         self.world.populate(len(DEVICES))
         self.success = success
-        self.campaign = create(self.world, **SPEC, success=success, on_abort=action)
+        self.campaign = create(self.world, **SPEC, success=success, on_abort=action, retry=retry)
         self.ends: dict[str, str] = {}
         self.told: dict[str, str] = {}
         self.passed: set[int] = set()
@@ -106,7 +110,7 @@ class Fleet(RuleBasedStateMachine):
         self.world.tick(seconds)
         for row in self.rows():
             if row.campaign == self.campaign and row.assigned_at is not None:
-                self.told.setdefault(row.device, row.id)
+                self.told[row.device] = row.id
 
     # --- what must hold -----------------------------------------------------------------------------------------------
 
@@ -162,7 +166,7 @@ class Fleet(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         self.person(abort_campaign)
-        for _ in range(8):
+        for _ in range(10):
             self.time_passes(70.0)
         for row in self.rows():
             assert row.campaign != self.campaign or row.state in TERMINAL, f"{row.state} for ever"

@@ -40,6 +40,15 @@ SPECS = st.fixed_dictionaries(
         "windows": st.lists(
             some(begin=TIMES, end=TIMES, days=st.lists(st.sampled_from(["mon", "sun", "day"]), max_size=2)), max_size=2
         ),
+        "retry": st.lists(
+            some(
+                states=st.lists(st.sampled_from(["FAILED", "ROLLED_BACK", "CANCELLED"]), max_size=2),
+                codes=st.lists(st.sampled_from(["fetch.*", "a.b", "*", "A", ""]), max_size=2),
+                times=NUMBERS,
+                backoff_seconds=NUMBERS,
+            ),
+            max_size=2,
+        ),
         "time_zone": st.sampled_from(["UTC", "Europe/Berlin", "", "../etc", 5]),
         "success": some(percent=NUMBERS, count=NUMBERS),
         "abort": st.lists(

@@ -124,7 +124,7 @@ class Composed:
         changes = {device: each for device, each in self.changes.items() if device in devices}
         events = {execution: event for each in changes.values() for execution, event in each.ended.items()}
         found = lock_executions(connection, events)
-        write_moves(connection, [(each, move(each, events[each.id])) for each in found], now, mark=False)
+        write_moves(connection, [(each, move(each, events[each.id])) for each in found], now, composing=True)
         if made := [row for each in changes.values() for row in each.made]:
             connection.execute(executions.insert(), made)
         if resolved := [row for each in changes.values() for row in each.resolved]:

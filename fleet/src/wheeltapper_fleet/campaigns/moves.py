@@ -18,11 +18,12 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, Update, bindparam, select
 
 from wheeltapper_fleet.campaigns.due import mark_devices
+from wheeltapper_fleet.campaigns.retries import overdue_moves, with_retries
 from wheeltapper_fleet.campaigns.rules.execution import (
     PENDING,
+    RETRYING,
     Assign,
     Cancel,
-    Deadline,
     Execution,
     ExecutionEvent,
     move,
@@ -48,8 +49,8 @@ Move = tuple[Execution, Execution]
 """An execution before and after."""
 
 _COLUMNS: Final = tuple(executions.c[name] for name in Execution.__dataclass_fields__)
-_UNDER_WAY: Final = tuple(state.value for state in ExecutionState if not state.terminal)
-_CHANGING: Final = ("wave", "state", "code", "detail", "assigned_at", "deadline_at")
+_UNDER_WAY: Final = (RETRYING, *(state.value for state in ExecutionState if not state.terminal))
+_CHANGING: Final = ("wave", "state", "code", "detail", "assigned_at", "deadline_at", "attempt")
 
 
 def new_execution_id() -> str:
@@ -71,19 +72,22 @@ def lock_executions(connection: Connection, names: Iterable[str]) -> list[Execut
     return _lock(connection, query) if wanted else []
 
 
-def write_moves(connection: Connection, moves: Iterable[Move], now: float, *, mark: bool = True) -> int:
+def write_moves(connection: Connection, moves: Iterable[Move], now: float, *, composing: bool = False) -> int:
     """Store moves of locked executions with their counts; returns how many executions changed.
 
-    ``mark``: the devices that are to be told something else are marked; False where the caller is about to tell them.
+    A failure is asked again where its campaign says so, and the devices that are to be told something else are marked;
+    neither where the caller is ``composing``: it tells the devices itself, and what it gives up cannot be carried out.
     """
     changed = [(before, after) for before, after in moves if before != after]
+    if not composing:
+        changed = with_retries(connection, changed, now)
     renamed = [each for each in changed if each[0].id != each[1].id]
     kept = [each for each in changed if each[0].id == each[1].id]
     for statement, some in ((_update(), kept), (_update(id=bindparam("new_id")), renamed)):
         if some:
             connection.execute(statement, [_values(before, after, now) for before, after in some])
     add_moves(connection, changed)
-    if mark:
+    if not composing:
         mark_devices(connection, [after.device for before, after in changed if tells_device(before, after)], now)
     return len(changed)
 
@@ -118,11 +122,14 @@ def any_overdue(connection: Connection, now: float) -> bool:
 
 
 def end_overdue(connection: Connection, most: int, now: float) -> int:
-    """End up to ``most`` executions whose deadline is over, of any campaign or default release, the oldest first.
+    """End up to ``most`` executions whose deadline is over, of any campaign or default release, the oldest first; ask
+    those again that have waited for it. Returns how many.
 
-    It reads no campaign: deadlines count in every state, also where this version cannot read it.
+    Deadlines count in every state of a campaign, also where this version cannot read it.
     """
-    return _move_all(connection, _lock(connection, _overdue(now).limit(most)), Deadline(), now)
+    found = _lock(connection, _overdue(now).limit(most))
+    new_ids = (new_execution_id() for _ in found)
+    return write_moves(connection, overdue_moves(connection, found, new_ids, now), now)
 
 
 def _move_all(connection: Connection, found: Sequence[Execution], event: ExecutionEvent, now: float) -> int:

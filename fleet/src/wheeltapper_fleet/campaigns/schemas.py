@@ -23,7 +23,7 @@ __all__ = [
 
 
 class ExecutionView(BaseModel):
-    """One device's attempt within a campaign. ``wave`` counts from 1."""
+    """One device's attempt within a campaign. ``wave`` and ``attempt`` count from 1."""
 
     id: str
     device: str
@@ -34,6 +34,7 @@ class ExecutionView(BaseModel):
     assigned_at: float | None
     deadline_at: float | None
     updated_at: float
+    attempt: int
 
 
 class LogEntry(BaseModel):

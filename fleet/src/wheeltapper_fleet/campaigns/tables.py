@@ -4,7 +4,7 @@
       on a tick looks at it though nothing has happened to it; NULL: never.
     * ``executions``: one device's attempt within a campaign, or for a default release (the other of the two columns is
       NULL). ``pipelines`` are those that it covers; NULL until it is first ordered. ``ended_at`` is NULL until it has
-      ended.
+      ended. ``attempt`` counts how often the device was asked, from 1.
     * ``campaign_tallies``: how many executions a campaign has by wave and state, and how many of them were ever
       assigned. ``tally_changes`` are the changes that are not in it yet, each written in the transaction that moved
       the executions (:mod:`wheeltapper_fleet.campaigns.tallies`).
@@ -74,6 +74,7 @@ executions = Table(
     Column("deadline_at", Float),
     Column("updated_at", Float, nullable=False),
     Column("ended_at", Float),
+    Column("attempt", Integer, nullable=False, default=1, server_default="1"),
     Index("ix_executions_campaign_device", "campaign", "device", unique=True),
     Index("ix_executions_campaign_wave", "campaign", "wave", "device"),
     Index("ix_executions_campaign_state", "campaign", "state", "wave", "device"),

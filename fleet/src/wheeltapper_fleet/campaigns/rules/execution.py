@@ -5,6 +5,8 @@ Invariants:
     * A state never goes backwards, so reports may come twice and in any order.
     * An execution that was never assigned (PENDING) does not move, whatever a device reports.
     * An event that comes too late changes nothing; an execution in a state that is not known here never moves.
+    * A failure that is to be asked again is no end: the execution waits as RETRYING and goes on under another id
+      (:func:`retried`). It is asked a bounded number of times.
 
 Example::
 
@@ -15,15 +17,17 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from wheeltapper_fleet.campaigns.rules.spec import RetryRule
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = [
     "PENDING",
+    "RETRYING",
     "SUCCESS",
     "AskAgain",
     "Assign",
@@ -34,21 +38,26 @@ __all__ = [
     "Fail",
     "Refuse",
     "Report",
+    "Retry",
     "Supersede",
     "advance",
     "is_known",
     "is_terminal",
     "move",
     "refuse",
+    "retried",
     "tells_device",
 ]
 
 PENDING: Final = "PENDING"
+RETRYING: Final = "RETRYING"
+"""It failed, and its device is asked again at its ``deadline_at``."""
 SUCCESS: Final = ExecutionState.COMMITTED.value
 _ASSIGNED: Final = ExecutionState.ASSIGNED.value
 _TERMINAL_RANK: Final = 100
 _RANK: Final[dict[str, int]] = {
     PENDING: -1,
+    RETRYING: -1,
     **{state.value: _TERMINAL_RANK if state.terminal else rank for rank, state in enumerate(ExecutionState)},
 }
 
@@ -57,7 +66,7 @@ _RANK: Final[dict[str, int]] = {
 class Execution:
     """One device's attempt within a campaign, as the fleet knows it. ``wave`` counts from 0; times are Unix seconds.
 
-    ``campaign`` is None where a default release asks for it.
+    ``campaign`` is None where a default release asks for it. ``attempt`` counts how often the device was asked, from 1.
     """
 
     id: str
@@ -69,6 +78,7 @@ class Execution:
     assigned_at: float | None = None
     deadline_at: float | None = None
     campaign: str | None = None
+    attempt: int = 1
 
     @property
     def terminal(self) -> bool:
@@ -146,7 +156,15 @@ class AskAgain:
     id: str
 
 
-ExecutionEvent = Assign | Report | Refuse | Deadline | Cancel | Supersede | Fail | AskAgain
+@dataclass(frozen=True)
+class Retry:
+    """Its time to wait is over: its device is asked again, under the id ``id``, and must end by ``deadline_at``."""
+
+    id: str
+    deadline_at: float
+
+
+ExecutionEvent = Assign | Report | Refuse | Deadline | Cancel | Supersede | Fail | AskAgain | Retry
 
 
 class _Phase(Enum):
@@ -155,6 +173,7 @@ class _Phase(Enum):
     PENDING = "not handed out"
     ASSIGNED = "handed out"
     BEGUN = "the device has begun"
+    RETRYING = "failed, and asked again later"
     ENDED = "ended"
     UNKNOWN = "of another version"
 
@@ -180,7 +199,7 @@ def is_known(state: str) -> bool:
 
 def advance(current: str, reported: ExecutionState) -> str:
     """The state after a device's report; ``current`` where the report changes nothing."""
-    if current == PENDING or current not in _RANK or is_terminal(current):
+    if current in (PENDING, RETRYING) or current not in _RANK or is_terminal(current):
         return current
     return reported.value if _RANK[reported.value] > _RANK[current] else current
 
@@ -193,13 +212,21 @@ def refuse(current: str) -> str:
     return ExecutionState.REJECTED.value if current == _ASSIGNED else current
 
 
+def retried(execution: Execution, rules: Sequence[RetryRule], now: float) -> Execution:
+    """An execution that has just failed at ``now``: RETRYING where the first of ``rules`` that is about it says so."""
+    rule = next((each for each in rules if each.covers(execution.state, execution.code)), None)
+    if rule is None or execution.attempt > rule.times:
+        return execution
+    return replace(execution, state=RETRYING, deadline_at=now + rule.waits_seconds(execution.attempt))
+
+
 def tells_device(before: Execution, after: Execution) -> bool:
     """Whether the device is to be told something else after an execution moved from ``before`` to ``after``."""
     if after.id != before.id:
         return True
     if after.state == before.state or not after.assigned:
         return False
-    return after.terminal or before.state in (PENDING, _ASSIGNED)
+    return after.terminal or after.state == RETRYING or before.state in (PENDING, _ASSIGNED)
 
 
 def _phase(state: str) -> _Phase:
@@ -207,6 +234,8 @@ def _phase(state: str) -> _Phase:
         return _Phase.PENDING
     if state == _ASSIGNED:
         return _Phase.ASSIGNED
+    if state == RETRYING:
+        return _Phase.RETRYING
     if state not in _RANK:
         return _Phase.UNKNOWN
     return _Phase.ENDED if is_terminal(state) else _Phase.BEGUN
@@ -257,6 +286,21 @@ def _ask_again(execution: Execution, event: ExecutionEvent) -> Execution:
     return replace(execution, id=event.id, state=_ASSIGNED, code="execution.asked_again", detail=detail)
 
 
+def _retry(execution: Execution, event: ExecutionEvent) -> Execution:
+    assert isinstance(event, Retry)
+    attempt = execution.attempt + 1
+    detail = f"attempt {attempt}; before: {execution.code} {execution.detail}".rstrip()
+    return replace(
+        execution,
+        id=event.id,
+        state=_ASSIGNED,
+        code="execution.asked_again",
+        detail=detail,
+        deadline_at=event.deadline_at,
+        attempt=attempt,
+    )
+
+
 def _end(execution: Execution, state: ExecutionState, code: str, detail: str) -> Execution:
     return replace(execution, state=state.value, code=code, detail=detail)
 
@@ -276,4 +320,8 @@ _TABLE: Final[dict[tuple[_Phase, type], Callable[[Execution, ExecutionEvent], Ex
     (_P.BEGUN,    Supersede): _supersede,
     (_P.BEGUN,    Fail):      _fail,
     (_P.BEGUN,    AskAgain):  _ask_again,
+    (_P.RETRYING, Retry):     _retry,
+    (_P.RETRYING, Cancel):    _cancel,
+    (_P.RETRYING, Supersede): _supersede,
+    (_P.RETRYING, Fail):      _fail,
 }  # fmt: skip

@@ -25,7 +25,7 @@ from enum import Enum
 from typing import Final
 
 from wheeltapper_fleet.campaigns.rules.campaign import CampaignState
-from wheeltapper_fleet.campaigns.rules.execution import PENDING
+from wheeltapper_fleet.campaigns.rules.execution import PENDING, RETRYING
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 __all__ = ["ENDED_STATES", "Claim", "Decision", "Standing", "decide", "standing_of"]
@@ -43,7 +43,8 @@ class Standing(Enum):
     ORDERED = "ordered"
     """It is to be carried out."""
     HELD = "held"
-    """Its campaign is paused and the device has not begun it: it is not handed out, and keeps its place."""
+    """It is not handed out, and keeps its place: its campaign is paused and the device has not begun it, or it failed
+    and is asked again later."""
     CALLED_OFF = "called off"
     """Its campaign was aborted or its default release cleared: the device is told to give it up."""
     COMMITTED = "committed"
@@ -101,6 +102,8 @@ def standing_of(execution: str, campaign: str) -> Standing | None:
         return Standing.CALLED_OFF
     if execution == PENDING:
         return None if campaign in _NOT_STARTED else Standing.PLANNED
+    if execution == RETRYING:
+        return Standing.HELD
     if campaign == CampaignState.RUNNING or execution != ExecutionState.ASSIGNED:
         return Standing.ORDERED
     return Standing.HELD

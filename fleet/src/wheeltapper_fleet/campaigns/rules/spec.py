@@ -35,6 +35,7 @@ __all__ = [
     "Audience",
     "CampaignSpec",
     "Rate",
+    "RetryRule",
     "Success",
     "WaveSpec",
     "Window",
@@ -44,6 +45,8 @@ __all__ = [
 
 ALL_PIPELINES: Final = "*"
 FAILURE_STATES: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
+RETRIED_STATES: Final[tuple[Literal["FAILED", "REJECTED", "ROLLED_BACK"], ...]] = ("FAILED", "REJECTED", "ROLLED_BACK")
+Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.]{0,78}\*?\Z")]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: Final[tuple[Day, ...]] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MOST_STEPS: Final = 100
@@ -145,6 +148,30 @@ class AbortRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return f"{' or '.join(limits)} or more of what this {self.scope} executed ended {', '.join(self.states)}"
 
 
+class RetryRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A failure that a device is asked again after: in one of ``states``, for one of ``codes`` (empty: any).
+
+    A code may end in ``*``. The device is asked ``times`` more times at most, the first time after ``backoff_seconds``,
+    then after twice as long each time. What is asked again has not failed yet: it counts neither for nor against.
+    """
+
+    states: Annotated[tuple[Literal["FAILED", "REJECTED", "ROLLED_BACK"], ...], Meta(min_length=1)] = RETRIED_STATES
+    codes: Annotated[tuple[Code, ...], Meta(max_length=32)] = ()
+    times: Annotated[int, Meta(ge=1, le=10)] = 1
+    backoff_seconds: Annotated[float, Meta(ge=0, le=1e7)] = 60.0
+
+    def covers(self, state: str, code: str) -> bool:
+        """Whether it is about a failure in ``state`` with ``code``."""
+        fits = not self.codes or any(
+            code.startswith(each[:-1]) if each.endswith("*") else code == each for each in self.codes
+        )
+        return state in self.states and fits
+
+    def waits_seconds(self, attempt: int) -> float:
+        """How long it waits after the failed ``attempt`` (from 1)."""
+        return float(self.backoff_seconds * 2 ** (attempt - 1))
+
+
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which release goes to which devices, in which waves, and under which conditions it goes on.
 
@@ -173,6 +200,7 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     needs_approval: bool = False
     start_at: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    retry: Annotated[tuple[RetryRule, ...], Meta(max_length=16)] = ()
     windows: Annotated[tuple[Window, ...], Meta(max_length=50)] = ()
     time_zone: TimeZone = "UTC"
     make_default: bool = False
