@@ -27,6 +27,7 @@ from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.limits import RateLimits
 from wheeltapper_fleet.api.totals import fleet_totals
+from wheeltapper_fleet.campaigns import rollback
 from wheeltapper_fleet.campaigns.due import mark_devices
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
@@ -75,6 +76,10 @@ class TableCampaigns:
             if version != expected_version:
                 raise FleetError("campaign.conflict", f"the campaign is at version {version} now", 409)
             connection.execute(update(table).where(table.c.id == campaign).values(state=state, version=version + 1))
+
+    def roll_back(self, campaign: str, release: int | None, why: str, who: str) -> str:
+        spec = rollback.rollback_spec(self.engine, campaign, release)
+        return rollback.roll_back(self.engine, campaign, spec, who=who, why=why, now=time.time())
 
 
 class CaptureCommands:

@@ -107,6 +107,8 @@ def test_devices_that_are_not_active_are_counted_outside(world: World) -> None:
         ({"speed": 1}, "campaign.spec_invalid"),
         ({"success": {"count": 6}}, "campaign.rule_unreachable"),
         ({"pipelines": ["other"]}, "campaign.pipeline_unknown"),
+        ({"time_zone": "Moon/Sea"}, "campaign.time_zone_unknown"),
+        ({"audience": {"query": "id ="}}, "query.invalid"),
     ],
 )
 def test_what_creation_refuses_it_refuses_alike(world: World, fields: dict[str, Any], code: str) -> None:
@@ -158,7 +160,7 @@ def test_a_page_reads_only_its_own_slice(world: World) -> None:
 
 def test_times_of_waves() -> None:
     spec = read_spec({**SPEC, "soak_seconds": 10.0, "waves": [{"count": 1}, {}], "start_at": 5000.0})
-    first, second = timetable(spec, 100.0)
+    first, second = timetable(spec, (1, 4), 100.0)
     assert (first.opens_earliest, first.opens_latest, first.ends_earliest, first.ends_latest) == (
         5000,
         5000,
@@ -167,6 +169,25 @@ def test_times_of_waves() -> None:
     )
     assert (second.opens_earliest, second.opens_latest) == (5010, 5070)
     assert (second.ends_earliest, second.ends_latest) == (5020, 5140)
+
+
+def test_times_of_waves_with_rates_gates_and_windows() -> None:
+    growing = {"per_minute": 1, "factor": 2, "every_successes": 2, "maximum_per_minute": 4}
+    waves = [{"count": 5, "rate": {"per_minute": 2}}, {"rate": growing}]
+    spec = read_spec({**SPEC, "waves": waves, "gates": [{"kind": "latency"}], "gate_wait_seconds": 1000.0})
+    first, second = timetable(spec, (5, 9), 0.0, lambda at: max(at, 500.0))
+    assert (first.opens_earliest, first.ends_earliest) == (0, 500 + 4 * 30)
+    assert first.ends_latest == 500 + 4 * 30 + 60 + 1000
+    assert second.ends_earliest - second.opens_earliest == 2 * 60 + 2 * 30 + 4 * 15
+    assert second.ends_latest - second.opens_latest == 8 * 60 + 60 + 1000
+
+
+def test_an_audience_by_query_counts_who_is_outside_by_it_too(world: World) -> None:
+    with world.database.begin() as connection:
+        for device, state in (("dev-2", "revoked"), ("dev-0", "retired")):
+            connection.execute(devices.update().where(devices.c.id == device).values(state=state))
+    found = plan(world, audience={"query": "id in (dev-1, dev-2)"})
+    assert (found.devices, found.outside) == (1, {"revoked": 1})
 
 
 def test_the_api_plans_and_pages(server: AdminServer) -> None:

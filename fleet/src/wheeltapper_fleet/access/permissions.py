@@ -40,6 +40,7 @@ _OPERATOR: Final = _VIEWER | {
     "asset.edit",
     "campaign.pause",
     "campaign.abort",
+    "campaign.rollback",
 }
 _RELEASE_MANAGER: Final = _OPERATOR | {
     "release.publish",
@@ -105,6 +106,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "GET /campaigns/{campaign}/executions": "read",
     "GET /campaigns/{campaign}/log": "read",
     "POST /campaigns/{campaign}/clone": "campaign.create",
+    "POST /campaigns/{campaign}/rollback": "campaign.rollback",
     "POST /campaigns/{campaign}/{action}": "campaign.{action}",
     "POST /default-releases": "default.set",
     "GET /default-releases": "read",

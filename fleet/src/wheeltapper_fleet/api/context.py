@@ -46,6 +46,13 @@ class CampaignActions(Protocol):
         """
         ...
 
+    def roll_back(self, campaign: str, release: int | None, why: str, who: str) -> str:
+        """End a campaign and start one that takes back what it brought; returns the new one's id.
+
+        FleetError ``campaign.*``.
+        """
+        ...
+
 
 class CaptureRequests(Protocol):
     """Asks devices for recordings."""

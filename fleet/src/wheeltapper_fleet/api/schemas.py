@@ -30,6 +30,7 @@ __all__ = [
     "DeviceEditRequest",
     "ExpectedDeviceRequest",
     "ReleaseRequest",
+    "RollbackRequest",
     "Summary",
     "TokenRequest",
     "TokensRequest",
@@ -135,6 +136,14 @@ class CloneRequest(_Request):
     """
 
     changes: Annotated[dict[str, Any], Field(max_length=64)] = {}
+
+
+class RollbackRequest(_Request):
+    """Take back what a campaign brought: to ``release`` of the same model, or to the one that all of its devices ran
+    before."""
+
+    release: Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_whole)] | None = None
+    why: Annotated[str, Field(max_length=300)] = ""
 
 
 class DefaultReleaseRequest(_Request):

@@ -14,17 +14,20 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, func, select
 
+from wheeltapper_fleet.campaigns.audience import audience_of
 from wheeltapper_fleet.campaigns.claims import DeviceFacts, executions_of_devices, facts_of_devices
 from wheeltapper_fleet.campaigns.rules.forecast import Known, Outcome, Prospect, foretell, timetable
 from wheeltapper_fleet.campaigns.rules.foresight import foresee
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.schemas import CampaignPlan, PlannedDevice, PlannedWave
+from wheeltapper_fleet.campaigns.windows import check_time_zone, closed_until
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.devices.audience import select_audience
 from wheeltapper_fleet.devices.rules import DeviceState
+from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import device_tags, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, read_cursor, write_cursor
+from wheeltapper_fleet.ground.query import parse
 from wheeltapper_fleet.registry.tables import releases
 
 __all__ = ["SLICE", "plan_campaign"]
@@ -55,11 +58,11 @@ def plan_campaign(
         FleetError: as ``create_campaign``; ``cursor.invalid``.
     """
     checked = read_spec(spec)
+    check_time_zone(checked)
     begin = 0 if after is None else int(read_cursor(after, int)[0])
     with reading(engine) as connection:
         _check_release(connection, checked)
-        audience = checked.audience
-        waves = plan_waves(checked, select_audience(connection, audience.devices, audience.tags, audience.query, now))
+        waves = plan_waves(checked, audience_of(connection, checked.audience, now))
         places = [(device, number) for number, wave in enumerate(waves, 1) for device in wave]
         items: list[PlannedDevice] = []
         next_: str | None = None
@@ -69,13 +72,14 @@ def plan_campaign(
                     next_ = write_cursor(max(begin, 0) + index)
                     break
                 items.append(_planned(place, prospect))
+        times = timetable(checked, [len(wave) for wave in waves], now, lambda at: max(at, closed_until(checked, at)))
         plan = CampaignPlan(
             model=checked.model,
             release=checked.release,
             devices=len(places),
             waves=[
                 PlannedWave(number=number, devices=len(wave), **vars(times))
-                for number, (wave, times) in enumerate(zip(waves, timetable(checked, now), strict=True), 1)
+                for number, (wave, times) in enumerate(zip(waves, times, strict=True), 1)
             ],
             needs_approval=checked.needs_approval,
             items=items,
@@ -103,7 +107,7 @@ def _with_counts(
     changed = {
         "outcomes": dict(counts),
         "takes_from": dict(takes_from),
-        "outside": _outside(connection, spec),
+        "outside": _outside(connection, spec, now),
         "warnings": foresee(spec, waves, shown),
     }
     return plan.model_copy(update=changed)
@@ -145,14 +149,15 @@ def _planned(place: tuple[str, int], prospect: Prospect) -> PlannedDevice:
     )
 
 
-def _outside(connection: Connection, spec: CampaignSpec) -> dict[str, int]:
+def _outside(connection: Connection, spec: CampaignSpec, now: float) -> dict[str, int]:
     """By state, how many devices match the audience and are not in it, because they are not active."""
     names, tags = spec.audience.devices, spec.audience.tags
-    if names:
-        return {}  # one that is not active was refused
+    if names or spec.audience.committed_in:
+        return {}  # one that is named and not active was refused
     has = [
         devices.c.id.in_(select(device_tags.c.device).where(device_tags.c.name == name, device_tags.c.value == value))
         for name, value in sorted(tags.items())
     ]
-    counted = select(devices.c.state, func.count()).where(devices.c.state != DeviceState.ACTIVE.value, *has)
+    asked = where(parse(spec.audience.query), now)
+    counted = select(devices.c.state, func.count()).where(devices.c.state != DeviceState.ACTIVE.value, asked, *has)
     return {state: int(n) for state, n in connection.execute(counted.group_by(devices.c.state))}

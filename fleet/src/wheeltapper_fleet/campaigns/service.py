@@ -21,6 +21,7 @@ from typing import Any, Final
 from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.campaigns.approvals import approve
+from wheeltapper_fleet.campaigns.audience import audience_of
 from wheeltapper_fleet.campaigns.claims import pipelines_shown
 from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
 from wheeltapper_fleet.campaigns.rules.campaign import Abort, Approve, Campaign, Event, Pause, Resume, Start, step
@@ -39,7 +40,6 @@ from wheeltapper_fleet.campaigns.store import (
 from wheeltapper_fleet.campaigns.tallies import tallies_of
 from wheeltapper_fleet.campaigns.windows import check_time_zone
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.devices.audience import select_audience
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.tables import releases
 
@@ -80,9 +80,7 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
         )
         if connection.execute(known).scalar_one_or_none() is None:
             raise FleetError("release.not_found", f"{checked.model} has no published release {checked.release}")
-        audience = checked.audience
-        found = select_audience(connection, audience.devices, audience.tags, audience.query, now)
-        planned = plan_waves(checked, found)
+        planned = plan_waves(checked, audience_of(connection, checked.audience, now))
         warnings = foresee(checked, planned, pipelines_shown(connection))
     campaign = Campaign(id=campaign_id, spec=checked, waves=tuple(Wave() for _ in planned))
     with engine.begin() as connection:

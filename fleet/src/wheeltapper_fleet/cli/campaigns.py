@@ -98,6 +98,26 @@ def campaign_clone(
     _show_campaign(made, as_json)
 
 
+@campaign_app.command("rollback")
+def campaign_rollback(
+    campaign: str,
+    release: Annotated[
+        int | None, typer.Option(min=1, help="Back to this one [default: the one that all of the devices ran before].")
+    ] = None,
+    why: Annotated[str, typer.Option(help="The reason, for the log.")] = "",
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take back what a campaign brought: end it, and start one over the devices that committed its release."""
+    with open_client(url, token_file, data_dir) as client:
+        from wheeltapper_fleet.client.campaign_calls import roll_back_campaign
+
+        made = roll_back_campaign(client, campaign, release, why)
+    _show_campaign(made, as_json)
+
+
 @campaign_app.command("show")
 def campaign_show(
     campaign: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False

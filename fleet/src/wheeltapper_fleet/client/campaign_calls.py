@@ -9,7 +9,7 @@ from urllib.parse import quote
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 
-__all__ = ["clone_campaign", "explain_device", "plan_campaign"]
+__all__ = ["clone_campaign", "explain_device", "plan_campaign", "roll_back_campaign"]
 
 
 def explain_device(client: FleetClient, device: str, pipeline: str | None = None) -> dict[str, Any]:
@@ -35,3 +35,9 @@ def plan_campaign(client: FleetClient, spec: Mapping[str, Any], outcome: str | N
 def clone_campaign(client: FleetClient, campaign: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Create a campaign as another one was, with ``changes`` of its specification."""
     return dict(client.call("POST", f"/campaigns/{quote(campaign, safe='')}/clone", {"changes": dict(changes)}))
+
+
+def roll_back_campaign(client: FleetClient, campaign: str, release: int | None = None, why: str = "") -> dict[str, Any]:
+    """End a campaign and start one that takes back what it brought; gives the new one."""
+    body = {"release": release, "why": why}
+    return dict(client.call("POST", f"/campaigns/{quote(campaign, safe='')}/rollback", body))

@@ -17,6 +17,7 @@ from wheeltapper_fleet.access.oidc import OidcLogin
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.totals import fleet_totals
+from wheeltapper_fleet.campaigns import rollback
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.rules.spec import read_spec
 from wheeltapper_fleet.campaigns.views import get_campaign
@@ -51,6 +52,11 @@ class Campaigns:
         if action not in {"pause", "abort"}:
             self._check_verifiable(get_campaign(self._database, campaign).spec)
         act(self._database, campaign, version=expected_version, who=who, now=time.time())
+
+    def roll_back(self, campaign: str, release: int | None, why: str, who: str) -> str:
+        spec = rollback.rollback_spec(self._database, campaign, release)
+        self._check_verifiable(spec)
+        return rollback.roll_back(self._database, campaign, spec, who=who, why=why, now=time.time())
 
     def _check_verifiable(self, spec: Mapping[str, Any]) -> None:
         """Refuse what devices could not verify to its end (FleetError ``trust.expired``)."""

@@ -96,6 +96,14 @@ def clone_campaign(campaign: Key, body: schemas.CloneRequest, context: Context, 
     return views.get_campaign(context.engine, made)
 
 
+@router.post("/campaigns/{campaign}/rollback", status_code=201)
+def roll_back_campaign(campaign: Key, body: schemas.RollbackRequest, context: Context, who: Who) -> CampaignDetail:
+    """Take back what a campaign brought: it is aborted if it has not ended, and a new one is made and started, over
+    the devices that committed its release."""
+    made = context.campaigns.roll_back(campaign, body.release, body.why, who)
+    return views.get_campaign(context.engine, made)
+
+
 @router.post(
     "/campaigns/{campaign}/{action}",
     response_model=CampaignDetail,

@@ -8,13 +8,13 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from wheeltapper_fleet.campaigns.rules.default_release import Shown
 from wheeltapper_fleet.campaigns.rules.meeting import Claim, Standing, decide
-from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES, CampaignSpec
+from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES, CampaignSpec, Rate
 
 __all__ = ["Known", "Outcome", "Prospect", "WaveTimes", "foretell", "timetable"]
 
@@ -104,18 +104,43 @@ def foretell(spec: CampaignSpec, device: Known, now: float) -> Prospect:
     return Prospect(Outcome.GETS, f"it is told when its wave opens{beaten}", takes_from)
 
 
-def timetable(spec: CampaignSpec, start: float) -> list[WaveTimes]:
+def timetable(
+    spec: CampaignSpec, sizes: Sequence[int], start: float, told_from: Callable[[float], float] = lambda at: at
+) -> list[WaveTimes]:
     """When each wave opens and is over, if the campaign runs from ``start`` (Unix seconds) on.
 
-    At the earliest every device commits at once and only the soak time passes; at the latest the devices of each wave
-    take all the time until their deadline, and its gates all the time that they may wait for data.
+    At the earliest every device commits at once, so that a growing rate grows, and only the soak time passes. At the
+    latest the devices of each wave are told at the rate that it begins with and take all the time until their deadline,
+    and its gates all the time that they may wait for data. A window that closes while a wave is told is not counted.
+
+    Args:
+        spec: a spec that was read.
+        sizes: devices of each wave.
+        start: Unix seconds.
+        told_from: the first time from a given one on at which devices may be told (both Unix seconds).
     """
-    waits = spec.gate_wait_seconds if spec.gates else 0.0
     opens_earliest = opens_latest = max(start, spec.start_at)
+    waits = spec.gate_wait_seconds if spec.gates else 0.0
     times = []
-    for _ in spec.waves:
-        ends_earliest = opens_earliest + spec.soak_seconds
-        ends_latest = opens_latest + spec.execution_deadline_seconds + spec.soak_seconds + waits
+    for wave, size in zip(spec.waves, sizes, strict=True):
+        told_earliest = told_from(opens_earliest) + _telling_seconds(wave.rate, size, grows=True)
+        told_latest = told_from(opens_latest) + _telling_seconds(wave.rate, size, grows=False)
+        ends_earliest = told_earliest + spec.soak_seconds
+        ends_latest = told_latest + spec.execution_deadline_seconds + spec.soak_seconds + waits
         times.append(WaveTimes(opens_earliest, opens_latest, ends_earliest, ends_latest))
         opens_earliest, opens_latest = ends_earliest, ends_latest
     return times
+
+
+def _telling_seconds(rate: Rate | None, size: int, *, grows: bool) -> float:
+    """How long it takes to tell ``size`` devices, the first one at once."""
+    if rate is None:
+        return 0.0
+    left, told, seconds = max(size - 1, 0), 0, 0.0
+    while left:
+        now = rate.at(told if grows else 0)
+        fastest = not grows or rate.every_successes is None or now >= (rate.maximum_per_minute or 0.0)
+        count = left if fastest or rate.every_successes is None else min(left, rate.every_successes)
+        seconds += 60.0 * count / now
+        left, told = left - count, told + count
+    return seconds

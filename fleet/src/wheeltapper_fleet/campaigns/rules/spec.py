@@ -65,8 +65,9 @@ class AbortAction(StrEnum):
 
 
 class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which devices a campaign is for: those in ``devices`` (empty: any) that carry all of ``tags`` and match ``query``
-    (in the language of :mod:`wheeltapper_fleet.ground.query`).
+    """Which devices a campaign is for: those in ``devices`` (empty: any) that carry all of ``tags``, match ``query``
+    (in the language of :mod:`wheeltapper_fleet.ground.query`), and committed the release of the campaign
+    ``committed_in``, if that is given.
 
     It is evaluated once, when the campaign is created.
     """
@@ -74,6 +75,7 @@ class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     devices: list[Name] = []
     tags: dict[str, str] = {}
     query: Annotated[str, Meta(max_length=2000)] = ""
+    committed_in: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?\Z")] = ""
 
 
 class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -236,6 +238,8 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
         parse(spec.audience.query)
         if spec.make_default:
             raise FleetError("campaign.spec_invalid", "make_default: a default release has no query, only tags", 422)
+    if spec.make_default and spec.audience.committed_in:
+        raise FleetError("campaign.spec_invalid", "make_default: a default release is not for committed_in", 422)
     if spec.success.percent is not None and spec.success.count is not None:
         raise _rule_invalid("success: give percent or count, not both")
     for number, wave in enumerate(spec.waves, start=1):

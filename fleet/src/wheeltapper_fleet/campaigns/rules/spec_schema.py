@@ -38,10 +38,10 @@ def spec_schema() -> dict[str, Any]:
     named = {"items": {"type": "string", "pattern": NAME_PATTERN}}
     spec = definitions["CampaignSpec"]
     spec["properties"]["pipelines"]["anyOf"] = [named, {"const": [ALL_PIPELINES]}]
-    unasked = {"properties": {"query": {"const": ""}}}
+    lasting = {"properties": {"query": {"const": ""}, "committed_in": {"const": ""}}}
     spec["anyOf"] = [
         {"properties": {"make_default": {"const": False}}},
-        {"properties": {"pipelines": named, "audience": unasked}},
+        {"properties": {"pipelines": named, "audience": lasting}},
     ]
     whole: dict[str, Any] = _inlined(schema, definitions)
     return whole
