@@ -28,8 +28,8 @@ ROOMS = {
         " cli_support cli_export cli_device cli __main__"
     ),
     "wheeltapper_fleet": (
-        "ground db access audit trust registry telemetry history devices notify assets alerts captures campaigns"
-        " ingest broker api device_api ui client training sim demo tables backup export config upkeep"
+        "ground db processes access audit trust registry telemetry history devices notify assets alerts captures"
+        " campaigns ingest broker api device_api ui client training sim demo tables backup export config upkeep"
         " reloading serving service cli __main__"
     ),
 }

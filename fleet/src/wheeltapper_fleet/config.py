@@ -38,7 +38,7 @@ __all__ = ["ROLES", "FleetConfig", "is_loopback", "load_config"]
 _PATHS = ("data_dir", "admin_tls_certificate", "admin_tls_key")
 _PORTS = ("admin_port", "device_port", "mqtt_port")
 _LISTS = ("public_hosts",)
-ROLES = ("all",)
+ROLES = ("all", "api", "ingest", "engine")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _DAYS = ("keep_messages_days", "keep_rollups_days", "keep_hours_days")
 _MOST_DAYS = 36_500
@@ -137,6 +137,11 @@ class FleetConfig:
                 " with `wheeltapper broker config`): the embedded one ends with its process",
                 400,
             )
+
+    @property
+    def serves_http(self) -> bool:
+        """Whether this process has the admin API, the page and the devices' API."""
+        return self.role in ("all", "api")
 
     @property
     def process(self) -> str:

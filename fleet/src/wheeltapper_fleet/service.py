@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,6 @@ from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.broker.server import free_port
 from wheeltapper_fleet.broker.settings import split_address
 from wheeltapper_fleet.campaigns.due import mark_devices
-from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.campaigns.observations import EVERY_SECONDS, Observer
 from wheeltapper_fleet.captures.service import Captures
 from wheeltapper_fleet.config import FleetConfig
@@ -46,18 +47,20 @@ from wheeltapper_fleet.device_api.app import DeviceApi, device_app
 from wheeltapper_fleet.device_api.tls_server import device_server
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.devices.service import Devices
-from wheeltapper_fleet.ground.duties import Duties, Duty
+from wheeltapper_fleet.ground.duties import Duty
 from wheeltapper_fleet.ground.log import start_logging
 from wheeltapper_fleet.history.place import HistoryPlace
 from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.notify.delivery import Delivery
 from wheeltapper_fleet.notify.outbox import announce
+from wheeltapper_fleet.processes.leadership import Leadership
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.reloading import AdminCertificate, IngestCertificate, ServerCertificate, on_loop
 from wheeltapper_fleet.serving.admin import Campaigns, CaptureRequests, admin_server
+from wheeltapper_fleet.serving.engine import LeadersWork
 from wheeltapper_fleet.serving.messaging import Messaging, start_messaging
-from wheeltapper_fleet.serving.process import SERVE_FILE, announce_ready, bind, in_url, locked, reachable
+from wheeltapper_fleet.serving.process import announce_ready, bind, in_url, locked, reachable, serve_file
 from wheeltapper_fleet.telemetry.retention import Retention
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.director import Director
@@ -79,8 +82,8 @@ def serve(config: FleetConfig) -> None:
     start_logging(config.log_format)
     trust = _Trust.open(config.data_dir, time.time)
     with ExitStack() as stack:
-        stack.enter_context(locked(config.data_dir))
-        (config.data_dir / SERVE_FILE).unlink(missing_ok=True)
+        stack.enter_context(locked(config))
+        serve_file(config).unlink(missing_ok=True)
         asyncio.run(_run(config, trust, stack))
 
 
@@ -103,95 +106,136 @@ class _Trust:
 
 
 async def _run(config: FleetConfig, trust: _Trust, stack: ExitStack) -> None:
-    """Start every part, and end them all at a signal or when one of the servers ends."""
+    """Start every part that this process has, and end them all at a signal or when one of the servers ends."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    admin_socket = stack.enter_context(contextlib.closing(bind(config.admin_host, config.admin_port)))
-    device_socket = stack.enter_context(contextlib.closing(bind(config.device_host, config.device_port)))
-    mqtt_port = config.mqtt_port or free_port(reachable(config.mqtt_host))
-    ports = {"admin": admin_socket.getsockname()[1], "device": device_socket.getsockname()[1], "mqtt": mqtt_port}
+    sockets = _sockets(config, stack)
+    ports = {name: each.getsockname()[1] for name, each in sockets.items()}
+    ports["mqtt"] = _mqtt_port(config)
     service = await asyncio.to_thread(_build, config, trust, ports, stack)
-    admin, device = service.admin, service.device
     service.upkeep.duties = _certificates(config, trust.ca, service, on_loop(loop))
-    tasks = [
-        asyncio.create_task(admin.serve(sockets=[admin_socket])),
-        asyncio.create_task(device.serve(sockets=[device_socket])),
-        asyncio.create_task(_refresh(service.upkeep)),
-    ]
+    servers = {} if service.http is None else {"admin": service.http.admin, "device": service.http.device}
+    serving = [asyncio.create_task(server.serve(sockets=[sockets[name]])) for name, server in servers.items()]
+    refreshing = asyncio.create_task(_refresh(service.upkeep))
+    tasks = [*serving, refreshing]
     try:
-        while not (admin.started and device.started) and not any(task.done() for task in tasks):
+        while not all(server.started for server in servers.values()) and not any(task.done() for task in tasks):
             await asyncio.sleep(0.01)
         announce_ready(config, ports)
-        stack.callback((config.data_dir / SERVE_FILE).unlink, missing_ok=True)
+        stack.callback(serve_file(config).unlink, missing_ok=True)
         await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
         _LOG.info("stopping")
-        admin.should_exit = device.should_exit = True
-        await service.events.close()
-        tasks[2].cancel()
+        for server in servers.values():
+            server.should_exit = True
+        if service.http is not None:
+            await service.http.events.close()
+        refreshing.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in ended[:2]:
+    for result in ended[:-1]:
         if isinstance(result, BaseException):
             raise result
+
+
+def _mqtt_port(config: FleetConfig) -> int:
+    """The port at which devices reach the broker, or the first node of it."""
+    if config.broker.kind == "embedded":
+        return config.mqtt_port or free_port(reachable(config.mqtt_host))
+    return config.broker.own[0][1]
+
+
+def _sockets(config: FleetConfig, stack: ExitStack) -> dict[str, socket.socket]:
+    """The listening sockets of the HTTP servers, where this process has them.
+
+    Raises:
+        FleetError: ``serve.port``.
+    """
+    if not config.serves_http:
+        return {}
+    places = {"admin": (config.admin_host, config.admin_port), "device": (config.device_host, config.device_port)}
+    return {name: stack.enter_context(contextlib.closing(bind(*place))) for name, place in places.items()}
+
+
+@dataclass(frozen=True)
+class _Http:
+    """The HTTP servers, and what ends their streams."""
+
+    admin: uvicorn.Server
+    device: uvicorn.Server
+    events: EventHub
 
 
 @dataclass(frozen=True)
 class _Service:
     """The parts that the event loop of :func:`_run` runs or ends."""
 
-    admin: uvicorn.Server
-    device: uvicorn.Server
     messaging: Messaging
     upkeep: Upkeep
-    events: EventHub
+    http: _Http | None
 
 
 def _certificates(
     config: FleetConfig, ca: FleetCA, service: _Service, call: Callable[[Callable[[], None]], None]
 ) -> list[tuple[str, Callable[[], bool]]]:
     """The certificates that the service shows, each with what renews it."""
-    messaging, context = service.messaging, service.device.config.ssl
-    assert context is not None
-    server = ServerCertificate(ca, messaging.server_tls, config.public_hosts, messaging.broker, context, call)
-    renewed = [("server certificate", server.renew)]
+    messaging, http = service.messaging, service.http
+    renewed: list[tuple[str, Callable[[], bool]]] = []
     if messaging.link is not None:
         own = IngestCertificate(ca, messaging.own_tls, messaging.auth, messaging.link, config.process)
         renewed.append(("ingest certificate", own.renew))
+    if http is None:
+        return renewed
+    context = http.device.config.ssl
+    assert context is not None
+    server = ServerCertificate(ca, messaging.server_tls, config.public_hosts, messaging.broker, context, call)
+    renewed.append(("server certificate", server.renew))
     if config.admin_tls_certificate is not None and config.admin_tls_key is not None:
         admin = AdminCertificate(
-            config.admin_tls_certificate, config.admin_tls_key, lambda: service.admin.config.ssl, call
+            config.admin_tls_certificate, config.admin_tls_key, lambda: http.admin.config.ssl, call
         )
         renewed.append(("admin certificate", admin.renew))
     return renewed
 
 
 def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: ExitStack) -> _Service:
-    """Start every part except the two HTTP servers, which are only created. ``stack`` ends the parts."""
-    data_dir, clock = config.data_dir, time.time
-    ca, repository = trust.ca, trust.repository
+    """Start every part except the HTTP servers, which are only created. ``stack`` ends the parts."""
+    clock = time.time
     database = open_database(config.effective_database_url)
     stack.callback(database.dispose)
-    ensure_api_token(database, data_dir / "api-token", clock())
-    upkeep = Upkeep(repository, ca, database, clock, config.admin_tls_certificate)
+    upkeep = Upkeep(trust.repository, trust.ca, database, clock, config.admin_tls_certificate)
     upkeep.turn()
+    messaging = start_messaging(config, ports["mqtt"], trust.ca, database, stack)
+    failing = [messaging.failing]
+    if config.role in ("all", "engine") and messaging.link is not None:
+        work = LeadersWork(trust.director.sign, messaging.link, functools.partial(_duties, config, messaging))
+        leadership = Leadership(database, config.process, work.begin, work.end)
+        stack.callback(leadership.stop)
+        leadership.start()
+        failing.append(work.failing)
+    http = None
+    if config.serves_http:
+        http = _build_http(config, trust, ports, database, messaging, upkeep, failing)
+    return _Service(messaging, upkeep, http)
+
+
+def _build_http(
+    config: FleetConfig,
+    trust: _Trust,
+    ports: Mapping[str, int],
+    database: Database,
+    messaging: Messaging,
+    upkeep: Upkeep,
+    failing: Sequence[Callable[[], Sequence[str]]],
+) -> _Http:
+    """Create the two HTTP servers."""
+    data_dir, clock = config.data_dir, time.time
+    ca, repository = trust.ca, trust.repository
+    ensure_api_token(database, data_dir / "api-token", clock())
     blobs = BlobStore(data_dir / "blobs")
     releases = Releases(database, repository, blobs, clock)
     releases.reconcile()
-    messaging = start_messaging(config, ports["mqtt"], ca, database, stack)
-    if messaging.link is not None:
-        engine = CampaignEngine(database, trust.director.sign)
-        messaging.link.on_connected.append(engine.broker_is_back)
-        engine.start(messaging.link.publish)
-        stack.callback(engine.stop)
-    duties = Duties()
-    delivery = Delivery(database, config.notify)
-    stack.callback(delivery.stop)
-    for duty in _duties(config, database, messaging, delivery):
-        duties.add(duty)
-    stack.callback(duties.stop)
-    duties.start()
     enrolment = Enrolment(database, ca, repository.trusted_root(), _endpoints(config, ports), clock)
     captures = Captures(database, data_dir / "captures", clock)
     context = AdminContext(
@@ -208,7 +252,7 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         captures_dir=data_dir / "captures",
         clock=clock,
         hosts=tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", config.admin_host, *config.public_hosts))),
-        failing=lambda: [*messaging.failing(), *duties.failing()],
+        failing=lambda: [name for each in failing for name in each()],
         lives=upkeep.lives,
     )
     device = device_server(
@@ -218,7 +262,7 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         messaging.server_tls,
     )
     device.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the signals are ours
-    return _Service(admin_server(config, context), device, messaging, upkeep, context.events)
+    return _Http(admin_server(config, context), device, context.events)
 
 
 def _endpoints(config: FleetConfig, ports: Mapping[str, int]) -> Endpoints:
@@ -231,8 +275,12 @@ def _endpoints(config: FleetConfig, ports: Mapping[str, int]) -> Endpoints:
     return Endpoints(*split_address(first), https_url, config.broker.addresses)
 
 
-def _duties(config: FleetConfig, database: Database, messaging: Messaging, delivery: Delivery) -> Iterator[Duty]:
-    """Everything of the rooms that comes back by the clock: one line each. Only the leading process does it."""
+def _duties(config: FleetConfig, messaging: Messaging, database: Database, stack: ExitStack) -> Iterator[Duty]:
+    """Everything of the rooms that comes back by the clock: one line each. Only the leading process does it, on the
+    ``database`` that it is given; ``stack`` ends what they need once the duties have ended.
+    """
+    delivery = Delivery(database, config.notify)
+    stack.callback(delivery.stop)
     if messaging.revocation is not None:
         yield Duty("revocation list", 60.0, messaging.revocation.refresh)
     yield Duty("alert triage", 1.0, Triage(database, announce).turn)

@@ -37,6 +37,7 @@ from wheeltapper_fleet.devices.tables import (
 )
 from wheeltapper_fleet.history.tables import segments
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
+from wheeltapper_fleet.processes.tables import leadership, processes
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
 
@@ -71,11 +72,13 @@ __all__ = [
     "issued_certificates",
     "labels",
     "latest",
+    "leadership",
     "messages",
     "metadata",
     "notifications",
     "notify_targets",
     "point_mappings",
+    "processes",
     "refused",
     "releases",
     "repeats",

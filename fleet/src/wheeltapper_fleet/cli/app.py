@@ -112,6 +112,12 @@ def serve(
     public_host: Annotated[
         list[str] | None, typer.Option(help="A name that devices reach this by; repeatable.")
     ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="The part that this process is: all, api, ingest or engine [default: all].")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of this process, where several share a folder [default: role].")
+    ] = None,
     database_url: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL [default: SQLite in the data folder]")
     ] = None,
@@ -127,6 +133,8 @@ def serve(
         "mqtt_port": mqtt_port,
         "public_hosts": public_host or None,
         "database_url": database_url,
+        "role": role,
+        "name": name,
     }
     with failures():
         from wheeltapper_fleet.config import load_config

@@ -38,7 +38,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from wheeltapper_fleet.db.turns import Turns
 
-__all__ = ["insert_ignore", "migrate", "open_database", "ping", "reading", "upsert_statement"]
+__all__ = ["insert_ignore", "is_read_only", "migrate", "open_database", "ping", "reading", "upsert_statement"]
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS: Final = 15_000
@@ -112,6 +112,11 @@ def ping(engine: Engine) -> None:
     """
     with reading(engine) as connection:
         connection.execute(text("SELECT 1"))
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether a connection is one of :func:`reading`."""
+    return bool(connection.get_execution_options().get(_READ_ONLY, False))
 
 
 def upsert_statement(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:

@@ -7,12 +7,15 @@ Invariants:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PRIVATE", "PUBLIC", "make_folder", "publish_file", "sync_folder", "write_atomic"]
+__all__ = ["PRIVATE", "PUBLIC", "locked", "make_folder", "publish_file", "sync_folder", "write_atomic"]
 
 PRIVATE: Final = 0o600
 PUBLIC: Final = 0o644
@@ -22,6 +25,20 @@ def make_folder(folder: Path, *, private: bool = False) -> Path:
     """Create ``folder`` and its parents if they are missing (mode 0700 if ``private``, else 0755); returns it."""
     folder.mkdir(mode=0o700 if private else 0o755, parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made if it is not there; waits for other threads and processes."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    try:
+        if os.geteuid() == 0:  # a command that root runs must not lock the service's user out
+            owner = path.parent.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,13 +23,14 @@ from wheeltapper_fleet.broker.auth_callout import AuthCallout
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.configure import auth_keys
 from wheeltapper_fleet.broker.link import SHARED_UP_FILTER, FleetLink
-from wheeltapper_fleet.broker.partitions import PARTITIONS, STATUS_FILTER
+from wheeltapper_fleet.broker.partitions import PARTITIONS, STATUS_FILTER, partitions_of
 from wheeltapper_fleet.broker.permissions import client_id_of
 from wheeltapper_fleet.broker.revocation import Revocation
 from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.config import FleetConfig
 from wheeltapper_fleet.ground.names import fleet_name
 from wheeltapper_fleet.ingest.ingest import Ingest
+from wheeltapper_fleet.processes.membership import Membership
 from wheeltapper_fleet.serving.process import reachable
 from wheeltapper_fleet.trust.ca import FleetCA, TlsFiles
 from wheeltapper_fleet.trust.certificates import certificate_sha256
@@ -105,9 +106,24 @@ def start_messaging(
             ingest.start()
             stack.callback(ingest.stop)
             link.on_message = ingest.offer
+            _join(config, link, database, stack)
         stack.callback(link.stop)
         link.start()
     return Messaging(**parts)
+
+
+def _join(config: FleetConfig, link: FleetLink, database: Database, stack: ExitStack) -> None:
+    """Share what devices send with the other ingest processes, where the broker has partitions."""
+    if config.role != "ingest":
+        return
+
+    def share(names: tuple[str, ...]) -> None:
+        if config.broker.kind == "nats":
+            link.take(partitions_of(config.process, names))
+
+    membership = Membership(database, config.process, config.role, share)
+    stack.callback(membership.stop)
+    membership.start()
 
 
 def _addresses(auth: AuthCallout | None) -> dict[str, Any]:

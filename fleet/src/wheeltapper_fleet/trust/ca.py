@@ -148,7 +148,13 @@ class FleetCA:
 
     def renew(self) -> bool:
         """Renew the CA's own certificate if only a third of its life is left; returns whether it was."""
+        with files.locked(self._folder / ".lock"):
+            return self._renew()
+
+    def _renew(self) -> bool:
         now = self._clock()
+        self.pem = self.certificate_path.read_bytes()  # another process may have renewed it
+        self._certificate = x509.load_pem_x509_certificate(self.pem)
         if _left_share(self._certificate, now) > _RENEWED_SHARE:
             return False
         pem = _ca_certificate(self._key, self._certificate.subject, now, self._lives.ca_seconds).public_bytes(
@@ -291,13 +297,14 @@ class FleetCA:
     ) -> TlsFiles:
         """The certificate and key ``<stem>.pem`` and ``<stem>.key``; issued anew unless they are still good."""
         found = TlsFiles(self._folder / f"{stem}.pem", self._folder / f"{stem}.key", self.certificate_path)
-        if not self._still_good(found, hosts):
-            key = ec.generate_private_key(ec.SECP256R1())
-            certificate = self._issue(name, key.public_key(), usage, self._lives.service_seconds, hosts)
-            # The old certificate is removed first: after a crash in between there is no pair, never one that differs.
-            found.certificate.unlink(missing_ok=True)
-            files.write_atomic(found.key, _key_pem(key), files.PRIVATE)
-            files.write_atomic(found.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+        with files.locked(self._folder / ".lock"):  # several processes start at once
+            if not self._still_good(found, hosts):
+                key = ec.generate_private_key(ec.SECP256R1())
+                certificate = self._issue(name, key.public_key(), usage, self._lives.service_seconds, hosts)
+                # The old certificate is removed first: after a crash in between there is no pair, never a wrong one.
+                found.certificate.unlink(missing_ok=True)
+                files.write_atomic(found.key, _key_pem(key), files.PRIVATE)
+                files.write_atomic(found.certificate, certificate.public_bytes(serialization.Encoding.PEM))
         return found
 
     def _still_good(self, found: TlsFiles, hosts: list[x509.GeneralName]) -> bool:
