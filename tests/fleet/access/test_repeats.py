@@ -59,7 +59,7 @@ def test_a_campaign_that_is_asked_for_twice_is_made_once(server: AdminServer) ->
         assert (first.headers.get("Idempotency-Replayed"), again.headers["Idempotency-Replayed"]) == (None, "true")
         assert campaigns(server) == 1
         changed = post(http, "/campaigns", {"spec": {"model": MODEL, "release": 2}}, "order-4711")
-        assert (changed.status_code, changed.json()["code"]) == (422, "api.idempotency")
+        assert (changed.status_code, changed.json()["code"]) == (409, "api.idempotency")
         assert post(other, "/campaigns", body, "order-4711").json()["id"] != first.json()["id"]
         assert len(http.get(f"{API}/audit").json()["items"]) == 2, "what is answered again changed nothing"
         for wrong in ("", "a b", "x" * 101, "é".encode().decode("latin-1")):

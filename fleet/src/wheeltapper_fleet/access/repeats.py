@@ -57,7 +57,7 @@ def begin(engine: Engine, who: str, key: str, request_sha256: str, now: float) -
     if found is None:
         raise FleetError("api.in_progress", "the same request has just ended; ask again", 409)
     if found.request_sha256 != request_sha256:
-        raise FleetError("api.idempotency", "this Idempotency-Key was used for another request; choose a new one", 422)
+        raise FleetError("api.idempotency", "this Idempotency-Key was used for another request; choose a new one", 409)
     if found.status is not None:
         return Answer(found.status, found.media_type or "", found.body)
     if now - found.created_at < _RUNNING_SECONDS:
