@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import Engine, func, select
 
-from tests.fleet.api.harness import MODEL, AdminServer
+from tests.fleet.api.harness import MODEL, AdminServer, TableCampaigns
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.access import repeats
 from wheeltapper_fleet.access.repeats import Answer
 from wheeltapper_fleet.api.limits import RateLimits
+from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
 
 API = "/api/v1"
@@ -137,3 +139,30 @@ def test_who_guesses_tokens_is_stopped_and_who_has_one_is_not(limited: AdminServ
                 statuses.append(guessing.get(f"{API}/who").status_code)
         assert statuses == [401] * 3 + [429] * 3
         assert right.get(f"{API}/who").status_code == 200
+
+
+def test_what_failed_within_is_not_done_again_and_is_on_record(
+    server: AdminServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"spec": {"model": MODEL, "release": 1}}
+    real = TableCampaigns.create
+
+    def create_and_fail(campaigns: TableCampaigns, spec: Mapping[str, Any], who: str) -> str:
+        real(campaigns, spec, who)
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(TableCampaigns, "create", create_and_fail)
+    with server.http() as http:
+        assert post(http, "/campaigns", body, "k").status_code == 500
+    monkeypatch.setattr(TableCampaigns, "create", real)
+    with server.http() as http:
+        assert post(http, "/campaigns", body, "k").json()["code"] == "api.in_progress"
+        (change,) = http.get(f"{API}/audit").json()["items"]
+        assert (change["route"], change["status"]) == ("POST /campaigns", 500)
+    assert campaigns(server) == 1
+
+
+def test_a_client_that_is_too_fast_waits_and_goes_on(tmp_path: Path) -> None:
+    limits = RateLimits(per_second=4.0, burst=2)
+    with AdminServer(tmp_path / "data", limits=limits) as server, FleetClient(server.url, server.token) as client:
+        assert {client.who()["name"] for _ in range(4)} == {"first"}

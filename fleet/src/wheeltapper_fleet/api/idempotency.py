@@ -116,8 +116,9 @@ class Idempotency:
                 content = None if scope["path"].endswith(_SECRETS) else b"".join(pieces)
                 kept = repeats.Answer(started[0]["status"], kind, content)
                 await asyncio.to_thread(repeats.keep, self._engine, who, key, kept)
-            else:
+            elif started and started[0]["status"] < 500:
                 await asyncio.to_thread(repeats.drop, self._engine, who, key)
+            # else nobody knows what was done: the key stays begun, and whoever repeats it is told to look
         for message in started:
             await send(message)
         await send({"type": "http.response.body", "body": b"".join(pieces)})

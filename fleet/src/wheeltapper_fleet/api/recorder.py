@@ -2,7 +2,8 @@
 
 Invariants:
     * A change that was answered with success is in the table of changes, with its request id, which the answer carries.
-    * So is a request that was forbidden. What failed otherwise changed nothing.
+    * So is a request that was forbidden, and one that failed within, which may have changed something. What was refused
+      otherwise changed nothing.
     * Where the record cannot be written, the change is in the log instead, whole.
 """
 
@@ -53,11 +54,17 @@ class Recorder:
                     await asyncio.to_thread(self._record, change)
             await send(message)
 
-        await self._app(scope, receive, send_recorded)
+        try:
+            await self._app(scope, receive, send_recorded)
+        except Exception:
+            change = self._change(scope, 500)
+            if change is not None:
+                await asyncio.to_thread(self._record, change)
+            raise
 
     def _change(self, scope: Scope, status: int) -> Change | None:
         principal = scope.get("state", {}).get("principal")
-        if principal is None or (status >= 400 and status != _FORBIDDEN):
+        if principal is None or (400 <= status < 500 and status != _FORBIDDEN):
             return None
         notes = current_request()
         subject: dict[str, Any] = {**scope.get("path_params", {}), **(notes.subject if notes else {})}

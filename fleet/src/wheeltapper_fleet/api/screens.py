@@ -29,7 +29,7 @@ from wheeltapper_fleet.ground.errors import FleetError
 __all__ = ["ALERTS_SHOWN", "CAMPAIGNS_SHOWN", "Key", "Screens"]
 
 MEMBERS_SECONDS: Final = 5.0
-TOTALS_SECONDS: Final = 5.0
+TOTALS_SECONDS: Final = 2.0
 _FORGET_SECONDS: Final = 60.0
 CAMPAIGNS_SHOWN: Final = 20
 ALERTS_SHOWN: Final = 30

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,6 +21,8 @@ from wheeltapper_fleet.ground.paging import MAX_LIMIT
 __all__ = ["PREFIX", "Requests", "quoted", "refusal", "unreachable"]
 
 _TIMEOUT_SECONDS: Final = 30.0
+_ATTEMPTS: Final = 6
+_LONGEST_WAIT_SECONDS: Final = 10
 PREFIX: Final = "/api/v1"
 
 
@@ -81,10 +84,17 @@ class Requests:
         return self._send("POST", PREFIX + path, json=body).json()
 
     def _send(self, method: str, path: str, *, ok: tuple[int, ...] = (), **options: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise unreachable(error) from error
+        """Ask; where the service says that it is asked too fast, wait as long as it says, and ask again."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                response = self._http.request(method, path, **options)
+            except httpx.HTTPError as error:
+                raise unreachable(error) from error
+            wait = response.headers.get("Retry-After", "")
+            again = response.status_code == 429 and wait.isdigit() and int(wait) <= _LONGEST_WAIT_SECONDS
+            if not again or attempt == _ATTEMPTS - 1 or "content" in options:
+                break
+            time.sleep(max(1, int(wait)))
         if not response.is_success and response.status_code not in ok:
             raise refusal(response)
         return response
