@@ -42,7 +42,8 @@ PURE = {
     "wheeltapper_protocols": (
         "errors usage signal.bearing_lines signal.feature_kinds signal.iso20816 signal.quality drift.drift"
         " drift.sketch tables.cells tables.notes tables.options tables.times"
-        " wire.assignment wire.codec wire.ids wire.messages wire.topics decision.decision decision.reasons"
+        " wire.assignment wire.codec wire.commands wire.ids wire.values wire.messages wire.topics"
+        " decision.decision decision.reasons"
         " decision.score_age decision.scoring manifest.inference_task manifest.manifest manifest.model_file"
         " manifest.model_tensor manifest.onnx_file manifest.tflite_file"
     ),

@@ -28,6 +28,7 @@ from wheeltapper_protocols.wire.assignment import (
     decode_assignment,
     encode_assignment,
 )
+from wheeltapper_protocols.wire.commands import DiagnosticsCommand, RestartPipelineCommand, SettingsCommand
 from wheeltapper_protocols.wire.ids import device_id
 from wheeltapper_protocols.wire.topics import Down, Up, parse_up_topic
 
@@ -324,6 +325,36 @@ VALID: dict[str, tuple[str, m.Message]] = {
         m.Command(id="k1", expires_at=1.7e9, body=m.CaptureCommand(pipeline="main", snapshots=8)),
     ),
     "command_cancel": ("down/command", m.Command(id="k2", expires_at=1.7e9, body=m.CancelCommand(execution="c1-d1"))),
+    "command_diagnostics": (
+        "down/command",
+        m.Command(id="k3", expires_at=1.7e9, body=DiagnosticsCommand(log_lines=200)),
+    ),
+    "command_restart_pipeline": (
+        "down/command",
+        m.Command(id="k4", expires_at=1.7e9, body=RestartPipelineCommand(pipeline="main")),
+    ),
+    "command_settings": (
+        "down/command",
+        m.Command(
+            id="settings-3",
+            expires_at=1.7e9,
+            body=SettingsCommand(version=3, settings=m.Settings(log_level="DEBUG", batch_seconds=30.0)),
+        ),
+    ),
+    "report_command": (
+        "up/report",
+        m.Report(epoch=EPOCH, oldest=7, seq=14, at=1.7e9, body=m.CommandReport(command="k3", bundle=b"x\x9c\x03\x00")),
+    ),
+    "status_with_attributes": (
+        "up/status",
+        m.Status(
+            online=True,
+            at=1.7e9,
+            attributes={"os": "Linux 6.1", "runtimes.onnxruntime": "1.30.0"},
+            settings_version=3,
+            settings=m.Settings(log_level="DEBUG"),
+        ),
+    ),
     "telemetry_undated": (
         "up/telemetry",
         m.Telemetry(
@@ -435,6 +466,11 @@ def invalid() -> dict[str, tuple[str, bytes]]:
             b'"body":{"type":"loss","why":"spool.full","counts":{"alert":-1}}}',
         ),
         "capture_not_defined": ("up/capture", b"{}"),
+        "command_settings_level": (
+            "down/command",
+            b'{"id":"k","expires_at":1.0,"body":{"type":"settings","version":1,"settings":{"log_level":"LOUD"}}}',
+        ),
+        "command_unknown": ("down/command", b'{"id":"k","expires_at":1.0,"body":{"type":"reboot"}}'),
         "command_expired_type": ("down/command", b'{"id":"k","expires_at":"soon","body":{"type":"cancel"}}'),
         "ack_negative": ("down/ack", b'{"epoch":"00112233445566aa","seq":-1}'),
     }

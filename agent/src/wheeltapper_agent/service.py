@@ -26,8 +26,12 @@ from wheeltapper_agent.ground.repeated import RepeatedFaults
 from wheeltapper_agent.ground.state_lock import StateLock
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.ground.wakeup import Wakeup
+from wheeltapper_agent.host.attributes import device_attributes
+from wheeltapper_agent.host.commands import CommandRunner, Ordered
+from wheeltapper_agent.host.diagnostics import LogTail, diagnostics
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, LocalServer
 from wheeltapper_agent.host.notify import Notifier
+from wheeltapper_agent.host.settings import SETTINGS_FILE, SettingsKeeper
 from wheeltapper_agent.host.status import STATUS_FILE, AgentStatus
 from wheeltapper_agent.link.https import HttpsClient
 from wheeltapper_agent.link.identity import Identity
@@ -42,6 +46,7 @@ from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.dating import BOOT_FILE, Dating
 from wheeltapper_agent.records.delivery import Delivery
 from wheeltapper_agent.records.spool import SPOOL_FILE, Spool, SpoolLimits
+from wheeltapper_agent.source.kinds import source_kind
 from wheeltapper_agent.source.opening import make_or_defer_source
 from wheeltapper_agent.update.blobs import BlobStore
 from wheeltapper_agent.update.effects import Effects
@@ -53,7 +58,16 @@ from wheeltapper_agent.update.slots import Slots
 from wheeltapper_agent.update.updater import Updater
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.wire.codec import decode_down, encode
-from wheeltapper_protocols.wire.messages import Ack, CancelCommand, CaptureCommand
+from wheeltapper_protocols.wire.commands import (
+    CancelCommand,
+    CaptureCommand,
+    CommandReport,
+    DiagnosticsCommand,
+    RestartPipelineCommand,
+    Settings,
+    SettingsCommand,
+)
+from wheeltapper_protocols.wire.messages import Ack, ExecutionState
 from wheeltapper_protocols.wire.topics import Down
 
 __all__ = ["Agent", "make_spool"]
@@ -132,24 +146,17 @@ class Agent:
         # A release: metadata say what it is, blobs hold it, slots keep it, effects run it in the pipelines.
         self._effects, self.updater = self._make_updater(client, identity)
 
+        # What the fleet sets and asks for: settings, commands.
+        self._log_level, self._log_tail = logging.getLogger().level, LogTail()
+        self._attributes = device_attributes(config)
+        self._status_seconds = config.device.status_seconds
+        self._settings = SettingsKeeper(self._state_dir / SETTINGS_FILE, self._apply_settings)
+        self._commands = CommandRunner(self.spool, self._clock, self._carry_out)
+
         # The machine that the agent runs on: the service manager's watchdog, and the socket that answers people.
         self._notifier = notifier or Notifier()
         self._liveness, self._hanging_models = self._watch_threads()
-        self._status = AgentStatus(
-            self._device,
-            profile.name,
-            self._state_dir / STATUS_FILE,
-            pipelines=self.pipelines,
-            quality=self._quality,
-            spool=self.spool,
-            captures=self._captures,
-            updater=self.updater,
-            link=self.link,
-            renewal=self._renewal,
-            liveness=self._liveness,
-            clock=self._clock,
-            instance=instance,
-        )
+        self._status = self._make_status(instance)
         self._local = LocalServer(self._state_dir / SOCKET_FILE, self._status.answer)
         self._listen_at, self._not_listening = float("-inf"), ""
 
@@ -180,6 +187,25 @@ class Agent:
             observers.append(RulesFromFirstWindow(lambda: self._captures.rules(name, source.spec)))
         self.pipelines[name] = Pipeline(
             name, source, self.spool, self._clock, observers, self._profile.spool_commit_seconds, entry.gather_seconds
+        )
+
+    def _make_status(self, instance: str) -> AgentStatus:
+        return AgentStatus(
+            self._device,
+            self._profile.name,
+            self._state_dir / STATUS_FILE,
+            pipelines=self.pipelines,
+            quality=self._quality,
+            spool=self.spool,
+            captures=self._captures,
+            updater=self.updater,
+            link=self.link,
+            renewal=self._renewal,
+            liveness=self._liveness,
+            clock=self._clock,
+            instance=instance,
+            attributes=self._attributes,
+            settings=self._settings,
         )
 
     def _make_updater(self, client: HttpsClient, identity: Identity) -> tuple[Effects, Updater]:
@@ -219,6 +245,7 @@ class Agent:
         liveness.watch("updater", self.updater.alive)
         liveness.watch("captures", self._captures.alive)
         liveness.watch("delivery", self._delivery.alive)
+        liveness.watch("commands", self._commands.alive)
         liveness.watch("connection", self.link.alive)
         load_again = self._effects.running.load_again
         return liveness, HangingModels(self.pipelines, liveness.limit_seconds / 2, load_again, self._clock)
@@ -227,6 +254,7 @@ class Agent:
 
     def run(self) -> None:
         """Run until :meth:`stop`; returns after a clean end."""
+        logging.getLogger().addHandler(self._log_tail)
         for name in self.pipelines:
             self._effects.running.load_active(name)
         for pipeline in self.pipelines.values():
@@ -234,6 +262,7 @@ class Agent:
         self.updater.start()
         self._captures.start()
         self._delivery.start()
+        self._commands.start()
         self.link.start()
         self._listen()
         self._notifier.ready()
@@ -250,7 +279,7 @@ class Agent:
             now = self._clock.monotonic()
             if now >= self._listen_at:
                 self._listen()
-            if changed or now - published_at >= self._config.device.status_seconds:
+            if changed or now - published_at >= self._status_seconds:
                 self._status.write_file()
                 self._status.publish()
                 published_at = now
@@ -298,6 +327,7 @@ class Agent:
         _LOG.info("agent: stopping")
         self._notifier.stopping()
         self._local.stop()
+        self._commands.stop()
         self.updater.stop()  # before the pipelines: a pipeline that is being stopped is no evidence against a release
         for pipeline in self.pipelines.values():
             pipeline.begin_to_stop()
@@ -311,6 +341,7 @@ class Agent:
         self._status.write_file()
         self.spool.close()
         self._state_lock.close()
+        logging.getLogger().removeHandler(self._log_tail)
 
     # --- messages from the fleet --------------------------------------------------------------------------------------
 
@@ -335,6 +366,56 @@ class Agent:
             self._captures.take(message, message.body)
         elif isinstance(message.body, CancelCommand):
             self.updater.cancel(message.body.execution)
+        else:
+            self._commands.take(message, message.body)
+
+    def _carry_out(self, command: str, body: Ordered) -> CommandReport | None:
+        """Do what a command asks; gives the answer, or None where the status is the answer."""
+        match body:
+            case SettingsCommand():
+                self._settings.take(body)
+                self._status_changed.set()
+                return None
+            case RestartPipelineCommand():
+                self._restart_pipeline(body.pipeline)
+                return CommandReport(command=command)
+            case DiagnosticsCommand():
+                log = self._log_tail.lines(body.log_lines)
+                answer = self._status.answer
+                bundle = diagnostics(
+                    self._config, self._profile, lambda: answer({"ask": "status"}), self._attributes, log
+                )
+                return CommandReport(command=command, bundle=bundle)
+
+    def _apply_settings(self, settings: Settings) -> None:
+        level = self._log_level if settings.log_level is None else logging.getLevelNamesMapping()[settings.log_level]
+        logging.getLogger().setLevel(level)
+        self._delivery.gather(settings.batch_seconds)
+        given = settings.status_seconds
+        self._status_seconds = self._config.device.status_seconds if given is None else given
+
+    def _restart_pipeline(self, name: str) -> None:
+        """End a pipeline, then begin it anew: its source is opened again, its release is loaded again.
+
+        Raises:
+            AgentError: ``pipeline.unknown``, ``pipeline.no_restart``, ``pipeline.updating``, ``pipeline.hangs``.
+        """
+        entry = next((each for each in self._config.pipelines if each.name == name), None)
+        if entry is None:
+            raise AgentError("pipeline.unknown", f"there is no pipeline {name}")
+        if source_kind(entry.source.kind).exclusive:
+            raise AgentError("pipeline.no_restart", f"a source of kind {entry.source.kind} cannot be opened twice")
+        execution = self.updater.entry.execution
+        if execution is not None and not _ended(execution.state):
+            raise AgentError("pipeline.updating", f"the execution {execution.id} is under way; ask again after it")
+        if not self.pipelines[name].stop():
+            raise AgentError("pipeline.hangs", f"the pipeline {name} does not end; restart the agent")
+        self._add_pipeline(entry)
+        self._effects.running.load_active(name)
+        pipeline = self.pipelines[name]
+        pipeline.start()
+        self._liveness.watch(f"pipeline {name}", pipeline.alive, pipeline)
+        self._status_changed.set()
 
 
 def _https_client(config: AgentConfig, identity: Identity) -> HttpsClient:
@@ -346,3 +427,7 @@ def _broker_address(identity: Identity) -> BrokerAddress:
     fleet = identity.fleet
     files = (identity.ca, identity.certificate, identity.key)
     return BrokerAddress(fleet.device, fleet.mqtt_host, fleet.mqtt_port, *files, fleet.other_brokers)
+
+
+def _ended(state: str) -> bool:
+    return any(each.value == state and each.terminal for each in ExecutionState)

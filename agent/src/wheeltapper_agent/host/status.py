@@ -28,6 +28,7 @@ from wheeltapper_agent.ground.clock import Clock
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_agent.ground.liveness import Liveness
+from wheeltapper_agent.host.settings import SettingsKeeper
 from wheeltapper_agent.link.mqtt import Link
 from wheeltapper_agent.link.renewal import CertificateRenewal
 from wheeltapper_agent.pipeline.newest_score import NewestScore
@@ -66,6 +67,8 @@ class AgentStatus:
         liveness: the checks of all threads.
         clock: time.
         instance: drawn at random at this start of the agent.
+        attributes: of the device.
+        settings: those of the fleet that are in force.
     """
 
     def __init__(
@@ -84,12 +87,15 @@ class AgentStatus:
         liveness: Liveness,
         clock: Clock,
         instance: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        settings: SettingsKeeper | None = None,
     ) -> None:
         self._device, self._profile, self._file = device, profile, file
         self._pipelines, self._quality = pipelines, quality
         self._spool, self._captures, self._updater = spool, captures, updater
         self._link, self._renewal, self._liveness, self._clock = link, renewal, liveness, clock
         self._instance = instance
+        self._attributes, self._settings = dict(attributes or {}), settings
 
     def message(self, online: bool = True) -> Status:
         """The status as the wire protocol defines it; ``online=False`` is the last one before a clean end."""
@@ -111,6 +117,9 @@ class AgentStatus:
             pipelines={name: self._pipeline_status(name) for name in self._pipelines},
             instance=self._instance,
             disconnects=dict(self._link.disconnects),
+            attributes=self._attributes,
+            settings_version=self._settings.version if self._settings is not None else 0,
+            settings=self._settings.settings if self._settings is not None and self._settings.version else None,
         )
 
     def _pipeline_status(self, name: str) -> PipelineStatus:
@@ -138,6 +147,8 @@ class AgentStatus:
             "disconnects": status.disconnects,
             "agent_version": __version__,
             "profile": status.profile,
+            "attributes": status.attributes,
+            "settings": msgspec.to_builtins(status.settings),
             "counter": status.counter,
             "execution": status.execution,
             "execution_state": status.execution_state,

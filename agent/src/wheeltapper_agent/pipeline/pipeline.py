@@ -142,12 +142,13 @@ class Pipeline:
         self._stopping.set()
         self._source.begin_to_close()
 
-    def stop(self, timeout_seconds: float = 5.0) -> None:
+    def stop(self, timeout_seconds: float = 5.0) -> bool:
         """End the stream after the present window, and wait for the thread, up to ``timeout_seconds`` since it was told
-        to stop."""
+        to stop; return whether it has ended."""
         self.begin_to_stop()
         if self._thread.is_alive():
             self._thread.join(max(0.05, self._stopped_at + timeout_seconds - self._clock.monotonic()))
+        return not self._thread.is_alive()
 
     def swap(self, bundle: Bundle | None, no_model_code: str = "", *, for_hanging: bool = False) -> None:
         """Run ``bundle`` from the next window on; the health counts from zero.
@@ -220,8 +221,7 @@ class Pipeline:
             self._captures.end_all()
 
     def end_captures_due(self, now: float) -> None:
-        """End the captures that expired before ``now`` (Unix seconds), because a source may be silent. Any thread may
-        call it."""
+        """End the captures that expired before ``now`` (Unix seconds): a source may be silent. From any thread."""
         self._captures.end_due(now)
 
     def status(self) -> PipelineStatus:

@@ -25,7 +25,7 @@ import msgspec
 from wheeltapper_agent.records.rows import KINDS, Row, checksum, decode_item, kind_of, start_of_checksums
 from wheeltapper_agent.records.spool_files import delete_damaged, delete_reserve, free_bytes
 from wheeltapper_agent.records.state import State
-from wheeltapper_protocols.wire.messages import CaptureReport, Report, TelemetryRecord
+from wheeltapper_protocols.wire.messages import CaptureReport, CommandReport, Report, TelemetryRecord
 
 __all__ = [
     "STATE_EVERY",
@@ -262,9 +262,9 @@ def keep_answers(connection: sqlite3.Connection, rows: Iterable[Row]) -> bool:
         Whether there was such a report. The newest 1,000 commands are remembered.
     """
     commands = [
-        (item.body.command or item.body.upload,)
+        (item.body.command if isinstance(item.body, CommandReport) else item.body.command or item.body.upload,)
         for item, _ in rows
-        if isinstance(item, Report) and isinstance(item.body, CaptureReport)
+        if isinstance(item, Report) and isinstance(item.body, CaptureReport | CommandReport)
     ]
     if commands:
         connection.executemany("INSERT OR IGNORE INTO answered(command) VALUES (?)", commands)

@@ -94,6 +94,7 @@ class Delivery:
         self._spool = spool
         self._publisher = publisher
         self._config = config
+        self._batch_seconds = config.batch_seconds
         self._clock = clock
         self._batch_records = batch_records
         self._dating = dating
@@ -315,6 +316,10 @@ class Delivery:
             return True
         return self._publisher.publish(kind, payload)
 
+    def gather(self, seconds: float | None) -> None:
+        """Gather telemetry for ``seconds`` from now on; None: for as long as the configuration says."""
+        self._batch_seconds = self._config.batch_seconds if seconds is None else seconds
+
     def _send_telemetry(self, now: float, oldest: int, newest: int, flush: bool) -> float:
         """Send one batch of telemetry if it is due; returns how many seconds to wait for the next."""
         if newest <= max(self._telemetry, self._searched_telemetry):
@@ -322,7 +327,7 @@ class Delivery:
             return _IDLE_SECONDS
         if self._batch_began_at is None:
             self._batch_began_at = now
-        left = self._config.batch_seconds - (now - self._batch_began_at)
+        left = self._batch_seconds - (now - self._batch_began_at)
         if not flush and left > 0 and newest - self._telemetry < self._batch_records:
             self._wake_at_seq = self._telemetry + self._batch_records
             return max(0.01, left)

@@ -15,18 +15,36 @@ What this module does not do: turn messages into bytes (:mod:`codec`), name topi
 (:mod:`assignment`), send anything.
 """
 
+# ruff: noqa: RUF012  # msgspec copies the default of a field for each message; ruff sees no Struct through its base
+
 from __future__ import annotations
 
 import math
-from enum import StrEnum
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from wheeltapper_protocols.drift.sketch import MAX_SKETCH_BYTES, decode_sketches
 from wheeltapper_protocols.signal.iso20816 import Zone
 from wheeltapper_protocols.signal.quality import DataQuality
-from wheeltapper_protocols.wire.ids import NAME_PATTERN, SHA256_PATTERN
+from wheeltapper_protocols.wire.commands import CancelCommand, CaptureCommand, Command, CommandReport, Settings
+from wheeltapper_protocols.wire.ids import SHA256_PATTERN
+from wheeltapper_protocols.wire.values import (
+    NO_SCORE,
+    Code,
+    Count,
+    Epoch,
+    ExecutionState,
+    Identifier,
+    Label,
+    MessageBase,
+    Name,
+    Release,
+    Seconds,
+    Seq,
+    Severity,
+    Text,
+)
 
 __all__ = [
     "NO_SCORE",
@@ -36,97 +54,38 @@ __all__ = [
     "CancelCommand",
     "CaptureCommand",
     "CaptureReport",
+    "Code",
     "Command",
+    "CommandReport",
+    "Count",
     "DriftEvent",
     "DriftReport",
+    "Epoch",
     "ExecutionReport",
     "ExecutionState",
+    "Identifier",
+    "Label",
     "LossReport",
     "Message",
+    "Name",
     "PipelineStatus",
     "Reason",
+    "Release",
     "Report",
     "ReportBody",
+    "Seconds",
+    "Seq",
+    "Settings",
     "Severity",
     "ShadowReport",
     "Status",
     "Telemetry",
     "TelemetryRecord",
+    "Text",
 ]
 
-Name: TypeAlias = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=63)]
-Epoch: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
-Seq: TypeAlias = Annotated[int, Meta(ge=1, le=2**53)]
-Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
-Release: TypeAlias = Annotated[int, Meta(ge=1, le=999_999_999)]
-Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
-Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
-Code: TypeAlias = Annotated[str, Meta(max_length=80)]
-Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
-Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", max_length=64)]
 
-
-NO_SCORE: Final = "model.no_score"
-"""The ``label`` of an alert of its own kind: complete windows get no score. Its ``score`` is 0 and means nothing."""
-
-
-class Severity(StrEnum):
-    """How bad a decision is. Normal: nothing to do; warning: a person should look; critical: act now."""
-
-    NORMAL = "normal"
-    WARNING = "warning"
-    CRITICAL = "critical"
-
-
-class ExecutionState(StrEnum):
-    """States of an execution: one device's attempt to run a release. The last six are terminal."""
-
-    ASSIGNED = "ASSIGNED"
-    WAITING = "WAITING"
-    FETCHING = "FETCHING"
-    VERIFYING = "VERIFYING"
-    STAGED = "STAGED"
-    SELF_TEST = "SELF_TEST"
-    SHADOW = "SHADOW"
-    ACTIVATING = "ACTIVATING"
-    PROBATION = "PROBATION"
-    ROLLING_BACK = "ROLLING_BACK"
-    COMMITTED = "COMMITTED"
-    FAILED = "FAILED"
-    REJECTED = "REJECTED"
-    SUPERSEDED = "SUPERSEDED"
-    CANCELLED = "CANCELLED"
-    ROLLED_BACK = "ROLLED_BACK"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the execution ends in this state."""
-        return self in _TERMINAL
-
-
-_TERMINAL: Final = frozenset(
-    {
-        ExecutionState.COMMITTED,
-        ExecutionState.FAILED,
-        ExecutionState.REJECTED,
-        ExecutionState.SUPERSEDED,
-        ExecutionState.CANCELLED,
-        ExecutionState.ROLLED_BACK,
-    }
-)
-
-
-class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of all messages: every number is finite; fields with their default value are not sent."""
-
-    def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
-            value = getattr(self, field)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field} must be a finite number")
-
-
-class PipelineStatus(_Message, frozen=True, kw_only=True):
+class PipelineStatus(MessageBase, frozen=True, kw_only=True):
     """What one pipeline runs now. ``model`` and ``release`` are None before its first release."""
 
     model: Name | None = None
@@ -146,7 +105,7 @@ class PipelineStatus(_Message, frozen=True, kw_only=True):
     """Faults of the source and of the pipeline's own work since the agent started."""
 
 
-class Status(_Message, frozen=True, kw_only=True):
+class Status(MessageBase, frozen=True, kw_only=True):
     """State of a device; retained by the broker. The will is a status with ``online`` False, ``instance`` and nothing
     else."""
 
@@ -170,9 +129,15 @@ class Status(_Message, frozen=True, kw_only=True):
     seen means that two devices share one identity."""
     disconnects: Annotated[dict[Code, Count], Meta(max_length=32)] = {}
     """How often the connection to the broker ended since the agent started, by stable code; see docs/protocol.md."""
+    attributes: Annotated[dict[Code, Annotated[str, Meta(max_length=200)]], Meta(max_length=64)] = {}
+    """What the device is: operating system, architecture, versions of libraries, hash of its configuration."""
+    settings_version: Count = 0
+    """Version of the settings that are in force; 0 for those of the device's own configuration."""
+    settings: Settings | None = None
+    """What is in force of what the fleet may set."""
 
 
-class TelemetryRecord(_Message, frozen=True, kw_only=True, gc=False):
+class TelemetryRecord(MessageBase, frozen=True, kw_only=True, gc=False):
     """One window of a pipeline, with its score. Without a release it has no score."""
 
     seq: Seq
@@ -204,7 +169,7 @@ class TelemetryRecord(_Message, frozen=True, kw_only=True, gc=False):
             super().__post_init__()
 
 
-class Telemetry(_Message, frozen=True, kw_only=True):
+class Telemetry(MessageBase, frozen=True, kw_only=True):
     """A batch of telemetry records of one epoch, by rising seq."""
 
     epoch: Epoch
@@ -214,7 +179,7 @@ class Telemetry(_Message, frozen=True, kw_only=True):
     """The seq that the spool holds next below the first record; those between never come. None: there is no hole."""
 
 
-class Reason(_Message, frozen=True, kw_only=True):
+class Reason(MessageBase, frozen=True, kw_only=True):
     """One feature that explains a score: its value, its usual value, and its share of the score (0 to 1)."""
 
     feature: Annotated[str, Meta(max_length=120)]
@@ -223,7 +188,7 @@ class Reason(_Message, frozen=True, kw_only=True):
     share: float
 
 
-class Alert(_Message, frozen=True, kw_only=True):
+class Alert(MessageBase, frozen=True, kw_only=True):
     """A decision that a person should see. ``raised`` is False when the alert is cleared."""
 
     epoch: Epoch
@@ -251,7 +216,7 @@ class Alert(_Message, frozen=True, kw_only=True):
     """The device's clock was not set, and the record cannot be dated: both times are in seconds since its boot."""
 
 
-class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
+class ExecutionReport(MessageBase, frozen=True, kw_only=True, tag="execution"):
     """An execution entered ``state``. ``code`` and ``detail`` say why it failed or what it waits for."""
 
     execution: Identifier
@@ -261,7 +226,7 @@ class ExecutionReport(_Message, frozen=True, kw_only=True, tag="execution"):
     metrics: Annotated[dict[Code, float], Meta(max_length=32)] = {}
 
 
-class AssignmentRefused(_Message, frozen=True, kw_only=True, tag="assignment-refused"):
+class AssignmentRefused(MessageBase, frozen=True, kw_only=True, tag="assignment-refused"):
     """The device refused an assignment, which changed nothing on it."""
 
     code: Code
@@ -270,7 +235,7 @@ class AssignmentRefused(_Message, frozen=True, kw_only=True, tag="assignment-ref
     """Set only where the signature was valid, so that the id can be trusted."""
 
 
-class CaptureReport(_Message, frozen=True, kw_only=True, tag="capture"):
+class CaptureReport(MessageBase, frozen=True, kw_only=True, tag="capture"):
     """A capture was uploaded, or ``code`` says why not. It answers ``command``, or a rule of the device asked for it.
 
     ``sha256`` and ``length`` (bytes) are those of the uploaded recording.
@@ -289,7 +254,7 @@ class CaptureReport(_Message, frozen=True, kw_only=True, tag="capture"):
     """The name under which a rule's recording was uploaded. A command's is uploaded under the command's id."""
 
 
-class LossReport(_Message, frozen=True, kw_only=True, tag="loss"):
+class LossReport(MessageBase, frozen=True, kw_only=True, tag="loss"):
     """Records that never come: dropped from this spool, or lost with an earlier spool that was damaged.
 
     ``counts`` are by kind (``telemetry``, ``alert``, ``report``) since the epoch began, so a later report replaces an
@@ -308,7 +273,7 @@ class LossReport(_Message, frozen=True, kw_only=True, tag="loss"):
     detail: Text = ""
 
 
-class DriftEvent(_Message, frozen=True, kw_only=True):
+class DriftEvent(MessageBase, frozen=True, kw_only=True):
     """The score or a feature changed at ``window``."""
 
     kind: Code
@@ -323,7 +288,7 @@ class DriftEvent(_Message, frozen=True, kw_only=True):
     """Population stability index of the feature over the period (:mod:`wheeltapper_protocols.drift.drift`)."""
 
 
-class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
+class DriftReport(MessageBase, frozen=True, kw_only=True, tag="drift"):
     """Sketches of the windows ``first_window`` to ``last_window``, over the bins in the release's manifest.
 
     Reports of one pipeline do not overlap, so that the sketches of any of them can be added up.
@@ -366,7 +331,7 @@ class DriftReport(_Message, frozen=True, kw_only=True, tag="drift"):
             raise ValueError("last_window is below first_window")
 
 
-class ShadowReport(_Message, frozen=True, kw_only=True, tag="shadow"):
+class ShadowReport(MessageBase, frozen=True, kw_only=True, tag="shadow"):
     """Result of a shadow run: a new release scored the same live windows as the active one, without effect.
 
     All statistics are over the windows that both scored; a score of 1.0 is the warning threshold. Statistics that are
@@ -405,10 +370,12 @@ class ShadowReport(_Message, frozen=True, kw_only=True, tag="shadow"):
     """Why it failed: ``shadow.disagrees``, ``shadow.too_few`` or ``shadow.timeout``; empty where it passed."""
 
 
-ReportBody: TypeAlias = ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport
+ReportBody: TypeAlias = (
+    ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport | CommandReport
+)
 
 
-class Report(_Message, frozen=True, kw_only=True):
+class Report(MessageBase, frozen=True, kw_only=True):
     """An event on the device that the fleet must not lose; ``body`` says which."""
 
     epoch: Epoch
@@ -422,28 +389,7 @@ class Report(_Message, frozen=True, kw_only=True):
     """The device's clock was not set, and the record cannot be dated: ``at`` is in seconds since its boot."""
 
 
-class CaptureCommand(_Message, frozen=True, kw_only=True, tag="capture"):
-    """Record the next ``snapshots`` windows of ``pipeline`` and upload them as one recording."""
-
-    pipeline: Name
-    snapshots: Annotated[int, Meta(ge=1, le=100_000)]
-
-
-class CancelCommand(_Message, frozen=True, kw_only=True, tag="cancel"):
-    """End ``execution`` if its release is not active yet."""
-
-    execution: Identifier
-
-
-class Command(_Message, frozen=True, kw_only=True):
-    """An order that a device carries out once. The fleet repeats it until it is answered or ``expires_at`` is past."""
-
-    id: Identifier
-    expires_at: Seconds
-    body: CaptureCommand | CancelCommand
-
-
-class Ack(_Message, frozen=True, kw_only=True):
+class Ack(MessageBase, frozen=True, kw_only=True):
     """Every record of ``epoch`` up to and including ``seq`` is in the fleet's database or was dropped by the device."""
 
     epoch: Epoch
