@@ -83,3 +83,24 @@ def test_many_devices_at_once(server: AdminServer) -> None:
         with pytest.raises(FleetError, match=r"line 9: press-1 is quarantined already.*\[enrol\.rows\]"):
             client.create_tokens([{"device": "other"}, {"device": "press-1", "row": 9}])
         assert client.devices("id = other") == []
+
+
+def test_what_is_asked_of_a_device(server: AdminServer) -> None:
+    server.add_device("press-1")
+    with FleetClient(server.url, server.token) as client:
+        made = client.ask_device("press-1", "diagnostics", log_lines=10, expires_seconds=60)
+        assert (made["state"], made["type"], made["body"]["log_lines"]) == ("waiting", "diagnostics", 10)
+        other = client.ask_device("press-1", "restart-pipeline", pipeline="bearing")
+        assert [each["command"] for each in client.commands("press-1")] == [other["command"], made["command"]]
+        assert client.command(made["command"])["who"]
+        with pytest.raises(FleetError, match=r"\[command\.no_bundle\]"):
+            client.bundle(made["command"])
+        with pytest.raises(FleetError, match=r"\[command\.invalid\]"):
+            client.ask_device("press-1", "restart-pipeline")
+        with pytest.raises(FleetError, match=r"\[command\.not_found\]"):
+            client.command("cmd-none")
+        assert client.change_settings("press-1", {"log_level": "DEBUG"})["delta"] == ["log_level"]
+        assert client.settings("press-1")["version"] == 1
+        with pytest.raises(FleetError, match=r"\[setting\.invalid\]"):
+            client.change_settings("press-1", {"log_level": "LOUD"})
+        assert list(client.connections("press-1")) == []

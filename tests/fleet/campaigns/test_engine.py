@@ -191,6 +191,8 @@ def test_audiences_by_tag_and_what_is_refused(world: World) -> None:
 
 def test_a_command_is_repeated_until_answered(world: World) -> None:
     command = commands.create_capture(world.database, device="dev-0", pipeline="main", snapshots=3, now=world.now)
+    assert world.engine.tick(world.now) == [], "it is offline"
+    world.connect_all()
     topics = [each.topic for each in world.engine.tick(world.now)]
     assert topics == [down_topic("dev-0", Down.COMMAND)]
     assert world.engine.tick(world.now + 1) == []

@@ -80,6 +80,7 @@ def test_text_that_is_no_json_is_one_rows_trouble(world: World) -> None:
         connection.execute(text("UPDATE devices SET tags = '{', status = '}' WHERE id = 'dev-2'"))
         connection.execute(text("UPDATE commands SET body = '[' WHERE id = :id"), {"id": command})
         connection.execute(text("UPDATE alerts SET reasons = '[' WHERE seq = 1"))
+    world.connect_all()
     topics = [each.topic for each in world.engine.tick(world.now)]
     assert down_topic("dev-1", Down.COMMAND) in topics
     assert down_topic("dev-0", Down.COMMAND) not in topics
@@ -99,6 +100,7 @@ def test_a_command_that_cannot_be_read_stops_no_other(
     commands.create_capture(world.database, device="dev-1", pipeline="main", snapshots=1, now=world.now)
     with world.database.begin() as connection:
         connection.execute(update(tables.commands).where(tables.commands.c.id == bad).values(body=body))
+    world.connect_all()
     with caplog.at_level(logging.WARNING):
         for seconds in (0.0, 10.0, 20.0):
             topics = [each.topic for each in world.engine.tick(world.now + seconds)]

@@ -106,3 +106,22 @@ def test_tokens_of_a_file(server: AdminServer, tmp_path: Path) -> None:
         assert says in " ".join(refused(server, "pre-enrol", str(source), "--out", str(tmp_path / "other.csv")).split())
         assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["new.csv", "tokens.csv"]
     assert "new-3" not in said(server, "list")
+
+
+def test_what_is_asked_of_a_device(server: AdminServer, tmp_path: Path) -> None:
+    server.add_device("press-1")
+    command = said(server, "command", "diagnostics", "press-1").strip()
+    assert command.startswith("cmd-")
+    assert said(server, "command", "restart-pipeline", "press-1", "--pipeline", "bearing").startswith("cmd-")
+    listed = said(server, "command", "list", "--device", "press-1")
+    assert "restart-pipeline" in listed
+    assert "waiting" in said(server, "command", "show", command)
+    assert "not yet" in said(server, "settings", "press-1", "log_level=DEBUG", "batch_seconds=30", "-status_seconds")
+    assert "DEBUG" in said(server, "settings", "press-1")
+    assert "[cli.setting]" in refused(server, "settings", "press-1", "log_level")
+    assert "[setting.invalid]" in refused(server, "settings", "press-1", "log_level=LOUD")
+    assert "it was never here" in said(server, "connections", "press-1")
+    (tmp_path / "bundle.json").touch()
+    assert "[command.out]" in refused(
+        server, "command", "diagnostics", "press-1", "--out", str(tmp_path / "bundle.json")
+    )

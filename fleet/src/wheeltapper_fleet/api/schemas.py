@@ -24,6 +24,7 @@ __all__ = [
     "CaptureRequest",
     "ClearDefaultReleaseRequest",
     "CloneRequest",
+    "CommandRequest",
     "DefaultReleaseRequest",
     "DeviceActionRequest",
     "DeviceBulkRequest",
@@ -31,6 +32,7 @@ __all__ = [
     "ExpectedDeviceRequest",
     "ReleaseRequest",
     "RollbackRequest",
+    "SettingsRequest",
     "Summary",
     "TokenRequest",
     "TokensRequest",
@@ -107,6 +109,22 @@ class DeviceBulkRequest(_Request):
     why: Annotated[str, Field(max_length=500)] = ""
     dry: bool = False
     expected: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)] | None = None
+
+
+class CommandRequest(_Request):
+    """Ask a device for something: ``diagnostics`` (with ``log_lines``) or ``restart-pipeline`` (with ``pipeline``)."""
+
+    type: Literal["diagnostics", "restart-pipeline"]
+    log_lines: Annotated[int, Field(ge=0, le=2000), BeforeValidator(_whole)] | None = None
+    pipeline: Name | None = None
+    expires_seconds: Annotated[float, Field(ge=1, le=30 * 86_400, strict=False)] = 3600.0
+
+
+class SettingsRequest(_Request):
+    """Want other values of a device's settings; null: what its configuration says. Those not named stay."""
+
+    settings: Annotated[dict[str, str | float | None], Field(min_length=1, max_length=16)]
+    why: Annotated[str, Field(max_length=500)] = ""
 
 
 class CaptureRequest(_Request):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wheeltapper_fleet.cli.captures import capture_app
+from wheeltapper_fleet.cli.device_commands import add_command_commands
 from wheeltapper_fleet.cli.device_life import add_life_commands
 from wheeltapper_fleet.cli.options import AsJson, DataDir, Query, TokenFile, Url
 from wheeltapper_fleet.cli.support import (
@@ -24,6 +25,7 @@ __all__ = ["device_app"]
 device_app = typer.Typer(help="Devices: enrolment tokens, what they run, recordings.", no_args_is_help=True)
 device_app.add_typer(capture_app, name="capture")
 add_life_commands(device_app)
+add_command_commands(device_app)
 
 
 @device_app.command("token")

@@ -49,6 +49,35 @@ class DeviceCalls(Requests):
         """One device."""
         return dict(self._get(f"/devices/{quoted(device)}"))
 
+    def ask_device(self, device: str, kind: str, **fields: Any) -> dict[str, Any]:
+        """Ask a device for ``diagnostics`` (``log_lines``) or to ``restart-pipeline`` (``pipeline``)."""
+        return dict(self._post(f"/devices/{quoted(device)}/commands", {"type": kind, **fields}))
+
+    def commands(self, device: str | None = None) -> Iterator[dict[str, Any]]:
+        """Commands to devices, newest first."""
+        return self.items("/device-commands", {} if device is None else {"device": device})
+
+    def command(self, command: str) -> dict[str, Any]:
+        """One command, and what became of it."""
+        return dict(self._get(f"/device-commands/{quoted(command)}"))
+
+    def bundle(self, command: str) -> dict[str, Any]:
+        """The diagnostics bundle that answers a command."""
+        return dict(self._get(f"/device-commands/{quoted(command)}/bundle"))
+
+    def settings(self, device: str) -> dict[str, Any]:
+        """Which settings are wanted of a device, which are in force, and which differ."""
+        return dict(self._get(f"/devices/{quoted(device)}/settings"))
+
+    def change_settings(self, device: str, settings: Mapping[str, Any], why: str = "") -> dict[str, Any]:
+        """Want other values of a device's settings; None: what its configuration says."""
+        body = {"settings": dict(settings), "why": why}
+        return dict(self._send("PATCH", f"{PREFIX}/devices/{quoted(device)}/settings", json=body).json())
+
+    def connections(self, device: str) -> Iterator[dict[str, Any]]:
+        """When a device came and went, newest first."""
+        return self.items(f"/devices/{quoted(device)}/connections")
+
     def device_log(self, device: str) -> Iterator[dict[str, Any]]:
         """What was done to a device, newest first."""
         return self.items(f"/devices/{quoted(device)}/log")

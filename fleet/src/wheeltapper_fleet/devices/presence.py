@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, select
 
+from wheeltapper_fleet.devices.connections import record_connection
 from wheeltapper_fleet.devices.instances import Change, after_change, read_changes, sharing
 from wheeltapper_fleet.devices.notices import store_notice
 from wheeltapper_fleet.devices.reported import store_reported
@@ -37,7 +38,8 @@ def store_status(connection: Connection, device: str, status: Status, now: float
         address: where the device's newest connection comes from; empty if the broker does not tell.
     """
     values: dict[str, Any] = {"online": status.online}
-    row = connection.execute(select(devices.c.instances, devices.c.status).where(devices.c.id == device)).one_or_none()
+    columns = (devices.c.instances, devices.c.status, devices.c.online)
+    row = connection.execute(select(*columns).where(devices.c.id == device)).one_or_none()
     if row is None:
         return
     if status.instance is not None:
@@ -54,6 +56,9 @@ def store_status(connection: Connection, device: str, status: Status, now: float
         values |= {"status": said, "last_seen_at": now, "counter": status.counter}
         store_reported(connection, device, row.status, said, now)
     connection.execute(devices.update().where(devices.c.id == device).values(values))
+    if status.online != row.online:
+        reason = "connected" if status.online else "ended" if status.at else "lost"  # a will has no time
+        record_connection(connection, device, online=status.online, reason=reason, address=address, now=now)
 
 
 def _notice_sharing(connection: Connection, device: str, turns: list[Change], now: float) -> None:

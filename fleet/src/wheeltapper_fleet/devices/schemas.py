@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel
 
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
 
 __all__ = [
     "BulkView",
+    "CommandDetail",
     "CommandView",
+    "ConnectionView",
+    "DesiredSetting",
     "DeviceCounts",
     "DeviceLogEntry",
     "DeviceRow",
@@ -16,6 +21,7 @@ __all__ = [
     "NoticeView",
     "PipelineView",
     "ReleaseCount",
+    "SettingsView",
     "TokenView",
 ]
 
@@ -52,6 +58,58 @@ class PipelineView(BaseModel):
     severity: str | None = None
     scored_at: float | None = None
     no_score_since: float | None = None
+
+
+class CommandDetail(BaseModel):
+    """A command to a device, and what became of it.
+
+    ``state``: ``waiting`` for the device, ``done``, ``failed`` (``code`` says why) or ``expired``. ``bundle``: whether
+    a diagnostics bundle came with the answer.
+    """
+
+    command: str
+    device: str
+    type: str
+    body: dict[str, Any]
+    who: str
+    state: str
+    created_at: float
+    expires_at: float
+    answered_at: float | None
+    code: str
+    detail: str
+    bundle: bool
+
+
+class DesiredSetting(BaseModel):
+    """The value that is wanted of a setting (None: as the device's configuration says), since when, in which version."""
+
+    value: str | float | None
+    at: float
+    version: int
+
+
+class SettingsView(BaseModel):
+    """The twin of a device: what is wanted, what the device says is in force, and the names of those that differ.
+
+    ``reported`` holds None for a setting that is as the device's own configuration says.
+    """
+
+    version: int
+    reported_version: int
+    reported_at: float | None
+    desired: dict[str, DesiredSetting]
+    reported: dict[str, str | float | None]
+    delta: list[str]
+
+
+class ConnectionView(BaseModel):
+    """A device came (``online``) or went: ``connected``, ``ended`` by the agent, or ``lost``."""
+
+    at: float
+    online: bool
+    reason: str
+    address: str
 
 
 class DeviceLogEntry(BaseModel):

@@ -8,6 +8,10 @@
       gave it (also in ``devices.tags``, for reading), what it reported of itself, what each pipeline runs.
       ``number`` is the number that a value spells, ``sort_key`` orders numbers within it
       (:mod:`wheeltapper_fleet.ground.query`).
+    * ``device_settings``: which settings the fleet wants of a device, by field with time and version, and the version that
+      the device reported.
+    * ``device_connections``: when a device came and went, the newest changes of each.
+    * ``command_bundles``: diagnostics bundles that came as answers.
     * ``device_log``: what was done to a device, by whom and why. It stays when the device is forgotten.
     * ``device_notices``: what is wrong with a device itself, by a stable code, with a count.
     * ``enrolment_tokens``: one-time tokens, by the SHA-256 of their secret.
@@ -29,11 +33,13 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     String,
     Table,
     Text,
     func,
     literal_column,
+    text,
 )
 
 from wheeltapper_fleet.db.metadata import metadata
@@ -41,11 +47,14 @@ from wheeltapper_fleet.db.stored_json import StoredJson
 
 __all__ = [
     "SEEN",
+    "command_bundles",
     "commands",
     "device_attributes",
+    "device_connections",
     "device_log",
     "device_notices",
     "device_pipelines",
+    "device_settings",
     "device_tags",
     "devices",
     "enrolment_tokens",
@@ -125,6 +134,29 @@ device_log = Table(
     Index("ix_device_log_device_id", "device", "id"),
 )
 
+device_settings = Table(
+    "device_settings",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("desired", StoredJson, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("reported_version", BigInteger),
+    Column("reported_at", Float),
+)
+
+device_connections = Table(
+    "device_connections",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("device", String(63), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("online", Boolean, nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Index("ix_device_connections_device_id", "device", "id"),
+)
+
 device_notices = Table(
     "device_notices",
     metadata,
@@ -156,6 +188,8 @@ issued_certificates = Table(
     Column("expires_at", Float, nullable=False),
 )
 
+_OPEN: Final = text("answered_at IS NULL")
+
 commands = Table(
     "commands",
     metadata,
@@ -166,5 +200,14 @@ commands = Table(
     Column("expires_at", Float, nullable=False),
     Column("answered_at", Float),
     Column("answer", StoredJson),
+    Column("who", String(128), nullable=False, default="", server_default=""),
     Index("ix_commands_created_at_id", "created_at", "id"),
+    Index("ix_commands_open", "expires_at", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+)
+
+command_bundles = Table(
+    "command_bundles",
+    metadata,
+    Column("command", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
 )

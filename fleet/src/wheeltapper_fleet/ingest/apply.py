@@ -31,8 +31,10 @@ from wheeltapper_fleet.campaigns.claims import DeviceFacts, device_facts
 from wheeltapper_fleet.campaigns.dispatch import device_seen
 from wheeltapper_fleet.campaigns.reports import apply_assignment_refused, apply_execution_report
 from wheeltapper_fleet.captures.reports import apply_capture_report
+from wheeltapper_fleet.devices.commands import apply_command_report
 from wheeltapper_fleet.devices.notices import store_notice
 from wheeltapper_fleet.devices.presence import store_status
+from wheeltapper_fleet.devices.settings import settings_for
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.telemetry.rules import Refusal
@@ -43,6 +45,7 @@ from wheeltapper_protocols.wire.messages import (
     Alert,
     AssignmentRefused,
     CaptureReport,
+    CommandReport,
     ExecutionReport,
     Report,
     Status,
@@ -123,6 +126,8 @@ def _apply_report(connection: Connection, device: str, report: Report, now: floa
             apply_assignment_refused(connection, device, refusal, now)
         case CaptureReport() as capture:
             apply_capture_report(connection, device, capture, now)
+        case CommandReport() as answer:
+            apply_command_report(connection, device, answer, now)
 
 
 def _missed(
@@ -133,10 +138,12 @@ def _missed(
     acks: dict[Spool, int],
     now: float,
 ) -> list[Publication]:
-    """A newer assignment than the device has; its spool's position is added to ``acks`` if it is not there."""
+    """A newer assignment than the device has, and newer settings. The position of its spool is added to ``acks``, if it
+    is not there."""
     assignment = device_seen(connection, before, device, now)
     if status.epoch is not None and (device, status.epoch) not in acks:
         contiguous = contiguous_seq(connection, (device, status.epoch))
         if contiguous:
             acks[device, status.epoch] = contiguous
-    return [] if assignment is None else [assignment]
+    found = (assignment, settings_for(connection, device, status, now))
+    return [each for each in found if each is not None]

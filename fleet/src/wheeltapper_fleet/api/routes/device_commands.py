@@ -1,0 +1,69 @@
+"""Routes of what is asked of devices: commands with deadline and answer, settings, and when a device came and went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from wheeltapper_fleet.api import schemas
+from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit
+from wheeltapper_fleet.devices import commands, connections, settings
+from wheeltapper_fleet.devices.schemas import CommandDetail, ConnectionView, SettingsView
+from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.post("/devices/{device}/commands", status_code=202)
+def create_command(device: DeviceId, body: schemas.CommandRequest, context: Context, who: Who) -> CommandDetail:
+    """Ask a device for diagnostics, or to begin a pipeline anew. It is asked until it answers or the command is over."""
+    asked = body.model_dump(exclude_none=True, exclude={"expires_seconds"})
+    now = context.clock()
+    made = commands.create_command(
+        context.engine, device, asked, now=now, expires_seconds=body.expires_seconds, who=who
+    )
+    return commands.get_command(context.engine, made, now)
+
+
+@router.get("/device-commands")
+def list_commands(
+    context: Context, device: DeviceId | None = None, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> Page[CommandDetail]:
+    """Commands to devices, newest first."""
+    return commands.list_commands(context.engine, device, context.clock(), limit, after)
+
+
+@router.get("/device-commands/{command}")
+def get_command(command: Key, context: Context) -> CommandDetail:
+    """One command, and what became of it."""
+    return commands.get_command(context.engine, command, context.clock())
+
+
+@router.get("/device-commands/{command}/bundle")
+def get_bundle(command: Key, context: Context) -> dict[str, Any]:
+    """The diagnostics bundle that answers a command: findings, status, configuration without secrets, log."""
+    return commands.read_bundle(context.engine, command)
+
+
+@router.get("/devices/{device}/settings")
+def get_settings(device: DeviceId, context: Context) -> SettingsView:
+    """Which settings are wanted of a device, which are in force, and which differ."""
+    return settings.get_settings(context.engine, device)
+
+
+@router.patch("/devices/{device}/settings")
+def change_settings(device: DeviceId, body: schemas.SettingsRequest, context: Context, who: Who) -> SettingsView:
+    """Want other values of a device's settings. It takes them over in answer to its next status."""
+    return settings.change_settings(context.engine, device, body.settings, who=who, why=body.why, now=context.clock())
+
+
+@router.get("/devices/{device}/connections")
+def list_connections(
+    device: DeviceId, context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> Page[ConnectionView]:
+    """When a device came and went, newest first."""
+    return connections.list_connections(context.engine, device, limit, after)
