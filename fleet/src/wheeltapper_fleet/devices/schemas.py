@@ -82,7 +82,7 @@ class CommandDetail(BaseModel):
 
 
 class DesiredSetting(BaseModel):
-    """The value that is wanted of a setting (None: as the device's configuration says), since when, in which version."""
+    """The value that is wanted of a setting (None: what the device's configuration says), since when, which version."""
 
     value: str | float | None
     at: float

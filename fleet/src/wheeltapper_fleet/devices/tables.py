@@ -8,8 +8,8 @@
       gave it (also in ``devices.tags``, for reading), what it reported of itself, what each pipeline runs.
       ``number`` is the number that a value spells, ``sort_key`` orders numbers within it
       (:mod:`wheeltapper_fleet.ground.query`).
-    * ``device_settings``: which settings the fleet wants of a device, by field with time and version, and the version that
-      the device reported.
+    * ``device_settings``: which settings the fleet wants of a device, by field with time and version, and the version
+      that the device reported.
     * ``device_connections``: when a device came and went, the newest changes of each.
     * ``command_bundles``: diagnostics bundles that came as answers.
     * ``device_log``: what was done to a device, by whom and why. It stays when the device is forgotten.

@@ -20,7 +20,7 @@ router = APIRouter()
 
 @router.post("/devices/{device}/commands", status_code=202)
 def create_command(device: DeviceId, body: schemas.CommandRequest, context: Context, who: Who) -> CommandDetail:
-    """Ask a device for diagnostics, or to begin a pipeline anew. It is asked until it answers or the command is over."""
+    """Ask a device for diagnostics, or to begin a pipeline anew, until it answers or the command is over."""
     asked = body.model_dump(exclude_none=True, exclude={"expires_seconds"})
     now = context.clock()
     made = commands.create_command(
