@@ -21,9 +21,11 @@ from wheeltapper_fleet.campaigns.rules.campaign import (
     FillPlaces,
     Log,
     MakeDefault,
+    TakeBack,
 )
 from wheeltapper_fleet.campaigns.rules.waves import Tallies
 from wheeltapper_fleet.campaigns.store import record_logs
+from wheeltapper_fleet.campaigns.take_back import take_back
 
 __all__ = ["SLICE", "carry_out", "wind_down"]
 
@@ -64,6 +66,9 @@ def carry_out(
                 moved += _fill_places(connection, campaign.id, tallies, wave, min(count, left), now)
             case CancelPending(count):
                 moved += wind_down(connection, campaign.id, tallies, min(count, left), now)
+            case TakeBack(release, count):
+                take_back(connection, campaign, release, count, now)
+                moved += count
             case MakeDefault():
                 _make_default(connection, campaign, now)
     return moved

@@ -278,7 +278,7 @@ def _pass_by(connection: Connection, campaign: str, now: float) -> bool:
     """Do what can be done for a campaign that cannot be read; returns whether there is more."""
     more = fold_changes(connection, campaign)
     state, _ = campaign_version(connection, campaign)
-    if state == CampaignState.ABORTED:
+    if state in (CampaignState.ABORTED, CampaignState.ROLLED_BACK):
         more |= wind_down(connection, campaign, tallies_of(connection, campaign), SLICE, now) > 0
     look_at(connection, campaign, now if more else now + _UNREADABLE_SECONDS)
     return more

@@ -75,11 +75,12 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
     check_time_zone(checked)
     campaign_id = f"c-{secrets.token_hex(6)}"
     with reading(engine) as connection:
-        known = select(releases.c.release).where(
-            releases.c.model == checked.model, releases.c.release == checked.release
-        )
-        if connection.execute(known).scalar_one_or_none() is None:
-            raise FleetError("release.not_found", f"{checked.model} has no published release {checked.release}")
+        for release in {checked.release, checked.rollback_to} - {None}:
+            known = select(releases.c.release).where(releases.c.model == checked.model, releases.c.release == release)
+            if connection.execute(known).scalar_one_or_none() is None:
+                raise FleetError("release.not_found", f"{checked.model} has no published release {release}")
+        if checked.rollback_to == checked.release:
+            raise FleetError("campaign.spec_invalid", "rollback_to: it is the release itself; name another one", 422)
         planned = plan_waves(checked, audience_of(connection, checked.audience, now))
         warnings = foresee(checked, planned, pipelines_shown(connection))
     campaign = Campaign(id=campaign_id, spec=checked, waves=tuple(Wave() for _ in planned))

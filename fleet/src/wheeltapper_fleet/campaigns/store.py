@@ -182,6 +182,7 @@ def _read(row: Row[Any]) -> Campaign:
         waves=tuple(_read_wave(number, each) for number, each in enumerate(row.waves, 1)),
         state=CampaignState(row.state),
         reason=row.reason,
+        taken_back=row.taken_back,
     )
 
 
@@ -206,5 +207,6 @@ def _columns(campaign: Campaign, now: float) -> dict[str, Any]:
             for wave in campaign.waves
         ],
         "reason": campaign.reason,
+        "taken_back": campaign.taken_back,
         "updated_at": now,
     }

@@ -1,7 +1,8 @@
 """Tables of campaigns.
 
     * ``campaigns``: one row per campaign; ``version`` rises with each change of state, waves or reason. From ``due_at``
-      on a tick looks at it though nothing has happened to it; NULL: never.
+      on a tick looks at it though nothing has happened to it; NULL: never. ``takes_back`` is the campaign whose
+      devices this one takes back; ``taken_back`` counts devices of this one that were.
     * ``executions``: one device's attempt within a campaign, or for a default release (the other of the two columns is
       NULL). ``pipelines`` are those that it covers; NULL until it is first ordered. ``ended_at`` is NULL until it has
       ended. ``attempt`` counts how often the device was asked, from 1.
@@ -55,6 +56,8 @@ campaigns = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("due_at", Float, index=True),
+    Column("taken_back", Integer, nullable=False, default=0, server_default="0"),
+    Column("takes_back", String(64), index=True),
     Index("ix_campaigns_created_at_id", "created_at", "id"),
 )
 

@@ -22,7 +22,8 @@ Invariants:
 What devices are told follows from the states of all campaigns (:mod:`wheeltapper_fleet.campaigns.rules.meeting`): an
 execution of an aborted campaign is withdrawn from its device, and a paused one hands out nothing that was not begun.
 
-No event leads to the state ROLLED_BACK yet.
+A campaign that rolls back is called off as an aborted one is, and the devices on which it committed, then or later, are
+taken to another release by a campaign of their own.
 
 Example::
 
@@ -56,6 +57,7 @@ __all__ = [
     "Pause",
     "Resume",
     "Start",
+    "TakeBack",
     "Tick",
     "next_look",
     "step",
@@ -77,13 +79,15 @@ class CampaignState(StrEnum):
 
 @dataclass(frozen=True)
 class Campaign:
-    """One campaign: its spec and state, and its waves in order. ``reason`` says why it is paused or aborted."""
+    """One campaign: its spec and state, and its waves in order. ``reason`` says why it is paused or called off;
+    ``taken_back`` is the number of devices that were taken back."""
 
     id: str
     spec: CampaignSpec
     waves: tuple[Wave, ...]
     state: CampaignState = CampaignState.DRAFT
     reason: str = ""
+    taken_back: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,14 @@ class CancelPending:
 
 
 @dataclass(frozen=True)
+class TakeBack:
+    """Take the next ``count`` devices on which the campaign committed to ``release``."""
+
+    release: int
+    count: int
+
+
+@dataclass(frozen=True)
 class MakeDefault:
     """Make the campaign's release the default release of its audience."""
 
@@ -174,11 +186,13 @@ class Log:
     detail: str = ""
 
 
-Effect = AssignPending | FillPlaces | CancelPending | MakeDefault | Log
-"""What must be done because of a step. A log line and a default release belong into the transaction that stores the
-campaign; the effects on executions may be carried out in parts, in later ones."""
+Effect = AssignPending | FillPlaces | CancelPending | MakeDefault | TakeBack | Log
+"""What must be done because of a step. Log lines, a default release and what is taken back belong into the transaction
+that stores the campaign; the effects on executions may be carried out in parts, in later ones."""
 StepResult = tuple[Campaign, tuple[Effect, ...]]
 _S: Final = CampaignState  # short, so that the table below stays aligned
+_TAKEN_AT_ONCE: Final = 250
+"""Devices that one step takes back: as many as one transaction makes executions of."""
 _BURST_SECONDS: Final = 5.0
 _OPENED: Final = frozenset({WaveState.RUNNING, WaveState.SOAKING, WaveState.PASSED})
 
@@ -265,6 +279,8 @@ def _tick(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:
     effects: list[Effect] = []
     if campaign.state is _S.ABORTED:
         return campaign, _cancel_pending(tallies)
+    if campaign.state is _S.ROLLED_BACK:
+        return _take_back(campaign, tallies)
     if campaign.state is _S.SCHEDULED and campaign.spec.start_at <= tick.now:
         campaign = replace(campaign, state=_S.RUNNING)
         effects.append(Log("running"))
@@ -287,7 +303,20 @@ def _stop(campaign: Campaign, tallies: Tallies, reason: str) -> StepResult:
     """What the specification wants done where it must not go on."""
     if campaign.spec.on_abort is AbortAction.CANCEL_PENDING:
         return _abort(campaign, tallies, Abort(reason))
+    if campaign.spec.on_abort is AbortAction.ROLLBACK_TO and campaign.spec.rollback_to is not None:
+        ended = replace(campaign, state=_S.ROLLED_BACK, reason=reason)
+        return ended, (Log("rolled_back", reason), *_cancel_pending(tallies))
     return _pause(campaign, tallies, Pause(reason))
+
+
+def _take_back(campaign: Campaign, tallies: Tallies) -> StepResult:
+    """Cancel what was not handed out, and take the next devices back on which it committed."""
+    effects = _cancel_pending(tallies)
+    count = min(tallies.successes - campaign.taken_back, _TAKEN_AT_ONCE)
+    if count <= 0 or campaign.spec.rollback_to is None:
+        return campaign, effects
+    taken = replace(campaign, taken_back=campaign.taken_back + count)
+    return taken, (*effects, TakeBack(campaign.spec.rollback_to, count))
 
 
 def _tick_last(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:

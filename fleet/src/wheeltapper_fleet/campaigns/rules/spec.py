@@ -58,10 +58,12 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class AbortAction(StrEnum):
-    """What happens when an abort rule is broken: the campaign pauses, or it aborts and cancels what is pending."""
+    """What happens when an abort rule is broken: the campaign pauses, or it aborts and cancels what is pending, or it
+    also takes the devices on which it committed to the release ``rollback_to``."""
 
     PAUSE = "PAUSE"
     CANCEL_PENDING = "CANCEL_PENDING"
+    ROLLBACK_TO = "ROLLBACK_TO"
 
 
 class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -195,6 +197,7 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     soak_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
     abort: Annotated[tuple[AbortRule, ...], Meta(max_length=32)] = ()
     on_abort: AbortAction = AbortAction.PAUSE
+    rollback_to: Release | None = None
     gates: Annotated[tuple[Gate, ...], Meta(max_length=16)] = ()
     gate_wait_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 86_400.0
     approvals: Annotated[int, Meta(ge=1, le=10)] = 1
@@ -240,6 +243,8 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
             raise FleetError("campaign.spec_invalid", "make_default: a default release has no query, only tags", 422)
     if spec.make_default and spec.audience.committed_in:
         raise FleetError("campaign.spec_invalid", "make_default: a default release is not for committed_in", 422)
+    if spec.on_abort is AbortAction.ROLLBACK_TO and spec.rollback_to is None:
+        raise FleetError("campaign.spec_invalid", "on_abort ROLLBACK_TO: say to which release in rollback_to", 422)
     if spec.success.percent is not None and spec.success.count is not None:
         raise _rule_invalid("success: give percent or count, not both")
     for number, wave in enumerate(spec.waves, start=1):

@@ -43,6 +43,14 @@ def spec_schema() -> dict[str, Any]:
         {"properties": {"make_default": {"const": False}}},
         {"properties": {"pipelines": named, "audience": lasting}},
     ]
+    spec["allOf"] = [
+        {
+            "anyOf": [
+                {"properties": {"on_abort": {"enum": ["PAUSE", "CANCEL_PENDING"]}}},
+                {"required": ["rollback_to"], "properties": {"rollback_to": {"type": "integer"}}},
+            ]
+        }
+    ]
     whole: dict[str, Any] = _inlined(schema, definitions)
     return whole
 

@@ -101,6 +101,11 @@ class Tallies:
         """How many executions of all waves have not ended."""
         return sum(count.n for (_, state), count in self.cells.items() if not is_terminal(state))
 
+    @property
+    def successes(self) -> int:
+        """How many executions of all waves are COMMITTED."""
+        return sum(count.n for (_, state), count in self.cells.items() if state == SUCCESS)
+
     def wave(self, index: int) -> WaveCounts:
         """The counts of one wave."""
         states = {state: count.n for (of, state), count in self.cells.items() if of == index and state != _SUPERSEDED}
