@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event, select, update
+from sqlalchemy import Engine, event, insert, select, text, update
 
-from tests.fleet.alerts.world import Works
+from tests.fleet.alerts.world import EPOCH, Works
 from wheeltapper_fleet.alerts.case import CaseAlert, Where, key_of
 from wheeltapper_fleet.alerts.service import Feedback
 from wheeltapper_fleet.alerts.silences import create_silence, end_silence
@@ -15,8 +16,9 @@ from wheeltapper_fleet.alerts.tables import alerts, labels
 from wheeltapper_fleet.alerts.views import get_case, list_alerts, list_case_log
 from wheeltapper_fleet.assets.schemas import MappingRequest
 from wheeltapper_fleet.assets.service import map_point
-from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.tables import latest
 from wheeltapper_protocols.wire.messages import NO_SCORE, Severity
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -259,3 +261,58 @@ def test_alerts_from_before_are_taken_like_new_ones(works: Works) -> None:
         connection.execute(update(alerts).values(triaged=False, case_id=None))
     works.turn(9e6)
     assert len(works.open()) == 1
+
+
+def test_a_score_that_rises_while_it_is_raised_ranks_higher(works: Works) -> None:
+    works.alert(1000.0, "gw-2", severity=CRITICAL)
+    works.alert(1000.0, "d-9", severity=CRITICAL)
+    works.turn(1001.0)
+    before = {case.device: case.risk for case in works.open()}
+    row = {
+        "pipeline": "main",
+        "epoch": EPOCH,
+        "seq": 1,
+        "received_at": 1900.0,
+        "last_t_s": 1.0,
+        "windows": 1,
+        "paced": 0,
+    }
+    row |= {"arrival_pace_s": 1.0, "machine_pace_s": 1.0, "model": "m", "release": 1, "severity": "critical"}
+    with works.engine.begin() as connection:
+        connection.execute(insert(latest).values(**row, device="gw-2", at=1900.0, score=8.0))
+        connection.execute(insert(latest).values(**row, device="d-9", at=900.0, score=8.0))  # older than the alert
+    works.turn(2000.0)
+    after = {case.device: case for case in works.open()}
+    assert after["gw-2"].risk > before["gw-2"]
+    assert "the score rose from 2 to 8" in after["gw-2"].why
+    assert after["d-9"].risk == before["d-9"]
+
+
+def plan(engine: Engine, query: str) -> str:
+    with reading(engine) as connection:
+        return " ".join(str(row[-1]) for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}")))
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("SELECT id FROM alerts WHERE triaged = FALSE ORDER BY id LIMIT 250", "ix_alerts_waiting"),
+        ("SELECT * FROM alerts WHERE device = 'd' ORDER BY id DESC LIMIT 101", "ix_alerts_device"),
+        ("SELECT * FROM alerts WHERE case_id = 7 ORDER BY id DESC LIMIT 101", "ix_alerts_case_id"),
+        ("SELECT * FROM cases WHERE state <> 'resolved' ORDER BY risk DESC, id DESC LIMIT 101", "ix_cases_open"),
+        ("SELECT * FROM cases WHERE look_at <= 5 ORDER BY look_at, id LIMIT 250", "ix_cases_look_at"),
+        ("SELECT max(id) FROM cases WHERE key IN ('a', 'b') GROUP BY key", "ix_cases_key"),
+        ("SELECT * FROM case_log WHERE case_id = 7 ORDER BY id DESC LIMIT 101", "ix_case_log_case_id"),
+        (
+            "SELECT * FROM notifications WHERE target = 'a' AND state = 'waiting' AND next_at <= 5 ORDER BY next_at",
+            "ix_notifications_waiting",
+        ),
+        ("SELECT * FROM notifications WHERE state = 'dead' ORDER BY id DESC LIMIT 101", "ix_notifications_dead"),
+    ],
+)
+def test_lists_and_turns_read_an_index_in_its_order(tmp_path: Path, query: str, index: str) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/fleet.db")
+    found = plan(engine, query)
+    assert index in found
+    assert "ORDER BY" not in found or "look_at" in query, found
+    engine.dispose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,11 @@ from typer.testing import CliRunner, Result
 
 from tests.fleet.api.harness import AdminServer
 from tests.fleet.assets.test_assets import TREE
+from wheeltapper_fleet.assets import service
+from wheeltapper_fleet.assets.files import from_csv
+from wheeltapper_fleet.assets.schemas import ImportedAsset, MappingRequest
 from wheeltapper_fleet.cli.app import app
+from wheeltapper_fleet.tables import rollups
 
 API = "/api/v1/assets"
 YAML = """
@@ -98,3 +103,24 @@ def test_a_file_comes_from_standard_input_too_and_a_wrong_one_is_bad_input(serve
     wrong = run(server, "import", "-", text="id,colour\nworks,red\n")
     assert (wrong.exit_code, "[asset.file]" in wrong.output) == (2, True)
     assert "asset.not_found" in run(server, "import", "-", text="id,kind,parent\nm,machine,nowhere\n").output
+
+
+def test_the_history_of_a_point_goes_on_with_the_next_gateway(server: AdminServer, http: httpx.Client) -> None:
+    now = time.time()
+    service.import_assets(
+        server.engine, [ImportedAsset.model_validate(each) for each in from_csv(TREE)], False, now - 7200
+    )
+    service.map_point(
+        server.engine, "spindle-front", MappingRequest(device="gw-2", channel="x", replace=True), now - 3600
+    )
+    rollup = {"pipeline": "main", "span": 300, "model": "m", "release": 1, "windows": 9, "scored": 9, "missing": 0}
+    rollup |= {"score_sum": 9.0, "score_sq_sum": 9.0, "latency_sum_ms": 0.0, "latency_count": 0, "warnings": 0}
+    for device, at in (("gw-1", now - 5400), ("gw-1", now - 1800), ("gw-2", now - 1800)):
+        bucket = int(at) // 300 * 300
+        server.insert(rollups, **rollup, device=device, bucket=bucket, criticals=0, alerts=0)
+    answer = http.get(f"{API}/spindle-front/history", params={"from": now - 7000, "to": now, "points": 20}).json()
+    curves = [(each["device"], sum(point["windows"] for point in each["points"])) for each in answer["curves"]]
+    assert curves == [("gw-1", 9), ("gw-2", 9)]
+    assert http.get(f"{API}/spindle/history").json()["code"] == "asset.not_a_point"
+    assert http.get(f"{API}/nothing/history").json()["code"] == "asset.not_found"
+    assert http.get(f"{API}/spindle-front/history?from=5&to=4").json()["code"] == "history.range"

@@ -147,6 +147,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /assets": "asset.edit",
     "POST /assets/import": "asset.edit",
     "GET /assets/{asset}": "read",
+    "GET /assets/{asset}/history": "read",
     "PATCH /assets/{asset}": "asset.edit",
     "POST /assets/{asset}/retire": "asset.edit",
     "POST /assets/{asset}/delete": "asset.edit",

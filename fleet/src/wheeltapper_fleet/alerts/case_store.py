@@ -7,19 +7,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, text, update
 
 from wheeltapper_fleet.alerts.case import Case
 from wheeltapper_fleet.alerts.tables import case_log, cases
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = [
+    "Changes",
     "add_log",
     "case_of",
     "due_cases",
     "find_case",
     "find_cases",
-    "insert_case",
+    "insert_cases",
     "lock_cases",
     "newest_by_key",
     "opened_since",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 _FIELDS: Final = tuple(each.name for each in dataclasses.fields(Case))
+_STORED: Final = tuple(name for name in _FIELDS if name not in ("id", "version"))
 _LOCK: Final = 7_742_011
 _IN_A_QUERY: Final = 500
 
@@ -81,11 +83,13 @@ def due_cases(connection: Connection, now: float, limit: int) -> list[Case]:
     return [case_of(row) for row in connection.execute(query).mappings()]
 
 
-def insert_case(connection: Connection, case: Case) -> Case:
-    """Add a case; returns it with its number."""
-    done = connection.execute(insert(cases).values({**_values(case), "version": 1}))
-    number = done.inserted_primary_key[0] if done.inserted_primary_key else 0
-    return replace(case, id=int(number), version=1)
+def insert_cases(connection: Connection, made: Sequence[Case]) -> list[Case]:
+    """Add cases, in one statement; returns them with their numbers, in the same order."""
+    if not made:
+        return []
+    statement = insert(cases).returning(cases.c.id, sort_by_parameter_order=True)
+    numbers = connection.execute(statement, [{**_values(case), "version": 1} for case in made]).scalars().all()
+    return [replace(case, id=int(number), version=1) for case, number in zip(made, numbers, strict=True)]
 
 
 def update_case(connection: Connection, case: Case) -> Case:
@@ -101,6 +105,40 @@ def update_case(connection: Connection, case: Case) -> Case:
             "case.conflict", f"case {case.id} has changed since version {case.version}: read it again", 409
         )
     return replace(case, version=case.version + 1)
+
+
+class Changes:
+    """Changes of cases that were read under :func:`lock_cases` in this transaction, written together at its end."""
+
+    def __init__(self) -> None:
+        self._cases: dict[int, Case] = {}
+        self._log: list[dict[str, Any]] = []
+
+    def put(self, case: Case) -> Case:
+        """Have a case stored; returns it at the version that it will have."""
+        self._cases[case.id] = case
+        return replace(case, version=case.version + 1)
+
+    def find(self, number: int) -> Case | None:
+        """The case as it will be stored, if it is changed."""
+        return self._cases.get(number)
+
+    def log(self, number: int, at: float, who: str, event: str, detail: str = "") -> None:
+        """Have it written down what happened to a case."""
+        self._log.append({"case_id": number, "at": at, "who": who, "event": event, "detail": detail[:2000]})
+
+    def write(self, connection: Connection) -> None:
+        """Write all of it: two statements, however many cases."""
+        if self._cases:
+            values = {name: bindparam(f"to_{name}", type_=cases.c[name].type) for name in (*_STORED, "version")}
+            rows = [
+                {f"to_{name}": value for name, value in {**_values(case), "version": case.version + 1}.items()}
+                | {"of_id": number}
+                for number, case in self._cases.items()
+            ]
+            connection.execute(update(cases).where(cases.c.id == bindparam("of_id")).values(values), rows)
+        if self._log:
+            connection.execute(insert(case_log), self._log)
 
 
 def add_log(connection: Connection, number: int, at: float, who: str, event: str, detail: str = "") -> None:
@@ -120,5 +158,5 @@ def opened_since(connection: Connection, model: str, release: int | None, since:
 
 
 def _values(case: Case) -> dict[str, Any]:
-    values = {name: getattr(case, name) for name in _FIELDS if name not in ("id", "version")}
+    values = {name: getattr(case, name) for name in _STORED}
     return {**values, "why": list(case.why)}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, bindparam, select, text, update
@@ -51,6 +51,7 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.faults import database_fault
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.notify.occurrence import Occurrence, OccurrenceKind
+from wheeltapper_fleet.telemetry.tables import latest
 
 __all__ = ["SLICE", "Triage"]
 
@@ -71,7 +72,18 @@ class _Slice:
     now: float
     places: Mapping[str, Place]
     silent: Sequence[Silence]
-    told: list[Occurrence]
+    scores: Mapping[tuple[str, str], float]
+    """The newest scores of pipelines."""
+    told: list[Occurrence] = field(default_factory=list)
+    changes: case_store.Changes = field(default_factory=case_store.Changes)
+    parents: dict[int, Case] = field(default_factory=dict)
+    """The cases about releases that were read."""
+
+    def parent(self, number: int) -> Case:
+        """A case about a release, read once."""
+        if number not in self.parents:
+            self.parents[number] = case_store.find_case(self.connection, number)
+        return self.parents[number]
 
 
 class Triage:
@@ -145,7 +157,7 @@ class Triage:
         sites = _sites_of(connection, {row.device for row in rows})
         first = min(row.happened_at for row in rows)
         silent = silences_within(connection, min(first, now), now, {row.device for row in rows}, now)
-        batch = _Slice(connection, now, places, silent, [])
+        batch = _Slice(connection, now, places, silent, {})
         taken_alerts = []
         for row in rows:
             point = points[row.id] if points[row.id] in places else None
@@ -154,16 +166,16 @@ class Triage:
         keys = [key_of(*each) for each in taken_alerts]
         known = case_store.newest_by_key(connection, keys)
         changed: dict[str, Case] = {}
-        joined: list[dict[str, Any]] = []
         for key, (alert, where) in zip(keys, taken_alerts, strict=True):
             case = self._join(batch, changed.get(key, known.get(key)), key, alert, where)
             if case is not None:
                 changed[key] = case
-            number = None if case is None else case.id
-            joined.append({"b_id": alert.id, "case": number, "b_point": where.point, "quiet": alert.silenced})
-        _mark(connection, joined)
+        fresh = [key for key, case in changed.items() if not case.id]
+        for key, case in zip(fresh, case_store.insert_cases(connection, [changed[key] for key in fresh]), strict=True):
+            changed[key] = case
+            batch.changes.log(case.id, now, TRIAGE, "opened")
+        _mark(connection, [_marked(changed.get(key), *each) for key, each in zip(keys, taken_alerts, strict=True)])
         self._judge_all(batch, changed.values())
-        self._announce(connection, batch.told)
 
     def _join(self, batch: _Slice, case: Case | None, key: str, alert: CaseAlert, where: Where) -> Case | None:
         """The case that an alert joins or opens; None for one that clears nothing."""
@@ -175,14 +187,12 @@ class Triage:
         if case is None or (stale and alert.raised):
             if not alert.raised:
                 return None
-            made = case_store.insert_case(batch.connection, opened(key=key, alert=alert, where=where, now=batch.now))
-            case_store.add_log(batch.connection, made.id, batch.now, TRIAGE, "opened", f"alert {alert.id}")
-            return made
+            return opened(key=key, alert=alert, where=where, now=batch.now)
         after = taken(case, alert, batch.now, self._policy)
         if where.point is not None:
             after = replace(after, machine=where.machine, site=where.site, criticality=where.criticality)
         if after.episode > case.episode:
-            case_store.add_log(batch.connection, case.id, batch.now, TRIAGE, "reopened", f"alert {alert.id}")
+            batch.changes.log(case.id, batch.now, TRIAGE, "reopened", f"alert {alert.id}")
         return after
 
     def _look_again(self, now: float) -> bool:
@@ -197,7 +207,7 @@ class Triage:
         due = [case for case in case_store.find_cases(connection, numbers) if case.look_at is not None]
         places = places_of(connection, {case.point for case in due if case.point is not None})
         silent = silences_within(connection, now, now, {case.device for case in due}, now)
-        batch = _Slice(connection, now, places, silent, [])
+        batch = _Slice(connection, now, places, silent, _scores_of(connection, due))
         again = []
         for case in due:
             if case.look_at is None or case.look_at > now:
@@ -205,12 +215,11 @@ class Triage:
             if not case.resolved:
                 again.append(case)
             elif case.raised and case.resolved_by != TRIAGE:
-                case_store.add_log(connection, case.id, now, TRIAGE, "reopened", "still raised after its quiet time")
+                batch.changes.log(case.id, now, TRIAGE, "reopened", "still raised after its quiet time")
                 again.append(reopened(case, now, now))
             else:
-                case_store.update_case(connection, replace(case, look_at=None))
+                batch.changes.put(replace(case, look_at=None))
         self._judge_all(batch, again)
-        self._announce(connection, batch.told)
 
     def _judge_all(self, batch: _Slice, changed: Iterable[Case]) -> None:
         """Judge and store the cases of one transaction, and the cases about releases that some of them belong to."""
@@ -220,7 +229,7 @@ class Triage:
         parts: dict[int, list[Case]] = {}
         for case in waiting:
             if case.resolved:
-                case_store.update_case(batch.connection, case)
+                batch.changes.put(case)
                 continue
             suspect = suspects.get((case.model, case.release))
             if suspect is not None and case.parent is None and case.kind != Kind.RELEASE:
@@ -230,20 +239,22 @@ class Triage:
             self._judge(batch, case)
         for suspect in suspects.values():
             if suspect.id in parts or suspect.look_at is None:
-                self._judge(batch, grown(batch.connection, suspect, parts.get(suspect.id, [])))
+                present = batch.changes.find(suspect.id) or case_store.find_case(batch.connection, suspect.id)
+                self._judge(batch, grown(present, parts.get(suspect.id, [])))
+        batch.changes.write(batch.connection)
+        self._announce(batch.connection, batch.told)
 
     def _judge(self, batch: _Slice, case: Case) -> None:
-        connection, now = batch.connection, batch.now
-        if case.parent is not None:
-            parent = case_store.find_case(connection, case.parent)
-            if parent.resolved:
-                resolve_child(connection, case, parent, now)
-                return
+        now = batch.now
+        if case.parent is not None and batch.parent(case.parent).resolved:
+            resolve_child(batch.connection, case, batch.parent(case.parent), now)
+            return
         silence = silencing(batch.silent, case.device, case.point, batch.places, now)
         true_faults, false_alarms = self._findings.of(case.model)
         facts = triage.Facts(
             silenced_until=None if silence is None else silence.to_at,
             silence_reason="" if silence is None else silence.reason,
+            score=batch.scores.get((case.device, case.pipeline)) if case.kind == Kind.MACHINE else None,
             true_faults=true_faults,
             false_alarms=false_alarms,
         )
@@ -259,8 +270,8 @@ class Triage:
             after = replace(after, told=case.severity)
         if (after.attention, after.state) != (case.attention, case.state):
             event = "settled" if judged.settle else f"triage: {judged.attention}"
-            case_store.add_log(connection, case.id, now, TRIAGE, event, "; ".join(judged.why))
-        stored = case_store.update_case(connection, after)
+            batch.changes.log(case.id, now, TRIAGE, event, "; ".join(judged.why))
+        stored = batch.changes.put(after)
         if kind is not None:
             batch.told.append(occurrence_of(kind, stored, now))
 
@@ -280,6 +291,18 @@ def _sites_of(connection: Connection, names: set[str]) -> dict[str, str | None]:
     """The sites that devices say they are on, for what is mapped to no point."""
     query = select(devices.c.id, devices.c.site).where(devices.c.id.in_(sorted(names)))
     return {row.id: row.site for row in connection.execute(query)}
+
+
+def _scores_of(connection: Connection, due: Sequence[Case]) -> dict[tuple[str, str], float]:
+    """The newest scores of the pipelines of cases, where they are not older than the case's newest alert."""
+    since = {(case.device, case.pipeline): case.last_at for case in due}
+    columns = (latest.c.device, latest.c.pipeline, latest.c.at, latest.c.score)
+    query = select(*columns).where(latest.c.device.in_(sorted({device for device, _ in since})))
+    return {
+        (row.device, row.pipeline): row.score
+        for row in connection.execute(query)
+        if row.score is not None and row.at is not None and row.at >= since.get((row.device, row.pipeline), row.at + 1)
+    }
 
 
 def _where(point: str | None, places: Mapping[str, Place], site: str | None) -> Where:
@@ -304,6 +327,11 @@ def _alert(row: Row[Any], silenced: bool) -> CaseAlert:
         "zone",
     )
     return CaseAlert(**{name: row._mapping[name] for name in names}, silenced=silenced)
+
+
+def _marked(case: Case | None, alert: CaseAlert, where: Where) -> dict[str, Any]:
+    number = None if case is None else case.id
+    return {"b_id": alert.id, "case": number, "b_point": where.point, "quiet": alert.silenced}
 
 
 def _mark(connection: Connection, joined: list[dict[str, Any]]) -> None:

@@ -48,11 +48,13 @@ def release_suspects(
         if known is not None and not known.resolved:
             found[model, release] = known
             continue
+        query = select(releases.c.published_at).where(releases.c.model == model, releases.c.release == release)
+        published_at = connection.execute(query).scalar()
+        if not is_release_wide(_MOST, _MOST, published_at, now, policy):
+            continue  # whatever was raised, the release is too old to be the cause
         since = now - policy.burst_seconds
         of_release = case_store.opened_since(connection, model, release, since, _MOST)
         of_model = case_store.opened_since(connection, model, None, since, _MOST)
-        query = select(releases.c.published_at).where(releases.c.model == model, releases.c.release == release)
-        published_at = connection.execute(query).scalar()
         if not is_release_wide(len(of_release), len(of_model), published_at, now, policy):
             continue
         if known is not None and known.resolved_at is not None and now - known.resolved_at < policy.burst_seconds:
@@ -62,9 +64,8 @@ def release_suspects(
     return found
 
 
-def grown(connection: Connection, parent: Case, parts: Sequence[Case]) -> Case:
+def grown(case: Case, parts: Sequence[Case]) -> Case:
     """The case about a release with ``parts``, which became part of it, counted; not stored yet."""
-    case = case_store.find_case(connection, parent.id)
     worst = "critical" if any(part.worst == "critical" for part in parts) else case.worst
     count = case.episode_alerts + len(parts)
     return replace(case, episode_alerts=count, alerts=case.alerts + len(parts), worst=worst, severity=worst)
@@ -77,7 +78,7 @@ def _adopt_older(connection: Connection, older: Sequence[Case], but: set[int], p
         part = adopt(case, parent)
         if case.id not in but and case.parent is None and part.parent is not None:
             parts.append(case_store.update_case(connection, replace(part, look_at=now)))
-    case_store.update_case(connection, grown(connection, parent, parts))
+    case_store.update_case(connection, grown(parent, parts))
 
 
 def _open(connection: Connection, key: str, example: Case, now: float) -> Case:
@@ -100,6 +101,6 @@ def _open(connection: Connection, key: str, example: Case, now: float) -> Case:
         opened_at=now,
         changed_at=now,
     )
-    made = case_store.insert_case(connection, case)
+    [made] = case_store.insert_cases(connection, [case])
     case_store.add_log(connection, made.id, now, TRIAGE, "opened", "many points raised alerts soon after the release")
     return made

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from wheeltapper_fleet.telemetry.schemas import PointView
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "AssetView",
     "Attributes",
     "Bearing",
+    "CurveView",
     "ImportResult",
     "ImportedAsset",
     "Iso20816Class",
     "MappingEnd",
     "MappingRequest",
     "MappingView",
+    "PointHistory",
     "SpeedSource",
 ]
 
@@ -187,6 +190,24 @@ class MappingView(BaseModel):
     channel: str
     from_at: float
     to_at: float | None
+
+
+class CurveView(BaseModel):
+    """What a device's pipeline measured of a point from ``from_at`` to ``to_at`` (Unix seconds)."""
+
+    device: str
+    pipeline: str
+    channel: str
+    from_at: float
+    to_at: float
+    points: list[PointView]
+
+
+class PointHistory(BaseModel):
+    """The history of a point: one curve for each device that measured it, oldest first."""
+
+    asset: str
+    curves: list[CurveView]
 
 
 class AssetView(BaseModel):

@@ -119,8 +119,7 @@ class Delivery:
             for row in batch:
                 attempts = row.attempts + 1
                 dead = error.of_message or attempts >= MAX_ATTEMPTS
-                next_at = now + pause_seconds(attempts)
-                values = {"attempts": attempts, "error": str(error)[:300], "next_at": next_at}
+                values = {"attempts": attempts, "error": str(error)[:300]}
                 connection.execute(
                     update(notifications)
                     .where(notifications.c.id == row.id)
@@ -162,7 +161,7 @@ class Delivery:
 def _waiting(target: str, now: float) -> Any:
     """What is due for a target, oldest first."""
     due = (notifications.c.target == target, _WAITING, notifications.c.next_at <= now)
-    return select(notifications).where(*due).order_by(notifications.c.id)
+    return select(notifications).where(*due).order_by(notifications.c.next_at, notifications.c.id)
 
 
 def _mark(connection: Connection, target: str, **values: Any) -> None:

@@ -35,7 +35,7 @@ notify_targets = Table(
     Column("sent_at", Float),
 )
 
-_WAITING = text("state = 'waiting'")
+_WAITING, _DEAD = text("state = 'waiting'"), text("state = 'dead'")
 notifications = Table(
     "notifications",
     metadata,
@@ -53,8 +53,8 @@ notifications = Table(
     Column("next_at", Float, nullable=False),
     Column("sent_at", Float),
     Column("error", String(300)),
-    Index("ix_notifications_waiting", "target", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
+    Index("ix_notifications_waiting", "target", "next_at", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
     Index("ix_notifications_target", "target", "id"),
-    Index("ix_notifications_state", "state", "id"),
+    Index("ix_notifications_dead", "id", sqlite_where=_DEAD, postgresql_where=_DEAD),
     Index("ix_notifications_created_at", "created_at"),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, Row, select
+from sqlalchemy import Engine, Row, select, text
 
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
@@ -15,6 +15,9 @@ from wheeltapper_fleet.notify.schemas import NotificationView, TargetView
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 
 __all__ = ["get_target", "list_notifications", "list_targets"]
+
+_STATES: Final = {name: text(f"state = '{name}'") for name in ("waiting", "sent", "dead")}
+"""Written out, so that the database sees that an index of one state has them all."""
 
 
 def list_targets(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[TargetView]:
@@ -59,7 +62,7 @@ def list_notifications(
     if target is not None:
         query = query.where(notifications.c.target == target)
     if state is not None:
-        query = query.where(notifications.c.state == state)
+        query = query.where(_STATES[state])
     key = (notifications.c.id,)
     with reading(engine) as connection:
         rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True)

@@ -13,6 +13,7 @@ from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.api.problem import problem_response
 from wheeltapper_fleet.api.versions import IfMatch, decided_on
 from wheeltapper_fleet.assets import service, views
+from wheeltapper_fleet.assets.history import point_history
 from wheeltapper_fleet.assets.schemas import (
     AssetChange,
     AssetDetail,
@@ -23,16 +24,20 @@ from wheeltapper_fleet.assets.schemas import (
     ImportResult,
     MappingEnd,
     MappingRequest,
+    PointHistory,
 )
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.telemetry.history import MAX_POINTS
 
 __all__ = ["router"]
 
 _LOG: Final = logging.getLogger(__name__)
+_DAY_SECONDS: Final = 86_400.0
 router = APIRouter()
 AssetId: TypeAlias = ModelName
 """Assets are named as models are."""
+Time: TypeAlias = Annotated[float | None, Query(ge=0, le=1e11, allow_inf_nan=False, description="Unix seconds.")]
 Within: TypeAlias = Annotated[AssetId | None, Query(description="Only this asset and what belongs to it.")]
 
 
@@ -81,6 +86,20 @@ def import_assets(body: AssetImport, context: Context, who: Who) -> ImportResult
 def get_asset(asset: AssetId, context: Context, response: Response) -> AssetDetail:
     """One asset. The header ``ETag`` is its version."""
     return _shown(context, asset, response)
+
+
+@router.get("/assets/{asset}/history")
+def get_history(
+    asset: AssetId,
+    context: Context,
+    from_: Annotated[Time, Query(alias="from")] = None,
+    to: Time = None,
+    points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="How many points at most.")] = 500,
+) -> PointHistory:
+    """The scores of a point, whichever devices measured it; by default of the last day."""
+    until = context.clock() if to is None else to
+    since = until - _DAY_SECONDS if from_ is None else from_
+    return point_history(context.engine, asset, since, until, points)
 
 
 @router.patch("/assets/{asset}", response_model=AssetDetail)
