@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select
 
 from tests.fleet.devices.queries import NOW, facts, queries
-from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.devices.audience import in_audience, select_audience
 from wheeltapper_fleet.devices.reported import store_reported
 from wheeltapper_fleet.devices.selection import facts_of, where
@@ -127,3 +128,27 @@ def test_tags_read_by_people_and_by_queries_are_the_same(engine: Engine) -> None
         assert sorted(rows) == [("dev-1", "line", "4"), ("dev-2", "line", "3")]
         shown = connection.execute(select(devices.c.tags).order_by(devices.c.id)).scalars().all()
         assert shown == [{"line": "4"}, {"line": "3"}]
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("tag.line = x", "ix_device_tags_name_value_device"),
+        ("tag.line in (3, 4)", "ix_device_tags_name_number_device"),
+        ("tag.line > 3", "ix_device_tags_name_number_device"),
+        ('attr.agent_version < "0.2"', "ix_device_attributes_name_sort_key_device"),
+        ("release(main) = 7 and model(main) = bearing", "ix_device_pipelines_pipeline_model_release_device"),
+        ("site = north", "ix_devices_site_id"),
+        ("not online", "ix_devices_online_id"),
+        ("state = quarantined", "ix_devices_state_online_id"),
+        ("last_seen < 7d ago", "ix_devices_seen_id"),
+    ],
+)
+def test_a_query_reads_an_index(tmp_path: Path, query: str, index: str) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/fleet.db")
+    wanted = select(devices.c.id).where(where(parse(query), NOW))
+    text = str(wanted.compile(database, compile_kwargs={"literal_binds": True}))
+    with reading(database) as connection:
+        plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
+    assert index in plan, plan
+    database.dispose()

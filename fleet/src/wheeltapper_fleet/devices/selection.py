@@ -3,10 +3,10 @@
 Invariants:
     * It selects what :meth:`~wheeltapper_fleet.ground.query.Query.matches` matches on the facts of :func:`facts_of`.
     * No condition is NULL, so that ``not`` is its opposite.
-    * A comparison of a tag, an attribute or a pipeline's release reads the index of its table, not the devices.
+    * A comparison of a tag, an attribute or a pipeline's release reads an index of its table, not the devices.
 
-Cost: proportional to the devices that one comparison with ``=``, ``in`` or ``like`` selects, or to those that have the
-tag or attribute at all where its values are ordered; 100,000 of them take some tens of milliseconds.
+Cost: proportional to the devices that one comparison selects; for ``like``, to those that have the tag or attribute at
+all. 100,000 of them take some tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _text(table: Table, operator: str, values: tuple[str | float | bool, ...]) -
         return or_(*either, and_(table.c.number.is_not(None), table.c.number.in_(numbers))) if numbers else either[0]
     (value,) = values
     if isinstance(value, str):
-        return _ordered(_BytesOrder(table.c.sort_key), operator, natural(value))
+        return _ordered(table.c.sort_key, operator, natural(value))
     return and_(table.c.number.is_not(None), _ordered(table.c.number, operator, value))
 
 
@@ -164,13 +164,6 @@ class _Glob(GenericFunction[bool]):
     name = "wheeltapper_glob"
 
 
-class _BytesOrder(GenericFunction[str]):
-    """A text that is compared by its bytes, whatever the order of the database's language."""
-
-    inherit_cache = True
-    name = "wheeltapper_bytes_order"
-
-
 @compiles(_Glob, "sqlite")
 def _glob_of_sqlite(element: _Glob, compiler: Any, **options: Any) -> str:
     column, pattern = element.clauses
@@ -184,13 +177,3 @@ def _glob_of_postgresql(element: _Glob, compiler: Any, **options: Any) -> str:
     for sign, meaning in (("\\", "\\\\"), ("%", "\\%"), ("_", "\\_"), ("*", "%"), ("?", "_")):
         pattern = func.replace(pattern, sign, meaning)
     return f"({compiler.process(column, **options)} LIKE {compiler.process(pattern, **options)})"
-
-
-@compiles(_BytesOrder, "sqlite")
-def _bytes_of_sqlite(element: _BytesOrder, compiler: Any, **options: Any) -> str:
-    return str(compiler.process(element.clauses.clauses[0], **options))
-
-
-@compiles(_BytesOrder, "postgresql")
-def _bytes_of_postgresql(element: _BytesOrder, compiler: Any, **options: Any) -> str:
-    return f'({compiler.process(element.clauses.clauses[0], **options)} COLLATE "C")'

@@ -41,6 +41,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.dialects import postgresql
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
@@ -87,6 +88,9 @@ SEEN: Final[ColumnElement[float]] = func.coalesce(devices.c.last_seen_at, litera
 """When a device was last seen; 0 for one that never was. As an index holds it: write it the same way everywhere."""
 Index("ix_devices_seen_id", SEEN, devices.c.id)
 
+_BYTES_ORDER: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""A text that is compared by its bytes, whatever the language of the database."""
+
 device_tags = Table(
     "device_tags",
     metadata,
@@ -94,8 +98,10 @@ device_tags = Table(
     Column("name", String(120), primary_key=True),
     Column("value", String(200), nullable=False),
     Column("number", Float),
-    Column("sort_key", Text, nullable=False),
+    Column("sort_key", _BYTES_ORDER, nullable=False),
     Index("ix_device_tags_name_value_device", "name", "value", "device"),
+    Index("ix_device_tags_name_number_device", "name", "number", "device"),
+    Index("ix_device_tags_name_sort_key_device", "name", "sort_key", "device"),
 )
 
 device_attributes = Table(
@@ -105,9 +111,11 @@ device_attributes = Table(
     Column("name", String(120), primary_key=True),
     Column("value", String(200), nullable=False),
     Column("number", Float),
-    Column("sort_key", Text, nullable=False),
+    Column("sort_key", _BYTES_ORDER, nullable=False),
     Column("at", Float, nullable=False),
     Index("ix_device_attributes_name_value_device", "name", "value", "device"),
+    Index("ix_device_attributes_name_number_device", "name", "number", "device"),
+    Index("ix_device_attributes_name_sort_key_device", "name", "sort_key", "device"),
 )
 
 device_pipelines = Table(
