@@ -29,6 +29,7 @@ __all__ = ["MAX_DEVICES", "Order", "load_faults", "simulate"]
 MAX_DEVICES: Final = 100_000
 _PROGRESS_SECONDS: Final = 5.0
 _TIMEOUT_SECONDS: Final = 30.0
+_LIMITED_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,13 @@ async def _enrol(
             say(f"enrolled {done}")
 
     def token_of(device: str) -> str:
-        return str(client.create_token(device, tags={"simulated": "yes", **order.tags})["token"])
+        while True:
+            try:
+                return str(client.create_token(device, tags={"simulated": "yes", **order.tags})["token"])
+            except FleetError as error:
+                if error.code != "api.rate_limited" or stop.is_set():
+                    raise
+                time.sleep(_LIMITED_SECONDS)
 
     work = asyncio.create_task(enrol(identities, order.names, order.server, token_of, progress))
     ended = asyncio.create_task(stop.wait())
