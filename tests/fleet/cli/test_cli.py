@@ -97,11 +97,8 @@ def test_serve_looks_for_keys_before_it_takes_a_port_or_makes_a_folder(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_is_quick() -> None:
-    run("version")
-    began = time.monotonic()
+def test_help_needs_no_heavy_library() -> None:
     assert run("--help").returncode == 0
-    assert time.monotonic() - began < 2.0  # 0.3 s on an idle machine
     text = "import sys, wheeltapper_fleet.cli.app\n"
     text += "print([m for m in ('fastapi', 'sqlalchemy', 'numpy', 'httpx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", text], env=ENVIRONMENT, capture_output=True, text=True, check=True)

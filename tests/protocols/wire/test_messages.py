@@ -138,3 +138,20 @@ def test_what_no_reader_would_accept_is_not_sent(body: m.ReportBody) -> None:
     with pytest.raises(WireError) as caught:
         codec.encode(m.Report(epoch="0" * 16, oldest=1, seq=1, at=0.0, body=body))
     assert caught.value.code == "wire.invalid"
+
+
+@pytest.mark.parametrize(("depth", "refused"), [(190, False), (210, True), (900, True), (9_000, True), (100_000, True)])
+def test_how_deep_json_may_be_nested_does_not_depend_on_python(depth: int, refused: bool) -> None:
+    payload = b'{"online":true,"at":1.0,"x":' + b"[" * depth + b"]" * depth + b"}"
+    if not refused:
+        assert codec.decode(Up.STATUS, payload) == m.Status(online=True, at=1.0)
+        return
+    with pytest.raises(WireError) as caught:
+        codec.decode(Up.STATUS, payload)
+    assert caught.value.code == "wire.malformed"
+
+
+def test_brackets_in_texts_and_beside_each_other_are_not_nested() -> None:
+    beside = b"[" + b",".join([b"{}"] * 500) + b"]"
+    payload = b'{"online":true,"at":1.0,"x":"' + b"[" * 500 + rb"\"[[\\" + b'","y":' + beside + b"}"
+    assert codec.decode(Up.STATUS, payload) == m.Status(online=True, at=1.0)

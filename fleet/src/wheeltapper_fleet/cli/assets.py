@@ -132,12 +132,14 @@ def asset_retire(
 
 
 @asset_app.command("delete")
-def asset_delete(asset: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None) -> None:
+def asset_delete(
+    asset: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """Remove an asset that was made by mistake; refused where it has history."""
     with open_client(url, token_file, data_dir) as client:
         version = client.call("GET", f"/assets/{asset}")["version"]
         client.call("POST", f"/assets/{asset}/delete", {"expected_version": version})
-    typer.echo(f"{asset} is removed")
+    print_result({"id": asset, "deleted": True}, f"{asset} is removed", as_json)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import re
 from threading import local
 from typing import Any, Final, TypeVar
 
@@ -30,6 +31,9 @@ MAX_DECOMPRESSED_BYTES: Final = 1024 * 1024
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_MINIMUM_BYTES: Final = 512
 """Shorter payloads are not compressed: they do not get shorter."""
+_MAX_NESTING: Final = 200
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS: Final = re.compile(rb"[\[{\]}]")
 _M = TypeVar("_M", bound=msgspec.Struct)
 
 _MESSAGE_PACKED: Final[tuple[type[msgspec.Struct], ...]] = (Telemetry,)
@@ -94,6 +98,8 @@ def _decode(struct: type[_M], payload: bytes) -> _M:
         raise WireError("wire.too_large", f"the payload has {len(payload)} bytes; the cap is {MAX_PAYLOAD_BYTES}")
     if struct in _MESSAGE_PACKED and payload[:4] == _ZSTD_MAGIC:
         payload = _decompress(payload)
+    if struct not in _MESSAGE_PACKED and _too_deep(payload):
+        raise WireError("wire.malformed", f"{struct.__name__.lower()}: it is nested deeper than {_MAX_NESTING}")
     try:
         decoded: _M = _DECODERS[struct].decode(payload)
     except msgspec.ValidationError as error:
@@ -101,6 +107,17 @@ def _decode(struct: type[_M], payload: bytes) -> _M:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         raise WireError("wire.malformed", f"{struct.__name__.lower()}: {error}") from error
     return decoded
+
+
+def _too_deep(payload: bytes) -> bool:
+    """Whether JSON is nested deeper than any message is. How deep msgspec itself reads depends on Python's version."""
+    if payload.count(b"[") + payload.count(b"{") <= _MAX_NESTING:
+        return False
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", payload)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest > _MAX_NESTING
 
 
 _OF_THREAD: Final = local()
