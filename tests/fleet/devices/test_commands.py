@@ -21,6 +21,7 @@ from wheeltapper_fleet.devices.commands import (
     read_bundle,
 )
 from wheeltapper_fleet.devices.connections import KEPT, list_connections
+from wheeltapper_fleet.devices.lifecycle import forget_device
 from wheeltapper_fleet.devices.presence import store_status
 from wheeltapper_fleet.devices.settings import change_settings, get_settings, settings_for
 from wheeltapper_fleet.ground.errors import FleetError
@@ -146,6 +147,9 @@ def test_settings_are_told_until_the_device_has_them(engine: Engine) -> None:
     for change in ({"log_level": "LOUD"}, {"batch_seconds": -1.0}, {"colour": "red"}, {"status_seconds": "x"}):
         with pytest.raises(FleetError, match=r"\[setting\.invalid\]"):
             change_settings(engine, "dev-1", change, who="ann", why="", now=NOW)
+    forget_device(engine, "dev-1", who="ann", now=NOW)
+    keep(engine, {"dev-1": {}})
+    assert get_settings(engine, "dev-1").version == 0, "a device that is forgotten begins anew"
     with pytest.raises(FleetError, match=r"\[device\.not_found\]"):
         change_settings(engine, "nobody", {"log_level": "INFO"}, who="ann", why="", now=NOW)
 

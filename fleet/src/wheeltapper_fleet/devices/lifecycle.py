@@ -14,7 +14,7 @@ from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.notices import clear_notices
 from wheeltapper_fleet.devices.reported import clear_reported
 from wheeltapper_fleet.devices.rules import Action, DeviceState, after
-from wheeltapper_fleet.devices.tables import devices, enrolment_tokens
+from wheeltapper_fleet.devices.tables import device_settings, devices, enrolment_tokens
 from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
 
@@ -80,6 +80,7 @@ def forget_device(engine: Engine, device: str, *, who: str, now: float) -> None:
         clear_notices(connection, device)
         clear_reported(connection, device)
         write_tags(connection, {device: {}})
+        connection.execute(delete(device_settings).where(device_settings.c.device == device))
         if connection.execute(delete(devices).where(devices.c.id == device)).rowcount != 1:
             raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
         write_log(connection, [Entry(device, "forget")], who, now)
