@@ -14,6 +14,7 @@ from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels
 from wheeltapper_fleet.campaigns.tables import (
     assignments,
     assignments_due,
+    campaign_cursors,
     campaign_log,
     campaign_tallies,
     campaigns,
@@ -52,6 +53,7 @@ __all__ = [
     "assignments",
     "assignments_due",
     "audit",
+    "campaign_cursors",
     "campaign_gates",
     "campaign_log",
     "campaign_tallies",

@@ -27,7 +27,11 @@ SPECS = st.fixed_dictionaries(
     {"model": st.sampled_from(["bearing", "bearing", "Bearing"]), "release": st.sampled_from([1, 2, 0, 10**9, "1"])},
     optional={
         "pipelines": st.lists(NAMES, max_size=3),
-        "audience": some(devices=st.lists(NAMES, max_size=2), tags=st.dictionaries(st.just("site"), NAMES)),
+        "audience": some(
+            continuous=st.sampled_from([True, False, 1]),
+            devices=st.lists(NAMES, max_size=2),
+            tags=st.dictionaries(st.just("site"), NAMES),
+        ),
         "waves": st.lists(
             some(
                 percent=NUMBERS,

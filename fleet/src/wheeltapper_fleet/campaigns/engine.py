@@ -39,6 +39,7 @@ from wheeltapper_fleet.campaigns.dispatch import (
 )
 from wheeltapper_fleet.campaigns.due import any_due, any_tellings, mark_next_told, next_due, settle
 from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
+from wheeltapper_fleet.campaigns.joining import join, next_changes, who_joins
 from wheeltapper_fleet.campaigns.moves import any_overdue, end_overdue
 from wheeltapper_fleet.campaigns.observations import gated_tick
 from wheeltapper_fleet.campaigns.rules.campaign import CampaignState, next_look, step
@@ -105,7 +106,7 @@ class CampaignEngine:
             with self._database.begin() as connection:
                 mark_published(connection, self._handed)
             self._handed = []
-        more = self._end_overdue(now)
+        more = self._end_overdue(now) | self._join(now)
         with reading(self._database) as connection:
             names = campaigns_to_step(connection, now)
         for campaign in names:
@@ -174,6 +175,16 @@ class CampaignEngine:
                 return False
         with self._database.begin() as connection:
             return end_overdue(connection, SLICE, now) == SLICE
+
+    def _join(self, now: float) -> bool:
+        """Let devices join the continuous campaigns whose audience they have entered; returns whether to go on."""
+        with reading(self._database) as connection:
+            devices, last_line = next_changes(connection, now, SLICE)
+            joining = who_joins(connection, devices, now)
+        if last_line:
+            with self._database.begin() as connection:
+                join(connection, joining, last_line, now)
+        return bool(last_line)
 
     def _mark(self, now: float) -> bool:
         """Mark who is to be told anew, and who lacks a default release that was set; returns whether to go on."""

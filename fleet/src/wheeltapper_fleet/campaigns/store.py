@@ -208,5 +208,6 @@ def _columns(campaign: Campaign, now: float) -> dict[str, Any]:
         ],
         "reason": campaign.reason,
         "taken_back": campaign.taken_back,
+        "continuous": campaign.spec.audience.continuous,
         "updated_at": now,
     }

@@ -3,6 +3,8 @@
     * ``campaigns``: one row per campaign; ``version`` rises with each change of state, waves or reason. From ``due_at``
       on a tick looks at it though nothing has happened to it; NULL: never. ``takes_back`` is the campaign whose
       devices this one takes back; ``taken_back`` counts devices of this one that were.
+      ``continuous``: devices may join it.
+    * ``campaign_cursors``: up to which row another room's log was followed.
     * ``executions``: one device's attempt within a campaign, or for a default release (the other of the two columns is
       NULL). ``pipelines`` are those that it covers; NULL until it is first ordered. ``ended_at`` is NULL until it has
       ended. ``attempt`` counts how often the device was asked, from 1.
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text, false
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
@@ -35,6 +37,7 @@ from wheeltapper_fleet.db.stored_json import StoredJson
 __all__ = [
     "assignments",
     "assignments_due",
+    "campaign_cursors",
     "campaign_log",
     "campaign_tallies",
     "campaigns",
@@ -58,6 +61,7 @@ campaigns = Table(
     Column("due_at", Float, index=True),
     Column("taken_back", Integer, nullable=False, default=0, server_default="0"),
     Column("takes_back", String(64), index=True),
+    Column("continuous", Boolean, nullable=False, default=False, server_default=false()),
     Index("ix_campaigns_created_at_id", "created_at", "id"),
 )
 
@@ -105,6 +109,13 @@ tally_changes = Table(
     Column("state", String(24), nullable=False),
     Column("n", Integer, nullable=False),
     Column("assigned", Integer, nullable=False),
+)
+
+campaign_cursors = Table(
+    "campaign_cursors",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("after", BigInteger, nullable=False),
 )
 
 assignments = Table(

@@ -21,6 +21,7 @@ LEFT_OUT: Final[dict[str, str]] = {
     "sessions": "secrets",
     "assignments": "signed texts that only their device needs; what they say is in executions",
     "assignments_due": "work that is under way",
+    "campaign_cursors": "work that is under way",
     "tally_changes": "work that is under way: what is not in campaign_tallies yet",
     "tellings": "work that is under way",
     "messages": "its records are in the table records",

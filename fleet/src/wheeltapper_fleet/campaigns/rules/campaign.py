@@ -320,8 +320,8 @@ def _take_back(campaign: Campaign, tallies: Tallies) -> StepResult:
 
 
 def _tick_last(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:
-    """All waves have passed: complete once everything has ended."""
-    if tallies.unfinished:
+    """All waves have passed: complete once everything has ended, if no device can join any more."""
+    if tallies.unfinished or campaign.spec.audience.continuous:
         return _assign_open(campaign, tallies, tick)
     effects: list[Effect] = [Log("completed")]
     if campaign.spec.make_default:

@@ -71,13 +71,15 @@ class Audience(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     (in the language of :mod:`wheeltapper_fleet.ground.query`), and committed the release of the campaign
     ``committed_in``, if that is given.
 
-    It is evaluated once, when the campaign is created.
+    It is evaluated once, when the campaign is created. Where it is ``continuous``, a device that enters it later (it
+    enrols, or its tags or its state change) joins the last wave, and the campaign does not complete by itself.
     """
 
     devices: list[Name] = []
     tags: dict[str, str] = {}
     query: Annotated[str, Meta(max_length=2000)] = ""
     committed_in: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?\Z")] = ""
+    continuous: bool = False
 
 
 class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
