@@ -14,6 +14,7 @@ from sqlalchemy import Engine, func, select
 from tests.fleet.api.harness import MODEL, AdminServer, TableCampaigns
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.access import repeats
+from wheeltapper_fleet.access.permissions import ROUTES
 from wheeltapper_fleet.access.repeats import Answer
 from wheeltapper_fleet.api.limits import RateLimits
 from wheeltapper_fleet.client.fleet_client import FleetClient
@@ -68,6 +69,15 @@ def test_a_campaign_that_is_asked_for_twice_is_made_once(server: AdminServer) ->
             answer = http.post(f"{API}/campaigns", json=body, headers={b"Idempotency-Key": wrong.encode("latin-1")})
             assert answer.status_code in (400, 422), wrong
     assert campaigns(server) == 2
+
+
+def test_what_only_asks_is_no_change(server: AdminServer) -> None:
+    asking = [path.partition(" ")[2] for path, needed in ROUTES.items() if path.startswith("POST") and needed == "read"]
+    assert asking
+    with server.http() as http:
+        for path in asking:
+            http.post(API + path, json={"spec": {"model": MODEL, "release": 1}})
+        assert http.get(f"{API}/audit").json()["items"] == []
 
 
 def test_what_was_refused_may_be_asked_again_with_the_same_key(server: AdminServer) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wheeltapper_fleet.access.permissions import ROUTES
 from wheeltapper_fleet.audit.store import Change, record_change
 from wheeltapper_fleet.ground.request import current_request
 
@@ -66,13 +67,16 @@ class Recorder:
         principal = scope.get("state", {}).get("principal")
         if principal is None or (400 <= status < 500 and status != _FORBIDDEN):
             return None
+        template = getattr(scope.get("route"), "path", scope["path"])
+        if status != _FORBIDDEN and ROUTES.get(f"{scope['method']} {template}") == "read":
+            return None  # it asks with a body, as the plan of a campaign does, and changes nothing
         notes = current_request()
         subject: dict[str, Any] = {**scope.get("path_params", {}), **(notes.subject if notes else {})}
         return Change(
             at=self._clock(),
             who=principal.name,
             via=principal.via,
-            route=f"{scope['method']} {getattr(scope.get('route'), 'path', scope['path'])}",
+            route=f"{scope['method']} {template}",
             subject={name: str(value) for name, value in subject.items()},
             status=status,
             request=notes.id if notes else "",
