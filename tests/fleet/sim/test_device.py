@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -25,12 +26,21 @@ from wheeltapper_protocols.wire.assignment import (
     encode_assignment,
 )
 from wheeltapper_protocols.wire.codec import decode, encode
+from wheeltapper_protocols.wire.commands import (
+    CancelCommand,
+    CaptureCommand,
+    Command,
+    CommandReport,
+    DiagnosticsCommand,
+    RestartPipelineCommand,
+    Settings,
+    SettingsCommand,
+)
 from wheeltapper_protocols.wire.messages import (
     Ack,
     Alert,
     AssignmentRefused,
-    CancelCommand,
-    Command,
+    CaptureReport,
     ExecutionReport,
     Report,
     Status,
@@ -251,6 +261,34 @@ def test_what_an_assignment_leaves_out_or_a_command_cancels_is_given_up() -> Non
     rig.live(5.0)
     assert rig.states[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
     assert rig.device.memory.running == {"main": ("pump", 1)}
+
+
+def test_commands_are_answered_once_and_settings_are_taken_over() -> None:
+    rig = Rig()
+
+    def order(name: str, body: Any) -> None:
+        for _ in range(2):
+            rig.tell(Down.COMMAND, encode(Command(id=name, expires_at=START + 99, body=body)))
+
+    order("m-1", DiagnosticsCommand())
+    order("m-2", RestartPipelineCommand(pipeline="main"))
+    order("m-3", RestartPipelineCommand(pipeline="other"))
+    order("m-4", CaptureCommand(pipeline="main", snapshots=3))
+    order("m-5", SettingsCommand(version=3, settings=Settings(status_seconds=5.0)))
+    order("m-6", SettingsCommand(version=2, settings=Settings(status_seconds=600.0)))
+    rig.live(21.0)
+    answers = [body for _, body in sorted(rig.heard.items()) if isinstance(body, CommandReport | CaptureReport)]
+    assert [(each.command, each.code) for each in answers] == [
+        ("m-1", ""),
+        ("m-2", ""),
+        ("m-3", "pipeline.unknown"),
+        ("m-4", "capture.failed"),
+    ]
+    assert isinstance(answers[0], CommandReport)
+    assert json.loads(zlib.decompress(answers[0].bundle)) == {"simulated": True, "faults": []}
+    assert rig.statuses[-1].settings_version == 3
+    assert rig.statuses[-1].settings == Settings(status_seconds=5.0)
+    assert len([status for status in rig.statuses if status.at > START + 1]) == 4, "every five seconds now"
 
 
 def test_an_execution_that_is_too_late_fails_by_its_deadline() -> None:

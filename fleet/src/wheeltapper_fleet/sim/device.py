@@ -10,7 +10,9 @@ What this module does not do: connect (:mod:`simulator`), know TUF (:mod:`trust`
 
 from __future__ import annotations
 
+import json
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,13 +26,20 @@ from wheeltapper_fleet.sim.messages import MessageFaults, Say
 from wheeltapper_fleet.sim.spool import Spool
 from wheeltapper_fleet.sim.updates import Memory, Metadata, Updates
 from wheeltapper_protocols.wire.codec import decode_down, encode
+from wheeltapper_protocols.wire.commands import (
+    CancelCommand,
+    CaptureCommand,
+    Command,
+    CommandReport,
+    DiagnosticsCommand,
+    RestartPipelineCommand,
+    Settings,
+    SettingsCommand,
+)
 from wheeltapper_protocols.wire.messages import (
     Ack,
     AssignmentRefused,
-    CancelCommand,
-    CaptureCommand,
     CaptureReport,
-    Command,
     ExecutionState,
     PipelineStatus,
     Report,
@@ -92,6 +101,7 @@ class SimulatedDevice:
         self._later: list[tuple[float, ReportBody]] = []
         self._answered: set[str] = set()
         self._refused = ""
+        self._settings_version, self._settings = 0, Settings()
         self._dead_until = -math.inf
         self._status_at = self.started
         first = draw(seed, self.name, "first batch")
@@ -159,7 +169,7 @@ class SimulatedDevice:
             self._lose_connection(now)
         if self.connected:
             if now >= self._status_at:
-                self._status_at = now + self.behaviour.status_seconds
+                self._status_at = now + (self._settings.status_seconds or self.behaviour.status_seconds)
                 self._out += self._messages.passed(Say(Up.STATUS, encode(self._status(now)), retain=True), now)
             for kind, message in self.spool.due(now):
                 self._out += self._messages.passed(Say(kind, encode(message)), now)
@@ -224,12 +234,25 @@ class SimulatedDevice:
         return self.turn(now)
 
     def _on_command(self, command: Command, now: float) -> None:
-        if command.id in self._answered:
+        if command.id in self._answered or command.expires_at < self.clock(now):
             return
         self._answered.add(command.id)
         match command.body:
             case CancelCommand(execution=name):
                 self.updates.cancel(name, now)
+            case SettingsCommand(version=version, settings=settings):
+                if version > self._settings_version:
+                    self._settings_version, self._settings = version, settings
+                self._status_at = now
+            case DiagnosticsCommand():
+                said = {"simulated": True, "faults": [f.kind_of(each) for each in self.faults]}
+                self.report(CommandReport(command=command.id, bundle=zlib.compress(json.dumps(said).encode())), now)
+            case RestartPipelineCommand(pipeline=pipeline) if pipeline in self.behaviour.pipelines:
+                self._machine.restart(self.behaviour, now)
+                self.report(CommandReport(command=command.id), now)
+            case RestartPipelineCommand(pipeline=pipeline):
+                detail = f"there is no pipeline {pipeline}"
+                self.report(CommandReport(command=command.id, code="pipeline.unknown", detail=detail), now)
             case CaptureCommand(pipeline=pipeline):
                 detail = "a simulated device has no samples to record"
                 self.report(
@@ -290,6 +313,9 @@ class SimulatedDevice:
             execution_state=state,
             pipelines={name: self._pipeline(name) for name in self.behaviour.pipelines},
             instance=self.instance,
+            attributes={"simulated": "yes"},
+            settings_version=self._settings_version,
+            settings=self._settings if self._settings_version else None,
         )
 
     def _pipeline(self, name: str) -> PipelineStatus:
