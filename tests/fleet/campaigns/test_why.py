@@ -175,6 +175,12 @@ def test_a_revoked_device_and_pipelines_that_are_not_there(world: World) -> None
     with world.database.begin() as connection:
         connection.execute(devices.update().values(state="revoked"))
     assert asked(world).asked.startswith("Nothing is asked of it: the device may not connect")
+    with world.database.begin() as connection:
+        connection.execute(devices.update().values(state="retired"))
+    assert asked(world).asked.startswith("Nothing is asked of it: the device may not connect")
+    with world.database.begin() as connection:
+        connection.execute(devices.update().values(state="quarantined"))
+    assert asked(world).asked.startswith("Nothing is asked of it: the device is in quarantine")
     with pytest.raises(FleetError, match="there is no device 'nobody'"):
         why(world.database, "nobody")
 

@@ -24,7 +24,7 @@ from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES
 from wheeltapper_fleet.campaigns.schemas import HappeningView, PipelineReasons, Why
 from wheeltapper_fleet.campaigns.tables import assignments, campaigns, default_releases, executions
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.devices.rules import DeviceState
+from wheeltapper_fleet.devices.rules import DeviceState, may_connect
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import ProtocolError
@@ -68,7 +68,8 @@ def why(engine: Engine, device: str, pipeline: str | None = None) -> Why:
             name,
             shown=facts.shown if said else None,
             shown_at=facts.shown_at,
-            revoked=facts.state == DeviceState.REVOKED,
+            revoked=not may_connect(facts.state),
+            quarantined=facts.state == DeviceState.QUARANTINED,
             attempts=sorted([*covering.get(name, ()), *covering.get(ALL_PIPELINES, ())], key=lambda each: each.at),
             default=default,
             default_next_at=next_attempt_at(tries),

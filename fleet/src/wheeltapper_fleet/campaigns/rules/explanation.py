@@ -104,6 +104,9 @@ class Explanation:
     happenings: tuple[Happening, ...]
 
 
+_IN_QUARANTINE: Final = "Nothing is asked of it: the device is in quarantine, until it is reinstated."
+
+
 def explain(
     pipeline: str,
     *,
@@ -114,6 +117,7 @@ def explain(
     default: DefaultRelease | None,
     default_next_at: float,
     signed: SignedOrder | None,
+    quarantined: bool = False,
 ) -> Explanation:
     """Explain one pipeline.
 
@@ -126,6 +130,7 @@ def explain(
         default: the default release that covers it, if any.
         default_next_at: when that may be tried (again); inf: never again.
         signed: the newest assignment, if any.
+        quarantined: whether the device is in quarantine.
     """
     runs = None if shown is None else shown.get(pipeline)
     return Explanation(
@@ -133,7 +138,7 @@ def explain(
         model=None if runs is None else runs[0],
         release=None if runs is None else runs[1],
         runs=_runs(pipeline, shown, attempts),
-        asked=_asked(revoked, attempts, default, default_next_at, runs),
+        asked=_IN_QUARANTINE if quarantined else _asked(revoked, attempts, default, default_next_at, runs),
         failed=_failed(attempts),
         beaten=tuple(_beaten(each, attempts) for each in attempts if _beat(each)),
         happenings=_happenings(shown, shown_at, pipeline, attempts, default, signed),
