@@ -22,6 +22,7 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from wheeltapper_fleet.broker.buffered_client import BufferedClient
 from wheeltapper_fleet.broker.partitions import STATUS_FILTER, device_topic, is_mine, partition_filter
 from wheeltapper_fleet.broker.permissions import FLEET_CLIENT_ID
 from wheeltapper_fleet.ground.errors import FleetError
@@ -98,7 +99,7 @@ class FleetLink:
         context = ssl.create_default_context(cafile=str(ca))
         context.load_cert_chain(str(certificate), str(key))
         version = self._versions[self._version]
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=version)
+        client = BufferedClient(CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=version)
         client.tls_set_context(context)
         client.reconnect_delay_set(min_delay=1, max_delay=2)
         client.max_queued_messages_set(20_000)

@@ -108,7 +108,7 @@ def _notice_undated(connection: Connection, delivered: Sequence[Delivered], now:
     counts: Counter[str] = Counter()
     for device, message, _ in delivered:
         records = message.records if isinstance(message, Telemetry) else [message]
-        counts[device] += sum(record.undated for record in records)
+        counts[device] += sum([record.undated for record in records])
     for device, count in counts.items():
         if count:
             text = (

@@ -19,7 +19,9 @@ What this module does not do: turn messages into bytes (:mod:`codec`), name topi
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta
@@ -28,7 +30,7 @@ from wheeltapper_protocols.drift.sketch import MAX_SKETCH_BYTES, decode_sketches
 from wheeltapper_protocols.signal.iso20816 import Zone
 from wheeltapper_protocols.signal.quality import DataQuality
 from wheeltapper_protocols.wire.commands import CancelCommand, CaptureCommand, Command, CommandReport, Settings
-from wheeltapper_protocols.wire.ids import SHA256_PATTERN
+from wheeltapper_protocols.wire.ids import NAME_PATTERN, SHA256_PATTERN
 from wheeltapper_protocols.wire.values import (
     NO_SCORE,
     Code,
@@ -83,6 +85,14 @@ __all__ = [
     "TelemetryRecord",
     "Text",
 ]
+
+TextOfName: TypeAlias = Annotated[str, Meta(max_length=63)]
+"""A name whose pattern is checked when the struct is built."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_name(text: str) -> bool:
+    return re.match(NAME_PATTERN, text) is not None
 
 
 class PipelineStatus(MessageBase, frozen=True, kw_only=True):
@@ -141,12 +151,12 @@ class TelemetryRecord(MessageBase, frozen=True, kw_only=True, gc=False):
     """One window of a pipeline, with its score. Without a release it has no score."""
 
     seq: Seq
-    pipeline: Name
+    pipeline: TextOfName
     window: Count
     """Index of the window since its source began, without gaps: 0, 1, 2, …"""
     t_s: Seconds
     """Start of the window by the machine's clock, in seconds; in a replay, the time in the recording."""
-    model: Name | None = None
+    model: TextOfName | None = None
     release: Release | None = None
     score: float | None = None
     """1.0 is the warning threshold."""
@@ -167,6 +177,9 @@ class TelemetryRecord(MessageBase, frozen=True, kw_only=True, gc=False):
         total = self.t_s + (self.score or 0.0) + (self.latency_ms or 0.0) + (self.value or 0.0)
         if not math.isfinite(total):
             super().__post_init__()
+        # A pattern on the fields would be matched anew for every record, which costs more than to decode it.
+        if not (_is_name(self.pipeline) and (self.model is None or _is_name(self.model))):
+            raise ValueError("pipeline and model must be names: a-z, 0-9 and -, not beginning with -")
 
 
 class Telemetry(MessageBase, frozen=True, kw_only=True):
