@@ -28,8 +28,8 @@ from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.ground.wakeup import Wakeup
 from wheeltapper_agent.host.attributes import device_attributes
 from wheeltapper_agent.host.commands import CommandRunner, Ordered
-from wheeltapper_agent.host.diagnostics import LogTail, diagnostics
 from wheeltapper_agent.host.local_socket import SOCKET_FILE, LocalServer
+from wheeltapper_agent.host.log_tail import LogTail
 from wheeltapper_agent.host.notify import Notifier
 from wheeltapper_agent.host.settings import SETTINGS_FILE, SettingsKeeper
 from wheeltapper_agent.host.status import STATUS_FILE, AgentStatus
@@ -380,6 +380,8 @@ class Agent:
                 self._restart_pipeline(body.pipeline)
                 return CommandReport(command=command)
             case DiagnosticsCommand():
+                from wheeltapper_agent.host.diagnostics import diagnostics  # some MB, needed for this alone
+
                 log = self._log_tail.lines(body.log_lines)
                 answer = self._status.answer
                 bundle = diagnostics(

@@ -21,7 +21,8 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.host.attributes import config_hash
 from wheeltapper_agent.host.commands import CommandRunner, Ordered
-from wheeltapper_agent.host.diagnostics import REMOVED, LogTail, diagnostics, redacted
+from wheeltapper_agent.host.diagnostics import REMOVED, diagnostics, redacted
+from wheeltapper_agent.host.log_tail import LogTail
 from wheeltapper_agent.host.settings import SETTINGS_FILE, SettingsKeeper
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.records.config import DeliveryConfig

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +25,7 @@ from wheeltapper_agent.host.runtime_checks import check_runtimes
 from wheeltapper_protocols.errors import brief
 from wheeltapper_protocols.wire.commands import MAX_BUNDLE_BYTES
 
-__all__ = ["REMOVED", "LogTail", "diagnostics", "redacted"]
+__all__ = ["REMOVED", "diagnostics", "redacted"]
 
 REMOVED: Final = "(removed)"
 _SECRET_KEY: Final = re.compile(r"pass|secret|token|credential|key|user|auth", re.IGNORECASE)
@@ -35,28 +33,6 @@ _SECRET_IN_URL: Final = re.compile(r"(://)[^/@\s\"']+@")
 _SECRET_IN_TEXT: Final = re.compile(
     r"(?i)((?:password|passwd|secret|token|credential)s?\"?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
 )
-_LINE_CHARACTERS: Final = 500
-_LINES_KEPT: Final = 500
-
-
-class LogTail(logging.Handler):
-    """Keeps the newest lines of the log in memory, some 100 KB at most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line."""
-        try:
-            self._lines.append(self.format(record)[:_LINE_CHARACTERS])
-        except Exception:  # noqa: BLE001  # as logging does: what cannot be formatted must not end its caller
-            self.handleError(record)
-
-    def lines(self, most: int) -> list[str]:
-        """The newest ``most`` lines, oldest first."""
-        return list(self._lines)[-most:] if most else []
 
 
 def diagnostics(
