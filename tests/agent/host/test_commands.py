@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.agent.spool_kit import Clock
 from wheeltapper_agent.config import AgentConfig, DeviceConfig
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.host.attributes import config_hash
+from wheeltapper_agent.host.attributes import config_hash, device_attributes
 from wheeltapper_agent.host.commands import CommandRunner, Ordered
 from wheeltapper_agent.host.diagnostics import REMOVED, diagnostics, redacted
 from wheeltapper_agent.host.log_tail import LogTail
@@ -179,6 +180,12 @@ def test_what_goes_wrong_is_the_answer_and_an_answer_that_is_lost_is_given_again
     assert done == ["bug", "lost", "lost", "last"]
     runner.stop()
     assert runner.alive()
+
+
+def test_attributes_name_the_libraries_that_are_installed(tmp_path: Path) -> None:
+    found = device_attributes(configuration(tmp_path))
+    assert found["lib.numpy"] == version("numpy")
+    assert {"os", "arch", "python", "config"} <= set(found)
 
 
 def test_settings_that_cannot_be_read_are_none(tmp_path: Path) -> None:

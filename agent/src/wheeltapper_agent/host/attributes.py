@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from wheeltapper_agent.config import AgentConfig
@@ -31,11 +30,7 @@ def device_attributes(config: AgentConfig) -> dict[str, str]:
         "python": ".".join(str(part) for part in sys.version_info[:3]),
         "config": config_hash(config),
     }
-    for library in _LIBRARIES:
-        try:
-            found[f"lib.{library}"] = version(library)
-        except PackageNotFoundError:
-            continue
+    found |= {f"lib.{library}": version for library, version in _installed().items()}
     return {name: value[:_MAX_CHARACTERS] for name, value in found.items()}
 
 
@@ -43,6 +38,26 @@ def config_hash(config: AgentConfig) -> str:
     """The same for the same configuration, whatever the order and the comments of its file; another one otherwise."""
     text = json.dumps(dataclasses.asdict(config), sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARACTERS]
+
+
+def _installed() -> dict[str, str]:
+    """The versions of those of :data:`_LIBRARIES` that are installed, by the names of the folders that describe them.
+
+    ``importlib.metadata`` would tell the same, for a megabyte of memory.
+    """
+    wanted = {library.replace("-", "_"): library for library in _LIBRARIES}
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for name in names:
+            project, _, version = name.removesuffix(".dist-info").rpartition("-")
+            library = wanted.get(project.lower().replace("-", "_"))
+            if library is not None and name.endswith(".dist-info"):
+                found.setdefault(library, version)
+    return found
 
 
 def _plain(value: Any) -> str:
