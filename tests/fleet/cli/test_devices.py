@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -125,3 +126,17 @@ def test_what_is_asked_of_a_device(server: AdminServer, tmp_path: Path) -> None:
     assert "[command.out]" in refused(
         server, "command", "diagnostics", "press-1", "--out", str(tmp_path / "bundle.json")
     )
+
+
+def test_records_and_history_of_a_device(server: AdminServer) -> None:
+    server.add_device("press-1")
+    server.add_scores("press-1", [0.2, 0.4, 0.6], "warning")
+    lines = [line.split() for line in said(server, "records", "press-1", "--limit", "2").splitlines()]
+    assert [line[line.index("telemetry") - 1] for line in lines[1:]] == ["3", "2"]  # the newest first
+    assert "0.600" in lines[1]
+    assert "no record of that time" in said(server, "records", "press-1", "--kind", "alert")
+    found = json.loads(said(server, "history", "press-1", "--pipeline", "bearing", "--hours", "1", "--json"))
+    assert sum(point["windows"] for point in found["points"]) == 3
+    text = said(server, "history", "press-1", "--pipeline", "bearing", "--hours", "1", "--points", "1")
+    assert "0.400" in text
+    assert "no window of that time" in said(server, "history", "press-1", "--pipeline", "other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -188,3 +189,33 @@ def test_a_scattered_spool_is_refused_and_goes_on_from_below(engine: Engine, mon
     assert deliver(8) == (4, [])
     assert deliver(5, 7) == (8, [])
     assert [each.seq for each in stored_records(engine)] == [2, 4, 6, 1, 3, 8, 5, 7]
+
+
+def test_processes_that_store_the_same_at_once_store_it_once(engine: Engine) -> None:
+    """A device sends again to another ingest process while the first one still stores what it sent before."""
+    errors: list[Exception] = []
+
+    def work(shift: int) -> None:
+        try:
+            for first in range(1 + shift, 60, 4):
+                message = Telemetry(epoch=EPOCHS[0], oldest=1, records=[window(seq) for seq in range(first, first + 8)])
+                with engine.begin() as connection:
+                    store_messages(connection, [(f"dev-{first % 2}", message, b""), ("dev-1", message, b"")], NOW)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the test shows it
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(shift,)) for shift in (0, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    found = [each.seq for each in stored_records(engine, "dev-1")]
+    assert len(found) == len(set(found))
+    assert set(found) >= set(range(1, 67))
+    with reading(engine) as connection:
+        assert record_totals(connection, ["dev-1"])["dev-1"].stored == len(found)
+        fine = select(func.sum(tables.rollups.c.windows)).where(
+            tables.rollups.c.span == 300, tables.rollups.c.device == "dev-1"
+        )
+        assert connection.execute(fine).scalar_one() == len(found)
