@@ -190,9 +190,13 @@ class CampaignAction(_Request):
 
 
 class Totals(BaseModel):
-    """The fleet in a few numbers. ``warning`` and ``critical`` are devices whose present score says so."""
+    """The fleet in a few numbers. ``devices`` are all, ``pending`` those that have not enrolled yet.
+
+    ``warning`` and ``critical`` are devices whose present score says so.
+    """
 
     devices: int
+    pending: int
     online: int
     warning: int
     critical: int

@@ -27,7 +27,7 @@ def fleet_summary(engine: Engine) -> Summary:
         records = total_records(connection)
         windows = count_windows(connection)
     return Summary(
-        devices_enrolled=totals.devices,
+        devices_enrolled=totals.devices - totals.pending,
         devices_online=totals.online,
         windows=windows,
         records=records,

@@ -24,12 +24,13 @@ def fleet_totals(engine: Engine, now: float | None = None) -> Totals:
     """
     moment = time.time() if now is None else now
     with reading(engine) as connection:
-        devices, online = count_present(connection)
+        devices, pending, online = count_present(connection)
         warning, critical = count_alarms(connection, moment)
         releases = count_releases(connection)
         states = count_campaigns(connection)
     return Totals(
         devices=devices,
+        pending=pending,
         online=online,
         warning=warning,
         critical=critical,

@@ -77,10 +77,12 @@ def list_rows(
     return Page([rows[name] for name in ids.items if name in rows], ids.next)
 
 
-def count_present(connection: Connection) -> tuple[int, int]:
-    """How many devices there are, and how many of them are online; counted in an index."""
-    counted = connection.execute(select(devices.c.online, func.count()).group_by(devices.c.online)).all()
-    return sum(count for _, count in counted), sum(count for online, count in counted if online)
+def count_present(connection: Connection) -> tuple[int, int, int]:
+    """How many devices there are, how many of them are pending, and how many online; counted in an index."""
+    query = select(devices.c.state, devices.c.online, func.count()).group_by(devices.c.state, devices.c.online)
+    counted = connection.execute(query).all()
+    pending = sum(count for state, _, count in counted if state == DeviceState.PENDING)
+    return sum(count for _, _, count in counted), pending, sum(count for _, online, count in counted if online)
 
 
 def count_alarms(connection: Connection, now: float) -> tuple[int, int]:
