@@ -1,4 +1,5 @@
-"""Devices: enrolments, status messages and commands come in; certificates, presence and commands to send go out.
+"""Devices: enrolments, status messages, tags, queries and what is asked of devices come in; certificates, presence, the
+life of devices, audiences, commands and settings to send go out.
 
-``schemas.py`` is pure; the other files use the database.
+``rules.py``, ``instances.py`` and ``schemas.py`` are pure; the other files use the database.
 """
