@@ -93,6 +93,9 @@ def test_one_of_each_is_killed_and_nothing_is_lost_or_done_twice(service: Servic
     first, second = service.client("api-1"), service.client("api-2")
     first.publish_bundle(stage.folder / "bundle", stage.team_key)
     options = ["--devices", str(DEVICES), "--rate", "2", "--batch-seconds", "1", "--update-seconds", "6"]
+    alive = {each["name"]: each["leads"] for each in first.processes() if each["alive"]}
+    assert sorted(alive) == sorted(service.names)
+    assert [name for name, leads in alive.items() if leads] == [service.leader()[0]]
     simulated = Simulated(stage, *options, "--seconds", "600")
     online = sa.select(sa.func.count()).select_from(tables.devices).where(tables.devices.c.online.is_(True))
     wait_for("every device to be online", lambda: service.scalar(online) == DEVICES, 90.0)

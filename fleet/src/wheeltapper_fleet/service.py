@@ -54,6 +54,7 @@ from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.notify.delivery import Delivery
 from wheeltapper_fleet.notify.outbox import announce
 from wheeltapper_fleet.processes.leadership import Leadership
+from wheeltapper_fleet.processes.membership import Membership
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.reloading import AdminCertificate, IngestCertificate, ServerCertificate, on_loop
@@ -207,6 +208,10 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
     upkeep = Upkeep(trust.repository, trust.ca, database, clock, config.admin_tls_certificate)
     upkeep.turn()
     messaging = start_messaging(config, ports["mqtt"], trust.ca, database, stack)
+    if database.dialect.name == "postgresql" and config.role != "ingest":  # that has joined
+        membership = Membership(database, config.process, config.role)
+        stack.callback(membership.stop)
+        membership.start()
     failing = [messaging.failing]
     if config.role in ("all", "engine") and messaging.link is not None:
         work = LeadersWork(trust.director.sign, messaging.link, functools.partial(_duties, config, messaging))

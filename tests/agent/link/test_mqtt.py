@@ -382,6 +382,26 @@ def test_two_agents_with_one_identity_at_a_real_broker(authority: Authority, tmp
         broker.kill()
 
 
+def test_a_node_that_is_dead_is_passed_by(authority: Authority, tmp_path: Path) -> None:
+    """Whichever node a device begins with, it comes to the one that lives, and goes on to another when that dies."""
+    brokers = [Mosquitto(authority, tmp_path / f"node-{number}") for number in (1, 2)]
+    brokers[0].kill()
+    certificate, key = authority.pair("device-1")
+    others = (("127.0.0.1", brokers[1].port), ("127.0.0.1", free_port()))
+    address = BrokerAddress("device-1", "127.0.0.1", brokers[0].port, authority.path, certificate, key, others)
+    link = Link(address, lambda: None, lambda _kind, _payload: None, reconnect_max_seconds=0.5)
+    try:
+        link.start()
+        until(lambda: link.connected, 20, "the node that lives")
+        brokers[0].start()
+        brokers[1].kill()
+        until(lambda: not link.connected, 10, "the end of that node")
+        until(lambda: link.connected, 20, "the node that lives now")
+    finally:
+        link.stop(timeout_seconds=5)
+        brokers[0].kill()
+
+
 def test_connections_that_break_soon_are_counted_and_hint_at_a_copied_identity(
     authority: Authority, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:

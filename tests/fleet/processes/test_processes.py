@@ -12,7 +12,8 @@ from tests.fleet.broker.rig import until
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.processes.leadership import Leadership
-from wheeltapper_fleet.processes.membership import ALIVE_SECONDS, Membership, list_processes
+from wheeltapper_fleet.processes.membership import ALIVE_SECONDS, Membership
+from wheeltapper_fleet.processes.views import list_processes
 from wheeltapper_fleet.tables import leadership, metadata, processes, refused
 
 
@@ -165,7 +166,10 @@ def test_members_hear_of_each_other_and_of_who_died(databases: tuple[Engine, Eng
     members["engine-1"] = Membership(databases[0], "engine-1", "engine")
     members["engine-1"].start()
     until(lambda: heard == {"a": ("a", "b"), "b": ("a", "b")})
-    found = {row["name"]: (row["role"], row["alive"], row["leads"]) for row in list_processes(databases[0])}
+    page = list_processes(databases[0], 2)
+    rest = list_processes(databases[0], 2, page.next)
+    assert (len(page.items), len(rest.items), rest.next) == (2, 1, None)
+    found = {row.name: (row.role, row.alive, row.leads) for row in (*page.items, *rest.items)}
     assert found == {"a": ("ingest", True, False), "b": ("ingest", True, False), "engine-1": ("engine", True, False)}
     members["b"]._stopping.set()  # killed: it does not say goodbye
     until(lambda: heard["a"] == ("a",), ALIVE_SECONDS + 10)

@@ -69,6 +69,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /api-tokens/{token}/revoke": "access.manage",
     "GET /audit": "audit.read",
     "GET /summary": "read",
+    "GET /processes": "read",
     "GET /events": "read",
     "POST /tokens": "device.enrol",
     "POST /device-tokens": "device.enrol",

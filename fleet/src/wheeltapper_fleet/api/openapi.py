@@ -26,6 +26,7 @@ _SUBJECTS: Final = {
     "default-releases": "What devices run where no campaign says otherwise.",
     "devices": "Enrolment tokens, devices and their life.",
     "events": "Live changes of what a screen shows.",
+    "processes": "The processes of a service that is several.",
     "releases": "Publish, list and verify releases; drift.",
     "summary": "The fleet in numbers.",
 }

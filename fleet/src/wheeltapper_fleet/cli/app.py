@@ -25,6 +25,7 @@ from wheeltapper_fleet.cli.history import history_app
 from wheeltapper_fleet.cli.keys import keys_app
 from wheeltapper_fleet.cli.notify import notify_app
 from wheeltapper_fleet.cli.options import AsJson
+from wheeltapper_fleet.cli.processes import processes
 from wheeltapper_fleet.cli.releases import release_app
 from wheeltapper_fleet.cli.simulate import simulate
 from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
@@ -65,6 +66,7 @@ app.add_typer(token_app, name="token")
 
 
 app.command()(demo)
+app.command()(processes)
 app.command()(export)
 app.command()(simulate)
 app.command()(who)

@@ -295,6 +295,10 @@ class FleetClient(DeviceCalls):
         """The newest ``limit`` changes: who, what, when."""
         return list(islice(self.items("/audit", {"limit": min(limit, MAX_LIMIT)}), limit))
 
+    def processes(self) -> list[dict[str, Any]]:
+        """The processes of the service that ran in the last week, by name."""
+        return list(self.items("/processes"))
+
     def delivery(self, device: str) -> dict[str, Any]:
         """How many records of a device are ``stored``, ``missing``, ``dropped``, ``refused``."""
         return dict(self._get(f"/devices/{quoted(device)}/delivery"))

@@ -21,10 +21,10 @@ from sqlalchemy import Connection, Engine, delete, extract, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from wheeltapper_fleet import __version__
-from wheeltapper_fleet.db.engine import reading, upsert_statement
-from wheeltapper_fleet.processes.tables import leadership, processes
+from wheeltapper_fleet.db.engine import upsert_statement
+from wheeltapper_fleet.processes.tables import processes
 
-__all__ = ["ALIVE_SECONDS", "Membership", "list_processes"]
+__all__ = ["ALIVE_SECONDS", "Membership", "database_time"]
 
 _LOG: Final = logging.getLogger(__name__)
 _BEAT_SECONDS: Final = 1.0
@@ -91,7 +91,7 @@ class Membership:
 
     def _turn(self, *, first: bool) -> None:
         with self._database.begin() as connection:
-            now = _database_time(connection)
+            now = database_time(connection)
             self._beat(connection, now, first)
             alive = (processes.c.role == self._role, processes.c.seen_at > now - ALIVE_SECONDS)
             query = select(processes.c.name).where(*alive).order_by(processes.c.name)
@@ -111,19 +111,7 @@ class Membership:
             connection.execute(delete(processes).where(processes.c.seen_at < now - _KEPT_SECONDS))
 
 
-def list_processes(database: Engine) -> list[dict[str, Any]]:
-    """Every process that ran in the last week, by name: role, host, process id, since when, whether it is alive and
-    whether it leads.
-    """
-    with reading(database) as connection:
-        now = _database_time(connection)
-        holders = set(connection.execute(select(leadership.c.holder)).scalars())
-        rows = connection.execute(select(processes).order_by(processes.c.name).limit(1000)).mappings()
-        found = [{**row, "alive": row["seen_at"] > now - ALIVE_SECONDS} for row in rows]
-    return [{**row, "leads": row["alive"] and row["name"] in holders} for row in found]
-
-
-def _database_time(connection: Connection) -> float:
+def database_time(connection: Connection) -> float:
     """Unix seconds, by the database's clock."""
     if connection.dialect.name == "postgresql":
         return float(connection.execute(select(extract("epoch", func.clock_timestamp()))).scalar_one())
