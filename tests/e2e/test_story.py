@@ -120,6 +120,11 @@ def test_the_whole_story(stage: Stage) -> None:
     assert sum(reason["share"] for reason in alert["reasons"]) <= 1.0 + 1e-6
     assert all(reason["value"] != reason["usual"] for reason in alert["reasons"])
     check_drift(stage, story)
+    [case] = wait_for(
+        "triage to open a case", lambda: stage.client.call("GET", "/cases", order="newest")["items"], 30.0
+    )
+    assert (case["device"], case["kind"]) == (worn["device"], "machine")
+    assert case["why"]
 
     # 6. Another machine gets a model of its own, which the fleet did not have when its keys were made.
     story.second_model()

@@ -18,7 +18,7 @@ from wheeltapper_fleet.assets.schemas import MappingRequest
 from wheeltapper_fleet.assets.service import map_point
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.tables import latest
+from wheeltapper_fleet.tables import devices, latest
 from wheeltapper_protocols.wire.messages import NO_SCORE, Severity
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -115,6 +115,30 @@ def test_maintenance_keeps_and_counts_and_what_is_still_raised_is_told_at_its_en
     assert [each.data["case"]["point"] for each in works.told] == ["hub", "front"]
     with pytest.raises(FleetError, match=r"silence\.not_found"):
         end_silence(works.engine, number, 2500.0)
+
+
+def test_a_silence_that_is_ended_by_hand_ends_at_once(works: Works) -> None:
+    works.alert(1000.0, severity=CRITICAL)
+    works.alert(1000.0, "d-1", severity=CRITICAL)
+    works.turn(1001.0)
+    assert len(works.told) == 2
+    with works.engine.begin() as connection:
+        connection.execute(insert(devices).values(id="d-1", tags={}, online=True, state="active"))
+    numbers = [
+        create_silence(
+            works.engine, asset=asset, query=query, from_at=1100.0, to_at=9000.0, reason="r", who="ann", now=1100.0
+        )
+        for asset, query in (("works", ""), (None, "online"))
+    ]
+    works.turn(1101.0)
+    assert [case.attention for case in works.open()] == ["nobody", "nobody"]
+    works.alert(1200.0, severity=CRITICAL)
+    works.turn(1201.0)
+    for number in numbers:
+        end_silence(works.engine, number, 1300.0)
+    works.turn(1301.0)
+    assert [case.attention for case in works.open()] == ["person", "person"]
+    assert len(works.told) == 2
 
 
 def test_no_score_is_a_case_of_the_device_that_settles_with_it(works: Works) -> None:

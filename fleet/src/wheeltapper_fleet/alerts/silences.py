@@ -1,7 +1,7 @@
 """Silences: maintenance of an asset and what belongs to it, or of the devices of a query, from when to when.
 
-Invariant: an alert within a silence is kept and counted; only nobody is told while it lasts. When it ends, triage looks
-again at what is still raised.
+Invariant: an alert within a silence is kept and counted; only nobody is told while it lasts. When it ends, also by
+hand, triage looks again at what is still raised; when it begins, at what is open.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from wheeltapper_fleet.alerts.tables import silences
+from wheeltapper_fleet.alerts.case_store import lock_cases
+from wheeltapper_fleet.alerts.tables import cases, silences
 from wheeltapper_fleet.assets.lookup import Place
-from wheeltapper_fleet.assets.store import find_assets
+from wheeltapper_fleet.assets.store import find_assets, points_below
 from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
@@ -52,6 +53,7 @@ def create_silence(
     if query.strip():
         parse(query)
     with engine.begin() as connection:
+        lock_cases(connection)
         if asset is not None and not find_assets(connection, [asset]):
             raise FleetError("asset.not_found", f"there is no asset {asset[:63]!r}", 404)
         valid = select(silences.c.id).where(silences.c.to_at > now).limit(_MOST)
@@ -59,6 +61,8 @@ def create_silence(
             raise FleetError("silence.too_many", f"there are {_MOST} silences already; end some", 409)
         row = {"asset": asset, "query": query.strip(), "from_at": from_at, "to_at": to_at, "reason": reason}
         done = connection.execute(insert(silences).values({**row, "who": who, "created_at": now}))
+        if from_at <= now:
+            _judge_again(connection, asset, query, now)
         return int(done.inserted_primary_key[0]) if done.inserted_primary_key else 0
 
 
@@ -69,9 +73,24 @@ def end_silence(engine: Engine, number: int, now: float) -> None:
         FleetError: ``silence.not_found``: there is none, or it has ended.
     """
     with engine.begin() as connection:
+        lock_cases(connection)
         same = (silences.c.id == number, silences.c.to_at > now)
-        if connection.execute(update(silences).where(*same).values(to_at=now)).rowcount != 1:
+        row = connection.execute(select(silences).where(*same)).first()
+        if row is None:
             raise FleetError("silence.not_found", f"there is no silence {number} that could be ended", 404)
+        connection.execute(update(silences).where(*same).values(to_at=now))
+        waiting = (cases.c.look_at == row.to_at, cases.c.attention == "nobody")
+        connection.execute(update(cases).where(*waiting).values(look_at=now))
+
+
+def _judge_again(connection: Connection, asset: str | None, query: str, now: float) -> None:
+    """Have triage look at once at the open cases of what was silenced."""
+    if asset is not None:
+        kind = find_assets(connection, [asset])[asset]["kind"]
+        meant = cases.c.point.in_(points_below(asset, kind))
+    else:
+        meant = cases.c.device.in_(select(devices.c.id).where(where(parse(query), now)))
+    connection.execute(update(cases).where(cases.c.state == "open", meant).values(look_at=now))
 
 
 def silences_within(

@@ -20,6 +20,8 @@ __all__ = [
     "insert_assets",
     "insert_mapping",
     "lock_assets",
+    "mappings_of",
+    "points_below",
     "spans_of",
     "update_row",
 ]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from fastapi import APIRouter, Path, Query, Response
-from fastapi.responses import JSONResponse
 
 from wheeltapper_fleet.alerts import silences, views
 from wheeltapper_fleet.alerts.schemas import (
@@ -24,6 +23,7 @@ from wheeltapper_fleet.alerts.schemas import (
 from wheeltapper_fleet.alerts.service import Cases, Feedback
 from wheeltapper_fleet.api.context import AdminContext, Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
+from wheeltapper_fleet.api.problem import problem_response
 from wheeltapper_fleet.api.versions import IfMatch, decided_on
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
@@ -177,6 +177,6 @@ def _act(context: AdminContext, case: int, response: Response, action: Callable[
         if error.status != 409:
             raise
         current = views.get_case(context.engine, case)
-        content = {"code": error.code, "message": error.message, "current": current.model_dump(mode="json")}
-        return JSONResponse(content, status_code=409, headers={"ETag": f'"{current.version}"'})
+        headers = {"ETag": f'"{current.version}"'}
+        return problem_response(error.code, error.message, 409, headers, current=current.model_dump(mode="json"))
     return _shown(context, case, response)
