@@ -107,6 +107,8 @@ def test_devices_that_are_not_active_are_counted_outside(world: World) -> None:
         ({"speed": 1}, "campaign.spec_invalid"),
         ({"success": {"count": 6}}, "campaign.rule_unreachable"),
         ({"pipelines": ["other"]}, "campaign.pipeline_unknown"),
+        ({"on_abort": "ROLLBACK_TO", "rollback_to": 9}, "release.not_found"),
+        ({"on_abort": "ROLLBACK_TO", "rollback_to": 1}, "campaign.spec_invalid"),
         ({"time_zone": "Moon/Sea"}, "campaign.time_zone_unknown"),
         ({"audience": {"query": "id ="}}, "query.invalid"),
     ],

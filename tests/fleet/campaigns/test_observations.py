@@ -182,9 +182,11 @@ def test_a_wave_passes_only_when_its_gates_do(many: World) -> None:
     assert "the others against their own past" in many.campaign(campaign).gates[0].sentence
 
 
-@pytest.mark.parametrize(("on_abort", "state"), [("PAUSE", "PAUSED"), ("CANCEL_PENDING", "ABORTED")])
+@pytest.mark.parametrize(
+    ("on_abort", "state"), [("PAUSE", "PAUSED"), ("CANCEL_PENDING", "ABORTED"), ("ROLLBACK_TO", "ROLLED_BACK")]
+)
 def test_a_broken_gate_stops_the_campaign_as_it_asks(many: World, on_abort: str, state: str) -> None:
-    campaign = gated(many, [GATE], on_abort=on_abort)
+    campaign = gated(many, [GATE], on_abort=on_abort, **({"rollback_to": 1} if on_abort == "ROLLBACK_TO" else {}))
     look(many)
     live(many, campaign, SLOW, FINE)
     look(many)
@@ -243,6 +245,20 @@ def test_rolled_back_releases_break_the_crash_free_gate(many: World) -> None:
     found = look(many)[0]
     assert (found.verdict, found.devices) == ("BROKEN", 20)
     assert "10 of 20 kept the release (at least 95 %)" in found.sentence
+
+
+def test_a_device_that_failed_and_was_tried_again_is_heard(many: World) -> None:
+    campaign = gated(many, [GATE, {"kind": "crash_free"}], success={"percent": 10})
+    look(many)
+    again = of_wave(many, campaign)[0]
+    mine = (executions.c.campaign == campaign, executions.c.device == again)
+    with many.database.begin() as connection:
+        connection.execute(executions.update().where(*mine).values(state="FAILED", updated_at=many.now))
+    assert look(many)[1].devices == 0
+    with many.database.begin() as connection:
+        connection.execute(executions.update().where(*mine).values(state="ASSIGNED", updated_at=many.now))
+    live(many, campaign, FINE, FINE)
+    assert [each.devices for each in look(many).values()] == [20, 20]
 
 
 def test_a_campaign_whose_gates_cannot_be_read_is_named_once_and_stops_no_other(

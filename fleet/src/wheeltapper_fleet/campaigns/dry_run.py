@@ -20,15 +20,14 @@ from wheeltapper_fleet.campaigns.rules.forecast import Known, Outcome, Prospect,
 from wheeltapper_fleet.campaigns.rules.foresight import foresee
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.schemas import CampaignPlan, PlannedDevice, PlannedWave
+from wheeltapper_fleet.campaigns.service import check_releases
 from wheeltapper_fleet.campaigns.windows import check_time_zone, closed_until
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import device_tags, devices
-from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, read_cursor, write_cursor
 from wheeltapper_fleet.ground.query import parse
-from wheeltapper_fleet.registry.tables import releases
 
 __all__ = ["SLICE", "plan_campaign"]
 
@@ -61,7 +60,7 @@ def plan_campaign(
     check_time_zone(checked)
     begin = 0 if after is None else int(read_cursor(after, int)[0])
     with reading(engine) as connection:
-        _check_release(connection, checked)
+        check_releases(connection, checked)
         waves = plan_waves(checked, audience_of(connection, checked.audience, now))
         places = [(device, number) for number, wave in enumerate(waves, 1) for device in wave]
         items: list[PlannedDevice] = []
@@ -111,12 +110,6 @@ def _with_counts(
         "warnings": foresee(spec, waves, shown),
     }
     return plan.model_copy(update=changed)
-
-
-def _check_release(connection: Connection, spec: CampaignSpec) -> None:
-    known = select(releases.c.release).where(releases.c.model == spec.model, releases.c.release == spec.release)
-    if connection.execute(known).scalar_one_or_none() is None:
-        raise FleetError("release.not_found", f"{spec.model} has no published release {spec.release}")
 
 
 def _prospects(

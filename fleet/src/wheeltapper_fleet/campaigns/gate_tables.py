@@ -1,8 +1,9 @@
 """Tables of telemetry gates.
 
 * ``gate_panels``: the devices of each wave that gates listen to, each with the one that it is compared with.
-  ``spoken`` is NULL until it was heard, then ``yes`` or ``no`` (nothing can be told of it any more); ``ending`` is
-  the same of how its execution ended. ``until`` is the end of the time over which it was compared (Unix seconds).
+  ``spoken`` is NULL until it was heard, then ``yes`` or ``no`` (it served another one as its control at that time, or
+  nothing is asked of it); ``ending`` is ``yes`` once it was counted how its execution ended. ``until`` is the end of
+  the time over which it was compared (Unix seconds).
 * ``campaign_gates``: what each gate of a campaign has seen and says, by its place in the specification.
 """
 

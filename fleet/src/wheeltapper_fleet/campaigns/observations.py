@@ -211,16 +211,18 @@ def _draw(connection: Connection, look: _Look) -> None:
 def _hear(connection: Connection, look: _Look, row: Row[Any], now: float) -> dict[str, Any]:
     """Hear one device whose execution has ended; gives what changes of its panel row."""
     changed: dict[str, Any] = {}
-    activated = row.state in (SUCCESS, ExecutionState.ROLLED_BACK)
+    if row.state not in (SUCCESS, ExecutionState.ROLLED_BACK):
+        return changed  # it never activated the release; it may be tried again
     if row.ending is None:
-        changed["ending"] = "yes" if activated else "no"
-        if activated:
-            look.states = [
-                count_ending(each, row.wave, row.state == SUCCESS) if isinstance(each.gate, CrashFreeGate) else each
-                for each in look.states
-            ]
+        changed["ending"] = "yes"
+        look.states = [
+            count_ending(each, row.wave, row.state == SUCCESS) if isinstance(each.gate, CrashFreeGate) else each
+            for each in look.states
+        ]
     seconds = [gate.observe_seconds for gate in look.spec.gates if not isinstance(gate, CrashFreeGate)]
-    if row.state != SUCCESS or not seconds:
+    if row.state != SUCCESS:
+        return changed
+    if not seconds:
         return {**changed, "spoken": "no"}
     before, after = spans(row.assigned_at, row.updated_at, max(seconds))
     pipelines = row.pipelines or [name for name in look.spec.pipelines if name != ALL_PIPELINES]

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from wheeltapper_fleet.campaigns.approvals import approve
 from wheeltapper_fleet.campaigns.audience import audience_of
@@ -46,6 +46,7 @@ from wheeltapper_fleet.registry.tables import releases
 __all__ = [
     "abort_campaign",
     "approve_campaign",
+    "check_releases",
     "create_campaign",
     "pause_campaign",
     "resume_campaign",
@@ -75,12 +76,7 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
     check_time_zone(checked)
     campaign_id = f"c-{secrets.token_hex(6)}"
     with reading(engine) as connection:
-        for release in {checked.release, checked.rollback_to} - {None}:
-            known = select(releases.c.release).where(releases.c.model == checked.model, releases.c.release == release)
-            if connection.execute(known).scalar_one_or_none() is None:
-                raise FleetError("release.not_found", f"{checked.model} has no published release {release}")
-        if checked.rollback_to == checked.release:
-            raise FleetError("campaign.spec_invalid", "rollback_to: it is the release itself; name another one", 422)
+        check_releases(connection, checked)
         planned = plan_waves(checked, audience_of(connection, checked.audience, now))
         warnings = foresee(checked, planned, pipelines_shown(connection))
     campaign = Campaign(id=campaign_id, spec=checked, waves=tuple(Wave() for _ in planned))
@@ -90,6 +86,20 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
         for warning in warnings:
             log_campaign(connection, campaign_id, who, WARNING, warning, now)
     return campaign_id
+
+
+def check_releases(connection: Connection, spec: CampaignSpec) -> None:
+    """Refuse a specification whose releases do not exist, or that would go back to what it brings.
+
+    Raises:
+        FleetError: ``release.not_found``, ``campaign.spec_invalid``.
+    """
+    for release in {spec.release, spec.rollback_to} - {None}:
+        known = select(releases.c.release).where(releases.c.model == spec.model, releases.c.release == release)
+        if connection.execute(known).scalar_one_or_none() is None:
+            raise FleetError("release.not_found", f"{spec.model} has no published release {release}")
+    if spec.rollback_to == spec.release:
+        raise FleetError("campaign.spec_invalid", "rollback_to: it is the release itself; name another one", 422)
 
 
 def start_campaign(engine: Engine, campaign: str, *, version: int, who: str, now: float) -> None:
