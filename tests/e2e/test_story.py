@@ -121,7 +121,7 @@ def test_the_whole_story(stage: Stage) -> None:
     assert all(reason["value"] != reason["usual"] for reason in alert["reasons"])
     check_drift(stage, story)
     [case] = wait_for(
-        "triage to open a case", lambda: stage.client.call("GET", "/cases", order="newest")["items"], 30.0
+        "triage to open a case", lambda: stage.client.call("GET", "/cases", order="newest")["items"] or None, 30.0
     )
     assert (case["device"], case["kind"]) == (worn["device"], "machine")
     assert case["why"]
