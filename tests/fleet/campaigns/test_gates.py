@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -183,6 +184,17 @@ def test_any_readings_give_a_verdict_and_a_state_that_can_be_stored(
     judge(state, wave=0, size=len(devices))
     stored = msgspec.json.decode(msgspec.json.encode(write_state(state)))
     assert read_state(gate, stored) == state
+
+
+@pytest.mark.parametrize(("before_ms", "after_ms"), [(5e-324, 1e100), (1e100, 5e-324), (5e-324, 5e-324)])
+def test_latencies_without_measure_have_a_verdict(before_ms: float, after_ms: float) -> None:
+    state = begin(LatencyGate())
+    for _ in range(40):
+        pair = Reading(9, 9, 0, 0.0, 2, before_ms, 0), Reading(9, 9, 0, 0.0, 2, after_ms, 0)
+        state = observe(state, 0, pair, pair[:1] * 2)
+    assert state.devices == 40
+    assert math.isfinite(state.total)
+    assert judge(state, wave=0, size=40).sentence
 
 
 @pytest.mark.parametrize("change", [{"tests": []}, {"devices": "x"}, {"tests": [{"margin": 9.0}]}, {"by_wave": None}])

@@ -293,6 +293,11 @@ def _add(state: GateState, wave: int, value: float, difference: float) -> GateSt
     )
 
 
+_LARGEST_LOG: Final = 700.0
+"""e to this is still a number."""
+_LEAST_P: Final = 1e-300
+
+
 def _change(gate: Gate, device: Pair) -> float | None:
     """What changed on a device: a logarithm, a difference of scores, or 1.0 if it got worse than the gate allows and
     0.0 if not; None where it cannot be told."""
@@ -301,7 +306,8 @@ def _change(gate: Gate, device: Pair) -> float | None:
         case LatencyGate():
             if min(before.latencies, after.latencies) == 0 or min(before.latency_sum_ms, after.latency_sum_ms) <= 0:
                 return None
-            return math.log(after.latency_sum_ms / after.latencies) - math.log(before.latency_sum_ms / before.latencies)
+            now, once = (math.log(each.latency_sum_ms) - math.log(each.latencies) for each in (after, before))
+            return now - once if math.isfinite(now - once) else None
         case ScoreShiftGate():
             if min(before.scored, after.scored) == 0:
                 return None
@@ -326,7 +332,8 @@ def _sentence(state: GateState, verdict: Verdict, p_value: float, in_wave: int, 
         return f"no data yet: 0 of {needed} devices of this wave{silent}"
     found = f"{_found(state)}, on {state.devices} updated devices {_compared(state)}"
     if verdict is Verdict.BROKEN:
-        return f"{found}; if the limit were kept, so much would be seen once in {1 / p_value:.3g} campaigns at most"
+        often = 1 / max(p_value, _LEAST_P)
+        return f"{found}; if the limit were kept, so much would be seen once in {often:.3g} campaigns at most"
     if verdict is Verdict.HOLD:
         return f"{found}; waiting for {needed - in_wave} more devices of this wave"
     return found
@@ -339,7 +346,7 @@ def _found(state: GateState) -> str:
     beside = state.control_total / state.compared if state.compared else 0.0
     match gate:
         case LatencyGate():
-            return f"{_percent(math.expm1(mean - beside))} (limit {_percent(gate.max_increase)})"
+            return f"{_percent(math.expm1(min(mean - beside, _LARGEST_LOG)))} (limit {_percent(gate.max_increase)})"
         case ScoreShiftGate():
             return f"scores moved by {mean - beside:+.3g} (limit {gate.max_shift:g})"
         case CrashFreeGate():
