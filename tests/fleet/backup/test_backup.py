@@ -16,7 +16,7 @@ from tuf.ngclient import Updater
 
 from tests.fleet.trust.world import World
 from wheeltapper_fleet.backup.backup import VERSIONS_SKIPPED, create_backup, restore_backup, verify_backup
-from wheeltapper_fleet.backup.rows import copy_rows, count_rows
+from wheeltapper_fleet.backup.rows import FIRST_ROWS, copy_rows, count_rows
 from wheeltapper_fleet.campaigns.service import create_campaign
 from wheeltapper_fleet.campaigns.tables import campaign_log
 from wheeltapper_fleet.db.engine import open_database, reading
@@ -255,6 +255,13 @@ def test_a_backup_that_cannot_be_finished_leaves_nothing(
     assert refused.value.code == "backup.failed"
     assert "No space left" in refused.value.message
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("saved")] == []
+
+
+def test_which_tables_of_a_new_database_have_rows(tmp_path: Path) -> None:
+    new = open_database(f"sqlite:///{tmp_path}/new.db")
+    with reading(new) as connection:
+        assert {name for name, rows in count_rows(connection).items() if rows} == set(FIRST_ROWS)
+    new.dispose()
 
 
 def test_tables_of_more_rows_than_are_held_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

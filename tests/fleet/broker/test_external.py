@@ -171,7 +171,7 @@ def _forget(engine: Engine, device: str) -> None:
 def test_who_is_revoked_or_forgotten_loses_the_connection_and_gets_none(
     rig: ExternalRig, end: Callable[..., None]
 ) -> None:
-    name = f"gone-{end.__name__.partition('_')[0]}"
+    name = f"gone-{end.__name__.strip('_')}"
     with rig.connect(name) as device, rig.connect("stays") as other:
         end(rig.world.engine, name)
         rig.messaging.disconnect(name)

@@ -21,9 +21,12 @@ from wheeltapper_fleet.db.stored_json import StoredJson
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.tables import metadata
 
-__all__ = ["ROWS", "Progress", "copy_rows", "count_rows", "one_moment"]
+__all__ = ["FIRST_ROWS", "ROWS", "Progress", "copy_rows", "count_rows", "one_moment"]
 
 ROWS: Final = 1000
+
+FIRST_ROWS: Final = ("campaign_cursors",)
+"""Tables that have rows in a new database already; those that are copied take their place."""
 
 Progress = Callable[[str, int], None]
 """Is told what is copied (a table, a file) and how many rows or bytes so far."""
@@ -36,12 +39,14 @@ def copy_rows(source: Engine, target: Engine, progress: Progress = lambda name, 
         How many rows were copied, by table.
 
     Raises:
-        FleetError: ``restore.not_empty``: a table of ``target`` has rows.
+        FleetError: ``restore.not_empty``: a table of ``target`` has more rows than a new database.
     """
     copied: dict[str, int] = {}
     with one_moment(source) as read, target.begin() as write:
-        if filled := [name for name, rows in count_rows(write).items() if rows]:
+        if filled := [name for name, rows in count_rows(write).items() if rows and name not in FIRST_ROWS]:
             raise FleetError("restore.not_empty", f"the database has rows already, in {filled[0]}; use an empty one")
+        for name in FIRST_ROWS:
+            write.execute(metadata.tables[name].delete())
         for table in metadata.sorted_tables:
             copied[table.name] = 0
             for rows in _parts(read, table):
