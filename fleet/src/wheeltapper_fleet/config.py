@@ -134,7 +134,7 @@ class FleetConfig:
             raise FleetError(
                 "config.role_broker",
                 f"role {self.role} needs a broker of its own ([broker] kind nats or mosquitto; write its configuration"
-                " with `wheeltapper broker config`): the embedded one ends with its process",
+                " with `wheeltapper broker config nats --out DIR --node HOST`): the embedded one ends with its process",
                 400,
             )
 

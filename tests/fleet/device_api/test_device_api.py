@@ -39,7 +39,7 @@ def test_a_device_enrols_and_fetches_a_release(listener: Listener, world: World)
     key, csr = make_csr("dev-1")
     status, answer = enrol(listener.client(), token, csr)
     assert status == 200
-    assert set(answer) == {"device", "certificate", "ca", "root", "mqtt_host", "mqtt_port", "https_url"}
+    assert set(answer) == {"device", "certificate", "ca", "root", "mqtt_host", "mqtt_port", "https_url", "brokers"}
     client = listener.client(answer["certificate"].encode(), key)
     target = client.updater(world.folder / "tuf-cache", answer["root"].encode()).get_targetinfo(manifest_path(MODEL, 1))
     assert target is not None

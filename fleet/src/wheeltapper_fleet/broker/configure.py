@@ -52,7 +52,8 @@ def auth_keys(data_dir: Path) -> AuthKeys:
     if found is None:
         raise FleetError(
             "broker.not_configured",
-            f"there is no {data_dir / _KEYS_FILE}: write the brokers' files with `wheeltapper broker config nats`",
+            f"there is no {data_dir / _KEYS_FILE}: write the files of the brokers with"
+            " `wheeltapper broker config nats --out DIR --node HOST`",
             409,
         )
     return found.auth

@@ -54,8 +54,9 @@ def rollback_spec(engine: Engine, campaign: str, release: int | None = None) -> 
         try:
             spec = read_spec(row.spec)
         except (FleetError, TypeError, ValueError) as error:
+            why = error.message if isinstance(error, FleetError) else error
             raise FleetError(
-                "campaign.unreadable", f"this version cannot read campaign {campaign}: {error}", 409
+                "campaign.unreadable", f"this version cannot read campaign {campaign}: {why}", 409
             ) from error
         committed = (executions.c.campaign == campaign, executions.c.state == SUCCESS)
         if connection.execute(select(executions.c.id).where(*committed).limit(1)).first() is None:

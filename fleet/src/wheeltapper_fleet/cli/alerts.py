@@ -158,11 +158,13 @@ def budget_list(
 
 
 @budget_app.command("remove")
-def budget_remove(budget: int, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None) -> None:
+def budget_remove(
+    budget: int, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """Remove a budget."""
     with open_client(url, token_file, data_dir) as client:
         client.call("POST", f"/alert-budgets/{budget}/delete")
-    typer.echo(f"budget {budget} is removed")
+    print_result({"id": budget, "removed": True}, f"budget {budget} is removed", as_json)
 
 
 def _precision(each: dict[str, Any]) -> str | None:

@@ -207,11 +207,13 @@ def silence_list(
 
 
 @silence_app.command("end")
-def silence_end(silence: int, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None) -> None:
+def silence_end(
+    silence: int, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """End a silence now."""
     with open_client(url, token_file, data_dir) as client:
         client.call("POST", f"/silences/{silence}/end")
-    typer.echo(f"silence {silence} has ended")
+    print_result({"id": silence, "ended": True}, f"silence {silence} has ended", as_json)
 
 
 def _act(case: int, action: str, body: dict[str, Any], where: tuple[Any, Any, Any], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.options import AsJson, DataDir, DeviceFirst, TokenFile, Url
 from wheeltapper_fleet.cli.support import (
     BAD_INPUT,
     fail,
@@ -128,7 +128,7 @@ def command_show(
 
 
 def device_settings(
-    device: str,
+    device: DeviceFirst,
     changes: Annotated[
         list[str] | None, typer.Argument(help="name=value wants a value, -name what the device's configuration says.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.options import AsJson, DataDir, DeviceFirst, TokenFile, Url
 from wheeltapper_fleet.cli.support import (
     BAD_INPUT,
     fail,
@@ -41,7 +41,7 @@ def add_life_commands(app: typer.Typer) -> None:
 
 
 def device_tag(
-    device: str,
+    device: DeviceFirst,
     changes: Annotated[list[str], typer.Argument(help="key=value sets a tag, -key removes one.")],
     why: _Why = "",
     url: Url = None,

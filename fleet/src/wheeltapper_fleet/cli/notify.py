@@ -57,19 +57,24 @@ def notify_list(
 
 
 @notify_app.command("test")
-def notify_test(target: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None) -> None:
+def notify_test(
+    target: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """Send a test."""
     with open_client(url, token_file, data_dir) as client:
         client.call("POST", f"/notify-targets/{target}/test")
-    typer.echo(f"a test goes to {target}; see notify sent --target {target}")
+    said = f"a test goes to {target}; see notify sent --target {target}"
+    print_result({"target": target, "testing": True}, said, as_json)
 
 
 @notify_app.command("remove")
-def notify_remove(target: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None) -> None:
+def notify_remove(
+    target: str, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """Tell somebody no more."""
     with open_client(url, token_file, data_dir) as client:
         client.call("POST", f"/notify-targets/{target}/delete")
-    typer.echo(f"{target} is told no more")
+    print_result({"target": target, "removed": True}, f"{target} is told no more", as_json)
 
 
 @notify_app.command("sent")
@@ -101,11 +106,12 @@ def notify_resend(
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Send a notification again that was given up."""
     with open_client(url, token_file, data_dir) as client:
         client.call("POST", f"/notifications/{notification}/resend")
-    typer.echo(f"notification {notification} is sent again")
+    print_result({"id": notification, "resent": True}, f"notification {notification} is sent again", as_json)
 
 
 def _rules(each: dict[str, Any]) -> str:

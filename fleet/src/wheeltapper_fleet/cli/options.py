@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "DataDir", "Query", "TokenFile", "Url"]
+__all__ = ["AsJson", "DataDir", "DeviceFirst", "Query", "TokenFile", "Url"]
+
+
+class NoSuchOption(typer.BadParameter):  # the name by which wrong usage is told apart
+    """An option that a command does not have, where ``-name`` is an argument."""
+
+
+def _no_option(value: str) -> str:
+    if value.startswith("--"):
+        raise NoSuchOption(f"no such option: {value}")
+    return value
+
+
+DeviceFirst = Annotated[str, typer.Argument(callback=_no_option, show_default=False)]
+"""The device of a command that takes ``-name`` as an argument: what begins with ``--`` is refused."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Url = Annotated[str | None, typer.Option("--url", help="The admin API's URL [env: WHEELTAPPER_URL].")]

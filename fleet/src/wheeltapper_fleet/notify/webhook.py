@@ -79,7 +79,8 @@ def send_webhook(
         check_url(url)
         target = httpx.URL(url)
     except (FleetError, httpx.InvalidURL) as error:
-        raise SendError(f"its URL is refused: {error}") from error
+        why = error.message if isinstance(error, FleetError) else error
+        raise SendError(f"its URL is refused: {why}") from error
     address = _checked_address(target.host, target.port or (443 if target.scheme == "https" else 80), allowed)
     headers = {**headers_of(secret, message, int(now), body), "host": target.netloc.decode("ascii")}
     try:
@@ -108,11 +109,14 @@ def _checked_address(host: str, port: int, allowed: Sequence[Network]) -> str:
     Raises:
         SendError: the name is not known, or leads where webhooks may not go.
     """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise SendError(f"the name of its host is not known: {type(error).__name__}") from error
-    addresses = [str(each[4][0]) for each in found]
+    if host.rstrip(".").lower() == "localhost":  # RFC 6761, 6.3: whatever the system's tables say
+        addresses = ["127.0.0.1"]
+    else:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise SendError(f"the name of its host is not known: {type(error).__name__}") from error
+        addresses = [str(each[4][0]) for each in found]
     for text in addresses:
         address = ipaddress.ip_address(text.partition("%")[0])
         mapped = getattr(address, "ipv4_mapped", None) or address
