@@ -271,12 +271,9 @@ def _copy(source: Path, folder: Path, name: str, mode: int = files.PRIVATE) -> S
 
 
 def _described(folder: Path, name: str) -> SavedFile:
-    digest, length = hashlib.sha256(), 0
     with (folder / name).open("rb") as read:
-        while chunk := read.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            length += len(chunk)
-    return SavedFile(path=name, length=length, sha256=digest.hexdigest(), mode=files.PRIVATE)
+        digest = hashlib.file_digest(read, "sha256").hexdigest()
+        return SavedFile(path=name, length=read.tell(), sha256=digest, mode=files.PRIVATE)
 
 
 def _read_contents(folder: Path) -> Contents:

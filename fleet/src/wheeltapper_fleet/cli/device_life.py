@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -24,17 +25,14 @@ __all__ = ["add_life_commands"]
 _Why = Annotated[str, typer.Option(help="The reason, for the device's log.")]
 _CHANGES = {"ignore_unknown_options": True}
 """``-line`` removes the tag ``line``; it is no option."""
-_ACTIONS = ("quarantine", "reinstate", "revoke", "retire")
 
 
 def add_life_commands(app: typer.Typer) -> None:
     """Add the commands to ``wheeltapper device``."""
     app.command("tag", context_settings=_CHANGES)(device_tag)
     app.command("edit")(device_edit)
-    app.command("quarantine")(device_quarantine)
-    app.command("reinstate")(device_reinstate)
-    app.command("revoke")(device_revoke)
-    app.command("retire")(device_retire)
+    for action, (done, about) in _MOVES.items():
+        app.command(action)(_moving(action, done, about))
     app.command("forget")(device_forget)
     app.command("log")(device_log)
     app.command("pre-enrol")(device_pre_enrol)
@@ -73,8 +71,8 @@ def device_edit(
     """Change every device that a query means: tags, state, or both. Counts them unless --apply is given."""
     change: dict[str, Any] = {"tags": _tag_change([*(tag or []), *(f"-{key}" for key in untag or [])])}
     if do is not None:
-        if do not in _ACTIONS:
-            fail("cli.action", f"{do!r} is no action; there are {', '.join(_ACTIONS)}", BAD_INPUT)
+        if do not in _MOVES:
+            fail("cli.action", f"{do!r} is no action; there are {', '.join(_MOVES)}", BAD_INPUT)
         change["action"] = do
     if not change["tags"] and do is None:
         fail("cli.no_change", "nothing to change: give --tag, --untag or --do", BAD_INPUT)
@@ -87,60 +85,44 @@ def device_edit(
     print_result(done, text + refused + ("" if apply else "; --apply does it"), as_json)
 
 
-def device_quarantine(
-    device: str,
-    why: _Why = "",
-    url: Url = None,
-    token_file: TokenFile = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Keep a device under watch: it stays connected, but gets no assignment and is in no campaign."""
-    with open_client(url, token_file, data_dir) as client:
-        found = client.move_device(device, "quarantine", why)
-    print_result(found, f"{device} is in quarantine", as_json)
+def _moving(action: str, done: str, about: str) -> Callable[..., None]:
+    """The command that takes a device through ``action`` of its life.
+
+    Args:
+        action: the name of the action and of the command.
+        done: what the device is then, for people.
+        about: the help text of the command.
+    """
+
+    def command(
+        device: str,
+        why: _Why = "",
+        url: Url = None,
+        token_file: TokenFile = None,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        with open_client(url, token_file, data_dir) as client:
+            found = client.move_device(device, action, why)
+        print_result(found, f"{device} is {done}", as_json)
+
+    command.__doc__ = about
+    return command
 
 
-def device_reinstate(
-    device: str,
-    why: _Why = "",
-    url: Url = None,
-    token_file: TokenFile = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """End a device's quarantine."""
-    with open_client(url, token_file, data_dir) as client:
-        found = client.move_device(device, "reinstate", why)
-    print_result(found, f"{device} is active again", as_json)
-
-
-def device_revoke(
-    device: str,
-    why: _Why = "",
-    url: Url = None,
-    token_file: TokenFile = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Refuse a device from now on."""
-    with open_client(url, token_file, data_dir) as client:
-        found = client.move_device(device, "revoke", why)
-    print_result(found, f"{device} is revoked", as_json)
-
-
-def device_retire(
-    device: str,
-    why: _Why = "",
-    url: Url = None,
-    token_file: TokenFile = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Take a device out of use: its identity ends, its history stays. A new token brings its id back."""
-    with open_client(url, token_file, data_dir) as client:
-        found = client.move_device(device, "retire", why)
-    print_result(found, f"{device} is retired", as_json)
+_MOVES: Final = {
+    "quarantine": (
+        "in quarantine",
+        "Keep a device under watch: it stays connected, but gets no assignment and is in no campaign.",
+    ),
+    "reinstate": ("active again", "End a device's quarantine."),
+    "revoke": ("revoked", "Refuse a device from now on."),
+    "retire": (
+        "retired",
+        "Take a device out of use: its identity ends, its history stays. A new token brings its id back.",
+    ),
+}
+"""The commands that :func:`_moving` makes, in the order of the help."""
 
 
 def device_forget(

@@ -39,9 +39,8 @@ from wheeltapper_fleet.export.schema import (
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.tables import metadata
-from wheeltapper_fleet.telemetry.history import StoredRecord, records_in
+from wheeltapper_fleet.telemetry.history import readable_records
 from wheeltapper_fleet.telemetry.tables import messages
-from wheeltapper_protocols.errors import WireError
 
 __all__ = ["Choice", "ExportSummary", "export_fleet", "exported_columns"]
 
@@ -187,7 +186,7 @@ class _Writer:
         for part in _messages(read, choice):
             rows: list[tuple[Any, ...]] = []
             for row in part:
-                found = _records(row)
+                found = readable_records(row)
                 if found is None:
                     unreadable += 1
                     continue
@@ -240,14 +239,6 @@ def _messages(read: Connection, choice: Choice) -> Iterator[Sequence[Any]]:
     while rows := read.execute(query.where(messages.c.id > last)).all():
         yield rows
         last = rows[-1].id
-
-
-def _records(row: Any) -> list[StoredRecord] | None:
-    """The records of a stored message; None if this version cannot read it."""
-    try:
-        return records_in(row)
-    except (WireError, TypeError, ValueError):
-        return None
 
 
 def _plain(value: Any) -> Any:

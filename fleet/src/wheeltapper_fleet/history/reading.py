@@ -23,9 +23,8 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.history.place import HistoryPlace, needs_extra
 from wheeltapper_fleet.history.segments import records_table, written_up_to
 from wheeltapper_fleet.history.tables import segments
-from wheeltapper_fleet.telemetry.history import StoredRecord, records_in
+from wheeltapper_fleet.telemetry.history import StoredRecord, readable_records
 from wheeltapper_fleet.telemetry.tables import messages
-from wheeltapper_protocols.errors import WireError
 
 __all__ = ["export_records", "read_history"]
 
@@ -96,10 +95,7 @@ def _newer(connection: Connection, after: int, devices: Sequence[str], low: floa
         query = query.where(messages.c.device.in_(devices))
     found: list[StoredRecord] = []
     for row in connection.execution_options(yield_per=1000).execute(query.order_by(messages.c.id)):
-        try:
-            found += records_in(row)
-        except (WireError, TypeError, ValueError):
-            continue
+        found += readable_records(row) or []
     return found
 
 

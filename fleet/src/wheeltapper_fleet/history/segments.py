@@ -26,9 +26,8 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.history.place import HistoryPlace, needs_extra
 from wheeltapper_fleet.history.tables import segments
-from wheeltapper_fleet.telemetry.history import StoredRecord, records_in
+from wheeltapper_fleet.telemetry.history import StoredRecord, readable_records
 from wheeltapper_fleet.telemetry.tables import messages
-from wheeltapper_protocols.errors import WireError
 
 __all__ = ["COLUMNS", "MAX_RECORDS", "Segments", "days", "records_table", "verify_segments", "written_up_to"]
 
@@ -92,10 +91,9 @@ class Segments:
         kept: list[StoredRecord] = []
         unreadable = 0
         for row in found:
-            try:
-                kept += records_in(row)
-            except (WireError, TypeError, ValueError):
-                unreadable += 1
+            records = readable_records(row)
+            unreadable += records is None
+            kept += records or []
         first, last = found[0].id, found[-1].id
         if unreadable:
             _LOG.warning("history: %d of the messages %d to %d cannot be read by this version", unreadable, first, last)

@@ -21,11 +21,21 @@ from sqlalchemy import Connection, Row, Select, func, select, tuple_
 from wheeltapper_fleet.ground.paging import Page, read_cursor, write_cursor
 from wheeltapper_fleet.telemetry.rollup import SPANS, event_time, usable
 from wheeltapper_fleet.telemetry.tables import messages, rollups
+from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.wire.codec import decode
 from wheeltapper_protocols.wire.messages import Alert, DriftReport, Report, Telemetry
 from wheeltapper_protocols.wire.topics import Up
 
-__all__ = ["MAX_POINTS", "HistoryPoint", "StoredRecord", "history", "iter_records", "read_records", "records_in"]
+__all__ = [
+    "MAX_POINTS",
+    "HistoryPoint",
+    "StoredRecord",
+    "history",
+    "iter_records",
+    "read_records",
+    "readable_records",
+    "records_in",
+]
 
 MAX_POINTS: Final = 2000
 _MESSAGES_READ: Final = 500
@@ -85,6 +95,14 @@ def records_in(row: Row[Any]) -> list[StoredRecord]:
                 said |= {"window": drift.last_window, "t_s": drift.last_t_s}
             return [StoredRecord(**same, **said)]
     raise TypeError(f"a stored message is a {type(message).__name__}")  # pragma: no cover  # the kinds above are all
+
+
+def readable_records(row: Row[Any]) -> list[StoredRecord] | None:
+    """As :func:`records_in`; None for a message that this version cannot read, which the caller counts."""
+    try:
+        return records_in(row)
+    except (WireError, TypeError, ValueError):
+        return None
 
 
 _OF_ALERTS: Final = (
