@@ -41,6 +41,7 @@ from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
 from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.db.engine import open_database, reading
+from wheeltapper_fleet.ground.threads import share_interpreter
 from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.sim.mqtt_packets import connect_packet, publish_packet
 from wheeltapper_fleet.tables import devices, spools
@@ -281,6 +282,7 @@ def postgresql() -> Iterator[str | None]:
 
 def rows() -> list[Row]:
     """The rows of the table."""
+    share_interpreter()  # as the service does
     rates: dict[str, list[float]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wheeltapper-bench-")))

@@ -224,6 +224,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "ground.names",
         "ground.paging",
         "ground.query",
+        "ground.rounds",
         "history.settings",
         "ingest.message",
         "notify.occurrence",

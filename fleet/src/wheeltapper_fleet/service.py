@@ -49,6 +49,7 @@ from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.duties import Duty
 from wheeltapper_fleet.ground.log import start_logging
+from wheeltapper_fleet.ground.threads import share_interpreter
 from wheeltapper_fleet.history.place import HistoryPlace
 from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.notify.delivery import Delivery
@@ -81,6 +82,7 @@ def serve(config: FleetConfig) -> None:
         FleetError: ``serve.running``, ``serve.port``, ``keys.missing``, ``ca.missing``, ``broker.*``.
     """
     start_logging(config.log_format)
+    share_interpreter()
     trust = _Trust.open(config.data_dir, time.time)
     with ExitStack() as stack:
         stack.enter_context(locked(config))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fleet.broker.rig import Rig
-from wheeltapper_fleet.broker.buffered_client import BufferedSocket
+from wheeltapper_fleet.broker.buffered_client import BufferedSocket, published
 
 
 class Pieces:
@@ -68,3 +68,49 @@ def test_the_fleet_s_own_connection_uses_it(tmp_path: Any) -> None:
         assert isinstance(rig.link._client.socket(), BufferedSocket)
     finally:
         rig.stop()
+
+
+MESSAGES = [("wt/v1/d-1/up/telemetry", b"\x00" * 300), ("a", b""), ("wt/v1/é/up/alert", b"x" * 20_000)]
+
+
+def packet(topic: str, payload: bytes, first: int = 0x30, *, properties: bytes | None = None) -> bytes:
+    """A PUBLISH packet at QoS 0 (MQTT 3.1.1 and 5.0, 3.3)."""
+    name = topic.encode()
+    body = len(name).to_bytes(2, "big") + name + (b"" if properties is None else properties) + payload
+    length, left = b"", len(body)
+    while True:
+        left, digit = divmod(left, 128)[0], left % 128
+        length += bytes([digit | (128 if left else 0)])
+        if not left:
+            return bytes([first]) + length + body
+
+
+@pytest.mark.parametrize("properties", [None, b"\x00", b"\x05\x02\x00\x00\x00\x10"])
+@pytest.mark.parametrize("first", [0x30, 0x31])
+def test_messages_are_taken_as_far_as_they_are_whole(first: int, properties: bytes | None) -> None:
+    packets = [packet(*each, first, properties=properties) for each in MESSAGES]
+    stream = b"".join(packets)
+    for cut in (*range(700), len(stream) - 1, len(stream)):
+        whole = 0
+        while whole < len(packets) and len(b"".join(packets[: whole + 1])) <= cut:
+            whole += 1
+        size, found = published(memoryview(stream[:cut]), of_version_5=properties is not None)
+        assert found == MESSAGES[:whole]
+        assert size == len(b"".join(packets[:whole]))
+
+
+@pytest.mark.parametrize(
+    "stopper",
+    [
+        packet("a", b"x", 0x32),
+        b"\xd0\x00",
+        b"\x30\x01\x00",
+        b"\x30\x04\x00\x09ab",
+        b"\x30\xff\xff\xff\xff\x01",
+        packet("\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), b"").replace(b"\xc3", b"\xff"),
+    ],
+    ids=["QoS 1", "PINGRESP", "no topic", "topic beyond the packet", "length of five bytes", "no UTF-8"],
+)
+def test_what_is_no_whole_message_at_qos_0_is_left_to_paho(stopper: bytes) -> None:
+    before = packet(*MESSAGES[0])
+    assert published(memoryview(before + stopper + before), of_version_5=False) == (len(before), MESSAGES[:1])

@@ -241,9 +241,9 @@ def _two_waves(campaign: machine.Campaign, index: int, wave: Wave) -> machine.Ca
     return opened
 
 
-def _anybodys(connection: Any, _device: str, execution: str) -> Any:
-    found = moves.lock_executions(connection, [execution])
-    return found[0] if found else None
+def _anybodys(connection: Any, reported: Any) -> Any:
+    device_of = dict(reported)
+    return [replace(each, device=device_of[each.id]) for each in moves.lock_executions(connection, device_of)]
 
 
 def _last_word(execution: Execution, event: ExecutionEvent) -> Execution:
@@ -258,7 +258,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "no rule is ever broken": (machine, "broken_rule", lambda *_: None),
     "the last word counts": (single, "_TABLE", {**single._TABLE, (single._Phase.ENDED, Report): _last_word}),
     "nobody looks at deadlines": (engine_module, "any_overdue", lambda *_: False),
-    "anybody speaks for a device": ("wheeltapper_fleet.campaigns.reports", "lock_execution", _anybodys),
+    "anybody speaks for a device": ("wheeltapper_fleet.campaigns.reports", "lock_reported", _anybodys),
     "an abort leaves what is pending": ("wheeltapper_fleet.campaigns.effects", "cancel_pending", lambda *_: 0),
 }
 

@@ -107,7 +107,8 @@ class FleetLink:
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
+        client.on_message = lambda _client, _data, message: self._received(message.topic, bytes(message.payload))
+        client.on_published = self._received
         return client
 
     @property
@@ -259,10 +260,10 @@ class FleetLink:
             self._place = (self._place + 1) % len(self._addresses)
             client.connect_async(*self._addresses[self._place], keepalive=30)
 
-    def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
+    def _received(self, topic: str, payload: bytes) -> None:
         try:
-            if self._partitions is None or is_mine(message.topic, self._partitions):
-                self.on_message(device_topic(message.topic), bytes(message.payload))
+            if self._partitions is None or is_mine(topic, self._partitions):
+                self.on_message(device_topic(topic), payload)
         except Exception:  # noqa: BLE001  # an error must not end the client's thread
             _LOG.exception("a received message could not be passed to the ingest")
 

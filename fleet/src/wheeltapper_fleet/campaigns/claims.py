@@ -7,7 +7,7 @@ out, and the rest is composed without it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +23,7 @@ from wheeltapper_fleet.campaigns.store import TERMINAL_STATES
 from wheeltapper_fleet.campaigns.tables import campaigns, default_releases, executions
 from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices
-from wheeltapper_protocols.wire.messages import Name, Release
+from wheeltapper_protocols.wire.messages import Name, Release, Status
 
 __all__ = [
     "DeviceFacts",
@@ -34,6 +34,7 @@ __all__ = [
     "nobody",
     "pipelines_shown",
     "releases_shown",
+    "told_by",
 ]
 
 
@@ -96,6 +97,12 @@ class KnownExecution:
 def device_facts(connection: Connection, device: str) -> DeviceFacts | None:
     """What is known of ``device``; None if it is not enrolled."""
     return facts_of_devices(connection, [device]).get(device)
+
+
+def told_by(before: DeviceFacts, status: Status, now: float) -> DeviceFacts:
+    """What is known of a device after it has said ``status`` at ``now``, Unix seconds; ``before`` is from before it."""
+    shown = releases_shown(msgspec.to_builtins(status))
+    return replace(before, online=status.online, counter=status.counter, shown=shown, shown_at=now)
 
 
 def nobody(device: str) -> DeviceFacts:

@@ -10,19 +10,20 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, select, tuple_
 
-from wheeltapper_fleet.campaigns.claims import DeviceFacts, device_facts
+from wheeltapper_fleet.campaigns.claims import DeviceFacts, told_by
 from wheeltapper_fleet.campaigns.default_releases import set_default_releases
-from wheeltapper_fleet.campaigns.due import AT_ONCE, is_due, mark_device
-from wheeltapper_fleet.campaigns.rules.default_release import choose_default_releases
+from wheeltapper_fleet.campaigns.due import AT_ONCE, due_among, mark_each
+from wheeltapper_fleet.campaigns.rules.default_release import DefaultRelease, choose_default_releases
 from wheeltapper_fleet.campaigns.tables import assignments
 from wheeltapper_fleet.ground.publication import Publication
+from wheeltapper_protocols.wire.messages import Status
 from wheeltapper_protocols.wire.topics import Down, down_topic
 
-__all__ = ["assignment_publication", "device_seen", "mark_published", "stored_assignments", "unpublished_assignments"]
+__all__ = ["assignment_publication", "devices_seen", "mark_published", "stored_assignments", "unpublished_assignments"]
 
 
 def assignment_publication(device: str, envelope: str) -> Publication:
@@ -30,23 +31,40 @@ def assignment_publication(device: str, envelope: str) -> Publication:
     return Publication(down_topic(device, Down.ASSIGNMENT), envelope.encode(), retain=True)
 
 
-def device_seen(connection: Connection, before: DeviceFacts | None, device: str, now: float) -> Publication | None:
-    """What ``device`` is sent after its status message was stored; ``before`` is what was known of it until then."""
-    after = device_facts(connection, device)
-    if after is None or not after.online:
-        return None
-    row = connection.execute(select(assignments).where(assignments.c.device == device)).one_or_none()
-    publication = None
-    if row is not None and row.counter < after.counter:
-        mark_device(connection, device, AT_ONCE)
-    elif row is not None and row.counter > after.counter:
-        if row.expires_at <= now or is_due(connection, device, now):
-            mark_device(connection, device, AT_ONCE)
+def devices_seen(
+    connection: Connection, before: Mapping[str, DeviceFacts], said: Mapping[str, Status], now: float
+) -> list[Publication]:
+    """What devices are sent after they have said that they are online.
+
+    Cost: a handful of statements, for all of them.
+
+    Args:
+        connection: within the caller's transaction, after the messages were stored.
+        before: what was known of each device until then; those that are not enrolled are left out.
+        said: the status message of each.
+        now: Unix seconds.
+    """
+    seen = {device: told_by(before[device], status, now) for device, status in said.items() if device in before}
+    query = select(assignments).where(assignments.c.device.in_(seen)).order_by(assignments.c.device)
+    rows = connection.execute(query).all() if seen else ()
+    marks = {row.device: AT_ONCE for row in rows if row.counter < seen[row.device].counter}
+    lacking = [row for row in rows if row.counter > seen[row.device].counter]
+    due = due_among(connection, [row.device for row in lacking], now)
+    publications = []
+    for row in lacking:
+        if row.expires_at <= now or row.device in due:
+            marks[row.device] = AT_ONCE
         else:
-            publication = assignment_publication(device, row.envelope)
-    if (before is None or not before.online or before.shown != after.shown) and _lacks_default(connection, after):
-        mark_device(connection, device, now)
-    return publication
+            publications.append(assignment_publication(row.device, row.envelope))
+    changed = [
+        after for device, after in seen.items() if not before[device].online or before[device].shown != after.shown
+    ]
+    defaults = set_default_releases(connection) if changed else ()
+    for after in changed if defaults else ():
+        if _lacks_default(defaults, after):
+            marks.setdefault(after.id, now)
+    mark_each(connection, marks)
+    return publications
 
 
 def stored_assignments(connection: Connection, after: str, now: float, most: int) -> list[tuple[str, Publication]]:
@@ -76,8 +94,8 @@ def mark_published(connection: Connection, published: Iterable[tuple[str, int]])
         connection.execute(assignments.update().where(these).values(published=True))
 
 
-def _lacks_default(connection: Connection, facts: DeviceFacts) -> bool:
-    chosen = choose_default_releases(set_default_releases(connection), facts.id, facts.tags)
+def _lacks_default(defaults: Sequence[DefaultRelease], facts: DeviceFacts) -> bool:
+    chosen = choose_default_releases(defaults, facts.id, facts.tags)
     return any(
         pipeline in facts.shown and facts.shown[pipeline] != (default.model, default.release)
         for pipeline, default in chosen.items()

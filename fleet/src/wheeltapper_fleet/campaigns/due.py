@@ -11,7 +11,7 @@ the assignment says was read. So an assignment may be composed and signed outsid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, case, delete, or_, select
@@ -24,7 +24,7 @@ __all__ = [
     "AT_ONCE",
     "any_due",
     "any_tellings",
-    "is_due",
+    "due_among",
     "mark_device",
     "mark_devices",
     "mark_each",
@@ -108,19 +108,23 @@ def any_tellings(connection: Connection) -> bool:
     return connection.execute(select(tellings.c.origin).limit(1)).first() is not None
 
 
-def is_due(connection: Connection, device: str, now: float) -> bool:
-    """Whether what ``device`` was told last may not hold any more: its assignment waits to be composed anew, or a
-    campaign or default release that it was told of is told anew and has not come to it."""
-    due = select(assignments_due.c.device).where(assignments_due.c.device == device, assignments_due.c.due_at <= now)
-    if connection.execute(due).first() is not None:
-        return True
-    concerned = select(executions.c.id).where(
-        executions.c.device == device,
+def due_among(connection: Connection, devices: Sequence[str], now: float) -> set[str]:
+    """Those of ``devices`` to which what they were told last may not apply any more: their assignment waits to be
+    composed anew, or a campaign or default release that they were told of is told anew and has not come to them.
+
+    Cost: two statements, for all of them.
+    """
+    if not devices:
+        return set()
+    due = select(assignments_due.c.device).where(assignments_due.c.device.in_(devices), assignments_due.c.due_at <= now)
+    concerned = select(executions.c.device).where(
+        executions.c.device.in_(devices),
         executions.c.state.in_(_TOLD),
         or_(executions.c.campaign == tellings.c.origin, executions.c.default_release == tellings.c.origin),
         executions.c.device > tellings.c.after,
     )
-    return connection.execute(concerned.limit(1)).first() is not None
+    told_anew = connection.execute(concerned).scalars() if any_tellings(connection) else ()
+    return {*connection.execute(due).scalars(), *told_anew}
 
 
 def next_due(connection: Connection, now: float, most: int) -> dict[str, int]:

@@ -68,6 +68,9 @@ _LOOK_AGAIN_SECONDS: Final = 5.0
 """After this a campaign is looked at again whose time has come but which something holds."""
 _UNREADABLE_SECONDS: Final = 60.0
 """After this it is tried again to read a campaign that could not be read."""
+_REST: Final = 0.5
+"""With much to do, the engine rests half as long as it has worked, so that the ingest gets its share of the
+interpreter."""
 _COMPOSED_AT_ONCE: Final = 128
 """Devices whose assignments one transaction stores: some 10 ms of the write lock, so that the ingest hardly waits."""
 
@@ -145,6 +148,7 @@ class CampaignEngine:
         def run() -> None:
             self._republishing.set()
             while not self._stopping.is_set():
+                began = time.monotonic()
                 try:
                     publications = self.tick(time.time())
                     if self._republishing.is_set():
@@ -156,7 +160,8 @@ class CampaignEngine:
                     self._handed = []
                     self._republishing.set()  # what this tick had composed is stored, and published then
                     _LOG.exception("campaigns could not be moved on; trying again")
-                self._stopping.wait(0.001 if self._busy else interval_seconds)
+                rest = _REST * min(time.monotonic() - began, 1.0)
+                self._stopping.wait(max(rest, 0.001) if self._busy else interval_seconds)
 
         self._thread = threading.Thread(target=run, name="campaign-engine", daemon=True)
         self._thread.start()

@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,8 +39,8 @@ __all__ = [
     "cancel_pending",
     "end_overdue",
     "fill_places",
-    "lock_execution",
     "lock_executions",
+    "lock_reported",
     "new_execution_id",
     "write_moves",
 ]
@@ -58,11 +58,17 @@ def new_execution_id() -> str:
     return f"e-{secrets.token_hex(8)}"
 
 
-def lock_execution(connection: Connection, device: str, execution: str) -> Execution | None:
-    """One execution of ``device``, held by this transaction until it ends; None if there is none."""
-    query = select(*_COLUMNS).where(executions.c.id == execution, executions.c.device == device).with_for_update()
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _read(row)
+def lock_reported(connection: Connection, reported: Collection[tuple[str, str]]) -> list[Execution]:
+    """Executions by id and device, held by this transaction until it ends; one that is not the device's is left out.
+
+    It waits for other transactions that hold some of them, in the order of the ids.
+    """
+    if not reported:
+        return []
+    names, owners = {name for name, _ in reported}, {owner for _, owner in reported}
+    query = select(*_COLUMNS).where(executions.c.id.in_(names), executions.c.device.in_(owners))
+    rows = connection.execute(query.order_by(executions.c.id).with_for_update()).all()
+    return [found for found in map(_read, rows) if (found.id, found.device) in reported]
 
 
 def lock_executions(connection: Connection, names: Iterable[str]) -> list[Execution]:

@@ -13,39 +13,53 @@ Cost: the same for a campaign of ten devices and of a hundred thousand; no campa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Connection, select
 
-from wheeltapper_fleet.campaigns.moves import lock_execution, new_execution_id, write_moves
+from wheeltapper_fleet.campaigns.moves import lock_reported, new_execution_id, write_moves
 from wheeltapper_fleet.campaigns.rules.campaign import CampaignState
 from wheeltapper_fleet.campaigns.rules.execution import AskAgain, Execution, ExecutionEvent, Refuse, Report, move
 from wheeltapper_fleet.campaigns.tables import campaigns
+from wheeltapper_fleet.ground.rounds import in_rounds
 from wheeltapper_protocols.wire.messages import AssignmentRefused, ExecutionReport, ExecutionState
 
-__all__ = ["apply_assignment_refused", "apply_execution_report"]
+__all__ = ["ReportedOn", "apply_reports"]
 
 _WITHDRAWN: Final = "update.withdrawn"
 """The device's reason where a newer assignment leaves its execution out."""
 _GOES_ON: Final = (CampaignState.RUNNING.value, CampaignState.PAUSED.value)
 
 
-def apply_execution_report(connection: Connection, device: str, report: ExecutionReport, now: float) -> None:
-    """Move the execution to the state that ``device`` reports."""
-    found = lock_execution(connection, device, report.execution)
-    if found is not None:
-        event: ExecutionEvent = Report(report.state, report.code, report.detail)
-        given_up = report.state in (ExecutionState.CANCELLED, ExecutionState.ROLLED_BACK)
-        if given_up and report.code == _WITHDRAWN and _is_still_wanted(connection, found):
-            event = AskAgain(new_execution_id())
-        write_moves(connection, [(found, move(found, event))], now)
+ReportedOn = tuple[str, ExecutionReport | AssignmentRefused]
+"""A device, and what it said of an execution."""
 
 
-def apply_assignment_refused(connection: Connection, device: str, refusal: AssignmentRefused, now: float) -> None:
-    """End the execution whose assignment ``device`` refused. A refusal that names no execution changes nothing."""
-    found = None if refusal.execution is None else lock_execution(connection, device, refusal.execution)
-    if found is not None:
-        write_moves(connection, [(found, move(found, Refuse(refusal.code, refusal.detail)))], now)
+def apply_reports(connection: Connection, said: Sequence[ReportedOn], now: float) -> None:
+    """Move executions to the states that devices report; end those whose assignment was refused.
+
+    A refusal that names no execution changes nothing. Of one execution, what was said first is applied first.
+
+    Cost: a handful of statements for all executions that are reported on, and as many again for a second report on the
+    same execution.
+    """
+    for some in in_rounds(said, lambda each: (each[0], each[1].execution)):
+        messages = {(message.execution, device): message for device, message in some if message.execution is not None}
+        found = lock_reported(connection, messages.keys())
+        moves = [(each, move(each, _event(connection, each, messages[each.id, each.device]))) for each in found]
+        write_moves(connection, moves, now)
+
+
+def _event(
+    connection: Connection, execution: Execution, message: ExecutionReport | AssignmentRefused
+) -> ExecutionEvent:
+    if isinstance(message, AssignmentRefused):
+        return Refuse(message.code, message.detail)
+    given_up = message.state in (ExecutionState.CANCELLED, ExecutionState.ROLLED_BACK)
+    if given_up and message.code == _WITHDRAWN and _is_still_wanted(connection, execution):
+        return AskAgain(new_execution_id())
+    return Report(message.state, message.code, message.detail)
 
 
 def _is_still_wanted(connection: Connection, execution: Execution) -> bool:

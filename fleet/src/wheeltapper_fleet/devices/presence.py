@@ -9,10 +9,11 @@ Invariants:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from wheeltapper_fleet.devices.connections import record_connection
 from wheeltapper_fleet.devices.instances import Change, after_change, read_changes, sharing
@@ -21,44 +22,69 @@ from wheeltapper_fleet.devices.reported import store_reported
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_protocols.wire.messages import Status
 
-__all__ = ["store_status"]
+__all__ = ["store_status", "store_statuses"]
 
 _LOG: Final = logging.getLogger(__name__)
 
 
 def store_status(connection: Connection, device: str, status: Status, now: float, address: str = "") -> None:
-    """Store a status message. One that says "offline" leaves the last known status in place; one of a device that is
-    not enrolled changes nothing.
+    """Store one status message, as :func:`store_statuses` does."""
+    store_statuses(connection, {device: (status, address)}, now)
+
+
+def store_statuses(connection: Connection, said: Mapping[str, tuple[Status, str]], now: float) -> None:
+    """Store one status message of each of several devices. One that says "offline" leaves the last known status in
+    place; one of a device that is not enrolled changes nothing.
+
+    Cost: one statement that reads, and one for each kind of change that writes; more only for devices that came, went,
+    or say something else of themselves than before.
 
     Args:
         connection: within the caller's transaction.
-        device: the device that sent it.
-        status: the message.
+        said: by device, its message, and where its newest connection comes from (empty if the broker does not tell).
         now: Unix seconds.
-        address: where the device's newest connection comes from; empty if the broker does not tell.
     """
+    columns = (devices.c.id, devices.c.instances, devices.c.status, devices.c.online)
+    query = select(*columns).where(devices.c.id.in_(said)).order_by(devices.c.id)
+    rows: Sequence[Any] = connection.execute(query).all()
+    changes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        values = _changed(connection, row, *said[row.id], now)
+        if values:
+            changes.setdefault(tuple(sorted(values)), []).append({"this": row.id, **values})
+    for names, values_of_each in changes.items():
+        statement = devices.update().where(devices.c.id == bindparam("this"))
+        statement = statement.values({name: bindparam(name) for name in names})
+        connection.execute(statement, values_of_each)
+    for row in rows:
+        status, address = said[row.id]
+        if status.online != row.online and not _of_another_instance(status, row):
+            reason = "connected" if status.online else "ended" if status.at else "lost"  # a will has no time
+            record_connection(connection, row.id, online=status.online, reason=reason, address=address, now=now)
+
+
+def _of_another_instance(status: Status, row: Row[Any]) -> bool:
+    """Whether this is the end of a connection that another instance has replaced."""
+    known = read_changes(row.instances)
+    return status.instance is not None and not status.online and bool(known) and known[-1].instance != status.instance
+
+
+def _changed(connection: Connection, row: Row[Any], status: Status, address: str, now: float) -> dict[str, Any]:
+    """What a status message changes in the row of its device, by column; what it says of itself is stored here."""
+    if _of_another_instance(status, row):
+        return {}
     values: dict[str, Any] = {"online": status.online}
-    columns = (devices.c.instances, devices.c.status, devices.c.online)
-    row = connection.execute(select(*columns).where(devices.c.id == device)).one_or_none()
-    if row is None:
-        return
-    if status.instance is not None:
+    if status.online and status.instance is not None:
         known = read_changes(row.instances)
-        if not status.online and known and known[-1].instance != status.instance:
-            return
-        if status.online:
-            changes = after_change(known, Change(status.instance, now, address))
-            if len(changes) != len(known) or changes[-1] != known[-1]:
-                values["instances"] = [[each.instance, each.at, each.address] for each in changes]
-                _notice_sharing(connection, device, sharing(changes, now), now)
+        changes = after_change(known, Change(status.instance, now, address))
+        if len(changes) != len(known) or changes[-1] != known[-1]:
+            values["instances"] = [[each.instance, each.at, each.address] for each in changes]
+            _notice_sharing(connection, row.id, sharing(changes, now), now)
     if status.online:
         said = msgspec.to_builtins(status)
         values |= {"status": said, "last_seen_at": now, "counter": status.counter}
-        store_reported(connection, device, row.status, said, now)
-    connection.execute(devices.update().where(devices.c.id == device).values(values))
-    if status.online != row.online:
-        reason = "connected" if status.online else "ended" if status.at else "lost"  # a will has no time
-        record_connection(connection, device, online=status.online, reason=reason, address=address, now=now)
+        store_reported(connection, row.id, row.status, said, now)
+    return values
 
 
 def _notice_sharing(connection: Connection, device: str, turns: list[Change], now: float) -> None:

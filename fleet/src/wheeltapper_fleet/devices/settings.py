@@ -23,7 +23,6 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.commands import Command, Settings, SettingsCommand
-from wheeltapper_protocols.wire.messages import Status
 from wheeltapper_protocols.wire.topics import Down, down_topic
 
 __all__ = ["SETTINGS", "change_settings", "get_settings", "settings_for"]
@@ -94,23 +93,28 @@ def get_settings(engine: Engine, device: str) -> SettingsView:
     )
 
 
-def settings_for(connection: Connection, device: str, status: Status, now: float) -> Publication | None:
-    """What ``device`` is told in answer to its status: the settings that it lacks. In the caller's transaction.
+def settings_for(connection: Connection, versions: Mapping[str, int], now: float) -> list[Publication]:
+    """What devices are told in answer to their status: the settings that they lack. In the caller's transaction.
 
-    Cost: one look at an index.
+    Cost: one look at an index, for all of them.
+
+    Args:
+        connection: within the caller's transaction.
+        versions: by device, the version of the settings that it says it has.
+        now: Unix seconds.
     """
-    row = connection.execute(select(device_settings).where(device_settings.c.device == device)).first()
-    if row is None:
-        return None
-    if status.settings_version >= row.version:
-        if row.reported_version != status.settings_version:
-            this = device_settings.c.device == device
-            values = {"reported_version": status.settings_version, "reported_at": now}
-            connection.execute(update(device_settings).where(this).values(values))
-        return None
-    body = SettingsCommand(version=row.version, settings=_wanted(row))
-    command = Command(id=f"settings-{row.version}", expires_at=now + _TERM_SECONDS, body=body)
-    return Publication(down_topic(device, Down.COMMAND), encode(command))
+    found = []
+    query = select(device_settings).where(device_settings.c.device.in_(versions)).order_by(device_settings.c.device)
+    for row in connection.execute(query).all():
+        reported = versions[row.device]
+        if reported < row.version:
+            body = SettingsCommand(version=row.version, settings=_wanted(row))
+            command = Command(id=f"settings-{row.version}", expires_at=now + _TERM_SECONDS, body=body)
+            found.append(Publication(down_topic(row.device, Down.COMMAND), encode(command)))
+        elif row.reported_version != reported:
+            this = device_settings.c.device == row.device
+            connection.execute(update(device_settings).where(this).values(reported_version=reported, reported_at=now))
+    return found
 
 
 def _wanted(row: Row[Any]) -> Settings:

@@ -13,32 +13,33 @@ status                     :mod:`wheeltapper_fleet.devices.presence`; the answer
 Invariants:
     * What :func:`apply_batch` returns is published only after the commit: acknowledgements cover what is then in the
       database.
-    * Messages may come twice and in any order; the result is the same.
+    * Messages may come twice and in any order; the result is the same. Reports are applied before status messages.
+    * A batch costs a fixed number of statements for all devices that say what they said before, not some a device.
 
 What this module does not do: SQL, publish.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from wheeltapper_fleet.alerts.store import store_alerts
-from wheeltapper_fleet.campaigns.claims import DeviceFacts, device_facts
-from wheeltapper_fleet.campaigns.dispatch import device_seen
-from wheeltapper_fleet.campaigns.reports import apply_assignment_refused, apply_execution_report
+from wheeltapper_fleet.campaigns.claims import facts_of_devices
+from wheeltapper_fleet.campaigns.dispatch import devices_seen
+from wheeltapper_fleet.campaigns.reports import ReportedOn, apply_reports
 from wheeltapper_fleet.captures.reports import apply_capture_report
 from wheeltapper_fleet.devices.commands import apply_command_report
 from wheeltapper_fleet.devices.notices import store_notice
-from wheeltapper_fleet.devices.presence import store_status
+from wheeltapper_fleet.devices.presence import store_statuses
 from wheeltapper_fleet.devices.settings import settings_for
 from wheeltapper_fleet.ground.publication import Publication
+from wheeltapper_fleet.ground.rounds import in_rounds
 from wheeltapper_fleet.ingest.message import DeviceMessage
 from wheeltapper_fleet.telemetry.rules import Refusal
-from wheeltapper_fleet.telemetry.store import Delivered, Spool, contiguous_seq, count_refusals, store_messages
+from wheeltapper_fleet.telemetry.store import Delivered, Spool, contiguous_seqs, count_refusals, store_messages
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import (
     Ack,
@@ -49,7 +50,6 @@ from wheeltapper_protocols.wire.messages import (
     ExecutionReport,
     Report,
     Status,
-    Telemetry,
 )
 from wheeltapper_protocols.wire.topics import Down, down_topic
 
@@ -85,16 +85,11 @@ def apply_batch(
     batch = store_messages(connection, delivered, now)
     acks = dict(batch.acks)
     store_alerts(connection, [(device, message) for device, message, _ in delivered if isinstance(message, Alert)], now)
-    _notice_undated(connection, delivered, now)
-    for each in messages:
-        match each.message:
-            case Report() as report:
-                _apply_report(connection, each.device, report, now)
-            case Status() as status:
-                before = device_facts(connection, each.device)
-                store_status(connection, each.device, status, now, address_of(each.device))
-                if status.online:
-                    publications += _missed(connection, each.device, before, status, acks, now)
+    _notice_undated(connection, batch.undated, now)
+    _apply_reports(connection, delivered, now)
+    statuses = [(each.device, each.message) for each in messages if isinstance(each.message, Status)]
+    for some in in_rounds(statuses, lambda each: each[0]):
+        publications += _apply_statuses(connection, dict(some), acks, now, address_of)
     publications += [
         Publication(down_topic(device, Down.ACK), encode(Ack(epoch=epoch, seq=seq)))
         for (device, epoch), seq in acks.items()
@@ -103,47 +98,45 @@ def apply_batch(
     return AppliedBatch(publications, batch.records)
 
 
-def _notice_undated(connection: Connection, delivered: Sequence[Delivered], now: float) -> None:
-    """Count the records whose time a device could not tell; those that come twice count twice."""
-    counts: Counter[str] = Counter()
+def _notice_undated(connection: Connection, undated: Mapping[str, int], now: float) -> None:
+    """Count the records whose time a device could not tell."""
+    for device, count in undated.items():
+        text = (
+            f"{count} records of a boot in which the device's clock was never set: their times are seconds since that"
+            " boot; give the device a clock or network time"
+        )
+        store_notice(connection, device, "record.undated", text, now, count)
+
+
+def _apply_reports(connection: Connection, delivered: Sequence[Delivered], now: float) -> None:
+    of_executions: list[ReportedOn] = []
     for device, message, _ in delivered:
-        records = message.records if isinstance(message, Telemetry) else [message]
-        counts[device] += sum([record.undated for record in records])
-    for device, count in counts.items():
-        if count:
-            text = (
-                f"{count} records of a boot in which the device's clock was never set: their times are seconds since"
-                " that boot; give the device a clock or network time"
-            )
-            store_notice(connection, device, "record.undated", text, now, count)
+        match message:
+            case Report(body=ExecutionReport() | AssignmentRefused() as said):
+                of_executions.append((device, said))
+            case Report(body=CaptureReport() as capture):
+                apply_capture_report(connection, device, capture, now)
+            case Report(body=CommandReport() as answer):
+                apply_command_report(connection, device, answer, now)
+    apply_reports(connection, of_executions, now)
 
 
-def _apply_report(connection: Connection, device: str, report: Report, now: float) -> None:
-    match report.body:
-        case ExecutionReport() as execution:
-            apply_execution_report(connection, device, execution, now)
-        case AssignmentRefused() as refusal:
-            apply_assignment_refused(connection, device, refusal, now)
-        case CaptureReport() as capture:
-            apply_capture_report(connection, device, capture, now)
-        case CommandReport() as answer:
-            apply_command_report(connection, device, answer, now)
-
-
-def _missed(
+def _apply_statuses(
     connection: Connection,
-    device: str,
-    before: DeviceFacts | None,
-    status: Status,
+    said: Mapping[str, Status],
     acks: dict[Spool, int],
     now: float,
+    address_of: Callable[[str], str],
 ) -> list[Publication]:
-    """A newer assignment than the device has, and newer settings. The position of its spool is added to ``acks``, if it
-    is not there."""
-    assignment = device_seen(connection, before, device, now)
-    if status.epoch is not None and (device, status.epoch) not in acks:
-        contiguous = contiguous_seq(connection, (device, status.epoch))
-        if contiguous:
-            acks[device, status.epoch] = contiguous
-    found = (assignment, settings_for(connection, device, status, now))
-    return [each for each in found if each is not None]
+    """Store the status of each of several devices; returns the newer assignments and settings that they lack.
+
+    The positions of their spools are added to ``acks``, where they are not there.
+    """
+    before = facts_of_devices(connection, list(said))
+    store_statuses(connection, {device: (status, address_of(device)) for device, status in said.items()}, now)
+    online = {device: status for device, status in said.items() if status.online}
+    spools = [(device, status.epoch) for device, status in online.items() if status.epoch is not None]
+    contiguous = contiguous_seqs(connection, [each for each in spools if each not in acks])
+    acks.update({spool: seq for spool, seq in contiguous.items() if seq})
+    versions = {device: status.settings_version for device, status in online.items()}
+    return devices_seen(connection, before, online, now) + settings_for(connection, versions, now)

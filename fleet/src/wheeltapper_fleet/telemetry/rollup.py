@@ -198,7 +198,7 @@ class Newest:
     def add(self, epoch: str, records: Sequence[TelemetryRecord], now: float) -> None:
         """Take in windows of one message, which are of this pipeline and rise."""
         self.windows += len(records)
-        if epoch == self.epoch:
+        if epoch == self.epoch and records[0].seq <= self.seq:
             records = [record for record in records if record.seq > self.seq]
         if not records:
             return

@@ -13,6 +13,7 @@ A batch costs a fixed number of statements, and one more for each spool that has
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,7 +30,7 @@ from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, 
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import Alert, DriftReport, Report, Telemetry, TelemetryRecord
 
-__all__ = ["Delivered", "Spool", "StoredBatch", "contiguous_seq", "count_refusals", "store_messages"]
+__all__ = ["Delivered", "Spool", "StoredBatch", "contiguous_seqs", "count_refusals", "store_messages"]
 
 _DETAIL_CHARACTERS: Final = 500
 _SPOOL_COLUMNS: Final = ("device", "epoch", "contiguous", "highest", "stored", "dropped")
@@ -58,6 +59,8 @@ class StoredBatch:
     """Up to which record each spool may be acknowledged once the transaction is committed."""
     records: int
     """How many records the messages held, with repetitions."""
+    undated: Counter[str]
+    """By device, how many of its records that are new have no date."""
     refusals: list[Refusal]
 
 
@@ -104,14 +107,13 @@ def store_messages(connection: Connection, delivered: Sequence[Delivered], now: 
     writer.write(connection)
     _write_spools(connection, open_spools)
     acks = {key: spool.position.contiguous for key, spool in open_spools.items()}
-    return StoredBatch(acks, sum(len(numbers) for *_, numbers in numbered), writer.refusals)
+    return StoredBatch(acks, sum(len(numbers) for *_, numbers in numbered), writer.undated, writer.refusals)
 
 
-def contiguous_seq(connection: Connection, spool: Spool) -> int | None:
-    """Up to which record nothing of ``spool`` is outstanding; None for a spool that is not known."""
-    device, epoch = spool
-    query = select(spools.c.contiguous).where(spools.c.device == device, spools.c.epoch == epoch)
-    return connection.execute(query).scalar_one_or_none()
+def contiguous_seqs(connection: Connection, wanted: Iterable[Spool]) -> dict[Spool, int]:
+    """Up to which record nothing of each spool is outstanding; spools that are not known are left out."""
+    found = select_keys(connection, spools, ("device", "epoch", "contiguous"), ("device", "epoch"), sorted(set(wanted)))
+    return {(row[0], row[1]): row[2] for row in found}
 
 
 def count_refusals(connection: Connection, refusals: Iterable[Refusal], now: float) -> None:
@@ -139,6 +141,7 @@ class _Batch:
         self._drift: list[dict[str, Any]] = []
         self._rollups = Rollups(now)
         self._windows: dict[tuple[str, str], list[tuple[str, list[TelemetryRecord]]]] = {}
+        self.undated: Counter[str] = Counter()
         self.refusals: list[Refusal] = []
 
     def refuse(self, device: str) -> None:
@@ -162,12 +165,16 @@ class _Batch:
                 message, payload = _cut(message, new), b""
             records = message.records
             from_s, to_s, pipeline = self._rollups.add(device, records)
+            if undated := sum([record.undated for record in records]):
+                self.undated[device] += undated
             self._add_windows(device, message.epoch, records, pipeline)
-        elif isinstance(message, Alert):
+        elif message.undated:
+            self.undated[device] += 1
+        if isinstance(message, Alert):
             from_s = to_s = message.t_s
             pipeline = message.pipeline
             self._rollups.add_alert(device, message)
-        elif isinstance(message.body, DriftReport):
+        elif isinstance(message, Report) and isinstance(message.body, DriftReport):
             drift = message.body
             pipeline = drift.pipeline
             key = {"device": device, "epoch": message.epoch, "seq": message.seq}

@@ -19,10 +19,8 @@ What this module does not do: turn messages into bytes (:mod:`codec`), name topi
 
 from __future__ import annotations
 
-import functools
-import math
 import re
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta
 
@@ -90,9 +88,16 @@ TextOfName: TypeAlias = Annotated[str, Meta(max_length=63)]
 """A name whose pattern is checked when the struct is built."""
 
 
-@functools.lru_cache(maxsize=4096)
+_NAMES: Final[set[str]] = set()
+"""Names that were found good: to look one up costs less than to match it, or to call a function."""
+_MOST_NAMES: Final = 4096
+
+
 def _is_name(text: str) -> bool:
-    return re.match(NAME_PATTERN, text) is not None
+    good = re.match(NAME_PATTERN, text) is not None
+    if good and len(_NAMES) < _MOST_NAMES:
+        _NAMES.add(text)
+    return good
 
 
 class PipelineStatus(MessageBase, frozen=True, kw_only=True):
@@ -173,11 +178,14 @@ class TelemetryRecord(MessageBase, frozen=True, kw_only=True, gc=False):
     """The device's clock was not set, and the record cannot be dated: ``t_s`` is in seconds since its boot."""
 
     def __post_init__(self) -> None:
-        # One sum instead of a look at each field: this runs for every record. It is finite if all of them are.
+        # This runs for every record, so it calls nothing. The sum is finite if all numbers are; of no other number
+        # than a finite one is the difference to itself 0. Patterns on the fields would be matched anew every time.
         total = self.t_s + (self.score or 0.0) + (self.latency_ms or 0.0) + (self.value or 0.0)
-        if not math.isfinite(total):
-            super().__post_init__()
-        # A pattern on the fields would be matched anew for every record, which costs more than to decode it.
+        if total - total != 0.0 or self.pipeline not in _NAMES or (self.model is not None and self.model not in _NAMES):
+            self._check()
+
+    def _check(self) -> None:
+        super().__post_init__()
         if not (_is_name(self.pipeline) and (self.model is None or _is_name(self.model))):
             raise ValueError("pipeline and model must be names: a-z, 0-9 and -, not beginning with -")
 
