@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Import", "Read", "circles", "parsed", "room_of"]
+__all__ = ["Import", "Read", "circles", "nodes", "parsed", "room_of"]
 
 
 @functools.cache
@@ -26,6 +26,16 @@ def parsed(file: Path) -> ast.Module:
     return _parse(file.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def _walked(text: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(_parse(text)))
+
+
+def nodes(file: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file's syntax tree; files with the same content are walked once."""
+    return _walked(file.read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class Import:
     """``module`` imports ``name``, a dotted name of ours or of a library, in line ``line``."""
@@ -35,9 +45,14 @@ class Import:
     line: int
 
 
-def _imports(module: str, tree: ast.Module, ours: Container[str]) -> Iterator[Import]:
+@functools.cache
+def _imports(module: str, text: str, ours: frozenset[str]) -> tuple[Import, ...]:
     """What ``module`` imports, and the modules of the packages ``ours`` that it names as a text."""
-    for node in ast.walk(tree):
+    return tuple(_imported(module, _walked(text), ours))
+
+
+def _imported(module: str, walked: Iterable[ast.AST], ours: Container[str]) -> Iterator[Import]:
+    for node in walked:
         if isinstance(node, ast.Import):
             yield from (Import(module, alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -65,8 +80,9 @@ class Read:
             for file in sorted(folder.rglob("*.py")):
                 parts = file.relative_to(folder).with_suffix("").parts
                 self.files[".".join([package, *(part for part in parts if part != "__init__")])] = file
+        ours = frozenset(self.sources)
         self.imports = {
-            module: [found for found in _imports(module, parsed(file), self.sources) if self._counts(found)]
+            module: [found for found in _imports(module, file.read_text(encoding="utf-8"), ours) if self._counts(found)]
             for module, file in self.files.items()
         }
 

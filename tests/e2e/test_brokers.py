@@ -21,7 +21,9 @@ def offline(stage: Stage, device: str) -> bool:
 
 
 @pytest.mark.parametrize("make", [NatsCluster, MosquittoAlone], ids=["nats", "mosquitto"])
-def test_enrolled_told_committed_and_refused(stage: Stage, make: type[NatsCluster | MosquittoAlone]) -> None:
+def test_enrolled_told_committed_and_refused(
+    stage: Stage, bundle: Path, make: type[NatsCluster | MosquittoAlone]
+) -> None:
     """Two devices enrol, their telemetry is stored, a release is committed, nothing is lost; who is revoked is out."""
     stage.make_keys()
     broker = make(stage.folder / "broker", stage.data_dir)
@@ -29,7 +31,7 @@ def test_enrolled_told_committed_and_refused(stage: Stage, make: type[NatsCluste
         stage.serve_options = ["--config", str(broker.settings)]
         story = Story(stage, devices=2)
         story.enrol()
-        story.publish(story.train(story.capture(20), "first", 1.0))
+        story.publish(bundle)
         if isinstance(broker, NatsCluster):
             broker.kill(HOSTS[0])  # where the service is connected, and perhaps one of the devices
         spec = {"model": stage.model, "release": 1, "pipelines": [PIPELINE], "waves": [{"count": 1}, {}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +25,10 @@ def execution(stage: Stage, campaign: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_device_that_was_away_does_not_run_what_was_aborted(stage: Stage) -> None:
+def test_a_device_that_was_away_does_not_run_what_was_aborted(stage: Stage, bundle: Path) -> None:
     story = Story(stage, devices=1)
     story.enrol()
     [device] = story.device_ids
-    bundle = story.train(story.capture(20), "first", 1.0)
     story.publish(bundle)
     story.await_campaign(start(stage, 1), "COMPLETED")
     story.publish(bundle)

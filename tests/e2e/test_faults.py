@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -59,12 +60,12 @@ def kill_agent(stage: Stage, story: Story, chance: random.Random) -> None:
     [(kill_broker, 11), (kill_fleet, 22), (kill_agent, 33)],
     ids=["broker", "fleet", "agent"],
 )
-def test_killed_at_random_moments(stage: Stage, kill: Callable[[Stage, Story, random.Random], None], seed: int) -> None:
+def test_killed_at_random_moments(
+    stage: Stage, bundle: Path, kill: Callable[[Stage, Story, random.Random], None], seed: int
+) -> None:
     chance = random.Random(seed)
     story = Story(stage)
     story.enrol()
-    recordings = story.capture(20)
-    bundle = story.train(recordings, "first", 1.0)
     story.publish(bundle)
     campaign = story.campaign(1)
     for _ in range(KILLS):

@@ -65,15 +65,14 @@ def check_page(page: Page, story: Story, alert: dict[str, Any]) -> None:
     assert set(shown) >= {reason["feature"] for reason in alert["reasons"][:2]}
 
 
-def test_the_page_tells_the_story(stage: Stage) -> None:
+def test_the_page_tells_the_story(stage: Stage, bundle: Path) -> None:
     story = Story(stage, report=lambda text: print(f"{time.monotonic():.1f} {text}"))
     with open_page() as page:
         page.emulate(1360, 1000)
         story.enrol()
         sign_in(page, stage)
-        first = story.train(story.capture(20), "first", 1.0)
-        story.await_campaign(story.campaign(story.publish(first)), "COMPLETED")
-        story.await_campaign(story.campaign(story.publish(story.break_release(first))), "PAUSED")
+        story.await_campaign(story.campaign(story.publish(bundle)), "COMPLETED")
+        story.await_campaign(story.campaign(story.publish(story.break_release(bundle))), "PAUSED")
         story.wear_out(wall_seconds=22.0)
         alert = story.await_alert()
         # The page was not reloaded: new content came with server-sent events.

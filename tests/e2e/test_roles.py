@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.fleet.broker.external import NatsCluster
-from tests.fleet.conftest import postgres_url  # noqa: F401  # a fixture
+from tests.fleet.conftest import postgres_server, postgres_url  # noqa: F401  # fixtures
 from tests.fleet.sim.test_simulate import Simulated
 from tests.fleet.trust.bundles import write_bundle
 from tests.fleet.trust.world import PASSED

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from tests.fleet.api.harness import AdminServer
 from wheeltapper_fleet.access.permissions import ROLES, ROUTES, Role, permission_of
@@ -32,21 +32,17 @@ SESSION = {"GET /fragments/{fragment}", "GET /metrics"}
 VALUES = {"sha256": "0" * 64, "release": "1", "fragment": "totals", "name": "page.css", "action": "pause"}
 
 
-def walk(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(method, path) of every route below a router, however they were included."""
-    for route in router.routes:
-        inner = getattr(route, "original_router", None) or getattr(route, "router", None)
-        if hasattr(route, "methods") and hasattr(route, "path"):
-            for method in route.methods or ():
-                yield method, prefix + route.path
-        elif inner is not None:
-            yield from walk(inner, prefix + inner.prefix)
-        else:
+def walk(server: AdminServer) -> Iterator[tuple[str, str]]:
+    """(method, path) of every route of the service, however it was included."""
+    for route in iter_route_contexts(server.app.routes):
+        if route.path is None or route.methods is None:
             raise AssertionError(f"{route} is a kind of route that this test does not see into")
+        for method in route.methods:
+            yield method, route.path
 
 
 def routes(server: AdminServer) -> list[tuple[str, str]]:
-    found = sorted({(method, path) for method, path in walk(server.app) if method != "OPTIONS"})
+    found = sorted({(method, path) for method, path in walk(server) if method != "OPTIONS"})
     gets = {path for method, path in found if method == "GET"}
     return [(method, path) for method, path in found if method != "HEAD" or path not in gets]
 

@@ -12,6 +12,7 @@ What this module does not do: rules. Routes read through the rooms' ``views.py``
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.routing import BaseRoute
 
 from wheeltapper_fleet import __version__
 from wheeltapper_fleet.api.context import AdminContext, Context, requester
@@ -102,10 +104,7 @@ def admin_app(context: AdminContext) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.context = context
-    api = APIRouter(prefix=_PREFIX, dependencies=[Depends(requester), Depends(_BEARER)], responses=REFUSALS)
-    for subject in _SUBJECTS:
-        api.include_router(subject.router, tags=[subject.__name__.rpartition(".")[2].replace("_", "-")])
-    app.include_router(api)
+    app.router.routes.extend(_routes())
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})
     app.add_api_route("/readyz", _readyz, methods=["GET"], responses={503: {"description": "It cannot answer now."}})
     metrics = Metrics(context.engine, context.failing, lambda: context.events.listening)
@@ -124,6 +123,25 @@ def admin_app(context: AdminContext) -> FastAPI:
     app.add_middleware(Measured, metrics=metrics)
     describe(app)
     return app
+
+
+@functools.cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """The routes of every subject, below the prefix.
+
+    They are built once a process, which takes half a second, and know of no app. None is included by way of another
+    router, since each level builds them all again.
+    """
+    router = APIRouter()
+    for subject in _SUBJECTS:
+        router.include_router(
+            subject.router,
+            prefix=_PREFIX,
+            tags=[subject.__name__.rpartition(".")[2].replace("_", "-")],
+            dependencies=[Depends(requester), Depends(_BEARER)],
+            responses=REFUSALS,
+        )
+    return tuple(router.routes)
 
 
 def _max_bytes(path: str) -> int:
