@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sqlite3
 import stat
 import time
 
 import httpx
 import pytest
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from tests.fleet.api.harness import MODEL, AdminServer
 from wheeltapper_fleet import tables
+from wheeltapper_fleet.access import repeats
 from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
@@ -31,6 +34,44 @@ def test_a_missing_or_wrong_token_is_refused(server: AdminServer, header: str | 
     for method, path in (("GET", "/devices"), ("GET", "/summary"), ("POST", "/tokens"), ("PUT", "/blobs/" + "0" * 64)):
         answer = httpx.request(method, f"{server.url}/api/v1{path}", headers=headers, trust_env=False)
         assert (answer.status_code, answer.json()["code"]) == (401, "api.unauthorized")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RuntimeError("secret 123"), 500, "api.internal"),
+        (OperationalError("SELECT secret", {}, sqlite3.OperationalError("disk I/O error")), 503, "api.database"),
+        (IntegrityError("SELECT secret", {}, sqlite3.IntegrityError("UNIQUE constraint")), 500, "api.internal"),
+    ],
+)
+def test_what_fails_within_is_answered_as_everything_else(
+    server: AdminServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    code: str,
+) -> None:
+    """A route that breaks, and a middleware in front of it: problem details, secure headers, a request id."""
+
+    def broken() -> None:
+        raise error
+
+    server.app.add_api_route("/api/v1/broken", broken, methods=["GET", "POST"])
+    with server.http() as http:
+        good = http.get("/api/v1/who")
+        for answer in (http.get("/api/v1/broken"), http.post("/api/v1/broken")):
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-request-id"]
+            assert set(good.headers) - {"content-length"} <= set(answer.headers)
+            assert "secret" not in answer.text
+        monkeypatch.setattr(repeats, "begin", lambda *_: broken())
+        answer = http.post("/api/v1/tokens", json={}, headers={"Idempotency-Key": "one"})
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert answer.headers["content-security-policy"] == good.headers["content-security-policy"]
+    assert (f"a request failed: {type(error).__name__}" in caplog.text) == (status == 500)
 
 
 def test_token_file_is_private_and_not_in_the_database(server: AdminServer) -> None:
@@ -175,8 +216,10 @@ def test_a_campaign_conflict_is_answered_with_the_current_state(server: AdminSer
         assert http.post(f"{path}/start").json()["code"] == "campaign.version_required"
         assert client.act(made["id"], "start", 1)["state"] == "RUNNING"
         conflict = http.post(f"{path}/pause", headers={"If-Match": '"1"'})
-        assert (conflict.status_code, conflict.json()["code"]) == (409, "campaign.conflict")
+        assert (conflict.status_code, conflict.json()["code"]) == (412, "campaign.conflict")
         assert conflict.json()["current"]["version"] == 2
+        in_body = http.post(f"{path}/pause", json={"expected_version": 1})
+        assert (in_body.status_code, in_body.json()["current"]["version"]) == (409, 2)
         assert http.post(f"{path}/pause", headers={"If-Match": http.get(path).headers["ETag"]}).status_code == 200
         assert http.post(f"{path}/explode", headers={"If-Match": "3"}).status_code == 404
         assert http.post(f"{path}/pause", headers={"If-Match": "x"}).status_code == 428

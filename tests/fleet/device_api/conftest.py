@@ -23,7 +23,8 @@ def listener(world: World) -> Iterator[Listener]:
         world.repository,
         world.blobs,
         world.captures,
-        enrolments_per_minute=8,
+        failures_per_minute=8,
+        enrolments_per_minute=50,
         monotonic=lambda: time.monotonic() + made.ahead_seconds,
     )
     with listening_socket("127.0.0.1", 0) as bound:

@@ -10,14 +10,17 @@ import pytest
 import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from sqlalchemy import text as sql
 from tuf.api.exceptions import DownloadHTTPError
 
 from tests.fleet.captures.test_captures import ask, recording_bytes
 from tests.fleet.device_api.client import Client, Listener
 from tests.fleet.trust.world import MODEL, World, make_csr, sha256
+from wheeltapper_fleet.device_api.rate_limit import RateLimit
 from wheeltapper_fleet.devices.lifecycle import forget_device
 from wheeltapper_fleet.devices.rules import Action
 from wheeltapper_fleet.devices.service import Devices
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_protocols.manifest.manifest import check_file, decode_manifest
 from wheeltapper_protocols.wire.ids import manifest_path
@@ -97,10 +100,45 @@ def test_malformed_bodies_are_refused(listener: Listener, body: bytes, status: i
     assert (answer.status, answer.code) == (status, code)
 
 
-def test_enrolments_are_limited_per_address(listener: Listener) -> None:
+def test_enrolments_that_fail_are_limited_per_address(listener: Listener) -> None:
     client = listener.client()
     codes = [client.ask("POST", "/v1/enrol", b"{}").code for _ in range(10)]
     assert codes == ["api.bad_request"] * 8 + ["api.rate_limited"] * 2
+
+
+def test_a_factory_behind_one_address_enrols(listener: Listener, world: World) -> None:
+    """More devices than may fail; the limit of failures is used up by failures alone, and comes back with time."""
+    client = listener.client()
+    for number in range(12):
+        token = world.enrolment.create_token(f"dev-{number}")
+        assert enrol(client, token, make_csr(f"dev-{number}")[1])[0] == 200
+    token, csr = world.enrolment.create_token("dev-99"), make_csr("dev-99")[1]
+    unknown = token.replace(token.split(".")[2], "A" * 43)
+    assert [enrol(client, unknown, csr)[0] for _ in range(9)] == [403] * 8 + [429]
+    assert enrol(client, token, csr)[0] == 429
+    listener.ahead_seconds += 61.0
+    assert enrol(client, token, csr)[0] == 200
+
+
+def test_attempts_are_limited_whatever_becomes_of_them() -> None:
+    now = [0.0]
+    limit = RateLimit(3, lambda: now[0])
+    for _ in range(3):
+        limit.take("10.0.0.1")
+    with pytest.raises(FleetError, match=r"try again in 20 s \[api\.rate_limited\]"):
+        limit.take("10.0.0.1")
+    limit.take("10.0.0.2")
+    now[0] += 20.0
+    limit.take("10.0.0.1")
+
+
+def test_what_fails_within_is_answered_with_a_code(listener: Listener, world: World) -> None:
+    with world.engine.begin() as connection:
+        connection.execute(sql("DROP TABLE enrolment_tokens"))
+    token = f"wt1.dev-1.{'A' * 43}.{'0' * 64}"
+    status, answer = enrol(listener.client(), token, make_csr("dev-1")[1])
+    assert (status, answer["code"]) in [(500, "api.internal"), (503, "api.database")]
+    assert "enrolment_tokens" not in json.dumps(answer)
 
 
 PROTECTED = ["/v1/tuf/timestamp.json", "/v1/tuf/1.root.json", f"/v1/blobs/{'0' * 64}"]

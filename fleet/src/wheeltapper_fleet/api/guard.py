@@ -4,6 +4,7 @@ Invariants:
     * A request whose ``Host`` is not one of the service's names is refused. A foreign name that resolves to loopback
       (DNS rebinding) can therefore not reach the API through a browser.
     * Every answer carries the id of its request, ``X-Request-Id``; the log and the records have it too.
+    * What fails within is answered here, with problem details and the same headers, and logged once with its traceback.
     * No body is longer than its limit, whatever ``Content-Length`` says: bytes are counted as they arrive.
 
 What this module does not do: authentication.
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wheeltapper_fleet.api.problem import failure_response
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.problem import PROBLEM_JSON, problem
 from wheeltapper_fleet.ground.request import begin_request
@@ -88,6 +90,11 @@ class Guard:
             if started:
                 raise
             refused.append(error)
+        except Exception as error:
+            if started:
+                raise
+            if not refused:
+                await failure_response(error)(scope, receive, send_with_headers)
         if refused and not started:
             refusal = refused[0]
             refused.clear()

@@ -68,6 +68,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
             if not path.startswith(_PREFIX):
                 continue
             used.update(operation.get("tags", ()))
+            _versions(operation)
             needed = ROUTES.get(f"{method.upper()} {path.removeprefix(_PREFIX)}")
             operation["description"] = f"{operation.get('description', '')}\n\nNeeds the permission `{needed}`."
             operation["security"] = [{"token": []}, {"session": []}]
@@ -88,6 +89,17 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         if name in components.get("schemas", {}):
             components["schemas"][name]["examples"] = [example]
     return document
+
+
+def _versions(operation: dict[str, Any]) -> None:
+    """Say what answers a change that was decided on something else than what is there."""
+    if any(each["name"] == "If-Match" for each in operation.get("parameters", ())):
+        schema = {"$ref": "#/components/schemas/Problem"}
+        operation["responses"]["412"] = {
+            "description": "It has changed since (`….conflict`); `current` says what is there now.",
+            "headers": {"ETag": {"description": "Of what is there now.", "schema": {"type": "string"}}},
+            "content": {PROBLEM_JSON: {"schema": schema}},
+        }
 
 
 def _refusals(operation: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 Invariants:
     * A database that does not answer now is ``api.database`` and status 503: the request is right, and may be repeated.
-    * An unexpected error is answered with ``api.internal`` and status 500. Its text stays out of the answer.
+    * An unexpected error is answered with ``api.internal`` and status 500, by the guard in front of the app
+      (:mod:`wheeltapper_fleet.api.guard`), so that its answer has the same headers. Its text stays out of the answer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.problem import PROBLEM_JSON, problem
 from wheeltapper_protocols.errors import ProtocolError
 
-__all__ = ["REFUSALS", "Problem", "add_error_handlers", "problem_response"]
+__all__ = ["REFUSALS", "Problem", "add_error_handlers", "failure_response", "problem_response"]
 
 _LOG: Final = logging.getLogger(__name__)
 _CODES: Final = {404: "api.not_found", 405: "api.method"}
@@ -66,7 +67,6 @@ def add_error_handlers(app: FastAPI) -> None:
     for kind in (FleetError, ProtocolError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(SQLAlchemyError, _database_error)
-    app.add_exception_handler(Exception, _internal_error)
     app.add_exception_handler(ClientDisconnect, _disconnected)
 
 
@@ -107,19 +107,22 @@ def _methods(request: Request) -> list[str]:
     return []
 
 
-def _database_error(_: Request, error: Exception) -> Response:
-    fault = database_fault(error)
+def failure_response(error: Exception) -> JSONResponse:
+    """The answer to a request that failed by ``error``, which is no refusal: 503 if the database does not answer."""
+    fault = database_fault(error) if isinstance(error, SQLAlchemyError) else None
     if fault is None:
-        raise error
+        _LOG.error("a request failed: %s", type(error).__name__, exc_info=error)
+        return problem_response("api.internal", "the service failed; see its log", 500)
     message = f"the database does not answer now ({fault}); try again in a few seconds"
     _LOG.warning("a request is answered with 503: %s", fault)
     headers = {"Retry-After": str(_RETRY_SECONDS)}
     return problem_response("api.database", message, 503, headers)
 
 
-def _internal_error(_: Request, error: Exception) -> Response:
-    _LOG.error("a request failed: %s", type(error).__name__)
-    return problem_response("api.internal", "the service failed; see its log", 500)
+def _database_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, SQLAlchemyError) or database_fault(error) is None:
+        raise error
+    return failure_response(error)
 
 
 def _disconnected(_: Request, __: Exception) -> Response:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from wheeltapper_fleet.cli.options import AsJson, DataDir, DeviceFirst, TokenFile, Url
+from wheeltapper_fleet.cli.options import AsJson, DataDir, DeviceFirst, IfMatch, TokenFile, Url
 from wheeltapper_fleet.cli.support import (
     BAD_INPUT,
     fail,
@@ -42,6 +42,7 @@ def device_tag(
     device: DeviceFirst,
     changes: Annotated[list[str], typer.Argument(help="key=value sets a tag, -key removes one.")],
     why: _Why = "",
+    if_match: IfMatch = None,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
@@ -50,7 +51,7 @@ def device_tag(
     """Change tags of a device; the others stay. The tag site is its site."""
     tags = _tag_change(changes)
     with open_client(url, token_file, data_dir) as client:
-        found = client.tag_device(device, tags, why)
+        found = client.tag_device(device, tags, why, if_match)
     text = " ".join(f"{key}={value}" for key, value in found["tags"].items())
     print_result(found, f"{device}: {text or 'no tags'}", as_json)
 
@@ -97,13 +98,14 @@ def _moving(action: str, done: str, about: str) -> Callable[..., None]:
     def command(
         device: str,
         why: _Why = "",
+        if_match: IfMatch = None,
         url: Url = None,
         token_file: TokenFile = None,
         data_dir: DataDir = None,
         as_json: AsJson = False,
     ) -> None:
         with open_client(url, token_file, data_dir) as client:
-            found = client.move_device(device, action, why)
+            found = client.move_device(device, action, why, if_match)
         print_result(found, f"{device} is {done}", as_json)
 
     command.__doc__ = about

@@ -104,7 +104,7 @@ def device_show(
         ("update", found["execution_state"]),
         ("seen", format_time(found["last_seen_at"])),
     ]
-    rows += [("certificate ends", format_time(found["certificate_expires_at"]))]
+    rows += [("certificate ends", format_time(found["certificate_expires_at"])), ("etag", found["etag"])]
     print_table((found["id"], ""), rows, "")
 
 

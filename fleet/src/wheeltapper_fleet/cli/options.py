@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "DataDir", "DeviceFirst", "Query", "TokenFile", "Url"]
+__all__ = ["AsJson", "DataDir", "DeviceFirst", "IfMatch", "Query", "TokenFile", "Url"]
 
 
 class NoSuchOption(typer.BadParameter):  # the name by which wrong usage is told apart
@@ -30,6 +30,9 @@ TokenFile = Annotated[
 ]
 DataDir = Annotated[
     Path | None, typer.Option(help="Data folder of a service on this machine [default: wheeltapper-data].")
+]
+IfMatch = Annotated[
+    str | None, typer.Option("--if-match", help="Refuse if the etag that `device show` gives is another one by now.")
 ]
 Query = Annotated[
     str, typer.Option("--q", help="Only devices that this query means, e.g. 'site = north and not online'.")

@@ -69,10 +69,13 @@ class DeviceCalls(Requests):
         """Which settings are wanted of a device, which are in force, and which differ."""
         return dict(self._get(f"/devices/{quoted(device)}/settings"))
 
-    def change_settings(self, device: str, settings: Mapping[str, Any], why: str = "") -> dict[str, Any]:
-        """Want other values of a device's settings; None: what its configuration says."""
+    def change_settings(
+        self, device: str, settings: Mapping[str, Any], why: str = "", if_match: str | None = None
+    ) -> dict[str, Any]:
+        """Want other values of a device's settings, None: what its configuration says; if they are still at the version
+        ``if_match``."""
         body = {"settings": dict(settings), "why": why}
-        return dict(self._send("PATCH", f"{PREFIX}/devices/{quoted(device)}/settings", json=body).json())
+        return dict(self._change(f"/devices/{quoted(device)}/settings", body, if_match))
 
     def connections(self, device: str) -> Iterator[dict[str, Any]]:
         """When a device came and went, newest first."""
@@ -82,18 +85,23 @@ class DeviceCalls(Requests):
         """What was done to a device, newest first."""
         return self.items(f"/devices/{quoted(device)}/log")
 
-    def tag_device(self, device: str, tags: Mapping[str, str | None], why: str = "") -> dict[str, Any]:
-        """Change tags of a device; None removes one."""
-        body = {"tags": dict(tags), "why": why}
-        return dict(self._send("PATCH", f"{PREFIX}/devices/{quoted(device)}", json=body).json())
+    def tag_device(
+        self, device: str, tags: Mapping[str, str | None], why: str = "", if_match: str | None = None
+    ) -> dict[str, Any]:
+        """Change tags of a device, None removes one; if it is still as its ``etag`` was when it was read.
+
+        Raises:
+            FleetError: ``device.conflict``: it has changed since.
+        """
+        return dict(self._change(f"/devices/{quoted(device)}", {"tags": dict(tags), "why": why}, if_match))
 
     def edit_devices(self, q: str, **change: Any) -> dict[str, Any]:
         """Change every device that a query means: ``tags``, ``action``, ``why``, ``dry``, ``expected``."""
         return dict(self._post("/device-edits", {"q": q, **change}))
 
-    def move_device(self, device: str, action: str, why: str = "") -> dict[str, Any]:
+    def move_device(self, device: str, action: str, why: str = "", if_match: str | None = None) -> dict[str, Any]:
         """``quarantine``, ``reinstate``, ``revoke`` or ``retire`` a device."""
-        return dict(self._post(f"/devices/{quoted(device)}/{action}", {"why": why}))
+        return dict(self._change(f"/devices/{quoted(device)}/{action}", {"why": why}, if_match, "POST"))
 
     def revoke(self, device: str) -> dict[str, Any]:
         """Revoke a device: from now on it is refused everywhere."""

@@ -77,6 +77,12 @@ class Requests:
         response = self._send(method, PREFIX + path, json=body, params=asked)
         return response.json() if response.content else None
 
+    def _change(self, path: str, body: Mapping[str, Any] | None, if_match: str | None, method: str = "PATCH") -> Any:
+        """Change something, if it is still as the tag ``if_match`` says."""
+        headers = {} if if_match is None else {"If-Match": f'"{if_match}"'}
+        response = self._send(method, PREFIX + path, json=body, headers=headers)
+        return response.json() if response.content else None
+
     def _get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         return self._send("GET", PREFIX + path, params=query).json()
 

@@ -4,8 +4,9 @@ Invariants:
     * Without a client certificate only ``/v1/enrol`` and ``/v1/enrol/ca`` answer. With one, every request asks the
       database whether the device is known, not revoked, and shows its current certificate, or the next one.
     * Every refusal is JSON ``{code, message}`` with the status of its code. No input causes a status 500.
-    * Bodies are limited while they are read. Enrolments are limited per address and minute, renewals
-      per device and minute.
+    * Bodies are limited while they are read. Enrolments that fail are limited per address and minute; those that
+      succeed use up a token each, and are limited only by what the fleet can sign, so that a factory behind one address
+      can enrol. Renewals are limited per device and minute.
 
 What this module does not do: TLS (:mod:`tls_server`), the admin API, MQTT.
 """
@@ -53,7 +54,8 @@ class DeviceApi:
         repository: the TUF metadata.
         blobs: the files of releases.
         captures: stores uploaded recordings.
-        enrolments_per_minute: how many enrolments one address may try in a minute.
+        failures_per_minute: how many enrolments of one address may fail in a minute.
+        enrolments_per_minute: how many enrolments one address may try in a minute, with success or without.
         renewals_per_minute: how many renewals of its certificate one device may try in a minute.
         monotonic: seconds of a clock that never goes back.
     """
@@ -64,7 +66,8 @@ class DeviceApi:
     repository: Repository
     blobs: BlobStore
     captures: Captures
-    enrolments_per_minute: int = 60
+    failures_per_minute: int = 60
+    enrolments_per_minute: int = 3000
     renewals_per_minute: int = 6
     monotonic: Callable[[], float] = time.monotonic
 
@@ -109,7 +112,8 @@ def _authenticated(engine: Engine, request: Request) -> str:
 
 def _add_enrolment(app: FastAPI, api: DeviceApi) -> None:
     """Add the routes that need no certificate: the CA, and enrolment."""
-    limit = RateLimit(api.enrolments_per_minute, api.monotonic)
+    attempts = RateLimit(api.enrolments_per_minute, api.monotonic)
+    failures = RateLimit(api.failures_per_minute, api.monotonic)
 
     @app.get("/v1/enrol/ca")
     async def ca() -> Response:
@@ -117,14 +121,28 @@ def _add_enrolment(app: FastAPI, api: DeviceApi) -> None:
 
     @app.post("/v1/enrol")
     async def enrol(request: Request) -> dict[str, Any]:
-        limit.take(request.client.host if request.client is not None else "")
-        body = await _read_body(request, _MAX_ENROL_BYTES)
+        address = request.client.host if request.client is not None else ""
+        failures.check(address)
+        attempts.take(address)
         try:
-            wanted = msgspec.json.decode(body, type=_EnrolRequest)
-            csr = wanted.csr.encode("utf-8")
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise FleetError("api.bad_request", 'send JSON {"token": …, "csr": PEM text}') from error
-        return asdict(await run_in_threadpool(api.enrolment.enrol, wanted.token, csr))
+            wanted, csr = _wanted(await _read_body(request, _MAX_ENROL_BYTES))
+            return asdict(await run_in_threadpool(api.enrolment.enrol, wanted.token, csr))
+        except FleetError:
+            failures.count(address)
+            raise
+
+
+def _wanted(body: bytes) -> tuple[_EnrolRequest, bytes]:
+    """What an enrolment asks for, and its CSR in PEM.
+
+    Raises:
+        FleetError: ``api.bad_request``.
+    """
+    try:
+        wanted = msgspec.json.decode(body, type=_EnrolRequest)
+        return wanted, wanted.csr.encode("utf-8")
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise FleetError("api.bad_request", 'send JSON {"token": …, "csr": PEM text}') from error
 
 
 def _add_downloads(app: FastAPI, api: DeviceApi, device: Callable[[Request], str]) -> None:

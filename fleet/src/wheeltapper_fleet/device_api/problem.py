@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from fastapi import FastAPI, Request
@@ -20,6 +21,7 @@ from wheeltapper_protocols.errors import ProtocolError
 
 __all__ = ["add_error_handlers"]
 
+_LOG: Final = logging.getLogger(__name__)
 _CODES: Final = {404: "api.not_found", 405: "api.method", 413: "api.too_large"}
 """Codes of errors that the framework raises, by HTTP status; the others are ``api.bad_request``."""
 
@@ -56,3 +58,8 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         return answer(_CODES.get(error.status_code, "api.bad_request"), str(error.detail), error.status_code)
+
+    @app.exception_handler(Exception)
+    async def internal_error(_: Request, error: Exception) -> JSONResponse:
+        _LOG.error("a request of a device failed: %s", type(error).__name__)  # the server logs where
+        return answer("api.internal", "the service failed; try again later", 500)

@@ -13,28 +13,44 @@ from sqlalchemy import Connection, Engine, delete, select, update
 from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.notices import clear_notices
 from wheeltapper_fleet.devices.reported import clear_reported
-from wheeltapper_fleet.devices.rules import Action, DeviceState, after
+from wheeltapper_fleet.devices.rules import Action, DeviceState, after, device_etag
 from wheeltapper_fleet.devices.tables import device_settings, devices, enrolment_tokens
 from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.etag import check_etag
 
 __all__ = ["forget_device", "move_device", "move_devices", "state_of"]
 
 
-def state_of(connection: Connection, device: str) -> str:
+def state_of(connection: Connection, device: str, if_match: str | None = None) -> str:
     """The state of ``device``, locked until the transaction ends.
 
+    Args:
+        connection: within the caller's transaction.
+        device: its id.
+        if_match: what a change was decided on (:mod:`wheeltapper_fleet.ground.etag`); None: on nothing.
+
     Raises:
-        FleetError: ``device.not_found``.
+        FleetError: ``device.not_found``; ``device.conflict``: it is not as ``if_match`` says any more.
     """
-    query = select(devices.c.state).where(devices.c.id == device).with_for_update()
-    state = connection.execute(query).scalar_one_or_none()
-    if state is None:
+    query = select(devices.c.state, devices.c.tags).where(devices.c.id == device).with_for_update()
+    row = connection.execute(query).first()
+    if row is None:
         raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
-    return str(state)
+    check_etag(if_match, device_etag(row.state, row.tags), "device.conflict", device)
+    return str(row.state)
 
 
-def move_device(connection: Connection, device: str, action: Action, *, who: str, why: str, now: float) -> DeviceState:
+def move_device(
+    connection: Connection,
+    device: str,
+    action: Action,
+    *,
+    who: str,
+    why: str,
+    now: float,
+    if_match: str | None = None,
+) -> DeviceState:
     """Move one device; gives its state afterwards.
 
     Args:
@@ -44,11 +60,12 @@ def move_device(connection: Connection, device: str, action: Action, *, who: str
         who: the person, for the log.
         why: the reason, for the log.
         now: Unix seconds.
+        if_match: what it was decided on.
 
     Raises:
-        FleetError: ``device.not_found``, ``device.transition``.
+        FleetError: ``device.not_found``, ``device.conflict``, ``device.transition``.
     """
-    found = after(state_of(connection, device), action, device)
+    found = after(state_of(connection, device, if_match), action, device)
     move_devices(connection, {device: found}, action, who=who, why=why, now=now)
     return found
 
@@ -68,21 +85,21 @@ def move_devices(
     write_log(connection, entries, who, now)
 
 
-def forget_device(engine: Engine, device: str, *, who: str, now: float) -> None:
+def forget_device(engine: Engine, device: str, *, who: str, now: float, if_match: str | None = None) -> None:
     """Remove ``device``, so that its id can be enrolled again (for a board that lost its key).
 
     Its old certificate stays refused, since the database then knows none or another one. Its records and its log stay.
 
     Raises:
-        FleetError: ``device.not_found``.
+        FleetError: ``device.not_found``, ``device.conflict``.
     """
     with engine.begin() as connection:
+        state_of(connection, device, if_match)
         clear_notices(connection, device)
         clear_reported(connection, device)
         write_tags(connection, {device: {}})
         connection.execute(delete(device_settings).where(device_settings.c.device == device))
-        if connection.execute(delete(devices).where(devices.c.id == device)).rowcount != 1:
-            raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
+        connection.execute(delete(devices).where(devices.c.id == device))
         write_log(connection, [Entry(device, "forget")], who, now)
 
 

@@ -16,11 +16,12 @@ Invariant: an action that the table does not name for a state is refused and cha
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.etag import etag
 
-__all__ = ["CONNECTING", "TRANSITIONS", "Action", "DeviceState", "after", "may_connect", "may_enrol"]
+__all__ = ["CONNECTING", "TRANSITIONS", "Action", "DeviceState", "after", "device_etag", "may_connect", "may_enrol"]
 
 
 class DeviceState(StrEnum):
@@ -73,6 +74,11 @@ def may_connect(state: str) -> bool:
 def may_enrol(state: str) -> bool:
     """Whether a token may be made for a device in ``state``: it waits for one, or its identity has ended."""
     return any(each.value == state for each, action in TRANSITIONS if action is Action.EXPECT)
+
+
+def device_etag(state: str, tags: Any) -> str:
+    """The tag of what people set of a device: its state and its tags."""
+    return etag(state, tags if isinstance(tags, dict) else {})
 
 
 def after(state: str, action: Action, device: str) -> DeviceState:

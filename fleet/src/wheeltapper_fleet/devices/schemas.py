@@ -168,9 +168,12 @@ class DeviceView(BaseModel):
 
     ``score`` and ``severity`` are those of its worst pipeline that has a present score; ``no_score_since`` is set where
     a pipeline that runs a model has had one, and has none now. What it ran before it was enrolled is not shown.
+
+    ``etag`` names what people set of it, its state and tags; a change may say so in ``If-Match``.
     """
 
     id: str
+    etag: str
     tags: dict[str, str]
     online: bool
     state: str

@@ -19,12 +19,13 @@ from sqlalchemy import Connection, Engine, Row, func, select
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.lifecycle import forget_device, move_device, move_devices
 from wheeltapper_fleet.devices.log import Entry, write_log
-from wheeltapper_fleet.devices.rules import Action, after, may_connect
+from wheeltapper_fleet.devices.rules import Action, after, device_etag, may_connect
 from wheeltapper_fleet.devices.schemas import BulkView
 from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.devices.tags import TagChange, changed_tags, check_tags, write_tags
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.etag import check_etag
 from wheeltapper_fleet.ground.query import Query, parse
 
 __all__ = ["BulkChange", "Devices"]
@@ -60,24 +61,25 @@ class Devices:
     changed: Callable[[Connection, Collection[str], float], None] = _nothing
     disconnect: Callable[[str], None] = _nothing
 
-    def move(self, device: str, action: Action, *, who: str, why: str = "") -> None:
+    def move(self, device: str, action: Action, *, who: str, why: str = "", if_match: str | None = None) -> None:
         """Move ``device`` through its life, for the reason ``why``.
 
         Raises:
-            FleetError: ``device.not_found``, ``device.transition``.
+            FleetError: ``device.not_found``, ``device.transition``; ``device.conflict``: it is not as ``if_match`` says
+                any more (:mod:`wheeltapper_fleet.ground.etag`).
         """
         now = self.clock()
         with self.engine.begin() as connection:
-            state = move_device(connection, device, action, who=who, why=why, now=now)
+            state = move_device(connection, device, action, who=who, why=why, now=now, if_match=if_match)
             self.changed(connection, [device], now)
         if not may_connect(state):
             self.disconnect(device)
 
-    def tag(self, device: str, change: TagChange, *, who: str, why: str = "") -> None:
+    def tag(self, device: str, change: TagChange, *, who: str, why: str = "", if_match: str | None = None) -> None:
         """Change tags of ``device``; the others stay.
 
         Raises:
-            FleetError: ``device.not_found``, ``tag.invalid``, ``tag.too_many``.
+            FleetError: ``device.not_found``, ``device.conflict``, ``tag.invalid``, ``tag.too_many``.
         """
         check_tags(change)
         now = self.clock()
@@ -86,16 +88,17 @@ class Devices:
             row = connection.execute(query.with_for_update()).first()
             if row is None:
                 raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
+            check_etag(if_match, device_etag(row.state, row.tags), "device.conflict", device)
             tags = changed_tags(_tags(row.tags), change, device)
             self._write_tags(connection, {device: tags}, {device: row.state}, change, who=who, why=why, now=now)
 
-    def forget(self, device: str, *, who: str) -> None:
+    def forget(self, device: str, *, who: str, if_match: str | None = None) -> None:
         """Remove ``device``, so that its id can be enrolled again. Its records stay.
 
         Raises:
-            FleetError: ``device.not_found``.
+            FleetError: ``device.not_found``, ``device.conflict``.
         """
-        forget_device(self.engine, device, who=who, now=self.clock())
+        forget_device(self.engine, device, who=who, now=self.clock(), if_match=if_match)
         self.disconnect(device)
 
     def foresee(self, query: str, change: BulkChange) -> BulkView:

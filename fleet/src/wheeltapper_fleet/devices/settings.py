@@ -20,6 +20,7 @@ from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.schemas import DesiredSetting, SettingsView
 from wheeltapper_fleet.devices.tables import device_settings, devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.etag import check_etag
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.commands import Command, Settings, SettingsCommand
@@ -34,12 +35,20 @@ _TERM_SECONDS: Final = 3600.0
 
 
 def change_settings(
-    engine: Engine, device: str, change: Mapping[str, Any], *, who: str, why: str, now: float
+    engine: Engine,
+    device: str,
+    change: Mapping[str, Any],
+    *,
+    who: str,
+    why: str,
+    now: float,
+    if_match: str | None = None,
 ) -> SettingsView:
     """Want other values of some settings of ``device``; None: what its configuration says. The others stay.
 
     Raises:
-        FleetError: ``device.not_found``, ``setting.invalid``.
+        FleetError: ``device.not_found``, ``setting.invalid``; ``setting.conflict``: they are not at the version that
+            ``if_match`` says any more (:mod:`wheeltapper_fleet.ground.etag`).
     """
     if unknown := sorted(set(change) - set(SETTINGS)):
         message = f"there is no setting {unknown[0][:40]!r}; there are {', '.join(SETTINGS)}"
@@ -54,6 +63,7 @@ def change_settings(
         if known is None:
             raise FleetError("device.not_found", f"there is no device {device[:80]!r}")
         row = connection.execute(select(device_settings).where(device_settings.c.device == device)).first()
+        check_etag(if_match, str(row.version if row is not None else 0), "setting.conflict", f"{device}'s settings")
         version = 1 + max(row.version if row is not None else 0, _reported_version(known.status))
         desired = dict(row.desired) if row is not None and isinstance(row.desired, dict) else {}
         for name, value in change.items():

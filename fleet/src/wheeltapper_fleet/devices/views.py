@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.notices import notices_by_device, notices_of
-from wheeltapper_fleet.devices.rules import DeviceState
+from wheeltapper_fleet.devices.rules import DeviceState, device_etag
 from wheeltapper_fleet.devices.schemas import DeviceCounts, DeviceView, NoticeView, PipelineView, ReleaseCount
 from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import SEEN, device_pipelines, devices
@@ -190,6 +190,7 @@ def _view(
     worst = max(present, key=lambda each: (_RANKS.get(each.severity or "", 0), each.score or 0.0), default=None)
     return DeviceView(
         id=row.id,
+        etag=device_etag(row.state, row.tags),
         tags=row.tags if isinstance(row.tags, dict) else {},
         online=row.online,
         state=row.state,

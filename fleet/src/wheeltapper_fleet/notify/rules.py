@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from wheeltapper_fleet.ground.etag import etag
 from wheeltapper_fleet.ground.query import parse
 from wheeltapper_fleet.notify.occurrence import Occurrence
 
-__all__ = ["MAX_ATTEMPTS", "Rules", "pause_seconds", "wants"]
+__all__ = ["MAX_ATTEMPTS", "Rules", "pause_seconds", "target_etag", "wants"]
 
 MAX_ATTEMPTS: Final = 12
 """With the pauses between them, the last is some 30 hours after the first."""
 _FIRST_SECONDS: Final = 30.0
 _LONGEST_SECONDS: Final = 6 * 3600.0
+_SET: Final = ("secret", "address", "enabled", "events", "min_severity", "sites", "models", "query")
+"""What people set of a target. With the secret in it, the tag says nothing of an address."""
 _RANK: Final = {"normal": 0, "warning": 1, "critical": 2}
 
 
@@ -60,3 +63,8 @@ def wants(rules: Rules, occurrence: Occurrence, facts: Mapping[str, object], now
 def pause_seconds(failures: int) -> float:
     """How long to wait after so many failures in a row."""
     return min(_LONGEST_SECONDS, _FIRST_SECONDS * 2.0 ** min(max(failures, 1) - 1, 20))
+
+
+def target_etag(row: Mapping[Any, Any]) -> str:
+    """The tag of what people set of the target of a row."""
+    return etag(*(row[name] for name in _SET))

@@ -63,9 +63,13 @@ class TargetChange(_Closed):
 
 
 class TargetView(BaseModel):
-    """A target, and how deliveries to it go: ``failures`` in a row, the last ``error``, when it is tried again."""
+    """A target, and how deliveries to it go: ``failures`` in a row, the last ``error``, when it is tried again.
+
+    ``etag`` names what people set of it; a change may say so in ``If-Match``.
+    """
 
     id: str
+    etag: str
     kind: str
     address: str
     enabled: bool

@@ -14,9 +14,11 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ground.etag import check_etag
 from wheeltapper_fleet.ground.query import parse
 from wheeltapper_fleet.notify.occurrence import Occurrence, OccurrenceKind
 from wheeltapper_fleet.notify.outbox import MAX_TARGETS, enqueue
+from wheeltapper_fleet.notify.rules import target_etag
 from wheeltapper_fleet.notify.schemas import TargetChange, TargetRequest
 from wheeltapper_fleet.notify.signing import secret_text
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
@@ -45,28 +47,29 @@ def create_target(engine: Engine, asked: TargetRequest, who: str, now: float) ->
     return secret
 
 
-def change_target(engine: Engine, target: str, asked: TargetChange) -> None:
+def change_target(engine: Engine, target: str, asked: TargetChange, if_match: str | None = None) -> None:
     """Change a target; deliveries to it go on at once.
 
     Raises:
-        FleetError: ``notify.not_found``, ``notify.url``, ``notify.mail``, ``query.invalid``.
+        FleetError: ``notify.not_found``, ``notify.url``, ``notify.mail``, ``query.invalid``; ``notify.conflict``: it is
+            not as ``if_match`` says any more (:mod:`wheeltapper_fleet.ground.etag`).
     """
     with engine.begin() as connection:
-        row = _existing(connection, target)
+        row = _existing(connection, target, if_match)
         values = asked.model_dump(mode="json", exclude_none=True)
         _check(row["kind"], values.get("address", row["address"]), values.get("query", row["query"]))
         values |= {"failures": 0, "retry_at": None, "error": None}
         connection.execute(update(notify_targets).where(notify_targets.c.id == target).values(values))
 
 
-def delete_target(engine: Engine, target: str) -> None:
+def delete_target(engine: Engine, target: str, if_match: str | None = None) -> None:
     """Remove a target.
 
     Raises:
-        FleetError: ``notify.not_found``.
+        FleetError: ``notify.not_found``, ``notify.conflict``.
     """
     with engine.begin() as connection:
-        _existing(connection, target)
+        _existing(connection, target, if_match)
         connection.execute(delete(notify_targets).where(notify_targets.c.id == target))
         connection.execute(delete(notifications).where(notifications.c.target == target, text("state = 'waiting'")))
 
@@ -114,12 +117,14 @@ def _check(kind: str, address: str, query: str) -> None:
 
 
 def _find(connection: Connection, target: str) -> dict[str, Any] | None:
-    row = connection.execute(select(notify_targets).where(notify_targets.c.id == target)).mappings().first()
+    query = select(notify_targets).where(notify_targets.c.id == target).with_for_update()
+    row = connection.execute(query).mappings().first()
     return None if row is None else dict(row)
 
 
-def _existing(connection: Connection, target: str) -> dict[str, Any]:
+def _existing(connection: Connection, target: str, if_match: str | None = None) -> dict[str, Any]:
     row = _find(connection, target)
     if row is None:
         raise FleetError("notify.not_found", f"there is no target {target[:63]!r}", 404)
+    check_etag(if_match, target_etag(row), "notify.conflict", f"the target {target}")
     return row

@@ -11,6 +11,7 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.notify.rules import target_etag
 from wheeltapper_fleet.notify.schemas import NotificationView, TargetView
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 
@@ -71,7 +72,8 @@ def list_notifications(
 
 
 def _target(row: Row[Any]) -> TargetView:
-    values: dict[str, Any] = {name: row._mapping[name] for name in TargetView.model_fields}
+    values: dict[str, Any] = {name: row._mapping[name] for name in TargetView.model_fields if name != "etag"}
+    values["etag"] = target_etag(row._mapping)
     if row.kind == "webhook":
         parts = urlsplit(row.address)
         values["address"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"

@@ -6,12 +6,10 @@ import logging
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import JSONResponse
 
 from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
-from wheeltapper_fleet.api.problem import problem_response
-from wheeltapper_fleet.api.versions import IfMatch, decided_on
+from wheeltapper_fleet.api.versions import IfMatch, conflict_response, decided_on
 from wheeltapper_fleet.assets import service, views
 from wheeltapper_fleet.assets.history import point_history
 from wheeltapper_fleet.assets.schemas import (
@@ -110,7 +108,7 @@ def change_asset(
     try:
         service.change_asset(context.engine, asset, body, decided_on(if_match, body.expected_version), context.clock())
     except FleetError as error:
-        return _conflict(context, asset, error)
+        return _conflict(context, asset, error, if_match)
     _LOG.info("asset %s changed by %s", asset, who)
     return _shown(context, asset, response)
 
@@ -123,16 +121,22 @@ def retire_asset(
     try:
         service.retire_asset(context.engine, asset, decided_on(if_match, body.expected_version), context.clock())
     except FleetError as error:
-        return _conflict(context, asset, error)
+        return _conflict(context, asset, error, if_match)
     _LOG.info("asset %s retired by %s", asset, who)
     return _shown(context, asset, response)
 
 
-@router.post("/assets/{asset}/delete", status_code=204)
-def delete_asset(asset: AssetId, body: AssetVersion, context: Context, who: Who, if_match: IfMatch = None) -> None:
+@router.post("/assets/{asset}/delete", status_code=204, response_model=None)
+def delete_asset(
+    asset: AssetId, body: AssetVersion, context: Context, who: Who, if_match: IfMatch = None
+) -> Response | None:
     """Remove an asset without history, which was made by mistake."""
-    service.delete_asset(context.engine, asset, decided_on(if_match, body.expected_version))
+    try:
+        service.delete_asset(context.engine, asset, decided_on(if_match, body.expected_version))
+    except FleetError as error:
+        return _conflict(context, asset, error, if_match)
     _LOG.info("asset %s deleted by %s", asset, who)
+    return None
 
 
 @router.post("/assets/{asset}/mappings", status_code=201)
@@ -157,10 +161,9 @@ def _shown(context: Context, asset: str, response: Response) -> AssetDetail:
     return found
 
 
-def _conflict(context: Context, asset: str, error: FleetError) -> JSONResponse:
+def _conflict(context: Context, asset: str, error: FleetError, if_match: str | None) -> Response:
     """The answer to a change at another version; any other refusal is raised."""
     if error.code != "asset.conflict":
         raise error
     current = views.get_asset(context.engine, asset)
-    headers = {"ETag": f'"{current.version}"'}
-    return problem_response(error.code, error.message, 409, headers, current=current.model_dump(mode="json"))
+    return conflict_response(error, if_match, current, current.version)

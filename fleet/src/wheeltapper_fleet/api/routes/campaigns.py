@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, TypeAlias
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Query, Response
 from pydantic import WithJsonSchema
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit, PipelineName
-from wheeltapper_fleet.api.problem import problem_response
+from wheeltapper_fleet.api.versions import IfMatch, conflict_response
 from wheeltapper_fleet.campaigns import clone, dry_run, views
 from wheeltapper_fleet.campaigns.rules.forecast import Outcome
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignPlan, CampaignView, ExecutionView, LogEntry, Why
@@ -115,7 +115,7 @@ def act_on_campaign(
     context: Context,
     who: Who,
     body: Annotated[schemas.CampaignAction, Body()] = None,  # type: ignore[assignment]  # absent beside If-Match
-    if_match: Annotated[str | None, Header(include_in_schema=False)] = None,
+    if_match: IfMatch = None,
 ) -> Any:
     """``start``, ``approve``, ``pause``, ``resume`` or ``abort``; a conflict is answered with the current state.
 
@@ -131,8 +131,7 @@ def act_on_campaign(
         if error.status != 409:
             raise
         current = views.get_campaign(context.engine, campaign)
-        headers = {"ETag": f'"{current.version}"'}
-        return problem_response(error.code, error.message, 409, headers, current=current.model_dump(mode="json"))
+        return conflict_response(error, if_match, current, current.version)
     return views.get_campaign(context.engine, campaign)
 
 

@@ -23,8 +23,7 @@ from wheeltapper_fleet.alerts.schemas import (
 from wheeltapper_fleet.alerts.service import Cases, Feedback
 from wheeltapper_fleet.api.context import AdminContext, Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
-from wheeltapper_fleet.api.problem import problem_response
-from wheeltapper_fleet.api.versions import IfMatch, decided_on
+from wheeltapper_fleet.api.versions import IfMatch, conflict_response, decided_on
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.notify.outbox import announce
@@ -92,7 +91,7 @@ def acknowledge(
 ) -> Any:
     """Say that somebody has seen the case; it becomes theirs if it was nobody's."""
     version = decided_on(if_match, body.expected_version)
-    return _act(context, case, response, lambda it: it.acknowledge(case, version, who, context.clock()))
+    return _act(context, case, response, if_match, lambda it: it.acknowledge(case, version, who, context.clock()))
 
 
 @router.post("/cases/{case}/work", response_model=CaseDetail)
@@ -101,7 +100,9 @@ def work(
 ) -> Any:
     """Say that somebody works on the case."""
     version = decided_on(if_match, body.expected_version)
-    return _act(context, case, response, lambda it: it.work(case, version, who, context.clock(), body.work_order))
+    return _act(
+        context, case, response, if_match, lambda it: it.work(case, version, who, context.clock(), body.work_order)
+    )
 
 
 @router.post("/cases/{case}/resolve", response_model=CaseDetail)
@@ -111,7 +112,7 @@ def resolve(
     """Say what was found; it becomes labels. A resolved case may be resolved again, to correct what was said."""
     version = decided_on(if_match, body.expected_version)
     found = Feedback(**body.model_dump(exclude={"expected_version"}))
-    return _act(context, case, response, lambda it: it.resolve(case, version, who, context.clock(), found))
+    return _act(context, case, response, if_match, lambda it: it.resolve(case, version, who, context.clock(), found))
 
 
 @router.post("/cases/{case}/assign", response_model=CaseDetail)
@@ -120,7 +121,9 @@ def assign(
 ) -> Any:
     """Say whose case it is."""
     version = decided_on(if_match, body.expected_version)
-    return _act(context, case, response, lambda it: it.assign(case, version, who, context.clock(), body.assignee))
+    return _act(
+        context, case, response, if_match, lambda it: it.assign(case, version, who, context.clock(), body.assignee)
+    )
 
 
 @router.post("/cases/{case}/comment", response_model=CaseDetail)
@@ -129,7 +132,9 @@ def comment(
 ) -> Any:
     """Write a line into the case's log."""
     version = decided_on(if_match, body.expected_version)
-    return _act(context, case, response, lambda it: it.comment(case, version, who, context.clock(), body.text))
+    return _act(
+        context, case, response, if_match, lambda it: it.comment(case, version, who, context.clock(), body.text)
+    )
 
 
 @router.get("/silences")
@@ -169,7 +174,9 @@ def _shown(context: AdminContext, case: int, response: Response) -> CaseDetail:
     return found
 
 
-def _act(context: AdminContext, case: int, response: Response, action: Callable[[Cases], None]) -> Any:
+def _act(
+    context: AdminContext, case: int, response: Response, if_match: str | None, action: Callable[[Cases], None]
+) -> Any:
     """Do something with a case; a conflict is answered with the case as it is now."""
     try:
         action(Cases(context.engine, announce))
@@ -177,6 +184,5 @@ def _act(context: AdminContext, case: int, response: Response, action: Callable[
         if error.status != 409:
             raise
         current = views.get_case(context.engine, case)
-        headers = {"ETag": f'"{current.version}"'}
-        return problem_response(error.code, error.message, 409, headers, current=current.model_dump(mode="json"))
+        return conflict_response(error, if_match, current, current.version)
     return _shown(context, case, response)

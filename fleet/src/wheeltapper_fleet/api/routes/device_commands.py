@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit
+from wheeltapper_fleet.api.versions import IfMatch, conflict_response
 from wheeltapper_fleet.devices import commands, connections, settings
 from wheeltapper_fleet.devices.schemas import CommandDetail, ConnectionView, SettingsView
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["router"]
@@ -50,15 +52,34 @@ def get_bundle(command: Key, context: Context) -> dict[str, Any]:
 
 
 @router.get("/devices/{device}/settings")
-def get_settings(device: DeviceId, context: Context) -> SettingsView:
-    """Which settings are wanted of a device, which are in force, and which differ."""
-    return settings.get_settings(context.engine, device)
+def get_settings(device: DeviceId, context: Context, response: Response) -> SettingsView:
+    """Which settings are wanted of a device, which are in force, and which differ. ``ETag`` is their version."""
+    found = settings.get_settings(context.engine, device)
+    response.headers["ETag"] = f'"{found.version}"'
+    return found
 
 
-@router.patch("/devices/{device}/settings")
-def change_settings(device: DeviceId, body: schemas.SettingsRequest, context: Context, who: Who) -> SettingsView:
+@router.patch("/devices/{device}/settings", response_model=SettingsView)
+def change_settings(
+    device: DeviceId,
+    body: schemas.SettingsRequest,
+    context: Context,
+    who: Who,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Any:
     """Want other values of a device's settings. It takes them over in answer to its next status."""
-    return settings.change_settings(context.engine, device, body.settings, who=who, why=body.why, now=context.clock())
+    try:
+        found = settings.change_settings(
+            context.engine, device, body.settings, who=who, why=body.why, now=context.clock(), if_match=if_match
+        )
+    except FleetError as error:
+        if error.code != "setting.conflict":
+            raise
+        current = settings.get_settings(context.engine, device)
+        return conflict_response(error, if_match, current, current.version)
+    response.headers["ETag"] = f'"{found.version}"'
+    return found
 
 
 @router.get("/devices/{device}/connections")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import AdminContext, Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, Q
+from wheeltapper_fleet.api.versions import IfMatch, conflict_response
 from wheeltapper_fleet.devices import log, views
 from wheeltapper_fleet.devices.expected import ExpectedDevice
 from wheeltapper_fleet.devices.rules import Action
 from wheeltapper_fleet.devices.schemas import BulkView, DeviceCounts, DeviceLogEntry, DeviceView, TokenView
 from wheeltapper_fleet.devices.service import BulkChange
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.ground.request import note_subject
 
@@ -74,16 +76,26 @@ def edit_devices(body: schemas.DeviceBulkRequest, context: Context, who: Who) ->
 
 
 @router.get("/devices/{device}")
-def get_device(device: DeviceId, context: Context) -> DeviceView:
-    """One device."""
-    return views.get_device(context.engine, device, context.clock())
+def get_device(device: DeviceId, context: Context, response: Response) -> DeviceView:
+    """One device. The header ``ETag`` names what people set of it: its state and its tags."""
+    return _shown(context, device, response)
 
 
-@router.patch("/devices/{device}")
-def edit_device(device: DeviceId, body: schemas.DeviceEditRequest, context: Context, who: Who) -> DeviceView:
+@router.patch("/devices/{device}", response_model=DeviceView)
+def edit_device(
+    device: DeviceId,
+    body: schemas.DeviceEditRequest,
+    context: Context,
+    who: Who,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Any:
     """Change tags of a device; those that are not named stay."""
-    context.devices.tag(device, body.tags, who=who, why=body.why)
-    return views.get_device(context.engine, device, context.clock())
+    try:
+        context.devices.tag(device, body.tags, who=who, why=body.why, if_match=if_match)
+    except FleetError as error:
+        return _conflict(context, device, error, if_match)
+    return _shown(context, device, response)
 
 
 @router.get("/devices/{device}/log")
@@ -94,48 +106,95 @@ def list_log(
     return log.list_log(context.engine, device, limit, after)
 
 
-@router.post("/devices/{device}/quarantine")
+@router.post("/devices/{device}/quarantine", response_model=DeviceView)
 def quarantine_device(
-    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
-) -> DeviceView:
+    device: DeviceId,
+    context: Context,
+    who: Who,
+    response: Response,
+    body: schemas.DeviceActionRequest | None = None,
+    if_match: IfMatch = None,
+) -> Any:
     """Quarantine a device: it stays connected and is seen, but gets no assignment and is in no campaign."""
-    return _moved(context, device, Action.QUARANTINE, who, body)
+    return _moved(context, device, Action.QUARANTINE, who, body, response, if_match)
 
 
-@router.post("/devices/{device}/reinstate")
+@router.post("/devices/{device}/reinstate", response_model=DeviceView)
 def reinstate_device(
-    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
-) -> DeviceView:
+    device: DeviceId,
+    context: Context,
+    who: Who,
+    response: Response,
+    body: schemas.DeviceActionRequest | None = None,
+    if_match: IfMatch = None,
+) -> Any:
     """End a device's quarantine."""
-    return _moved(context, device, Action.REINSTATE, who, body)
+    return _moved(context, device, Action.REINSTATE, who, body, response, if_match)
 
 
-@router.post("/devices/{device}/revoke")
+@router.post("/devices/{device}/revoke", response_model=DeviceView)
 def revoke_device(
-    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
-) -> DeviceView:
+    device: DeviceId,
+    context: Context,
+    who: Who,
+    response: Response,
+    body: schemas.DeviceActionRequest | None = None,
+    if_match: IfMatch = None,
+) -> Any:
     """Revoke a device: from now on it is refused everywhere."""
-    return _moved(context, device, Action.REVOKE, who, body)
+    return _moved(context, device, Action.REVOKE, who, body, response, if_match)
 
 
-@router.post("/devices/{device}/retire")
+@router.post("/devices/{device}/retire", response_model=DeviceView)
 def retire_device(
-    device: DeviceId, context: Context, who: Who, body: schemas.DeviceActionRequest | None = None
-) -> DeviceView:
+    device: DeviceId,
+    context: Context,
+    who: Who,
+    response: Response,
+    body: schemas.DeviceActionRequest | None = None,
+    if_match: IfMatch = None,
+) -> Any:
     """Retire a device that is out of use: its identity ends, its history stays."""
-    return _moved(context, device, Action.RETIRE, who, body)
+    return _moved(context, device, Action.RETIRE, who, body, response, if_match)
 
 
-@router.post("/devices/{device}/forget", status_code=204)
-def forget_device(device: DeviceId, context: Context, who: Who) -> None:
+@router.post("/devices/{device}/forget", status_code=204, response_model=None)
+def forget_device(device: DeviceId, context: Context, who: Who, if_match: IfMatch = None) -> Response | None:
     """Remove a device, so that its id can be enrolled again. Its records stay."""
-    context.devices.forget(device, who=who)
+    try:
+        context.devices.forget(device, who=who, if_match=if_match)
+    except FleetError as error:
+        return _conflict(context, device, error, if_match)
     _LOG.info("device %s forgotten by %s", device, who)
+    return None
 
 
 def _moved(
-    context: AdminContext, device: str, action: Action, who: str, body: schemas.DeviceActionRequest | None
-) -> DeviceView:
-    context.devices.move(device, action, who=who, why=body.why if body is not None else "")
+    context: AdminContext,
+    device: str,
+    action: Action,
+    who: str,
+    body: schemas.DeviceActionRequest | None,
+    response: Response,
+    if_match: str | None,
+) -> Any:
+    try:
+        context.devices.move(device, action, who=who, why=body.why if body is not None else "", if_match=if_match)
+    except FleetError as error:
+        return _conflict(context, device, error, if_match)
     _LOG.info("device %s: %s by %s", device, action, who)
-    return views.get_device(context.engine, device, context.clock())
+    return _shown(context, device, response)
+
+
+def _shown(context: AdminContext, device: str, response: Response) -> DeviceView:
+    found = views.get_device(context.engine, device, context.clock())
+    response.headers["ETag"] = f'"{found.etag}"'
+    return found
+
+
+def _conflict(context: AdminContext, device: str, error: FleetError, if_match: str | None) -> Response:
+    """The answer to a change that was decided on something else; any other refusal is raised."""
+    if error.code != "device.conflict":
+        raise error
+    current = views.get_device(context.engine, device, context.clock())
+    return conflict_response(error, if_match, current, current.etag)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 
-from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.context import AdminContext, Context, Who
 from wheeltapper_fleet.api.parameters import After, Limit, ModelName
+from wheeltapper_fleet.api.versions import IfMatch, conflict_response
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.notify import service, views
 from wheeltapper_fleet.notify.schemas import MadeTarget, NotificationView, TargetChange, TargetRequest, TargetView
@@ -36,17 +38,22 @@ def create_target(body: TargetRequest, context: Context, who: Who) -> MadeTarget
 
 
 @router.get("/notify-targets/{target}")
-def get_target(target: Target, context: Context) -> TargetView:
-    """One target, and how deliveries to it go."""
-    return views.get_target(context.engine, target)
+def get_target(target: Target, context: Context, response: Response) -> TargetView:
+    """One target, and how deliveries to it go. The header ``ETag`` names what people set of it."""
+    return _shown(context, target, response)
 
 
-@router.patch("/notify-targets/{target}")
-def change_target(target: Target, body: TargetChange, context: Context, who: Who) -> TargetView:
+@router.patch("/notify-targets/{target}", response_model=TargetView)
+def change_target(
+    target: Target, body: TargetChange, context: Context, who: Who, response: Response, if_match: IfMatch = None
+) -> Any:
     """Change a target; what is left out stays."""
-    service.change_target(context.engine, target, body)
+    try:
+        service.change_target(context.engine, target, body, if_match)
+    except FleetError as error:
+        return _conflict(context, target, error, if_match)
     _LOG.info("target %s changed by %s", target, who)
-    return views.get_target(context.engine, target)
+    return _shown(context, target, response)
 
 
 @router.post("/notify-targets/{target}/test", status_code=202)
@@ -56,11 +63,15 @@ def send_test(target: Target, context: Context, who: Who) -> TargetView:
     return views.get_target(context.engine, target)
 
 
-@router.post("/notify-targets/{target}/delete", status_code=204)
-def delete_target(target: Target, context: Context, who: Who) -> None:
+@router.post("/notify-targets/{target}/delete", status_code=204, response_model=None)
+def delete_target(target: Target, context: Context, who: Who, if_match: IfMatch = None) -> Response | None:
     """Remove a target, and what waits for it."""
-    service.delete_target(context.engine, target)
+    try:
+        service.delete_target(context.engine, target, if_match)
+    except FleetError as error:
+        return _conflict(context, target, error, if_match)
     _LOG.info("target %s deleted by %s", target, who)
+    return None
 
 
 @router.get("/notifications")
@@ -79,3 +90,17 @@ def list_notifications(
 def resend(notification: Number, context: Context) -> None:
     """Send a notification again that was given up."""
     service.resend(context.engine, notification, context.clock())
+
+
+def _shown(context: AdminContext, target: str, response: Response) -> TargetView:
+    found = views.get_target(context.engine, target)
+    response.headers["ETag"] = f'"{found.etag}"'
+    return found
+
+
+def _conflict(context: AdminContext, target: str, error: FleetError, if_match: str | None) -> Response:
+    """The answer to a change that was decided on something else; any other refusal is raised."""
+    if error.code != "notify.conflict":
+        raise error
+    current = views.get_target(context.engine, target)
+    return conflict_response(error, if_match, current, current.etag)
