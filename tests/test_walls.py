@@ -100,6 +100,7 @@ PACKAGES["wheeltapper_fleet"] = ("wheeltapper_protocols",)
 PURE: dict[str, tuple[str, ...]] = {
     "wheeltapper_protocols": (
         "decision.decision",
+        "decision.evidence",
         "decision.reasons",
         "decision.score_age",
         "decision.scoring",
@@ -254,7 +255,9 @@ PURE: dict[str, tuple[str, ...]] = {
         "telemetry.rules",
         "telemetry.schemas",
         "telemetry.spool",
+        "training.budget",
         "training.errors",
+        "training.recipe",
         "trust.expiry",
         "ui.charts",
     ),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tests.vectors.make_vectors import FOLDER, add_new
 from wheeltapper_protocols.decision.bearing import Bearing, BearingSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, decide
+from wheeltapper_protocols.decision.evidence import Detector, EvidenceSpec
 from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
@@ -81,6 +82,7 @@ LATER_SPECS = [
             "carrier_high_hz": 4500.0,
         },
     ),
+    FeatureSpec(name="vertical.value", kind="value", channel=1),
 ]
 
 
@@ -194,6 +196,27 @@ def task_manifests() -> dict[str, Manifest]:
             iso20816=Iso20816(group=2, foundation="rigid", channels=[0], raises=True),
             bearing=BearingSpec(geometry=Bearing(), shaft_hz=25.0, carrier_low_hz=500.0, carrier_high_hz=6000.0),
         ),
+        "evidence": msgspec.structs.replace(
+            plain,
+            features=[*plain.features, FeatureSpec(name="x.peak", kind="peak", channel=0)],
+            scoring=ScoringSpec(
+                transform=["log"] * 2,
+                center=[0.0] * 2,
+                scale=[1.0] * 2,
+                weight=[1.0] * 2,
+                down=[0.25] * 2,
+                threshold=6.0,
+            ),
+            evidence=EvidenceSpec(
+                detectors=[
+                    Detector(kind="level", features=[0], limit=5.5),
+                    Detector(kind="shape", features=[0, 1], limit=6.0),
+                    Detector(kind="density", features=[0, 1], limit=6.5, axes=[[1.0, 0.25], [0.0, 1.5]]),
+                ],
+                together=0.75,
+                alone=2.5,
+            ),
+        ),
     }
 
 
@@ -202,6 +225,11 @@ def bad_task_manifests() -> dict[str, bytes]:
     good = {name: encode_manifest(each) for name, each in task_manifests().items()}
     return {
         "features_without_scoring": good["raw"].replace(b'"raw": {', b'"not_raw": {'),
+        "evidence_of_a_classification": good["evidence"].replace(b'"task": "anomaly"', b'"task": "classification"'),
+        "evidence_of_a_feature_that_is_not_there": good["evidence"].replace(
+            b'"limit": 5.5', b'"limit": 5.5, "features": [2]'
+        ),
+        "density_without_axes": good["evidence"].replace(b'"axes": [', b'"not_axes": ['),
         "classification_without_its_section": good["classification"].replace(b'"classification": {', b'"other": {'),
         "normal_is_no_class": good["classification"].replace(b'"normal": [\n   "good"', b'"normal": [\n   "fine"'),
         "raw_channel_that_is_not_there": good["raw"].replace(b'"channels": [\n   0', b'"channels": [\n   5'),

@@ -19,6 +19,7 @@ from wheeltapper_fleet.training.bundles import break_golden
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.importers import import_cwru, import_femto, import_uci_fan
+from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import GOLDEN_FILE, MODEL_FILE, Gate
 from wheeltapper_protocols.signal.features import FeatureSet
@@ -58,7 +59,8 @@ def test_the_bundle_is_complete_and_its_golden_vectors_are_reproducible(bundle: 
     np.testing.assert_allclose(rows, golden["model_input"], rtol=1e-4, atol=1e-3)
     output = open_session(found.model).run(["output"], {"input": rows})[0]
     np.testing.assert_allclose(output, golden["model_output"], atol=manifest.golden.output_atol)
-    score = scorer.score(rows, output).score
+    assert manifest.evidence is not None
+    score = Evidence(manifest.evidence, manifest.scoring).score(rows, output)
     np.testing.assert_allclose(score, golden["score"], rtol=manifest.golden.score_rtol)
     assert len(score) == 8
 

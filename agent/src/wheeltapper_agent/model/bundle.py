@@ -50,8 +50,8 @@ from wheeltapper_protocols.wire.messages import Reason
 __all__ = ["MAX_BATCH", "Bundle", "Evaluation", "check_input", "load_bundle"]
 
 _LOG = logging.getLogger(__name__)
-_MAX_MODEL_REASONS: Final = 14
-"""An alert has room for 16 reasons: these, the velocity and the bearing fault."""
+_MAX_MODEL_REASONS: Final = 13
+"""An alert has room for 16 reasons: these, the detector, the velocity and the bearing fault."""
 _RATE_SHARE: Final = 1e-3
 """How far the rate of a source may be from that of a release: headers of files round it to whole Hz."""
 MAX_BATCH: Final = 32
@@ -207,10 +207,19 @@ class Bundle:
             reasons: tuple[Reason, ...] = (self._velocity_reason(evaluation, row, share=1.0),)
         else:
             reasons = self._model_reasons(evaluation, row, spec.reasons)[:_MAX_MODEL_REASONS]
+            reasons += self._detector_reason(evaluation, row)
             if math.isfinite(floor):
                 reasons += (self._velocity_reason(evaluation, row, share=0.0),)
         fault = self.bearing.find(evaluation.samples[row]) if self.bearing is not None else None
         return reasons if fault is None else (*reasons, fault)
+
+    def _detector_reason(self, evaluation: Evaluation, row: int) -> tuple[Reason, ...]:
+        """Return the reason that names the detector which gives the score, by its kind; none without ``evidence``."""
+        if self.task.evidence is None:
+            return ()
+        rows = evaluation.model_input[row], evaluation.model_output[row]
+        detector, value = self.task.evidence.strongest(*rows)
+        return (Reason(feature=f"detector: {detector.kind}", value=value, usual=1.0, share=0.0),)
 
     def _velocity_reason(self, evaluation: Evaluation, row: int, share: float) -> Reason:
         """Return the reason that names the channel with the greatest velocity."""
@@ -239,8 +248,11 @@ class Bundle:
             return ()
 
     def _score_inputs(self, model_input: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the scores of ``model_input`` [window, …]."""
-        return self._read(model_input, self._run(model_input)).score
+        """Return what reasons lower, of ``model_input`` [window, …]: the scores, or all evidence together."""
+        output = self._run(model_input)
+        if self.task.evidence is not None:
+            return self.task.evidence.strength(model_input, output)
+        return self._read(model_input, output).score
 
     def _score_samples(self, samples: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the scores of ``samples`` [window, sample, channel] of a model that reads raw samples."""

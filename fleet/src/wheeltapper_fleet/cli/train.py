@@ -37,6 +37,9 @@ def anomaly(
     healthy_fraction: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="How much of each recording, from its start, is healthy.")
     ] = 0.1,
+    false_alarms: Annotated[
+        float, typer.Option(min=0.0, help="False alarms that are accepted in 1,000 machine-hours; limits follow.")
+    ] = 1.0,
     model: Annotated[str, typer.Option(help="The model's name.")] = "bearing-anomaly",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")] = 0,
     source: Annotated[str | None, typer.Option("--import", help="What the sources are, e.g. femto.")] = None,
@@ -98,6 +101,7 @@ def anomaly(
                 list(recording) if source is None else [found for _, found in _imported(source, recording)],
                 out=out,
                 healthy_fraction=healthy_fraction,
+                false_alarms=false_alarms,
                 model=model,
                 seed=seed,
                 table=table,

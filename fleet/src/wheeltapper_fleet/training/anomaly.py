@@ -23,14 +23,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from wheeltapper_fleet.training import autoencoder, gates
+from wheeltapper_fleet.training import autoencoder, evidence, gates
 from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
 from wheeltapper_fleet.training.channels import check_channels
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
-from wheeltapper_fleet.training.recipe import DECISION, Calibration, calibrate, fit_scoring
+from wheeltapper_fleet.training.evidence import Kept
+from wheeltapper_fleet.training.recipe import decision_for
 from wheeltapper_fleet.training.tables import TableForm, read_any
-from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
@@ -86,9 +87,7 @@ class _Candidate:
     """A trained model that has not passed its gates yet."""
 
     features: FeatureSet
-    scorer: Scorer
-    calibration: Calibration
-    layers: list[autoencoder.Layer]
+    kept: Kept
     model: bytes
 
 
@@ -99,6 +98,7 @@ def train_anomaly(
     out: Path,
     model: str = "bearing-anomaly",
     seed: int = 0,
+    false_alarms: float = 1.0,
     table: TableForm | None = None,
     replace: bool = False,
     progress: Progress | None = None,
@@ -113,6 +113,7 @@ def train_anomaly(
         out: the bundle's folder.
         model: the model's name.
         seed: seeds everything random. If ``int8_agreement`` is the only gate that fails, the following seeds are tried.
+        false_alarms: the budget: how many false alarms are accepted in 1,000 machine-hours.
         table: what files other than ``.npz`` do not say about themselves.
         replace: whether an older bundle at ``out`` may be replaced.
         progress: called with a few words at each step.
@@ -123,31 +124,29 @@ def train_anomaly(
         The bundle's manifest, with the results of its gates.
 
     Raises:
-        TrainingError: ``training.fraction``, ``training.window``, ``training.mixed_input``, ``training.too_little``,
-            ``training.table``, ``training.channel``, ``training.repeated``, ``training.out_exists``,
-            ``training.gate_failed``.
+        TrainingError: ``training.fraction``, ``training.budget``, ``training.window``, ``training.mixed_input``,
+            ``training.too_little``, ``training.table``, ``training.channel``, ``training.repeated``,
+            ``training.out_exists``, ``training.gate_failed``.
         RecordingError: a recording is malformed.
     """
     report, say = progress or (lambda text: None), warn or _LOG.warning
-    _check_fraction(healthy_fraction)
+    _check_numbers(healthy_fraction, false_alarms)
     check_target(out, replace)
     report("features")
     healthy = _read_all(recordings, healthy_fraction, table or TableForm(), say)
     for attempt in range(_ATTEMPTS):
         report("fit with another seed" if attempt else "cross-validation and fit")
-        candidate = _fit(healthy, seed)
+        candidate = _fit(healthy, seed, false_alarms)
         report("gates")
-        golden, measured = _run_gates(candidate, healthy, seed)
+        golden, measured = _run_gates(candidate, healthy, seed, false_alarms)
         failed = [gate for gate in measured if not gate.passed]
         if attempt + 1 == _ATTEMPTS or [gate.name for gate in failed] != ["int8_agreement"]:
             break
         # How well a model can be quantized depends on its initial weights and on the processor's arithmetic.
         seed += 1
-    if failed:
-        text = "; ".join(f"{gate.name} is {gate.value:.4g}, limit {gate.limit:.4g}" for gate in failed)
-        raise TrainingError("training.gate_failed", f"the candidate failed its gates: {text}; no bundle was written")
+    _refuse(failed)
     _say_unknown(healthy, say)
-    manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction)
+    manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction, false_alarms)
     files = {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)}
     write_bundle(out, files, replace)
     report("bundle written")
@@ -181,18 +180,40 @@ def _read_all(
     return healthy
 
 
-def _check_fraction(healthy_fraction: float) -> None:
-    """Raise ``training.fraction`` for what is no share."""
+def _check_numbers(healthy_fraction: float, false_alarms: float) -> None:
+    """Raise ``training.fraction`` or ``training.budget`` for what is no share, or no rate."""
     if not 0 < healthy_fraction <= 1:
         raise TrainingError(
             "training.fraction", f"healthy_fraction is {healthy_fraction}; give a number above 0 and at most 1"
         )
+    if not 0 < false_alarms <= 1e6:
+        raise TrainingError(
+            "training.budget",
+            f"false_alarms is {false_alarms}; give how many are accepted in 1,000 machine-hours, above 0",
+        )
+
+
+def _refuse(failed: list[Gate]) -> None:
+    """Raise ``training.gate_failed`` where there is a gate that failed."""
+    if failed:
+        text = "; ".join(f"{gate.name} is {gate.value:.4g}, limit {gate.limit:.4g}" for gate in failed)
+        raise TrainingError("training.gate_failed", f"the candidate failed its gates: {text}; no bundle was written")
+
+
+def _step_seconds(healthy: list[_HealthyPart]) -> float:
+    """Seconds from one window to the next."""
+    return float(np.median([part.step_seconds for part in healthy]))
+
+
+def _hours(healthy: list[_HealthyPart]) -> float:
+    """Machine-hours that the healthy windows cover."""
+    return sum(len(part.features) * part.step_seconds for part in healthy) / 3600
 
 
 def _say_unknown(healthy: list[_HealthyPart], say: Progress) -> None:
     """Say what so few windows cannot show."""
     windows = sum(len(part.features) for part in healthy)
-    for text in gates.unknown_from(windows, float(np.median([part.step_seconds for part in healthy]))):
+    for text in gates.unknown_from(windows, _step_seconds(healthy)):
         say(text)
 
 
@@ -241,24 +262,21 @@ def _healthy_part(what: str, recording: Recording, fraction: float) -> _HealthyP
     return _HealthyPart(wanted, features, samples, step_seconds, digest.hexdigest())
 
 
-def _fit(healthy: list[_HealthyPart], seed: int) -> _Candidate:
-    """Calibrate, fit and quantize one candidate."""
+def _fit(healthy: list[_HealthyPart], seed: int, false_alarms: float) -> _Candidate:
+    """Fit the detectors, find their limits, and quantize the model of one candidate."""
     features = _feature_set(healthy[0].input)
     groups = [part.features for part in healthy]
-    calibration = calibrate(features.specs, groups, seed)
-    scorer = Scorer(fit_scoring(features.specs, groups, calibration.threshold), features.names)
-    rows = np.concatenate([scorer.model_input(group) for group in groups])
-    layers = autoencoder.fit(rows, seed)
-    model = autoencoder.quantize_int8(autoencoder.to_onnx(layers), rows)
-    return _Candidate(features, scorer, calibration, layers, model)
+    kept = evidence.fit_evidence(features.specs, groups, seed, 3600.0 / _step_seconds(healthy), false_alarms)
+    rows = np.concatenate([kept.fitted.scorer.model_input(group) for group in groups])
+    model = autoencoder.quantize_int8(autoencoder.to_onnx(kept.fitted.layers), rows)
+    return _Candidate(features, kept, model)
 
 
 def _drift(candidate: _Candidate, healthy: list[_HealthyPart]) -> DriftSpec:
     """The drift reference: bins frozen from all healthy features and the cross-validated scores, for reports by the
     hour."""
-    calibration = candidate.calibration
-    scores = np.concatenate(calibration.held_out) / calibration.threshold
-    windows_an_hour = 3600.0 / float(np.median([part.step_seconds for part in healthy]))
+    scores = np.concatenate(candidate.kept.held_out)
+    windows_an_hour = 3600.0 / _step_seconds(healthy)
     return fit_drift_spec(np.concatenate([part.features for part in healthy]), scores, round(min(1e6, windows_an_hour)))
 
 
@@ -271,16 +289,19 @@ def _damaged(samples: npt.NDArray[np.float32], gain: float, seed: int) -> npt.ND
     return np.asarray(mean + (samples - mean) * gain + impacts * level, dtype=np.float32)
 
 
-def _run_gates(candidate: _Candidate, healthy: list[_HealthyPart], seed: int) -> tuple[bytes, list[Gate]]:
+def _run_gates(
+    candidate: _Candidate, healthy: list[_HealthyPart], seed: int, false_alarms: float
+) -> tuple[bytes, list[Gate]]:
     """Make the golden vectors (the bytes of an ``.npz``) and measure every gate."""
     session = autoencoder.open_session(candidate.model)
-    scorer = candidate.scorer
+    fitted = candidate.kept.fitted
+    scorer, detectors = fitted.scorer, Evidence(fitted.spec, fitted.scorer.spec)
 
     def score(values: npt.NDArray[Any]) -> tuple[Any, Any, Any, Any]:
         rows = scorer.model_input(values)
         output = session.run(["output"], {"input": rows})[0]
-        float_score = scorer.score(rows, autoencoder.reconstruct(candidate.layers, rows)).score
-        return rows, output, scorer.score(rows, output).score, float_score
+        float_score = detectors.score(rows, autoencoder.reconstruct(fitted.layers, rows))
+        return rows, output, detectors.score(rows, output), float_score
 
     samples = np.concatenate([part.samples for part in healthy])
     damaged = score(candidate.features.compute(_damaged(samples, 10.0, seed)))
@@ -293,13 +314,14 @@ def _run_gates(candidate: _Candidate, healthy: list[_HealthyPart], seed: int) ->
     rows, output, golden_score, _ = score(values)
     again = autoencoder.open_session(candidate.model).run(["output"], {"input": rows})[0]
     groups = [part.features for part in healthy]
-    calibration = candidate.calibration
+    held_out, decision = candidate.kept.held_out, decision_for(_step_seconds(healthy))
     measured = [
         gates.finite(
             np.concatenate([output, normal[1], damaged[1]]), np.concatenate([golden_score, normal[2], damaged[2]])
         ),
         gates.agreement(np.concatenate([normal[2], damaged[2]]), np.concatenate([normal[3], damaged[3]])),
-        gates.false_alerts(calibration.held_out, calibration.threshold, groups, scorer),
+        gates.false_alerts(held_out, 1.0, groups, scorer, decision),
+        gates.false_alarm_budget(held_out, _hours(healthy), false_alarms, decision),
         gates.sensitivity(damaged[2]),
         gates.reproducible(output, again, _GOLDEN.output_atol),
         gates.size(candidate.model),
@@ -317,9 +339,11 @@ def _manifest(
     model: str,
     seed: int,
     fraction: float,
+    false_alarms: float,
 ) -> Manifest:
     lineage = {f"recording-{number}": part.sha256 for number, part in enumerate(healthy)}
-    lineage |= {"recipe": "anomaly-2", "seed": str(seed), "healthy_fraction": str(fraction)}
+    lineage |= {"recipe": "anomaly-3", "seed": str(seed), "healthy_fraction": str(fraction)}
+    lineage |= {"false_alarm_budget": f"{false_alarms:g} in 1000 machine-hours"}
     lineage |= {name: version(name) for name in ("numpy", "onnx", "onnxruntime", "scikit-learn")}
     return Manifest(
         model=model,
@@ -327,8 +351,9 @@ def _manifest(
         files=[bundle_file(MODEL_FILE, candidate.model), bundle_file(GOLDEN_FILE, golden)],
         input=healthy[0].input,
         features=list(candidate.features.specs),
-        scoring=candidate.scorer.spec,
-        decision=DECISION,
+        scoring=candidate.kept.fitted.scorer.spec,
+        evidence=candidate.kept.fitted.spec,
+        decision=decision_for(_step_seconds(healthy)),
         drift=_drift(candidate, healthy),
         golden=_GOLDEN,
         budget=_BUDGET,

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from wheeltapper_fleet.training import autoencoder
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
+from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, check_file, decode_manifest
 from wheeltapper_protocols.manifest.model_file import check_model_file
@@ -154,6 +155,11 @@ def evaluate(recording: Recording, bundle: Bundle) -> Evaluation:
     values = compute_features(features, recording)
     rows = scorer.model_input(values)
     output = autoencoder.open_session(bundle.model).run(["output"], {"input": rows})[0]
-    scores = scorer.score(rows, output)
-    found = verdicts(manifest.decision, scores.score, scores.shares, values, scorer)
-    return Evaluation(t_s=recording.t_s, raw_score=scores.score, verdicts=found)
+    if manifest.evidence is not None:
+        evidence = Evidence(manifest.evidence, manifest.scoring)
+        score, shares = evidence.score(rows, output), evidence.shares(rows, output)
+    else:
+        plain = scorer.score(rows, output)
+        score, shares = plain.score, plain.shares
+    found = verdicts(manifest.decision, score, shares, values, scorer)
+    return Evaluation(t_s=recording.t_s, raw_score=score, verdicts=found)

@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
+from wheeltapper_fleet.training.budget import CONFIDENCE, bounds_per_1000_hours, hours_to_show
 from wheeltapper_fleet.training.evaluate import verdicts
 from wheeltapper_fleet.training.recipe import DECISION
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, step
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import Gate
 
 __all__ = [
     "agreement",
+    "false_alarm_budget",
     "false_alert_limit",
     "false_alerts",
     "finite",
@@ -36,8 +39,6 @@ AGREEMENT_LIMIT: Final = 0.1
 FALSE_ALERT_LIMIT: Final = 0.1
 MAX_FALSE_ALERT_LIMIT: Final = 0.5
 """The limit never rises above this, however few windows there are: a bundle that alerts half of the time is useless."""
-CONFIDENCE: Final = 0.95
-"""Of what is said about rates."""
 LATENCY_LIMIT_MS: Final = 5.0
 SIZE_LIMIT_BYTES: Final = 256 * 1024
 SENSITIVITY_LIMIT: Final = 0.5
@@ -58,7 +59,13 @@ def agreement(int8_score: Values, float_score: Values) -> Gate:
     return Gate(name="int8_agreement", value=value, limit=AGREEMENT_LIMIT, passed=value <= AGREEMENT_LIMIT)
 
 
-def false_alerts(held_out: tuple[Values, ...], threshold: float, groups: list[Values], scorer: Scorer) -> Gate:
+def false_alerts(
+    held_out: tuple[Values, ...],
+    threshold: float,
+    groups: list[Values],
+    scorer: Scorer,
+    decision: DecisionSpec = DECISION,
+) -> Gate:
     """Gate ``false_alert_rate``: the share of healthy windows during which the alert is on.
 
     The decision is the one that devices use, on scores of models that were not fitted to the window. The limit allows
@@ -69,11 +76,12 @@ def false_alerts(held_out: tuple[Values, ...], threshold: float, groups: list[Va
         threshold: the residual that counts as score 1.0.
         groups: for each recording the features of its healthy windows, [window, feature].
         scorer: names the features and knows their healthy values.
+        decision: of the release.
     """
     alerts = windows = 0
     for residual, group in zip(held_out, groups, strict=True):
         shares = np.full(group.shape, 1.0 / group.shape[1])
-        found = verdicts(DECISION, residual / threshold, shares, group, scorer)
+        found = verdicts(decision, residual / threshold, shares, group, scorer)
         alerts += sum(verdict.alert for verdict in found)
         windows += len(found)
     value = alerts / windows
@@ -83,6 +91,36 @@ def false_alerts(held_out: tuple[Values, ...], threshold: float, groups: list[Va
     if limit > FALSE_ALERT_LIMIT:
         detail += f"; with so few windows one alert exceeds {FALSE_ALERT_LIMIT:g}, so the limit allows one"
     return Gate(name="false_alert_rate", value=value, limit=limit, passed=value <= limit, detail=detail)
+
+
+def false_alarm_budget(
+    held_out: tuple[Values, ...], hours: float, per_1000_hours: float, decision: DecisionSpec = DECISION
+) -> Gate:
+    """Gate ``false_alarms_per_1000h``: whether the false alarms of held-out windows contradict the budget.
+
+    The value is the rate that is exceeded with 95 % confidence, given the alarms that were raised. What the data at
+    hand cannot show is in the detail: the rate that the same alarms still allow.
+
+    Args:
+        held_out: for each recording the scores of its healthy windows, by models that did not see them, [window].
+        hours: machine-hours that the windows cover.
+        per_1000_hours: the budget.
+        decision: of the release.
+    """
+    alarms = 0
+    for scores in held_out:
+        state = DecisionState()
+        for score in scores:
+            state, verdict = step(decision, state, float(score))
+            alarms += verdict.changed and verdict.alert and state.alert_windows == 0
+    low, high = bounds_per_1000_hours(alarms, hours)
+    detail = (
+        f"{alarms} false alarms in {hours:.3g} held-out machine-hours; the rate is at most {high:.3g} per 1,000 h with "
+        f"{CONFIDENCE:.0%} confidence; {hours_to_show(per_1000_hours):.4g} h without one would show the budget"
+    )
+    return Gate(
+        name="false_alarms_per_1000h", value=low, limit=per_1000_hours, passed=low <= per_1000_hours, detail=detail
+    )
 
 
 def false_alert_limit(windows: int) -> float:

@@ -2,7 +2,8 @@
 
 The score is 1.0 at the warning threshold, whatever the task:
 
-* ``anomaly``: the residual of features that the model reconstructs (``decision.scoring``). Or the root mean square
+* ``anomaly``: the residual of features that the model reconstructs (``decision.scoring``), or with the section
+  ``evidence`` what several detectors say together (``decision.evidence``). Or the root mean square
   residual of raw samples that it reconstructs, over the threshold in the section ``anomaly``. Or a number that the
   model returns, over that threshold.
 * ``classification``: the probability that the class is none of ``normal``, over ``threshold``. The label is the
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from wheeltapper_protocols.decision.decision import SCORE_LIMIT
+from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import Manifest, RawInput
 
@@ -67,6 +69,9 @@ class InferenceTask:
         self.scorer = Scorer(manifest.scoring, self.names) if manifest.scoring is not None and self.names else None
         if manifest.raw is None and self.scorer is None:
             raise ValueError("features need the section scoring")
+        self.evidence: Evidence | None = None
+        if manifest.evidence is not None and manifest.scoring is not None:
+            self.evidence = Evidence(manifest.evidence, manifest.scoring)
         self._raw = manifest.raw
         self._manifest = manifest
         self._read = {
@@ -132,6 +137,8 @@ class InferenceTask:
             raise ValueError(
                 f"the model's output is {list(output.shape)}; it must have its input's shape {list(model_input.shape)}"
             )
+        if self.evidence is not None:
+            return Prediction(self.evidence.score(model_input, output))
         if section is None:
             assert self.scorer is not None  # the manifest has one of the two sections
             return Prediction(self.scorer.score(model_input, output).score)

@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.decision.bearing import BearingSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.decision.evidence import EvidenceSpec
 from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec
@@ -217,6 +218,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     raw: RawInput | None = None
     scoring: ScoringSpec | None = None
     """Required for features; None for raw samples."""
+    evidence: EvidenceSpec | None = None
+    """Several detectors that decide together; None: the section ``scoring`` alone decides."""
     anomaly: Anomaly | None = None
     classification: Classification | None = None
     remaining_life: RemainingLife | None = None
@@ -273,6 +276,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("the task anomaly with raw samples needs the section anomaly")
         if self.anomaly is not None and self.anomaly.output == "reconstruction" and self.raw is None:
             raise ValueError("reconstructed features are scored by the section scoring: leave out the section anomaly")
+        if self.evidence is not None and (self.scoring is None or self.task != "anomaly" or self.anomaly is not None):
+            raise ValueError("the section evidence is for the task anomaly on features: leave it out, or add scoring")
+        detectors = self.evidence.detectors if self.evidence is not None else []
+        if any(index >= len(self.features) for each in detectors for index in each.features):
+            raise ValueError(f"a detector names a feature that is not there: there are {len(self.features)}")
         if self.bands is not None and self.raw is None:
             raise ValueError("the section bands is for raw samples only: features are reasons themselves")
         if self.drift is not None and len(self.drift.features) != len(self.features):
@@ -321,6 +329,7 @@ _OMITTED: Final = (
     "rollback_floor",
     "raw",
     "scoring",
+    "evidence",
     "anomaly",
     "classification",
     "remaining_life",

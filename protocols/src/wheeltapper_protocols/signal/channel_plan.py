@@ -7,8 +7,8 @@ is made.
 Invariants:
     * All features of a window share one FFT and are float32. Nothing is kept from one window to the next, so threads
       may share a plan.
-    * Every feature of a constant window is 0. Every feature of a window with a sample that is not finite is NaN. Every
-      ratio of a window whose peak is below :data:`SILENCE` is 0.
+    * Every feature of a constant window but ``value`` is 0. Every feature of a window with a sample that is not finite
+      is NaN. Every ratio of a window whose peak is below :data:`SILENCE` is 0.
     * Finite samples give finite features: a window so large or small that its fourth powers leave the range of float32
       is scaled first.
 """
@@ -58,7 +58,8 @@ class ChannelPlan:
         for column, spec in specs:
             own.setdefault(spec.kind, []).append((column, spec))
         self._moments = {kind: [column for column, _ in found] for kind, found in own.items()}
-        self._spectral = any(kind not in ("rms", "peak", "crest", "kurtosis", "skewness") for kind in own)
+        self._values = self._moments.get("value", [])
+        self._spectral = any(kind not in ("value", "rms", "peak", "crest", "kurtosis", "skewness") for kind in own)
         bands = own.get("band_rms", [])
         self._bands = _Segments([self._band(spec) for _, spec in bands])
         self._band_columns = _columns([column for column, _ in bands])
@@ -85,9 +86,12 @@ class ChannelPlan:
             row[self._columns] = np.nan
             return
         if high == low:  # the row is zero already
+            row[self._values] = high
             return
         exact = samples.astype(np.float64)
         mean = float(np.float32(np.dot(self._ones, exact) / self._samples))
+        if self._values:
+            row[self._values] = mean
         x = samples - np.float32(mean)
         peak = max(high - mean, mean - low)
         if _SMALL < peak < _LARGE or peak <= SILENCE:

@@ -13,6 +13,7 @@ __all__ = ["KINDS", "PARAMETERS", "FeatureSpec", "check_spec"]
 
 _CARRIER: Final = frozenset({"carrier_low_hz", "carrier_high_hz"})
 PARAMETERS: Final[dict[str, frozenset[str]]] = {
+    "value": frozenset(),
     "rms": frozenset(),
     "peak": frozenset(),
     "crest": frozenset(),

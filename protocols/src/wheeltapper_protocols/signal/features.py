@@ -2,6 +2,7 @@
 
 The kinds are below. Each is of one channel; ``x`` is the window without its mean.
 
+* ``value``: the mean of the window; of a window of one sample the sample itself.
 * ``rms``: root mean square of x. ``peak``: largest absolute x. ``crest``: peak / rms.
 * ``kurtosis``: m4 / m2**2 (3 for Gaussian noise). ``skewness``: m3 / m2**1.5.
 * ``band_rms`` (low_hz, high_hz): root mean square of the part of x in low_hz <= f < high_hz (by Parseval, no taper).
@@ -15,7 +16,7 @@ The kinds are below. Each is of one channel; ``x`` is the window without its mea
 
 Invariants:
     * All features are float32, and all spectral features of a window share one FFT.
-    * Finite samples give finite features; every feature of a constant window is 0.
+    * Finite samples give finite features; every feature of a constant window but ``value`` is 0.
     * A sample that is not finite makes every feature of its channel NaN.
     * The features of a window do not depend on the windows beside it.
 

@@ -1,0 +1,78 @@
+"""False alarms are a budget: so many per 1,000 machine-hours. The limits of detectors follow from it.
+
+A false alarm takes ``raise_windows`` windows in a row above a limit. The limit therefore follows from *sustained*
+values: the least of so many consecutive values of healthy windows, by models that did not see them. The mean of the
+sustained values is ``mu``, their deviation ``sigma`` (its upper confidence bound, since few windows know it badly), and
+a machine that is healthy may drift in its later life by :data:`DRIFT` of what its windows differ by anyway, which the
+beginning of a life does not show. The limit is the level that ``mu + sqrt(sigma**2 + drift**2) * N`` reaches as seldom
+as the budget allows, N being standard normal; the budget is divided by the number of detectors (Bonferroni).
+
+The normal tail is an assumption that no short recording can prove: what the data at hand can show is said beside it
+(:func:`bounds_per_1000_hours`), as the rate that so many hours without an alarm allow with 95 % confidence.
+
+Invariant: pure functions of values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import chi2, norm
+
+__all__ = ["CONFIDENCE", "DRIFT", "bounds_per_1000_hours", "hours_to_show", "limits", "sustained"]
+
+CONFIDENCE: Final = 0.95
+"""Of what is said about rates, and of the deviation."""
+DRIFT: Final = 1.2
+"""How far a healthy machine drifts in its later life, in deviations of its windows."""
+_ENOUGH: Final = 4
+"""With fewer sustained spans than this, the values themselves are looked at: there are too few sustained ones."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def sustained(values: npt.NDArray[Any], windows: int) -> Floats:
+    """[window - windows + 1, …]: the least of each ``windows`` consecutive values [window, …]; of all if there are
+    fewer."""
+    width = max(1, min(windows, len(values)))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width, axis=0).min(axis=-1), dtype=np.float64)
+
+
+def limits(held_out: list[Floats], windows_per_hour: float, per_1000_hours: float, windows: int) -> Floats:
+    """[detector]: the limits that keep the budget.
+
+    Args:
+        held_out: for each recording the values of its healthy windows, [window, detector], by models that were not
+            fitted to them.
+        windows_per_hour: how many windows a machine gives in an hour.
+        per_1000_hours: the budget of false alarms.
+        windows: how many in a row raise an alert.
+    """
+    detectors = held_out[0].shape[1]
+    chance = min(0.01, per_1000_hours / (1000.0 * windows_per_hour) / detectors)
+    levels = [sustained(values, windows) if len(values) >= _ENOUGH * windows else values for values in held_out]
+    together = np.concatenate(levels)
+    count = len(together)
+    variance = together.var(axis=0, ddof=1) * (count - 1) / chi2.ppf(1 - CONFIDENCE, count - 1)
+    level = together.mean(axis=0) + norm.isf(chance) * np.sqrt(variance + DRIFT**2)
+    seen = np.max([sustained(values, windows).max(axis=0) for values in held_out], axis=0)
+    return np.asarray(np.maximum(level, seen), dtype=np.float64)
+
+
+def bounds_per_1000_hours(alarms: int, hours: float) -> tuple[float, float]:
+    """The rates, in alarms per 1,000 hours, between which the true one lies: below the first and above the second with
+    5 % chance each, if ``alarms`` were seen in ``hours``.
+
+    Source: Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28 (1936).
+    """
+    low = 0.0 if alarms == 0 else float(chi2.ppf(1 - CONFIDENCE, 2 * alarms)) / 2
+    high = float(chi2.ppf(CONFIDENCE, 2 * alarms + 2)) / 2
+    return 1000 * low / hours, 1000 * high / hours
+
+
+def hours_to_show(per_1000_hours: float) -> float:
+    """The hours of healthy data without one alarm that show a budget with 95 % confidence."""
+    return -1000.0 * math.log(1 - CONFIDENCE) / per_1000_hours

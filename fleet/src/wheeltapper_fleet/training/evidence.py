@@ -1,0 +1,171 @@
+"""Which detectors a release has, how they are fitted, and their limits.
+
+The detectors are made of what there is: each level by band, the peak, the impulsiveness (crest and kurtosis) and the
+modulation of each channel, the shape (what the autoencoder does not reconstruct) and the density (Mahalanobis; the
+covariance by Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
+Multivariate Analysis 88 (2004)). None has a weight. The limit of each follows from the budget of false alarms and its
+values on healthy windows that its fit did not see (:mod:`budget`): what varies much between machines or in time by
+itself has a high limit, and so hardly takes part.
+
+Invariants:
+    * The same features and seed give the same detectors.
+    * No window is scored by a fit that saw its block of time or, with several machines, its machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+from sklearn.covariance import LedoitWolf
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
+
+from wheeltapper_fleet.training import autoencoder, budget
+from wheeltapper_fleet.training.recipe import decision_for, fit_scoring
+from wheeltapper_protocols.decision.evidence import Detector, DetectorKind, Evidence, EvidenceSpec
+from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.signal.features import FeatureSpec
+
+__all__ = ["ALONE", "TOGETHER", "Fitted", "Kept", "fit_evidence"]
+
+TOGETHER: Final = 0.7
+"""What two kinds must each reach, as a share of their limits, to warn together."""
+ALONE: Final = 2.5
+"""What one kind must reach to warn alone, where others could have agreed: a single band of a healthy machine may drift
+to twice its limit, by temperature or running-in, and nothing else moves."""
+BLOCKS: Final = 3
+"""Blocks of time in the cross-validation of one or two machines."""
+_MAX_FOLDS: Final = 5
+"""With more machines than this, several are held out together."""
+_MACHINES: Final = 3
+"""From so many on, machines are held out instead of blocks of time."""
+_KINDS: Final[dict[str, DetectorKind]] = {
+    "rms": "level", "band_rms": "level", "velocity_rms": "level", "value": "level",
+    "peak": "impulsiveness", "crest": "impulsiveness", "kurtosis": "impulsiveness",
+    "envelope_rms": "modulation", "bearing_line": "modulation",
+}  # fmt: skip
+"""What a feature says of the machine. Those that are not here count in shape and density only."""
+_ALONE: Final = frozenset({"rms", "band_rms", "velocity_rms", "value", "peak"})
+"""Energies and values each have a detector of their own: a rise in one band is not drowned by the others."""
+_MAX_ROWS: Final = 4096
+_MAX_DENSITY: Final = 128
+"""With more features than this there is no density: its matrix would be longer than a manifest may be."""
+
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fit of everything that scores, without limits.
+
+    Args:
+        scorer: standardises the features.
+        layers: the autoencoder.
+        spec: the detectors, with a limit of 1 each until limits are found.
+    """
+
+    scorer: Scorer
+    layers: list[autoencoder.Layer]
+    spec: EvidenceSpec
+
+    def values(self, features: Values) -> npt.NDArray[np.float64]:
+        """[window, detector]: the values of ``features`` [window, feature], by the float model."""
+        rows = self.scorer.model_input(features)
+        return Evidence(self.spec, self.scorer.spec).values(rows, autoencoder.reconstruct(self.layers, rows))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Detectors with their limits, and how healthy windows score.
+
+    Args:
+        fitted: the fit on all healthy windows, its detectors with their limits.
+        held_out: for each recording the scores of its healthy windows in order, each by a fit that did not see it.
+    """
+
+    fitted: Fitted
+    held_out: tuple[npt.NDArray[np.float64], ...]
+
+
+def fit_evidence(
+    specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: int, windows_per_hour: float, per_1000_hours: float
+) -> Kept:
+    """Fit the detectors and find their limits.
+
+    Args:
+        specs: the features.
+        groups: for each recording its healthy features, [window, feature].
+        seed: seeds every fit.
+        windows_per_hour: how many windows a machine gives in an hour.
+        per_1000_hours: the budget of false alarms.
+    """
+    fitted = _fit(specs, groups, seed)
+    values = [np.zeros((len(group), len(fitted.spec.detectors))) for group in groups]
+    for spans in _folds(groups):
+        rest = [np.delete(group, np.r_[span], axis=0) for group, span in zip(groups, spans, strict=True)]
+        apart = _fit(specs, [group for group in rest if len(group)], seed)
+        for found, group, span in zip(values, groups, spans, strict=True):
+            if span.stop > span.start:
+                found[span] = apart.values(group[span])
+    windows = decision_for(3600.0 / windows_per_hour).raise_windows
+    limit = budget.limits(values, windows_per_hour, per_1000_hours, windows)
+    detectors = [replace(each, limit=float(one)) for each, one in zip(fitted.spec.detectors, limit, strict=True)]
+    threshold = float(limit[[each.kind for each in detectors].index("shape")])
+    scorer = Scorer(replace(fitted.scorer.spec, threshold=threshold), fitted.scorer.names)
+    spec = replace(fitted.spec, detectors=detectors)
+    evidence = Evidence(spec, scorer.spec)
+    held_out = tuple(evidence.combined(found / limit) for found in values)
+    return Kept(Fitted(scorer, fitted.layers, spec), held_out)
+
+
+def _folds(groups: Sequence[Values]) -> list[list[slice]]:
+    """The windows that each fold holds out of each recording: machines, or blocks of time where there are few."""
+    if len(groups) >= _MACHINES:
+        folds = min(_MAX_FOLDS, len(groups))
+        return [
+            [slice(0, len(group) if number % folds == fold else 0) for number, group in enumerate(groups)]
+            for fold in range(folds)
+        ]
+    cuts = [np.linspace(0, len(group), BLOCKS + 1).astype(int).tolist() for group in groups]
+    return [[slice(cut[block], cut[block + 1]) for cut in cuts] for block in range(BLOCKS)]
+
+
+def _fit(specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: int) -> Fitted:
+    """Fit scoring, autoencoder and density to healthy features."""
+    scorer = Scorer(fit_scoring(specs, groups), tuple(spec.name for spec in specs))
+    rows = np.concatenate([scorer.model_input(group) for group in groups])
+    layers = autoencoder.fit(rows, seed)
+    every = list(range(len(specs)))
+    detectors = _of_kinds(specs)
+    detectors.append(Detector(kind="shape", features=every, limit=1.0))
+    if len(specs) <= _MAX_DENSITY:
+        detectors.append(Detector(kind="density", features=every, limit=1.0, axes=_axes(rows, scorer, seed)))
+    several = len({each.kind for each in detectors[: -1 - (len(specs) <= _MAX_DENSITY)]}) > 1
+    spec = EvidenceSpec(detectors=detectors, together=TOGETHER, alone=ALONE if several else 1.0)
+    return Fitted(scorer, layers, spec)
+
+
+def _of_kinds(specs: Sequence[FeatureSpec]) -> list[Detector]:
+    """A detector for each energy, and one for each channel's impulsiveness and modulation."""
+    found: dict[tuple[DetectorKind, int, int], list[int]] = {}
+    for index, spec in enumerate(specs):
+        kind = _KINDS.get(spec.kind)
+        if kind is not None:
+            found.setdefault((kind, spec.channel, index + 1 if spec.kind in _ALONE else 0), []).append(index)
+    return [Detector(kind=kind, features=features, limit=1.0) for (kind, _, _), features in found.items()]
+
+
+def _axes(rows: Values, scorer: Scorer, seed: int) -> list[list[float]]:
+    """[axis, feature]: the whitening of healthy rows [window, feature]."""
+    z = rows.astype(np.float64)
+    if len(z) > _MAX_ROWS:
+        z = z[np.sort(np.random.default_rng(seed).choice(len(z), _MAX_ROWS, replace=False))]
+    z = np.where(z < 0, z * np.array(scorer.spec.down), z)
+    with threadpool_limits(1):
+        variance, axes = np.linalg.eigh(LedoitWolf().fit(z).covariance_)
+    # Seven digits say more than any window does, and keep the manifest short.
+    return [[float(f"{value:.7g}") for value in axis] for axis in (axes / np.sqrt(np.maximum(variance, 1e-6))).T]
