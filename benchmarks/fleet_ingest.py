@@ -2,7 +2,7 @@
 
 The same burst is published for each reader, each behind the same embedded broker in the same run:
 
-* a subscriber that only counts what comes;
+* a subscriber that only counts what comes: paho's client as it is, and the fleet's own connection;
 * the fleet's ingest on SQLite (``synchronous=FULL``), and on PostgreSQL;
 * a plain loop: paho hands each message on, sqlite-utils writes its records and commits.
 
@@ -28,17 +28,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import paho.mqtt.client as mqtt
 import sqlite_utils
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from paho.mqtt.enums import CallbackAPIVersion
 from rig import Row, row, run
 from sqlalchemy import func, select
 
 from wheeltapper_fleet.broker.auth_callout import AuthCallout
 from wheeltapper_fleet.broker.config import BrokerConfig
 from wheeltapper_fleet.broker.link import FleetLink
+from wheeltapper_fleet.broker.permissions import FLEET_CLIENT_ID
 from wheeltapper_fleet.broker.server import BrokerServer
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ground.threads import share_interpreter
@@ -49,7 +52,7 @@ from wheeltapper_fleet.trust.ca import FleetCA
 from wheeltapper_fleet.trust.certificates import certificate_sha256
 from wheeltapper_protocols.wire.codec import decode, encode
 from wheeltapper_protocols.wire.messages import Telemetry, TelemetryRecord
-from wheeltapper_protocols.wire.topics import Up, up_topic
+from wheeltapper_protocols.wire.topics import ALL_UP_FILTER, Up, up_topic
 
 DEVICES: Final = 50
 MESSAGES: Final = 600
@@ -127,6 +130,34 @@ def _packet(name: str, epoch: str, number: int, now: float) -> bytes:
 Reader = Callable[[str, bytes], None]
 
 
+class PlainSubscriber:
+    """paho's client as it is, subscribed to what devices send."""
+
+    def __init__(self, *, host: str, port: int, ca: Path, certificate: Path, key: Path) -> None:
+        self.on_message: Reader = lambda topic, payload: None
+        self._address = host, port
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=FLEET_CLIENT_ID)
+        context = ssl.create_default_context(cafile=str(ca))
+        context.load_cert_chain(certificate, key)
+        self._client.tls_set_context(context)
+        self._subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_message = lambda _client, _data, message: self.on_message(message.topic, bytes(message.payload))
+
+    def start(self) -> None:
+        """Connect and subscribe."""
+        self._client.connect(*self._address)
+        self._client.loop_start()
+        self._client.subscribe(ALL_UP_FILTER, qos=0)
+        if not self._subscribed.wait(15.0):
+            raise SystemExit("the plain subscriber could not subscribe")
+
+    def stop(self) -> None:
+        """Disconnect."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
 class Bench:
     """Broker, identities and the fleet's own connection; :meth:`burst` measures one reader."""
 
@@ -172,11 +203,21 @@ class Bench:
                 row |= {"certificate_sha256": certificate_sha256(certificate), "counter": 0}
                 connection.execute(devices.insert().values(row))
 
-    def burst(self, read: Reader, done: Callable[[float], bool], publish_through: list[FleetLink]) -> float:
-        """Publish a burst to ``read``; returns the seconds from its begin until ``done`` (of the seconds so far)."""
+    def burst(
+        self, read: Reader, done: Callable[[float], bool], publish_through: list[FleetLink], *, plain: bool = False
+    ) -> float:
+        """Publish a burst to ``read``; returns the seconds from its begin until ``done`` (of the seconds so far).
+
+        Args:
+            read: gets topic and payload.
+            done: whether everything has come.
+            publish_through: gets the connection, to answer by.
+            plain: read by paho's client as it is, not by the fleet's own connection.
+        """
         self._bursts += 1
         own = self.own
-        link = FleetLink(
+        make: Any = PlainSubscriber if plain else FleetLink
+        link = make(
             host="127.0.0.1", port=self.server.config.mqtt_port, ca=own.ca, certificate=own.certificate, key=own.key
         )
         publish_through[:] = [link]
@@ -201,7 +242,7 @@ class Bench:
         link.stop()
         return seconds
 
-    def counted(self) -> float:
+    def counted(self, *, plain: bool) -> float:
         """A subscriber that only counts."""
         seen = 0
 
@@ -209,7 +250,7 @@ class Bench:
             nonlocal seen
             seen += topic.endswith("/telemetry")
 
-        return DEVICES * MESSAGES / self.burst(count, lambda _: seen >= DEVICES * MESSAGES, [])
+        return DEVICES * MESSAGES / self.burst(count, lambda _: seen >= DEVICES * MESSAGES, [], plain=plain)
 
     def ingested(self, url: str) -> float:
         """The fleet's ingest, into the database at ``url``."""
@@ -289,7 +330,8 @@ def rows() -> list[Row]:
         url = stack.enter_context(postgresql())
         bench = Bench(folder, stack)
         readers: dict[str, Callable[[], float]] = {
-            "count": bench.counted,
+            "count": lambda: bench.counted(plain=True),
+            "count by the fleet's connection": lambda: bench.counted(plain=False),
             "sqlite": lambda: bench.ingested(f"sqlite:///{folder}/ingest.db"),
             "loop": bench.looped,
         }
@@ -304,7 +346,8 @@ def rows() -> list[Row]:
     reached = middle["sqlite"] * RECORDS
     allowed = middle["count"] * RECORDS
     found = [
-        row("ingest: messages/s that a subscriber receives which only counts", middle["count"]),
+        row("ingest: messages/s that a plain paho subscriber receives which only counts", middle["count"]),
+        row("ingest: messages/s that only the fleet's connection receives", middle["count by the fleet's connection"]),
         row(
             "ingest on SQLite: records/s, published → committed and acked",
             reached,

@@ -1,14 +1,13 @@
-"""paho's client with a buffer below it: many packets are read by one call of the socket.
+"""paho's client with a buffer below it: many packets are read in a row.
 
-paho reads a packet in three or more calls of ``recv``, each through TLS, and asks ``select`` before each packet. With
-thousands of small messages a second that is most of what a message costs. What remains is the making of a message
-object and the locks around each callback: messages at QoS 0, which need no answer, are therefore taken out of the
-buffer here where they lie in it as a whole. Everything else is paho's.
+paho reads a packet in three or more calls of ``recv``, each through TLS, and asks ``select`` before each packet; then
+it makes an object of each message and takes four locks around its callback. With thousands of small messages a second
+that is most of what a message costs. So what the socket has is read first, until it has no more or the buffer is full.
+Messages at QoS 0, which need no answer, are taken out of the buffer here; everything else is paho's.
 
 Invariants:
-    * Messages are passed on in the order in which they came.
+    * The bytes and their order are those of the socket; messages are passed on in the order in which they came.
     * A packet that is not whole, or that is malformed, is left to paho.
-    * The bytes and their order are those of the socket.
     * When the socket has nothing, ``recv`` says so as the socket would (:class:`ssl.SSLWantReadError`,
       :class:`BlockingIOError`, or empty bytes at its end).
 """
@@ -23,7 +22,8 @@ from paho.mqtt.enums import MQTTErrorCode
 
 __all__ = ["BufferedClient", "BufferedSocket", "published"]
 
-_READ_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 64 * 1024
+_BUFFER_BYTES: Final = 256 * 1024
 _PUBLISH_QOS_0: Final = (0x30, 0x31)
 """The first byte of a PUBLISH packet at QoS 0, without and with RETAIN."""
 _PACKETS: Final = 500
@@ -45,6 +45,20 @@ class BufferedSocket:
         found: bytes = self._buffer[self._at : self._at + size]
         self._at += len(found)
         return found
+
+    def read_ahead(self) -> None:
+        """Read what the socket has, each TLS record by a call of its own, until the buffer is full.
+
+        What the socket says at its end, or of a fault, it says again to :meth:`recv`.
+        """
+        parts, size = [self._buffer[self._at :]], len(self._buffer) - self._at
+        try:
+            while size < _BUFFER_BYTES and (part := self._socket.recv(_READ_BYTES)):
+                parts.append(part)
+                size += len(part)
+        except OSError:
+            pass  # it has nothing now, or is broken
+        self._buffer, self._at = b"".join(parts), 0
 
     @property
     def ahead(self) -> memoryview:
@@ -79,18 +93,25 @@ class BufferedClient(mqtt.Client):
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read what has come, some hundreds of packets at most."""
         for _ in range(_PACKETS):
+            if self._take_published():
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
             result = super().loop_read(max_packets)
             socket: Any = self._sock
             if result != MQTTErrorCode.MQTT_ERR_SUCCESS or socket is None or not socket.pending():
                 return result
-            if self.on_published is not None and self._in_packet["command"] == 0:
-                size, found = published(socket.ahead, of_version_5=self._protocol == mqtt.MQTTv5)
-                socket.skip(size)
-                for topic, payload in found:
-                    self.on_published(topic, payload)
-                if not socket.pending():
-                    return result
         return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _take_published(self) -> bool:
+        """Take the messages at QoS 0 that the socket has, if a packet begins; returns whether that was all it had."""
+        socket: Any = self._sock
+        if self.on_published is None or socket is None or self._in_packet["command"] != 0:
+            return False
+        socket.read_ahead()
+        size, found = published(socket.ahead, of_version_5=self._protocol == mqtt.MQTTv5)
+        socket.skip(size)
+        for topic, payload in found:
+            self.on_published(topic, payload)
+        return size > 0 and not socket.pending()
 
 
 def published(ahead: memoryview, *, of_version_5: bool) -> tuple[int, list[tuple[str, bytes]]]:
