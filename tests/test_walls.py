@@ -99,6 +99,7 @@ PACKAGES["wheeltapper_fleet"] = ("wheeltapper_protocols",)
 """Which other packages of ours a package may import."""
 PURE: dict[str, tuple[str, ...]] = {
     "wheeltapper_protocols": (
+        "decision.baseline",
         "decision.decision",
         "decision.evidence",
         "decision.reasons",
@@ -159,6 +160,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "source.framing",
         "source.iio_format",
         "source.iio_names",
+        "source.irregular",
         "source.modbus_registers",
         "source.payload",
         "source.payload_formats",

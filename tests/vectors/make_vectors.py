@@ -28,7 +28,12 @@ from wheeltapper_protocols.wire.assignment import (
     decode_assignment,
     encode_assignment,
 )
-from wheeltapper_protocols.wire.commands import DiagnosticsCommand, RestartPipelineCommand, SettingsCommand
+from wheeltapper_protocols.wire.commands import (
+    DiagnosticsCommand,
+    ResetBaselineCommand,
+    RestartPipelineCommand,
+    SettingsCommand,
+)
 from wheeltapper_protocols.wire.ids import device_id
 from wheeltapper_protocols.wire.topics import Down, Up, parse_up_topic
 
@@ -63,6 +68,17 @@ DRIFT = m.DriftReport(
         m.DriftEvent(kind="feature", window=100, before=0.5, after=1.0, feature="x.rms", psi=0.75),
     ],
     more_events=2,
+)
+BASELINE = m.BaselineStatus(
+    phase="learned",
+    learned=300,
+    windows=300,
+    outside=2,
+    limited=1,
+    features=[
+        m.BaselineFeature(feature="x.rms", shift=3.0, ratio=1.25, limited=True),
+        m.BaselineFeature(feature="x.kurtosis", shift=-0.5, ratio=0.75),
+    ],
 )
 VALID: dict[str, tuple[str, m.Message]] = {
     "status": (
@@ -332,6 +348,51 @@ VALID: dict[str, tuple[str, m.Message]] = {
     "command_restart_pipeline": (
         "down/command",
         m.Command(id="k4", expires_at=1.7e9, body=RestartPipelineCommand(pipeline="main")),
+    ),
+    "command_reset_baseline": (
+        "down/command",
+        m.Command(id="k5", expires_at=1.7e9, body=ResetBaselineCommand(pipeline="main")),
+    ),
+    "telemetry_partial": (
+        "up/telemetry",
+        m.Telemetry(epoch=EPOCH, oldest=7, records=[msgspec.structs.replace(RECORD, partial=True)]),
+    ),
+    "status_partly_scored": (
+        "up/status",
+        m.Status(online=True, at=1.7e9, pipelines={"main": m.PipelineStatus(windows=17, partly_scored=3)}),
+    ),
+    "status_baseline": (
+        "up/status",
+        m.Status(online=True, at=1.7e9, pipelines={"main": m.PipelineStatus(windows=400, baseline=BASELINE)}),
+    ),
+    "report_baseline": (
+        "up/report",
+        m.Report(
+            epoch=EPOCH,
+            oldest=7,
+            seq=15,
+            at=1.7e9,
+            body=m.BaselineReport(
+                pipeline="main", model="bearing-anomaly", release=3, event="learned", baseline=BASELINE
+            ),
+        ),
+    ),
+    "alert_slowly": (
+        "up/alert",
+        m.Alert(
+            epoch=EPOCH,
+            oldest=1,
+            seq=16,
+            pipeline="main",
+            window=15,
+            t_s=150.0,
+            at=1.7e9,
+            model="bearing-anomaly",
+            release=3,
+            score=0.625,
+            severity=m.Severity.WARNING,
+            slowly=True,
+        ),
     ),
     "command_settings": (
         "down/command",

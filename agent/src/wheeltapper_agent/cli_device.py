@@ -28,33 +28,98 @@ RootOption = Annotated[
 ]
 
 
+baseline_app = typer.Typer(help="What the device has learnt of its machines.", no_args_is_help=True)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     for command in (status, doctor, profiles, install, uninstall):
         app.command()(command)
+    app.add_typer(baseline_app, name="baseline")
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = False) -> None:
     """Show the agent's status: its answer, or, where it does not run, the last status that it wrote."""
     from wheeltapper_agent.config import load_config
-    from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
     from wheeltapper_agent.host.status_text import status_lines
 
     try:
-        folder = load_config(config).device.state_dir
-        try:
-            body = {"running": True} | ask(folder / SOCKET_FILE, {"ask": "status"})
-        except AgentError as error:
-            if error.code == "local.denied":
-                raise
-            body = {"running": False} | _last_status(folder)
-            print(f"the agent does not answer; this is the last status that it wrote [{error.code}]", file=sys.stderr)
+        body = _present_status(load_config(config).device.state_dir)
     except AgentError as error:
         fail(error)
     if json_output:
         print(json.dumps(body))
         return
     print("\n".join(status_lines(body, time.time())))
+
+
+@baseline_app.command("show")
+def baseline_show(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = False) -> None:
+    """Show what is learnt of the machine of each pipeline whose release has a baseline."""
+    from wheeltapper_agent.config import load_config
+    from wheeltapper_agent.host.status_text import baseline_line
+
+    try:
+        pipelines = _present_status(load_config(config).device.state_dir).get("pipelines", {})
+    except AgentError as error:
+        fail(error)
+    found = {name: entry["baseline"] for name, entry in pipelines.items() if entry.get("baseline")}
+    if json_output:
+        print(json.dumps(found))
+        return
+    lines = [f"{name}: {baseline_line(each)}" for name, each in found.items()]
+    print("\n".join(lines or ["no release that runs learns a baseline"]))
+
+
+@baseline_app.command("reset")
+def baseline_reset(
+    pipeline: Annotated[str, typer.Argument(help="Whose machine is learnt anew.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    json_output: JsonOption = False,
+) -> None:
+    """Learn a pipeline's machine anew, and forget what was known: after a repair, or a moved sensor."""
+    from wheeltapper_agent.config import load_config
+    from wheeltapper_agent.ground.state_lock import StateLock
+    from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
+    from wheeltapper_agent.pipeline.baseline import BASELINES_FOLDER
+    from wheeltapper_agent.pipeline.remembered import remove_file
+
+    try:
+        loaded = load_config(config)
+        folder = loaded.device.state_dir
+        if pipeline not in [each.name for each in loaded.pipelines]:
+            raise AgentError("pipeline.unknown", f"there is no pipeline {pipeline} in {config}")
+        try:
+            ask(folder / SOCKET_FILE, {"ask": "reset_baseline", "pipeline": pipeline})
+        except AgentError as error:
+            if error.code not in ("local.no_agent",):
+                raise
+            lock = StateLock(folder)  # it does not run, and must not begin to while the file is changed
+            try:
+                remove_file(folder / BASELINES_FOLDER / f"{pipeline}.json")
+            finally:
+                lock.close()
+    except AgentError as error:
+        fail(error)
+    print(json.dumps({"reset": pipeline}) if json_output else f"{pipeline}: its machine is learnt anew")
+
+
+def _present_status(folder: Path) -> dict[str, Any]:
+    """The agent's answer, or, where it does not run, the last status that it wrote; ``running`` says which.
+
+    Raises:
+        AgentError: ``local.denied``, ``status.missing``.
+    """
+    from wheeltapper_agent.host.local_socket import SOCKET_FILE, ask
+
+    try:
+        return {"running": True} | ask(folder / SOCKET_FILE, {"ask": "status"})
+    except AgentError as error:
+        if error.code == "local.denied":
+            raise
+        body = {"running": False} | _last_status(folder)
+        print(f"the agent does not answer; this is the last status that it wrote [{error.code}]", file=sys.stderr)
+        return body
 
 
 def _last_status(folder: Path) -> dict[str, Any]:

@@ -38,10 +38,11 @@ from wheeltapper_agent.link.identity import Identity
 from wheeltapper_agent.link.metering import Metering
 from wheeltapper_agent.link.mqtt import BrokerAddress, Link, tls_context
 from wheeltapper_agent.link.renewal import CertificateRenewal, settle
+from wheeltapper_agent.pipeline.baseline import BASELINES_FOLDER
 from wheeltapper_agent.pipeline.config import PipelineConfig
 from wheeltapper_agent.pipeline.drift import DriftObserver
 from wheeltapper_agent.pipeline.observation import Observer
-from wheeltapper_agent.pipeline.pipeline import Pipeline
+from wheeltapper_agent.pipeline.pipeline import Pipeline, reset_baseline
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.dating import BOOT_FILE, Dating
 from wheeltapper_agent.records.delivery import Delivery
@@ -63,6 +64,7 @@ from wheeltapper_protocols.wire.commands import (
     CaptureCommand,
     CommandReport,
     DiagnosticsCommand,
+    ResetBaselineCommand,
     RestartPipelineCommand,
     Settings,
     SettingsCommand,
@@ -186,7 +188,14 @@ class Agent:
         if self._config.capture.rule_for(name) is not None:
             observers.append(RulesFromFirstWindow(lambda: self._captures.rules(name, source.spec)))
         self.pipelines[name] = Pipeline(
-            name, source, self.spool, self._clock, observers, self._profile.spool_commit_seconds, entry.gather_seconds
+            name,
+            source,
+            self.spool,
+            self._clock,
+            observers,
+            self._profile.spool_commit_seconds,
+            entry.gather_seconds,
+            self._state_dir / BASELINES_FOLDER / f"{name}.json",
         )
 
     def _make_status(self, instance: str) -> AgentStatus:
@@ -378,6 +387,9 @@ class Agent:
                 return None
             case RestartPipelineCommand():
                 self._restart_pipeline(body.pipeline)
+                return CommandReport(command=command)
+            case ResetBaselineCommand():
+                reset_baseline(self.pipelines, body.pipeline)
                 return CommandReport(command=command)
             case DiagnosticsCommand():
                 from wheeltapper_agent.host.diagnostics import diagnostics  # some MB, needed for this alone

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from tests.agent.bundles import SMALL, make_bundle, write_bundle
 from tests.agent.servers import DeviceServer, until
 from tests.agent.spool_kit import Clock
+from wheeltapper_agent.cli import app
 from wheeltapper_agent.config import AgentConfig, DeviceConfig
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
@@ -25,22 +28,29 @@ from wheeltapper_agent.host.commands import CommandRunner, Ordered
 from wheeltapper_agent.host.diagnostics import REMOVED, diagnostics, redacted
 from wheeltapper_agent.host.log_tail import LogTail
 from wheeltapper_agent.host.settings import SETTINGS_FILE, SettingsKeeper
+from wheeltapper_agent.host.status_text import status_lines
+from wheeltapper_agent.model.bundle import Bundle, load_bundle
+from wheeltapper_agent.pipeline.baseline import BASELINES_FOLDER
 from wheeltapper_agent.pipeline.config import PipelineConfig
+from wheeltapper_agent.pipeline.remembered import read_file
 from wheeltapper_agent.records.config import DeliveryConfig
 from wheeltapper_agent.records.spool import SPOOL_FILE, Spool
 from wheeltapper_agent.service import Agent
 from wheeltapper_agent.source.simulator import SimulatorConfig
+from wheeltapper_protocols.decision.baseline import BaselineSpec
+from wheeltapper_protocols.signal.features import default_specs
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.commands import (
     MAX_BUNDLE_BYTES,
     Command,
     CommandReport,
     DiagnosticsCommand,
+    ResetBaselineCommand,
     RestartPipelineCommand,
     Settings,
     SettingsCommand,
 )
-from wheeltapper_protocols.wire.messages import Report
+from wheeltapper_protocols.wire.messages import BaselineReport, Report
 from wheeltapper_protocols.wire.topics import Down
 
 
@@ -126,6 +136,66 @@ def test_a_running_agent_does_what_it_is_asked_once(tmp_path: Path, server: Devi
         until(lambda: agent._status.message().settings_version == 3, 20, "the settings")
         assert agent._delivery._batch_seconds == 5.0
         assert logging.getLogger().level == level
+
+
+def test_a_baseline_is_shown_and_reset_from_near_and_far(
+    tmp_path: Path, short_path: Path, server: DeviceServer, bundle: Bundle
+) -> None:
+    config = short_path / "agent.toml"
+    config.write_text(
+        f'[device]\nstate_dir = "{short_path}/state"\n'
+        '[[pipelines]]\nname = "main"\n[pipelines.source]\nkind = "simulator"\n'
+    )
+
+    def command(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, ["baseline", *words, "--config", str(config)])
+        assert result.exit_code == code, result.output
+        return str(result.output)
+
+    with running(short_path, server) as agent:
+        pipeline = agent.pipelines["main"]
+        assert "no release that runs" in command("show")
+        assert "baseline.none" in command("reset", "main", code=2)
+        pipeline.swap(bundle)
+        until(lambda: (found := pipeline.baseline.status()) is not None and found.learned > 3, 20, "learnt windows")
+        assert "main: learning, " in command("show")
+        shown = json.loads(command("show", "--json"))["main"]
+        assert (shown["phase"], shown["windows"]) == ("learning", 100_000)
+        ask(agent, "cmd-1", ResetBaselineCommand(pipeline="main"))
+        ask(agent, "cmd-2", ResetBaselineCommand(pipeline="other"))
+        until(lambda: len(answers(agent.spool)) == 2, 20, "the answers")
+        assert [each.code for each in answers(agent.spool)] == ["", "pipeline.unknown"]
+        until(lambda: events(agent.spool) == ["reset"], 20, "the report")
+        assert json.loads(command("reset", "main", "--json")) == {"reset": "main"}
+        until(lambda: events(agent.spool) == ["reset", "reset"], 20, "the other report")
+        until(lambda: "learning, 0 of" not in command("show"), 20, "it learns anew")
+        assert "baseline: learning, " in "\n".join(status_lines(agent._status.answer({"ask": "status"}), time.time()))
+    file = short_path / "state" / BASELINES_FOLDER / "main.json"
+    assert read_file(file)[0].baseline.learned > 0
+    assert "main: learning, " in command("show"), "the status that it last wrote"
+    assert "learnt anew" in command("reset", "main")
+    assert read_file(file) == ()
+    assert "pipeline.unknown" in command("reset", "other", code=2)
+
+
+def events(spool: Spool) -> list[str]:
+    found = [held.item.body for held in spool.peek(0, 100_000, ("report",)) if isinstance(held.item, Report)]
+    return [body.event for body in found if isinstance(body, BaselineReport)]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A release whose baseline takes long to learn."""
+    count = len(default_specs(SMALL.sample_rate_hz, ["horizontal", "vertical"]))
+    spec = BaselineSpec(
+        windows=100_000,
+        outside_windows=100_000,
+        shift=[50.0] * count,
+        spread=[1.0] * count,
+        narrowest=[0.5] * count,
+        widest=[2.0] * count,
+    )
+    return load_bundle(write_bundle(tmp_path / "bundle", make_bundle(baseline=spec)))
 
 
 class Records:

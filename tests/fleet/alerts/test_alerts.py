@@ -92,3 +92,11 @@ def test_older_alerts_get_what_their_records_hold(tmp_path: Path) -> None:
     opened = db.open_database(f"sqlite:///{tmp_path}/fleet.db")
     assert shown(opened) == SAID
     opened.dispose()
+
+
+def test_an_alert_that_was_raised_slowly_says_so(engine: Engine) -> None:
+    plain = alerts()[-1]
+    with engine.begin() as connection:
+        said = [plain, msgspec.structs.replace(plain, seq=9, slowly=True)]
+        apply_batch(connection, [DeviceMessage("dev-1", alert) for alert in said], [], 1.0)
+    assert [view.slowly for view in reversed(list_alerts(engine).items)] == [False, True]

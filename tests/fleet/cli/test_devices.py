@@ -114,8 +114,10 @@ def test_what_is_asked_of_a_device(server: AdminServer, tmp_path: Path) -> None:
     command = said(server, "command", "diagnostics", "press-1").strip()
     assert command.startswith("cmd-")
     assert said(server, "command", "restart-pipeline", "press-1", "--pipeline", "bearing").startswith("cmd-")
+    assert said(server, "command", "reset-baseline", "press-1", "--pipeline", "bearing").startswith("cmd-")
     listed = said(server, "command", "list", "--device", "press-1")
     assert "restart-pipeline" in listed
+    assert "reset-baseline" in listed
     assert "waiting" in said(server, "command", "show", command)
     assert "not yet" in said(server, "settings", "press-1", "log_level=DEBUG", "batch_seconds=30", "-status_seconds")
     assert "DEBUG" in said(server, "settings", "press-1")

@@ -40,14 +40,14 @@ def test_label_value_and_zone_are_stored_beside_the_score(engine: Engine) -> Non
     telemetry = [
         plain,
         msgspec.structs.replace(plain, seq=2, label="inner race", zone="C"),
-        msgspec.structs.replace(plain, seq=3, value=41.5),
+        msgspec.structs.replace(plain, seq=3, value=41.5, partial=True),
     ]
     message = DeviceMessage("dev-1", Telemetry(epoch="00112233445566aa", oldest=1, records=telemetry))
     with engine.begin() as connection:
         assert apply_batch(connection, [message], [], 1.0).records == 3
         apply_batch(connection, [message], [], 1.0)
-    said = [(each.label, each.value, each.zone) for each in stored_records(engine)]
-    assert said == [(None, None, None), ("inner race", None, "C"), (None, 41.5, None)]
+    said = [(each.label, each.value, each.zone, each.partial) for each in stored_records(engine)]
+    assert said == [(None, None, None, False), ("inner race", None, "C", False), (None, 41.5, None, True)]
 
 
 def test_records_that_a_device_cannot_date_are_counted_and_shown(engine: Engine) -> None:

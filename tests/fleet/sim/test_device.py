@@ -32,6 +32,7 @@ from wheeltapper_protocols.wire.commands import (
     Command,
     CommandReport,
     DiagnosticsCommand,
+    ResetBaselineCommand,
     RestartPipelineCommand,
     Settings,
     SettingsCommand,
@@ -275,6 +276,7 @@ def test_commands_are_answered_once_and_settings_are_taken_over() -> None:
     order("m-3", RestartPipelineCommand(pipeline="other"))
     order("m-4", CaptureCommand(pipeline="main", snapshots=3))
     order("m-5", SettingsCommand(version=3, settings=Settings(status_seconds=5.0)))
+    order("m-7", ResetBaselineCommand(pipeline="main"))
     order("m-6", SettingsCommand(version=2, settings=Settings(status_seconds=600.0)))
     rig.live(21.0)
     answers = [body for _, body in sorted(rig.heard.items()) if isinstance(body, CommandReport | CaptureReport)]
@@ -283,6 +285,7 @@ def test_commands_are_answered_once_and_settings_are_taken_over() -> None:
         ("m-2", ""),
         ("m-3", "pipeline.unknown"),
         ("m-4", "capture.failed"),
+        ("m-7", "baseline.none"),
     ]
     assert isinstance(answers[0], CommandReport)
     assert json.loads(zlib.decompress(answers[0].bundle)) == {"simulated": True, "faults": []}

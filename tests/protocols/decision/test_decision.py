@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
+from wheeltapper_protocols.decision.decision import (
+    DecisionSpec,
+    DecisionState,
+    Verdict,
+    decide,
+    initial_state,
+    step,
+)
 from wheeltapper_protocols.wire.messages import Severity
 
 SPEC = DecisionSpec(smooth_windows=3, raise_windows=2, clear_windows=3)
@@ -104,3 +112,70 @@ def test_verdicts_are_finite_and_changes_are_told(scores: list[float]) -> None:
     assert all(math.isfinite(verdict.score) for verdict in found)
     for before, after in pairwise(found):
         assert after.changed == (after.severity is not before.severity)
+
+
+WEAR = DecisionSpec(smooth_windows=1, raise_windows=3, clear_windows=4, slow_drift=0.3, slow_limit=3.0)
+
+
+def test_wear_far_below_the_threshold_is_raised_slowly() -> None:
+    found = play([0.1] * 20 + [0.6] * 40, WEAR)
+    at = next(place for place, verdict in enumerate(found) if verdict.alert)
+    assert at == 20 + math.ceil(3.0 / 0.3) - 1
+    assert (found[at].severity, found[at].changed, found[at].slowly) == (Severity.WARNING, True, True)
+    assert all(verdict.alert for verdict in found[at:])
+    assert not any(verdict.slowly for verdict in found[at + 1 :])
+    assert not any(verdict.alert for verdict in play([0.1] * 20 + [0.6] * 400, replace(WEAR, slow_limit=0.0)))
+
+
+def test_it_is_cleared_when_the_sum_has_gone_back_and_then_counts_anew() -> None:
+    found = play([0.6] * 20 + [0.1] * 30 + [0.6] * 20, WEAR)
+    alerts = [verdict.alert for verdict in found]
+    assert alerts[9:27] == [True] * 18  # the sum is at 3.0 and falls by 0.2 a window to 1.5
+    assert alerts[27:59] == [False] * 32
+    assert alerts[59]
+
+
+def test_spikes_add_no_more_than_the_threshold() -> None:
+    assert not any(verdict.alert for verdict in play(([900.0] + [0.1] * 4) * 40, WEAR))
+
+
+def test_an_alert_of_the_level_is_not_raised_again_by_the_sum() -> None:
+    found = play([1.5] * 30 + [0.1] * 40, WEAR)
+    assert [verdict.changed for verdict in found].count(True) == 2
+    assert not any(verdict.slowly for verdict in found)
+
+
+def test_the_sum_goes_on_after_a_restart_and_starts_anew_with_another_release() -> None:
+    state = DecisionState()
+    for _ in range(9):
+        state, _ = step(WEAR, state, 0.6)
+    _, verdict = step(WEAR, initial_state(state.severity, slow_sum=state.slow_sum), 0.6)
+    assert verdict.slowly
+    assert not step(WEAR, initial_state(state.severity), 0.6)[1].alert
+    state = initial_state(Severity.WARNING)  # an open alert that was raised slowly goes on, and is not raised again
+    for _ in range(30):
+        state, verdict = step(WEAR, state, 0.6)
+        assert verdict.alert
+        assert not verdict.changed
+
+
+@given(st.lists(st.floats(0, 5) | st.just(math.nan), max_size=80))
+def test_the_sum_keeps_to_its_bounds_and_is_nothing_where_it_is_off(scores: list[float]) -> None:
+    state = off = DecisionState()
+    plain = replace(WEAR, slow_drift=0.0, slow_limit=0.0)
+    for score in scores:
+        state, verdict = step(WEAR, state, score)
+        assert 0 <= state.slow_sum <= WEAR.slow_limit
+        assert not verdict.slowly or verdict.changed
+        off, verdict = step(plain, off, score)
+        assert off.slow_sum == 0
+        assert not verdict.slowly
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"slow_drift": 1.0, "slow_limit": 5.0}, "never grows"), ({"slow_drift": 0.5, "slow_limit": 0.5}, "single spike")],
+)
+def test_a_slow_rule_that_is_none_is_refused(changes: dict[str, float], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        DecisionSpec(**changes)  # type: ignore[arg-type]  # only its numbers

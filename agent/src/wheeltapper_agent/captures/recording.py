@@ -32,7 +32,8 @@ def make_recording(windows: Sequence[Window], spec: SourceSpec, meta: Mapping[st
         meta: what the recording says about itself, e.g. ``{"device": "press-1", "pipeline": "main"}``.
 
     Returns:
-        A recording with one snapshot for each window; its ``samples`` are [snapshot, sample, channel].
+        A recording with one snapshot for each window; its ``samples`` are [snapshot, sample, channel]. Where samples
+        came at no fixed rate, its meta says that the rate is nominal; ``t_s`` holds the times as they came.
 
     Raises:
         AgentError: ``capture.empty``: there is no window.
@@ -53,4 +54,5 @@ def make_recording(windows: Sequence[Window], spec: SourceSpec, meta: Mapping[st
     for row, window in enumerate(windows):
         samples[row] = np.clip(np.rint(window.samples / scale), -_INT16_MAX, _INT16_MAX)
     times = np.array([window.t_s for window in windows], dtype=np.float64)
-    return Recording(samples, scale, spec.sample_rate_hz, times, spec.channels, spec.units, dict(meta))
+    said = dict(meta) | ({"sample_rate": "nominal"} if spec.irregular else {})
+    return Recording(samples, scale, spec.sample_rate_hz, times, spec.channels, spec.units, said)

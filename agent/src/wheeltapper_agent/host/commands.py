@@ -25,6 +25,7 @@ from wheeltapper_protocols.wire.commands import (
     Command,
     CommandReport,
     DiagnosticsCommand,
+    ResetBaselineCommand,
     RestartPipelineCommand,
     SettingsCommand,
 )
@@ -36,7 +37,7 @@ _MAX_WAITING: Final = 32
 _JOIN_SECONDS: Final = 2.0
 _MAX_DETAIL_CHARACTERS: Final = 1000
 
-Ordered: TypeAlias = DiagnosticsCommand | RestartPipelineCommand | SettingsCommand
+Ordered: TypeAlias = DiagnosticsCommand | RestartPipelineCommand | ResetBaselineCommand | SettingsCommand
 
 
 class CommandRunner:

@@ -32,7 +32,7 @@ from wheeltapper_agent.host.settings import SettingsKeeper
 from wheeltapper_agent.link.mqtt import Link
 from wheeltapper_agent.link.renewal import CertificateRenewal
 from wheeltapper_agent.pipeline.newest_score import NewestScore
-from wheeltapper_agent.pipeline.pipeline import Pipeline
+from wheeltapper_agent.pipeline.pipeline import Pipeline, reset_baseline
 from wheeltapper_agent.pipeline.quality import QualityObserver
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.deferred import SourceTrouble
@@ -165,10 +165,12 @@ class AgentStatus:
                     "dropped_windows": entry.dropped_windows,
                     "source": entry.source,
                     "runtime": entry.runtime,
+                    "partly_scored": entry.partly_scored,
                     **_last_decision(*self._pipelines[name].newest_score()),
                     "quality": msgspec.to_builtins(entry.quality),
                     "faults": [fault._asdict() for fault in self._quality[name].faults[:_MAX_FAULTS]],
                     "failures": entry.faults,
+                    "baseline": msgspec.to_builtins(entry.baseline),
                     "trouble": _trouble(self._pipelines[name].trouble),
                 }
                 for name, entry in status.pipelines.items()
@@ -176,13 +178,16 @@ class AgentStatus:
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request on the local socket; ``{"ask": "status"}`` is the only one there is.
+        """Answer on the local socket: the status, or reset a baseline (``{"ask": "reset_baseline", "pipeline": …}``).
 
         Raises:
-            AgentError: ``local.unknown`` for any other request.
+            AgentError: ``local.unknown`` for any other request; those of :func:`reset_baseline`.
         """
+        if request.get("ask") == "reset_baseline":
+            reset_baseline(self._pipelines, str(request.get("pipeline")))
+            return {"reset": request.get("pipeline")}
         if request.get("ask") != "status":
-            raise AgentError("local.unknown", 'the agent only answers {"ask": "status"}')
+            raise AgentError("local.unknown", 'the agent answers {"ask": "status"} and {"ask": "reset_baseline"}')
         figures = self._spool.figures()
         return self._body() | {
             "epoch": figures.epoch,

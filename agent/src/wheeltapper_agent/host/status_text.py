@@ -12,7 +12,7 @@ from typing import Any
 
 from wheeltapper_protocols.decision.score_age import score_term_seconds
 
-__all__ = ["status_lines"]
+__all__ = ["baseline_line", "status_lines"]
 
 
 def status_lines(body: Mapping[str, Any], now: float) -> list[str]:
@@ -72,7 +72,10 @@ def _pipeline_lines(name: str, found: Mapping[str, Any], since: float) -> list[s
     lines += _score_lines(found, since)
     dropped = f", {found['dropped_windows']} DROPPED" if found.get("dropped_windows") else ""
     faults = f", {found['failures']} faults" if found.get("failures") else ""
-    lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}{faults}")
+    partly = f", {found['partly_scored']} SCORED WITHOUT ALL CHANNELS" if found.get("partly_scored") else ""
+    lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}{faults}{partly}")
+    if found.get("baseline"):
+        lines.append(f"  baseline: {baseline_line(found['baseline'])}")
     counted = ("windows", "values", "dropped")
     quality = [f"{key} {value}" for key, value in (found.get("quality") or {}).items() if key not in counted and value]
     if quality:
@@ -98,6 +101,23 @@ def _score_lines(found: Mapping[str, Any], since: float) -> list[str]:
     elif found.get("model") and found.get("windows"):
         lines.append("  NO SCORE yet")
     return lines
+
+
+def baseline_line(found: Mapping[str, Any]) -> str:
+    """How far the machine of a pipeline is learnt; see :class:`wheeltapper_protocols.wire.messages.BaselineStatus`."""
+    learned, outside = found.get("learned", 0), found.get("outside", 0)
+    beside = f", {outside} outside" if outside else ""
+    match found.get("phase"):
+        case "learned":
+            limited = f", {found['limited']} features AT THEIR LIMIT" if found.get("limited") else ""
+            most = ", ".join(f"{one['feature']} {one['shift']:+.2g}" for one in found.get("features", ())[:3])
+            return f"learned from {learned} windows{beside}{limited}" + (f"; differs most in {most}" if most else "")
+        case "refused":
+            return f"REFUSED: {outside} windows were far from what the fleet knows; look at the machine, then reset it"
+        case _:
+            return (
+                f"learning, {learned} of {found.get('windows', 0)} windows{beside}; scores are the fleet's until then"
+            )
 
 
 def _ago(seconds: float) -> str:

@@ -30,6 +30,7 @@ from wheeltapper_agent.source.base import SourceSpec
 from wheeltapper_protocols.decision.bearing_detector import BearingFaultDetector
 from wheeltapper_protocols.decision.decision import DecisionState, Verdict, step
 from wheeltapper_protocols.decision.reasons import band_reasons, feature_reasons
+from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.manifest.inference_task import InferenceTask, Prediction
 from wheeltapper_protocols.manifest.manifest import (
@@ -70,6 +71,8 @@ class Evaluation(Struct, frozen=True):
     velocity_mm_s: NDArray[np.float32] | None = None
     """[window, channel]: root mean square vibration velocity of each channel that the manifest's section ``iso20816``
     names."""
+    missing: NDArray[np.bool_] | None = None
+    """[window, feature]: features of missing channels, without which the window was scored; None: there are none."""
 
     def window(self, row: int) -> Evaluation:
         """Return a copy of the window ``row`` alone, which keeps none of the other windows in memory."""
@@ -87,6 +90,7 @@ class Evaluation(Struct, frozen=True):
             self.model_output[rows].copy(),
             prediction,
             velocity,
+            self.missing[rows].copy() if self.missing is not None else None,
         )
 
 
@@ -126,6 +130,12 @@ class Bundle:
         threshold."""
         return dataclasses.replace(self, last_above_threshold=[])
 
+    def with_scoring(self, scoring: ScoringSpec) -> Bundle:
+        """Return this bundle with another section ``scoring``, such as one with the device's own center and scale. The
+        manifest stays the signed one."""
+        task = InferenceTask(replace(self.manifest, scoring=scoring))
+        return dataclasses.replace(self, task=task, last_above_threshold=[])
+
     def warm_up(self) -> None:
         """Score a made-up window, so that the slow first call is not counted as the latency of a live window."""
         shape = self.manifest.input
@@ -151,8 +161,10 @@ class Bundle:
             count = len(self.task.names)
             table, velocity = table[:, :count], table[:, count:]
         model_input = self.task.model_input(table, samples)
+        missing = self.task.set_missing_to_usual(model_input)
         model_output = self._run(model_input)
-        return Evaluation(samples, table, model_input, model_output, self._read(model_input, model_output), velocity)
+        scores = self._read(model_input, model_output, missing)
+        return Evaluation(samples, table, model_input, model_output, scores, velocity, missing)
 
     def decide(self, state: DecisionState, evaluation: Evaluation, row: int = 0) -> tuple[DecisionState, Verdict]:
         """Decide what one window of an evaluation means for the machine.
@@ -189,7 +201,10 @@ class Bundle:
         section, spec = self.manifest.iso20816, self.manifest.decision
         if evaluation.velocity_mm_s is None or section is None:
             return None, -math.inf
-        zone = iso20816.zone(section, float(evaluation.velocity_mm_s[row].max()))
+        worst = (
+            np.fmax.reduce if evaluation.missing is not None else np.max
+        )  # fmax passes over channels without a value
+        zone = iso20816.zone(section, float(worst(evaluation.velocity_mm_s[row])))
         if not section.raises or zone not in ("C", "D"):
             return zone, -math.inf
         return zone, spec.critical_level if zone == "D" else spec.raise_level
@@ -226,7 +241,7 @@ class Bundle:
         section = self.manifest.iso20816
         assert section is not None  # the caller has found a zone
         assert evaluation.velocity_mm_s is not None  # a zone is computed from it
-        worst = int(evaluation.velocity_mm_s[row].argmax())
+        worst = int(np.nanargmax(evaluation.velocity_mm_s[row]))
         name = f"{self.manifest.input.channels[section.channels[worst]]}.velocity_mm_s"
         limit = iso20816.LIMITS_MM_S[section.group, section.foundation][1]
         return Reason(feature=name, value=float(evaluation.velocity_mm_s[row, worst]), usual=limit, share=share)
@@ -267,10 +282,15 @@ class Bundle:
         except AgentError:
             return np.concatenate([self.model.run(one[None]) for one in model_input])
 
-    def _read(self, model_input: NDArray[np.float32], model_output: NDArray[np.float32]) -> Prediction:
+    def _read(
+        self,
+        model_input: NDArray[np.float32],
+        model_output: NDArray[np.float32],
+        missing: NDArray[np.bool_] | None = None,
+    ) -> Prediction:
         """Return the scores that the model's output stands for; ``runtime.run`` if its form does not fit the task."""
         try:
-            return self.task.read(model_input, model_output)
+            return self.task.read(model_input, model_output, missing)
         except ValueError as error:
             raise AgentError("runtime.run", str(error)) from error
 
@@ -342,7 +362,8 @@ def check_input(manifest: Manifest, spec: SourceSpec) -> None:
     """
     shape = manifest.input
     pairs: tuple[tuple[str, Any, Any], ...] = (
-        ("sample rate [Hz]", shape.sample_rate_hz, spec.sample_rate_hz),
+        ("samples at no fixed rate", shape.irregular, spec.irregular),
+        ("sample rate [Hz]", shape.sample_rate_hz, shape.sample_rate_hz if shape.irregular else spec.sample_rate_hz),
         ("samples in a window", shape.window_samples, spec.window_samples),
         ("channels", tuple(shape.channels), spec.channels),
         ("units", tuple(shape.units), spec.units),

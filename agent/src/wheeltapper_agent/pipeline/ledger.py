@@ -254,6 +254,7 @@ class Ledger:
             value=verdict.value,
             unit=life.unit if life is not None else None,
             zone=verdict.zone,
+            slowly=verdict.slowly,
         )
 
     def _observed(self, observation: Observation | None) -> list[Item]:
@@ -352,4 +353,5 @@ def _record(observation: Observation) -> TelemetryRecord:
         label=verdict.label,
         value=verdict.value,
         zone=verdict.zone,
+        partial=observation.partial,
     )

@@ -38,6 +38,8 @@ class Observation(Struct, frozen=True, gc=False):
     """Duration of the call that scored this window, divided by the number of windows in the call."""
     call: int = 0
     """Windows that were scored in one call have the same number; 0: the window was scored alone."""
+    partial: bool = False
+    """Whether the score is that of some of the channels: others were missing."""
 
 
 class Observer(Protocol):

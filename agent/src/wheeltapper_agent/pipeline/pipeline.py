@@ -15,8 +15,9 @@ Invariants:
     * Nothing that happens here ends the thread but the end of the source and :meth:`Pipeline.stop`. A source that fails
       is tried again (:mod:`wheeltapper_agent.source.deferred`); what cannot be processed is counted as dropped.
     * What the source gets wrong, such as a window of another form than it says, does not count against the model.
-    * A window with a missing sample (NaN) is recorded without a score. It does not count against the health of the
-      model, and the decision stays as it was.
+    * A device's own baseline comes into force between two windows, and the decision then starts as after a swap.
+    * A window with a missing sample (NaN) is recorded without a score, unless the release does without that channel. It
+      does not count against the health of the model, and the decision stays as it was.
 
 What this module does not do: write records (:mod:`wheeltapper_agent.pipeline.ledger`).
 """
@@ -25,8 +26,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from wheeltapper_agent.ground.clock import Clock
@@ -34,7 +36,9 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.liveness import Pulse
 from wheeltapper_agent.ground.stop_event import StopEvent
 from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, check_input
+from wheeltapper_agent.pipeline.baseline import Baseline
 from wheeltapper_agent.pipeline.gathering import Gathering
+from wheeltapper_agent.pipeline.health import Health, HealthCount
 from wheeltapper_agent.pipeline.ledger import JudgedWindow, Ledger, call_observers
 from wheeltapper_agent.pipeline.model_calls import LeftBehind, hangs
 from wheeltapper_agent.pipeline.newest_score import NewestScore
@@ -52,20 +56,22 @@ from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.quality import is_complete
 from wheeltapper_protocols.wire.messages import PipelineStatus
 
-__all__ = ["MAX_BATCH", "Health", "Pipeline", "WindowCapture"]
+__all__ = ["MAX_BATCH", "Health", "Pipeline", "WindowCapture", "reset_baseline"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How the present model did since it was swapped in: windows scored, code of the first error (empty: none), calls
-    of the model."""
+def reset_baseline(pipelines: Mapping[str, Pipeline], name: str) -> None:
+    """Let one of ``pipelines`` learn its machine anew.
 
-    windows: int = 0
-    error: str = ""
-    calls: int = 0
+    Raises:
+        AgentError: ``pipeline.unknown``, ``baseline.none``, ``storage.*``.
+    """
+    pipeline = pipelines.get(name)
+    if pipeline is None:
+        raise AgentError("pipeline.unknown", f"there is no pipeline {name}")
+    pipeline.baseline.reset()
 
 
 class Pipeline:
@@ -79,6 +85,7 @@ class Pipeline:
         observers: look at each window when it is written down, in this order.
         wait_seconds: how long a window that changes no alert may wait to be written down with others.
         gather_seconds: how long windows may wait to be scored together; 0: not at all.
+        baseline_file: keeps what is learnt of the machine; None: it is forgotten at the end.
     """
 
     def __init__(
@@ -90,36 +97,30 @@ class Pipeline:
         observers: Sequence[Observer] = (),
         wait_seconds: float = 0.0,
         gather_seconds: float = 0.0,
+        baseline_file: Path | None = None,
     ) -> None:
         self.name = name
+        self.baseline = Baseline(name, baseline_file, clock)
         self._ledger = Ledger(name, records, clock, observers, wait_seconds)
         self._live_observers: list[Observer] = []
-        self._source = standing_for(source, name, clock)
-        self._clock = clock
+        self._source, self._clock = standing_for(source, name, clock), clock
         self._lock = threading.Lock()
         self._bundle: Bundle | None = None
         self._next: tuple[Bundle | None] | None = None
         self._state = DecisionState()
-        self._scored = 0
-        self._calls = 0
-        self._first_error = ""
-        self._captures = WindowCaptures()
-        self._windows = 0
-        self._pace = Pace()
-        self._newest = NewestScore()
-        self._error = ""
+        self._health = HealthCount(name)
+        self._captures, self._windows = WindowCaptures(), 0
+        self._pace, self._newest = Pace(), NewestScore()
+        self._error = self._no_model_code = ""
         self._faults = StreamFaults(name, clock)
-        self._logged: set[str] = set()
         self._broken: set[str] = set()
-        self._finished = False
-        self._no_model_code = ""
+        self._finished, self._stopped_at = False, 0.0
         self._pulse = Pulse(clock)
-        self._scoring = Scoring(self._source, clock, self._failed, self._source_misfits)
+        self._scoring = Scoring(name, self._source, clock, self._failed, self._source_misfits)
         self._stream: Iterator[Window | None] = iter(())
         self._begun: tuple[list[Window], DecisionState] = [], self._state
         self._stopping = StopEvent()
         self._gathering = Gathering(gather_seconds, self._source, clock, self._stopping)
-        self._stopped_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{name}", daemon=True)
 
     @property
@@ -165,14 +166,14 @@ class Pipeline:
                 return
             self._no_model_code = no_model_code
             self._next = (bundle.for_one_stream() if bundle is not None else None,)
-            self._scored, self._first_error, self._calls = 0, "", 0
+            self._health.swapped()
         if bundle is not None:
             self._source.model_ready()
 
     def health(self) -> Health:
         """Return how the model that was last swapped in is doing."""
         with self._lock:
-            return Health(self._scored, self._first_error, self._calls)
+            return self._health.now
 
     def add_observer(self, observer: Observer) -> None:
         """Show each window to ``observer`` as soon as it is judged, from the next window on."""
@@ -243,6 +244,8 @@ class Pipeline:
                 runtime=bundle.model.provider[:80] if bundle else "",
                 detail=trouble.message if trouble is not None else source_detail(self._source),
                 faults=self.failures,
+                partly_scored=self._scoring.partly_scored,
+                baseline=self.baseline.status() if bundle is not None else None,
             )
 
     def newest_score(self) -> tuple[NewestScore, float]:
@@ -258,7 +261,7 @@ class Pipeline:
 
     @property
     def budget_p95_ms(self) -> float | None:
-        """The latency budget of the present model in milliseconds a window (95th percentile); None without a model."""
+        """The latency budget of the present model in milliseconds a window (95th percentile); None: no model."""
         bundle = self.bundle
         return bundle.manifest.budget.latency_p95_ms if bundle is not None else None
 
@@ -319,6 +322,7 @@ class Pipeline:
                 break
         self._finished = self._source.state == "ended" and not self._stopping.is_set()
         call_observers(self._live_observers, None, self.name, self._broken)
+        self.baseline.end(self._state)
         self._ledger.end()
         self._captures.end_all()
         while self._ledger.has_pending and not self._stopping.wait(_RETRY_SECONDS):
@@ -337,15 +341,17 @@ class Pipeline:
     def _take_safely(self, batch: list[Window]) -> None:
         """Judge windows; a fault is counted, and ends nothing."""
         with self._pulse:
-            try:
-                self._take(batch)
-            except LeftBehind:
-                raise
-            except BaseException as error:  # noqa: BLE001  # see _run
-                self._faults.happened(error, len(batch))
+            while batch:
+                try:
+                    batch = batch[self._take(batch) :]
+                except LeftBehind:
+                    raise
+                except BaseException as error:  # noqa: BLE001  # see _run
+                    self._faults.happened(error, len(batch))
+                    return
 
-    def _take(self, batch: list[Window]) -> None:
-        """Judge windows that follow each other, and hand them to the ledger."""
+    def _take(self, batch: list[Window]) -> int:
+        """Judge windows that follow each other, and hand them to the ledger; return how many, from the first on."""
         ended: Manifest | None = None  # the release that gave no score, and runs no longer
         with self._lock:
             if self._next is not None:
@@ -353,21 +359,23 @@ class Pipeline:
                 if (code := _misfit(self._bundle, self._source.spec, self.name)) is not None:
                     self._bundle, self._no_model_code = None, code
                 no_score = self._state.no_score
-                self._state = initial_state(self._state.severity, no_score and self._bundle is not None)
-                self._logged.clear()
+                self._bundle, self._state = self.baseline.begin(self._bundle, self._state)
+                self._health.began()
                 if self._bundle is None:
                     self._newest.forget()
                     ended = before.manifest if before is not None and no_score else None
+            elif (renewed := self.baseline.renewed(self._state)) is not None:
+                self._bundle, self._state = renewed
             bundle, live = self._bundle, self._live_observers
             self._begun = batch, self._state
+        batch = batch[: self.baseline.together(len(batch))]
         index, call = self._ledger.next_index, self._scoring.calls
         rows = self._scoring.rows(batch, bundle) if bundle is not None else [None] * len(batch)
-        judged = [
-            self._judge(index + place, window, bundle, row)
-            for place, (window, row) in enumerate(zip(batch, rows, strict=True))
-        ]
+        given = enumerate(zip(batch, rows, strict=True), index)
+        judged = [self._judge(place, window, bundle, row) for place, (window, row) in given]
         if ended is not None:
             judged[0].no_score = (False, ended)
+        judged[-1].items += self.baseline.turn(self._state)
         if live:
             for each in judged:
                 each.items += call_observers(live, each.observation, self.name, self._broken)
@@ -380,10 +388,11 @@ class Pipeline:
             self._windows += len(batch)
             self._newest.take([each.observation.verdict for each in judged], now, self._state.no_score)
             if self._next is None:
-                self._scored += sum(each.observation.verdict is not None for each in judged)
-                self._calls += self._scoring.calls - call
+                scored = sum(each.observation.verdict is not None for each in judged)
+                self._health.add(scored, self._scoring.calls - call)
         self._captures.feed(batch)
         self._faults.ended()
+        return len(batch)
 
     def _judge(self, index: int, window: Window, bundle: Bundle | None, row: Row | None) -> JudgedWindow:
         """Return the window with its verdict, and move the decision on."""
@@ -397,7 +406,8 @@ class Pipeline:
                 self._state, observation = self._scoring.model_calls.run(with_verdict, observation, bundle, before, row)
                 if observation.score is not None:
                     self._error = ""
-                elif not bundle.propagates_nan or is_complete(window.samples):
+                    self.baseline.learn(observation, *row[:2])
+                elif is_complete(window.samples):
                     raise AgentError("probation.not_finite", "the score is not a number")
             except Exception as error:  # noqa: BLE001  # the stream goes on; probation asks for the health
                 self._failed(bundle, error)
@@ -407,14 +417,10 @@ class Pipeline:
 
     def _failed(self, bundle: Bundle, error: Exception) -> None:
         """Note that the model failed on a window: for its health, the status and, once, the log."""
-        code = getattr(error, "code", "runtime.run")
-        if code not in self._logged:
-            self._logged.add(code)
-            _LOG.error("pipeline %s: release %s cannot score a window: %s", self.name, bundle.manifest.release, error)
+        self._error = self._health.log(bundle, error)
         with self._lock:
-            if self._next is None and not self._first_error:
-                self._first_error = code
-        self._error = code
+            if self._next is None:
+                self._health.failed(self._error)
 
     def _source_misfits(self) -> None:
         self._error = "source.garbage"

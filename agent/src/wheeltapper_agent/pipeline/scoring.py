@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.clock import Clock
-from wheeltapper_agent.model.bundle import Bundle
+from wheeltapper_agent.model.bundle import Bundle, Evaluation
 from wheeltapper_agent.pipeline.model_calls import ModelCalls
 from wheeltapper_agent.pipeline.verdicts import Row
 from wheeltapper_agent.source.base import Window
@@ -17,11 +18,14 @@ from wheeltapper_protocols.signal.quality import is_complete
 
 __all__ = ["Scoring"]
 
+_LOG = logging.getLogger(__name__)
+
 
 class Scoring:
     """Scores the windows of one source.
 
     Args:
+        pipeline: its name.
         source: of the windows.
         clock: the device's.
         failed: is told the error of each window that the model cannot score.
@@ -30,6 +34,7 @@ class Scoring:
 
     def __init__(
         self,
+        pipeline: str,
         source: DeferredSource,
         clock: Clock,
         failed: Callable[[Bundle, Exception], None],
@@ -37,6 +42,9 @@ class Scoring:
     ) -> None:
         self.calls = 0
         """Calls of the model that came back."""
+        self.partly_scored = 0
+        """Windows that were scored although channels were missing, which the release allows."""
+        self._pipeline, self._without = pipeline, tuple[str, ...]()
         self.model_calls = ModelCalls(clock)
         self.hanging: Bundle | None = None
         """A bundle that is not called any more, because a call of it did not come back."""
@@ -57,7 +65,8 @@ class Scoring:
             if self._source.misfits(batch[0]):
                 self._misfits()
                 return rows
-        usable = [row for row, each in enumerate(batch) if bundle.propagates_nan or is_complete(each.samples)]
+        any_window = bundle.propagates_nan or bundle.manifest.missing_channels > 0
+        usable = [row for row, each in enumerate(batch) if any_window or is_complete(each.samples)]
         if not usable or bundle is self.hanging:
             return rows
         began = self._clock.monotonic()
@@ -72,9 +81,26 @@ class Scoring:
             return rows
         latency_ms = (self._clock.monotonic() - began) * 1e3 / len(usable)
         self.calls += 1
+        if evaluation.missing is not None or self._without:
+            self._note_missing(bundle, evaluation)
         for place, row in enumerate(usable):
             rows[row] = (evaluation, place, latency_ms, self.calls)
         return rows
+
+    def _note_missing(self, bundle: Bundle, evaluation: Evaluation) -> None:
+        """Count windows that were scored without all channels; log which are missing, once until that changes."""
+        missing = evaluation.missing
+        without: tuple[str, ...] = ()
+        if missing is not None:
+            self.partly_scored += int(missing.any(axis=1).sum())
+            manifest, last = bundle.manifest, np.flatnonzero(missing.any(axis=0))
+            gone = {manifest.features[column].channel for column in last}
+            without = tuple(manifest.input.channels[channel] for channel in sorted(gone))
+        if without and without != self._without:
+            _LOG.warning("pipeline %s: it is scored without the channels %s", self._pipeline, ", ".join(without))
+        elif self._without and not without:
+            _LOG.info("pipeline %s: all channels are there again", self._pipeline)
+        self._without = without
 
 
 def _stacked(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -70,4 +70,5 @@ def with_verdict(
         verdict,
         latency_ms,
         call,
+        evaluation.missing is not None and bool(evaluation.missing[place].any()),
     )

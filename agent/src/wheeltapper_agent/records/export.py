@@ -28,10 +28,11 @@ __all__ = ["SpoolSnapshot", "open_snapshot"]
 _DIRECT: dict[type, tuple[str, ...]] = {
     TelemetryRecord: (
         "pipeline", "window", "t_s", "model", "release", "score", "severity", "latency_ms", "label", "value", "zone",
+        "partial",
     ),
     Alert: (
         "pipeline", "window", "t_s", "at", "model", "release", "score", "severity", "raised", "label", "value", "unit",
-        "zone",
+        "zone", "slowly",
     ),
 }  # fmt: skip
 """Fields of a record that are columns of the export under the same name."""

@@ -44,6 +44,8 @@ class SourceSpec:
     hop_samples: int = 0
     """From the start of a window to the start of the next. 0: the same as ``window_samples``, or the stream is not
     continuous."""
+    irregular: bool = False
+    """Whether samples come at no fixed rate; ``sample_rate_hz`` is then only the usual one."""
 
 
 @dataclass(frozen=True, slots=True)

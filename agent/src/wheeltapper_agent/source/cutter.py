@@ -40,6 +40,7 @@ class Framing:
         tolerance_seconds: how far a time stamp may be off before samples count as missing or late. 0: half a sample
             where each sample has its time; for a chunk with one time, the greatest of half a sample, 10 ms and 1 % of
             the chunk before.
+        irregular: whether samples come at no fixed rate; ``sample_rate_hz`` is then only the usual one.
     """
 
     sample_rate_hz: float
@@ -47,6 +48,7 @@ class Framing:
     window_samples: int
     hop_samples: int = 0
     tolerance_seconds: float = 0.0
+    irregular: bool = False
 
     @property
     def hop(self) -> int:

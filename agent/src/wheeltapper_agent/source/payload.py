@@ -62,6 +62,14 @@ class PayloadConfig(StreamConfig):
     """Of Unix times that are numbers; a text is a time by ISO 8601."""
     numbers_as_text: bool = False
     """Whether ``"1.5"`` is a number."""
+    irregular: bool = False
+    """Whether samples come at no fixed rate, such as values that are sent when they change; ``sample_rate_hz`` is then
+    only the usual one."""
+
+    @property
+    def at_no_fixed_rate(self) -> bool:
+        """Whether samples come at no fixed rate."""
+        return self.irregular
 
 
 class PayloadReader:

@@ -38,6 +38,7 @@ from wheeltapper_agent.ground.errors import AgentError, FaultCount
 from wheeltapper_agent.ground.repeated import RepeatedFaults
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_agent.source.framing import Framer
+from wheeltapper_agent.source.irregular import IrregularFramer
 from wheeltapper_agent.source.physical_value import LARGEST_VALUE
 from wheeltapper_agent.source.stream_config import StreamConfig
 
@@ -117,7 +118,8 @@ class Sink:
         """Whether the newest samples have the time stamp of those before."""
         self._empty = False
         """Whether all values of the newest sample are missing for reasons that are known."""
-        self._framer = Framer(config.framing)
+        self._framer = IrregularFramer(config.framing) if config.framing.irregular else Framer(config.framing)
+        self._irregular = config.framing.irregular
         self._ahead_s: float | None = None
         self._scale = np.array(config.scale, dtype=np.float64) if config.scale else None
         self._offset = np.array(config.offset, dtype=np.float64) if config.offset else None
@@ -157,7 +159,7 @@ class Sink:
         ):  # at most a queue of windows at a time: memory is bounded
             part, off_s = self._physical(samples[first : first + self._piece_samples]), first / self._rate_hz
             left_s = (len(samples) - first - len(part)) / self._rate_hz
-            begun_s = None if t_s is None else t_s + off_s
+            begun_s = None if t_s is None else t_s if self._irregular else t_s + off_s
             try:
                 found = self._framer.push(
                     part, at_s=at_s - left_s, monotonic_s=monotonic_s - left_s, t_s=begun_s, counted=first > 0

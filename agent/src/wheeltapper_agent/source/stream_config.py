@@ -62,18 +62,34 @@ class StreamConfig:
             raise AgentError("config.invalid", "silent_seconds and tolerance_seconds must not be negative")
 
     @property
+    def at_no_fixed_rate(self) -> bool:
+        """Whether samples come at no fixed rate; ``sample_rate_hz`` is then only the usual one."""
+        return False
+
+    @property
     def spec(self) -> SourceSpec:
         """The form of the windows."""
         units = self.units or ("",) * len(self.channels)
         return SourceSpec(
-            self.sample_rate_hz, self.window_samples, self.channels, units, self.full_scale, self.hop_samples
+            self.sample_rate_hz,
+            self.window_samples,
+            self.channels,
+            units,
+            self.full_scale,
+            self.hop_samples,
+            self.at_no_fixed_rate,
         )
 
     @property
     def framing(self) -> Framing:
         """How the stream is cut into windows."""
         return Framing(
-            self.sample_rate_hz, len(self.channels), self.window_samples, self.hop_samples, self.tolerance_seconds
+            self.sample_rate_hz,
+            len(self.channels),
+            self.window_samples,
+            self.hop_samples,
+            self.tolerance_seconds,
+            self.at_no_fixed_rate,
         )
 
 

@@ -137,7 +137,7 @@ class Trials:
             if manifest_asks:
                 min_agreement = max(min_agreement, manifest_asks.min_agreement)
             if windows and pipeline.status().release is not None:
-                shadow = Shadow(bundle, windows, self._config.shadow_max_load, self._clock)
+                shadow = Shadow(pipeline.baseline.preview(bundle), windows, self._config.shadow_max_load, self._clock)
                 runs.append(_ShadowRun(pipeline, shadow, windows, min_agreement))
         return runs
 

@@ -49,6 +49,7 @@ class AlertView(BaseModel):
     ``at`` is Unix seconds by the device's clock, ``t_s`` seconds by the machine's. ``reasons`` names the features that
     made up the score, each with its share of it. ``label`` is the likeliest class, ``value`` the life that remains, in
     ``unit``, and ``zone`` the zone by ISO 20816 (A to D); each is None where the model does not say it.
+    ``slowly``: it was raised by a score that lasts, though it is not at the threshold.
     The alert that complete windows get no score has the label ``model.no_score``, and no ``score``.
     ``case_id`` and ``point`` are those that triage found; ``silenced`` says that it came during maintenance.
     """
@@ -68,6 +69,7 @@ class AlertView(BaseModel):
     value: float | None = None
     unit: str | None = None
     zone: str | None = None
+    slowly: bool = False
     reasons: list[dict[str, Any]]
     case_id: int | None = None
     point: str | None = None

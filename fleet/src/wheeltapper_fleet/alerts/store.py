@@ -43,5 +43,6 @@ def _row(device: str, alert: Alert, now: float) -> dict[str, Any]:
         "value": alert.value,
         "unit": alert.unit,
         "zone": alert.zone,
+        "slowly": alert.slowly,
         "happened_at": now if alert.undated else min(alert.at, now),
     }

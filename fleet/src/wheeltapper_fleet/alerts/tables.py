@@ -47,6 +47,7 @@ alerts = Table(
     Column("value", Float),
     Column("unit", String(64)),
     Column("zone", String(8)),
+    Column("slowly", Boolean, nullable=False, server_default=text("FALSE"), default=False),
     Column("happened_at", Float, nullable=False, server_default="0", default=0.0),
     Column("triaged", Boolean, nullable=False, server_default=text("FALSE"), default=False),
     Column("case_id", Integer),

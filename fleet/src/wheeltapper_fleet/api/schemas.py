@@ -112,9 +112,10 @@ class DeviceBulkRequest(_Request):
 
 
 class CommandRequest(_Request):
-    """Ask a device for something: ``diagnostics`` (with ``log_lines``) or ``restart-pipeline`` (with ``pipeline``)."""
+    """Ask a device for something: ``diagnostics`` (with ``log_lines``), or ``restart-pipeline`` or ``reset-baseline``
+    (with ``pipeline``)."""
 
-    type: Literal["diagnostics", "restart-pipeline"]
+    type: Literal["diagnostics", "restart-pipeline", "reset-baseline"]
     log_lines: Annotated[int, Field(ge=0, le=2000), BeforeValidator(_whole)] | None = None
     pipeline: Name | None = None
     expires_seconds: Annotated[float, Field(ge=1, le=30 * 86_400, strict=False)] = 3600.0

@@ -47,7 +47,7 @@ def alerts_list(
             format_time(each["at"]),
             each["point"] or f"{each['device']}/{each['pipeline']}",
             each["severity"] if each["raised"] else "cleared",
-            each["label"] or each["zone"],
+            each["label"] or each["zone"] or ("slow wear" if each["slowly"] else None),
             each["case_id"],
         )
         for each in found

@@ -83,6 +83,22 @@ def command_restart_pipeline(
     print_result(made, made["command"], as_json)
 
 
+@command_app.command("reset-baseline")
+def command_reset_baseline(
+    device: str,
+    pipeline: Annotated[str, typer.Option(help="Whose machine is learnt anew.")],
+    expires_seconds: _Expires = 3600.0,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a device learn a pipeline's machine anew, and forget what it knew: after a repair, or a moved sensor."""
+    with open_client(url, token_file, data_dir) as client:
+        made = client.ask_device(device, "reset-baseline", pipeline=pipeline, expires_seconds=expires_seconds)
+    print_result(made, made["command"], as_json)
+
+
 @command_app.command("list")
 def command_list(
     device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,

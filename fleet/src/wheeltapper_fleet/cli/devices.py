@@ -101,6 +101,12 @@ def device_show(
     rows = [("state", _presence(found)), ("tags", tags or None), ("runs", _runs(found)), ("score", _score(found))]
     rows += [
         ("severity", found["severity"]),
+        *[
+            (f"baseline of {item['name']}", _baseline(item["baseline"]))
+            for item in found["pipelines"]
+            if item["baseline"]
+        ],
+        *([("scored in part", partly)] if (partly := _partly(found)) else []),
         ("update", found["execution_state"]),
         ("seen", format_time(found["last_seen_at"])),
     ]
@@ -116,9 +122,30 @@ def _presence(device: dict[str, Any]) -> str:
     return f"quarantined, {online}" if device["state"] == "quarantined" else str(device["state"])
 
 
+def _partly(device: dict[str, Any]) -> str | None:
+    """Pipelines with windows that were scored although channels were missing."""
+    found = [
+        f"{item['name']}: {item['partly_scored']} windows" for item in device["pipelines"] if item["partly_scored"]
+    ]
+    return ", ".join(found) or None
+
+
 def _runs(device: dict[str, Any]) -> str | None:
     runs = [f"{item['name']}: {item['model']} r{item['release']}" for item in device["pipelines"] if item["model"]]
     return ", ".join(runs) or "no model"
+
+
+def _baseline(found: dict[str, Any]) -> str:
+    """How far a device has learnt the machine of a pipeline."""
+    learned, outside = found["learned"], found["outside"]
+    if found["phase"] == "refused":
+        return f"REFUSED: {outside} windows were far from what the fleet knows"
+    beside = f", {outside} outside" if outside else ""
+    if found["phase"] == "learning":
+        return f"learning, {learned} of {found['windows']} windows{beside}"
+    limited = f", {found['limited']} features at their limit" if found["limited"] else ""
+    most = ", ".join(f"{one['feature']} {one['shift']:+.2g}" for one in found["features"][:3])
+    return f"learned from {learned} windows{beside}{limited}" + (f"; differs most in {most}" if most else "")
 
 
 def _score(device: dict[str, Any]) -> str | None:

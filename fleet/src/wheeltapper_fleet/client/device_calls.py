@@ -50,7 +50,7 @@ class DeviceCalls(Requests):
         return dict(self._get(f"/devices/{quoted(device)}"))
 
     def ask_device(self, device: str, kind: str, **fields: Any) -> dict[str, Any]:
-        """Ask a device for ``diagnostics`` (``log_lines``) or to ``restart-pipeline`` (``pipeline``)."""
+        """Ask a device for ``diagnostics``, or ``restart-pipeline`` or ``reset-baseline`` of a ``pipeline``."""
         return dict(self._post(f"/devices/{quoted(device)}/commands", {"type": kind, **fields}))
 
     def commands(self, device: str | None = None) -> Iterator[dict[str, Any]]:

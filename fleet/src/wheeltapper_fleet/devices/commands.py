@@ -33,6 +33,7 @@ from wheeltapper_protocols.wire.commands import (
     Command,
     CommandReport,
     DiagnosticsCommand,
+    ResetBaselineCommand,
     RestartPipelineCommand,
 )
 from wheeltapper_protocols.wire.topics import Down, down_topic
@@ -54,7 +55,8 @@ MAX_EXPIRY_SECONDS: Final = 30 * 86_400.0
 _MAX_BUNDLE_TEXT: Final = 4 * 1024 * 1024
 _MOST_AT_ONCE: Final = 200
 _LOG: Final = logging.getLogger(__name__)
-_Body: TypeAlias = CaptureCommand | CancelCommand | DiagnosticsCommand | RestartPipelineCommand
+_Asked: TypeAlias = CaptureCommand | DiagnosticsCommand | ResetBaselineCommand | RestartPipelineCommand
+_Body: TypeAlias = _Asked | CancelCommand
 
 
 def create_capture(
@@ -89,7 +91,7 @@ def create_command(
     Args:
         engine: the fleet's database.
         device: its id.
-        body: with ``type``: ``capture``, ``diagnostics`` or ``restart-pipeline``, and its fields.
+        body: with ``type``: ``capture``, ``diagnostics``, ``restart-pipeline`` or ``reset-baseline``, and its fields.
         now: Unix seconds.
         expires_seconds: it is over after so long, a second to 30 days.
         who: the person.
@@ -98,7 +100,7 @@ def create_command(
         FleetError: ``device.not_found``, ``device.revoked``, ``command.invalid``.
     """
     try:
-        parsed: _Body = msgspec.convert(body, CaptureCommand | DiagnosticsCommand | RestartPipelineCommand)
+        parsed: _Asked = msgspec.convert(body, _Asked)
     except msgspec.ValidationError as error:
         raise FleetError("command.invalid", f"the {body.get('type', 'command')} is refused: {error}", 422) from error
     if not 1.0 <= expires_seconds <= MAX_EXPIRY_SECONDS:
@@ -239,9 +241,7 @@ def _payload(row: Row[Any]) -> bytes:
     Raises:
         ValidationError: the row holds no command that this version knows.
     """
-    body: _Body = msgspec.convert(
-        row.body, CaptureCommand | CancelCommand | DiagnosticsCommand | RestartPipelineCommand
-    )
+    body: _Body = msgspec.convert(row.body, _Body)
     return encode(Command(id=row.id, expires_at=row.expires_at, body=body))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, delete, select
 from wheeltapper_fleet.db.engine import upsert_statement
 from wheeltapper_fleet.devices.tables import device_notices
 
-__all__ = ["clear_notices", "notices_by_device", "notices_of", "store_notice"]
+__all__ = ["clear_notice", "clear_notices", "notices_by_device", "notices_of", "store_notice"]
 
 _DETAIL_CHARACTERS: Final = 500
 
@@ -47,6 +47,11 @@ def notices_by_device(connection: Connection, names: Sequence[str]) -> dict[str,
     for row in connection.execute(query.order_by(device_notices.c.last_at.desc())):
         found.setdefault(row.device, []).append(row)
     return found
+
+
+def clear_notice(connection: Connection, device: str, code: str) -> None:
+    """Forget one notice of ``device``, if it has it: it is true no more."""
+    connection.execute(delete(device_notices).where(device_notices.c.device == device, device_notices.c.code == code))
 
 
 def clear_notices(connection: Connection, device: str) -> None:

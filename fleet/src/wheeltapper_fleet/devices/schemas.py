@@ -41,12 +41,35 @@ class CommandView(BaseModel):
     device: str
 
 
+class BaselineFeatureView(BaseModel):
+    """How one feature of a machine differs from the fleet: ``shift`` in units of the fleet's scale, ``ratio`` of the
+    spreads."""
+
+    feature: str
+    shift: float
+    ratio: float
+    limited: bool = False
+
+
+class BaselineView(BaseModel):
+    """How far a device has learnt its machine: see ``BaselineStatus`` of the wire. ``phase`` is ``learning``,
+    ``learned`` or ``refused``."""
+
+    phase: str
+    learned: int = 0
+    windows: int = 0
+    outside: int = 0
+    limited: int = 0
+    features: list[BaselineFeatureView] = []
+
+
 class PipelineView(BaseModel):
     """One pipeline of a device, as its last status message described it: which release it runs, and its source.
 
     ``score`` and ``severity`` are the present ones; None where there is none, or where the newest score is too old.
     ``scored_at`` is when the newest score came; ``no_score_since`` the same, where it is not the present one. A
-    pipeline without a model has none of them.
+    pipeline without a model has none of them. ``partly_scored`` counts windows since the agent's start that were
+    scored although channels were missing.
     """
 
     name: str
@@ -58,6 +81,9 @@ class PipelineView(BaseModel):
     severity: str | None = None
     scored_at: float | None = None
     no_score_since: float | None = None
+    baseline: BaselineView | None = None
+    """None where the release that runs learns none."""
+    partly_scored: int = 0
 
 
 class CommandDetail(BaseModel):

@@ -12,7 +12,14 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.notices import notices_by_device, notices_of
 from wheeltapper_fleet.devices.rules import DeviceState, device_etag
-from wheeltapper_fleet.devices.schemas import DeviceCounts, DeviceView, NoticeView, PipelineView, ReleaseCount
+from wheeltapper_fleet.devices.schemas import (
+    BaselineView,
+    DeviceCounts,
+    DeviceView,
+    NoticeView,
+    PipelineView,
+    ReleaseCount,
+)
 from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import SEEN, device_pipelines, devices
 from wheeltapper_fleet.ground.errors import FleetError
@@ -229,4 +236,6 @@ def _pipeline(name: str, value: dict[str, Any], newest: NewestScore | None, now:
         severity=present.severity if present is not None else None,
         scored_at=scored_at,
         no_score_since=scored_at if present is None else None,
+        partly_scored=value.get("partly_scored", 0),
+        baseline=BaselineView.model_validate(value["baseline"]) if value.get("baseline") else None,
     )

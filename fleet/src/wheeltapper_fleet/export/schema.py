@@ -61,6 +61,7 @@ RECORD_COLUMNS: Final[dict[str, type]] = {
     "value": float,
     "zone": str,
     "undated": int,
+    "partial": int,
     "body": str,
 }
 """The columns of the table ``records``: one row a record, whatever its kind; ``body`` is JSON."""

@@ -55,8 +55,10 @@ COLUMNS: Final[dict[str, str]] = {
     "zone": "string",
     "undated": "bool",
     "body": "string",
+    "partial": "bool",
 }
-"""The columns of a segment with their types in Arrow's names; ``body`` is JSON, of alerts and reports only."""
+"""The columns of a segment with their types in Arrow's names; ``body`` is JSON, of alerts and reports only. Older
+segments have no ``partial``, which is then null."""
 
 
 class Segments:

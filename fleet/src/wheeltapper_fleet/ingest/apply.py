@@ -7,6 +7,7 @@ telemetry, alert, report   :mod:`wheeltapper_fleet.telemetry.store`: what is new
 alert                      :mod:`wheeltapper_fleet.alerts.store` besides
 execution report, refusal  :mod:`wheeltapper_fleet.campaigns.reports` besides
 capture report             :mod:`wheeltapper_fleet.captures.reports` besides
+baseline report            :mod:`wheeltapper_fleet.devices.baselines` besides
 status                     :mod:`wheeltapper_fleet.devices.presence`; the answer is what the device has missed
 ========================== ==========================================================================================
 
@@ -31,6 +32,7 @@ from wheeltapper_fleet.campaigns.claims import facts_of_devices
 from wheeltapper_fleet.campaigns.dispatch import devices_seen
 from wheeltapper_fleet.campaigns.reports import ReportedOn, apply_reports
 from wheeltapper_fleet.captures.reports import apply_capture_report
+from wheeltapper_fleet.devices.baselines import apply_baseline_report
 from wheeltapper_fleet.devices.commands import apply_command_report
 from wheeltapper_fleet.devices.notices import store_notice
 from wheeltapper_fleet.devices.presence import store_statuses
@@ -45,6 +47,7 @@ from wheeltapper_protocols.wire.messages import (
     Ack,
     Alert,
     AssignmentRefused,
+    BaselineReport,
     CaptureReport,
     CommandReport,
     ExecutionReport,
@@ -116,6 +119,8 @@ def _apply_reports(connection: Connection, delivered: Sequence[Delivered], now: 
                 of_executions.append((device, said))
             case Report(body=CaptureReport() as capture):
                 apply_capture_report(connection, device, capture, now)
+            case Report(body=BaselineReport() as baseline) as report:
+                apply_baseline_report(connection, device, f"record {report.epoch} {report.seq}", baseline, now)
             case Report(body=CommandReport() as answer):
                 apply_command_report(connection, device, answer, now)
     apply_reports(connection, of_executions, now)

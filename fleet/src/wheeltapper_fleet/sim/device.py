@@ -32,6 +32,7 @@ from wheeltapper_protocols.wire.commands import (
     Command,
     CommandReport,
     DiagnosticsCommand,
+    ResetBaselineCommand,
     RestartPipelineCommand,
     Settings,
     SettingsCommand,
@@ -253,6 +254,9 @@ class SimulatedDevice:
             case RestartPipelineCommand(pipeline=pipeline):
                 detail = f"there is no pipeline {pipeline}"
                 self.report(CommandReport(command=command.id, code="pipeline.unknown", detail=detail), now)
+            case ResetBaselineCommand():
+                detail = "a simulated device learns no baseline"
+                self.report(CommandReport(command=command.id, code="baseline.none", detail=detail), now)
             case CaptureCommand(pipeline=pipeline):
                 detail = "a simulated device has no samples to record"
                 self.report(

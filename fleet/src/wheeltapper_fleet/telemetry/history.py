@@ -69,6 +69,7 @@ class StoredRecord:
     value: float | None = None
     zone: str | None = None
     undated: bool = False
+    partial: bool = False
     body: dict[str, Any] | None = None
     """The whole message, of alerts and reports."""
 

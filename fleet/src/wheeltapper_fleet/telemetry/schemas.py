@@ -80,6 +80,7 @@ class RecordView(BaseModel):
     value: float | None
     zone: str | None
     undated: bool
+    partial: bool
     body: dict[str, Any] | None
 
 

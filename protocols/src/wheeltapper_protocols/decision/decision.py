@@ -2,19 +2,27 @@
 
 The score is smoothed by the median of the last ``smooth_windows`` windows.
 
-* An alert is raised slowly when the smoothed score is at or above ``raise_level`` for ``raise_windows`` windows in a
-  row.
+* An alert is raised by its level when the smoothed score is at or above ``raise_level`` for ``raise_windows`` windows
+  in a row.
 * With ``fast_windows`` above 0 it is also raised fast: when the score itself is at or above ``fast_level`` for
   ``fast_windows`` windows in a row. A score far above the threshold needs less proof, and a sudden failure leaves no
   time for more.
+* With ``slow_limit`` above 0 it is also raised slowly: by wear that never comes near ``raise_level``, but lasts. A
+  cumulative sum grows by ``score - slow_drift`` with each window, and is at least 0 (Page, Biometrika 41 (1954)
+  100-115; ISO 7870-4: ``slow_drift`` is the reference value, ``slow_limit`` the decision interval). The alert is raised
+  when the sum reaches ``slow_limit``. A window adds as if its score were at most ``raise_level``: what is above is for
+  the other two rules.
 * It becomes critical when the smoothed score is at or above ``critical_level`` for ``raise_windows`` windows in a row.
-* It is cleared when the smoothed score is below ``clear_level`` for ``clear_windows`` windows in a row.
+* It is cleared when the smoothed score is below ``clear_level`` for ``clear_windows`` windows in a row, and the sum is
+  at most half of ``slow_limit``. The sum then starts from 0.
 
 Invariants:
     * Pure: the same state and score always give the same verdict. States are frozen.
-    * A single spike raises no alert where ``raise_windows`` is above 1; ``fast_windows`` is 0 or at least 2.
-    * No alert is raised slowly before ``smooth_windows`` scores that are numbers.
+    * A single spike raises no alert where ``raise_windows`` is above 1; ``fast_windows`` is 0 or at least 2, and from 0
+      the sum needs more than one window to ``slow_limit``.
+    * No alert is raised by its level before ``smooth_windows`` scores that are numbers.
     * An alert that was raised fast is not cleared sooner than any other.
+    * The sum is from 0 to ``slow_limit``; where ``slow_limit`` is 0, it is 0 and changes nothing.
     * A NaN score changes nothing: the state is returned as it was, and the verdict repeats the severity with ``valid``
       False. What several of them mean says :func:`count_window`. An infinite score counts as :data:`SCORE_LIMIT`.
       ``Verdict.score`` is always finite.
@@ -63,11 +71,15 @@ class DecisionSpec(Struct, frozen=True, kw_only=True):
     clear_windows: Windows = 10
     fast_level: Level = 2.0
     fast_windows: Annotated[int, Meta(ge=0, le=1000)] = 0
-    """0: alerts are only raised slowly."""
+    """0: no alert is raised fast."""
     reasons: Annotated[int, Meta(ge=1, le=16)] = 5
     """Greatest number of reasons in an alert."""
     minimum_alert_windows: Annotated[int, Meta(ge=0, le=100_000)] = 0
     """Least number of windows with a score that an alert lasts, with the one that raised it. 0: there is no minimum."""
+    slow_drift: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    """The score at which the cumulative sum neither grows nor shrinks; below ``raise_level``."""
+    slow_limit: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """The cumulative sum at which an alert is raised slowly. 0: none is."""
 
     def __post_init__(self) -> None:
         if not self.clear_level <= self.raise_level <= self.critical_level:
@@ -76,6 +88,12 @@ class DecisionSpec(Struct, frozen=True, kw_only=True):
             raise ValueError("fast_windows must be 0 (off) or at least 2: a single spike must not raise an alert")
         if self.fast_windows and self.fast_level < self.raise_level:
             raise ValueError("fast_level must not be below raise_level")
+        if self.slow_limit and not self.slow_drift < self.raise_level:
+            raise ValueError("slow_drift must be below raise_level: otherwise the sum never grows")
+        if self.slow_limit and not self.slow_limit > self.raise_level - self.slow_drift:
+            raise ValueError(
+                "slow_limit must be above raise_level - slow_drift, or 0 (off): a single spike must not raise an alert"
+            )
 
 
 class DecisionState(Struct, frozen=True, kw_only=True):
@@ -102,15 +120,26 @@ class DecisionState(Struct, frozen=True, kw_only=True):
     """Complete windows in a row that speak against ``no_score``: without a score while it is False, with one else."""
     no_score: bool = False
     """Whether the alert that complete windows get no score is on."""
+    slow_sum: float = 0.0
+    """The cumulative sum; above ``slow_limit`` it counts as that."""
 
 
-def initial_state(severity: Severity, no_score: bool = False) -> DecisionState:
+def initial_state(severity: Severity, no_score: bool = False, slow_sum: float | None = None) -> DecisionState:
     """The first state of a decision where an alert of ``severity`` may be open: after a swap of releases or a restart.
 
     An open alert goes on until it is cleared. It is therefore not raised twice, and its end is reported. The same holds
     for the alert that windows get no score.
+
+    Args:
+        severity: of the open alert; normal where none is.
+        no_score: whether the alert is open that windows get no score.
+        slow_sum: the cumulative sum, where the same release ran before. None: it starts anew: from 0, or where an alert
+            is open from ``slow_limit``, so that the alert is cleared only after windows that speak against it.
     """
-    return DecisionState(severity=severity, alert_windows=int(severity is not Severity.NORMAL), no_score=no_score)
+    is_open = severity is not Severity.NORMAL
+    if slow_sum is None:
+        slow_sum = SCORE_LIMIT if is_open else 0.0
+    return DecisionState(severity=severity, alert_windows=int(is_open), no_score=no_score, slow_sum=slow_sum)
 
 
 def count_window(spec: DecisionSpec, state: DecisionState, scored: bool) -> DecisionState:
@@ -147,6 +176,8 @@ class Verdict(Struct, frozen=True):
     """The life that remains, in the manifest's unit, for the task ``remaining_life``."""
     zone: Zone | None = None
     """The vibration severity zone, where the manifest has the section ``iso20816``."""
+    slowly: bool = False
+    """Whether the alert was raised at this window, and slowly."""
 
 
 def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[DecisionState, Verdict]:
@@ -171,9 +202,12 @@ def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[Decisi
     critical = state.critical_windows + 1 if full and smoothed >= spec.critical_level else 0
     below = state.below_windows + 1 if smoothed < spec.clear_level else 0
     fast = state.fast_windows + 1 if score >= spec.fast_level else 0
-    severity, lasted = before, state.alert_windows + 1 if before is not Severity.NORMAL else 0
-    if lasted and below >= spec.clear_windows and lasted >= spec.minimum_alert_windows:
-        severity, lasted = Severity.NORMAL, 0
+    slow = spec.slow_limit and min(
+        max(state.slow_sum + min(score, spec.raise_level) - spec.slow_drift, 0.0), spec.slow_limit
+    )
+    severity, lasted, slowly = before, state.alert_windows + 1 if before is not Severity.NORMAL else 0, False
+    if lasted and below >= spec.clear_windows and lasted >= spec.minimum_alert_windows and slow <= spec.slow_limit / 2:
+        severity, lasted, slow = Severity.NORMAL, 0, 0.0
     elif critical >= spec.raise_windows:
         severity = Severity.CRITICAL
     elif before is Severity.NORMAL and (
@@ -181,6 +215,8 @@ def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[Decisi
     ):
         # An alert that was raised fast may have a low smoothed score: windows below the clear level start over.
         severity, below = Severity.WARNING, 0
+    elif before is Severity.NORMAL and 0 < spec.slow_limit <= slow:
+        severity, below, slowly = Severity.WARNING, 0, True
     new = DecisionState(
         recent_scores=scores,
         above_windows=above,
@@ -192,8 +228,10 @@ def step(spec: DecisionSpec, state: DecisionState, score: float) -> tuple[Decisi
         alert_windows=lasted,
         counted_windows=state.counted_windows,
         no_score=state.no_score,
+        slow_sum=slow,
     )
-    return new, Verdict(smoothed, severity, severity is not Severity.NORMAL, severity is not before)
+    alert = severity is not Severity.NORMAL
+    return new, Verdict(smoothed, severity, alert, severity is not before, slowly=slowly)
 
 
 def decide(

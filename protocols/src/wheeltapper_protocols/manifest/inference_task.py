@@ -13,6 +13,9 @@ The score is 1.0 at the warning threshold, whatever the task:
 Invariants:
     * Pure. The score of a window does not depend on the windows beside it.
     * An output of the wrong shape is refused.
+    * Where the manifest allows channels to be missing (``missing_channels``), their features count as usual for the
+      model, and the score is that of the other features alone (with ``evidence``: of the detectors that look at
+      others). With more missing it is NaN.
     * Where a model overflows on complete input, the anomaly is the greatest score (:data:`SCORE_LIMIT`): the loudest
       fault is not silent. Anything else that is not finite, such as NaN or a life without end, gives a NaN score.
 
@@ -26,6 +29,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import replace
 
 from wheeltapper_protocols.decision.decision import SCORE_LIMIT
 from wheeltapper_protocols.decision.evidence import Evidence
@@ -74,6 +78,7 @@ class InferenceTask:
             self.evidence = Evidence(manifest.evidence, manifest.scoring)
         self._raw = manifest.raw
         self._manifest = manifest
+        self._channel_of = np.array([spec.channel for spec in manifest.features], dtype=np.intp)
         self._read = {
             "anomaly": self._anomaly,
             "classification": self._classification,
@@ -100,17 +105,50 @@ class InferenceTask:
         assert self.scorer is not None  # __init__ checks it
         return self.scorer.model_input(features)
 
-    def read(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> Prediction:
+    def set_missing_to_usual(self, model_input: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_] | None:
+        """Set the features of channels that are missing to their usual value, in windows that may do without them.
+
+        Args:
+            model_input: [window, feature], from :meth:`model_input`; changed in place.
+
+        Returns:
+            [window, feature], which were set; None if none was.
+        """
+        allowed = self._manifest.missing_channels
+        if not allowed:
+            return None
+        missing = np.isnan(model_input)
+        if not missing.any():
+            return None
+        for row in np.flatnonzero(missing.any(axis=1)):
+            if len(np.unique(self._channel_of[missing[row]])) > allowed or missing[row].all():
+                missing[row] = False
+        if not missing.any():
+            return None
+        model_input[missing] = 0.0
+        return missing
+
+    def read(
+        self,
+        model_input: npt.NDArray[np.float32],
+        output: npt.NDArray[Any],
+        missing: npt.NDArray[np.bool_] | None = None,
+    ) -> Prediction:
         """The scores in the model's output.
 
         Args:
             model_input: [window, …], from :meth:`model_input`.
             output: [window, …], the model's output for it.
+            missing: [window, feature], from :meth:`set_missing_to_usual`.
 
         Raises:
             ValueError: the output has not the shape that the task needs, or its values are no probabilities.
         """
+        if missing is not None and output.shape == model_input.shape:
+            output = np.where(missing, model_input, output)  # no residual, and so no part of the score
         found = self._read(model_input, output)
+        if missing is not None and self.scorer is not None and self.evidence is None:
+            found = replace(found, score=found.score * self._scale_of_others(missing))
         finite = np.isfinite(found.score)
         if finite.all():
             return found
@@ -118,6 +156,14 @@ class InferenceTask:
         if self._manifest.task == "anomaly":
             score[~finite & self._overflows(model_input, output)] = SCORE_LIMIT
         return Prediction(score, found.labels, found.values)
+
+    def _scale_of_others(self, missing: npt.NDArray[np.bool_]) -> Floats:
+        """[window], what the score of the features that are there is to be multiplied by, to be a mean over them."""
+        assert self.scorer is not None  # the caller has looked
+        weight = np.array(self.scorer.spec.weight) / sum(self.scorer.spec.weight)
+        there = np.where(missing, 0.0, weight).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(there > 0, 1.0 / np.sqrt(there), np.nan)
 
     def _overflows(self, model_input: npt.NDArray[np.float32], output: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether each window, bool [window], is complete and its anomaly is beyond every number.

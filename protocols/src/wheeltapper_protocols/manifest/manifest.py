@@ -22,6 +22,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from wheeltapper_protocols.decision.baseline import BaselineSpec
 from wheeltapper_protocols.decision.bearing import BearingSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import EvidenceSpec
@@ -29,7 +30,7 @@ from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec
 from wheeltapper_protocols.errors import WireError
-from wheeltapper_protocols.signal.feature_kinds import FeatureSpec
+from wheeltapper_protocols.signal.feature_kinds import SPECTRAL_KINDS, FeatureSpec
 from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_feature_specs
 from wheeltapper_protocols.wire.ids import SHA256_PATTERN
 from wheeltapper_protocols.wire.messages import Name, Release
@@ -80,9 +81,12 @@ class Input(Struct, frozen=True, kw_only=True):
     """The windows that the release takes: [sample, channel] at ``sample_rate_hz``, each channel in its unit."""
 
     sample_rate_hz: Annotated[float, Meta(gt=0, le=1e9)]
-    window_samples: Annotated[int, Meta(ge=16, le=2**20)]
+    window_samples: Annotated[int, Meta(ge=1, le=2**20)]
     channels: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(min_length=1, max_length=64)]
     units: Annotated[list[Annotated[str, Meta(max_length=32)]], Meta(min_length=1, max_length=64)]
+    irregular: bool = False
+    """Whether samples come at no fixed rate: ``sample_rate_hz`` is the usual one, and nothing may be computed from it.
+    """
 
 
 class RawInput(Struct, frozen=True, kw_only=True):
@@ -215,6 +219,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     files: Annotated[list[BundleFile], Meta(min_length=1, max_length=64)]
     input: Input
     features: Annotated[list[FeatureSpec], Meta(max_length=512)]
+    missing_channels: Annotated[int, Meta(ge=0, le=63)] = 0
+    """So many channels may be missing in a window: it is scored by the others. 0: it gets no score."""
     raw: RawInput | None = None
     scoring: ScoringSpec | None = None
     """Required for features; None for raw samples."""
@@ -233,6 +239,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     iso20816: Iso20816 | None = None
     bearing: BearingSpec | None = None
     """A bearing whose faults alerts name."""
+    baseline: BaselineSpec | None = None
+    """How a device learns its own center and scale; None: it scores with those of the section ``scoring``."""
     decision: DecisionSpec
     drift: DriftSpec | None = None
     """References of features and scores; None: drift is not measured."""
@@ -285,6 +293,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("the section bands is for raw samples only: features are reasons themselves")
         if self.drift is not None and len(self.drift.features) != len(self.features):
             raise ValueError("the section drift needs one reference for each feature")
+        if self.missing_channels and (self.raw is not None or self.task != "anomaly" or self.anomaly is not None):
+            raise ValueError(
+                "only a score of reconstructed features can do without channels: missing_channels must be 0"
+            )
+        if self.missing_channels >= len(self.input.channels):
+            raise ValueError("missing_channels must be less than there are channels")
+        if self.baseline is not None and (self.raw is not None or len(self.baseline.shift) != len(self.features)):
+            raise ValueError("the section baseline is for features only, and needs one entry for each of them")
 
     def _check_channels(self) -> None:
         count, nyquist_hz = len(self.input.channels), self.input.sample_rate_hz / 2
@@ -295,6 +311,13 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError(f"a section names channel {max(named)}, but there are {count} channels, counted from 0")
         if any(band.high_hz > nyquist_hz * 1.001 for band in self.bands or ()):
             raise ValueError(f"a band reaches beyond half of the sample rate, {nyquist_hz:g} Hz")
+        if self.input.irregular and (
+            self.bands is not None
+            or self.iso20816 is not None
+            or self.bearing is not None
+            or any(spec.kind in SPECTRAL_KINDS for spec in self.features)
+        ):
+            raise ValueError("samples at no fixed rate have no spectrum: leave out bands, lines and velocities")
         if self.iso20816 is not None:
             velocity_feature_specs(self.iso20816, self.input.channels, self.input.units)
             if self.iso20816.high_hz > nyquist_hz * 1.001:
@@ -339,10 +362,13 @@ _OMITTED: Final = (
     "bands",
     "iso20816",
     "bearing",
+    "baseline",
     "drift",
     "shadow",
 )
 """Fields that are not written where they are None."""
+_OMITTED_OF_DECISION: Final = ("minimum_alert_windows", "slow_drift", "slow_limit")
+"""Fields of the section ``decision`` that are not written where they are 0."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -351,8 +377,13 @@ def encode_manifest(manifest: Manifest) -> bytes:
     for name in _OMITTED:
         if fields[name] is None:
             del fields[name]
-    if not fields["decision"]["minimum_alert_windows"]:
-        del fields["decision"]["minimum_alert_windows"]
+    for name in _OMITTED_OF_DECISION:
+        if not fields["decision"][name]:
+            del fields["decision"][name]
+    if not fields["missing_channels"]:
+        del fields["missing_channels"]
+    if not fields["input"]["irregular"]:
+        del fields["input"]["irregular"]
     return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-__all__ = ["KINDS", "PARAMETERS", "FeatureSpec", "check_spec"]
+__all__ = ["KINDS", "PARAMETERS", "SPECTRAL_KINDS", "FeatureSpec", "check_spec"]
 
 _CARRIER: Final = frozenset({"carrier_low_hz", "carrier_high_hz"})
 PARAMETERS: Final[dict[str, frozenset[str]]] = {
@@ -28,6 +28,8 @@ PARAMETERS: Final[dict[str, frozenset[str]]] = {
 """The parameters of each kind; a feature must have exactly these."""
 KINDS: Final = tuple(PARAMETERS)
 """The names of all kinds."""
+SPECTRAL_KINDS: Final = ("band_rms", "centroid", "envelope_rms", "velocity_rms", "bearing_line")
+"""The kinds that need a sample rate."""
 
 
 class FeatureSpec(Struct, frozen=True, kw_only=True):

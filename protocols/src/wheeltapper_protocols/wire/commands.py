@@ -22,6 +22,7 @@ __all__ = [
     "Command",
     "CommandReport",
     "DiagnosticsCommand",
+    "ResetBaselineCommand",
     "RestartPipelineCommand",
     "Settings",
     "SettingsCommand",
@@ -54,6 +55,13 @@ class DiagnosticsCommand(MessageBase, frozen=True, kw_only=True, tag="diagnostic
 
 class RestartPipelineCommand(MessageBase, frozen=True, kw_only=True, tag="restart-pipeline"):
     """End ``pipeline`` and begin it anew: its source is opened again and its release is loaded again."""
+
+    pipeline: Name
+
+
+class ResetBaselineCommand(MessageBase, frozen=True, kw_only=True, tag="reset-baseline"):
+    """Forget what the device has learnt of the machine of ``pipeline``, and learn it anew: after a repair, or where the
+    sensor was moved."""
 
     pipeline: Name
 
@@ -96,4 +104,11 @@ class Command(MessageBase, frozen=True, kw_only=True):
 
     id: Identifier
     expires_at: Seconds
-    body: CaptureCommand | CancelCommand | DiagnosticsCommand | RestartPipelineCommand | SettingsCommand
+    body: (
+        CaptureCommand
+        | CancelCommand
+        | DiagnosticsCommand
+        | RestartPipelineCommand
+        | ResetBaselineCommand
+        | SettingsCommand
+    )

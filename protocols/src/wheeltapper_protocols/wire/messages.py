@@ -51,6 +51,9 @@ __all__ = [
     "Ack",
     "Alert",
     "AssignmentRefused",
+    "BaselineFeature",
+    "BaselineReport",
+    "BaselineStatus",
     "CancelCommand",
     "CaptureCommand",
     "CaptureReport",
@@ -100,6 +103,36 @@ def _is_name(text: str) -> bool:
     return good
 
 
+class BaselineFeature(MessageBase, frozen=True, kw_only=True):
+    """How one feature of a device differs from the fleet: see :mod:`wheeltapper_protocols.decision.baseline`."""
+
+    feature: Annotated[str, Meta(max_length=120)]
+    shift: float
+    """Of the usual value, in units of the fleet's scale."""
+    ratio: float
+    """Of the spread to the fleet's."""
+    limited: bool = False
+    """Whether the manifest allows no greater shift, and the device has one."""
+
+
+class BaselineStatus(MessageBase, frozen=True, kw_only=True):
+    """How far a device has learnt its own baseline; only where its release has one."""
+
+    phase: Code
+    """``learning`` (scores are those of the fleet's values), ``learned`` (of its own), or ``refused``: too many windows
+    were far outside the limits, and the fleet's values stay."""
+    learned: Count = 0
+    """Windows that were learnt."""
+    windows: Count = 0
+    """Windows that are to be learnt."""
+    outside: Count = 0
+    """Windows that were not learnt, because they were outside the limits or the machine was not healthy."""
+    limited: Count = 0
+    """Features that differ more than the manifest allows."""
+    features: Annotated[list[BaselineFeature], Meta(max_length=8)] = []
+    """Those that differ most from the fleet, the first one most; empty unless it is learned."""
+
+
 class PipelineStatus(MessageBase, frozen=True, kw_only=True):
     """What one pipeline runs now. ``model`` and ``release`` are None before its first release."""
 
@@ -118,6 +151,9 @@ class PipelineStatus(MessageBase, frozen=True, kw_only=True):
     """Why the source gives no windows now, for a person; empty while it does."""
     faults: Count = 0
     """Faults of the source and of the pipeline's own work since the agent started."""
+    baseline: BaselineStatus | None = None
+    partly_scored: Count = 0
+    """Windows since the start that were scored although channels were missing, which the release allows."""
 
 
 class Status(MessageBase, frozen=True, kw_only=True):
@@ -176,6 +212,8 @@ class TelemetryRecord(MessageBase, frozen=True, kw_only=True, gc=False):
     """Vibration severity zone of ISO 20816, where the release asks for it."""
     undated: bool = False
     """The device's clock was not set, and the record cannot be dated: ``t_s`` is in seconds since its boot."""
+    partial: bool = False
+    """The score is that of some of the channels: others were missing, without which the release allows to score."""
 
     def __post_init__(self) -> None:
         # This runs for every record, so it calls nothing. The sum is finite if all numbers are; of no other number
@@ -231,6 +269,8 @@ class Alert(MessageBase, frozen=True, kw_only=True):
     """The life that remains, in ``unit``, for the task ``remaining_life``."""
     unit: Label | None = None
     zone: Zone | None = None
+    slowly: bool = False
+    """Whether it was raised slowly: by a score that lasts, though it is not at the threshold."""
     after: Count | None = None
     """The seq that the spool holds next below this one; those between never come. None: there is no hole."""
     undated: bool = False
@@ -391,8 +431,27 @@ class ShadowReport(MessageBase, frozen=True, kw_only=True, tag="shadow"):
     """Why it failed: ``shadow.disagrees``, ``shadow.too_few`` or ``shadow.timeout``; empty where it passed."""
 
 
+class BaselineReport(MessageBase, frozen=True, kw_only=True, tag="baseline"):
+    """Something happened to the baseline of a device."""
+
+    pipeline: Name
+    model: Name
+    release: Release
+    event: Code
+    """``learned``, ``refused``, ``kept`` (from another release with the same features), ``reset`` (on request; it is
+    learnt anew) or ``unreadable`` (what was learnt is lost; it is learnt anew)."""
+    baseline: BaselineStatus
+
+
 ReportBody: TypeAlias = (
-    ExecutionReport | AssignmentRefused | CaptureReport | LossReport | DriftReport | ShadowReport | CommandReport
+    ExecutionReport
+    | AssignmentRefused
+    | CaptureReport
+    | LossReport
+    | DriftReport
+    | ShadowReport
+    | CommandReport
+    | BaselineReport
 )
 
 
