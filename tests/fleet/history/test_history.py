@@ -130,7 +130,7 @@ def test_a_place_that_is_away_loses_nothing(engine: Engine, tmp_path: Path, monk
         def full(path: Path, content: bytes, mode: int) -> None:
             raise OSError(28, "No space left on device")
 
-        patched.setattr("wheeltapper_fleet.history.place.files.write_atomic", full)
+        patched.setattr("wheeltapper_fleet.ground.place.files.write_atomic", full)
         with pytest.raises(FleetError) as refused:
             moved.turn(MIDNIGHT + 9 * DAY)
     assert refused.value.code == "history.unreachable"

@@ -6,13 +6,13 @@ others run this command.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, print_json, printable
+from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, parse_tags, print_json, printable
 
 if TYPE_CHECKING:
     from wheeltapper_protocols.signal.recording import Recording
@@ -29,11 +29,22 @@ def _train() -> None:
 
 @train_app.command("anomaly")
 def anomaly(
-    recording: Annotated[
-        list[Path],
-        typer.Option(help="A recording (.npz, .csv, .tsv, .parquet, .wav), or with --import its source; repeatable."),
-    ],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
+    recording: Annotated[
+        list[Path] | None,
+        typer.Option(help="A recording (.npz, .csv, .tsv, .parquet, .wav), or with --import its source; repeatable."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Instead of recordings: NAME[@VERSION] of a dataset; its side train, if it has one."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a dataset: only items with the label or condition NAME=VALUE; repeatable."),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Of a dataset: where it is; see `wheeltapper dataset list`.")
+    ] = None,
     healthy_fraction: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="How much of each recording, from its start, is healthy.")
     ] = 0.1,
@@ -97,9 +108,11 @@ def anomaly(
             console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
         with console.status("reading recordings") as status:
+            given, origin = _recordings(recording or [], source, dataset, store, only or [])
             made = train_anomaly(
-                list(recording) if source is None else [found for _, found in _imported(source, recording)],
+                given,
                 out=out,
+                origin=origin,
                 healthy_fraction=healthy_fraction,
                 false_alarms=false_alarms,
                 model=model,
@@ -118,6 +131,23 @@ def anomaly(
     for gate in made.gates:
         typer.echo(f"passed  {gate.name}: {gate.value:.4g} (limit {gate.limit:.4g}) {gate.detail}".rstrip())
     typer.echo(f"bundle: {out}")
+
+
+def _recordings(
+    paths: list[Path], source: str | None, dataset: str | None, store: str | None, only: list[str]
+) -> tuple[Iterable[Path | Recording], dict[str, str]]:
+    """What to train on, and where it is from."""
+    if (dataset is None) == (not paths):
+        fail("train.recordings", "name either recordings with --recording, or a dataset with --dataset", BAD_INPUT)
+    if dataset is None:
+        return (list(paths) if source is None else (found for _, found in _imported(source, paths))), {}
+    from wheeltapper_fleet.learning.datasets.reading import open_dataset
+
+    found = open_dataset(dataset, store)
+    wanted = parse_tags(only)
+    side = found.training_side
+    origin = {**found.lineage, "dataset_side": side or "all"}
+    return found.recordings(side, wanted), origin | ({"dataset_only": ", ".join(sorted(only))} if only else {})
 
 
 def _entries(text: str) -> tuple[str, ...]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -92,7 +93,7 @@ class _Candidate:
 
 
 def train_anomaly(
-    recordings: Sequence[Path | Recording],
+    recordings: Iterable[Path | Recording],
     *,
     healthy_fraction: float,
     out: Path,
@@ -101,10 +102,11 @@ def train_anomaly(
     false_alarms: float = 1.0,
     table: TableForm | None = None,
     replace: bool = False,
+    origin: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     warn: Progress | None = None,
 ) -> Manifest:
-    """Train a model, run its gates, and write its bundle.
+    """Train a model, run its gates, and write its bundle; returns its manifest, with the results of its gates.
 
     Args:
         recordings: recordings, or paths of recordings (``.npz``, CSV, Parquet, WAV), that agree in rate, window,
@@ -116,12 +118,10 @@ def train_anomaly(
         false_alarms: the budget: how many false alarms are accepted in 1,000 machine-hours.
         table: what files other than ``.npz`` do not say about themselves.
         replace: whether an older bundle at ``out`` may be replaced.
+        origin: where the recordings are from, for the lineage: the dataset and its split.
         progress: called with a few words at each step.
         warn: called with a sentence for each thing that was left out, or that so little data cannot show; by default
             it is logged.
-
-    Returns:
-        The bundle's manifest, with the results of its gates.
 
     Raises:
         TrainingError: ``training.fraction``, ``training.budget``, ``training.window``, ``training.mixed_input``,
@@ -147,6 +147,7 @@ def train_anomaly(
     _refuse(failed)
     _say_unknown(healthy, say)
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction, false_alarms)
+    manifest = msgspec.structs.replace(manifest, lineage={**manifest.lineage, **(origin or {})})
     files = {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)}
     write_bundle(out, files, replace)
     report("bundle written")
@@ -154,7 +155,7 @@ def train_anomaly(
 
 
 def _read_all(
-    recordings: Sequence[Path | Recording], fraction: float, table: TableForm, say: Progress
+    recordings: Iterable[Path | Recording], fraction: float, table: TableForm, say: Progress
 ) -> list[_HealthyPart]:
     """Read the recordings one after the other and keep their healthy parts."""
     healthy: list[_HealthyPart] = []

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.learning.errors import TrainingError
 
 __all__ = ["TrainingError"]
-
-
-class TrainingError(FleetError):
-    """Training, evaluation or the import of a data set failed. No bundle was written and no temporary file remains."""
