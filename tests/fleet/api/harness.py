@@ -33,7 +33,7 @@ from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.tls_server import listening_socket
 from wheeltapper_fleet.devices.commands import create_capture
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
-from wheeltapper_fleet.devices.reported import store_reported
+from wheeltapper_fleet.devices.reported import Said, store_reported
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
@@ -192,7 +192,7 @@ class AdminServer:
         with self.engine.begin() as connection:
             connection.execute(insert(tables.devices).values(row))
             write_tags(connection, {device: row["tags"]})
-            store_reported(connection, device, None, row["status"], 1.79e9)
+            store_reported(connection, [Said(device, None, row["status"])], 1.79e9)
 
     def add_scores(self, device: str, scores: list[float], severity: str = "normal", now: float | None = None) -> None:
         first = (time.time() if now is None else now) - len(scores)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert, select
 from tests.fleet.devices.queries import NOW, facts, queries
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.devices.audience import in_audience, select_audience
-from wheeltapper_fleet.devices.reported import store_reported
+from wheeltapper_fleet.devices.reported import Said, store_reported
 from wheeltapper_fleet.devices.selection import facts_of, where
 from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
@@ -42,7 +42,7 @@ def keep(engine: Engine, found: dict[str, dict[str, Any]]) -> None:
                 for name, (model, release) in its.get("pipelines", {}).items()
             }
             status = {"pipelines": pipelines, "attributes": its.get("attributes", {})}
-            store_reported(connection, device, None, status, NOW)
+            store_reported(connection, [Said(device, None, status)], NOW)
         write_tags(connection, {device: _tags(its) for device, its in found.items()})
 
 
@@ -86,7 +86,7 @@ def test_a_device_that_reports_something_else_is_found_by_it(engine: Engine) -> 
     }
     after = {"attributes": {"python": "0.10"}, "pipelines": {"gear": {"model": "gear", "release": 3}}}
     with engine.begin() as connection:
-        store_reported(connection, "dev-1", before, after, NOW)
+        store_reported(connection, [Said("dev-1", before, after)], NOW)
         for text, matches in (
             ('attr.python = "0.10"', True),
             ('attr.python < "0.10"', False),

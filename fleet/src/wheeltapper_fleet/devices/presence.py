@@ -15,10 +15,10 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, select
 
-from wheeltapper_fleet.devices.connections import record_connection
+from wheeltapper_fleet.devices import connections
 from wheeltapper_fleet.devices.instances import Change, after_change, read_changes, sharing
 from wheeltapper_fleet.devices.notices import store_notice
-from wheeltapper_fleet.devices.reported import store_reported
+from wheeltapper_fleet.devices.reported import Said, store_reported
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_protocols.wire.messages import Status
 
@@ -36,8 +36,7 @@ def store_statuses(connection: Connection, said: Mapping[str, tuple[Status, str]
     """Store one status message of each of several devices. One that says "offline" leaves the last known status in
     place; one of a device that is not enrolled changes nothing.
 
-    Cost: one statement that reads, and one for each kind of change that writes; more only for devices that came, went,
-    or say something else of themselves than before.
+    Cost: one statement that reads, and one for each kind of change that writes.
 
     Args:
         connection: within the caller's transaction.
@@ -48,19 +47,25 @@ def store_statuses(connection: Connection, said: Mapping[str, tuple[Status, str]
     query = select(*columns).where(devices.c.id.in_(said)).order_by(devices.c.id)
     rows: Sequence[Any] = connection.execute(query).all()
     changes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    of_themselves: list[Said] = []
+    came_or_went: list[connections.Change] = []
     for row in rows:
-        values = _changed(connection, row, *said[row.id], now)
-        if values:
-            changes.setdefault(tuple(sorted(values)), []).append({"this": row.id, **values})
+        status, address = said[row.id]
+        if _of_another_instance(status, row):
+            continue
+        values = _changed(connection, row, status, address, now)
+        changes.setdefault(tuple(sorted(values)), []).append({"this": row.id, **values})
+        if status.online:
+            of_themselves.append(Said(row.id, row.status, values["status"]))
+        if status.online != row.online:
+            reason = "connected" if status.online else "ended" if status.at else "lost"  # a will has no time
+            came_or_went.append(connections.Change(row.id, status.online, reason, address))
     for names, values_of_each in changes.items():
         statement = devices.update().where(devices.c.id == bindparam("this"))
         statement = statement.values({name: bindparam(name) for name in names})
         connection.execute(statement, values_of_each)
-    for row in rows:
-        status, address = said[row.id]
-        if status.online != row.online and not _of_another_instance(status, row):
-            reason = "connected" if status.online else "ended" if status.at else "lost"  # a will has no time
-            record_connection(connection, row.id, online=status.online, reason=reason, address=address, now=now)
+    store_reported(connection, of_themselves, now)
+    connections.record_connections(connection, came_or_went, now)
 
 
 def _of_another_instance(status: Status, row: Row[Any]) -> bool:
@@ -70,9 +75,7 @@ def _of_another_instance(status: Status, row: Row[Any]) -> bool:
 
 
 def _changed(connection: Connection, row: Row[Any], status: Status, address: str, now: float) -> dict[str, Any]:
-    """What a status message changes in the row of its device, by column; what it says of itself is stored here."""
-    if _of_another_instance(status, row):
-        return {}
+    """What a status message changes in the row of its device, by column."""
     values: dict[str, Any] = {"online": status.online}
     if status.online and status.instance is not None:
         known = read_changes(row.instances)
@@ -81,9 +84,7 @@ def _changed(connection: Connection, row: Row[Any], status: Status, address: str
             values["instances"] = [[each.instance, each.at, each.address] for each in changes]
             _notice_sharing(connection, row.id, sharing(changes, now), now)
     if status.online:
-        said = msgspec.to_builtins(status)
-        values |= {"status": said, "last_seen_at": now, "counter": status.counter}
-        store_reported(connection, row.id, row.status, said, now)
+        values |= {"status": msgspec.to_builtins(status), "last_seen_at": now, "counter": status.counter}
     return values
 
 

@@ -6,20 +6,21 @@ the time since which it has had its value. Where nothing has changed, nothing is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table, delete
 
+from wheeltapper_fleet.db.bulk import delete_keys
 from wheeltapper_fleet.db.engine import upsert_statement
 from wheeltapper_fleet.devices.tables import device_attributes, device_pipelines
 from wheeltapper_fleet.ground.query import natural, spelled_number
 
-__all__ = ["attributes_of", "clear_reported", "pipelines_of", "store_reported"]
+__all__ = ["Said", "attributes_of", "clear_reported", "pipelines_of", "store_reported"]
 
 _VALUE_CHARACTERS: Final = 200
 _NAME_CHARACTERS: Final = 120
-_Stored = Mapping[str, Any]
 
 
 def attributes_of(status: Any) -> dict[str, str]:
@@ -55,44 +56,45 @@ def storable_text(text: str) -> str:
     return text.replace("\x00", "?").encode("utf-8", "replace").decode("utf-8")
 
 
-def store_reported(connection: Connection, device: str, before: Any, status: Any, now: float) -> None:
-    """Keep what ``device`` says in ``status``; ``before`` is its stored status until now. Both as stored: plain dicts.
+@dataclass(frozen=True)
+class Said:
+    """What a device said of itself: its stored status until now (None: there is none) and the newest one, both as
+    stored, plain dicts."""
 
-    Args:
-        connection: within the caller's transaction.
-        device: the device that sent it.
-        before: the status message that the rows are of; None if there are none.
-        status: the newest one.
-        now: Unix seconds.
+    device: str
+    before: Any
+    status: Any
+
+
+def store_reported(connection: Connection, said: Iterable[Said], now: float) -> None:
+    """Keep what devices say of themselves. ``now`` is in Unix seconds.
+
+    Cost: at most four statements, for all of them.
     """
-    had, has = attributes_of(before), attributes_of(status)
-    if had != has:
-        _write(
-            connection,
-            device_attributes,
-            device,
-            "name",
-            had.keys() - has.keys(),
-            [
-                {"name": name, "value": value, "number": spelled_number(value), "sort_key": natural(value), "at": now}
-                for name, value in has.items()
-                if had.get(name) != value
-            ],
-        )
-    ran, runs = pipelines_of(before), pipelines_of(status)
-    if ran != runs:
-        _write(
-            connection,
-            device_pipelines,
-            device,
-            "pipeline",
-            ran.keys() - runs.keys(),
-            [
-                {"pipeline": name, "model": model, "release": release}
+    attributes, pipelines = _Changes(device_attributes, "name"), _Changes(device_pipelines, "pipeline")
+    for each in said:
+        had, has = attributes_of(each.before), attributes_of(each.status)
+        if had != has:
+            changed = {name: value for name, value in has.items() if had.get(name) != value}
+            attributes.gone(each.device, had.keys() - has.keys())
+            attributes.rows += [
+                {"device": each.device, "name": name, "value": value, "at": now, **_sortable(value)}
+                for name, value in changed.items()
+            ]
+        ran, runs = pipelines_of(each.before), pipelines_of(each.status)
+        if ran != runs:
+            pipelines.gone(each.device, ran.keys() - runs.keys())
+            pipelines.rows += [
+                {"device": each.device, "pipeline": name, "model": model, "release": release}
                 for name, (model, release) in runs.items()
                 if ran.get(name) != (model, release)
-            ],
-        )
+            ]
+    attributes.write(connection)
+    pipelines.write(connection)
+
+
+def _sortable(value: str) -> dict[str, Any]:
+    return {"number": spelled_number(value), "sort_key": natural(value)}
 
 
 def clear_reported(connection: Connection, device: str) -> None:
@@ -101,13 +103,29 @@ def clear_reported(connection: Connection, device: str) -> None:
         connection.execute(delete(table).where(table.c.device == device))
 
 
-def _write(
-    connection: Connection, table: Table, device: str, key: str, gone: Iterable[str], rows: list[dict[str, Any]]
-) -> None:
-    if names := list(gone):
-        connection.execute(delete(table).where(table.c.device == device, table.c[key].in_(names)))
-    if rows:
-        statement = upsert_statement(connection, table)
-        changed = {name: statement.excluded[name] for name in rows[0] if name != key}
-        statement = statement.on_conflict_do_update(index_elements=["device", key], set_=changed)
-        connection.execute(statement, [{"device": device, **row} for row in rows])
+class _Changes:
+    """What changes in a table with one row for each device and name.
+
+    Args:
+        table: the table.
+        key: its column of names.
+    """
+
+    def __init__(self, table: Table, key: str) -> None:
+        self._table, self._key = table, key
+        self._gone: list[tuple[str, str]] = []
+        self.rows: list[dict[str, Any]] = []
+
+    def gone(self, device: str, names: Iterable[str]) -> None:
+        """Names that ``device`` has no more."""
+        self._gone += [(device, name) for name in names]
+
+    def write(self, connection: Connection) -> None:
+        """Write all of it."""
+        delete_keys(connection, self._table, ("device", self._key), self._gone)
+        if self.rows:
+            statement = upsert_statement(connection, self._table)
+            excluded = statement.excluded
+            changed = {name: excluded[name] for name in self.rows[0] if name not in ("device", self._key)}
+            statement = statement.on_conflict_do_update(index_elements=["device", self._key], set_=changed)
+            connection.execute(statement, sorted(self.rows, key=lambda row: (row["device"], row[self._key])))
