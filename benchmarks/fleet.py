@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from rig import REPOSITORY, Row, run
 
-_PARTS = ("ingest", "campaign", "signing", "large", "live")
+_PARTS = ("ingest", "campaign", "mosquitto", "signing", "large", "live")
 _TARGET = REPOSITORY / "build" / "bench" / "fleet.json"
 
 

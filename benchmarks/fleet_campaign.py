@@ -43,11 +43,12 @@ def campaign(running: Fleet, devices: int, release: int) -> tuple[float, float]:
     return seconds, running.cpu_seconds() - cpu - idle * seconds
 
 
-def rows(sizes: tuple[int, ...] = SIZES) -> list[Row]:
-    """The figures."""
+def rows(sizes: tuple[int, ...] = SIZES, *, on_mosquitto: bool = False) -> list[Row]:
+    """The figures, on the embedded broker or on Mosquitto."""
     found, costs = [], []
+    what = "campaign on Mosquitto" if on_mosquitto else "campaign"
     for size in sizes:
-        with fleet() as running:
+        with fleet(on_mosquitto=on_mosquitto) as running:
             running.enrol(size)
             simulator = running.simulator(size)
             online = running.wait_online(size)
@@ -58,14 +59,15 @@ def rows(sizes: tuple[int, ...] = SIZES) -> list[Row]:
         print(
             f"{size} devices: online in {online:.1f} s, campaign {seconds:.1f} s, {peaks} MB", figures, file=sys.stderr
         )
-        found.append(row(f"campaign to {size} devices: CPU ms a device", cpu / size * 1000))
+        found.append(row(f"{what} to {size} devices: CPU ms a device", cpu / size * 1000))
         if size == sizes[-1]:
-            found.append(row(f"campaign to {size} devices: seconds until every execution ended", seconds, SECONDS))
+            found.append(row(f"{what} to {size} devices: seconds until every execution ended", seconds, SECONDS))
             found.append(
-                row(f"campaign to {size} devices: peak RSS of service and broker, MB", sum(peaks.values()), RSS_MB)
+                row(f"{what} to {size} devices: peak RSS of service and broker, MB", sum(peaks.values()), RSS_MB)
             )
-            found.append(row(f"{size} devices: connections a second", size / online))
-    found.append(row("cost a device, the dearest over the cheapest size", max(costs) / min(costs), FLAT))
+            found.append(row(f"{what} to {size} devices: connections a second", size / online))
+    if len(costs) > 1:
+        found.append(row("cost a device, the dearest over the cheapest size", max(costs) / min(costs), FLAT))
     return found
 
 

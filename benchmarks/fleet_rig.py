@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,8 @@ from rig import trained_bundle
 from sqlalchemy import event
 
 from wheeltapper_agent.source.simulator import SimulatorConfig
+from wheeltapper_fleet.broker.configure import configure_mosquitto
+from wheeltapper_fleet.broker.server import free_port
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.demo.stage import Stage
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
@@ -62,9 +66,10 @@ class RunningSimulator:
 
 @dataclass(frozen=True)
 class Fleet:
-    """A running service with a published release."""
+    """A running service with a published release. ``broker`` is a Mosquitto of its own; None: the embedded broker."""
 
     stage: Stage
+    broker: subprocess.Popen[bytes] | None = None
 
     @property
     def identities(self) -> Path:
@@ -74,7 +79,8 @@ class Fleet:
     def processes(self) -> list[psutil.Process]:
         """The service and its broker."""
         service = psutil.Process(int(self.stage.serve_info()["pid"]))
-        return [service, *service.children(recursive=True)]
+        beside = [] if self.broker is None else [psutil.Process(self.broker.pid)]
+        return [service, *service.children(recursive=True), *beside]
 
     def cpu_seconds(self) -> float:
         """CPU time of the service and its broker since their start."""
@@ -143,15 +149,45 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet() -> Iterator[Fleet]:
+def fleet(*, on_mosquitto: bool = False) -> Iterator[Fleet]:
     """A service with one published release, in a folder that is removed."""
-    with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="wheeltapper-bench-") as folder, contextlib.ExitStack() as stack:
         stage = Stage(Path(folder))
+        broker = stack.enter_context(_mosquitto(stage)) if on_mosquitto else None
         try:
             stage.start_fleet()
             bundle = trained_bundle(Path(folder) / "bundle", SimulatorConfig(sample_rate_hz=12_800.0), windows=120)
             for _ in range(4):
                 stage.client.publish_bundle(bundle, stage.team_key)
-            yield Fleet(stage)
+            yield Fleet(stage, broker)
         finally:
             stage.close()
+
+
+@contextlib.contextmanager
+def _mosquitto(stage: Stage) -> Iterator[subprocess.Popen[bytes]]:
+    """A Mosquitto by ``wheeltapper broker config``, which the service of ``stage`` is told to use."""
+    stage.make_keys()
+    folder, port = stage.folder / "broker", free_port()
+    settings = configure_mosquitto(
+        folder,
+        FleetCA(stage.data_dir / "ca", time.time),
+        "127.0.0.1",
+        listen="127.0.0.1",
+        port=port,
+        user=getpass.getuser(),
+        processes=("ingest",),
+    )
+    stage.serve_options = ["--config", str(settings)]
+    command = die_with_parent("/usr/sbin/mosquitto", "-c", str(folder / "mosquitto.conf"))
+    with (folder / "mosquitto.log").open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+                break
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
