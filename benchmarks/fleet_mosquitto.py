@@ -1,4 +1,4 @@
-"""The campaign to the whole fleet, with Mosquitto as the broker: its connections need less memory than nats-server's."""
+"""The campaign to the whole fleet on Mosquitto, whose connections need less memory than those of nats-server."""
 
 from __future__ import annotations
 
