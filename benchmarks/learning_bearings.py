@@ -14,7 +14,7 @@ from learning_judge import DATA, SEEDS, Judged, fixed_limits, judge, replayed, t
 from rig import Row, main, row
 from scipy.signal import resample_poly
 
-from wheeltapper_fleet.training.importers import import_cwru, import_femto
+from wheeltapper_fleet.learning.datasets.public_sets import import_cwru, import_femto
 from wheeltapper_protocols.signal.recording import Recording
 
 _FRACTION: Final = 0.1

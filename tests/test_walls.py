@@ -102,6 +102,7 @@ PURE: dict[str, tuple[str, ...]] = {
     "wheeltapper_protocols": (
         "decision.baseline",
         "decision.decision",
+        "decision.condition",
         "decision.evidence",
         "decision.reasons",
         "decision.score_age",
@@ -264,6 +265,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "telemetry.schemas",
         "telemetry.spool",
         "training.budget",
+        "training.conditions",
         "training.errors",
         "training.recipe",
         "trust.expiry",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tests.vectors.make_vectors import FOLDER, add_new
 from wheeltapper_protocols.decision.bearing import Bearing, BearingSpec
+from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, decide
 from wheeltapper_protocols.decision.evidence import Detector, EvidenceSpec
 from wheeltapper_protocols.decision.reasons import UsualBand
@@ -196,6 +197,12 @@ def task_manifests() -> dict[str, Manifest]:
             iso20816=Iso20816(group=2, foundation="rigid", channels=[0], raises=True),
             bearing=BearingSpec(geometry=Bearing(), shaft_hz=25.0, carrier_low_hz=500.0, carrier_high_hz=6000.0),
         ),
+        "condition": msgspec.structs.replace(
+            plain,
+            condition=ConditionSpec(
+                features=[0], centres=[[0.5], [2.5]], reach=[1.0], center=[[0.0], [1.0]], scale=[[1.0], [0.5]]
+            ),
+        ),
         "evidence": msgspec.structs.replace(
             plain,
             features=[*plain.features, FeatureSpec(name="x.peak", kind="peak", channel=0)],
@@ -225,6 +232,7 @@ def bad_task_manifests() -> dict[str, bytes]:
     good = {name: encode_manifest(each) for name, each in task_manifests().items()}
     return {
         "features_without_scoring": good["raw"].replace(b'"raw": {', b'"not_raw": {'),
+        "condition_of_a_classification": good["condition"].replace(b'"task": "anomaly"', b'"task": "classification"'),
         "evidence_of_a_classification": good["evidence"].replace(b'"task": "anomaly"', b'"task": "classification"'),
         "evidence_of_a_feature_that_is_not_there": good["evidence"].replace(
             b'"limit": 5.5', b'"limit": 5.5, "features": [2]'

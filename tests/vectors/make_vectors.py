@@ -361,6 +361,10 @@ VALID: dict[str, tuple[str, m.Message]] = {
         "up/status",
         m.Status(online=True, at=1.7e9, pipelines={"main": m.PipelineStatus(windows=17, partly_scored=3)}),
     ),
+    "status_unknown_conditions": (
+        "up/status",
+        m.Status(online=True, at=1.7e9, pipelines={"main": m.PipelineStatus(windows=17, unknown_conditions=4)}),
+    ),
     "status_baseline": (
         "up/status",
         m.Status(online=True, at=1.7e9, pipelines={"main": m.PipelineStatus(windows=400, baseline=BASELINE)}),

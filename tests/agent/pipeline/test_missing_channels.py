@@ -19,6 +19,7 @@ from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.records.spool import Spool
 from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.decision.baseline import BaselineSpec
+from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import Detector, EvidenceSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec
@@ -159,3 +160,27 @@ def test_a_window_with_a_missing_channel_is_not_learnt(tmp_path: Path, spool: Sp
 def test_manifests_that_cannot_do_without_a_channel_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="less than there are channels"):
         make(tmp_path / "b", 3)
+
+
+def test_an_unknown_operating_condition_gets_no_score_no_alert_and_is_said(
+    tmp_path: Path, spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The third channel says the condition: its root mean square is known to be about 1 or about 5."""
+    usual = ConditionSpec(
+        features=[2], centres=[[1.0], [5.0]], reach=[1.5], center=[[1.0, 1.0, 1.0], [4.0, 4.0, 5.0]],
+        scale=[[0.1, 0.1, 1.5]] * 2,
+    )  # fmt: skip
+    bundle = make(tmp_path / "b", 0, condition=usual)
+    levels = [(1.0, 1.0, 1.0), (4.0, 4.0, 5.0), *[(9.0, 9.0, 20.0)] * 5, (1.0, 1.0, 1.0), (4.0, 4.0, 1.0)]
+    pipeline, found = play(spool, bundle, *levels)
+    scores = [score for score, _ in found]
+    assert scores[:2] == [0.0, 0.0]
+    assert scores[2:7] == [None] * 5
+    assert scores[7] == 0.0
+    assert scores[8] == pytest.approx((2 * 30.0**2 / 3) ** 0.5, rel=1e-3)  # healthy at the other condition only
+    assert not spool.peek(0, 1000, ("alert",))
+    assert pipeline.status().unknown_conditions == 5
+    assert pipeline.health().error == ""
+    assert caplog.text.count("condition.unknown") == 1
+    body = {"pipelines": {"main": {"windows": 9, "unknown_conditions": 5}}}
+    assert "5 IN AN UNKNOWN CONDITION" in "\n".join(status_lines(body, 0.0))

@@ -141,3 +141,39 @@ def test_false_alarms_that_contradict_the_budget_fail_the_gate() -> None:
     assert not gate.passed
     assert gate.detail.startswith("4 false alarms")
     assert gates.false_alarm_budget((loud,), 1000.0, 4.0).passed
+
+
+def plant(windows: int, samples: int, seed: int, shift_from: int | None = None) -> Recording:
+    """Three process values at 1 Hz that follow one demand; from ``shift_from`` on the first stands off by itself."""
+    random = np.random.default_rng(seed)
+    demand = np.sin(np.arange(windows * samples) / 60)
+    values = random.normal(scale=0.3, size=(windows * samples, 3)) + demand[:, None] * np.array([1.0, 2.0, -1.0])
+    if shift_from is not None:
+        values[shift_from * samples :, 0] += 4.0
+    values = values * np.array([1.0, 5.0, 0.1]) + np.array([20.0, 300.0, 4.0])
+    return Recording(
+        values.reshape(windows, samples, 3).astype(np.float32), np.ones(3), 1.0,
+        np.arange(windows) * np.float64(samples), ("temperature", "flow", "current"), ("C", "l/h", "A"), {},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [1, 8])
+def test_process_data_is_learnt_from_windows_of_any_size(samples: int, tmp_path: Path) -> None:
+    made = train_anomaly([plant(800 // samples, samples, 0)], healthy_fraction=1.0, out=tmp_path / "b")
+    assert {spec.kind for spec in made.features} == ({"value"} if samples == 1 else {"value", "rms"})
+    assert all(gate.passed for gate in made.gates)
+    bundle = read_bundle(tmp_path / "b")
+    assert not evaluate(plant(1600 // samples, samples, 1), bundle).alert.any()
+    found = evaluate(plant(800 // samples, samples, 2, shift_from=400 // samples), bundle)
+    assert found.first_alert is not None
+    assert 0 <= found.first_alert - 400 // samples < 15
+
+
+def test_a_process_value_that_never_moves_is_refused_and_one_that_rests_is_not(tmp_path: Path) -> None:
+    resting = plant(100, 8, 0)
+    resting.samples[20:60, :, 1] = resting.samples[:, :, 1].max()
+    train_anomaly([resting], healthy_fraction=1.0, out=tmp_path / "b")
+    resting.samples[:, :, 1] = 300.0
+    with pytest.raises(TrainingError) as caught:
+        train_anomaly([resting], healthy_fraction=1.0, out=tmp_path / "c")
+    assert caught.value.code == "training.channel"

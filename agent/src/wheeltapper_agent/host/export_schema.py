@@ -70,6 +70,10 @@ TABLES: Final[dict[str, Table]] = {
             "last": (str, "The newest decision, JSON."),
             "baseline": (str, "What is learnt of its machine, JSON; empty where the release learns nothing."),
             "partly_scored": (int, "Of the windows, those that were scored although channels were missing."),
+            "unknown_conditions": (
+                int,
+                "Of the windows, those in an operating condition that the release does not know.",
+            ),
         },
         ("name",),
     ),

@@ -166,6 +166,7 @@ class AgentStatus:
                     "source": entry.source,
                     "runtime": entry.runtime,
                     "partly_scored": entry.partly_scored,
+                    "unknown_conditions": entry.unknown_conditions,
                     **_last_decision(*self._pipelines[name].newest_score()),
                     "quality": msgspec.to_builtins(entry.quality),
                     "faults": [fault._asdict() for fault in self._quality[name].faults[:_MAX_FAULTS]],

@@ -73,7 +73,8 @@ def _pipeline_lines(name: str, found: Mapping[str, Any], since: float) -> list[s
     dropped = f", {found['dropped_windows']} DROPPED" if found.get("dropped_windows") else ""
     faults = f", {found['failures']} faults" if found.get("failures") else ""
     partly = f", {found['partly_scored']} SCORED WITHOUT ALL CHANNELS" if found.get("partly_scored") else ""
-    lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}{faults}{partly}")
+    unknown = f", {found['unknown_conditions']} IN AN UNKNOWN CONDITION" if found.get("unknown_conditions") else ""
+    lines.append(f"  {found.get('windows', 0)} windows since the start{dropped}{faults}{partly}{unknown}")
     if found.get("baseline"):
         lines.append(f"  baseline: {baseline_line(found['baseline'])}")
     counted = ("windows", "values", "dropped")

@@ -163,7 +163,7 @@ class Bundle:
         model_input = self.task.model_input(table, samples)
         missing = self.task.set_missing_to_usual(model_input)
         model_output = self._run(model_input)
-        scores = self._read(model_input, model_output, missing)
+        scores = self.task.in_known_conditions(self._read(model_input, model_output, missing), table)
         return Evaluation(samples, table, model_input, model_output, scores, velocity, missing)
 
     def decide(self, state: DecisionState, evaluation: Evaluation, row: int = 0) -> tuple[DecisionState, Verdict]:
@@ -252,7 +252,7 @@ class Bundle:
         shape = self.manifest.input
         try:
             if self.manifest.raw is None:
-                names, usual = self.task.names, self.task.usual
+                names, usual = self.task.names, self.task.usual_of(evaluation.features[row])
                 return feature_reasons(
                     evaluation.model_input[row], evaluation.features[row], names, usual, self._score_inputs, count
                 )

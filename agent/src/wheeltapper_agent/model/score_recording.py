@@ -12,6 +12,7 @@ import msgspec
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import check_input, load_bundle
 from wheeltapper_agent.source.recorded import ContinuousRecording, ReplayConfig, SnapshotRecording, open_recorded
+from wheeltapper_protocols.decision.condition import UNKNOWN
 from wheeltapper_protocols.decision.decision import DecisionState, Verdict
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.quality import is_complete
@@ -38,7 +39,8 @@ def score_recording(
     Yields:
         One row a snapshot: ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a
             number, or where samples are missing), ``severity``, ``alert``; ``label`` of a classification, ``value`` and
-            ``unit`` of a remaining life, ``zone`` of ISO 20816; ``reasons`` where an alert was raised or became worse.
+            ``unit`` of a remaining life, ``condition`` where it is unknown, ``zone`` of ISO 20816; ``reasons`` where an
+            alert was raised or became worse.
 
     Raises:
         AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.*``, ``config.invalid``, ``runtime.*``.
@@ -60,6 +62,8 @@ def score_recording(
         state, verdict = bundle.decide(state, evaluation)
         severity, alert = verdict.severity.value, verdict.alert
         row |= {"score": float(verdict.score) if verdict.valid else None, "severity": severity, "alert": alert}
+        if evaluation.scores.labels == [UNKNOWN]:
+            row["condition"] = "unknown"
         yield row | _task_fields(bundle.manifest, verdict)
 
 

@@ -40,6 +40,8 @@ class Observation(Struct, frozen=True, gc=False):
     """Windows that were scored in one call have the same number; 0: the window was scored alone."""
     partial: bool = False
     """Whether the score is that of some of the channels: others were missing."""
+    unknown_condition: bool = False
+    """Whether there is no score because the release does not know the operating condition."""
 
 
 class Observer(Protocol):

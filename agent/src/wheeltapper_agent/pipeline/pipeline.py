@@ -227,7 +227,6 @@ class Pipeline:
 
     def status(self) -> PipelineStatus:
         """Return what runs now, for the device's status."""
-        trouble = self.trouble
         with self._lock:
             bundle = self._next[0] if self._next is not None else self._bundle
             manifest = bundle.manifest if bundle else None
@@ -242,9 +241,10 @@ class Pipeline:
                 or self._no_model_code
                 or self._source.state,
                 runtime=bundle.model.provider[:80] if bundle else "",
-                detail=trouble.message if trouble is not None else source_detail(self._source),
+                detail=trouble.message if (trouble := self.trouble) is not None else source_detail(self._source),
                 faults=self.failures,
                 partly_scored=self._scoring.partly_scored,
+                unknown_conditions=self._scoring.unknown_conditions,
                 baseline=self.baseline.status() if bundle is not None else None,
             )
 
@@ -407,7 +407,7 @@ class Pipeline:
                 if observation.score is not None:
                     self._error = ""
                     self.baseline.learn(observation, *row[:2])
-                elif is_complete(window.samples):
+                elif not observation.unknown_condition and is_complete(window.samples):
                     raise AgentError("probation.not_finite", "the score is not a number")
             except Exception as error:  # noqa: BLE001  # the stream goes on; probation asks for the health
                 self._failed(bundle, error)

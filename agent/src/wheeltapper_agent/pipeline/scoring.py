@@ -14,6 +14,7 @@ from wheeltapper_agent.pipeline.model_calls import ModelCalls
 from wheeltapper_agent.pipeline.verdicts import Row
 from wheeltapper_agent.source.base import Window
 from wheeltapper_agent.source.deferred import DeferredSource
+from wheeltapper_protocols.decision.condition import UNKNOWN
 from wheeltapper_protocols.signal.quality import is_complete
 
 __all__ = ["Scoring"]
@@ -43,6 +44,8 @@ class Scoring:
         self.calls = 0
         """Calls of the model that came back."""
         self.partly_scored = 0
+        self.unknown_conditions = 0
+        self._unknown = False
         """Windows that were scored although channels were missing, which the release allows."""
         self._pipeline, self._without = pipeline, tuple[str, ...]()
         self.model_calls = ModelCalls(clock)
@@ -83,9 +86,25 @@ class Scoring:
         self.calls += 1
         if evaluation.missing is not None or self._without:
             self._note_missing(bundle, evaluation)
+        if bundle.manifest.condition is not None:
+            self._note_condition(evaluation)
         for place, row in enumerate(usable):
             rows[row] = (evaluation, place, latency_ms, self.calls)
         return rows
+
+    def _note_condition(self, evaluation: Evaluation) -> None:
+        """Count windows in a condition that the release does not know; log it once, until a known one comes."""
+        labels = evaluation.scores.labels or ()
+        unknown = sum(label == UNKNOWN for label in labels)
+        self.unknown_conditions += unknown
+        if unknown and not self._unknown:
+            _LOG.warning(
+                "pipeline %s: %s: the release was not trained at this speed or load, so it gives no scores until a "
+                "known one; train it on recordings of this condition, too",
+                self._pipeline,
+                UNKNOWN,
+            )
+        self._unknown = unknown > 0
 
     def _note_missing(self, bundle: Bundle, evaluation: Evaluation) -> None:
         """Count windows that were scored without all channels; log which are missing, once until that changes."""

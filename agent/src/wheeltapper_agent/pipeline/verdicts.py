@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import Bundle, Evaluation
 from wheeltapper_agent.pipeline.observation import Observation
+from wheeltapper_protocols.decision.condition import UNKNOWN
 from wheeltapper_protocols.decision.decision import SCORE_LIMIT, DecisionState, count_window
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.quality import is_complete
@@ -26,9 +27,11 @@ def counted(
 ) -> DecisionState:
     """Return the decision after the window is counted as one with or without a score.
 
-    Windows with missing samples are not counted, nor those that have another shape than ``form``: neither is the
-    model's fault.
+    Windows with missing samples are not counted, nor those that have another shape than ``form`` or are of an operating
+    condition that the release does not know: none of them is the model's fault.
     """
+    if observation.unknown_condition:
+        return state
     scored = observation.score is not None
     if scored:
         known = not state.no_score and not state.counted_windows
@@ -57,7 +60,9 @@ def with_verdict(
     if known and verdict.value is not None and not math.isfinite(verdict.value):
         raise AgentError("probation.not_finite", "the remaining life is not a finite number")
     if not verdict.valid:
-        return state, observation
+        labels = evaluation.scores.labels
+        unknown = labels is not None and labels[place] == UNKNOWN
+        return state, replace(observation, unknown_condition=True) if unknown else observation
     if not known and verdict.value is not None:
         verdict = replace(verdict, value=None)
     return following, Observation(

@@ -106,7 +106,8 @@ def device_show(
             for item in found["pipelines"]
             if item["baseline"]
         ],
-        *([("scored in part", partly)] if (partly := _partly(found)) else []),
+        *([("scored in part", partly)] if (partly := _counted(found, "partly_scored")) else []),
+        *([("unknown condition", count)] if (count := _counted(found, "unknown_conditions")) else []),
         ("update", found["execution_state"]),
         ("seen", format_time(found["last_seen_at"])),
     ]
@@ -122,11 +123,9 @@ def _presence(device: dict[str, Any]) -> str:
     return f"quarantined, {online}" if device["state"] == "quarantined" else str(device["state"])
 
 
-def _partly(device: dict[str, Any]) -> str | None:
-    """Pipelines with windows that were scored although channels were missing."""
-    found = [
-        f"{item['name']}: {item['partly_scored']} windows" for item in device["pipelines"] if item["partly_scored"]
-    ]
+def _counted(device: dict[str, Any], what: str) -> str | None:
+    """Pipelines with such windows: ``partly_scored``, ``unknown_conditions``."""
+    found = [f"{item['name']}: {item[what]} windows" for item in device["pipelines"] if item.get(what)]
     return ", ".join(found) or None
 
 

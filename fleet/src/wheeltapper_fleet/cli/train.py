@@ -51,6 +51,9 @@ def anomaly(
     false_alarms: Annotated[
         float, typer.Option(min=0.0, help="False alarms that are accepted in 1,000 machine-hours; limits follow.")
     ] = 1.0,
+    condition: Annotated[
+        str, typer.Option(help="The channel that says the operating condition, e.g. speed; scoring is per condition.")
+    ] = "",
     model: Annotated[str, typer.Option(help="The model's name.")] = "bearing-anomaly",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")] = 0,
     source: Annotated[str | None, typer.Option("--import", help="What the sources are, e.g. femto.")] = None,
@@ -115,6 +118,7 @@ def anomaly(
                 origin=origin,
                 healthy_fraction=healthy_fraction,
                 false_alarms=false_alarms,
+                condition=condition,
                 model=model,
                 seed=seed,
                 table=table,

@@ -84,6 +84,8 @@ class PipelineView(BaseModel):
     baseline: BaselineView | None = None
     """None where the release that runs learns none."""
     partly_scored: int = 0
+    unknown_conditions: int = 0
+    """Windows since the agent's start in an operating condition that the release does not know."""
 
 
 class CommandDetail(BaseModel):

@@ -237,5 +237,6 @@ def _pipeline(name: str, value: dict[str, Any], newest: NewestScore | None, now:
         scored_at=scored_at,
         no_score_since=scored_at if present is None else None,
         partly_scored=value.get("partly_scored", 0),
+        unknown_conditions=value.get("unknown_conditions", 0),
         baseline=BaselineView.model_validate(value["baseline"]) if value.get("baseline") else None,
     )

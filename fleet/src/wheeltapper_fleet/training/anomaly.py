@@ -45,7 +45,7 @@ from wheeltapper_protocols.manifest.manifest import (
     Manifest,
     encode_manifest,
 )  # fmt: skip
-from wheeltapper_protocols.signal.features import FeatureSet, default_specs
+from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec, default_specs
 from wheeltapper_protocols.signal.recording import Recording
 from wheeltapper_protocols.tables.notes import Notes
 
@@ -100,6 +100,7 @@ def train_anomaly(
     model: str = "bearing-anomaly",
     seed: int = 0,
     false_alarms: float = 1.0,
+    condition: str = "",
     table: TableForm | None = None,
     replace: bool = False,
     origin: Mapping[str, str] | None = None,
@@ -107,6 +108,8 @@ def train_anomaly(
     warn: Progress | None = None,
 ) -> Manifest:
     """Train a model, run its gates, and write its bundle; returns its manifest, with the results of its gates.
+
+    This function is long because each option is a parameter.
 
     Args:
         recordings: recordings, or paths of recordings (``.npz``, CSV, Parquet, WAV), that agree in rate, window,
@@ -116,6 +119,7 @@ def train_anomaly(
         model: the model's name.
         seed: seeds everything random. If ``int8_agreement`` is the only gate that fails, the following seeds are tried.
         false_alarms: the budget: how many false alarms are accepted in 1,000 machine-hours.
+        condition: name of the channel that says the operating condition, such as the speed; empty: there is one.
         table: what files other than ``.npz`` do not say about themselves.
         replace: whether an older bundle at ``out`` may be replaced.
         origin: where the recordings are from, for the lineage: the dataset and its split.
@@ -124,19 +128,19 @@ def train_anomaly(
             it is logged.
 
     Raises:
-        TrainingError: ``training.fraction``, ``training.budget``, ``training.window``, ``training.mixed_input``,
-            ``training.too_little``, ``training.table``, ``training.channel``, ``training.repeated``,
-            ``training.out_exists``, ``training.gate_failed``.
+        TrainingError: ``training.fraction``, ``training.budget``, ``training.condition``, ``training.window``,
+            ``training.mixed_input``, ``training.too_little``, ``training.table``, ``training.channel``,
+            ``training.repeated``, ``training.out_exists``, ``training.gate_failed``.
         RecordingError: a recording is malformed.
     """
     report, say = progress or (lambda text: None), warn or _LOG.warning
     _check_numbers(healthy_fraction, false_alarms)
     check_target(out, replace)
     report("features")
-    healthy = _read_all(recordings, healthy_fraction, table or TableForm(), say)
+    healthy = _read_all(recordings, healthy_fraction, condition, table or TableForm(), say)
     for attempt in range(_ATTEMPTS):
         report("fit with another seed" if attempt else "cross-validation and fit")
-        candidate = _fit(healthy, seed, false_alarms)
+        candidate = _fit(healthy, seed, false_alarms, condition)
         report("gates")
         golden, measured = _run_gates(candidate, healthy, seed, false_alarms)
         failed = [gate for gate in measured if not gate.passed]
@@ -155,7 +159,7 @@ def train_anomaly(
 
 
 def _read_all(
-    recordings: Iterable[Path | Recording], fraction: float, table: TableForm, say: Progress
+    recordings: Iterable[Path | Recording], fraction: float, condition: str, table: TableForm, say: Progress
 ) -> list[_HealthyPart]:
     """Read the recordings one after the other and keep their healthy parts."""
     healthy: list[_HealthyPart] = []
@@ -167,7 +171,7 @@ def _read_all(
                 "training.mixed_input",
                 "the recordings differ in rate, window, channels or units; train on one kind of recording at a time",
             )
-        healthy.append(_healthy_part(what, recording, fraction))
+        healthy.append(_healthy_part(what, recording, fraction, condition))
         if healthy[-1].sha256 in {part.sha256 for part in healthy[:-1]}:
             why = f"{what}: its healthy part was given already; give each recording once"
             raise TrainingError("training.repeated", why)
@@ -229,9 +233,9 @@ def _read(path: Path, table: TableForm, say: Progress) -> Recording:
 
 def _input_of(recording: Recording) -> Input:
     """The manifest's description of a model input like this recording."""
-    if not 16 <= recording.window_samples <= 2**20:
+    if not 1 <= recording.window_samples <= 2**20:
         raise TrainingError(
-            "training.window", f"a window has {recording.window_samples} samples; 16 to 1048576 are supported"
+            "training.window", f"a window has {recording.window_samples} samples; 1 to 1048576 are supported"
         )
     return Input(
         sample_rate_hz=recording.sample_rate_hz,
@@ -241,34 +245,57 @@ def _input_of(recording: Recording) -> Input:
     )
 
 
-def _feature_set(wanted: Input) -> FeatureSet:
-    """The default features for a model input."""
+def _feature_set(wanted: Input, condition: str) -> FeatureSet:
+    """The default features for a model input; of the channel ``condition`` only its value.
+
+    Raises:
+        TrainingError: ``training.condition``: there is no such channel, or no other.
+    """
     specs = default_specs(wanted.sample_rate_hz, wanted.channels, wanted.window_samples)
+    if condition:
+        if condition not in wanted.channels or len(wanted.channels) < 2:
+            names = ", ".join(wanted.channels)
+            raise TrainingError(
+                "training.condition",
+                f"{condition!r} cannot say the operating condition: the channels are {names}, and one must be left to "
+                "watch",
+            )
+        channel = wanted.channels.index(condition)
+        specs = [spec for spec in specs if spec.channel != channel]
+        specs.append(FeatureSpec(name=f"{condition}.value", kind="value", channel=channel))
     return FeatureSet(specs, wanted.sample_rate_hz, wanted.window_samples, len(wanted.channels))
 
 
-def _healthy_part(what: str, recording: Recording, fraction: float) -> _HealthyPart:
+def _healthy_part(what: str, recording: Recording, fraction: float, condition: str) -> _HealthyPart:
     """Features, a few windows and the hash of a recording's healthy part."""
     wanted = _input_of(recording)
     # 0.1 of 230 is 23; without the small addition binary arithmetic can round it down to 22.
     stop = max(1, math.floor(recording.snapshots * fraction + 1e-9))
-    check_channels(what, recording.samples[:stop], recording.channels)
+    planned = _feature_set(wanted, condition)
+    watched = [index for index, name in enumerate(recording.channels) if name != condition]
+    check_channels(
+        what,
+        recording.samples[:stop][:, :, watched],
+        tuple(recording.channels[i] for i in watched),
+        _is_process(planned),
+    )
     digest = hashlib.sha256(np.float64(recording.sample_rate_hz).tobytes() + recording.scale.tobytes())
     digest.update(np.ascontiguousarray(recording.samples[:stop]).data)
     picked = np.unique(np.linspace(0, stop - 1, _SAMPLE_WINDOWS).astype(int))
     samples = np.concatenate([recording.physical(slice(i, i + 1)) for i in picked])
     step = np.median(np.diff(recording.t_s)) if recording.snapshots > 1 else 0.0
     step_seconds = float(step) or recording.window_samples / recording.sample_rate_hz
-    features = compute_features(_feature_set(wanted), recording, stop)
+    features = compute_features(planned, recording, stop)
     return _HealthyPart(wanted, features, samples, step_seconds, digest.hexdigest())
 
 
-def _fit(healthy: list[_HealthyPart], seed: int, false_alarms: float) -> _Candidate:
+def _fit(healthy: list[_HealthyPart], seed: int, false_alarms: float, condition: str) -> _Candidate:
     """Fit the detectors, find their limits, and quantize the model of one candidate."""
-    features = _feature_set(healthy[0].input)
+    features = _feature_set(healthy[0].input, condition)
+    said = features.names.index(f"{condition}.value") if condition else None
     groups = [part.features for part in healthy]
-    kept = evidence.fit_evidence(features.specs, groups, seed, 3600.0 / _step_seconds(healthy), false_alarms)
-    rows = np.concatenate([kept.fitted.scorer.model_input(group) for group in groups])
+    kept = evidence.fit_evidence(features.specs, groups, seed, 3600.0 / _step_seconds(healthy), false_alarms, said)
+    rows = np.concatenate([kept.fitted.rows(group) for group in groups])
     model = autoencoder.quantize_int8(autoencoder.to_onnx(kept.fitted.layers), rows)
     return _Candidate(features, kept, model)
 
@@ -281,9 +308,22 @@ def _drift(candidate: _Candidate, healthy: list[_HealthyPart]) -> DriftSpec:
     return fit_drift_spec(np.concatenate([part.features for part in healthy]), scores, round(min(1e6, windows_an_hour)))
 
 
-def _damaged(samples: npt.NDArray[np.float32], gain: float, seed: int) -> npt.NDArray[np.float32]:
-    """Simulate damage: windows ``gain`` times as loud, with sparse impacts, in the shape of ``samples``."""
+def _is_process(features: FeatureSet) -> bool:
+    """Whether a stream is process data: the values of its channels count, not their vibration."""
+    return not any(spec.kind == "peak" for spec in features.specs)
+
+
+def _damaged(
+    samples: npt.NDArray[np.float32], gain: float, seed: int, spread: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Simulate damage: windows ``gain`` times as loud, with sparse impacts, in the shape of ``samples``.
+
+    Of process data each window is instead ``gain`` of its channels' ``spread`` [channel] away, up or down.
+    """
     random = np.random.default_rng(seed)
+    if spread is not None:
+        ways = random.choice(np.array([-1.0, 1.0]), size=(len(samples), 1, samples.shape[2]))
+        return np.asarray(samples + gain * spread * ways, dtype=np.float32)
     mean = samples.mean(axis=1, keepdims=True)
     level = samples.std(axis=1, keepdims=True) + 1e-6
     impacts = random.normal(size=samples.shape) * (random.random(samples.shape) < 0.02) * 5 * gain
@@ -299,17 +339,25 @@ def _run_gates(
     scorer, detectors = fitted.scorer, Evidence(fitted.spec, fitted.scorer.spec)
 
     def score(values: npt.NDArray[Any]) -> tuple[Any, Any, Any, Any]:
-        rows = scorer.model_input(values)
+        rows = fitted.rows(values)
         output = session.run(["output"], {"input": rows})[0]
         float_score = detectors.score(rows, autoencoder.reconstruct(fitted.layers, rows))
         return rows, output, detectors.score(rows, output), float_score
 
     samples = np.concatenate([part.samples for part in healthy])
-    damaged = score(candidate.features.compute(_damaged(samples, 10.0, seed)))
+    spread = samples.std(axis=(0, 1)) if _is_process(candidate.features) else None
+    said = [spec.channel for spec in candidate.features.specs if fitted.condition and spec.name == scorer.names[-1]]
+
+    def damage(windows: npt.NDArray[np.float32], gain: float, seed: int) -> npt.NDArray[np.float32]:
+        found = _damaged(windows, gain, seed, spread)
+        found[:, :, said] = windows[:, :, said]  # the speed does not break
+        return found
+
+    damaged = score(candidate.features.compute(damage(samples, 10.0, seed)))
     normal = score(np.concatenate([part.features for part in healthy]))
     golden_samples = samples[np.linspace(0, len(samples) - 1, 4).astype(int)]
     windows = np.concatenate(
-        [golden_samples, *(_damaged(golden_samples[i : i + 1], 1.0 + i, seed + i) for i in range(4))]
+        [golden_samples, *(damage(golden_samples[i : i + 1], 1.0 + i, seed + i) for i in range(4))]
     )
     values = candidate.features.compute(windows)
     rows, output, golden_score, _ = score(values)
@@ -354,6 +402,7 @@ def _manifest(
         features=list(candidate.features.specs),
         scoring=candidate.kept.fitted.scorer.spec,
         evidence=candidate.kept.fitted.spec,
+        condition=candidate.kept.fitted.condition,
         decision=decision_for(_step_seconds(healthy)),
         drift=_drift(candidate, healthy),
         golden=_GOLDEN,

@@ -28,6 +28,8 @@ CONFIDENCE: Final = 0.95
 """Of what is said about rates, and of the deviation."""
 DRIFT: Final = 1.2
 """How far a healthy machine drifts in its later life, in deviations of its windows."""
+PROCESS_DRIFT: Final = 0.4
+"""The same of process data, whose deviation holds what wanders: the values themselves are looked at."""
 _ENOUGH: Final = 4
 """With fewer sustained spans than this, the values themselves are looked at: there are too few sustained ones."""
 
@@ -41,7 +43,9 @@ def sustained(values: npt.NDArray[Any], windows: int) -> Floats:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width, axis=0).min(axis=-1), dtype=np.float64)
 
 
-def limits(held_out: list[Floats], windows_per_hour: float, per_1000_hours: float, windows: int) -> Floats:
+def limits(
+    held_out: list[Floats], windows_per_hour: float, per_1000_hours: float, windows: int, drift: float = DRIFT
+) -> Floats:
     """[detector]: the limits that keep the budget.
 
     Args:
@@ -50,6 +54,7 @@ def limits(held_out: list[Floats], windows_per_hour: float, per_1000_hours: floa
         windows_per_hour: how many windows a machine gives in an hour.
         per_1000_hours: the budget of false alarms.
         windows: how many in a row raise an alert.
+        drift: how far a healthy machine drifts in its later life, in deviations of its windows.
     """
     detectors = held_out[0].shape[1]
     chance = min(0.01, per_1000_hours / (1000.0 * windows_per_hour) / detectors)
@@ -57,7 +62,7 @@ def limits(held_out: list[Floats], windows_per_hour: float, per_1000_hours: floa
     together = np.concatenate(levels)
     count = len(together)
     variance = together.var(axis=0, ddof=1) * (count - 1) / chi2.ppf(1 - CONFIDENCE, count - 1)
-    level = together.mean(axis=0) + norm.isf(chance) * np.sqrt(variance + DRIFT**2)
+    level = together.mean(axis=0) + norm.isf(chance) * np.sqrt(variance + drift**2)
     seen = np.max([sustained(values, windows).max(axis=0) for values in held_out], axis=0)
     return np.asarray(np.maximum(level, seen), dtype=np.float64)
 

@@ -26,17 +26,21 @@ _LOOKED_AT: Final = 2**18
 """Samples of a channel in which clipping is looked for."""
 
 
-def check_channels(what: str, samples: npt.NDArray[Any], channels: tuple[str, ...]) -> None:
+def check_channels(what: str, samples: npt.NDArray[Any], channels: tuple[str, ...], process: bool = False) -> None:
     """Refuse channels from which no model can learn.
 
     Args:
         what: names the recording in the message.
         samples: healthy samples, [window, sample, channel].
         channels: [channel], the names.
+        process: process data, not vibration: a tank may be full and a temperature still for many windows, so only a
+            channel that never moves is refused.
 
     Raises:
         TrainingError: ``training.channel``: a channel is constant, stuck, clipped, or the same as another.
     """
+    if process:
+        samples = samples.reshape(1, -1, samples.shape[2])
     flat = samples.max(axis=1) == samples.min(axis=1)
     for index, name in enumerate(channels):
         count = int(flat[:, index].sum())
@@ -45,7 +49,8 @@ def check_channels(what: str, samples: npt.NDArray[Any], channels: tuple[str, ..
             raise _refused(what, name, f"is {first:g} in every sample: connect its sensor, or leave the channel out")
         if count >= max(1.0, _FLAT_SHARE * len(samples)):
             raise _refused(what, name, f"does not move in {count} of {len(samples)} windows: its sensor is stuck")
-        if (share := _clipped_share(samples[:, :, index])) >= _CLIPPED_SHARE:
+        share = 0.0 if process else _clipped_share(samples[:, :, index])
+        if share >= _CLIPPED_SHARE:
             raise _refused(what, name, f"is clipped in {share:.0%} of its samples: lower its gain and record again")
     for index, name in enumerate(channels):
         for other in range(index):

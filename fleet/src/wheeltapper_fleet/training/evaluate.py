@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from wheeltapper_fleet.training import autoencoder
 from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_protocols.decision.condition import Conditions
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
 from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.decision.scoring import Scorer
@@ -153,7 +154,8 @@ def evaluate(recording: Recording, bundle: Bundle) -> Evaluation:
     features = FeatureSet(manifest.features, *wanted)
     scorer = Scorer(manifest.scoring, features.names)
     values = compute_features(features, recording)
-    rows = scorer.model_input(values)
+    conditions = Conditions(manifest.condition, scorer) if manifest.condition is not None else None
+    rows = scorer.model_input(values) if conditions is None else conditions.model_input(values)
     output = autoencoder.open_session(bundle.model).run(["output"], {"input": rows})[0]
     if manifest.evidence is not None:
         evidence = Evidence(manifest.evidence, manifest.scoring)
@@ -161,5 +163,7 @@ def evaluate(recording: Recording, bundle: Bundle) -> Evaluation:
     else:
         plain = scorer.score(rows, output)
         score, shares = plain.score, plain.shares
+    if conditions is not None:
+        score = np.where(conditions.find(values) < 0, np.nan, score)
     found = verdicts(manifest.decision, score, shares, values, scorer)
     return Evaluation(t_s=recording.t_s, raw_score=score, verdicts=found)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_field
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +26,10 @@ from sklearn.covariance import LedoitWolf
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from wheeltapper_fleet.training import autoencoder, budget
+from wheeltapper_fleet.training.conditions import find_centres, fit_conditions
 from wheeltapper_fleet.training.recipe import decision_for, fit_scoring
+from wheeltapper_protocols.decision.condition import Conditions, ConditionSpec
+from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import Detector, DetectorKind, Evidence, EvidenceSpec
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.signal.features import FeatureSpec
@@ -37,6 +41,7 @@ TOGETHER: Final = 0.7
 ALONE: Final = 2.5
 """What one kind must reach to warn alone, where others could have agreed: a single band of a healthy machine may drift
 to twice its limit, by temperature or running-in, and nothing else moves."""
+_ABOVE: Final = 1.01
 BLOCKS: Final = 3
 """Blocks of time in the cross-validation of one or two machines."""
 _MAX_FOLDS: Final = 5
@@ -51,6 +56,7 @@ _KINDS: Final[dict[str, DetectorKind]] = {
 """What a feature says of the machine. Those that are not here count in shape and density only."""
 _ALONE: Final = frozenset({"rms", "band_rms", "velocity_rms", "value", "peak"})
 """Energies and values each have a detector of their own: a rise in one band is not drowned by the others."""
+_UNUSED: Final = [Detector(kind="level", features=[0], limit=1.0)]
 _MAX_ROWS: Final = 4096
 _MAX_DENSITY: Final = 128
 """With more features than this there is no density: its matrix would be longer than a manifest may be."""
@@ -66,15 +72,23 @@ class Fitted:
         scorer: standardises the features.
         layers: the autoencoder.
         spec: the detectors, with a limit of 1 each until limits are found.
+        condition: what is usual in which operating condition; None: the scorer's values are, in all.
     """
 
     scorer: Scorer
     layers: list[autoencoder.Layer]
     spec: EvidenceSpec
+    condition: ConditionSpec | None = None
+
+    def rows(self, features: Values) -> npt.NDArray[np.float32]:
+        """[window, feature] float32: the model's input for ``features`` [window, feature]."""
+        if self.condition is None:
+            return self.scorer.model_input(features)
+        return Conditions(self.condition, self.scorer).model_input(features)
 
     def values(self, features: Values) -> npt.NDArray[np.float64]:
         """[window, detector]: the values of ``features`` [window, feature], by the float model."""
-        rows = self.scorer.model_input(features)
+        rows = self.rows(features)
         return Evidence(self.spec, self.scorer.spec).values(rows, autoencoder.reconstruct(self.layers, rows))
 
 
@@ -92,7 +106,12 @@ class Kept:
 
 
 def fit_evidence(
-    specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: int, windows_per_hour: float, per_1000_hours: float
+    specs: Sequence[FeatureSpec],
+    groups: Sequence[Values],
+    seed: int,
+    windows_per_hour: float,
+    per_1000_hours: float,
+    said: int | None = None,
 ) -> Kept:
     """Fit the detectors and find their limits.
 
@@ -102,29 +121,50 @@ def fit_evidence(
         seed: seeds every fit.
         windows_per_hour: how many windows a machine gives in an hour.
         per_1000_hours: the budget of false alarms.
+        said: index of the feature that says the operating condition; None: there is one condition.
     """
-    fitted = _fit(specs, groups, seed)
+    known = find_centres(np.concatenate([group[:, said] for group in groups])) if said is not None else None
+    fitted = _fit(specs, groups, seed, said, known)
     values = [np.zeros((len(group), len(fitted.spec.detectors))) for group in groups]
-    for spans in _folds(groups):
+    for spans in _folds(groups, said is None):
         rest = [np.delete(group, np.r_[span], axis=0) for group, span in zip(groups, spans, strict=True)]
-        apart = _fit(specs, [group for group in rest if len(group)], seed)
+        apart = _fit(specs, [group for group in rest if len(group)], seed, said, known)
         for found, group, span in zip(values, groups, spans, strict=True):
             if span.stop > span.start:
                 found[span] = apart.values(group[span])
-    windows = decision_for(3600.0 / windows_per_hour).raise_windows
-    limit = budget.limits(values, windows_per_hour, per_1000_hours, windows)
+    decision = decision_for(3600.0 / windows_per_hour)
+    drift = (
+        budget.PROCESS_DRIFT
+        if any(spec.kind == "value" and index != said for index, spec in enumerate(specs))
+        else budget.DRIFT
+    )
+    limit = budget.limits(values, windows_per_hour, per_1000_hours, decision.raise_windows, drift)
+    limit *= _raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
     detectors = [replace(each, limit=float(one)) for each, one in zip(fitted.spec.detectors, limit, strict=True)]
     threshold = float(limit[[each.kind for each in detectors].index("shape")])
     scorer = Scorer(replace(fitted.scorer.spec, threshold=threshold), fitted.scorer.names)
     spec = replace(fitted.spec, detectors=detectors)
     evidence = Evidence(spec, scorer.spec)
     held_out = tuple(evidence.combined(found / limit) for found in values)
-    return Kept(Fitted(scorer, fitted.layers, spec), held_out)
+    return Kept(replace_field(fitted, scorer=scorer, spec=spec), held_out)
 
 
-def _folds(groups: Sequence[Values]) -> list[list[slice]]:
-    """The windows that each fold holds out of each recording: machines, or blocks of time where there are few."""
-    if len(groups) >= _MACHINES:
+def _raised(evidence: Evidence, values: list[npt.NDArray[np.float64]], decision: DecisionSpec) -> float:
+    """How many times as high the limits must be so that no held-out window raises an alert; at least 1."""
+    least = 1.0
+    for scores in map(evidence.combined, values):
+        slow = float(budget.sustained(scores, decision.raise_windows).max()) / decision.raise_level
+        fast = float(budget.sustained(scores, decision.fast_windows).max()) / decision.fast_level
+        least = max(least, _ABOVE * slow, _ABOVE * fast)
+    return least
+
+
+def _folds(groups: Sequence[Values], by_machine: bool) -> list[list[slice]]:
+    """The windows that each fold holds out of each recording: machines, or blocks of time where there are few.
+
+    Recordings of several operating conditions are not machines: blocks of time are held out of each.
+    """
+    if by_machine and len(groups) >= _MACHINES:
         folds = min(_MAX_FOLDS, len(groups))
         return [
             [slice(0, len(group) if number % folds == fold else 0) for number, group in enumerate(groups)]
@@ -134,27 +174,35 @@ def _folds(groups: Sequence[Values]) -> list[list[slice]]:
     return [[slice(cut[block], cut[block + 1]) for cut in cuts] for block in range(BLOCKS)]
 
 
-def _fit(specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: int) -> Fitted:
-    """Fit scoring, autoencoder and density to healthy features."""
+def _fit(
+    specs: Sequence[FeatureSpec],
+    groups: Sequence[Values],
+    seed: int,
+    said: int | None,
+    known: tuple[npt.NDArray[np.float64], float] | None,
+) -> Fitted:
+    """Fit scoring, conditions, autoencoder and density to healthy features."""
     scorer = Scorer(fit_scoring(specs, groups), tuple(spec.name for spec in specs))
-    rows = np.concatenate([scorer.model_input(group) for group in groups])
+    condition = fit_conditions(specs, groups, said, *known) if said is not None and known is not None else None
+    plain = Fitted(scorer, [], EvidenceSpec(detectors=_UNUSED), condition)
+    rows = np.concatenate([plain.rows(group) for group in groups])
     layers = autoencoder.fit(rows, seed)
     every = list(range(len(specs)))
-    detectors = _of_kinds(specs)
+    detectors = _of_kinds(specs, said)
     detectors.append(Detector(kind="shape", features=every, limit=1.0))
     if len(specs) <= _MAX_DENSITY:
         detectors.append(Detector(kind="density", features=every, limit=1.0, axes=_axes(rows, scorer, seed)))
     several = len({each.kind for each in detectors[: -1 - (len(specs) <= _MAX_DENSITY)]}) > 1
     spec = EvidenceSpec(detectors=detectors, together=TOGETHER, alone=ALONE if several else 1.0)
-    return Fitted(scorer, layers, spec)
+    return Fitted(scorer, layers, spec, condition)
 
 
-def _of_kinds(specs: Sequence[FeatureSpec]) -> list[Detector]:
+def _of_kinds(specs: Sequence[FeatureSpec], said: int | None) -> list[Detector]:
     """A detector for each energy, and one for each channel's impulsiveness and modulation."""
     found: dict[tuple[DetectorKind, int, int], list[int]] = {}
     for index, spec in enumerate(specs):
         kind = _KINDS.get(spec.kind)
-        if kind is not None:
+        if kind is not None and index != said:
             found.setdefault((kind, spec.channel, index + 1 if spec.kind in _ALONE else 0), []).append(index)
     return [Detector(kind=kind, features=features, limit=1.0) for (kind, _, _), features in found.items()]
 

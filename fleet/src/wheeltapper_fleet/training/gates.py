@@ -173,7 +173,7 @@ def sensitivity(score: Values) -> Gate:
     value = float(np.mean(score >= 1.0))
     return Gate(
         name="sensitivity", value=value, limit=SENSITIVITY_LIMIT, passed=value >= SENSITIVITY_LIMIT,
-        detail="at least; healthy windows made ten times as loud, with impacts",
+        detail="at least; healthy windows made ten times as loud, with impacts (process data: ten deviations away)",
     )  # fmt: skip
 
 

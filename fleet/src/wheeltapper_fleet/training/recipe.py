@@ -52,18 +52,26 @@ def decision_for(step_seconds: float) -> DecisionSpec:
     return _OFTEN if step_seconds <= _OFTEN_SECONDS else DECISION
 
 
-def fit_scoring(specs: Sequence[FeatureSpec], groups: Sequence[Values], threshold: float = 1.0) -> ScoringSpec:
+def fit_scoring(
+    specs: Sequence[FeatureSpec],
+    groups: Sequence[Values],
+    threshold: float = 1.0,
+    transform: Sequence[str] | None = None,
+) -> ScoringSpec:
     """Find center and scale of every feature from healthy windows.
 
     Args:
         specs: the features.
         groups: for each recording its healthy features, [window, feature].
         threshold: the residual that becomes score 1.0.
+        transform: [feature], of a scoring that this one must agree with; by default it is found.
     """
     together = np.concatenate(groups)
     usual = np.median(np.abs(together), axis=0)
     signed = np.array([spec.kind in _LINEAR_KINDS for spec in specs])
     log = ~signed & (np.abs(together).min(axis=0) > _NEARLY_ZERO * usual)
+    if transform is not None:
+        log = np.array([kind == "log" for kind in transform])
     values = [transformed(group, log) for group in groups]
     # Every recording counts the same, however long it is.
     center = np.median([np.median(group, axis=0) for group in values], axis=0)

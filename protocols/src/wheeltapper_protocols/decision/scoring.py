@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-__all__ = ["Z_LIMIT", "Scorer", "Scores", "ScoringSpec"]
+__all__ = ["Z_LIMIT", "Scorer", "Scores", "ScoringSpec", "standardised"]
 
 Z_LIMIT: Final = 1000.0
 """Greatest absolute value of a standardised feature."""
@@ -98,24 +98,19 @@ class Scorer:
             raise ValueError(f"the scoring has {len(spec.center)} features, the manifest names {len(names)}")
         self.spec = spec
         self.names = tuple(names)
-        self._log = np.array([kind == "log" for kind in spec.transform])
-        self._any_log = bool(self._log.any())
+        self.log: npt.NDArray[np.bool_] = np.array([kind == "log" for kind in spec.transform])
         self._center = np.array(spec.center, dtype=np.float64)
         self._scale = np.array(spec.scale, dtype=np.float64)
         weight = np.array(spec.weight, dtype=np.float64)
         self._weight = weight / weight.sum()
         self._weight_down = self._weight * np.array(spec.down, dtype=np.float64) ** 2
         self.usual: npt.NDArray[np.float64] = np.where(
-            self._log, np.exp(np.where(self._log, np.clip(self._center, -700, 700), 0.0)), self._center
+            self.log, np.exp(np.where(self.log, np.clip(self._center, -700, 700), 0.0)), self._center
         )
 
     def model_input(self, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """[window, feature] float32: the standardised features of ``features`` [window, feature]."""
-        z = (transformed(features, self._log) if self._any_log else features) - self._center
-        z /= self._scale
-        np.maximum(z, -Z_LIMIT, out=z)
-        np.minimum(z, Z_LIMIT, out=z)
-        return z.astype(np.float32)
+        return standardised(features, self.log, self._center, self._scale)
 
     def score(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> Scores:
         """The scores of some windows.
@@ -131,6 +126,26 @@ class Scorer:
             parts *= residual
             parts *= residual
         return Scores(np.sqrt(np.add.reduce(parts, axis=1)) / self.spec.threshold, parts)
+
+
+def standardised(
+    features: npt.NDArray[Any],
+    log: npt.NDArray[np.bool_],
+    center: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float32]:
+    """[window, feature] float32: ``(transform(features) - center) / scale``, bounded at :data:`Z_LIMIT`.
+
+    Args:
+        features: [window, feature].
+        log: [feature], where the logarithm is taken.
+        center, scale: [feature] or [window, feature].
+    """
+    z = (transformed(features, log) if log.any() else features) - center
+    z /= scale
+    np.maximum(z, -Z_LIMIT, out=z)
+    np.minimum(z, Z_LIMIT, out=z)
+    return z.astype(np.float32)
 
 
 def transformed(features: npt.NDArray[Any], log: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
 
+from wheeltapper_protocols.decision.condition import UNKNOWN, Conditions
 from wheeltapper_protocols.decision.decision import SCORE_LIMIT
 from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.decision.scoring import Scorer
@@ -76,6 +77,9 @@ class InferenceTask:
         self.evidence: Evidence | None = None
         if manifest.evidence is not None and manifest.scoring is not None:
             self.evidence = Evidence(manifest.evidence, manifest.scoring)
+        self.conditions: Conditions | None = None
+        if manifest.condition is not None and self.scorer is not None:
+            self.conditions = Conditions(manifest.condition, self.scorer)
         self._raw = manifest.raw
         self._manifest = manifest
         self._channel_of = np.array([spec.channel for spec in manifest.features], dtype=np.intp)
@@ -103,7 +107,29 @@ class InferenceTask:
         if self._raw is not None:
             return raw_input(self._raw, samples)
         assert self.scorer is not None  # __init__ checks it
+        if self.conditions is not None:
+            return self.conditions.model_input(features)
         return self.scorer.model_input(features)
+
+    def usual_of(self, features: npt.NDArray[Any]) -> Floats:
+        """[feature], the usual values in the condition of one window, of ``features`` [feature]."""
+        return self.usual if self.conditions is None else self.conditions.usual(features)
+
+    def in_known_conditions(self, found: Prediction, features: npt.NDArray[Any]) -> Prediction:
+        """``found`` without the scores of windows in a condition that the release does not know; they are labelled so.
+
+        Args:
+            found: from :meth:`read`.
+            features: [window, feature] of the same windows.
+        """
+        if self.conditions is None:
+            return found
+        said = features[:, self.conditions.spec.features]
+        unknown = (self.conditions.find(features) < 0) & np.isfinite(said).all(axis=1)
+        if not unknown.any():
+            return found
+        labels = [UNKNOWN if one else None for one in unknown]
+        return Prediction(np.where(unknown, np.nan, found.score), labels, found.values)
 
     def set_missing_to_usual(self, model_input: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_] | None:
         """Set the features of channels that are missing to their usual value, in windows that may do without them.

@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_protocols.decision.baseline import BaselineSpec
 from wheeltapper_protocols.decision.bearing import BearingSpec
+from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import EvidenceSpec
 from wheeltapper_protocols.decision.reasons import UsualBand
@@ -224,6 +225,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     raw: RawInput | None = None
     scoring: ScoringSpec | None = None
     """Required for features; None for raw samples."""
+    condition: ConditionSpec | None = None
+    """What is usual in which operating condition; None: the section ``scoring`` holds for all."""
     evidence: EvidenceSpec | None = None
     """Several detectors that decide together; None: the section ``scoring`` alone decides."""
     anomaly: Anomaly | None = None
@@ -286,6 +289,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("reconstructed features are scored by the section scoring: leave out the section anomaly")
         if self.evidence is not None and (self.scoring is None or self.task != "anomaly" or self.anomaly is not None):
             raise ValueError("the section evidence is for the task anomaly on features: leave it out, or add scoring")
+        if self.condition is not None and (self.scoring is None or self.task != "anomaly" or self.baseline is not None):
+            raise ValueError("the section condition is for the task anomaly on features, without the section baseline")
         detectors = self.evidence.detectors if self.evidence is not None else []
         if any(index >= len(self.features) for each in detectors for index in each.features):
             raise ValueError(f"a detector names a feature that is not there: there are {len(self.features)}")
@@ -352,6 +357,7 @@ _OMITTED: Final = (
     "rollback_floor",
     "raw",
     "scoring",
+    "condition",
     "evidence",
     "anomaly",
     "classification",

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,13 @@ import numpy.typing as npt
 from wheeltapper_protocols.signal.channel_plan import ChannelPlan
 from wheeltapper_protocols.signal.feature_kinds import KINDS, FeatureSpec, check_spec
 
-__all__ = ["KINDS", "FeatureSet", "FeatureSpec", "default_specs"]
+__all__ = ["KINDS", "PROCESS_RATE_HZ", "FeatureSet", "FeatureSpec", "default_specs"]
+
+PROCESS_RATE_HZ: Final = 20.0
+"""Vibration of a machine is above this rate: a shaft alone turns at 10 Hz and more."""
+_VIBRATION_SAMPLES: Final = 16
+_RESTLESS_SAMPLES: Final = 4
+"""Fewer samples do not say how restless a channel is."""
 
 Array = npt.NDArray[np.float32]
 
@@ -103,11 +109,21 @@ def default_specs(
 ) -> list[FeatureSpec]:
     """The features of the default recipe: shape and energy of each channel, octave bands, envelope bands.
 
+    A stream with at most :data:`PROCESS_RATE_HZ`, or with windows of fewer than 16 samples, is taken for process data
+    (temperatures, flows, currents): what counts is the value of each channel, and how restless it is in a window.
+
     Args:
         sample_rate_hz: sample rate, in Hz.
         channels: names of the channels.
         window_samples: number of samples in a window; bands that it cannot resolve are left out.
     """
+    if sample_rate_hz <= PROCESS_RATE_HZ or (window_samples is not None and window_samples < _VIBRATION_SAMPLES):
+        kinds = ("value",) if window_samples is not None and window_samples < _RESTLESS_SAMPLES else ("value", "rms")
+        return [
+            FeatureSpec(name=f"{label}.{kind}", kind=kind, channel=channel)
+            for channel, label in enumerate(channels)
+            for kind in kinds
+        ]
     nyquist = sample_rate_hz / 2
     resolution = sample_rate_hz / window_samples if window_samples else nyquist / 512
     edges = [0.0, *(nyquist / 2**k for k in range(6, -1, -1) if nyquist / 2**k > 4 * resolution)]

@@ -154,6 +154,8 @@ class PipelineStatus(MessageBase, frozen=True, kw_only=True):
     baseline: BaselineStatus | None = None
     partly_scored: Count = 0
     """Windows since the start that were scored although channels were missing, which the release allows."""
+    unknown_conditions: Count = 0
+    """Windows since the start without a score, because the release does not know their operating condition."""
 
 
 class Status(MessageBase, frozen=True, kw_only=True):
