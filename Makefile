@@ -55,7 +55,7 @@ test-legacy: $(LEGACY)/.ready  ## the agent's tests with numpy 1.26 and tflite-r
 	@sh packaging/debian_packages.sh mosquitto
 	@WHEELTAPPER_TEST_RUNTIME=tflite $(LEGACY)/bin/python -m pytest $(PARALLEL) -m "not slow" tests/agent tests/protocols $(NOT_LEGACY) $(ARGS)
 
-oracles: $(ORACLES)/.ready  ## environment of its own for evidently, which some slow tests compare with
+oracles: $(ORACLES)/.ready  ## environment of its own for evidently and others, which some slow tests compare with
 
 $(ORACLES)/.ready: constraints-oracles.txt
 	@test -x $(ORACLES)/bin/python || $(PYTHON) -I -m venv $(ORACLES)

@@ -66,6 +66,7 @@ class FleetConfig:
             record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
         notify: the mail server, and where webhooks may go.
         history: where raw history is kept beyond the database.
+        datasets_url: where datasets are kept: a folder or ``s3://BUCKET/PREFIX``; empty: in ``data_dir``.
     """
 
     data_dir: Path = field(default_factory=lambda: Path("wheeltapper-data"))
@@ -89,6 +90,7 @@ class FleetConfig:
     keep_hours_days: int = 730
     notify: NotifySettings = field(default_factory=NotifySettings)
     history: HistorySettings = field(default_factory=HistorySettings)
+    datasets_url: str = ""
 
     def __post_init__(self) -> None:
         for name in _PORTS:

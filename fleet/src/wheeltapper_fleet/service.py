@@ -52,6 +52,7 @@ from wheeltapper_fleet.ground.log import start_logging
 from wheeltapper_fleet.ground.threads import share_interpreter
 from wheeltapper_fleet.history.place import HistoryPlace
 from wheeltapper_fleet.history.segments import Segments, written_up_to
+from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.notify.delivery import Delivery
 from wheeltapper_fleet.notify.outbox import announce
 from wheeltapper_fleet.processes.leadership import Leadership
@@ -257,6 +258,7 @@ def _build_http(
         campaigns=Campaigns(database, upkeep),
         captures=CaptureRequests(database),
         captures_dir=data_dir / "captures",
+        datasets=DatasetStore(config.datasets_url or data_dir / "datasets"),
         clock=clock,
         hosts=tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", config.admin_host, *config.public_hosts))),
         failing=lambda: [name for each in failing for name in each()],

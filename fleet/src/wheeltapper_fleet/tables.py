@@ -42,7 +42,7 @@ from wheeltapper_fleet.devices.tables import (
 from wheeltapper_fleet.history.tables import segments
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 from wheeltapper_fleet.processes.tables import leadership, processes
-from wheeltapper_fleet.registry.tables import releases
+from wheeltapper_fleet.registry.tables import release_datasets, releases
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "point_mappings",
     "processes",
     "refused",
+    "release_datasets",
     "releases",
     "repeats",
     "rollups",

@@ -37,6 +37,7 @@ from wheeltapper_fleet.devices.reported import Said, store_reported
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.telemetry.store import store_messages
@@ -127,6 +128,7 @@ class AdminServer:
             campaigns=TableCampaigns(self.engine),
             captures=CaptureCommands(self.engine),
             captures_dir=data_dir / "captures",
+            datasets=DatasetStore(data_dir / "datasets"),
             clock=time.time,
             hosts=hosts,
             limits=limits or RateLimits(),

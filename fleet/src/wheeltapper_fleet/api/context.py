@@ -24,6 +24,7 @@ from wheeltapper_fleet.devices.enrolment import Enrolment
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.request import note_subject
+from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.trust.expiry import Life
@@ -71,6 +72,7 @@ class AdminContext:
         authenticator: checks tokens and cookies.
         events: the live events.
         captures_dir: the folder with recordings, each as ``<sha256>.npz``.
+        datasets: the store of datasets.
         clock: Unix seconds.
         hosts: the host names and addresses under which the API may be called.
         failing: gives the names of the parts that do not work at the moment; empty if all work.
@@ -89,6 +91,7 @@ class AdminContext:
     campaigns: CampaignActions
     captures: CaptureRequests
     captures_dir: Path
+    datasets: DatasetStore
     clock: Callable[[], float]
     hosts: tuple[str, ...]
     failing: Callable[[], list[str]] = list

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wheeltapper_fleet.cli.dataset_service import captures_of, history_of, show_releases
 from wheeltapper_fleet.cli.dataset_views import show_checks, show_manifest
-from wheeltapper_fleet.cli.options import AsJson
-from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, print_json, print_result, print_table, printable
+from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.support import (
+    BAD_INPUT,
+    fail,
+    failures,
+    open_client,
+    print_json,
+    print_result,
+    print_table,
+    printable,
+)
 
 if TYPE_CHECKING:
     from wheeltapper_fleet.learning.datasets.importing import Incoming, Made
@@ -46,6 +57,16 @@ def dataset_import(
         str, typer.Option("--from", help="files, or a public set: ai4i, battery, cmapss, cwru, femto, nab, uci-fan.")
     ] = "files",
     base: Annotated[str | None, typer.Option(help="NAME[@VERSION] whose items it begins with.")] = None,
+    from_captures: Annotated[
+        str | None,
+        typer.Option(help="Recordings of the devices that this query means, e.g. 'site = north'; '' is all."),
+    ] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Of captures: only of this pipeline.")] = None,
+    from_history: Annotated[
+        Path | None, typer.Option(help="Records of devices, as tables: the service's TOML file with its [history].")
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Of the history: a device; repeatable.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, help="Of captures and history: the last days only.")] = None,
     machine: Annotated[
         str, typer.Option(help="Of files: the machine [default: what the recording says, or the name].")
     ] = "",
@@ -78,9 +99,12 @@ def dataset_import(
     header: Annotated[bool, typer.Option(help="Of a .csv: whether its first line names the columns.")] = True,
     missing: Annotated[list[str] | None, typer.Option(help="A text or number that means no value; repeatable.")] = None,
     store: Store = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new version of a dataset from files, from a public set, or from another version.
+    """Make a new version of a dataset from files, a public set, captures of devices, or another version.
 
     This function is long because each option is a parameter.
     """
@@ -99,8 +123,10 @@ def dataset_import(
             sample_rate_hz=sample_rate_hz,
             window_samples=window_samples,
         )
-        if not source and base is None:
-            fail("dataset.empty", "name files or folders, or a version with --base", BAD_INPUT)
+        if not source and base is None and from_captures is None and from_history is None:
+            hint = "name files or folders, --from-captures, --from-history, or a version with --base"
+            fail("dataset.empty", hint, BAD_INPUT)
+        opened = open_store(store)
         request = _request(split or [], split_by, assign or [], force)
         console, warnings = Console(stderr=True), list[str]()
 
@@ -108,16 +134,18 @@ def dataset_import(
             warnings.append(text)
             console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
-        given = itertools.chain.from_iterable(
-            _described(each, machine, label or [], condition or [])
-            for path in source or []
-            for each in _incoming(kind, path, form, labels, warn)
-        )
-        with console.status("reading") as status:
+        with ExitStack() as stack:
+            coming = [_incoming(kind, path, form, labels, warn) for path in source or []]
+            if from_captures is not None:
+                client = stack.enter_context(open_client(url, token_file, data_dir))
+                coming.append(captures_of(client, opened, from_captures, pipeline, days))
+            if from_history is not None:
+                coming.append(stack.enter_context(history_of(from_history, device or [], days)))
+            status = stack.enter_context(console.status("reading"))
             made = import_version(
-                open_store(store),
+                opened,
                 name,
-                given,
+                (_described(each, machine, label or [], condition or []) for each in chain.from_iterable(coming)),
                 base=None if base is None else parse_ref(base),
                 request=request,
                 description=description,
@@ -154,7 +182,7 @@ def _labels_of(path: Path | None) -> dict[str, list[Label]]:
     return {} if path is None else read_labels(path)
 
 
-def _described(incoming: Incoming, machine: str, labels: list[str], conditions: list[str]) -> Iterator[Incoming]:
+def _described(incoming: Incoming, machine: str, labels: list[str], conditions: list[str]) -> Incoming:
     """What comes in, with what the command says of all of it."""
     from dataclasses import replace
 
@@ -163,7 +191,7 @@ def _described(incoming: Incoming, machine: str, labels: list[str], conditions: 
 
     said = [Label(name=key, value=value_of(value)) for key, value in _pairs(labels)]
     known = {key: value_of(value) for key, value in _pairs(conditions)}
-    yield replace(
+    return replace(
         incoming,
         machine=machine or incoming.machine,
         labels=[*incoming.labels, *said],
@@ -354,3 +382,65 @@ def dataset_export(
             )
     value = {"path": str(out), "items": count, "written": written}
     print_result(value, f"{out}: {count} items, {written} of them written", as_json)
+
+
+@dataset_app.command("remove")
+def dataset_remove(
+    ref: RefArgument,
+    why: Annotated[str, typer.Option(help="The reason; it is kept.")],
+    machine: Annotated[str | None, typer.Option(help="All contents of this machine.")] = None,
+    content: Annotated[str | None, typer.Option(help="One content, by 8 or more digits of its SHA-256.")] = None,
+    whole: Annotated[bool, typer.Option("--all", help="All contents of the version.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really remove them.")] = False,
+    store: Store = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove contents on request, from every version; their hashes stay, and the models trained on them are listed."""
+    with failures():
+        import getpass
+        from dataclasses import asdict
+
+        from wheeltapper_fleet.learning.datasets.reading import open_dataset
+        from wheeltapper_fleet.learning.datasets.removal import chosen_contents, remove_contents
+
+        opened = open_store(store)
+        found = chosen_contents(open_dataset(ref, opened), machine, content, whole)
+        if not yes:
+            what = f"this removes {len(found)} contents ({sum(found.values())} bytes) from {opened.url} for ever"
+            fail("usage.not_confirmed", f"{what}: say --yes; nothing was changed", BAD_INPUT)
+        removal = remove_contents(opened, found, why, getpass.getuser())
+        releases = show_releases(removal.versions, url, token_file, data_dir)
+    if as_json:
+        print_json({**asdict(removal), "releases": releases})
+        return
+    typer.echo(
+        f"{len(removal.contents)} contents removed, {removal.bytes} bytes; they were in {', '.join(removal.versions)}"
+    )
+    if releases is None:
+        typer.echo("no fleet service was found, so it is not known which models were trained on them")
+    for each in releases or []:
+        typer.echo(f"trained on them: {each['model']} {each['release']} ({each['dataset']}@{each['version']})")
+
+
+@dataset_app.command("models")
+def dataset_models(
+    ref: RefArgument,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the releases that were trained on a version of a dataset, or on any."""
+    with open_client(url, token_file, data_dir) as client:
+        from wheeltapper_fleet.learning.datasets.manifest import parse_ref
+
+        name, version = parse_ref(ref)
+        found = list(client.items(f"/datasets/{name}/releases", {} if version is None else {"version": version}))
+    if as_json:
+        print_json(found)
+        return
+    columns = ("model", "release", "dataset", "version", "split")
+    print_table([each.upper() for each in columns], [[row[each] for each in columns] for row in found], "no release")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from wheeltapper_fleet.history.place import HistoryPlace
 
-__all__ = ["history_app"]
+__all__ = ["history_app", "opened_history"]
 
 history_app = typer.Typer(help="Raw history on a folder or S3 (see [history] of the settings).", no_args_is_help=True)
 
@@ -29,7 +29,7 @@ Config = Annotated[Path, typer.Option(help="The TOML file that `wheeltapper serv
 @history_app.command("list")
 def history_list(config: Config = Path("fleet.toml"), as_json: AsJson = False) -> None:
     """List the days of the history: records and bytes."""
-    with _opened(config) as (engine, _):
+    with opened_history(config) as (engine, _):
         from wheeltapper_fleet.history.segments import days
 
         found = days(engine)
@@ -43,7 +43,7 @@ def history_list(config: Config = Path("fleet.toml"), as_json: AsJson = False) -
 @history_app.command("verify")
 def history_verify(config: Config = Path("fleet.toml"), as_json: AsJson = False) -> None:
     """Read every segment again and compare it with its SHA-256."""
-    with _opened(config) as (engine, place):
+    with opened_history(config) as (engine, place):
         from wheeltapper_fleet.ground.errors import FleetError
         from wheeltapper_fleet.history.segments import verify_segments
 
@@ -74,7 +74,7 @@ def history_export(
     as_json: AsJson = False,
 ) -> None:
     """Export records, from the history and from the database, into one Parquet or CSV file."""
-    with _opened(config) as (engine, place):
+    with opened_history(config) as (engine, place):
         from wheeltapper_fleet.history.reading import export_records
 
         since = None if days is None else time.time() - days * 86_400.0
@@ -84,7 +84,7 @@ def history_export(
 
 
 @contextmanager
-def _opened(config: Path) -> Iterator[tuple[Engine, HistoryPlace]]:
+def opened_history(config: Path) -> Iterator[tuple[Engine, HistoryPlace]]:
     """The database and the place of the history that ``config`` names."""
     with failures():
         from wheeltapper_fleet.config import load_config

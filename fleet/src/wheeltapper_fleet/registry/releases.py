@@ -28,6 +28,7 @@ from tuf.api.metadata import TargetFile
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.registry.dataset_views import record_dataset
 from wheeltapper_fleet.registry.runnable import check_runnable
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.trust.repository import Repository, verified_target
@@ -215,6 +216,7 @@ class Releases:
                 if connection.execute(known).first() is not None:
                     return False
                 connection.execute(insert(releases).values(values))
+                record_dataset(connection, model, number, decode_manifest(manifest).lineage)
         except IntegrityError:  # another request was faster; its row is the same
             return False
         return True
