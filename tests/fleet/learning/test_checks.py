@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.fleet.learning.rig import HALVES, fleet, made, vibration
 from wheeltapper_fleet.learning.datasets.checks import Checker
@@ -105,6 +108,23 @@ def test_counters_and_signals_of_few_levels_are_not_clipped() -> None:
     for samples in (counts, levels):
         recording = Recording(samples, np.ones(1), 1.0, np.zeros(1), ("x",), ("",))
         assert described(recording, "a").statistics[0].clipped == 0
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=6)), max_size=20))
+def test_nearly_equal_shapes_are_found_as_by_comparing_all(pairs: list[tuple[int, set[int]]]) -> None:
+    pattern = described(vibration(1), "m")
+    sides: dict[str, list[int]] = {"train": [], "test": []}
+    checker = Checker()
+    for word, flipped in pairs:
+        sides["train"].append(word)
+        sides["test"].append(word ^ sum(1 << bit for bit in flipped))
+    for side, words in sides.items():
+        split: Any = side
+        shapes = [f"{word:016x}" for word in words]
+        checker.add(msgspec.structs.replace(pattern, split=split, machine=side, windows=[], shapes=shapes))
+    near = {(a, b) for a in sides["train"] for b in sides["test"] if (a ^ b).bit_count() <= 3}
+    found = {check.name: check.value for check in checker.checks({})}
+    assert found["near_duplicates_across_splits"] == len(near)
 
 
 def test_windows_of_one_sample_are_taken_together() -> None:

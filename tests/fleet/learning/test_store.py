@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -72,6 +73,17 @@ def test_one_more_item_costs_the_same_however_many_there_are(tmp_path: Path, mon
         assert dataset.manifest.items.count == count + 1
         assert dataset.manifest.splitting.sides["test"].items == 1 + sum(item.split == "test" for item in many(count))
     assert costs[0] == costs[1]
+
+
+def test_a_disk_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refused)
+    store, version = made(tmp_path, fleet(1))
+    assert not store.add_version(version.manifest, b"{}")
+    assert import_version(store, "rig", fleet(2)).manifest.version == 2
+    assert [path.name for path in (tmp_path / "store" / "versions" / "rig").glob(".*")] == []
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ Errors have the codes ``SUBJECT.url``, ``SUBJECT.missing_library`` and ``SUBJECT
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -123,8 +124,14 @@ class Place:
                 os.link(temporary, target)
             except FileExistsError:
                 return False
+            except OSError as error:  # a file system without hard links, such as that of a USB stick
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+                    raise
+                if target.exists():
+                    return False
+                os.replace(temporary, target)
             finally:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
                 files.sync_folder(target.parent)
             return True
 

@@ -42,8 +42,11 @@ __all__ = ["Checker"]
 
 _NEAR_BITS: Final = 3
 _BANDS: Final = 4
+_BAND_MASK: Final = np.uint64(0xFFFF)
 _MOST_IN_A_BAND: Final = 64
-"""Shapes of one side with one band that are compared; more are too alike to tell apart."""
+"""Shapes of the other side with the same band that one is compared with; more are too alike to tell apart."""
+_BLOCK: Final = 16_384
+"""Shapes that are compared at once."""
 _MISSING_WARN, _MISSING_FAIL = 0.0, 0.1
 _CLIPPED_WARN, _CLIPPED_FAIL = 0.001, 0.05
 _BALANCE: Final = 0.05
@@ -237,19 +240,26 @@ class _Sided:
 
 def _near_pairs(one: Words, other: Words, shift: np.uint64) -> Iterator[tuple[int, int]]:
     """Pairs of words with an equal band that differ in few bits."""
-    keys = [(words >> shift) & np.uint64(0xFFFF) for words in (one, other)]
-    orders = [np.argsort(key, kind="stable") for key in keys]
-    ordered = [key[order] for key, order in zip(keys, orders, strict=True)]
-    for band in np.intersect1d(ordered[0], ordered[1]).tolist():
-        spans = [(np.searchsorted(key, band), np.searchsorted(key, band, side="right")) for key in ordered]
-        left, right = (
-            words[order[begin : min(end, begin + _MOST_IN_A_BAND)]]
-            for words, order, (begin, end) in zip((one, other), orders, spans, strict=True)
-        )
-        differ = left[:, None] ^ right[None, :]
-        bits = np.unpackbits(differ.view(np.uint8).reshape(*differ.shape, 8), axis=2).sum(axis=2)
-        for row, column in np.argwhere(bits <= _NEAR_BITS).tolist():
-            yield int(left[row]), int(right[column])
+    band = (other >> shift) & _BAND_MASK
+    order = np.argsort(band, kind="stable")
+    band, other = band[order], other[order]
+    for begin in range(0, len(one), _BLOCK):
+        words = one[begin : begin + _BLOCK]
+        keys = (words >> shift) & _BAND_MASK
+        first = np.searchsorted(band, keys)
+        counts = np.minimum(np.searchsorted(band, keys, side="right") - first, _MOST_IN_A_BAND)
+        left = np.repeat(words, counts)
+        right = other[np.arange(len(left)) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+        for index in np.flatnonzero(_bits(left ^ right) <= _NEAR_BITS).tolist():
+            yield int(left[index]), int(right[index])
+
+
+def _bits(words: Words) -> Words:
+    """How many bits of each word are set (Warren, Hacker's Delight, 5-1)."""
+    pairs = words - ((words >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    fours = (pairs & np.uint64(0x3333333333333333)) + ((pairs >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    eights = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.asarray((eights * np.uint64(0x0101010101010101)) >> np.uint64(56), dtype=np.uint64)
 
 
 def _gives_away(values: dict[str, set[float]]) -> bool:

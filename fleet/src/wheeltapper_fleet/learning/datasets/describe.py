@@ -1,6 +1,6 @@
 """What a recording or a table looks like: statistics of its channels, and hashes by which its windows are found again.
 
-Cost: two passes over the values, in blocks; a recording of 2,800 windows of 5,120 values takes 0.6 s.
+Cost: two passes over the values, in blocks; a recording of 2,800 windows of 5,120 values takes 0.6 s of a core.
 
 What this module does not do: judge (:mod:`~wheeltapper_fleet.learning.datasets.checks`).
 """
@@ -94,11 +94,12 @@ def _recording_statistics(recording: Recording) -> list[ChannelStatistics]:
     count, channels = samples.shape[0] * samples.shape[1], samples.shape[2]
     total, squares = np.zeros(channels), np.zeros(channels)
     first = samples[0, 0].astype(np.float64)
-    low, high = samples.min(axis=(0, 1)), samples.max(axis=(0, 1))
+    rows = samples.reshape(-1, channels)
+    low, high = rows.min(axis=0), rows.max(axis=0)
     for block in _sliced(samples):
-        values = block.astype(np.float64) - first
-        total += values.sum(axis=(0, 1))
-        squares += (values**2).sum(axis=(0, 1))
+        values = block.reshape(-1, channels).astype(np.float64) - first
+        total += values.sum(axis=0)
+        squares += np.einsum("ij,ij->j", values, values)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     clipped = _clipped(samples, low, high)
@@ -140,7 +141,11 @@ def _in_runs(equal: Values) -> int:
     """How many values [row, value] lie in runs of at least :data:`_RUN` along a row."""
     if equal.shape[1] < _RUN:
         return 0
-    begins = np.lib.stride_tricks.sliding_window_view(equal, _RUN, axis=1).all(axis=2)
+    if not equal.any():
+        return 0
+    begins = equal[:, : equal.shape[1] - _RUN + 1].copy()
+    for shift in range(1, _RUN):
+        begins &= equal[:, shift : shift + begins.shape[1]]
     if not begins.any():
         return 0
     inside = np.zeros_like(equal)
