@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import check_input, load_bundle
@@ -39,8 +40,8 @@ def score_recording(
     Yields:
         One row a snapshot: ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a
             number, or where samples are missing), ``severity``, ``alert``; ``label`` of a classification, ``value`` and
-            ``unit`` of a remaining life, ``condition`` where it is unknown, ``zone`` of ISO 20816; ``reasons`` where an
-            alert was raised or became worse.
+            ``unit`` of a remaining life, with ``low`` and ``high`` where the release has an interval; ``condition``
+            where it is unknown, ``zone`` of ISO 20816; ``reasons`` where an alert was raised or became worse.
 
     Raises:
         AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.*``, ``config.invalid``, ``runtime.*``.
@@ -103,7 +104,12 @@ def _task_fields(manifest: Manifest, verdict: Verdict) -> dict[str, Any]:
     if manifest.classification is not None:
         fields["label"] = verdict.label
     if manifest.remaining_life is not None:
-        fields |= {"value": verdict.value, "unit": manifest.remaining_life.unit}
+        section = manifest.remaining_life
+        fields |= {"value": verdict.value, "unit": section.unit}
+        if section.interval is not None:
+            value = np.nan if verdict.value is None else verdict.value
+            low, high = (float(end[0]) for end in section.interval.around(np.array([value]), section.cap))
+            fields |= {"low": None if np.isnan(low) else low, "high": None if np.isnan(high) else high}
     if manifest.iso20816 is not None:
         fields["zone"] = verdict.zone
     if verdict.reasons:

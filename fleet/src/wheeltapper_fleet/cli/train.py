@@ -6,7 +6,8 @@ others run this command.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, parse_tags, print_json, printable
 
 if TYPE_CHECKING:
+    from wheeltapper_protocols.manifest.manifest import Manifest
     from wheeltapper_protocols.signal.recording import Recording
 
 __all__ = ["train_app"]
@@ -77,11 +79,8 @@ def anomaly(
 
     This function is long because each option is a parameter.
     """
-    warnings: list[str] = []
     with failures():
         try:
-            from rich.console import Console
-
             from wheeltapper_fleet.training.anomaly import train_anomaly
             from wheeltapper_fleet.training.tables import TableForm
             from wheeltapper_protocols.tables.options import TableOptions
@@ -104,13 +103,7 @@ def anomaly(
                 **options,
             ),
         )
-        console = Console(stderr=True)
-
-        def warn(text: str) -> None:
-            warnings.append(text)
-            console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
-
-        with console.status("reading recordings") as status:
+        with _console() as (show, warn, warnings):
             given, origin = _recordings(recording or [], source, dataset, store, only or [])
             made = train_anomaly(
                 given,
@@ -123,9 +116,38 @@ def anomaly(
                 seed=seed,
                 table=table,
                 replace=force,
-                progress=status.update,
+                progress=show,
                 warn=warn,
             )
+    _print_made(made, out, warnings, as_json)
+
+
+def _recipe_files() -> Any:
+    """The module that knows the recipes; ends the command where the extra is not installed."""
+    try:
+        from wheeltapper_fleet.training import recipe_files
+    except ModuleNotFoundError as error:
+        fail("train.missing", f"{error.name} is not installed; install wheeltapper-fleet[train]")
+    return recipe_files
+
+
+@contextmanager
+def _console() -> Iterator[tuple[Callable[[str], None], Callable[[str], None], list[str]]]:
+    """What shows progress on a terminal, what prints a warning, and the warnings so far."""
+    from rich.console import Console
+
+    console, warnings = Console(stderr=True), list[str]()
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+    with console.status("reading recordings") as status:
+        yield status.update, warn, warnings
+
+
+def _print_made(made: Manifest, out: Path, warnings: list[str], as_json: bool) -> None:
+    """Print the gates of a bundle."""
     if as_json:
         import msgspec
 
@@ -165,6 +187,40 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(entry) for entry in _entries(text))
     except ValueError:
         fail("train.scale", f"{text!r} is not a list of numbers such as 9.81,9.81", BAD_INPUT)
+
+
+@train_app.command("recipe")
+def recipe(
+    file: Annotated[Path, typer.Argument(help="The recipe file (TOML).")],
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+) -> None:
+    """Train by a recipe file: which recipe, on which data, with which parameters and seed."""
+    with failures(), _console() as (show, warn, warnings):
+        files = _recipe_files()
+        written = files.read_recipe_file(file)
+        job = files.Job(out=out, model=written.model, seed=written.seed, replace=force, progress=show, warn=warn)
+        data = files.recordings_of(written.data, file.parent)
+        made = files.train_recipe(written.recipe, written.parameters, data, job)
+    _print_made(made, out, warnings, as_json)
+
+
+@train_app.command("recipes")
+def recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+) -> None:
+    """List the recipes that recipe files may name, those of other packages included, and their parameters."""
+    with failures():
+        files = _recipe_files()
+        found = [(name, files.default_parameters(files.find_recipe(name))) for name in files.recipe_names()]
+    if as_json:
+        print_json({"recipes": [{"name": name, "parameters": parameters} for name, parameters in found]})
+        return
+    for name, parameters in found:
+        typer.echo(name)
+        for key, value in parameters.items():
+            typer.echo(f"  {key} = {value}")
 
 
 @train_app.command("import")

@@ -32,7 +32,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
-__all__ = ["CLIP", "Layer", "fit", "open_session", "quantize_int8", "reconstruct", "to_onnx"]
+__all__ = ["CLIP", "Layer", "fit", "open_session", "quantize_int8", "reconstruct", "to_onnx", "warnings_silenced"]
 
 CLIP: Final = 4.0
 """Inputs are clipped here, in healthy standard deviations."""
@@ -133,7 +133,7 @@ class _CalibrationRows(CalibrationDataReader):  # type: ignore[misc]  # onnxrunt
 
 
 @contextlib.contextmanager
-def _warnings_silenced() -> Iterator[None]:
+def warnings_silenced() -> Iterator[None]:
     """Silence log warnings: onnxruntime advises through the root logger to optimise a graph that needs none."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -157,7 +157,7 @@ def quantize_int8(model: bytes, healthy: Rows) -> bytes:
     Returns:
         The serialised int8 model.
     """
-    with tempfile.TemporaryDirectory() as folder, _warnings_silenced():
+    with tempfile.TemporaryDirectory() as folder, warnings_silenced():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
         rows = np.concatenate([np.clip(healthy[:_MAX_ROWS] + shift, -CLIP, CLIP) for shift in _CALIBRATION_SHIFTS])

@@ -27,6 +27,7 @@ from wheeltapper_protocols.decision.bearing import BearingSpec
 from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import EvidenceSpec
+from wheeltapper_protocols.decision.interval import Interval
 from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec
@@ -158,6 +159,8 @@ class RemainingLife(Struct, frozen=True, kw_only=True):
     cap: Annotated[float, Meta(gt=0, le=1e9)]
     """The longest life that the model was trained to predict; a longer one counts as this."""
     warn_at: Annotated[float, Meta(gt=0, le=1e9)]
+    interval: Interval | None = None
+    """How far the true life may be from the predicted one."""
 
     def __post_init__(self) -> None:
         if self.warn_at >= self.cap:
@@ -390,6 +393,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
         del fields["missing_channels"]
     if not fields["input"]["irregular"]:
         del fields["input"]["irregular"]
+    if manifest.remaining_life is not None and manifest.remaining_life.interval is None:
+        del fields["remaining_life"]["interval"]
     return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 

@@ -1,0 +1,239 @@
+"""The recipe ``fault-classifier``: from labelled vibration to the kind of fault, with calibrated probabilities.
+
+Recordings with a label -> windows of one rate without the converters' grids -> convolution nets on the raw samples, one
+a fold of machines -> temperature from the machines that each net did not see -> int8 -> golden vectors -> gates ->
+bundle.
+
+Invariants:
+    * Machines are divided, never windows. A class that one machine alone shows is divided by time, and that is said.
+    * The same recordings, parameters and seed give the same model bytes on one machine.
+    * Every window is brought to zero mean and unit root mean square within the model: loudness is not the class.
+    * If anything fails, ``out`` is as it was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+from sklearn.metrics import roc_auc_score
+
+from wheeltapper_fleet.training.autoencoder import open_session
+from wheeltapper_fleet.training.bundles import check_target
+from wheeltapper_fleet.training.conformal import fit_temperature, softmax
+from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit
+from wheeltapper_fleet.training.convnet_onnx import Front, quantize, to_onnx
+from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.finishing import PENDING, finish
+from wheeltapper_fleet.training.recipes import Job, Recipe, Source
+from wheeltapper_fleet.training.vibration_windows import Labelled, folds_of, read_labelled
+from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.manifest.manifest import Budget, Classification, Gate, Golden, Input, Manifest, RawInput
+
+__all__ = ["FAULT_CLASSIFIER", "FaultClassifierParameters", "macro_auroc"]
+
+Array = npt.NDArray[np.float32]
+_MIN_WINDOWS: Final = 20
+"""Of each class."""
+_GOLDEN: Final = Golden(output_atol=0.5, score_rtol=0.25)
+_BUDGET: Final = Budget(latency_p95_ms=20.0, rss_growth_mb=96.0)
+_DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=3, clear_windows=10, critical_level=1.9)
+_LEAST_AUROC: Final = 0.7
+_MOST_MISCALIBRATED: Final = 0.15
+_LEAST_AGREEMENT: Final = 0.97
+
+
+class FaultClassifierParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of ``fault-classifier``."""
+
+    label: Annotated[str, Meta(min_length=1, max_length=64)] = "fault"
+    """The label of a recording that is its class."""
+    normal: Annotated[str, Meta(min_length=1, max_length=64)] = "normal"
+    """The class that is no fault."""
+    sample_rate_hz: Annotated[float, Meta(ge=0, le=1e7)] = 0.0
+    """To which recordings are brought; 0: the lowest of theirs."""
+    window_samples: Annotated[int, Meta(ge=256, le=16_384)] = 2048
+    epochs: Annotated[int, Meta(ge=1, le=1000)] = 20
+    folds: Annotated[int, Meta(ge=2, le=10)] = 3
+    threshold: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """The probability of any fault at which the score is 1."""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Nets, and the logits that each window got from the net that had not seen its machine."""
+
+    front: Front
+    nets: list[ConvNet]
+    logits: Array
+    temperature: float
+
+
+class _FaultClassifier:
+    name: Final = "fault-classifier"
+    parameters: Final = FaultClassifierParameters
+
+    def train(self, recordings: Sequence[Source], parameters: FaultClassifierParameters, job: Job) -> Manifest:
+        """Train on recordings that have the label ``parameters.label``; ``meta["machine"]`` says whose each is.
+
+        Raises:
+            TrainingError: ``training.label``, ``training.too_little``, ``training.window``, ``training.mixed_input``,
+                ``training.repeated``, ``training.out_exists``, ``training.gate_failed``.
+        """
+        check_target(job.out, job.replace)
+        job.progress("recordings")
+        data = read_labelled(
+            recordings, parameters.label, parameters.window_samples, parameters.sample_rate_hz, job.seed
+        )
+        _check_classes(data, parameters)
+        fold, alone = folds_of(data, parameters.folds, job.seed)
+        for name in alone:
+            job.warn(f"the class {name!r} is of one machine only: how it looks on others is not known")
+        trained = _fit(data, fold, parameters, job)
+        job.progress("quantization")
+        exact = to_onnx(trained.nets, trained.front, parameters.window_samples, len(data.channels))
+        model = quantize(exact, data.samples)
+        picked = [int(np.flatnonzero(data.classes == each)[0]) for each in range(len(data.names))]
+        lineage = {f"recording-{number}": sha256 for number, sha256 in enumerate(data.sha256)}
+        lineage |= {"recipe": "fault-classifier-1", "temperature": f"{trained.temperature:.4g}"}
+        lineage |= {"classes_of_one_machine": ", ".join(alone)} if alone else {}
+        draft = _draft(data, parameters, job)
+        return finish(draft, model, data.samples[picked], _quality(data, trained, exact, model), lineage, job)
+
+
+FAULT_CLASSIFIER: Final[Recipe] = _FaultClassifier()
+
+
+def _check_classes(data: Labelled, parameters: FaultClassifierParameters) -> None:
+    """Refuse classes from which nothing can be learnt."""
+    if parameters.normal not in data.names or len(data.names) < 2:
+        known = ", ".join(data.names)
+        raise TrainingError(
+            "training.label", f"the classes are {known}; a class {parameters.normal!r} and one more are needed"
+        )
+    counts = np.bincount(data.classes, minlength=len(data.names))
+    if counts.min() < _MIN_WINDOWS:
+        name = data.names[int(counts.argmin())]
+        raise TrainingError(
+            "training.too_little",
+            f"the class {name!r} has {counts.min()} windows; {_MIN_WINDOWS} of each are needed: record longer, or "
+            "shorten window_samples",
+        )
+
+
+def _fit(data: Labelled, fold: npt.NDArray[np.int64], parameters: FaultClassifierParameters, job: Job) -> _Trained:
+    """Fit a net for each fold, on the others; divide the logits by the temperature that suits unseen machines."""
+    count = len(data.channels)
+    front = Front(
+        np.zeros((1, count), np.float32), np.ones((1, count), np.float32), 1, 12.0, tuple(range(count)), by_window=True
+    )
+    seen, _ = front.apply(data.samples)
+    logits = np.zeros((len(seen), len(data.names)), np.float32)
+    nets = []
+    for number in range(parameters.folds):
+        rest, mine = np.flatnonzero(fold != number), fold == number
+        rest = _balanced(rest, data.classes, job.seed)
+        net = ConvNet(seen.shape[1], count, _convolutions(seen.shape[1]), 32, len(data.names), average=True)
+        how = Fit(loss="classes", epochs=parameters.epochs, batch=64, rate=2e-3, decay=0.1, noise=0.1)
+        for epoch in fit(net, seen[rest], data.classes[rest], how, job.seed + number):
+            job.progress(f"net {number + 1} of {parameters.folds}: {epoch} of {parameters.epochs} epochs")
+        if mine.any():
+            logits[mine] = net.predict(seen[mine])
+        nets.append(net)
+    temperature = fit_temperature(logits, data.classes)
+    for net in nets:
+        net.weights[-1] /= np.float32(temperature)
+        net.biases[-1] /= np.float32(temperature)
+    return _Trained(front, nets, logits / np.float32(temperature), temperature)
+
+
+def _balanced(rows: npt.NDArray[np.int64], classes: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Rows of rare classes repeated until each class has at least a half of the most frequent one's."""
+    counts = np.bincount(classes[rows])
+    wanted = int(counts.max()) // 2
+    random = np.random.default_rng(seed)
+    more = [
+        random.choice(rows[classes[rows] == each], wanted - count)
+        for each, count in enumerate(counts.tolist())
+        if 0 < count < wanted
+    ]
+    return np.concatenate([rows, *more])
+
+
+def _convolutions(samples: int) -> list[Convolution]:
+    """Broad filters first, then shapes of some milliseconds; short windows get narrower steps."""
+    stride = 8 if samples >= 1024 else 4
+    return [Convolution(16, 32, stride=stride), Convolution(24, 5, stride=2), Convolution(32, 5, stride=2)]
+
+
+def _draft(data: Labelled, parameters: FaultClassifierParameters, job: Job) -> Manifest:
+    """The manifest, without files, gates and lineage."""
+    count = len(data.channels)
+    return Manifest(
+        model=job.model,
+        task="classification",
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=PENDING,
+        input=Input(
+            sample_rate_hz=data.rate_hz,
+            window_samples=parameters.window_samples,
+            channels=list(data.channels),
+            units=list(data.units),
+        ),
+        features=[],
+        raw=RawInput(channels=list(range(count)), center=[0.0] * count, scale=[1.0] * count),
+        classification=Classification(
+            classes=list(data.names), normal=[parameters.normal], output="logits", threshold=parameters.threshold
+        ),
+        decision=_DECISION,
+        golden=_GOLDEN,
+        budget=_BUDGET,
+    )
+
+
+def macro_auroc(logits: npt.NDArray[Any], classes: npt.NDArray[Any]) -> float:
+    """The area under the ROC curve of each class against the rest, averaged over the classes that are there."""
+    probabilities = softmax(logits)
+    there = [each for each in range(logits.shape[1]) if 0 < np.sum(classes == each) < len(classes)]
+    return float(np.mean([roc_auc_score(classes == each, probabilities[:, each]) for each in there]))
+
+
+def _quality(data: Labelled, trained: _Trained, exact: bytes, model: bytes) -> list[Gate]:
+    """Gates on what nets say of machines that they had not seen, and on the quantization."""
+    area = macro_auroc(trained.logits, data.classes)
+    off = _calibration_error(softmax(trained.logits), data.classes)
+    rows = data.samples[:: max(1, len(data.samples) // 500)]
+    int8, wanted = (open_session(each).run(["output"], {"input": rows})[0] for each in (model, exact))
+    same = float(np.mean(int8.argmax(axis=1) == wanted.argmax(axis=1)))
+    right = float(np.mean(trained.logits.argmax(axis=1) == data.classes))
+    return [
+        Gate(
+            name="macro_auroc", value=area, limit=_LEAST_AUROC, passed=area >= _LEAST_AUROC,
+            detail=f"at least; each machine by a net that had not seen it; {right:.1%} of windows right",
+        ),
+        Gate(
+            name="calibration_error", value=off, limit=_MOST_MISCALIBRATED, passed=off <= _MOST_MISCALIBRATED,
+            detail="mean difference between the probability of the likeliest class and how often it is right",
+        ),
+        Gate(
+            name="int8_same_class", value=same, limit=_LEAST_AGREEMENT, passed=same >= _LEAST_AGREEMENT,
+            detail="at least; share of windows for which int8 and float name the same class",
+        ),
+    ]  # fmt: skip
+
+
+def _calibration_error(probabilities: npt.NDArray[Any], classes: npt.NDArray[Any], bins: int = 10) -> float:
+    """Expected calibration error of the likeliest class (Naeini et al., AAAI 2015)."""
+    best, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == classes
+    part = np.minimum((best * bins).astype(int), bins - 1)
+    gaps = [
+        abs(float(best[part == each].mean() - right[part == each].mean())) * float(np.mean(part == each))
+        for each in range(bins)
+        if (part == each).any()
+    ]
+    return float(sum(gaps))

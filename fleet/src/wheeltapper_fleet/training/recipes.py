@@ -1,0 +1,93 @@
+"""What a recipe is: it turns recordings into a gated bundle, with parameters of its own.
+
+Wheeltapper's recipes are in this room. Those of others are found by the entry point group :data:`GROUP`.
+
+Example:
+    >>> class Loudness:
+    ...     name = "loudness"
+    ...     parameters = LoudnessParameters  # a msgspec.Struct whose fields have defaults
+    ...
+    ...     def train(self, recordings, parameters, job) -> Manifest: ...
+
+Invariants:
+    * A recipe is a value: what it makes depends on the recordings, the parameters and the seed only.
+    * It writes to ``job.out`` by :func:`wheeltapper_fleet.training.bundles.write_bundle`, after its gates have passed.
+
+What this module does not do: find recipes by name, read recipe files (:mod:`recipe_files`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.signal.recording import Recording
+
+__all__ = ["GROUP", "Job", "Recipe", "Say", "Source", "label"]
+
+GROUP: Final = "wheeltapper.recipes"
+"""Entry points of this group are recipes: ``name = "package.module:RECIPE"``."""
+_LOG = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+Source = Path | Recording
+"""A recording, or the file that holds it: one at a time is in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every recipe is told beside its parameters.
+
+    Args:
+        out: the bundle's folder.
+        model: the model's name.
+        seed: seeds everything random.
+        replace: whether an older bundle at ``out`` may be replaced.
+        lineage: what the manifest's lineage says beside what the recipe knows.
+        progress: is called with a few words at each step.
+        warn: is called with a sentence for each thing that was left out, or that so little data cannot show.
+    """
+
+    out: Path
+    model: str
+    seed: int = 0
+    replace: bool = False
+    lineage: tuple[tuple[str, str], ...] = ()
+    progress: Say = lambda text: None
+    warn: Say = _LOG.warning
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """How a model is trained."""
+
+    @property
+    def name(self) -> str:
+        """What recipe files call it: small letters, digits and hyphens."""
+
+    @property
+    def parameters(self) -> type[Any]:
+        """A ``msgspec.Struct``: the section ``[parameters]`` of a recipe file, checked before anything is read."""
+
+    def train(self, recordings: Sequence[Source], parameters: Any, job: Job) -> Manifest:
+        """Train, run the gates, write the bundle; the manifest says what they measured.
+
+        Raises:
+            TrainingError: nothing was written.
+        """
+
+
+def label(recording: Recording, name: str) -> Any:
+    """What ``meta["labels"]`` of a recording says of ``name``; None where it says nothing.
+
+    Labels are a list of ``{"name": …, "value": …}``, as datasets give them, or an object by name.
+    """
+    labels = recording.meta.get("labels", {})
+    if isinstance(labels, dict):
+        return labels.get(name)
+    found = [each.get("value") for each in labels if isinstance(each, dict) and each.get("name") == name]
+    return found[0] if found else None

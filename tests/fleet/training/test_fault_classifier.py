@@ -1,0 +1,137 @@
+"""The recipe ``fault-classifier`` end to end, and what it does against data that give the class away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wheeltapper_agent.model.bundle import load_bundle
+from wheeltapper_agent.model.self_test import self_test
+from wheeltapper_fleet.training.conformal import fit_temperature, softmax
+from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.fault_classifier import macro_auroc
+from wheeltapper_fleet.training.recipe_files import train_recipe
+from wheeltapper_fleet.training.recipes import Job
+from wheeltapper_fleet.training.vibration_windows import folds_of, read_labelled
+from wheeltapper_protocols.manifest.manifest import MODEL_FILE
+from wheeltapper_protocols.signal.recording import Recording
+
+QUICK: dict[str, Any] = {"window_samples": 256, "epochs": 12}
+
+
+def machine(seed: int, fault: str, rate_hz: float = 4000.0, step: float = 0.0) -> Recording:
+    """Noise, with impacts at 90 a second (``inner``), with 37 a second (``outer``), or without any."""
+    random = np.random.default_rng(seed)
+    count = int(6 * 1024 * rate_hz / 4000)
+    series = random.normal(size=count) * random.uniform(0.5, 2.0)
+    period = {"inner": rate_hz / 90, "outer": rate_hz / 37}.get(fault)
+    if period:
+        ring = np.exp(-np.arange(int(rate_hz / 200)) / (rate_hz / 900)) * np.sin(np.arange(int(rate_hz / 200)) * 0.9)
+        for at in np.arange(0, count - len(ring), period).astype(int):
+            series[at : at + len(ring)] += 9 * series.std() * ring
+    samples = series.reshape(6, -1, 1)
+    meta = {"machine": f"{fault}-{seed}", "labels": [{"name": "fault", "value": fault}]}
+    times = np.arange(6.0) * 10
+    if step:
+        counts = np.round(samples / step).astype(np.int16)
+        return Recording(counts, np.array([step]), rate_hz, times, ("x",), ("g",), meta)
+    return Recording(samples.astype(np.float32), np.ones(1), rate_hz, times, ("x",), ("g",), meta)
+
+
+def fleet_of(machines: int, first: int = 0) -> list[Recording]:
+    return [machine(first + seed, fault) for seed in range(machines) for fault in ("normal", "inner", "outer")]
+
+
+def test_a_device_takes_the_bundle_and_names_faults_of_machines_that_nobody_has_seen(tmp_path: Path) -> None:
+    warned: list[str] = []
+    job = Job(out=tmp_path / "one", model="bearing-fault", warn=warned.append)
+    manifest = train_recipe("fault-classifier", QUICK, fleet_of(3), job)
+    loaded = load_bundle(tmp_path / "one")
+    self_test(loaded)
+    assert not warned
+    assert manifest.classification is not None
+    assert manifest.classification.classes == ["inner", "normal", "outer"]
+    assert manifest.lineage["recipe"] == "fault-classifier-1"
+    right = []
+    for unseen in fleet_of(3, first=50):
+        windows = unseen.samples.reshape(-1, 256, 1)
+        found = loaded.evaluate(windows).scores
+        assert found.labels is not None
+        right += [name == str(unseen.meta["machine"]).split("-")[0] for name in found.labels]
+        loud = loaded.evaluate(windows * np.float32(100)).scores
+        np.testing.assert_allclose(loud.score, found.score, atol=0.05)
+    assert np.mean(right) > 0.8
+    train_recipe("fault-classifier", QUICK, fleet_of(3), Job(out=tmp_path / "two", model="bearing-fault"))
+    assert (tmp_path / "one" / MODEL_FILE).read_bytes() == (tmp_path / "two" / MODEL_FILE).read_bytes()
+
+
+def test_recordings_come_to_one_rate_and_the_grid_of_a_converter_is_hidden() -> None:
+    fine, coarse = machine(1, "normal", step=0.001), machine(2, "inner", step=0.05)
+    fast = machine(3, "outer", rate_hz=16_000.0)
+    data = read_labelled([fine, coarse, fast], "fault", 256, 0.0, seed=0)
+    assert data.rate_hz == 4000.0
+    assert data.samples.shape[1:] == (256, 1)
+    for each in range(3):
+        values = data.samples[data.machine == each].reshape(-1)
+        for step in (0.001, 0.05):  # on a grid the rest of the division would be near 0 or 1
+            rest = np.mod(values.astype(np.float64) / step, 1.0)
+            assert np.histogram(rest, bins=10, range=(0, 1))[0].max() < 0.13 * len(rest)
+
+
+def test_machines_are_divided_never_windows() -> None:
+    data = read_labelled([*fleet_of(4)[3:], machine(0, "normal")], "fault", 256, 0.0, seed=0)
+    fold, alone = folds_of(data, 3, seed=1)
+    assert alone == []
+    assert all(len(set(fold[data.machine == each].tolist())) == 1 for each in set(data.machine.tolist()))
+    for each in range(3):
+        assert len(set(fold[data.classes == each].tolist())) == 3
+    single = read_labelled([*[m for m in fleet_of(2) if "normal" not in str(m.meta)], machine(0, "normal")],
+                           "fault", 256, 0.0, seed=0)  # fmt: skip
+    fold, alone = folds_of(single, 2, seed=1)
+    assert alone == ["normal"]
+    assert (np.diff(fold[single.classes == single.names.index("normal")]) >= 0).all()
+
+
+def unlabelled(recording: Recording) -> Recording:
+    recording.meta.pop("labels")
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("code", "made"),
+    [
+        ("training.label", lambda: [unlabelled(machine(0, "normal")), machine(1, "inner")]),
+        ("training.label", lambda: [machine(0, "outer"), machine(1, "inner")]),
+        ("training.repeated", lambda: [machine(0, "normal"), machine(1, "inner"), machine(0, "normal")]),
+        ("training.too_little", lambda: [machine(0, "normal").part(slice(0, 1)), machine(1, "inner")]),
+        ("training.too_little", list),
+    ],
+)
+def test_what_teaches_nothing_is_refused(code: str, made: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        train_recipe("fault-classifier", QUICK, made(), Job(out=tmp_path / "out", model="m"))
+    assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_mean_nothing_do_not_pass_the_gates(tmp_path: Path) -> None:
+    def relabelled(seed: int) -> Recording:
+        made = machine(seed, "normal")
+        made.meta["labels"] = {"fault": ("normal", "inner")[seed % 2]}
+        return made
+
+    with pytest.raises(TrainingError) as caught:
+        train_recipe("fault-classifier", QUICK, [relabelled(s) for s in range(6)], Job(out=tmp_path / "o", model="m"))
+    assert caught.value.code == "training.gate_failed"
+
+
+def test_the_temperature_makes_probabilities_honest() -> None:
+    random = np.random.default_rng(0)
+    honest: NDArray[Any] = random.normal(scale=2, size=(4000, 3))
+    chosen = np.array([random.choice(3, p=row) for row in softmax(honest)])
+    assert fit_temperature(honest * 4, chosen) == pytest.approx(4, rel=0.1)
+    assert macro_auroc(honest, chosen) > 0.8

@@ -1,0 +1,178 @@
+"""The recipe ``remaining-life`` end to end: train, load on a device, predict for machines that it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wheeltapper_agent.model.bundle import load_bundle
+from wheeltapper_agent.model.score_recording import score_recording
+from wheeltapper_agent.model.self_test import self_test
+from wheeltapper_fleet.training.conformal import covered, fit_interval
+from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.recipe_files import train_recipe
+from wheeltapper_fleet.training.recipes import Job
+from wheeltapper_fleet.training.regimes import find_regimes
+from wheeltapper_protocols.manifest.manifest import GOLDEN_FILE, MODEL_FILE
+from wheeltapper_protocols.signal.recording import Recording, write_recording
+
+QUICK: dict[str, Any] = {
+    "cap": 60.0, "warn_at": 10.0, "window_samples": 16, "block_samples": 4, "least_samples": 8, "epochs": 25,
+}  # fmt: skip
+SETTINGS = np.array([[-2.0, 0.1], [0.0, 0.5], [3.0, 0.9]])
+
+
+def machine(seed: int, regimes: int, stop: int = 0) -> Recording:
+    """A machine whose sensors drift in its last sixty samples; cut off ``stop`` samples before its end."""
+    random = np.random.default_rng(seed)
+    life = int(random.integers(80, 130))
+    wear = np.maximum(0.0, 1 - np.arange(life)[::-1] / 60)
+    regime = random.integers(regimes, size=life)
+    level = np.array([[0.0, 100.0, 5.0, 20.0], [50.0, 400.0, -5.0, 10.0], [-50.0, 900.0, 2.0, 0.0]])
+    sensors = level[regime] + np.outer(wear, [4.0, -5.0, 3.0, 0.0]) + random.normal(scale=0.5, size=(life, 4))
+    stated = SETTINGS[regime] + random.normal(scale=1e-3, size=(life, 2))
+    constant = np.full((life, 1), 7.0)
+    series = np.concatenate([stated, sensors, constant], axis=1)[: life - stop, None, :].astype(np.float32)
+    names = ("load", "speed", "a", "b", "c", "noise", "constant")
+    meta = {"machine": f"m{seed}", "labels": [{"name": "remaining_cycles", "value": stop}]}
+    return Recording(series, np.ones(7), 1.0, np.arange(float(len(series))), names, ("",) * 7, meta)
+
+
+def windows_of(recording: Recording) -> NDArray[np.float32]:
+    series = recording.physical(slice(None))[:, 0]
+    return np.lib.stride_tricks.sliding_window_view(series, 16, axis=0).transpose(0, 2, 1).copy()
+
+
+def job(out: Path, **fields: Any) -> Job:
+    return Job(out=out, model="pump-life", **fields)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("life") / "bundle"
+    train_recipe("remaining-life", QUICK, [machine(seed, 3, seed % 3) for seed in range(25)], job(out))
+    return out
+
+
+def test_a_device_takes_the_bundle_and_predicts_for_machines_that_nobody_has_seen(bundle: Path) -> None:
+    loaded = load_bundle(bundle)
+    self_test(loaded)
+    manifest = loaded.manifest
+    assert {gate.name for gate in manifest.gates} >= {"rmse", "interval_coverage", "int8_agreement", "model_bytes"}
+    assert manifest.raw is not None
+    used = [manifest.input.channels[channel] for channel in manifest.raw.channels]
+    assert {"load", "speed", "a", "b", "c"} <= set(used)
+    assert "constant" not in used
+    assert manifest.lineage["recipe"] == "remaining-life-1"
+    assert '"cap":60.0' in manifest.lineage["parameters"]
+    predicted, truth = [], []
+    for seed in range(100, 120):
+        unseen = machine(seed, 3)
+        values = loaded.evaluate(windows_of(unseen)).scores.values
+        assert values is not None
+        predicted.append(values)
+        truth.append(np.minimum(60.0, np.arange(len(values))[::-1]))
+    found, true = np.concatenate(predicted), np.concatenate(truth)
+    assert np.sqrt(np.mean((found - true) ** 2)) < 0.5 * true.std()
+    assert manifest.remaining_life is not None
+    assert manifest.remaining_life.interval is not None
+    assert 0.8 < covered(manifest.remaining_life.interval, found, true, 60.0) < 0.98
+
+
+def test_replay_says_the_life_with_its_interval_and_no_score_where_the_condition_is_unknown(
+    bundle: Path, tmp_path: Path
+) -> None:
+    unseen = windows_of(machine(200, 3))
+    unseen[5, 3, 0] = 1.4  # a load that no machine of the training had
+    count = unseen.shape[2]
+    names = machine(200, 3).channels
+    recording = Recording(unseen, np.ones(count), 1.0, np.arange(float(len(unseen))), names, ("",) * count, {})
+    write_recording(recording, tmp_path / "run.npz")
+    rows = list(score_recording(bundle, tmp_path / "run.npz"))
+    assert [row["snapshot"] for row in rows if row["value"] is None] == [5]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows if row["value"] is not None)
+    assert rows[-1]["alert"]
+    assert not rows[0]["alert"]
+
+
+def test_the_same_recordings_and_seed_give_the_same_bytes_in_snapshots_of_any_form(tmp_path: Path) -> None:
+    quick = QUICK | {"epochs": 8}
+    lives = [machine(seed, 1) for seed in range(12)]
+    train_recipe("remaining-life", quick, lives, job(tmp_path / "one"))
+    series = lives[0].physical(slice(None))[:, 0]
+    cuts = np.lib.stride_tricks.sliding_window_view(series, 10, axis=0).transpose(0, 2, 1).copy()
+    overlapping = Recording(
+        cuts, lives[0].scale, 1.0, np.arange(float(len(cuts))), lives[0].channels, lives[0].units, lives[0].meta
+    )
+    train_recipe("remaining-life", quick, [overlapping, *lives[1:]], job(tmp_path / "two"))
+    for name in (MODEL_FILE, GOLDEN_FILE):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def with_gap(recording: Recording) -> Recording:
+    keep = np.r_[0:20, 25 : recording.snapshots]
+    return Recording(
+        recording.samples[keep], recording.scale, 1.0, recording.t_s[keep], recording.channels, recording.units, {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("training.too_little", lambda lives: lives[:9]),
+        ("training.gaps", lambda lives: [*lives[1:], with_gap(lives[0])]),
+        ("training.repeated", lambda lives: [*lives, lives[0]]),
+    ],
+)
+def test_what_teaches_nothing_is_refused_and_nothing_is_written(code: str, change: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        train_recipe("remaining-life", QUICK, change([machine(seed, 1) for seed in range(10)]), job(tmp_path / "out"))
+    assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_noise_does_not_pass_the_gates(tmp_path: Path) -> None:
+    def noise(seed: int) -> Recording:
+        made = machine(seed, 1)
+        samples = np.random.default_rng(seed).normal(size=made.samples.shape).astype(np.float32)
+        return Recording(samples, made.scale, 1.0, made.t_s, made.channels, made.units, {"machine": str(seed)})
+
+    with pytest.raises(TrainingError) as caught:
+        train_recipe(
+            "remaining-life", QUICK | {"epochs": 3}, [noise(seed) for seed in range(12)], job(tmp_path / "out")
+        )
+    assert caught.value.code in ("training.gate_failed", "training.channel")
+    assert not (tmp_path / "out").exists()
+
+
+def test_regimes_are_found_and_wear_is_none() -> None:
+    lives = [machine(seed, 3).physical(slice(None))[:, 0, :6] for seed in range(12)]
+    samples = np.concatenate(lives)
+    standard = ((samples - samples.mean(axis=0)) / samples.std(axis=0)).astype(np.float32)
+    age = np.concatenate([np.linspace(0, 1, len(life), dtype=np.float32) for life in lives])
+    found = find_regimes(standard, age, range(6), seed=0)
+    assert found is not None
+    assert len(found.centers) == 3
+    assert {0, 1} <= set(found.channels)
+    assert 5 not in found.channels
+    assert found.find(standard[None])[1].all()
+    two_ages = np.concatenate([(np.arange(len(life)) > len(life) / 2)[:, None] for life in lives]).astype(np.float32)
+    assert find_regimes(two_ages + 0.01 * standard[:, :1], age, [0], seed=0) is None
+
+
+def test_an_interval_covers_as_stated_in_each_range() -> None:
+    random = np.random.default_rng(0)
+
+    def drawn(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        predicted = random.uniform(0, 100, count)
+        return predicted, np.maximum(0, predicted + random.normal(size=count) * (1 + 0.2 * predicted))
+
+    interval = fit_interval(*drawn(6000), coverage=0.9)
+    predicted, truth = drawn(20_000)
+    assert 0.88 < covered(interval, predicted, truth) < 0.92
+    high = predicted > 80
+    assert 0.86 < covered(interval, predicted[high], truth[high]) < 0.94
