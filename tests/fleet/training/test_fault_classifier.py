@@ -20,17 +20,18 @@ from wheeltapper_fleet.training.vibration_windows import folds_of, read_labelled
 from wheeltapper_protocols.manifest.manifest import MODEL_FILE
 from wheeltapper_protocols.signal.recording import Recording
 
-QUICK: dict[str, Any] = {"window_samples": 256, "epochs": 12}
+QUICK: dict[str, Any] = {"window_samples": 256, "epochs": 10, "folds": 2}
 
 
 def machine(seed: int, fault: str, rate_hz: float = 4000.0, step: float = 0.0) -> Recording:
-    """Noise, with impacts at 90 a second (``inner``), with 37 a second (``outer``), or without any."""
+    """Noise, with impacts at 90 a second (``inner``), with 37 a second that ring higher (``outer``), or without any."""
     random = np.random.default_rng(seed)
     count = int(6 * 1024 * rate_hz / 4000)
     series = random.normal(size=count) * random.uniform(0.5, 2.0)
     period = {"inner": rate_hz / 90, "outer": rate_hz / 37}.get(fault)
     if period:
-        ring = np.exp(-np.arange(int(rate_hz / 200)) / (rate_hz / 900)) * np.sin(np.arange(int(rate_hz / 200)) * 0.9)
+        tone = {"inner": 0.8, "outer": 1.9}[fault] * 4000 / rate_hz
+        ring = np.exp(-np.arange(int(rate_hz / 200)) / (rate_hz / 900)) * np.sin(np.arange(int(rate_hz / 200)) * tone)
         for at in np.arange(0, count - len(ring), period).astype(int):
             series[at : at + len(ring)] += 9 * series.std() * ring
     samples = series.reshape(6, -1, 1)

@@ -87,7 +87,7 @@ def test_replay_says_the_life_with_its_interval_and_no_score_where_the_condition
     bundle: Path, tmp_path: Path
 ) -> None:
     unseen = windows_of(machine(200, 3))
-    unseen[5, 3, 0] = 1.4  # a load that no machine of the training had
+    unseen[5, 3, 0] = 1.5  # a load that no machine of the training had
     count = unseen.shape[2]
     names = machine(200, 3).channels
     recording = Recording(unseen, np.ones(count), 1.0, np.arange(float(len(unseen))), names, ("",) * count, {})

@@ -200,8 +200,11 @@ def recipe(
     with failures(), _console() as (show, warn, warnings):
         files = _recipe_files()
         written = files.read_recipe_file(file)
-        job = files.Job(out=out, model=written.model, seed=written.seed, replace=force, progress=show, warn=warn)
-        data = files.recordings_of(written.data, file.parent)
+        data, origin = files.open_data(written.data, file.parent)
+        job = files.Job(
+            out=out, model=written.model, seed=written.seed, replace=force, lineage=tuple(origin.items()),
+            progress=show, warn=warn,
+        )  # fmt: skip
         made = files.train_recipe(written.recipe, written.parameters, data, job)
     _print_made(made, out, warnings, as_json)
 

@@ -18,21 +18,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from wheeltapper_fleet.training.autoencoder import warnings_silenced
 from wheeltapper_fleet.training.convnet import ConvNet
+from wheeltapper_fleet.training.onnx_graph import Graph
 
 __all__ = ["Front", "Regimes", "quantize", "run", "to_onnx"]
 
 Array = npt.NDArray[np.float32]
-_OPSET: Final = 17
 _CALIBRATION_ROWS: Final = 2048
 _TINY: Final = 1e-12
 """Added to a mean square, so that a silent window stays finite."""
@@ -106,22 +105,6 @@ def run(nets: Sequence[ConvNet], front: Front, windows: Array) -> Array:
     return output
 
 
-class _Graph:
-    """Collects nodes and constants."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, name: str, value: npt.ArrayLike, dtype: Any = np.float32) -> str:
-        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
-        return name
-
-    def add(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        return name
-
-
 def to_onnx(nets: Sequence[ConvNet], front: Front, samples: int, channels: int) -> bytes:
     """The serialised float model.
 
@@ -130,7 +113,7 @@ def to_onnx(nets: Sequence[ConvNet], front: Front, samples: int, channels: int) 
         front: what comes before them.
         samples, channels: the form of a window.
     """
-    graph = _Graph()
+    graph = Graph()
     known = _add_front(graph, front)
     outputs = [_add_net(graph, net, f"net{number}") for number, net in enumerate(nets)]
     last = graph.add("Mean", outputs, "mean") if len(outputs) > 1 else outputs[0]
@@ -140,16 +123,10 @@ def to_onnx(nets: Sequence[ConvNet], front: Front, samples: int, channels: int) 
     else:
         graph.add("Identity", [last], "output")
     width = len(nets[0].biases[-1])
-    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", samples, channels])]
-    results = [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", width])]
-    made = helper.make_graph(graph.nodes, "convnet", inputs, results, graph.constants)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="wheeltapper")
-    model.ir_version = 8
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return graph.model(["n", samples, channels], ["n", width])
 
 
-def _add_front(graph: _Graph, front: Front) -> str:
+def _add_front(graph: Graph, front: Front) -> str:
     """Add what comes before the nets (its result is ``front``); returns the name of what says whether all is known."""
     known, regimes = "", front.regimes
     if regimes is None:
@@ -189,7 +166,7 @@ def _add_front(graph: _Graph, front: Front) -> str:
     return known
 
 
-def _add_level(graph: _Graph) -> str:
+def _add_level(graph: Graph) -> str:
     """Add what brings each channel of a window to zero mean and unit root mean square."""
     graph.constant("tiny", _TINY)
     graph.add("ReduceMean", ["standardised"], "level", axes=[1], keepdims=1)
@@ -201,7 +178,7 @@ def _add_level(graph: _Graph) -> str:
     return graph.add("Div", ["around_zero", "size"], "levelled")
 
 
-def _add_net(graph: _Graph, net: ConvNet, name: str) -> str:
+def _add_net(graph: Graph, net: ConvNet, name: str) -> str:
     """Add one net; returns the name of its output. Nodes that stay float are called ``…_output``."""
     value, width, length = "front", net.channels, net.samples
     for number, form in enumerate(net.convolutions):

@@ -43,6 +43,9 @@ _MIN_WINDOWS: Final = 20
 _GOLDEN: Final = Golden(output_atol=0.5, score_rtol=0.25)
 _BUDGET: Final = Budget(latency_p95_ms=20.0, rss_growth_mb=96.0)
 _DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=3, clear_windows=10, critical_level=1.9)
+_BATCH: Final = 64
+_LEAST_STEPS: Final = 300
+"""Few windows are gone through more often, until there were so many steps."""
 _LEAST_AUROC: Final = 0.7
 _MOST_MISCALIBRATED: Final = 0.15
 _LEAST_AGREEMENT: Final = 0.97
@@ -139,9 +142,10 @@ def _fit(data: Labelled, fold: npt.NDArray[np.int64], parameters: FaultClassifie
         rest, mine = np.flatnonzero(fold != number), fold == number
         rest = _balanced(rest, data.classes, job.seed)
         net = ConvNet(seen.shape[1], count, _convolutions(seen.shape[1]), 32, len(data.names), average=True)
-        how = Fit(loss="classes", epochs=parameters.epochs, batch=64, rate=2e-3, decay=0.1, noise=0.1)
+        epochs = max(parameters.epochs, -(-_LEAST_STEPS * _BATCH // len(rest)))
+        how = Fit(loss="classes", epochs=epochs, batch=_BATCH, rate=2e-3, decay=0.1, noise=0.1)
         for epoch in fit(net, seen[rest], data.classes[rest], how, job.seed + number):
-            job.progress(f"net {number + 1} of {parameters.folds}: {epoch} of {parameters.epochs} epochs")
+            job.progress(f"net {number + 1} of {parameters.folds}: {epoch} of {epochs} epochs")
         if mine.any():
             logits[mine] = net.predict(seen[mine])
         nets.append(net)

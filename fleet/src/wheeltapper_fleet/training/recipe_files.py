@@ -29,11 +29,13 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from wheeltapper_fleet.learning.datasets.reading import open_dataset
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.fault_classifier import FAULT_CLASSIFIER
 from wheeltapper_fleet.training.recipes import GROUP, Job, Recipe, Source
 from wheeltapper_fleet.training.remaining_life import REMAINING_LIFE
+from wheeltapper_fleet.training.slow_signal import SLOW_SIGNAL
 from wheeltapper_protocols.manifest.manifest import Manifest
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "RecipeFile",
     "default_parameters",
     "find_recipe",
+    "open_data",
     "parameters_of",
     "read_recipe_file",
     "recipe_names",
@@ -56,6 +59,8 @@ class AnomalyParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     healthy_fraction: Annotated[float, Meta(gt=0, le=1)] = 0.1
     """How much of each recording, from its start, is healthy."""
+    false_alarms: Annotated[float, Meta(ge=0)] = 1.0
+    """False alarms that are accepted in 1,000 machine-hours."""
 
 
 class _Anomaly:
@@ -69,7 +74,9 @@ class _Anomaly:
         return train_anomaly(
             recordings,
             healthy_fraction=parameters.healthy_fraction,
+            false_alarms=parameters.false_alarms,
             out=job.out,
+            origin=dict(job.lineage),
             model=job.model,
             seed=job.seed,
             replace=job.replace,
@@ -78,14 +85,28 @@ class _Anomaly:
         )
 
 
-_BUILT_IN: Final[tuple[Recipe, ...]] = (_Anomaly(), FAULT_CLASSIFIER, REMAINING_LIFE)
+_BUILT_IN: Final[tuple[Recipe, ...]] = (_Anomaly(), FAULT_CLASSIFIER, REMAINING_LIFE, SLOW_SIGNAL)
 
 
 class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The section ``[data]`` of a recipe file."""
 
-    recordings: Annotated[list[str], Meta(min_length=1, max_length=100_000)]
+    recordings: Annotated[list[str], Meta(max_length=100_000)] = []
     """Files beside the recipe file, or patterns of their names."""
+    dataset: Annotated[str, Meta(max_length=100)] = ""
+    """Instead of them: ``NAME`` or ``NAME@VERSION`` of a dataset."""
+    side: Annotated[str, Meta(max_length=40)] = ""
+    """Of the dataset; by default its side ``train``, or all of it where it has none."""
+    only: dict[str, str] = {}
+    """Of the dataset: values that a label or the condition of an item must have."""
+    store: Annotated[str, Meta(max_length=1000)] = ""
+    """Where the dataset is; by default where ``wheeltapper dataset list`` looks."""
+
+    def __post_init__(self) -> None:
+        if bool(self.recordings) == bool(self.dataset):
+            raise ValueError("data names either recordings or a dataset")
+        if self.recordings and (self.side or self.only or self.store):
+            raise ValueError("side, only and store belong to a dataset")
 
 
 class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -170,6 +191,24 @@ def read_recipe_file(path: Path) -> RecipeFile:
         raise TrainingError("recipe.malformed", f"{path.name} is no recipe: {error}") from error
     parameters_of(find_recipe(made.recipe), made.parameters)
     return made
+
+
+def open_data(data: Data, folder: Path) -> tuple[list[Source], dict[str, str]]:
+    """What to train on, and what the lineage says of it.
+
+    Raises:
+        TrainingError: ``recipe.data``.
+        DatasetError: ``dataset.*``.
+    """
+    if not data.dataset:
+        return list(recordings_of(data, folder)), {}
+    found = open_dataset(data.dataset, data.store or None)
+    side = data.side or found.training_side
+    recordings: list[Source] = list(found.recordings(side, data.only))
+    if not recordings:
+        raise TrainingError("recipe.data", f"the dataset {found.manifest.ref} has no such recordings; see [data]")
+    only = ", ".join(f"{name}={value}" for name, value in sorted(data.only.items()))
+    return recordings, {**found.lineage, "dataset_side": side or "all"} | ({"dataset_only": only} if only else {})
 
 
 def recordings_of(data: Data, folder: Path) -> list[Path]:

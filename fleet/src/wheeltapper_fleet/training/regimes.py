@@ -36,8 +36,12 @@ _SHARE_OF_THIRD: Final = 0.2
 """A regime's share of the third of life where it is rarest, of its share where it is most frequent."""
 _SETTING: Final = 0.98
 """Share of a channel's variance that the regimes explain, from which on the channel says the regime."""
+_EXACT: Final = 1e-4
+"""Share of its variance within regimes up to which a channel is a setting; else only the ten times purest are."""
 _REACH: Final = 3.0
 """How many times farther than any training sample a sample of a known regime may be."""
+_REACH_OF_GAP: Final = 0.1
+"""And at least this share of the way from a regime to its nearest neighbour."""
 
 
 def find_regimes(samples: Array, age: Array, channels: Sequence[int], seed: int) -> Regimes | None:
@@ -88,11 +92,14 @@ def _settled(
     total = rows.var(axis=0)
     regimes = range(labels.max() + 1)
     within = np.sum([rows[labels == each].var(axis=0) * np.mean(labels == each) for each in regimes], axis=0)
-    settings = [each for each in channels if total[each] > 0 and within[each] <= (1 - _SETTING) * total[each]]
+    share = np.where(total > 0, within / np.maximum(total, 1e-30), 1.0)[list(channels)]
+    least = max(_EXACT, 10 * float(share.min()))
+    settings = [each for each, left in zip(channels, share, strict=True) if left <= min(1 - _SETTING, least)]
     if not settings:
         return None
     centers = np.array([rows[labels == each][:, settings].mean(axis=0) for each in regimes], dtype=np.float32)
-    found = Regimes(tuple(settings), centers, np.inf)
     away = samples[:, None, settings] - centers
     farthest = float(np.sqrt((away * away).sum(axis=2).min(axis=1)).max())
-    return Regimes(found.channels, centers, max(_REACH * farthest, 1e-3))
+    apart = np.sqrt(((centers[:, None] - centers) ** 2).sum(axis=2))
+    nearest = float(apart[~np.eye(len(apart), dtype=bool)].min())
+    return Regimes(tuple(settings), centers, max(_REACH * farthest, _REACH_OF_GAP * nearest))

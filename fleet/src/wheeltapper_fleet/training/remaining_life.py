@@ -212,7 +212,7 @@ def _fit_folds(
     for number in range(_FOLDS):
         rest, mine = fold != number, fold == number
         net = ConvNet(seen.shape[1], seen.shape[2], _convolutions(seen.shape[1]), hidden=32, outputs=1)
-        how = Fit(epochs=parameters.epochs, rate=5e-3, decay=1.0)
+        how = Fit(epochs=parameters.epochs, rate=1e-2, decay=0.5)
         for epoch in fit(net, seen[rest], windows.remaining[rest][:, None], how, job.seed + number):
             job.progress(f"net {number + 1} of {_FOLDS}: {epoch} of {parameters.epochs} epochs")
         predicted[mine] = np.clip(net.predict(seen[mine])[:, 0], 0, 1)
