@@ -101,6 +101,36 @@ def test_the_anomaly_recipe_by_file(tmp_path: Path) -> None:
     assert (lineage["seed"], lineage["healthy_fraction"]) == ("3", "1.0")
 
 
+def test_a_recipe_file_names_a_side_of_a_dataset(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(2):
+        samples = random.normal(size=(300, 1, 1)).astype(np.float32)
+        meta = {"machine": f"m{number}"}
+        made = Recording(samples, np.ones(1), 1.0, np.arange(300.0), ("t",), ("degC",), meta)
+        write_recording(made, tmp_path / f"m{number}.npz")
+    store = str(tmp_path / "store")
+    files = [str(tmp_path / f"m{number}.npz") for number in range(2)]
+    sides = ["--assign", "m0=train", "--assign", "m1=test"]
+    done = CliRunner().invoke(app, ["dataset", "import", "coolant", *files, "--store", store, *sides])
+    assert done.exit_code == 0, done.output
+    head = 'recipe = "slow-signal"\nmodel = "coolant"\n[data]\n'
+    path = recipe_file(tmp_path, head + f'dataset = "coolant@1"\nstore = "{store}"\n')
+    done = CliRunner().invoke(app, ["train", "recipe", str(path), "--out", str(tmp_path / "one")])
+    assert done.exit_code == 0, done.output
+    lineage = read_bundle(tmp_path / "one").manifest.lineage
+    assert (lineage["dataset"], lineage["dataset_side"]) == ("coolant@1", "train")
+    assert len([name for name in lineage if name.startswith("recording-")]) == 1
+    for data, says in (('dataset = "coolant@1"\nside = "validation"', "side"), ('dataset = "none"', "none")):
+        path = recipe_file(tmp_path, head + f'{data}\nstore = "{store}"\n')
+        done = CliRunner().invoke(app, ["train", "recipe", str(path), "--out", str(tmp_path / "two")])
+        assert done.exit_code != 0
+        assert says in done.output
+    for data in ('dataset = "d"\nrecordings = ["a.npz"]\n', 'recordings = ["a.npz"]\nside = "train"\n'):
+        with pytest.raises(TrainingError) as caught:
+            read_recipe_file(recipe_file(tmp_path, head + data))
+        assert caught.value.code == "recipe.malformed"
+
+
 HEAD = 'model = "m"\n[data]\nrecordings = ["a.npz"]\n'
 
 
