@@ -239,6 +239,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "learning.datasets.manifest",
         "learning.datasets.splits",
         "learning.errors",
+        "learning.schemas",
         "notify.occurrence",
         "notify.rules",
         "notify.schemas",

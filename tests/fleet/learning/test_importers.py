@@ -20,6 +20,7 @@ from wheeltapper_fleet.learning.datasets.label_file import read_labels
 from wheeltapper_fleet.learning.datasets.manifest import DatasetManifest
 from wheeltapper_fleet.learning.datasets.reading import Dataset, open_dataset
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
+from wheeltapper_fleet.learning.datasets.table_files import table_files
 from wheeltapper_fleet.learning.datasets.tables import TableForm
 from wheeltapper_fleet.learning.errors import DatasetError, TrainingError
 from wheeltapper_protocols.errors import ProtocolError
@@ -60,6 +61,47 @@ def test_what_a_table_loses_is_said(tmp_path: Path) -> None:
     (one,) = files(tmp_path / "a.csv", TableForm(window_samples=16, sample_rate_hz=100.0), said.append)
     one.read()
     assert any("1 windows with missing values were left out" in text for text in said)
+
+
+def test_tables_stay_tables(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "a.csv").write_text("run;temp;note\n1;20.5;ok\n2;;\n")
+    (tmp_path / "b.tsv.xz").write_bytes(lzma.compress(b"run\ttemp\n1\t7\n"))
+    columns = {
+        "at": pa.array([1_000_000, 2_500_000], pa.timestamp("us")),
+        "run": pa.array([1, None]),
+        "fine": pa.array([1, 2], pa.int8()),
+        "ok": pa.array([True, False]),
+        "note": pa.array(["x", None]),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "c.parquet")
+    store = DatasetStore(tmp_path / "store")
+    given = [
+        *table_files(tmp_path / "a.csv", ";"),
+        *table_files(tmp_path / "b.tsv.xz"),
+        *table_files(tmp_path / "c.parquet"),
+    ]
+    import_version(store, "it", given)
+    found = {table.meta["machine"]: table.columns for table in open_dataset("it", store).tables()}
+    assert set(found) == {"a", "b", "c"}
+    assert found["a"]["run"].tolist() == [1, 2]
+    np.testing.assert_array_equal(found["a"]["temp"], [20.5, np.nan])
+    assert found["a"]["note"].tolist() == ["ok", ""]
+    assert found["b"]["temp"].tolist() == [7]
+    assert found["c"]["at"].tolist() == [1.0, 2.5]
+    np.testing.assert_array_equal(found["c"]["run"], [1.0, np.nan])
+    assert {name: column.dtype.kind for name, column in found["c"].items()} == {
+        "at": "f", "run": "f", "fine": "i", "ok": "i", "note": "U",
+    }  # fmt: skip
+    assert found["c"]["note"].tolist() == ["x", ""]
+    parquet.write_table(pa.table({"l": pa.array([[1]])}), tmp_path / "d.parquet")
+    (tmp_path / "e.parquet").write_bytes((tmp_path / "c.parquet").read_bytes()[:-9])
+    for name in ("d.parquet", "e.parquet"):
+        with pytest.raises(TrainingError) as refused:
+            import_version(store, "it", table_files(tmp_path / name))
+        assert refused.value.code == "import.malformed"
+    assert store.versions("it") == [1]
 
 
 def test_labels_that_people_wrote_down(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from tests.agent.onnx_nets import net, value
 from tests.fleet.trust.bundles import write_bundle
 from tests.fleet.trust.world import FAILED, MODEL, PASSED, Killed, World, killed_at, sha256
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.dataset_views import list_dataset_releases
 from wheeltapper_fleet.registry.prepare import prepare_release
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_protocols.errors import WireError
@@ -186,3 +187,14 @@ def test_features_that_cannot_be_computed_are_refused(world: World) -> None:
     (bundle / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(manifest, features=[feature])))
     with pytest.raises(FleetError, match=r"\[bundle\.invalid\]"):
         prepare_release(bundle, 1)
+
+
+def test_a_release_is_found_by_what_it_was_trained_on(world: World) -> None:
+    lineage = {"dataset": "pumps@2", "dataset_split": "machine", "dataset_sha256": "b" * 64}
+    decoded = msgspec.structs.replace(decode_manifest(world.manifest(1)), lineage=lineage)
+    manifest = encode_manifest(decoded)
+    world.releases.publish(MODEL, manifest, world.signed(1, manifest), "tester")
+    world.publish(2)
+    (found,) = list_dataset_releases(world.engine, "pumps", 2, 10, None).items
+    assert (found["model"], found["release"], found["split"], found["sha256"]) == (MODEL, 1, "machine", "b" * 64)
+    assert list_dataset_releases(world.engine, "pumps", 1, 10, None).items == []

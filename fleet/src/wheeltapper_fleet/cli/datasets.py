@@ -54,7 +54,10 @@ def dataset_import(
     name: Annotated[str, typer.Argument(help="The dataset's name; a new version of it is made.", show_default=False)],
     source: Annotated[list[Path] | None, typer.Argument(help="Files or folders.", show_default=False)] = None,
     kind: Annotated[
-        str, typer.Option("--from", help="files, or a public set: ai4i, battery, cmapss, cwru, femto, nab, uci-fan.")
+        str,
+        typer.Option(
+            "--from", help="files, tables, or a public set: ai4i, battery, cmapss, cwru, femto, nab, uci-fan."
+        ),
     ] = "files",
     base: Annotated[str | None, typer.Option(help="NAME[@VERSION] whose items it begins with.")] = None,
     from_captures: Annotated[
@@ -170,9 +173,12 @@ def show_made(made: Made, warnings: list[str], as_json: bool) -> None:
 
 def _incoming(kind: str, path: Path, form: TableForm, labels: Path | None, warn: Any) -> Iterator[Incoming]:
     from wheeltapper_fleet.learning.datasets.importers import files, of_set
+    from wheeltapper_fleet.learning.datasets.table_files import table_files
 
     if kind == "files":
         return files(path, form, warn, _labels_of(labels))
+    if kind == "tables":
+        return table_files(path, form.options.delimiter, _labels_of(labels))
     return of_set(kind, path, warn)
 
 

@@ -90,7 +90,7 @@ def of_set(kind: str, source: Path, warn: Say) -> Iterator[Incoming]:
     """
     if kind not in SETS:
         raise DatasetError(
-            "dataset.kind", f"{kind[:80]!r} is not known; choose of files, {', '.join(sorted(SETS))}", 400
+            "dataset.kind", f"{kind[:80]!r} is not known; choose of files, tables, {', '.join(sorted(SETS))}", 400
         )
     if not source.exists():
         raise DatasetError("dataset.source", f"{source} is not there", 400)
@@ -350,8 +350,7 @@ def _ai4i(source: Path, _: Say) -> Iterator[Incoming]:
 
 
 def _read_ai4i(path: Path) -> DataTable:
-    head = read_text(path).partition("\n")[0]
-    table = read_table_text(path, "\t" if "\t" in head else ",", {})
+    table = read_table_text(path, None, {})
     units = {name: match[1] for name in table.columns if (match := re.search(r"\[(.+)\]\Z", name))}
     if "Machine failure" not in table.columns:
         raise malformed(path, "lacks the column Machine failure")

@@ -79,12 +79,12 @@ def read_matrix(path: Path, columns: int) -> npt.NDArray[np.float64]:
     return found
 
 
-def read_table_text(path: Path, delimiter: str, units: dict[str, str]) -> DataTable:
+def read_table_text(path: Path, delimiter: str | None, units: dict[str, str]) -> DataTable:
     """A table with a header: columns of whole numbers, of numbers, or else of texts. An empty cell is missing.
 
     Args:
         path: of the file.
-        delimiter: between cells.
+        delimiter: between cells; None: a tab where the header has one, else a comma.
         units: by name of the column; of names that the table lacks nothing is said.
 
     Raises:
@@ -94,13 +94,15 @@ def read_table_text(path: Path, delimiter: str, units: dict[str, str]) -> DataTa
     return DataTable(columns, {name: unit for name, unit in units.items() if name in columns}, {"source": path.name})
 
 
-def read_cells(path: Path, delimiter: str) -> dict[str, list[str]]:
+def read_cells(path: Path, delimiter: str | None) -> dict[str, list[str]]:
     """The cells of a table with a header, by column, without blanks around them.
 
     Raises:
         TrainingError: ``import.malformed``: also for a table without rows.
     """
-    rows = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter)
+    text = read_text(path)
+    tabbed = "\t" in text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text), delimiter=delimiter or ("\t" if tabbed else ","))
     try:
         names = [name.strip() for name in next(rows, [])]
         if not 1 <= len(names) <= MAX_COLUMNS or len(set(names)) != len(names) or not all(names):
