@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -55,37 +54,35 @@ def kill_agent(stage: Stage, story: Story, chance: random.Random) -> None:
     stage.start_agent(device)
 
 
-@pytest.mark.parametrize(
-    ("kill", "seed"),
-    [(kill_broker, 11), (kill_fleet, 22), (kill_agent, 33)],
-    ids=["broker", "fleet", "agent"],
-)
-def test_killed_at_random_moments(
-    stage: Stage, bundle: Path, kill: Callable[[Stage, Story, random.Random], None], seed: int
-) -> None:
-    chance = random.Random(seed)
+def test_killed_at_random_moments(stage: Stage, bundle: Path) -> None:
+    """Of each kind three kills during a campaign and one after it, one kind after the other in the same fleet."""
     story = Story(stage)
     story.enrol()
-    story.publish(bundle)
-    campaign = story.campaign(1)
-    for _ in range(KILLS):
-        time.sleep(chance.uniform(0.2, 2.0))
+    for kill, seed in ((kill_broker, 11), (kill_fleet, 22), (kill_agent, 33)):
+        chance = random.Random(seed)
+        campaign = story.campaign(story.publish(bundle))
+        for _ in range(KILLS):
+            time.sleep(chance.uniform(0.2, 2.0))
+            kill(stage, story, chance)
+        story.await_campaign(campaign, "COMPLETED")
         kill(stage, story, chance)
-    story.await_campaign(campaign, "COMPLETED")
+        telemetry_flows(stage)
+    result = story.finish()
 
-    kill(stage, story, chance)
+    assert result["records_missing"] == 0
+    assert result["releases"] == [1, 2, 3]
+    executions = rows(stage, sa.select(tables.executions.c.state))
+    assert len(executions) == 3 * len(story.device_ids)
+    assert {state for (state,) in executions} <= set(TERMINAL)
+    for device, windows in windows_by_device(stage).items():
+        indices = [index for index, _ in windows]
+        assert len(indices) == len(set(indices)), f"{device}: a window is stored twice"
+
+
+def telemetry_flows(stage: Stage) -> None:
     before = stored(stage)
     wait_for(
         "telemetry to flow again from every device",
         lambda: all(count > before[device] + 10 for device, count in stored(stage).items()),
         60.0,
     )
-    result = story.finish()
-
-    assert result["records_missing"] == 0
-    executions = rows(stage, sa.select(tables.executions.c.state))
-    assert len(executions) == len(story.device_ids)
-    assert {state for (state,) in executions} <= set(TERMINAL)
-    for device, windows in windows_by_device(stage).items():
-        indices = [index for index, _ in windows]
-        assert len(indices) == len(set(indices)), f"{device}: a window is stored twice"
