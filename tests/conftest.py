@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
+import typer.testing
 
 from tests import legacy
 
@@ -26,6 +29,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def short_parent() -> str:
     """A folder for temporary files with a short path, in which this user may write."""
     return next((each for each in ("/tmp", "/var/tmp") if os.access(each, os.W_OK | os.X_OK)), tempfile.gettempdir())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Iterator[None]:
+    """Typer builds all commands of a program whenever it is called; they hold nothing of a call, so once will do."""
+    build = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", build)
+        patch.setattr(typer.testing, "_get_command", build)
+        yield
 
 
 @pytest.fixture
