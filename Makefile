@@ -14,7 +14,7 @@ NOT_LEGACY := --ignore=tests/agent/link --ignore=tests/agent/records
 ARCH   ?= amd64
 WHEELS ?=
 
-.PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent bench-fleet format clean
+.PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent bench-fleet bench-learning format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -77,13 +77,16 @@ check: $(STAMP)  ## ruff, mypy --strict, import walls
 	@$(BIN)/python -m pytest tests/test_walls.py -k "not planted"
 
 bench: $(STAMP)  ## measure, each as a ratio against a named baseline
-	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py $(wildcard benchmarks/fleet*.py),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py $(wildcard benchmarks/fleet*.py benchmarks/learning*.py),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench-agent: $(STAMP)  ## the agent's figures; also in build/bench/agent.json
 	@$(BIN)/python benchmarks/agent.py $(ARGS)
 
 bench-fleet: $(STAMP)  ## the fleet's figures; also in build/bench/fleet.json; ARGS="--only campaign" some of them
 	@$(BIN)/python benchmarks/fleet.py $(ARGS)
+
+bench-learning: $(STAMP)  ## the figures of learning; also in build/bench/learning.json; ARGS="--only fan" some of them
+	@$(BIN)/python benchmarks/learning.py $(ARGS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff format .

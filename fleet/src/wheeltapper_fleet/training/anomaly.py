@@ -30,7 +30,7 @@ from wheeltapper_fleet.training.channels import check_channels
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.evidence import Kept
-from wheeltapper_fleet.training.recipe import decision_for
+from wheeltapper_fleet.training.recipe import decision_for, is_process
 from wheeltapper_fleet.training.tables import TableForm, read_any
 from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
@@ -277,7 +277,7 @@ def _healthy_part(what: str, recording: Recording, fraction: float, condition: s
         what,
         recording.samples[:stop][:, :, watched],
         tuple(recording.channels[i] for i in watched),
-        _is_process(planned),
+        is_process(planned.specs),
     )
     digest = hashlib.sha256(np.float64(recording.sample_rate_hz).tobytes() + recording.scale.tobytes())
     digest.update(np.ascontiguousarray(recording.samples[:stop]).data)
@@ -306,11 +306,6 @@ def _drift(candidate: _Candidate, healthy: list[_HealthyPart]) -> DriftSpec:
     scores = np.concatenate(candidate.kept.held_out)
     windows_an_hour = 3600.0 / _step_seconds(healthy)
     return fit_drift_spec(np.concatenate([part.features for part in healthy]), scores, round(min(1e6, windows_an_hour)))
-
-
-def _is_process(features: FeatureSet) -> bool:
-    """Whether a stream is process data: the values of its channels count, not their vibration."""
-    return not any(spec.kind == "peak" for spec in features.specs)
 
 
 def _damaged(
@@ -345,7 +340,7 @@ def _run_gates(
         return rows, output, detectors.score(rows, output), float_score
 
     samples = np.concatenate([part.samples for part in healthy])
-    spread = samples.std(axis=(0, 1)) if _is_process(candidate.features) else None
+    spread = samples.std(axis=(0, 1)) if is_process(candidate.features.specs) else None
     said = [spec.channel for spec in candidate.features.specs if fitted.condition and spec.name == scorer.names[-1]]
 
     def damage(windows: npt.NDArray[np.float32], gain: float, seed: int) -> npt.NDArray[np.float32]:
@@ -363,7 +358,7 @@ def _run_gates(
     rows, output, golden_score, _ = score(values)
     again = autoencoder.open_session(candidate.model).run(["output"], {"input": rows})[0]
     groups = [part.features for part in healthy]
-    held_out, decision = candidate.kept.held_out, decision_for(_step_seconds(healthy))
+    held_out, decision = candidate.kept.held_out, decision_for(_step_seconds(healthy), candidate.features.specs)
     measured = [
         gates.finite(
             np.concatenate([output, normal[1], damaged[1]]), np.concatenate([golden_score, normal[2], damaged[2]])
@@ -403,7 +398,7 @@ def _manifest(
         scoring=candidate.kept.fitted.scorer.spec,
         evidence=candidate.kept.fitted.spec,
         condition=candidate.kept.fitted.condition,
-        decision=decision_for(_step_seconds(healthy)),
+        decision=decision_for(_step_seconds(healthy), candidate.features.specs),
         drift=_drift(candidate, healthy),
         golden=_GOLDEN,
         budget=_BUDGET,

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from wheeltapper_fleet.training import autoencoder, budget
 from wheeltapper_fleet.training.conditions import find_centres, fit_conditions
-from wheeltapper_fleet.training.recipe import decision_for, fit_scoring
+from wheeltapper_fleet.training.recipe import decision_for, fit_scoring, is_process
 from wheeltapper_protocols.decision.condition import Conditions, ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import Detector, DetectorKind, Evidence, EvidenceSpec
@@ -132,12 +132,8 @@ def fit_evidence(
         for found, group, span in zip(values, groups, spans, strict=True):
             if span.stop > span.start:
                 found[span] = apart.values(group[span])
-    decision = decision_for(3600.0 / windows_per_hour)
-    drift = (
-        budget.PROCESS_DRIFT
-        if any(spec.kind == "value" and index != said for index, spec in enumerate(specs))
-        else budget.DRIFT
-    )
+    decision = decision_for(3600.0 / windows_per_hour, specs)
+    drift = budget.PROCESS_DRIFT if is_process(specs) else budget.DRIFT
     limit = budget.limits(values, windows_per_hour, per_1000_hours, decision.raise_windows, drift)
     limit *= _raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
     detectors = [replace(each, limit=float(one)) for each, one in zip(fitted.spec.detectors, limit, strict=True)]

@@ -18,7 +18,7 @@ from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec, transformed
 from wheeltapper_protocols.signal.features import FeatureSpec
 
-__all__ = ["DECISION", "decision_for", "fit_scoring"]
+__all__ = ["DECISION", "decision_for", "fit_scoring", "is_process"]
 
 DECISION: Final = DecisionSpec(
     smooth_windows=1, raise_windows=3, fast_level=1.4, fast_windows=2, clear_windows=10, critical_level=2.0,
@@ -31,6 +31,10 @@ for six missed 10 of 130 recordings, this decision none."""
 _OFTEN: Final = replace(DECISION, raise_windows=6, fast_level=1.6, fast_windows=3)
 _OFTEN_SECONDS: Final = 10.0
 """Where windows come at least so often, six of them are no more than a minute."""
+_PROCESS: Final = replace(DECISION, clear_windows=3)
+_PROCESS_SECONDS: Final = 4.0
+"""Windows of process data that come less often are means already: three say as much as six of vibration, and a fault
+that is over is over."""
 _MIN_SCALE: Final = 0.05
 """Smallest healthy standard deviation on a log scale: 5 % of the value. A very steady machine must not alert at every
 small change."""
@@ -47,8 +51,15 @@ logarithm."""
 Values = npt.NDArray[Any]
 
 
-def decision_for(step_seconds: float) -> DecisionSpec:
+def is_process(specs: Sequence[FeatureSpec]) -> bool:
+    """Whether a stream is process data: the values of its channels count, not their vibration."""
+    return not any(spec.kind == "peak" for spec in specs)
+
+
+def decision_for(step_seconds: float, specs: Sequence[FeatureSpec]) -> DecisionSpec:
     """The decision of a stream with a window every ``step_seconds``: where windows come often, more of them."""
+    if is_process(specs) and step_seconds >= _PROCESS_SECONDS:
+        return _PROCESS
     return _OFTEN if step_seconds <= _OFTEN_SECONDS else DECISION
 
 
