@@ -25,11 +25,34 @@ PUBLIC = {
     "GET /sign-in/oidc/callback",
 }
 """What needs no token: it says nothing of the fleet."""
-PAGES = {"GET /", "GET /why/{device}", "GET /devices/{device}", "GET /campaigns/{campaign}"}
+PAGES = {
+    "GET /",
+    "GET /why/{device}",
+    "GET /devices/{device}",
+    "GET /devices/{device}/{part}",
+    "GET /campaigns/{campaign}",
+    "GET /cases",
+    "GET /cases/{case}",
+}
 """What shows the form to sign in to whoever has no session."""
-SESSION = {"GET /fragments/{fragment}", "GET /metrics"}
+SESSION = {
+    "GET /fragments/{fragment}",
+    "GET /fragments/cases",
+    "GET /fragments/case",
+    "GET /fragments/device",
+    "GET /fragments/device-more",
+    "GET /metrics",
+}
 """What only a session or a token opens."""
-VALUES = {"sha256": "0" * 64, "release": "1", "fragment": "totals", "name": "page.css", "action": "pause"}
+VALUES = {
+    "case": "1",
+    "part": "log",
+    "sha256": "0" * 64,
+    "release": "1",
+    "fragment": "totals",
+    "name": "page.css",
+    "action": "pause",
+}
 
 
 def walk(server: AdminServer) -> Iterator[tuple[str, str]]:
@@ -87,7 +110,7 @@ def test_each_role_may_do_what_it_may(server: AdminServer, role: Role) -> None:
             if not path.startswith(API):
                 continue
             template = path.removeprefix(API)
-            actions = ("start", "approve", "pause", "resume", "abort") if "{action}" in template else ("",)
+            actions = ("start", "approve", "pause", "resume", "complete", "abort") if "{action}" in template else ("",)
             for action in actions:
                 needed = permission_of(method, template, {"action": action})
                 answer = ask(http, method, concrete(path.replace("{action}", action)))

@@ -70,7 +70,8 @@ class TableCampaigns:
         return name
 
     def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
-        state = {"start": "RUNNING", "pause": "PAUSED", "resume": "RUNNING", "abort": "ABORTED"}[action]
+        ends = {"abort": "ABORTED", "complete": "COMPLETED"}
+        state = {"start": "RUNNING", "pause": "PAUSED", "resume": "RUNNING", **ends}[action]
         table = tables.campaigns
         with self.engine.begin() as connection:
             version = connection.execute(select(table.c.version).where(table.c.id == campaign)).scalar_one()
@@ -196,9 +197,16 @@ class AdminServer:
             write_tags(connection, {device: row["tags"]})
             store_reported(connection, [Said(device, None, row["status"])], 1.79e9)
 
-    def add_scores(self, device: str, scores: list[float], severity: str = "normal", now: float | None = None) -> None:
+    def add_scores(
+        self,
+        device: str,
+        scores: list[float],
+        severity: str = "normal",
+        now: float | None = None,
+        pipeline: str = "bearing",
+    ) -> None:
         first = (time.time() if now is None else now) - len(scores)
-        same: dict[str, Any] = {"pipeline": "bearing", "model": MODEL, "release": 1, "latency_ms": 1.0}
+        same: dict[str, Any] = {"pipeline": pipeline, "model": MODEL, "release": 1, "latency_ms": 1.0}
         with self.engine.begin() as connection:
             for index, score in enumerate(scores):
                 said = Severity(severity if index == len(scores) - 1 else "normal")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy import event
 
 from tests.fleet.campaigns.world import World, create
 from wheeltapper_fleet import tables
-from wheeltapper_fleet.campaigns.service import abort_campaign
+from wheeltapper_fleet.campaigns.joining import join, next_changes, who_joins
+from wheeltapper_fleet.campaigns.service import abort_campaign, complete_campaign
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.tags import write_tags
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 S = ExecutionState
@@ -65,6 +69,33 @@ def test_a_campaign_that_is_over_or_not_continuous_takes_nobody(world: World) ->
     moves_to(world, "dev-4", "a")
     world.tick(6.0)
     assert ("dev-4" in world.states(once), "dev-4" in world.states(over)) == (False, False)
+
+
+def test_a_closed_campaign_takes_nobody_and_completes(world: World) -> None:
+    campaign = create(world, **SITE_A)
+    for device in ("dev-0", "dev-1"):
+        world.tick()
+        world.end(device, S.COMMITTED)
+    world.tick()
+    assert world.campaign(campaign).continuous
+    moves_to(world, "dev-4", "a")
+    world.now += 6.0
+    with reading(world.database) as connection:
+        devices, line = next_changes(connection, world.now, 10)
+        joining = who_joins(connection, devices, world.now)
+    assert [each.device for each in joining] == ["dev-4"]
+    version = world.campaign(campaign).version
+    world.act(campaign, complete_campaign)
+    shown = world.campaign(campaign)
+    assert (shown.state, shown.continuous, shown.version > version) == ("COMPLETED", False, True)
+    with world.database.begin() as connection:
+        join(connection, joining, line, world.now)
+    enrols(world, "dev-9", "a")
+    world.tick(6.0)
+    assert list(world.states(campaign)) == ["dev-0", "dev-1"], "also who was about to join"
+    assert set(world.states(campaign).values()) == {"COMMITTED"}, "what it gave stays"
+    with pytest.raises(FleetError, match="COMPLETED"):
+        world.act(campaign, complete_campaign)
 
 
 def test_a_log_that_rests_is_not_written_about(world: World) -> None:

@@ -20,6 +20,7 @@ from wheeltapper_fleet.campaigns.rules.campaign import (
     Campaign,
     CampaignState,
     CancelPending,
+    Complete,
     Event,
     FillPlaces,
     Pause,
@@ -313,6 +314,31 @@ def test_a_closed_window_and_a_pause_save_nothing_up() -> None:
     assert run(model, Pause(), Tick(2000.0), Resume(), Tick(5000.0)).assigned == ["e-d0", "e-d1", "e-d10"]
 
 
+CONTINUOUS: dict[str, Any] = {"audience": {"continuous": True}, "waves": [{}], "execution_deadline_seconds": 60.0}
+
+
+def test_a_continuous_campaign_is_completed_by_a_person_once_its_executions_have_ended() -> None:
+    model = run(make(2, **CONTINUOUS), Start(), Tick(0.0))
+    model.move("e-d0", Report(S.COMMITTED))
+    model.apply(Complete())
+    assert (model.campaign.state, model.campaign.joinable) == (CampaignState.RUNNING, False)
+    with pytest.raises(FleetError, match="no device can join"):
+        model.apply(Complete())
+    model.move("e-d1", Report(S.COMMITTED))
+    model.tick(1.0)
+    assert model.campaign.state is CampaignState.COMPLETED
+
+
+def test_where_all_have_ended_it_completes_at_once_also_from_a_pause() -> None:
+    model = run(make(1, **CONTINUOUS), Start(), Tick(0.0))
+    model.move("e-d0", Report(S.COMMITTED))
+    model.tick(1.0)
+    assert model.campaign.state is CampaignState.RUNNING
+    assert run(model, Pause(), Complete()).campaign.state is CampaignState.COMPLETED
+    with pytest.raises(FleetError, match="is COMPLETED"):
+        model.apply(Complete())
+
+
 class Checked(Model):
     """A model whose promises are checked at each step."""
 
@@ -324,6 +350,9 @@ class Checked(Model):
             super().apply(event)
         except FleetError:
             return
+        if self.campaign.state is CampaignState.COMPLETED and before.state is not CampaignState.COMPLETED:
+            assert all(each.terminal for each in counts), "completes before its executions have ended"
+            assert not self.campaign.joinable, "completes though devices may join it"
         passed = {index for index, wave in enumerate(before.waves) if wave.state is WaveState.PASSED}
         for old, new in zip(counts, self.executions, strict=True):
             if old.state == PENDING and new.state == S.ASSIGNED:
@@ -355,10 +384,22 @@ class Promises(RuleBasedStateMachine):
         soak=st.sampled_from([0.0, 20.0]),
         slice_=st.sampled_from([1, 2, 10**6]),
         rate=st.sampled_from([None, {"per_minute": 4}]),
+        continuous=st.booleans(),
     )
-    def create(self, devices: int, success: Any, abort: Any, action: str, soak: float, slice_: int, rate: Any) -> None:
+    def create(
+        self,
+        devices: int,
+        success: Any,
+        abort: Any,
+        action: str,
+        soak: float,
+        slice_: int,
+        rate: Any,
+        continuous: bool,
+    ) -> None:
         self.now = 0.0
         fields: dict[str, Any] = {"success": success, "abort": abort, "on_abort": action, "soak_seconds": soak}
+        fields |= {"audience": {"continuous": continuous}}
         planned = [{"percent": 50, "rate": rate}, {}]
         made = make(devices, **fields, execution_deadline_seconds=60.0, waves=planned)
         self.model = Checked(made.campaign, made.executions, slice_)
@@ -393,7 +434,7 @@ class Promises(RuleBasedStateMachine):
     def ends_otherwise(self, which: int, event: ExecutionEvent) -> None:
         self.model.move(self.pick(which), event)
 
-    @rule(event=st.sampled_from([Pause(), Resume(), Abort()]))
+    @rule(event=st.sampled_from([Pause(), Resume(), Complete(), Abort()]))
     def person(self, event: Event) -> None:
         self.model.apply(event)
 

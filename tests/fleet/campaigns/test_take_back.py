@@ -8,7 +8,9 @@ import pytest
 
 from tests.fleet.campaigns.world import World, create
 from wheeltapper_fleet.campaigns.rules import campaign as machine
+from wheeltapper_fleet.campaigns.take_back import KEEPS
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_protocols.wire.messages import ExecutionReport, ExecutionState
 
 S = ExecutionState
@@ -107,3 +109,62 @@ def test_a_rollback_to_nothing_is_refused(world: World, fields: dict[str, Any], 
     with pytest.raises(FleetError) as caught:
         create(world, **BACK | fields)
     assert caught.value.code == code
+
+
+def committed_before(world: World, **by_release: list[str]) -> None:
+    """Have devices run releases, each by a campaign of its own; and make a third release."""
+    row: dict[str, Any] = {"model": "bearing", "sha256": "1" * 64, "length": 10, "manifest": {}}
+    row |= {"path": "releases/bearing/3/manifest.json"}
+    with world.database.begin() as connection:
+        connection.execute(releases.insert().values(**row, release=3, published_at=0.0, published_by="t"))
+    for release, names in by_release.items():
+        create(world, release=int(release[1:]), audience={"devices": names}, waves=[{}])
+        world.tick()
+        for device in names:
+            world.end(device, S.COMMITTED)
+        world.tick()
+
+
+def test_each_device_goes_back_to_what_it_ran_before(world: World) -> None:
+    committed_before(world, r1=["dev-0", "dev-3"], r2=["dev-1"])
+    bad = create(
+        world, **BACK | {"release": 3, "rollback_to": "before", "abort": [{"count": 1, "minimum_executed": 5}]}
+    )
+    world.tick()
+    for device in ("dev-0", "dev-1", "dev-2", "dev-3"):
+        world.end(device, S.COMMITTED)
+    world.end("dev-4", S.FAILED)
+    for _ in range(3):
+        world.tick()
+    shown = world.campaign(bad)
+    assert shown.state == "ROLLED_BACK"
+    assert [world.wanted(f"dev-{i}")["main"] for i in (0, 1, 3)] == [1, 2, 1]
+    kept = next(each for each in shown.execution_list if each.device == "dev-2")
+    assert (kept.state, kept.code) == ("COMMITTED", KEEPS)
+    assert any("1 devices: what it ran before is not known" in line.detail for line in shown.log)
+    back = [each for each in world.campaign_ids() if each not in (bad, *world.campaign_ids()[-2:])]
+    assert sorted(tuple(world.states(each)) for each in back) == [("dev-0", "dev-3"), ("dev-1",)]
+    for device in ("dev-0", "dev-1", "dev-3"):
+        world.end(device, S.COMMITTED)
+    for _ in range(3):
+        world.tick()
+    assert {world.campaign(each).state for each in back} == {"COMPLETED"}
+    assert len(world.campaign_ids()) == 5, "nothing more is made"
+
+
+def test_devices_that_keep_what_they_have_do_not_hold_up_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_TAKEN_AT_ONCE", 1)
+    committed_before(world, r1=["dev-3"])
+    rules = {"abort": [{"count": 1, "minimum_executed": 5}]}
+    bad = create(world, **BACK | rules | {"release": 3, "rollback_to": "before"})
+    world.tick()
+    for device in ("dev-0", "dev-1", "dev-2", "dev-3"):
+        world.end(device, S.COMMITTED)
+    world.end("dev-4", S.FAILED)
+    for _ in range(6):
+        world.tick()
+    assert world.wanted("dev-3") == {"main": 1}
+    codes = {each.device: each.code for each in world.campaign(bad).execution_list}
+    assert [codes[f"dev-{i}"] for i in range(4)] == [KEEPS, KEEPS, KEEPS, ""]

@@ -39,6 +39,7 @@ _OPERATOR: Final = _VIEWER | {
     "alert.handle",
     "asset.edit",
     "campaign.pause",
+    "campaign.complete",
     "campaign.abort",
     "campaign.rollback",
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Engine, Row, Select, select, text
+from sqlalchemy import Connection, Engine, Row, Select, func, select, text
 
 from wheeltapper_fleet.alerts import case_store
 from wheeltapper_fleet.alerts.schemas import AlertView, CaseDetail, CaseLogEntry, CaseView, SilenceView
@@ -17,10 +18,31 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_protocols.wire.messages import NO_SCORE
 
-__all__ = ["get_case", "list_alerts", "list_case_log", "list_cases", "list_silences"]
+__all__ = [
+    "SHOWN",
+    "case_version",
+    "count_waiting",
+    "get_case",
+    "list_alerts",
+    "list_case_log",
+    "list_cases",
+    "list_shown",
+    "list_silences",
+]
 
 _SHOWN: Final = 100
 _OPEN: Final = text("state <> 'resolved'")
+SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "person": {"attention": "person"},
+    "waiting": {"attention": "waiting"},
+    "handled": {"attention": "nobody", "newest": True},
+    "open": {"state": "open"},
+    "acknowledged": {"state": "acknowledged"},
+    "in_work": {"state": "in_work"},
+    "resolved": {"state": "resolved", "newest": True},
+}
+"""What screens show of the cases, by name: arguments of :func:`list_cases`."""
+_COUNTED: Final = 1000
 
 
 def list_alerts(
@@ -80,6 +102,42 @@ def list_cases(
             query = query.where(cases.c.point.in_(points))
         rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True)
     return Page([_case(row) for row in rows], following)
+
+
+def list_shown(
+    engine: Engine,
+    show: str = "person",
+    site: str = "",
+    within: str = "",
+    limit: int = DEFAULT_LIMIT,
+    after: str | None = None,
+) -> Page[CaseView]:
+    """A page of what a screen shows of the cases.
+
+    Args:
+        engine: the fleet's database.
+        show: one of :data:`SHOWN`.
+        site: only of this site; empty: any.
+        within: only those of an asset and what belongs to it; empty: any.
+        limit, after: the page.
+
+    Raises:
+        FleetError: ``cursor.invalid``, ``asset.not_found``, ``case.show``.
+    """
+    if show not in SHOWN:
+        raise FleetError("case.show", f"{show[:40]!r} shows nothing; there are {', '.join(SHOWN)}", 422)
+    return list_cases(engine, limit, after, within=within or None, site=site or None, **SHOWN[show])
+
+
+def count_waiting(connection: Connection) -> int:
+    """How many cases need a person and were acknowledged by nobody yet, counted up to 1000 in an index."""
+    waiting = select(cases.c.id).where(_OPEN, cases.c.attention == "person", cases.c.state == "open").limit(_COUNTED)
+    return int(connection.execute(select(func.count()).select_from(waiting.subquery())).scalar_one())
+
+
+def case_version(connection: Connection, number: int) -> int | None:
+    """The version of a case; None where there is none."""
+    return connection.execute(select(cases.c.version).where(cases.c.id == number)).scalar_one_or_none()
 
 
 def get_case(engine: Engine, number: int) -> CaseDetail:

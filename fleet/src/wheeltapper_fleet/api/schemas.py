@@ -193,7 +193,8 @@ class CampaignAction(_Request):
 class Totals(BaseModel):
     """The fleet in a few numbers. ``devices`` are all, ``pending`` those that have not enrolled yet.
 
-    ``warning`` and ``critical`` are devices whose present score says so.
+    ``warning`` and ``critical`` are devices whose present score says so; ``cases`` are those that need a person and
+    that nobody has acknowledged, counted up to 1000.
     """
 
     devices: int
@@ -205,6 +206,7 @@ class Totals(BaseModel):
     campaigns: int
     running: int
     paused: int
+    cases: int
 
 
 class Summary(BaseModel):

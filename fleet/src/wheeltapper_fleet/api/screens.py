@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, TypeAlias
 
 from sqlalchemy import Engine
 
-from wheeltapper_fleet.alerts.views import list_alerts
+from wheeltapper_fleet.alerts.views import case_version, list_alerts, list_shown
 from wheeltapper_fleet.api.totals import fleet_totals
 from wheeltapper_fleet.api.view import View
 from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns
@@ -85,6 +85,7 @@ class Screens:
                 things["campaign", view.campaign] = campaigns["alone", view.campaign]
             if "alerts" in view.subjects:
                 things |= alerts
+            things |= self._cases(view)
             found[view] = things
         return found
 
@@ -119,6 +120,23 @@ class Screens:
                 found["alone", name] = get_campaign(self._engine, name).model_dump_json(exclude={"spec"})
             except FleetError:  # it is not there (any more); the page says so
                 continue
+        return found
+
+    def _cases(self, view: View) -> dict[Key, str]:
+        """The cases of a screen by number and version: the page asks for what it shows of them."""
+        found: dict[Key, str] = {}
+        if view.cases is not None:
+            try:
+                shown = list_shown(self._engine, **asdict(view.cases)).items
+            except FleetError as error:
+                if error.code != "asset.not_found":
+                    raise
+                shown = []  # the asset was removed meanwhile
+            found["cases", ""] = json.dumps({"cases": [[each.id, each.version] for each in shown]})
+        if view.case is not None:
+            with reading(self._engine) as connection:
+                version = case_version(connection, view.case)
+            found["case", str(view.case)] = json.dumps({"id": view.case, "version": version})
         return found
 
     def _alerts(self) -> dict[Key, str]:

@@ -6,6 +6,7 @@ import time
 
 from sqlalchemy import Engine
 
+from wheeltapper_fleet.alerts.views import count_waiting
 from wheeltapper_fleet.api.schemas import Totals
 from wheeltapper_fleet.campaigns.views import count_campaigns
 from wheeltapper_fleet.db.engine import reading
@@ -16,7 +17,7 @@ __all__ = ["fleet_totals"]
 
 
 def fleet_totals(engine: Engine, now: float | None = None) -> Totals:
-    """Count devices, alarms, releases and campaigns.
+    """Count devices, alarms, releases, campaigns and cases.
 
     Args:
         engine: the fleet's database.
@@ -28,6 +29,7 @@ def fleet_totals(engine: Engine, now: float | None = None) -> Totals:
         warning, critical = count_alarms(connection, moment)
         releases = count_releases(connection)
         states = count_campaigns(connection)
+        waiting = count_waiting(connection)
     return Totals(
         devices=devices,
         pending=pending,
@@ -38,4 +40,5 @@ def fleet_totals(engine: Engine, now: float | None = None) -> Totals:
         campaigns=sum(states.values()),
         running=states.get("RUNNING", 0),
         paused=states.get("PAUSED", 0),
+        cases=waiting,
     )

@@ -5,6 +5,7 @@ enrolment, each change of tags and of state. The engine follows it in slices, fr
 
 Invariants:
     * A device is in a campaign once. One that leaves the audience stays in the campaign.
+    * Nothing joins a campaign that has ended or was closed meanwhile.
     * Where nothing happened to devices nothing is evaluated; where something did, the devices concerned are.
 
 A line is followed :data:`LAG_SECONDS` after its time, since on PostgreSQL a row with a lower id may be committed later
@@ -13,7 +14,7 @@ than one with a higher id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -75,7 +76,8 @@ def who_joins(connection: Connection, devices: Sequence[str], now: float) -> lis
 
 def join(connection: Connection, joining: Sequence[Execution], last_line: int, now: float) -> None:
     """Store executions of devices that are not in their campaign yet, and that the log was followed so far."""
-    names = {each.campaign for each in joining}
+    names = _still_open(connection, {each.campaign for each in joining})
+    joining = [each for each in joining if each.campaign in names]
     devices = {each.device for each in joining}
     query = select(executions.c.campaign, executions.c.device).where(
         executions.c.campaign.in_(names), executions.c.device.in_(devices)
@@ -87,3 +89,13 @@ def join(connection: Connection, joining: Sequence[Execution], last_line: int, n
         add_moves(connection, [(None, each) for each in fresh])
     statement = upsert_statement(connection, campaign_cursors).values(name=_NAME, after=last_line)
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"after": last_line}))
+
+
+def _still_open(connection: Connection, names: Collection[str | None]) -> set[str]:
+    """Those of the campaigns that devices may join now; none of them ends before this transaction does."""
+    if not names:
+        return set()
+    query = select(campaigns.c.id).where(
+        campaigns.c.id.in_(names), campaigns.c.continuous.is_(True), campaigns.c.state.in_(_TAKES)
+    )
+    return set(connection.execute(query.with_for_update()).scalars())

@@ -9,18 +9,18 @@ Cost of finding out what the devices ran before: two short queries for each :dat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, Engine, select
 
+from wheeltapper_fleet.campaigns.before import Origins, Target, ran_before
 from wheeltapper_fleet.campaigns.rules.campaign import CampaignState
 from wheeltapper_fleet.campaigns.rules.execution import SUCCESS
-from wheeltapper_fleet.campaigns.rules.spec import ALL_PIPELINES, CampaignSpec, read_spec
+from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, read_spec
 from wheeltapper_fleet.campaigns.service import abort_campaign, create_campaign, start_campaign
 from wheeltapper_fleet.campaigns.store import campaign_version, log_campaign
-from wheeltapper_fleet.campaigns.tables import campaigns, default_releases, executions
+from wheeltapper_fleet.campaigns.tables import campaigns, executions
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 
@@ -31,8 +31,6 @@ _TRIES: Final = 5
 _DAY_SECONDS: Final = 86_400.0
 _ENDED: Final = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
 _WHY_CHARACTERS: Final = 300
-
-Target = tuple[str, int]
 
 
 def rollback_spec(engine: Engine, campaign: str, release: int | None = None) -> dict[str, Any]:
@@ -102,14 +100,14 @@ def roll_back(engine: Engine, campaign: str, spec: Mapping[str, Any], *, who: st
 def _before(connection: Connection, campaign: str, spec: CampaignSpec) -> Target:
     """The release that all devices which committed ``campaign`` ran before."""
     found: Counter[Target | None] = Counter()
-    origins: dict[str, tuple[Target, Sequence[str]] | None] = {}
+    origins: Origins = {}
     after = ""
     while True:
         mine = (executions.c.campaign == campaign, executions.c.device > after)
         query = select(executions.c.device, executions.c.state, executions.c.updated_at).where(*mine)
         rows = connection.execute(query.order_by(executions.c.device).limit(SLICE)).all()
         committed = {row.device: row.updated_at for row in rows if row.state == SUCCESS}
-        found.update(_before_each(connection, campaign, spec, committed, origins).values())
+        found.update(ran_before(connection, campaign, spec, committed, origins).values())
         if len(rows) < SLICE:
             break
         after = rows[-1].device
@@ -121,52 +119,3 @@ def _before(connection: Connection, campaign: str, spec: CampaignSpec) -> Target
     raise FleetError(
         "campaign.rollback_unclear", f"what the devices ran before is not one release ({told}): name the release", 409
     )
-
-
-def _before_each(
-    connection: Connection,
-    campaign: str,
-    spec: CampaignSpec,
-    committed: Mapping[str, float],
-    origins: dict[str, tuple[Target, Sequence[str]] | None],
-) -> dict[str, Target | None]:
-    """By device, what it committed last before ``committed`` (Unix seconds) on one of the pipelines; None: unknown."""
-    others = (
-        executions.c.device.in_(list(committed)),
-        executions.c.state == SUCCESS,
-        executions.c.campaign.is_distinct_from(campaign),
-    )
-    rows = connection.execute(select(executions).where(*others).order_by(executions.c.updated_at)).all()
-    _learn(connection, {row.campaign or row.default_release for row in rows} - set(origins), origins)
-    found: dict[str, Target | None] = dict.fromkeys(committed)
-    for row in rows:
-        origin = origins.get(row.campaign or row.default_release)
-        if origin is None or row.updated_at > committed[row.device]:
-            continue
-        target, pipelines = origin
-        covered = set(row.pipelines or pipelines)
-        meets = ALL_PIPELINES in {*covered, *spec.pipelines} or not covered.isdisjoint(spec.pipelines)
-        if meets and target != (spec.model, spec.release):
-            found[row.device] = target
-    return found
-
-
-def _learn(connection: Connection, unknown: set[str], origins: dict[str, tuple[Target, Sequence[str]] | None]) -> None:
-    """Read which release the campaigns and default releases in ``unknown`` bring; None: this version cannot tell."""
-    origins |= dict.fromkeys(unknown)
-    for row in connection.execute(select(campaigns.c.id, campaigns.c.spec).where(campaigns.c.id.in_(unknown))):
-        try:
-            asks = msgspec.convert(row.spec, _Asks)
-        except msgspec.ValidationError:
-            continue
-        origins[row.id] = (asks.model, asks.release), asks.pipelines
-    for row in connection.execute(select(default_releases).where(default_releases.c.id.in_(unknown))):
-        origins[row.id] = (row.model, row.release), (row.pipeline,)
-
-
-class _Asks(msgspec.Struct, frozen=True):
-    """What a campaign's specification says that matters here."""
-
-    model: str
-    release: int
-    pipelines: tuple[str, ...] = ("main",)

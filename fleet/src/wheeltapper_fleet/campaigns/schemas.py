@@ -65,8 +65,9 @@ class GateView(BaseModel):
 class CampaignView(BaseModel):
     """One campaign. ``executions`` counts its executions by wave (its number from 1, as text) and state.
 
-    ``gates`` are what its telemetry gates said at their last look, in the order of its specification.
-    ``unreadable`` says why this version of the service cannot carry the campaign on; it is empty where it can.
+    ``gates`` are what its telemetry gates said at their last look, in the order of its specification. ``continuous``:
+    devices that enter its audience join it. ``unreadable`` says why this version of the service cannot carry the
+    campaign on; it is empty where it can.
     """
 
     id: str
@@ -80,6 +81,7 @@ class CampaignView(BaseModel):
     updated_at: float
     unreadable: str = ""
     gates: list[GateView] = []
+    continuous: bool = False
 
 
 class CampaignDetail(CampaignView):

@@ -1,5 +1,5 @@
-"""What people do with campaigns: create, start, approve, pause, resume and abort them. Each is one transaction, which
-moves a bounded number of executions; the engine goes on with the rest.
+"""What people do with campaigns: create, start, approve, pause, resume, complete and abort them. Each is one
+transaction, which moves a bounded number of executions; the engine goes on with the rest.
 
 Invariants:
     * Every action names the version of the campaign that the person saw. If the campaign has moved on since, nothing
@@ -24,9 +24,19 @@ from wheeltapper_fleet.campaigns.approvals import approve
 from wheeltapper_fleet.campaigns.audience import audience_of
 from wheeltapper_fleet.campaigns.claims import pipelines_shown
 from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
-from wheeltapper_fleet.campaigns.rules.campaign import Abort, Approve, Campaign, Event, Pause, Resume, Start, step
+from wheeltapper_fleet.campaigns.rules.campaign import (
+    Abort,
+    Approve,
+    Campaign,
+    Complete,
+    Event,
+    Pause,
+    Resume,
+    Start,
+    step,
+)
 from wheeltapper_fleet.campaigns.rules.foresight import foresee
-from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
+from wheeltapper_fleet.campaigns.rules.spec import BEFORE, CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Wave
 from wheeltapper_fleet.campaigns.store import (
     WARNING,
@@ -47,6 +57,7 @@ __all__ = [
     "abort_campaign",
     "approve_campaign",
     "check_releases",
+    "complete_campaign",
     "create_campaign",
     "pause_campaign",
     "resume_campaign",
@@ -94,7 +105,7 @@ def check_releases(connection: Connection, spec: CampaignSpec) -> None:
     Raises:
         FleetError: ``release.not_found``, ``campaign.spec_invalid``.
     """
-    for release in {spec.release, spec.rollback_to} - {None}:
+    for release in {spec.release, spec.rollback_to} - {None, BEFORE}:
         known = select(releases.c.release).where(releases.c.model == spec.model, releases.c.release == release)
         if connection.execute(known).scalar_one_or_none() is None:
             raise FleetError("release.not_found", f"{spec.model} has no published release {release}")
@@ -131,6 +142,15 @@ def resume_campaign(engine: Engine, campaign: str, *, version: int, who: str, no
     _act(engine, campaign, Resume(), version, who, now)
 
 
+def complete_campaign(engine: Engine, campaign: str, *, version: int, who: str, now: float) -> None:
+    """Let no more devices join a continuous campaign: it completes as soon as those that it has have ended, and what it
+    gave stays.
+
+    Raises FleetError as :func:`pause_campaign`, also where no device could join any more.
+    """
+    _act(engine, campaign, Complete(), version, who, now)
+
+
 def abort_campaign(engine: Engine, campaign: str, *, version: int, who: str, now: float, reason: str = "") -> None:
     """Abort a campaign: nothing more is assigned, and unfinished executions are cancelled.
 
@@ -141,7 +161,7 @@ def abort_campaign(engine: Engine, campaign: str, *, version: int, who: str, now
 
 def _act(engine: Engine, campaign_id: str, event: Event, version: int, who: str, now: float) -> None:
     with engine.begin() as connection:
-        state, current = campaign_version(connection, campaign_id)
+        state, current = campaign_version(connection, campaign_id, lock=True)
         if current != version:
             raise FleetError(
                 "campaign.conflict",

@@ -119,14 +119,15 @@ def why_unreadable(row: Row[Any]) -> str:
     return ""
 
 
-def campaign_version(connection: Connection, campaign: str) -> tuple[str, int]:
-    """The state and the version of a campaign, whether or not it can be read.
+def campaign_version(connection: Connection, campaign: str, *, lock: bool = False) -> tuple[str, int]:
+    """The state and the version of a campaign, whether or not it can be read; ``lock``: no other transaction changes it
+    before this one ends.
 
     Raises:
         FleetError: ``campaign.not_found``.
     """
     query = select(campaigns.c.state, campaigns.c.version).where(campaigns.c.id == campaign)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise FleetError("campaign.not_found", f"there is no campaign {campaign[:64]!r}")
     return row.state, row.version
@@ -176,13 +177,15 @@ def record_logs(connection: Connection, campaign: str, lines: Sequence[Log], who
 
 
 def _read(row: Row[Any]) -> Campaign:
+    spec = read_spec(row.spec)
     return Campaign(
         id=row.id,
-        spec=read_spec(row.spec),
+        spec=spec,
         waves=tuple(_read_wave(number, each) for number, each in enumerate(row.waves, 1)),
         state=CampaignState(row.state),
         reason=row.reason,
         taken_back=row.taken_back,
+        closed=spec.audience.continuous and not row.continuous,
     )
 
 
@@ -195,7 +198,7 @@ def _read_wave(number: int, stored: Mapping[str, Any]) -> Wave:
 
 def _seen(campaign: Campaign) -> tuple[Any, ...]:
     """What a person decides on: with each change of it the version rises."""
-    return campaign.state, campaign.reason, [(wave.state, wave.since) for wave in campaign.waves]
+    return campaign.state, campaign.reason, campaign.closed, [(wave.state, wave.since) for wave in campaign.waves]
 
 
 def _columns(campaign: Campaign, now: float) -> dict[str, Any]:
@@ -208,6 +211,6 @@ def _columns(campaign: Campaign, now: float) -> dict[str, Any]:
         ],
         "reason": campaign.reason,
         "taken_back": campaign.taken_back,
-        "continuous": campaign.spec.audience.continuous,
+        "continuous": campaign.joinable,
         "updated_at": now,
     }

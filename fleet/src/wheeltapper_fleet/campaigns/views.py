@@ -136,4 +136,5 @@ def _view(row: Row[Any], tallies: Tallies, gates: list[GateView]) -> CampaignVie
         updated_at=row.updated_at,
         unreadable=why_unreadable(row),
         gates=gates,
+        continuous=bool(row.continuous),
     )

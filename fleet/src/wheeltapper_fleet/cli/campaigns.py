@@ -200,6 +200,9 @@ _add_action("start", "Start a campaign.")
 _add_action("approve", "Approve a campaign that needs it; not for who made or started it.")
 _add_action("pause", "Pause a campaign: no further device gets an assignment.")
 _add_action("resume", "Go on with a paused campaign.")
+_add_action(
+    "complete", "Let no more devices join a continuous campaign; it completes when those that it has have ended."
+)
 _add_action("abort", "End a campaign for good.")
 
 

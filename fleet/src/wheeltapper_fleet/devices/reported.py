@@ -10,14 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, delete
+from sqlalchemy import Connection, Engine, Table, delete, select
 
 from wheeltapper_fleet.db.bulk import delete_keys
-from wheeltapper_fleet.db.engine import upsert_statement
+from wheeltapper_fleet.db.engine import reading, upsert_statement
+from wheeltapper_fleet.devices.schemas import AttributeView
 from wheeltapper_fleet.devices.tables import device_attributes, device_pipelines
 from wheeltapper_fleet.ground.query import natural, spelled_number
 
-__all__ = ["Said", "attributes_of", "clear_reported", "pipelines_of", "store_reported"]
+__all__ = ["Said", "attributes_of", "clear_reported", "list_attributes", "pipelines_of", "store_reported"]
 
 _VALUE_CHARACTERS: Final = 200
 _NAME_CHARACTERS: Final = 120
@@ -101,6 +102,13 @@ def clear_reported(connection: Connection, device: str) -> None:
     """Forget what ``device`` said: it is enrolled anew, or removed."""
     for table in (device_attributes, device_pipelines):
         connection.execute(delete(table).where(table.c.device == device))
+
+
+def list_attributes(engine: Engine, device: str) -> list[AttributeView]:
+    """What ``device`` reported of itself, by name: some tens at most, as many as a status message may hold."""
+    query = select(device_attributes).where(device_attributes.c.device == device).order_by(device_attributes.c.name)
+    with reading(engine) as connection:
+        return [AttributeView(name=row.name, value=row.value, at=row.at) for row in connection.execute(query)]
 
 
 class _Changes:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
 
 __all__ = [
+    "AttributeView",
     "BulkView",
     "CommandDetail",
     "CommandView",
@@ -129,6 +130,14 @@ class SettingsView(BaseModel):
     desired: dict[str, DesiredSetting]
     reported: dict[str, str | float | None]
     delta: list[str]
+
+
+class AttributeView(BaseModel):
+    """Something that a device reported of itself, and since when it has had this value."""
+
+    name: str
+    value: str
+    at: float
 
 
 class ConnectionView(BaseModel):

@@ -46,10 +46,11 @@ class Campaigns:
             "start": campaigns.start_campaign,
             "pause": campaigns.pause_campaign,
             "resume": campaigns.resume_campaign,
+            "complete": campaigns.complete_campaign,
             "abort": campaigns.abort_campaign,
             "approve": campaigns.approve_campaign,
         }[action]
-        if action not in {"pause", "abort"}:
+        if action not in {"pause", "complete", "abort"}:
             self._check_verifiable(get_campaign(self._database, campaign).spec)
         act(self._database, campaign, version=expected_version, who=who, now=time.time())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from wheeltapper_fleet.alerts.schemas import AlertView
@@ -16,11 +17,15 @@ from wheeltapper_fleet.campaigns.schemas import CampaignView
 from wheeltapper_fleet.devices.schemas import DeviceView
 from wheeltapper_protocols.wire.messages import ExecutionState
 
-__all__ = ["Sparkline", "WaveBar", "sparkline", "wave_bars", "with_reasons"]
+__all__ = ["Curve", "Sample", "Sparkline", "WaveBar", "curve", "sparkline", "wave_bars", "with_reasons"]
 
 _WIDTH: Final = 240.0
 _HEIGHT: Final = 48.0
 _MAX_SCORE: Final = 1e6
+_CURVE_WIDTH: Final = 720.0
+_CURVE_HEIGHT: Final = 150.0
+_GAP: Final = 6.0
+"""Points this many times farther apart than most are not joined: nothing was measured between them."""
 _MAX_REASONS: Final = 4
 _FAILED: Final = {ExecutionState.FAILED, ExecutionState.REJECTED, ExecutionState.ROLLED_BACK}
 
@@ -41,6 +46,37 @@ class Sparkline:
     threshold_y: float
     last_x: float
     last_y: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One stretch of a curve: Unix seconds, mean and greatest score."""
+
+    at: float
+    mean: float | None
+    top: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of scores over time, in SVG coordinates.
+
+    Args:
+        lines: the points of each stretch without a gap: of the means.
+        tops: the same of the greatest scores.
+        threshold_y: height of the warning threshold (score 1.0).
+        marks: where alerts were raised.
+        begin, end: Unix seconds of the left and the right edge.
+        top: score at the upper edge.
+    """
+
+    lines: tuple[str, ...]
+    tops: tuple[str, ...]
+    threshold_y: float
+    marks: tuple[float, ...]
+    begin: float
+    end: float
+    top: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +130,50 @@ def sparkline(device: DeviceView) -> Sparkline | None:
     line = " ".join(points)
     area = f"0,{_HEIGHT} {line} {_WIDTH},{_HEIGHT}"
     return Sparkline(line, area, height(1.0), _WIDTH, height(scores[-1]))
+
+
+def curve(samples: Sequence[Sample], marks: Sequence[float] = ()) -> Curve | None:
+    """The curve of ``samples``, which are in order of time, with ``marks`` (Unix seconds); None for fewer than two.
+
+    The vertical axis starts at 0 and always includes the warning threshold. Where nothing was measured there is no
+    line.
+    """
+    found = [
+        (each.at, min(each.mean, _MAX_SCORE), min(_finite(each.top, each.mean), _MAX_SCORE))
+        for each in samples
+        if each.mean is not None and math.isfinite(each.mean) and math.isfinite(each.at)
+    ]
+    if len(found) < 2 or found[-1][0] <= found[0][0]:
+        return None
+    begin, end = found[0][0], found[-1][0]
+    top = max(1.25, *(high for _, _, high in found))
+    steps = sorted(after[0] - before[0] for before, after in pairwise(found))
+    gap = _GAP * max(steps[len(steps) // 2], (end - begin) / _CURVE_WIDTH)
+
+    def across(at: float) -> float:
+        return round(_CURVE_WIDTH * (at - begin) / (end - begin), 1)
+
+    def height(score: float) -> float:
+        return round(_CURVE_HEIGHT - 4 - (_CURVE_HEIGHT - 8) * max(0.0, score) / top, 1)
+
+    stretches: list[list[tuple[float, float, float]]] = [[]]
+    for before, sample in zip([found[0], *found], found, strict=False):
+        if sample[0] - before[0] > gap:
+            stretches.append([])
+        stretches[-1].append(sample)
+    return Curve(
+        tuple(" ".join(f"{across(at)},{height(mean)}" for at, mean, _ in each) for each in stretches),
+        tuple(" ".join(f"{across(at)},{height(high)}" for at, _, high in each) for each in stretches),
+        height(1.0),
+        tuple(across(at) for at in marks if begin <= at <= end),
+        begin,
+        end,
+        top,
+    )
+
+
+def _finite(value: float | None, otherwise: float) -> float:
+    return value if value is not None and math.isfinite(value) else otherwise
 
 
 def wave_bars(campaign: CampaignView) -> Sequence[WaveBar]:

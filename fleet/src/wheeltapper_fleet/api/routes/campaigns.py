@@ -24,7 +24,7 @@ __all__ = ["router"]
 router = APIRouter()
 
 
-_ACTIONS: Final = ("start", "approve", "pause", "resume", "abort")
+_ACTIONS: Final = ("start", "approve", "pause", "resume", "complete", "abort")
 Action: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "enum": list(_ACTIONS)})]
 State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{1,24}$", description="Only executions in this state.")]
 
@@ -117,7 +117,8 @@ def act_on_campaign(
     body: Annotated[schemas.CampaignAction, Body()] = None,  # type: ignore[assignment]  # absent beside If-Match
     if_match: IfMatch = None,
 ) -> Any:
-    """``start``, ``approve``, ``pause``, ``resume`` or ``abort``; a conflict is answered with the current state.
+    """``start``, ``approve``, ``pause``, ``resume``, ``complete`` (a continuous one) or ``abort``; a conflict is
+    answered with the current state.
 
     The version that was decided on is in the body, or in the header ``If-Match``, which counts more.
     """

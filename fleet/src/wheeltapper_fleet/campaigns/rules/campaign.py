@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from wheeltapper_fleet.campaigns.rules.spec import AbortAction, CampaignSpec
 from wheeltapper_fleet.campaigns.rules.waves import Tallies, Wave, WaveState, broken_rule
@@ -49,6 +49,7 @@ __all__ = [
     "Campaign",
     "CampaignState",
     "CancelPending",
+    "Complete",
     "Effect",
     "Event",
     "FillPlaces",
@@ -80,7 +81,8 @@ class CampaignState(StrEnum):
 @dataclass(frozen=True)
 class Campaign:
     """One campaign: its spec and state, and its waves in order. ``reason`` says why it is paused or called off;
-    ``taken_back`` is the number of devices that were taken back."""
+    ``taken_back`` is the number of devices that were taken back. ``closed``: a person has said that no device joins it
+    any more, though its audience is continuous."""
 
     id: str
     spec: CampaignSpec
@@ -88,6 +90,12 @@ class Campaign:
     state: CampaignState = CampaignState.DRAFT
     reason: str = ""
     taken_back: int = 0
+    closed: bool = False
+
+    @property
+    def joinable(self) -> bool:
+        """Whether devices that enter its audience join it."""
+        return self.spec.audience.continuous and not self.closed
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,11 @@ class Pause:
 @dataclass(frozen=True)
 class Resume:
     """A person resumes a paused campaign."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A person says that no more devices join a continuous campaign: it completes when those that it has have ended."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,7 @@ class Tick:
     closed_until: float = 0.0
 
 
-Event = Start | Approve | Pause | Resume | Abort | Tick
+Event = Start | Approve | Pause | Resume | Complete | Abort | Tick
 
 
 @dataclass(frozen=True)
@@ -167,9 +180,10 @@ class CancelPending:
 
 @dataclass(frozen=True)
 class TakeBack:
-    """Take the next ``count`` devices on which the campaign committed to ``release``."""
+    """Take the next ``count`` devices on which the campaign committed to ``release``; with ``before`` each to the one
+    that it ran before."""
 
-    release: int
+    release: int | Literal["before"]
     count: int
 
 
@@ -255,6 +269,18 @@ def _resume(campaign: Campaign, _tallies: Tallies, _event: Event) -> StepResult:
     return replace(campaign, state=_S.RUNNING, reason=""), (Log("resumed"),)
 
 
+def _complete(campaign: Campaign, tallies: Tallies, _event: Event) -> StepResult:
+    if not campaign.joinable:
+        message = "no device can join it: it completes by itself when its executions have ended"
+        raise FleetError("campaign.illegal", f"complete is not possible: {message}", 409)
+    closed = replace(campaign, closed=True)
+    log = Log("closed", "no device joins any more; it completes when those that it has have ended")
+    if tallies.unfinished or any(wave.state is not WaveState.PASSED for wave in campaign.waves):
+        return closed, (log,)
+    ended, effects = _end_well(closed)
+    return ended, (log, *effects)
+
+
 def _abort(campaign: Campaign, tallies: Tallies, event: Event) -> StepResult:
     assert isinstance(event, Abort)
     ended = replace(campaign, state=_S.ABORTED, reason=event.reason)
@@ -262,16 +288,18 @@ def _abort(campaign: Campaign, tallies: Tallies, event: Event) -> StepResult:
 
 
 _TABLE: Final[dict[tuple[CampaignState, type], Callable[[Campaign, Tallies, Event], StepResult]]] = {
-    (_S.DRAFT,             Start):   _start,
-    (_S.DRAFT,             Abort):   _abort,
-    (_S.AWAITING_APPROVAL, Approve): _approve,
-    (_S.AWAITING_APPROVAL, Abort):   _abort,
-    (_S.SCHEDULED,         Pause):   _pause,
-    (_S.SCHEDULED,         Abort):   _abort,
-    (_S.RUNNING,           Pause):   _pause,
-    (_S.RUNNING,           Abort):   _abort,
-    (_S.PAUSED,            Resume):  _resume,
-    (_S.PAUSED,            Abort):   _abort,
+    (_S.DRAFT,              Start):    _start,
+    (_S.DRAFT,              Abort):    _abort,
+    (_S.AWAITING_APPROVAL,  Approve):  _approve,
+    (_S.AWAITING_APPROVAL,  Abort):    _abort,
+    (_S.SCHEDULED,          Pause):    _pause,
+    (_S.SCHEDULED,          Abort):    _abort,
+    (_S.RUNNING,            Pause):    _pause,
+    (_S.RUNNING,            Complete): _complete,
+    (_S.RUNNING,            Abort):    _abort,
+    (_S.PAUSED,             Resume):   _resume,
+    (_S.PAUSED,             Complete): _complete,
+    (_S.PAUSED,             Abort):    _abort,
 }  # fmt: skip
 
 
@@ -321,12 +349,14 @@ def _take_back(campaign: Campaign, tallies: Tallies) -> StepResult:
 
 def _tick_last(campaign: Campaign, tallies: Tallies, tick: Tick) -> StepResult:
     """All waves have passed: complete once everything has ended, if no device can join any more."""
-    if tallies.unfinished or campaign.spec.audience.continuous:
+    if tallies.unfinished or campaign.joinable:
         return _assign_open(campaign, tallies, tick)
-    effects: list[Effect] = [Log("completed")]
-    if campaign.spec.make_default:
-        effects.append(MakeDefault())
-    return replace(campaign, state=_S.COMPLETED), tuple(effects)
+    return _end_well(campaign)
+
+
+def _end_well(campaign: Campaign) -> StepResult:
+    effects: tuple[Effect, ...] = (MakeDefault(),) if campaign.spec.make_default else ()
+    return replace(campaign, state=_S.COMPLETED, reason=""), (Log("completed"), *effects)
 
 
 def _tick_wave(campaign: Campaign, tallies: Tallies, index: int, tick: Tick) -> StepResult:

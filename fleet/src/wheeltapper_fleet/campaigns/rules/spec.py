@@ -28,6 +28,7 @@ from wheeltapper_protocols.wire.messages import Name, Release
 
 __all__ = [
     "ALL_PIPELINES",
+    "BEFORE",
     "DAYS",
     "FAILURE_STATES",
     "AbortAction",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 ALL_PIPELINES: Final = "*"
+BEFORE: Final = "before"
+"""What ``rollback_to`` says for the release that each device ran before."""
 FAILURE_STATES: Final = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "CANCELLED", "SUPERSEDED"})
 RETRIED_STATES: Final[tuple[Literal["FAILED", "REJECTED", "ROLLED_BACK"], ...]] = ("FAILED", "REJECTED", "ROLLED_BACK")
 Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.]{0,78}\*?\Z")]
@@ -59,7 +62,8 @@ Positive = Annotated[int, Meta(ge=1)]
 
 class AbortAction(StrEnum):
     """What happens when an abort rule is broken: the campaign pauses, or it aborts and cancels what is pending, or it
-    also takes the devices on which it committed to the release ``rollback_to``."""
+    also takes the devices on which it committed to the release ``rollback_to``, or each to the one that it ran
+    ``before``."""
 
     PAUSE = "PAUSE"
     CANCEL_PENDING = "CANCEL_PENDING"
@@ -199,7 +203,7 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     soak_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
     abort: Annotated[tuple[AbortRule, ...], Meta(max_length=32)] = ()
     on_abort: AbortAction = AbortAction.PAUSE
-    rollback_to: Release | None = None
+    rollback_to: Release | Literal["before"] | None = None
     gates: Annotated[tuple[Gate, ...], Meta(max_length=16)] = ()
     gate_wait_seconds: Annotated[float, Meta(ge=0, le=1e8)] = 86_400.0
     approvals: Annotated[int, Meta(ge=1, le=10)] = 1
@@ -246,7 +250,9 @@ def read_spec(raw: CampaignSpec | Mapping[str, Any]) -> CampaignSpec:
     if spec.make_default and spec.audience.committed_in:
         raise FleetError("campaign.spec_invalid", "make_default: a default release is not for committed_in", 422)
     if spec.on_abort is AbortAction.ROLLBACK_TO and spec.rollback_to is None:
-        raise FleetError("campaign.spec_invalid", "on_abort ROLLBACK_TO: say to which release in rollback_to", 422)
+        raise FleetError(
+            "campaign.spec_invalid", 'on_abort ROLLBACK_TO: say to which release in rollback_to, or "before"', 422
+        )
     if spec.success.percent is not None and spec.success.count is not None:
         raise _rule_invalid("success: give percent or count, not both")
     for number, wave in enumerate(spec.waves, start=1):

@@ -47,7 +47,7 @@ def spec_schema() -> dict[str, Any]:
         {
             "anyOf": [
                 {"properties": {"on_abort": {"enum": ["PAUSE", "CANCEL_PENDING"]}}},
-                {"required": ["rollback_to"], "properties": {"rollback_to": {"type": "integer"}}},
+                {"required": ["rollback_to"], "properties": {"rollback_to": {"not": {"type": "null"}}}},
             ]
         }
     ]
