@@ -190,6 +190,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "alerts.announcing",
         "alerts.budget",
         "alerts.case",
+        "alerts.channel",
         "alerts.schemas",
         "alerts.statistics",
         "alerts.triage",

@@ -95,6 +95,12 @@ VALID: dict[str, tuple[str, m.Message]] = {
             pipelines={"main": m.PipelineStatus(source="source.failed", detail="OSError: [Errno 5]", faults=12)},
         ),
     ),
+    "status_captures": (
+        "up/status",
+        m.Status(
+            online=True, at=1.7e9, captures=m.CaptureShare(sent_bytes=7_340_032, limit_bytes=268_435_456, waiting=3)
+        ),
+    ),
     "status_will_instance": ("up/status", m.Status(online=False, instance="00112233aabbccdd")),
     "status_will": ("up/status", m.Status(online=False)),
     "status_pipelines": (

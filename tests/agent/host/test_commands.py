@@ -50,7 +50,7 @@ from wheeltapper_protocols.wire.commands import (
     Settings,
     SettingsCommand,
 )
-from wheeltapper_protocols.wire.messages import BaselineReport, Report
+from wheeltapper_protocols.wire.messages import BaselineReport, CaptureShare, Report
 from wheeltapper_protocols.wire.topics import Down
 
 
@@ -131,6 +131,7 @@ def test_a_running_agent_does_what_it_is_asked_once(tmp_path: Path, server: Devi
     logging.getLogger().setLevel(level)
     with running(tmp_path, server) as agent:
         assert agent._status.message().settings == settings, "they stay"
+        assert agent._status.message().captures == CaptureShare(sent_bytes=0, limit_bytes=256 * 2**20)
         until(lambda: agent._commands.alive(), 20, "the thread")
         ask(agent, "settings-3", SettingsCommand(version=3, settings=Settings()))
         until(lambda: agent._status.message().settings_version == 3, 20, "the settings")

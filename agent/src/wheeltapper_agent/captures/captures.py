@@ -34,7 +34,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.link.https import HttpsClient
 from wheeltapper_agent.pipeline.pipeline import Pipeline, WindowCapture
 from wheeltapper_agent.source.base import SourceSpec, Window
-from wheeltapper_protocols.wire.messages import CaptureCommand, Command
+from wheeltapper_protocols.wire.messages import CaptureCommand, CaptureShare, Command
 
 __all__ = ["Captures"]
 
@@ -82,7 +82,9 @@ class Captures:
         self._folder = PendingFolder(folder, max_bytes)
         self._reports = CaptureReports(records, clock, self._dropped_by_rules)
         self._stopping = threading.Event()
-        upload = ResumableUpload(client, self._config, clock, folder / "uplink.state", self._stopping, metered)
+        self._upload = upload = ResumableUpload(
+            client, self._config, clock, folder / "uplink.state", self._stopping, metered
+        )
         self._uploader = Uploader(
             self._folder, upload, self._reports, clock, self._stopping, self._end_expired_captures
         )
@@ -131,6 +133,11 @@ class Captures:
     def alive(self) -> bool:
         """Whether both threads run, or were stopped."""
         return self._stopping.is_set() or (self._recorder.alive() and self._uploader.alive())
+
+    def share(self) -> CaptureShare:
+        """How much of the day's share of the network is used."""
+        limit = max(0, int(self._upload.limit_bytes))
+        return CaptureShare(sent_bytes=self._upload.sent_bytes, limit_bytes=limit, waiting=len(self._folder.entries()))
 
     def figures(self) -> dict[str, int]:
         """For the status.

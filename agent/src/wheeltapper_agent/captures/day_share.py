@@ -38,7 +38,7 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class DayShare:
-    """Counts uploaded bytes. One thread uses it.
+    """Counts uploaded bytes. One thread counts, any may read.
 
     Args:
         file: keeps the count.
@@ -63,15 +63,14 @@ class DayShare:
     @property
     def sent_bytes(self) -> int:
         """Bytes that were uploaded in the present day."""
-        if self._clock.monotonic() - self._began >= _DAY_SECONDS:
-            self._sent_bytes = 0
-        return self._sent_bytes
+        return 0 if self._clock.monotonic() - self._began >= _DAY_SECONDS else self._sent_bytes
 
     def add(self, count: int) -> None:
         """Count ``count`` bytes that were uploaded now."""
-        if not self.sent_bytes:
+        sent = self.sent_bytes
+        if not sent:
             self._began = self._clock.monotonic()
-        self._sent_bytes += count
+        self._sent_bytes = sent + count
         elapsed = self._clock.monotonic() - self._began
         state = _State(self._sent_bytes, elapsed, *self._booted(), self._clock.now())
         try:

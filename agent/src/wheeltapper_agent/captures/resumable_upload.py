@@ -89,11 +89,18 @@ class ResumableUpload:
         """
         if self._metered():
             return entry.expires_at is not None and self._clock.now() > entry.expires_at
-        limit = self._config.max_mb_per_day * 1024 * 1024
-        return entry.command is not None or limit <= 0 or self._today().sent_bytes + entry.length <= limit
+        limit = self.limit_bytes
+        return entry.command is not None or limit <= 0 or self.sent_bytes + entry.length <= limit
 
-    def _today(self) -> DayShare:
-        return self._share
+    @property
+    def limit_bytes(self) -> float:
+        """What recordings by rule may take of the network in a day; 0 or less: no limit."""
+        return self._config.max_mb_per_day * 1024 * 1024
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were uploaded in the present day. Any thread may ask."""
+        return self._share.sent_bytes
 
     def send(self, entry: PendingRecording, path: Path) -> bool:
         """Upload what the server does not have yet.

@@ -120,6 +120,7 @@ class AgentStatus:
             attributes=self._attributes,
             settings_version=self._settings.version if self._settings is not None else 0,
             settings=self._settings.settings if self._settings is not None and self._settings.version else None,
+            captures=self._captures.share(),
         )
 
     def _pipeline_status(self, name: str) -> PipelineStatus:

@@ -141,6 +141,8 @@ ROUTES: Final[Mapping[str, str]] = {
     "GET /alert-budgets": "read",
     "POST /alert-budgets": "settings.edit",
     "POST /alert-budgets/{budget}/delete": "settings.edit",
+    "GET /triage-limits": "read",
+    "PATCH /triage-limits": "settings.edit",
     "GET /notify-targets": "read",
     "POST /notify-targets": "settings.edit",
     "GET /notify-targets/{target}": "read",

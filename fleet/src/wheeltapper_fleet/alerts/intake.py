@@ -40,7 +40,10 @@ from wheeltapper_fleet.alerts.case import (
     reopened,
     taken,
 )
+from wheeltapper_fleet.alerts.channel import KnownChannels, channel_of
 from wheeltapper_fleet.alerts.findings import Findings
+from wheeltapper_fleet.alerts.policy import read_policy
+from wheeltapper_fleet.alerts.release_channels import ReleaseChannels
 from wheeltapper_fleet.alerts.releases import adopt, grown, release_suspects
 from wheeltapper_fleet.alerts.service import resolve_child
 from wheeltapper_fleet.alerts.silences import Silence, silences_within, silencing
@@ -92,22 +95,19 @@ class Triage:
     Args:
         engine: the fleet's database.
         announce: writes down, in the same transaction, what is to be told.
-        policy: how long to wait for what.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        announce: Announce = lambda connection, occurrences: None,
-        policy: Policy = Policy(),  # noqa: B008  # it is frozen
-    ) -> None:
+    def __init__(self, engine: Engine, announce: Announce = lambda connection, occurrences: None) -> None:
         self._engine = engine
         self._announce = announce
-        self._policy = policy
+        self._policy = Policy()
         self._findings = Findings()
+        self._channels = ReleaseChannels()
 
     def turn(self, now: float) -> bool:
         """Take the alerts that wait, then judge the cases whose time has come; whether there is more to do at once."""
+        with reading(self._engine) as connection:
+            self._policy = read_policy(connection)
         return self._take_alerts(now) or self._look_again(now)
 
     def _take_alerts(self, now: float) -> bool:
@@ -152,7 +152,8 @@ class Triage:
         rows = connection.execute(query).all()
         if not rows:
             return
-        points = _points_of(connection, rows)
+        channels = self._channels_of(connection, rows)
+        points = _points_of(connection, rows, channels)
         places = places_of(connection, {point for point in points.values() if point is not None})
         sites = _sites_of(connection, {row.device for row in rows})
         first = min(row.happened_at for row in rows)
@@ -174,8 +175,14 @@ class Triage:
         for key, case in zip(fresh, case_store.insert_cases(connection, [changed[key] for key in fresh]), strict=True):
             changed[key] = case
             batch.changes.log(case.id, now, TRIAGE, "opened")
-        _mark(connection, [_marked(changed.get(key), *each) for key, each in zip(keys, taken_alerts, strict=True)])
+        marked = [_marked(changed.get(key), *each, channels) for key, each in zip(keys, taken_alerts, strict=True)]
+        _mark(connection, marked)
         self._judge_all(batch, changed.values())
+
+    def _channels_of(self, connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, str | None]:
+        """The channel that each alert is about, by the alert's number."""
+        known = self._channels.read(connection, {(row.model, row.release) for row in rows})
+        return {row.id: channel_of(_reasons(row), known.get((row.model, row.release), KnownChannels())) for row in rows}
 
     def _join(self, batch: _Slice, case: Case | None, key: str, alert: CaseAlert, where: Where) -> Case | None:
         """The case that an alert joins or opens; None for one that clears nothing."""
@@ -276,14 +283,20 @@ class Triage:
             batch.told.append(occurrence_of(kind, stored, now))
 
 
-def _points_of(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, str | None]:
+def _reasons(row: Row[Any]) -> list[dict[str, Any]]:
+    return [each for each in row.reasons if isinstance(each, dict)] if isinstance(row.reasons, list) else []
+
+
+def _points_of(
+    connection: Connection, rows: Sequence[Row[Any]], channels: Mapping[int, str | None]
+) -> dict[int, str | None]:
     """The point that each alert belongs to, by the alert's number."""
     spans = spans_by_source(connection, {(row.device, row.pipeline) for row in rows})
     found = {}
     for row in rows:
-        reasons = row.reasons if isinstance(row.reasons, list) else []
-        features = [str(each["feature"]) for each in reasons if isinstance(each, dict) and "feature" in each]
-        found[row.id] = point_of(spans.get((row.device, row.pipeline), ()), row.happened_at, features)
+        features = [str(each["feature"]) for each in _reasons(row) if "feature" in each]
+        of_source = spans.get((row.device, row.pipeline), ())
+        found[row.id] = point_of(of_source, row.happened_at, features, channels[row.id])
     return found
 
 
@@ -329,9 +342,9 @@ def _alert(row: Row[Any], silenced: bool) -> CaseAlert:
     return CaseAlert(**{name: row._mapping[name] for name in names}, silenced=silenced)
 
 
-def _marked(case: Case | None, alert: CaseAlert, where: Where) -> dict[str, Any]:
-    number = None if case is None else case.id
-    return {"b_id": alert.id, "case": number, "b_point": where.point, "quiet": alert.silenced}
+def _marked(case: Case | None, alert: CaseAlert, where: Where, channels: Mapping[int, str | None]) -> dict[str, Any]:
+    found = {"b_id": alert.id, "case": None if case is None else case.id, "b_point": where.point}
+    return {**found, "b_channel": channels[alert.id], "quiet": alert.silenced}
 
 
 def _mark(connection: Connection, joined: list[dict[str, Any]]) -> None:
@@ -340,6 +353,7 @@ def _mark(connection: Connection, joined: list[dict[str, Any]]) -> None:
         "triaged": True,
         "case_id": bindparam("case"),
         "point": bindparam("b_point"),
+        "channel": bindparam("b_channel"),
         "silenced": bindparam("quiet"),
     }
     connection.execute(update(alerts).where(alerts.c.id == bindparam("b_id")).values(values), joined)

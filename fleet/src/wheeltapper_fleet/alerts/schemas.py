@@ -22,6 +22,8 @@ __all__ = [
     "CaseView",
     "CommentRequest",
     "LabelView",
+    "LimitView",
+    "LimitsRequest",
     "ResolveRequest",
     "SilenceRequest",
     "SilenceView",
@@ -51,7 +53,8 @@ class AlertView(BaseModel):
     ``unit``, and ``zone`` the zone by ISO 20816 (A to D); each is None where the model does not say it.
     ``slowly``: it was raised by a score that lasts, though it is not at the threshold.
     The alert that complete windows get no score has the label ``model.no_score``, and no ``score``.
-    ``case_id`` and ``point`` are those that triage found; ``silenced`` says that it came during maintenance.
+    ``case_id``, ``channel`` and ``point`` are those that triage found; ``silenced`` says that it came during
+    maintenance.
     """
 
     id: int
@@ -72,6 +75,7 @@ class AlertView(BaseModel):
     slowly: bool = False
     reasons: list[dict[str, Any]]
     case_id: int | None = None
+    channel: str | None = None
     point: str | None = None
     silenced: bool = False
 
@@ -206,6 +210,26 @@ class BudgetView(BaseModel):
     status: str
     said: str
     suggestions: list[str]
+
+
+class LimitView(BaseModel):
+    """A limit of triage: what is in force, what it is where nobody set it, and its bounds."""
+
+    name: str
+    value: float
+    default: float
+    low: float
+    high: float
+    set_at: float | None
+    set_by: str | None
+
+
+class LimitsRequest(_Closed):
+    """Set limits of triage by name; null: back to the default. Those that are not named stay."""
+
+    limits: Annotated[
+        dict[str, Annotated[float, Field(allow_inf_nan=False)] | None], Field(min_length=1, max_length=16)
+    ]
 
 
 class ValueView(BaseModel):

@@ -4,7 +4,8 @@ Invariants:
     * An action is done at the version that it was decided on, or refused (``case.conflict``).
     * An illegal transition is refused (``case.illegal``) and changes nothing.
     * Resolving with a verdict writes the labels of the episode in the same transaction; correcting it replaces them.
-    * What is still raised an hour after it was resolved is opened again, unless it was a false alarm.
+    * What is still raised some time after it was resolved (``quiet_seconds``) is opened again, unless it was a false
+      alarm.
     * Everything that is done is in the case's log, with who did it.
 """
 
@@ -18,14 +19,14 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from wheeltapper_fleet.alerts import case_store
 from wheeltapper_fleet.alerts.announcing import occurrence_of
-from wheeltapper_fleet.alerts.case import Case, CaseEvent, Kind, Policy, Verdict, act
+from wheeltapper_fleet.alerts.case import Case, CaseEvent, Kind, Verdict, act
+from wheeltapper_fleet.alerts.policy import read_policy
 from wheeltapper_fleet.alerts.tables import alerts, cases, labels
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.notify.occurrence import Occurrence, OccurrenceKind
 
 __all__ = ["Cases", "Feedback", "resolve_child"]
 
-_QUIET_SECONDS: Final = Policy().quiet_seconds
 _SOURCES: Final = 1000
 """Pipelines of one case that get a label; a case of one point has one or two."""
 
@@ -92,7 +93,7 @@ class Cases:
             raise FleetError("case.failed_at", "only a true fault has a time at which the machine failed", 422)
         with self._engine.begin() as connection:
             before = _at_version(connection, number, version)
-            case = _resolved(before, feedback, who, now)
+            case = _resolved(connection, before, feedback, who, now)
             stored = _store(connection, case, who, "resolved", _said(feedback), now)
             if case.kind == Kind.RELEASE:
                 connection.execute(update(cases).where(cases.c.parent == number).values(look_at=now))
@@ -126,7 +127,7 @@ def resolve_child(connection: Connection, case: Case, parent: Case, now: float) 
     """Resolve a case that one about a release stood for, as that one was; in the caller's transaction."""
     found = Feedback(verdict=parent.verdict or "unclear", part=parent.part, note=parent.note)
     who = parent.resolved_by or ""
-    after = replace(_resolved(case, found, who, now), look_at=None, attention="nobody")
+    after = replace(_resolved(connection, case, found, who, now), look_at=None, attention="nobody")
     stored = _store(connection, after, who, "resolved", f"with case {parent.id}: {_said(found)}", now)
     _label(connection, stored, who)
 
@@ -141,7 +142,8 @@ def _at_version(connection: Connection, number: int, version: int) -> Case:
     return case
 
 
-def _resolved(case: Case, feedback: Feedback, who: str, now: float) -> Case:
+def _resolved(connection: Connection, case: Case, feedback: Feedback, who: str, now: float) -> Case:
+    still = case.raised and feedback.verdict != Verdict.FALSE_ALARM
     after = act(case, CaseEvent.RESOLVE, now)
     return replace(
         after,
@@ -152,7 +154,7 @@ def _resolved(case: Case, feedback: Feedback, who: str, now: float) -> Case:
         note=feedback.note,
         work_order=feedback.work_order or case.work_order,
         failed_at=feedback.failed_at,
-        look_at=now + _QUIET_SECONDS if case.raised and feedback.verdict != Verdict.FALSE_ALARM else None,
+        look_at=now + read_policy(connection).quiet_seconds if still else None,
     )
 
 

@@ -3,13 +3,14 @@
     * ``alerts``: one row an alert message. ``at`` is Unix seconds by the device's clock, ``t_s`` the machine's time in
       seconds, ``happened_at`` the fleet's best guess of ``at`` (its own clock, where the device had none or is ahead).
       ``triaged`` says whether :mod:`wheeltapper_fleet.alerts.intake` has taken it; then it has a ``case_id`` (unless it
-      cleared nothing) and the ``point`` that it belongs to, if that is known.
+      cleared nothing), and the ``channel`` that it is about and the ``point`` that it belongs to, if those are known.
     * ``cases``: one row a case; the columns are the fields of :class:`wheeltapper_fleet.alerts.case.Case`. ``look_at``
       is when triage must look at it again.
     * ``case_log``: what happened to a case, who did it.
     * ``silences``: maintenance: alerts within are kept and counted, and nobody is told.
     * ``exposure``: for how many seconds machines were watched, by day (the Unix second of its beginning), model, site.
     * ``alert_budgets``: how many false alarms are accepted; an empty model or site is any.
+    * ``triage_limits``: the limits of triage that somebody has set.
     * ``labels``: what a resolved case says about what its devices measured, from when to when.
 
 Times are Unix seconds by the fleet's clock where nothing else is said.
@@ -22,7 +23,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Strin
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
-__all__ = ["alert_budgets", "alerts", "case_log", "cases", "exposure", "labels", "silences"]
+__all__ = ["alert_budgets", "alerts", "case_log", "cases", "exposure", "labels", "silences", "triage_limits"]
 
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
@@ -52,6 +53,7 @@ alerts = Table(
     Column("triaged", Boolean, nullable=False, server_default=text("FALSE"), default=False),
     Column("case_id", Integer),
     Column("point", String(63)),
+    Column("channel", String(64)),
     Column("silenced", Boolean, nullable=False, server_default=text("FALSE"), default=False),
     Index("uq_alerts_record", "device", "epoch", "seq", unique=True),
     Index("ix_alerts_device", "device", "id"),
@@ -202,4 +204,13 @@ alert_budgets = Table(
     Column("set_by", String(128), nullable=False),
     Column("exceeded_at", Float),
     Index("uq_alert_budgets_model", "model", "site", unique=True),
+)
+
+triage_limits = Table(
+    "triage_limits",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", Float, nullable=False),
+    Column("set_at", Float, nullable=False),
+    Column("set_by", String(128), nullable=False),
 )

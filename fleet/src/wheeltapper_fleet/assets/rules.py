@@ -74,18 +74,21 @@ def conflicting(wanted: Span, existing: Iterable[Span]) -> Span | None:
     return None
 
 
-def point_of(spans: Iterable[Span], at: float, features: Collection[str]) -> str | None:
+def point_of(spans: Iterable[Span], at: float, features: Collection[str], channel: str | None = None) -> str | None:
     """The point that something measured at ``at`` belongs to; None where there is none or it cannot be told.
 
     Args:
         spans: those of its device and pipeline.
         at: Unix seconds.
         features: the features that moved, strongest first. A feature is named ``CHANNEL.KIND`` or ``CHANNEL BAND``.
+        channel: the one that it is about, where that is known; the features decide otherwise.
     """
     valid = [span for span in spans if span.covers(at)]
     if len({span.point for span in valid}) == 1:
         return valid[0].point
-    for feature in features:
+    if channel is not None and (of_channel := [span.point for span in valid if span.channel == channel]):
+        return of_channel[0]
+    for feature in features if channel is None else ():
         for span in valid:
             if feature.startswith((f"{span.channel}.", f"{span.channel} ")):
                 return span.point

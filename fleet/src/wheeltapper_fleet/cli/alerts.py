@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
-from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_result, print_table
+from wheeltapper_fleet.cli.support import (
+    format_time,
+    open_client,
+    parse_changes,
+    print_json,
+    print_result,
+    print_table,
+)
 
 __all__ = ["alerts_app"]
 
@@ -46,13 +53,14 @@ def alerts_list(
             each["id"],
             format_time(each["at"]),
             each["point"] or f"{each['device']}/{each['pipeline']}",
+            each["channel"],
             each["severity"] if each["raised"] else "cleared",
             each["label"] or each["zone"] or ("slow wear" if each["slowly"] else None),
             each["case_id"],
         )
         for each in found
     ]
-    print_table(("ALERT", "AT", "WHERE", "SEVERITY", "SAYS", "CASE"), rows, "no alert")
+    print_table(("ALERT", "AT", "WHERE", "CHANNEL", "SEVERITY", "SAYS", "CASE"), rows, "no alert")
 
 
 @alerts_app.command("value")
@@ -120,6 +128,30 @@ def alerts_labels(
         for each in found
     ]
     print_table(("MEASURED BY", "FROM", "TO", "VERDICT", "PART", "CASE"), rows, "no label yet")
+
+
+@alerts_app.command("limits", context_settings={"ignore_unknown_options": True})
+def alerts_limits(
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="name=value sets a limit, -name takes it back to its default.")
+    ] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show or set the limits of triage: how long it waits for what, and when a release is the cause."""
+    limits = parse_changes(changes or [])
+    with open_client(url, token_file, data_dir) as client:
+        found = client.call("PATCH" if limits else "GET", "/triage-limits", {"limits": limits} if limits else None)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (each["name"], *(f"{each[key]:g}" for key in ("value", "default", "low", "high")), each["set_by"])
+        for each in found
+    ]
+    print_table(("LIMIT", "IN FORCE", "DEFAULT", "FROM", "TO", "SET BY"), rows, "")
 
 
 @budget_app.command("set")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +16,7 @@ from wheeltapper_fleet.cli.support import (
     fail,
     format_time,
     open_client,
+    parse_changes,
     print_json,
     print_result,
     print_table,
@@ -155,7 +155,7 @@ def device_settings(
     as_json: AsJson = False,
 ) -> None:
     """Show or change the settings of a running device: log_level, batch_seconds, status_seconds."""
-    change = _settings(changes or [])
+    change = parse_changes(changes or [])
     with open_client(url, token_file, data_dir) as client:
         found = client.change_settings(device, change, why) if change else client.settings(device)
     if as_json:
@@ -170,6 +170,9 @@ def device_settings(
         [(name, wanted, reported, "not yet" if differs else None) for name, wanted, reported, differs in rows],
         "",
     )
+    if (share := found["captures"]) is not None:
+        limit = f" of {share['limit_bytes'] / 2**20:.1f}" if share["limit_bytes"] else ""
+        typer.echo(f"recordings of the day: {share['sent_bytes'] / 2**20:.1f}{limit} MB sent, {share['waiting']} wait")
 
 
 def device_connections(
@@ -188,20 +191,3 @@ def device_connections(
         return
     rows = [(format_time(each["at"]), each["reason"], each["address"] or None) for each in found]
     print_table(("AT", "WHAT", "FROM"), rows, "it was never here")
-
-
-def _settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Wanted values by name; ends the command if a text is malformed."""
-    change: dict[str, Any] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if text.startswith("-") and not sign and len(text) > 1:
-            change[text[1:]] = None
-        elif sign and name and value and not text.startswith("-"):
-            try:
-                change[name] = float(value)
-            except ValueError:
-                change[name] = value
-        else:
-            fail("cli.setting", f"{text!r} changes no setting; write name=value, or -name", BAD_INPUT)
-    return change

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
@@ -32,6 +32,7 @@ __all__ = [
     "failures",
     "format_time",
     "open_client",
+    "parse_changes",
     "parse_tags",
     "print_json",
     "print_result",
@@ -193,3 +194,20 @@ def run_guarded(app: typer.Typer, program: str = "wheeltapper") -> NoReturn:
         sys.stderr.write(f"error: {printable(message)} [{usage_code}]\n")
         sys.exit(BAD_INPUT)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
+    """Wanted values by name (``name=value``; ``-name``: None); ends the command if a text is malformed."""
+    change: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if text.startswith("-") and not sign and len(text) > 1:
+            change[text[1:]] = None
+        elif sign and name and value and not text.startswith("-"):
+            try:
+                change[name] = float(value)
+            except ValueError:
+                change[name] = value
+        else:
+            fail("cli.setting", f"{text!r} changes no setting; write name=value, or -name", BAD_INPUT)
+    return change

@@ -11,6 +11,7 @@ from wheeltapper_fleet.telemetry.schemas import ScorePoint
 __all__ = [
     "AttributeView",
     "BulkView",
+    "CaptureShareView",
     "CommandDetail",
     "CommandView",
     "ConnectionView",
@@ -118,10 +119,21 @@ class DesiredSetting(BaseModel):
     version: int
 
 
+class CaptureShareView(BaseModel):
+    """How much of what recordings by rule may use of the network in a day is used (``limit_bytes`` 0: no limit), and
+    how many recordings wait; as the device said at ``at``, by its own clock."""
+
+    sent_bytes: int
+    limit_bytes: int
+    waiting: int
+    at: float
+
+
 class SettingsView(BaseModel):
     """The twin of a device: what is wanted, what the device says is in force, and the names of those that differ.
 
-    ``reported`` holds None for a setting that is as the device's own configuration says.
+    ``reported`` holds None for a setting that is as the device's own configuration says; ``captures`` is None of an
+    agent that does not say it.
     """
 
     version: int
@@ -130,6 +142,7 @@ class SettingsView(BaseModel):
     desired: dict[str, DesiredSetting]
     reported: dict[str, str | float | None]
     delta: list[str]
+    captures: CaptureShareView | None = None
 
 
 class AttributeView(BaseModel):

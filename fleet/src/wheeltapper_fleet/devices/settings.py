@@ -17,13 +17,14 @@ from sqlalchemy import Connection, Engine, Row, select, update
 
 from wheeltapper_fleet.db.engine import reading, upsert_statement
 from wheeltapper_fleet.devices.log import Entry, write_log
-from wheeltapper_fleet.devices.schemas import DesiredSetting, SettingsView
+from wheeltapper_fleet.devices.schemas import CaptureShareView, DesiredSetting, SettingsView
 from wheeltapper_fleet.devices.tables import device_settings, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.etag import check_etag
 from wheeltapper_fleet.ground.publication import Publication
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.commands import Command, Settings, SettingsCommand
+from wheeltapper_protocols.wire.messages import CaptureShare
 from wheeltapper_protocols.wire.topics import Down, down_topic
 
 __all__ = ["SETTINGS", "change_settings", "get_settings", "settings_for"]
@@ -100,6 +101,25 @@ def get_settings(engine: Engine, device: str) -> SettingsView:
         desired=desired,
         reported=in_force,
         delta=[name for name, each in desired.items() if each.value != in_force[name]],
+        captures=_captures(status),
+    )
+
+
+def _captures(status: Mapping[str, Any]) -> CaptureShareView | None:
+    """The day's share of recordings in a stored status; None where it says none that can be read."""
+    said = status.get("captures")
+    try:
+        found = msgspec.convert(said, CaptureShare) if said is not None else None
+    except msgspec.ValidationError:
+        return None
+    if found is None:
+        return None
+    at = status.get("at")
+    return CaptureShareView(
+        sent_bytes=found.sent_bytes,
+        limit_bytes=found.limit_bytes,
+        waiting=found.waiting,
+        at=float(at) if isinstance(at, int | float) else 0.0,
     )
 
 

@@ -57,6 +57,7 @@ __all__ = [
     "CancelCommand",
     "CaptureCommand",
     "CaptureReport",
+    "CaptureShare",
     "Code",
     "Command",
     "CommandReport",
@@ -158,6 +159,17 @@ class PipelineStatus(MessageBase, frozen=True, kw_only=True):
     """Windows since the start without a score, because the release does not know their operating condition."""
 
 
+class CaptureShare(MessageBase, frozen=True, kw_only=True):
+    """How much of what recordings by rule may use of the network in a day is used, and what waits for its upload."""
+
+    sent_bytes: Count
+    """Uploaded in the present day."""
+    limit_bytes: Count = 0
+    """What a day may take; 0: no limit."""
+    waiting: Count = 0
+    """Recordings."""
+
+
 class Status(MessageBase, frozen=True, kw_only=True):
     """State of a device; retained by the broker. The will is a status with ``online`` False, ``instance`` and nothing
     else."""
@@ -188,6 +200,8 @@ class Status(MessageBase, frozen=True, kw_only=True):
     """Version of the settings that are in force; 0 for those of the device's own configuration."""
     settings: Settings | None = None
     """What is in force of what the fleet may set."""
+    captures: CaptureShare | None = None
+    """The day's share of recordings; None of agents that do not say it."""
 
 
 class TelemetryRecord(MessageBase, frozen=True, kw_only=True, gc=False):
