@@ -132,7 +132,7 @@ def test_a_release_that_is_slower_and_scores_higher_is_stopped_by_telemetry(stag
     good = stage.campaign(3, *gates, waves=[{"count": WAVE}, {}])
 
     def passed() -> bool:
-        return stage.client.campaign(good)["waves"][0]["state"] == "PASSED"
+        return bool(stage.client.campaign(good)["waves"][0]["state"] == "PASSED")
 
     wait_for("the wave of a good release to pass", passed, 90.0, checks=[stage.check_alive])
     assert "PASS: latency:" in stage.cli("campaign", "log", good)

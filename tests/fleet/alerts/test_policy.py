@@ -86,13 +86,13 @@ def test_the_command_and_the_route(server: AdminServer) -> None:
         return CliRunner().invoke(app, ["alerts", "limits", *arguments, *where])
 
     assert run().exit_code == 0
-    done = run("settle_seconds=900", "burst_points=7")
+    done = run("--set", "settle_seconds=900", "--set", "burst_points=7")
     assert done.exit_code == 0, done.output
     assert {each["name"]: each["value"] for each in json.loads(done.stdout)}["settle_seconds"] == 900
     assert in_force(server.engine) == Policy(settle_seconds=900.0, burst_points=7)
-    assert run("-settle_seconds").exit_code == 0
+    assert run("--reset", "settle_seconds").exit_code == 0
     assert in_force(server.engine) == Policy(burst_points=7)
-    refused = run("settle_seconds=-5")
+    refused = run("--set", "settle_seconds=-5")
     assert refused.exit_code == 2
     assert "triage.limit" in refused.stderr
     with server.http(server.token_of("operator")) as http:

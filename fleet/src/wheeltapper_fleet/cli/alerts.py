@@ -130,18 +130,17 @@ def alerts_labels(
     print_table(("MEASURED BY", "FROM", "TO", "VERDICT", "PART", "CASE"), rows, "no label yet")
 
 
-@alerts_app.command("limits", context_settings={"ignore_unknown_options": True})
+@alerts_app.command("limits")
 def alerts_limits(
-    changes: Annotated[
-        list[str] | None, typer.Argument(help="name=value sets a limit, -name takes it back to its default.")
-    ] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE sets a limit; repeatable.")] = None,
+    reset: Annotated[list[str] | None, typer.Option(help="Back to its default, by name; repeatable.")] = None,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Show or set the limits of triage: how long it waits for what, and when a release is the cause."""
-    limits = parse_changes(changes or [])
+    limits = {**parse_changes(change or []), **dict.fromkeys(reset or [])}
     with open_client(url, token_file, data_dir) as client:
         found = client.call("PATCH" if limits else "GET", "/triage-limits", {"limits": limits} if limits else None)
     if as_json:

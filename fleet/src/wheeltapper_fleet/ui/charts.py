@@ -176,10 +176,16 @@ def _finite(value: float | None, otherwise: float) -> float:
     return value if value is not None and math.isfinite(value) else otherwise
 
 
-def wave_bars(campaign: CampaignView) -> Sequence[WaveBar]:
-    """The waves of a campaign in order, numbered from 1."""
+def wave_bars(campaign: CampaignView, most: int | None = None) -> Sequence[WaveBar]:
+    """The waves of a campaign in order, numbered from 1; at most ``most`` of them, those around the one that is next to
+    pass."""
     last = max([len(campaign.waves), *(int(key) for key in campaign.executions)])
-    return [_wave_bar(campaign, number) for number in range(1, last + 1)]
+    bars = [_wave_bar(campaign, number) for number in range(1, last + 1)]
+    if most is None or last <= most:
+        return bars
+    current = next((index for index, bar in enumerate(bars) if bar.state != "PASSED"), last)
+    first = min(max(0, current - most // 2), last - most)
+    return bars[first : first + most]
 
 
 def _wave_bar(campaign: CampaignView, number: int) -> WaveBar:
