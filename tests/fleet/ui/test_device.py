@@ -16,7 +16,7 @@ from tests.fleet.api.harness import MODEL, AdminServer
 from wheeltapper_fleet.access.authenticator import Authenticator
 from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.devices.commands import answer_command, create_command, list_commands
-from wheeltapper_fleet.devices.connections import record_connection
+from wheeltapper_fleet.devices.connections import Change, record_connections
 from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.settings import change_settings, get_settings
 
@@ -39,7 +39,7 @@ def a_device(server: AdminServer, name: str = "press-1") -> None:
         for number in range(60):
             online = number % 2 == 0
             reason = "connected" if online else "lost"
-            record_connection(connection, name, online=online, reason=reason, address="10.0.0.7", now=now + number)
+            record_connections(connection, [Change(name, online, reason, "10.0.0.7")], now + number)
         write_log(connection, [Entry(name, "quarantine", "quarantined", "", "it smells")], "ann", now)
 
 
