@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from tests.agent.bundles import write_bundle
 from tests.agent.pipeline.test_alerts import LevelSource, alerts, run
@@ -22,11 +23,12 @@ from wheeltapper_agent.pipeline.baseline import WRITE_SECONDS
 from wheeltapper_agent.pipeline.pipeline import Pipeline
 from wheeltapper_agent.pipeline.remembered import read_file
 from wheeltapper_agent.records.spool import Spool
-from wheeltapper_agent.source.base import Window
+from wheeltapper_agent.source.base import SourceSpec, Window
 from wheeltapper_protocols.decision.baseline import BaselineSpec
+from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec
-from wheeltapper_protocols.manifest.manifest import Manifest
+from wheeltapper_protocols.manifest.manifest import Input, Manifest
 from wheeltapper_protocols.signal.features import FeatureSpec
 from wheeltapper_protocols.wire.messages import Alert, BaselineReport, Report, TelemetryRecord
 
@@ -273,3 +275,57 @@ def test_an_agent_that_is_restarted_often_finds_slow_wear(device: Device, tmp_pa
     assert [reason.feature for reason in found[0].reasons] == ["x.rms"]
     device.play([1.24] * 3, make(tmp_path / "next", baseline=None, decision=WORN, release=2))
     assert len(alerts(device.spool)) == 1, "it goes on with another release"
+
+
+class AtSpeed(LevelSource):
+    """A vibration of one root mean square, beside the machine's speed, as pairs."""
+
+    def __init__(self, states: Sequence[tuple[float, float]]) -> None:
+        super().__init__([])
+        self.spec = SourceSpec(1000.0, 16, ("x", "speed"), ("g", "1/s"))
+        self.states = states
+
+    def windows(self, first: int) -> Iterator[Window]:
+        for index, (level, speed) in enumerate(self.states):
+            yield Window(np.hstack([SIGNS * np.float32(level), np.full((16, 1), speed, np.float32)]), float(index))
+        self.state = "ended"
+
+
+def test_a_baseline_learnt_under_one_condition_holds_under_the_others(device: Device, tmp_path: Path) -> None:
+    scoring = ScoringSpec(
+        transform=["affine"] * 2,
+        center=[1.0, 10.0],
+        scale=[0.1, 1.0],
+        weight=[1.0, 0.0],
+        down=[1.0] * 2,
+        threshold=1.0,
+    )
+    condition = ConditionSpec(
+        features=[1], centres=[[10.0], [20.0]], reach=[5.0], center=[[1.0, 10.0], [4.0, 20.0]], scale=[[0.1, 1.0]] * 2
+    )
+    spec = BaselineSpec(
+        windows=8, outside_windows=8, shift=[9.0, 0.0], spread=[1.0] * 2, narrowest=[1.0] * 2, widest=[1.0] * 2
+    )
+    fields: dict[str, Any] = {
+        "input": Input(sample_rate_hz=1000.0, window_samples=16, channels=["x", "speed"], units=["g", "1/s"]),
+        "features": [
+            FeatureSpec(name="x.rms", kind="rms", channel=0),
+            FeatureSpec(name="speed.value", kind="value", channel=1),
+        ],
+        "scoring": scoring,
+        "condition": condition,
+        "decision": DECISION,
+        "baseline": spec,
+    }
+    samples = np.hstack([SIGNS, np.full((16, 1), 10.0, np.float32)])[None].repeat(2, axis=0)
+    model = linear(np.zeros((2, 2)), np.zeros(2))
+    bundle = load_bundle(write_bundle(tmp_path / "at-speed", task_bundle(model, samples, **fields)))
+    states = [(1.3, 10.0)] * 7 + [(7.0, 90.0), (1.3, 10.0), (4.3, 20.0), (4.4, 20.0)]
+    pipeline = Pipeline("main", AtSpeed(states), device.spool, device.clock, baseline_file=device.file)
+    run(pipeline, bundle)
+    assert device.scores() == [*[3.0] * 7, None, 3.0, 0.0, 1.0], "the window in an unknown condition was not learnt"
+    assert phase(pipeline) == "learned"
+    other = replace_struct(condition, reach=[4.0])
+    files = task_bundle(model, samples, **(fields | {"release": 2, "condition": other}))
+    unlike = load_bundle(write_bundle(tmp_path / "unlike", files))
+    assert pipeline.baseline.preview(unlike) is unlike, "with other conditions it is learnt anew"

@@ -27,12 +27,12 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.inference import LoadedModel
 from wheeltapper_agent.model.runtimes import load_model
 from wheeltapper_agent.source.base import SourceSpec
+from wheeltapper_protocols.decision.baseline import BaselineState, learn
 from wheeltapper_protocols.decision.bearing_detector import BearingFaultDetector
 from wheeltapper_protocols.decision.decision import DecisionState, Verdict, step
 from wheeltapper_protocols.decision.reasons import band_reasons, feature_reasons
-from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.manifest.inference_task import InferenceTask, Prediction
+from wheeltapper_protocols.manifest.inference_task import InferenceTask, Prediction, with_baseline
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -130,11 +130,27 @@ class Bundle:
         threshold."""
         return dataclasses.replace(self, last_above_threshold=[])
 
-    def with_scoring(self, scoring: ScoringSpec) -> Bundle:
-        """Return this bundle with another section ``scoring``, such as one with the device's own center and scale. The
-        manifest stays the signed one."""
-        task = InferenceTask(replace(self.manifest, scoring=scoring))
-        return dataclasses.replace(self, task=task, last_above_threshold=[])
+    def with_baseline(self, state: BaselineState) -> Bundle:
+        """Return this bundle with the device's own center and scale, as the section ``baseline`` allows; the same one
+        where nothing is learned. The manifest stays the signed one."""
+        own = with_baseline(self.manifest, state)
+        if own is self.manifest:
+            return self
+        return dataclasses.replace(self, task=InferenceTask(own), last_above_threshold=[])
+
+    def learn(self, state: BaselineState, evaluation: Evaluation, verdict: Verdict, row: int = 0) -> BaselineState:
+        """Return what is learnt of the machine after one window, which this bundle scored with the fleet's values.
+
+        A window without a score or without all channels is not learnt. One in an ISO 20816 zone that raises is not
+        healthy.
+        """
+        spec, section, missing = self.manifest.baseline, self.manifest.iso20816, evaluation.missing
+        if spec is None or not verdict.valid or math.isnan(evaluation.scores.score[row]):
+            return state
+        if missing is not None and missing[row].any():
+            return state
+        healthy = not (section is not None and section.raises and verdict.zone in ("C", "D"))
+        return learn(spec, state, evaluation.model_input[row], healthy)
 
     def warm_up(self) -> None:
         """Score a made-up window, so that the slow first call is not counted as the latency of a live window."""

@@ -13,8 +13,9 @@ import numpy as np
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.bundle import check_input, load_bundle
 from wheeltapper_agent.source.recorded import ContinuousRecording, ReplayConfig, SnapshotRecording, open_recorded
+from wheeltapper_protocols.decision.baseline import BaselineState
 from wheeltapper_protocols.decision.condition import UNKNOWN
-from wheeltapper_protocols.decision.decision import DecisionState, Verdict
+from wheeltapper_protocols.decision.decision import DecisionState, Verdict, initial_state
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.quality import is_complete
 from wheeltapper_protocols.tables.options import TableOptions
@@ -41,7 +42,8 @@ def score_recording(
         One row a snapshot: ``snapshot``, ``t_s``, ``score`` (1.0 is the warning threshold; None where it is not a
             number, or where samples are missing), ``severity``, ``alert``; ``label`` of a classification, ``value`` and
             ``unit`` of a remaining life, with ``low`` and ``high`` where the release has an interval; ``condition``
-            where it is unknown, ``zone`` of ISO 20816; ``reasons`` where an alert was raised or became worse.
+            where it is unknown, ``partial`` where channels were missing, ``zone`` of ISO 20816; ``reasons`` where an
+            alert was raised or became worse. A baseline is learnt as on a device.
 
     Raises:
         AgentError: ``bundle.*``, ``update.input_mismatch``, ``source.*``, ``config.invalid``, ``runtime.*``.
@@ -53,19 +55,25 @@ def score_recording(
     """
     bundle = load_bundle(bundle_dir)
     recorded = _opened(bundle.manifest, recording_file, options or TableOptions(), scale)
-    state, severity, alert = DecisionState(), Severity.NORMAL.value, False
+    state, severity, alert, baseline = DecisionState(), Severity.NORMAL.value, False, BaselineState()
     for index, window in enumerate(recorded.windows(lambda: False)):
         row: dict[str, Any] = {"snapshot": index, "t_s": window.t_s, "score": None}
-        if not is_complete(window.samples):  # a device does not score it either
+        if not (bundle.manifest.missing_channels or is_complete(window.samples)):  # a device does not score it either
             yield row | {"severity": severity, "alert": alert}
             continue
         evaluation = bundle.evaluate(window.samples[None])
         state, verdict = bundle.decide(state, evaluation)
+        learned = bundle.learn(baseline, evaluation, verdict) if baseline.phase == "learning" else baseline
         severity, alert = verdict.severity.value, verdict.alert
         row |= {"score": float(verdict.score) if verdict.valid else None, "severity": severity, "alert": alert}
         if evaluation.scores.labels == [UNKNOWN]:
             row["condition"] = "unknown"
+        if evaluation.missing is not None:
+            row["partial"] = True
         yield row | _task_fields(bundle.manifest, verdict)
+        if learned.phase == "learned" and baseline.phase == "learning":
+            bundle, state = bundle.with_baseline(learned), initial_state(state.severity, state.no_score)
+        baseline = learned
 
 
 def _opened(

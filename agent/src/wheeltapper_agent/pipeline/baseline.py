@@ -33,7 +33,7 @@ from wheeltapper_agent.model.bundle import Bundle, Evaluation
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.pipeline.remembered import Remembered, find, read_file, remove_file, write_file
 from wheeltapper_agent.records.port import unnumbered_report
-from wheeltapper_protocols.decision.baseline import BaselineState, Phase, adapted, adjustment, learn, windows_left
+from wheeltapper_protocols.decision.baseline import BaselineState, Phase, adjustment, windows_left
 from wheeltapper_protocols.decision.decision import DecisionState, initial_state
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.wire.messages import BaselineFeature, BaselineReport, BaselineStatus, Report, Severity
@@ -116,13 +116,12 @@ class Baseline:
 
     def preview(self, bundle: Bundle) -> Bundle:
         """Return ``bundle`` as it would run, and change nothing: for its shadow run."""
-        spec, scoring = bundle.manifest.baseline, bundle.manifest.scoring
-        if spec is None or scoring is None:
+        if bundle.manifest.baseline is None:
             return bundle
         with self._lock:
             known = (self._entry(0.0), *self._known_others()) if self._bundle is not None else self._read()
         state, _ = find(known, bundle.manifest, bundle.sha256)
-        return bundle if state.phase != "learned" else bundle.with_scoring(adapted(spec, scoring, state))
+        return bundle.with_baseline(state)
 
     def renewed(self, before: DecisionState) -> tuple[Bundle, DecisionState] | None:
         """Return the bundle to run from the next window on, and its decision, where that has changed: learned, or
@@ -144,22 +143,14 @@ class Baseline:
 
     def learn(self, observation: Observation, evaluation: Evaluation, row: int) -> None:
         """Take a window into account that has a score."""
-        if self._bundle is None or self._state.phase != "learning":
+        if self._bundle is None or self._state.phase != "learning" or observation.verdict is None:
             return
-        manifest, verdict = observation.manifest, observation.verdict
-        if manifest is None or verdict is None:
+        self._unwell = self._unwell and observation.verdict.alert
+        if self._unwell:
             return
-        spec, section = manifest.baseline, manifest.iso20816
-        if spec is None:
-            return
-        self._unwell = self._unwell and verdict.alert
-        if self._unwell or (evaluation.missing is not None and evaluation.missing[row].any()):
-            return
-        healthy = not (section is not None and section.raises and verdict.zone in ("C", "D"))
         with self._lock:
-            if self._renewed is not None:  # it was reset meanwhile, and this window was scored with other values
-                return
-            self._state = learn(spec, self._state, evaluation.model_input[row], healthy)
+            if self._renewed is None:  # otherwise it was reset meanwhile, and the window was scored with other values
+                self._state = self._bundle.learn(self._state, evaluation, observation.verdict, row)
 
     def turn(self, decision: DecisionState) -> list[Report]:
         """After some windows: write down what is to be kept; return reports of what happened.
@@ -271,16 +262,14 @@ class Baseline:
             input=manifest.input,
             features=list(manifest.features),
             scoring=manifest.scoring,
+            condition=manifest.condition,
             baseline=self._state,
             slow_sum=min(slow_sum, manifest.decision.slow_limit),
         )
 
     def _adapted(self, bundle: Bundle) -> Bundle:
         """Return ``bundle`` with the device's own values, where they are in force."""
-        spec, scoring = bundle.manifest.baseline, bundle.manifest.scoring
-        if spec is None or scoring is None or self._applied != "learned":
-            return bundle
-        return bundle.with_scoring(adapted(spec, scoring, self._state))
+        return bundle.with_baseline(self._state) if self._applied == "learned" else bundle
 
     def _status(self) -> BaselineStatus | None:
         spec = self._bundle.manifest.baseline if self._bundle is not None else None

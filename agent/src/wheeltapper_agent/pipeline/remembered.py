@@ -4,7 +4,8 @@ Invariants:
     * A file is replaced as a whole: a power cut at any write leaves the old or the new content.
     * The newest release comes first; at most :data:`KEPT` are kept, so that going back to a release finds what was
       learnt with it.
-    * What was learnt is used for another release only if both have the same input, features and transforms.
+    * What was learnt is used for another release only if both have the same input, features and transforms; and where
+      one knows operating conditions, the same ones.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from msgspec import Meta, Struct
 from wheeltapper_agent.ground.errors import AgentError, storage_error
 from wheeltapper_agent.ground.files import write_atomic
 from wheeltapper_protocols.decision.baseline import BaselineState, carried_over
+from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.manifest.manifest import Input, Manifest
 from wheeltapper_protocols.signal.feature_kinds import FeatureSpec
@@ -35,6 +37,7 @@ class Remembered(Struct, frozen=True, kw_only=True):
     input: Input
     features: list[FeatureSpec]
     scoring: ScoringSpec | None
+    condition: ConditionSpec | None = None
     baseline: BaselineState
     slow_sum: Annotated[float, Meta(ge=0)] = 0.0
     """The cumulative sum of its decision; see :mod:`wheeltapper_protocols.decision.decision`."""
@@ -96,6 +99,8 @@ def find(releases: tuple[Remembered, ...], manifest: Manifest, sha256: str) -> t
         return BaselineState(), False
     for each in releases:
         same = each.input == manifest.input and each.features == manifest.features
+        if each.condition != manifest.condition or (each.condition is not None and each.scoring != scoring):
+            continue
         if same and each.scoring is not None and each.scoring.transform == scoring.transform:
             state = carried_over(spec, scoring, each.baseline, each.scoring)
             return state, state.learned > 0

@@ -56,6 +56,9 @@ def anomaly(
     condition: Annotated[
         str, typer.Option(help="The channel that says the operating condition, e.g. speed; scoring is per condition.")
     ] = "",
+    baseline: Annotated[
+        int, typer.Option(min=0, help="Each device learns its own machine in so many windows; 0: it learns nothing.")
+    ] = 0,
     model: Annotated[str, typer.Option(help="The model's name.")] = "bearing-anomaly",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")] = 0,
     source: Annotated[str | None, typer.Option("--import", help="What the sources are, e.g. femto.")] = None,
@@ -111,6 +114,7 @@ def anomaly(
                 origin=origin,
                 healthy_fraction=healthy_fraction,
                 false_alarms=false_alarms,
+                baseline_windows=baseline,
                 condition=condition,
                 model=model,
                 seed=seed,

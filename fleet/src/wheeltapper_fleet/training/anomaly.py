@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wheeltapper_fleet.training import autoencoder, evidence, gates
+from wheeltapper_fleet.training.baseline import fit_baseline
 from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
 from wheeltapper_fleet.training.channels import check_channels
 from wheeltapper_fleet.training.errors import TrainingError
@@ -34,6 +35,7 @@ from wheeltapper_fleet.training.recipe import decision_for, is_process
 from wheeltapper_fleet.training.tables import TableForm, read_any
 from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
+from wheeltapper_protocols.manifest.inference_task import InferenceTask
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -101,6 +103,7 @@ def train_anomaly(
     seed: int = 0,
     false_alarms: float = 1.0,
     condition: str = "",
+    baseline_windows: int = 0,
     table: TableForm | None = None,
     replace: bool = False,
     origin: Mapping[str, str] | None = None,
@@ -120,6 +123,7 @@ def train_anomaly(
         seed: seeds everything random. If ``int8_agreement`` is the only gate that fails, the following seeds are tried.
         false_alarms: the budget: how many false alarms are accepted in 1,000 machine-hours.
         condition: name of the channel that says the operating condition, such as the speed; empty: there is one.
+        baseline_windows: in so many windows each device learns the level and spread of its own machine; 0: in none.
         table: what files other than ``.npz`` do not say about themselves.
         replace: whether an older bundle at ``out`` may be replaced.
         origin: where the recordings are from, for the lineage: the dataset and its split.
@@ -128,13 +132,15 @@ def train_anomaly(
             it is logged.
 
     Raises:
-        TrainingError: ``training.fraction``, ``training.budget``, ``training.condition``, ``training.window``,
-            ``training.mixed_input``, ``training.too_little``, ``training.table``, ``training.channel``,
-            ``training.repeated``, ``training.out_exists``, ``training.gate_failed``.
+        TrainingError: ``training.fraction``, ``training.budget``, ``training.baseline``, ``training.condition``,
+            ``training.window``, ``training.mixed_input``, ``training.too_little``, ``training.table``,
+            ``training.channel``, ``training.repeated``, ``training.out_exists``, ``training.gate_failed``.
         RecordingError: a recording is malformed.
     """
     report, say = progress or (lambda text: None), warn or _LOG.warning
     _check_numbers(healthy_fraction, false_alarms)
+    if baseline_windows and not 8 <= baseline_windows <= 1_000_000:
+        raise TrainingError("training.baseline", f"a baseline of {baseline_windows} windows: give 8 to 1,000,000, or 0")
     check_target(out, replace)
     report("features")
     healthy = _read_all(recordings, healthy_fraction, condition, table or TableForm(), say)
@@ -152,6 +158,10 @@ def train_anomaly(
     _say_unknown(healthy, say)
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction, false_alarms)
     manifest = msgspec.structs.replace(manifest, lineage={**manifest.lineage, **(origin or {})})
+    if baseline_windows:
+        task = InferenceTask(manifest)
+        rows = [task.model_input(part.features, part.features[:, :0]) for part in healthy]
+        manifest = msgspec.structs.replace(manifest, baseline=fit_baseline(rows, baseline_windows))
     files = {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)}
     write_bundle(out, files, replace)
     report("bundle written")

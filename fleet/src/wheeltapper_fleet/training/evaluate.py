@@ -9,6 +9,7 @@ Example:
 
 Invariants:
     * Features, scoring and decision are the code that devices run; the model runs with the devices' session options.
+    * A device's own baseline is learnt from the recording's first snapshots, as a device does.
 
 What this module does not do: verify signatures. A bundle here is a folder that the caller made or trusts.
 """
@@ -24,10 +25,10 @@ import numpy.typing as npt
 
 from wheeltapper_fleet.training import autoencoder
 from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_protocols.decision.condition import Conditions
-from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide
-from wheeltapper_protocols.decision.evidence import Evidence
+from wheeltapper_protocols.decision.baseline import BaselineState, learn
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, Verdict, decide, initial_state
 from wheeltapper_protocols.decision.scoring import Scorer
+from wheeltapper_protocols.manifest.inference_task import InferenceTask, with_baseline
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, check_file, decode_manifest
 from wheeltapper_protocols.manifest.model_file import check_model_file
 from wheeltapper_protocols.signal.features import FeatureSet
@@ -119,11 +120,22 @@ def verdicts(
         features: feature values, [window, feature].
         scorer: names the features and knows their healthy values.
     """
-    state, found = DecisionState(), []
+    return _verdicts(spec, score, shares, features, scorer, DecisionState())[0]
+
+
+def _verdicts(
+    spec: DecisionSpec,
+    score: npt.NDArray[np.float64],
+    shares: npt.NDArray[Any],
+    features: npt.NDArray[Any],
+    scorer: Scorer,
+    state: DecisionState,
+) -> tuple[tuple[Verdict, ...], DecisionState]:
+    found = []
     for i in range(len(score)):
         state, verdict = decide(spec, state, float(score[i]), shares[i], features[i], scorer.names, scorer.usual)
         found.append(verdict)
-    return tuple(found)
+    return tuple(found), state
 
 
 def first_alert(found: tuple[Verdict, ...]) -> int | None:
@@ -151,19 +163,37 @@ def evaluate(recording: Recording, bundle: Bundle) -> Evaluation:
         raise TrainingError(
             "training.mixed_input", "the bundle's model reads samples; only models that read features can be evaluated"
         )
-    features = FeatureSet(manifest.features, *wanted)
-    scorer = Scorer(manifest.scoring, features.names)
-    values = compute_features(features, recording)
-    conditions = Conditions(manifest.condition, scorer) if manifest.condition is not None else None
-    rows = scorer.model_input(values) if conditions is None else conditions.model_input(values)
-    output = autoencoder.open_session(bundle.model).run(["output"], {"input": rows})[0]
-    if manifest.evidence is not None:
-        evidence = Evidence(manifest.evidence, manifest.scoring)
-        score, shares = evidence.score(rows, output), evidence.shares(rows, output)
-    else:
-        plain = scorer.score(rows, output)
-        score, shares = plain.score, plain.shares
-    if conditions is not None:
-        score = np.where(conditions.find(values) < 0, np.nan, score)
-    found = verdicts(manifest.decision, score, shares, values, scorer)
-    return Evaluation(t_s=recording.t_s, raw_score=score, verdicts=found)
+    values = compute_features(FeatureSet(manifest.features, *wanted), recording)
+    session = autoencoder.open_session(bundle.model)
+    whole = _Part(manifest, session, values)
+    state, learned = BaselineState(), 0
+    while manifest.baseline is not None and state.phase == "learning" and learned < len(values):
+        if not np.isnan(whole.score[learned]):
+            state = learn(manifest.baseline, state, whole.rows[learned])
+        learned += 1
+    if state.phase != "learned":
+        return Evaluation(recording.t_s, whole.score, whole.decide(DecisionState())[0])
+    before = _Part(manifest, session, values[:learned])
+    verdicts_before, decision = before.decide(DecisionState())
+    own = _Part(with_baseline(manifest, state), session, values[learned:])
+    verdicts_after, _ = own.decide(initial_state(decision.severity, decision.no_score))
+    score = np.concatenate([before.score, own.score])
+    return Evaluation(recording.t_s, score, verdicts_before + verdicts_after)
+
+
+class _Part:
+    """Consecutive windows, scored as a device with this manifest scores them."""
+
+    def __init__(self, manifest: Manifest, session: Any, features: npt.NDArray[np.float32]) -> None:
+        task = InferenceTask(manifest)
+        assert task.scorer is not None  # the caller has looked
+        self._decision, self._scorer, self._features = manifest.decision, task.scorer, features
+        self.rows = task.model_input(features, features[:, :0])
+        output = session.run(["output"], {"input": self.rows})[0] if len(features) else self.rows
+        self.score = task.in_known_conditions(task.read(self.rows, output), features).score
+        plain = task.scorer.score(self.rows, output)
+        self._shares = task.evidence.shares(self.rows, output) if task.evidence is not None else plain.shares
+
+    def decide(self, state: DecisionState) -> tuple[tuple[Verdict, ...], DecisionState]:
+        """Decide on the windows from ``state`` on; returns the verdicts and the state after them."""
+        return _verdicts(self._decision, self.score, self._shares, self._features, self._scorer, state)

@@ -44,6 +44,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "BaselineState",
     "Phase",
     "adapted",
+    "adapted_condition",
     "adjustment",
     "carried_over",
     "learn",
@@ -182,6 +184,16 @@ def adapted(spec: BaselineSpec, scoring: ScoringSpec, state: BaselineState) -> S
     scale = np.array(scoring.scale)
     center = np.array(scoring.center) + found.shift * scale
     return replace(scoring, center=center.tolist(), scale=(scale * found.ratio).tolist())
+
+
+def adapted_condition(spec: BaselineSpec, section: ConditionSpec, state: BaselineState) -> ConditionSpec:
+    """The section ``condition`` with the device's own center and scale in each condition; the same one unless the
+    baseline is learned. What a machine differs by is taken for the same in every condition, in units of its scale."""
+    if state.phase != "learned":
+        return section
+    found, scale = adjustment(spec, state), np.array(section.scale)
+    center = np.array(section.center) + found.shift * scale
+    return replace(section, center=center.tolist(), scale=(scale * found.ratio).tolist())
 
 
 def carried_over(

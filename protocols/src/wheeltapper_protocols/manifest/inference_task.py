@@ -31,13 +31,14 @@ import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
 
+from wheeltapper_protocols.decision.baseline import BaselineState, adapted, adapted_condition
 from wheeltapper_protocols.decision.condition import UNKNOWN, Conditions
 from wheeltapper_protocols.decision.decision import SCORE_LIMIT
 from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.manifest.manifest import Manifest, RawInput
 
-__all__ = ["LEAST_LIFE", "InferenceTask", "Prediction", "raw_input"]
+__all__ = ["LEAST_LIFE", "InferenceTask", "Prediction", "raw_input", "with_baseline"]
 
 LEAST_LIFE: Final = 1e-3
 """Least remaining life, as a share of ``warn_at``: the score is at most 1,000."""
@@ -250,6 +251,17 @@ class InferenceTask:
         given = _column(output, len(model_input)) * section.scale
         values = np.where(np.isfinite(given), np.clip(given, 0.0, section.cap), np.nan)
         return Prediction(section.warn_at / np.maximum(values, LEAST_LIFE * section.warn_at), values=values)
+
+
+def with_baseline(manifest: Manifest, state: BaselineState) -> Manifest:
+    """The manifest with a device's own center and scale, as its section ``baseline`` allows; the same one where nothing
+    is learned."""
+    spec, scoring, condition = manifest.baseline, manifest.scoring, manifest.condition
+    if spec is None or scoring is None or state.phase != "learned":
+        return manifest
+    if condition is not None:
+        condition = adapted_condition(spec, condition, state)
+    return replace(manifest, scoring=adapted(spec, scoring, state), condition=condition)
 
 
 def raw_input(section: RawInput, samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

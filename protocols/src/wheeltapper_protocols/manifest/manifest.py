@@ -292,8 +292,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("reconstructed features are scored by the section scoring: leave out the section anomaly")
         if self.evidence is not None and (self.scoring is None or self.task != "anomaly" or self.anomaly is not None):
             raise ValueError("the section evidence is for the task anomaly on features: leave it out, or add scoring")
-        if self.condition is not None and (self.scoring is None or self.task != "anomaly" or self.baseline is not None):
-            raise ValueError("the section condition is for the task anomaly on features, without the section baseline")
+        if self.condition is not None and (self.scoring is None or self.task != "anomaly"):
+            raise ValueError("the section condition is for the task anomaly on features")
         detectors = self.evidence.detectors if self.evidence is not None else []
         if any(index >= len(self.features) for each in detectors for index in each.features):
             raise ValueError(f"a detector names a feature that is not there: there are {len(self.features)}")
