@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ from wheeltapper_fleet.learning.datasets.exporting import export_version
 from wheeltapper_fleet.learning.datasets.importing import import_version
 from wheeltapper_fleet.learning.datasets.manifest import Item, Ref
 from wheeltapper_fleet.learning.datasets.reading import open_dataset
-from wheeltapper_fleet.learning.datasets.removal import remove_contents
+from wheeltapper_fleet.learning.datasets.removal import prune, remove_contents
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
+from wheeltapper_fleet.learning.errors import DatasetError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -75,6 +77,26 @@ def test_one_more_item_costs_the_same_however_many_there_are(tmp_path: Path, mon
     assert costs[0] == costs[1]
 
 
+def test_what_no_version_names_is_pruned_when_it_is_old(tmp_path: Path) -> None:
+    store, _ = made(tmp_path, fleet(2))
+    left = store.put(b"of an import that ended early")
+    used = store.put(b"of an import that is under way")
+    os.utime(tmp_path / "store" / "blobs" / used[:2] / used, (0, 0))
+    assert store.put(b"of an import that is under way") == used  # again, and now it counts as new
+    assert prune(store, 3600.0, time.time(), lambda text: None).files == 0
+    listed = store.write_items(many(3)).sha256
+    now = max(written_at for _, _, written_at in store.place.files("items"))
+    for age, removed in ((3599.0, 0), (1e6, 3), (2e6, 0)):
+        done = prune(store, 3600.0, now + age, lambda text: None)
+        assert done.files == removed
+    assert not store.has(left, 29)
+    assert store.place.length(f"items/{listed}.jsonl") is None
+    assert {check.verdict for check in check_version(open_dataset("rig", store), True, lambda text: None)} == {"pass"}
+    with pytest.raises(DatasetError) as refused:
+        prune(store, 60.0, now, lambda text: None)
+    assert refused.value.code == "dataset.prune"
+
+
 def test_a_disk_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -118,6 +140,9 @@ def test_a_bucket_is_a_store_too(s3_url: str, tmp_path: Path) -> None:
     assert remove_contents(store, {removed.sha256: removed.bytes}, "asked", "me").versions == ["rig@1", "rig@2"]
     assert not store.has(removed.sha256, removed.bytes)
     assert local.names() == ["rig"]
+    store.put(b"left over")
+    assert prune(store, 3600.0, time.time() + 1e6, lambda text: None).files == 1
+    assert sum(1 for _ in open_dataset("rig@2", store).items()) == 8
 
 
 def test_the_description_for_other_tools_is_what_the_specification_asks_for(tmp_path: Path) -> None:

@@ -450,3 +450,23 @@ def dataset_models(
         return
     columns = ("model", "release", "dataset", "version", "split")
     print_table([each.upper() for each in columns], [[row[each] for each in columns] for row in found], "no release")
+
+
+@dataset_app.command("prune")
+def dataset_prune(
+    older_hours: Annotated[float, typer.Option(min=1.0, help="Only what was written so long ago.")] = 24.0,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove contents that no version names, which imports that ended early have left."""
+    with failures():
+        import time
+        from dataclasses import asdict
+
+        from rich.console import Console
+
+        from wheeltapper_fleet.learning.datasets.removal import prune
+
+        with Console(stderr=True).status("looking") as status:
+            done = prune(open_store(store), older_hours * 3600.0, time.time(), status.update)
+    print_result(asdict(done), f"{done.files} files removed, {done.bytes} bytes", as_json)

@@ -19,6 +19,7 @@ import functools
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -192,6 +193,37 @@ class Place:
 
             found = self._bucket.get_file_info(fs.FileSelector(folder, allow_not_found=True))
             return sorted(each.base_name for each in found)
+
+    def touch(self, path: str) -> None:
+        """Have a file of a folder count as written now; in a bucket nothing is done.
+
+        Raises:
+            FleetError: ``SUBJECT.unreachable``: also where the file is missing.
+        """
+        if self._folder is not None:
+            with self._reported(path, "touched in"):
+                os.utime(self._folder / path)
+
+    def files(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        """The files directly in a folder, by name: path, length in bytes, and when each was written (Unix seconds).
+
+        Raises:
+            FleetError: ``SUBJECT.unreachable``.
+        """
+        for name in self.names(folder):
+            path = f"{folder}/{name}"
+            with self._reported(path, "looked up in"):
+                if self._folder is not None:
+                    try:
+                        about = (self._folder / path).lstat()
+                    except FileNotFoundError:  # it was removed since
+                        continue
+                    if stat.S_ISREG(about.st_mode):
+                        yield path, about.st_size, about.st_mtime
+                    continue
+                found = self._bucket.get_file_info(path)
+                if found.is_file:
+                    yield path, int(found.size), found.mtime.timestamp() if found.mtime is not None else 0.0
 
     @contextlib.contextmanager
     def opened(self, path: str) -> Iterator[BinaryIO]:

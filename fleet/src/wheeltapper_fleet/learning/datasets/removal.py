@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from wheeltapper_fleet.learning.datasets.manifest import Ref, Tombstone
 from wheeltapper_fleet.learning.datasets.reading import Dataset
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.learning.errors import DatasetError
 
-__all__ = ["Removal", "chosen_contents", "remove_contents"]
+__all__ = ["Pruned", "Removal", "chosen_contents", "prune", "remove_contents"]
+
+LEAST_AGE_SECONDS: Final = 3600.0
+"""An import that is under way has written contents that no version names yet."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,46 @@ def remove_contents(
     for sha256, length in sorted(contents.items()):
         store.remove_content(Tombstone(sha256=sha256, why=why, who=who[:128], at=at, bytes=length))
     return Removal(sorted(contents), sum(contents.values()), _versions_with(store, set(contents)))
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed because no version names it: files, and their bytes."""
+
+    files: int
+    bytes: int
+
+
+def prune(store: DatasetStore, older_seconds: float, now: float, progress: Callable[[str], None]) -> Pruned:
+    """Remove contents and lists that no version names: an import that ended early left them.
+
+    Cost: the lists of items of all versions are read once, and every file is looked at.
+
+    Args:
+        store: of which.
+        older_seconds: only what was written so long ago; at least :data:`LEAST_AGE_SECONDS`.
+        now: Unix seconds.
+        progress: called with a few words for each folder.
+
+    Raises:
+        DatasetError: ``dataset.prune``; ``dataset.damaged``: a list cannot be read, and nothing was removed.
+    """
+    if older_seconds < LEAST_AGE_SECONDS:
+        raise DatasetError("dataset.prune", f"leave what is younger than {LEAST_AGE_SECONDS / 3600:g} h", 400)
+    named = set[str]()
+    for name in store.names():
+        for version in store.versions(name):
+            manifest, _ = store.manifest(Ref(name, version))
+            named.add(f"{manifest.items.sha256}.jsonl")
+            named.update(item.sha256 for item in store.items(manifest.items))
+    count = length = 0
+    for folder in ("items", *(f"blobs/{name}" for name in store.place.names("blobs"))):
+        progress(folder)
+        for path, size, written_at in store.place.files(folder):
+            if path.rpartition("/")[2] not in named and now - written_at >= older_seconds:
+                store.place.remove(path)
+                count, length = count + 1, length + size
+    return Pruned(count, length)
 
 
 def _versions_with(store: DatasetStore, contents: set[str]) -> list[str]:

@@ -75,6 +75,7 @@ class DatasetStore:
         """
         sha256 = digest(content)
         if self.has(sha256, len(content)):
+            self.place.touch(_blob(sha256))  # it is in use: it is not pruned before a version names it
             return sha256
         if self.tombstone(sha256) is not None:
             raise DatasetError("dataset.removed", f"the content {sha256} was removed on request: leave it out", 409)
@@ -215,7 +216,9 @@ class DatasetStore:
                 file.write(line)
                 length, count = length + len(line), count + 1
             written = ItemList(sha256=found.hexdigest(), bytes=length, count=count)
-            if self.place.length(_items(written.sha256)) != length:
+            if self.place.length(_items(written.sha256)) == length:
+                self.place.touch(_items(written.sha256))
+            else:
                 file.seek(0)
                 self.place.write_file(_items(written.sha256), file)
         return written
