@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from rig import REPOSITORY, Row, run
 
-_PARTS = ("bearings", "fan", "simulated", "speed")
+_PARTS = ("bearings", "fan", "faults", "life", "simulated", "slow", "speed")
 _TARGET = REPOSITORY / "build" / "bench" / "learning.json"
 
 

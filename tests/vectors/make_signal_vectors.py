@@ -20,6 +20,7 @@ from wheeltapper_protocols.decision.bearing import Bearing, BearingSpec
 from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, decide
 from wheeltapper_protocols.decision.evidence import Detector, EvidenceSpec
+from wheeltapper_protocols.decision.interval import Interval
 from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
@@ -184,6 +185,13 @@ def task_manifests() -> dict[str, Manifest]:
     return {
         "classification": msgspec.structs.replace(plain, task="classification", classification=classification),
         "remaining_life": msgspec.structs.replace(plain, task="remaining_life", remaining_life=life, decision=decision),
+        "remaining_life_with_interval": msgspec.structs.replace(
+            plain,
+            task="remaining_life",
+            remaining_life=msgspec.structs.replace(
+                life, interval=Interval(coverage=0.9, edges=[40.0], below=[5.0, 20.5], above=[8.25, 30.0])
+            ),
+        ),
         "raw": msgspec.structs.replace(
             plain,
             features=[],
@@ -245,6 +253,8 @@ def bad_task_manifests() -> dict[str, bytes]:
         "band_beyond_the_spectrum": good["raw"].replace(b'"high_hz": 500.0', b'"high_hz": 9000.0'),
         "zones_of_no_acceleration": good["zones_and_bearing"].replace(b'"g"', b'"bar"'),
         "bearing_larger_than_its_circle": good["zones_and_bearing"].replace(b'"ball_mm": 7.94', b'"ball_mm": 79.4'),
+        "interval_without_an_end": good["remaining_life_with_interval"].replace(b'"below": [', b'"not_below": ['),
+        "interval_of_falling_edges": good["remaining_life_with_interval"].replace(b"   40.0", b"   -4.0"),
         "life_without_a_cap": good["remaining_life"].replace(b'"cap"', b'"cup"'),
     }
 

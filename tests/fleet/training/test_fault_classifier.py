@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.model.self_test import self_test
+from wheeltapper_fleet.training import fault_classifier
 from wheeltapper_fleet.training.conformal import fit_temperature, softmax
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.fault_classifier import macro_auroc
@@ -119,7 +120,9 @@ def test_what_teaches_nothing_is_refused(code: str, made: Any, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_that_mean_nothing_do_not_pass_the_gates(tmp_path: Path) -> None:
+def test_labels_that_mean_nothing_do_not_pass_the_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_classifier, "_LEAST_STEPS", 1)
+
     def relabelled(seed: int) -> Recording:
         made = machine(seed, "normal")
         made.meta["labels"] = {"fault": ("normal", "inner")[seed % 2]}
