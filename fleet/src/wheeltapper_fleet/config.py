@@ -40,7 +40,14 @@ _PORTS = ("admin_port", "device_port", "mqtt_port")
 _LISTS = ("public_hosts",)
 ROLES = ("all", "api", "ingest", "engine")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_DAYS = ("keep_messages_days", "keep_rollups_days", "keep_hours_days")
+_DAYS = (
+    "keep_messages_days",
+    "keep_rollups_days",
+    "keep_hours_days",
+    "keep_device_log_days",
+    "keep_commands_days",
+    "keep_audit_days",
+)
 _MOST_DAYS = 36_500
 
 
@@ -64,6 +71,8 @@ class FleetConfig:
         oidc: how people sign in to the page with a login provider; None: with API tokens only.
         keep_messages_days, keep_rollups_days, keep_hours_days: for how long what devices delivered is kept record by
             record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
+        keep_device_log_days, keep_commands_days, keep_audit_days: for how long is kept what was done to devices, what
+            was asked of them, and the record of changes.
         notify: the mail server, and where webhooks may go.
         history: where raw history is kept beyond the database.
         datasets_url: where datasets are kept: a folder or ``s3://BUCKET/PREFIX``; empty: in ``data_dir``.
@@ -88,6 +97,9 @@ class FleetConfig:
     keep_messages_days: int = 90
     keep_rollups_days: int = 30
     keep_hours_days: int = 730
+    keep_device_log_days: int = 1825
+    keep_commands_days: int = 365
+    keep_audit_days: int = 1825
     notify: NotifySettings = field(default_factory=NotifySettings)
     history: HistorySettings = field(default_factory=HistorySettings)
     datasets_url: str = ""

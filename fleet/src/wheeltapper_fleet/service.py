@@ -36,6 +36,7 @@ from wheeltapper_fleet.alerts.intake import Triage
 from wheeltapper_fleet.alerts.value import budget_turn
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
+from wheeltapper_fleet.audit.retention import audit_turn
 from wheeltapper_fleet.broker.server import free_port
 from wheeltapper_fleet.broker.settings import split_address
 from wheeltapper_fleet.campaigns.due import mark_devices
@@ -46,6 +47,7 @@ from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.device_api.app import DeviceApi, device_app
 from wheeltapper_fleet.device_api.tls_server import device_server
 from wheeltapper_fleet.devices.enrolment import Endpoints, Enrolment
+from wheeltapper_fleet.devices.retention import devices_turn
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.duties import Duty
 from wheeltapper_fleet.ground.log import start_logging
@@ -303,6 +305,10 @@ def _duties(config: FleetConfig, messaging: Messaging, database: Database, stack
         yield Duty("raw history", 60.0, moved.turn)
         retention = Retention(database, config.keep, written_up_to)
     yield Duty("telemetry retention", 60.0, retention.run)
+    yield Duty(
+        "device retention", 600.0, devices_turn(database, config.keep_device_log_days, config.keep_commands_days)
+    )
+    yield Duty("audit retention", 600.0, audit_turn(database, config.keep_audit_days))
 
 
 async def _refresh(upkeep: Upkeep) -> None:

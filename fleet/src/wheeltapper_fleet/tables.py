@@ -9,7 +9,7 @@ from __future__ import annotations
 from wheeltapper_fleet.access.tables import api_tokens, repeats, sessions
 from wheeltapper_fleet.alerts.tables import alert_budgets, alerts, case_log, cases, exposure, labels, silences
 from wheeltapper_fleet.assets.tables import assets, point_mappings
-from wheeltapper_fleet.audit.tables import audit
+from wheeltapper_fleet.audit.tables import audit, audit_chain
 from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels
 from wheeltapper_fleet.campaigns.tables import (
     assignments,
@@ -53,6 +53,7 @@ __all__ = [
     "assignments",
     "assignments_due",
     "audit",
+    "audit_chain",
     "campaign_cursors",
     "campaign_gates",
     "campaign_log",

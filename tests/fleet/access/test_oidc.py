@@ -173,7 +173,7 @@ def test_the_page_signs_in_through_the_provider(provider: Provider, tmp_path: Pa
         assert 'http-equiv="refresh"' in done.text
         assert COOKIE in browser.cookies
         assert browser.get("/api/v1/who").json() | {"permissions": 0} == {
-            "name": "ann", "via": f"login:{provider.issuer} 7", "roles": ["approver"], "permissions": 0
+            "name": "ann", "via": f"login:{provider.issuer} 7", "roles": ["approver"], "permissions": 0, "scope": ""
         }  # fmt: skip
         assert 'class="who">ann<' in browser.get("/").text
         browser.post("/sign-out")

@@ -103,6 +103,7 @@ class AdminServer:
         hosts: tuple[str, ...] = ("127.0.0.1",),
         limits: RateLimits | None = None,
         login: OidcLogin | None = None,
+        campaigns: type[TableCampaigns] = TableCampaigns,
     ) -> None:
         self.data_dir = data_dir
         self.keys_dir = data_dir.with_name("keys")
@@ -126,7 +127,7 @@ class AdminServer:
             releases=Releases(self.engine, repository, blobs, time.time),
             repository=repository,
             blobs=blobs,
-            campaigns=TableCampaigns(self.engine),
+            campaigns=campaigns(self.engine),
             captures=CaptureCommands(self.engine),
             captures_dir=data_dir / "captures",
             datasets=DatasetStore(data_dir / "datasets"),

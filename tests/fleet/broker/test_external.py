@@ -20,16 +20,17 @@ from tests.fleet.broker.external import HOSTS, MosquittoAlone, NatsCluster
 from tests.fleet.broker.rig import Device, until
 from tests.fleet.trust.world import World
 from wheeltapper_agent.link.mqtt import tls_context
-from wheeltapper_fleet.broker.link import FleetLink
-from wheeltapper_fleet.broker.partitions import PARTITIONS, partition_of, partitions_of
+from wheeltapper_fleet.broker.link import SHARED_UP_FILTER, FleetLink
+from wheeltapper_fleet.broker.partitions import PARTITIONS, STATUS_FILTER, partition_of, partitions_of
 from wheeltapper_fleet.config import FleetConfig, load_config
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.issued import record_issued, serial_is_known, void_serials
 from wheeltapper_fleet.devices.rules import Action
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.ingest.ingest import Ingest
 from wheeltapper_fleet.serving.messaging import Messaging, start_messaging
-from wheeltapper_fleet.tables import devices, issued_certificates, spools
+from wheeltapper_fleet.tables import devices, issued_certificates, messages, spools
 from wheeltapper_protocols.wire.codec import decode_down, encode
 from wheeltapper_protocols.wire.messages import Status, Telemetry, TelemetryRecord
 from wheeltapper_protocols.wire.topics import Down, Up, down_filter, down_topic, up_topic
@@ -40,7 +41,9 @@ EPOCH = "0123456789abcdef"
 class ExternalRig:
     """A broker of its own, and the service's side of it as ``serve`` starts it."""
 
-    def __init__(self, folder: Path, make: type[NatsCluster | MosquittoAlone], stack: ExitStack) -> None:
+    def __init__(
+        self, folder: Path, make: Callable[[Path, Path], NatsCluster | MosquittoAlone], stack: ExitStack
+    ) -> None:
         self.world = World.create(folder)
         self.broker = make(folder / "broker", self.world.data_dir)
         stack.callback(self.broker.stop)
@@ -293,6 +296,53 @@ def test_a_node_is_killed_while_devices_send_and_nothing_is_lost(cluster: Extern
         assert cluster.contiguous("sender") == total
         assert watcher.refusals == 0
         assert cluster.messaging.failing() == []
+
+
+def test_two_ingests_of_mosquitto_share_and_one_dies(tmp_path: Path) -> None:
+    """What devices send goes to one of them or to the other; what the one that dies has not stored comes again."""
+    total, acked, made = 300, 0, 0
+    with ExitStack() as stack:
+        rig = ExternalRig(tmp_path, lambda *place: MosquittoAlone(*place, "ingest", "one", "two"), stack)
+        assert rig.messaging.ingest is not None
+        rig.messaging.ingest.stop()
+        rig.link.stop()
+        heard = {"one": 0, "two": 0}
+        links = {
+            name: own_link(rig, name, filters=(SHARED_UP_FILTER,), retained=STATUS_FILTER, newest_mqtt=5)
+            for name in heard
+        }
+        ingests = {name: Ingest(rig.world.engine, link.publish) for name, link in links.items()}
+
+        def take(name: str, topic: str, payload: bytes) -> None:
+            heard[name] += topic.endswith("/telemetry")
+            if name == "two" or heard["one"] < 10:  # the tenth is the last that it hears: it dies with it
+                ingests[name].offer(topic, payload)
+
+        for name, link in links.items():
+            ingests[name].start()
+            stack.callback(ingests[name].stop)
+            link.on_message = partial(take, name)
+            stack.callback(link.stop)
+            link.start()
+        until(lambda: all(link.connected for link in links.values()))
+        with rig.connect("sender") as sender:
+            end = time.monotonic() + 60
+            while acked < total and time.monotonic() < end:
+                made = min(total, made + 5)
+                payload = telemetry(acked + 1, min(50, made - acked), oldest=acked + 1)
+                sender.client.publish(up_topic("sender", Up.TELEMETRY), payload, qos=0)
+                time.sleep(0.02)
+                if heard["one"] == 20:
+                    links["one"].stop()
+                acks = [decode_down(Down.ACK, body).seq for topic, body in sender.heard if topic.endswith("/ack")]  # type: ignore[union-attr]  # an Ack
+                acked = max([acked, *acks])
+        assert (acked, rig.contiguous("sender")) == (total, total)
+        assert heard["one"] >= 10
+        assert heard["two"] >= 10
+        with reading(rig.world.engine) as connection:
+            kept = connection.execute(select(func.sum(messages.c.records))).scalar_one()
+        assert kept == total, "a record is stored twice"
+    rig.world.engine.dispose()
 
 
 def test_the_files_keep_their_keys_and_hide_them(tmp_path: Path) -> None:

@@ -62,10 +62,14 @@ class Authenticator:
         """Begin a session for a valid token; returns the cookie's value.
 
         Raises:
-            FleetError: ``api.unauthorized``.
+            FleetError: ``api.unauthorized``; ``api.out_of_scope``: the token is limited to some devices.
         """
         token = token.strip()
-        return self._sessions.begin(find_token(self._engine, token, self._clock()), token)
+        principal = find_token(self._engine, token, self._clock())
+        if principal.scope:
+            message = "this token is limited to some devices, and the page shows the whole fleet: use the API with it"
+            raise FleetError("api.out_of_scope", message, 403)
+        return self._sessions.begin(principal, token)
 
     def begin_session(self, principal: Principal) -> str:
         """Begin a session of somebody whom a login provider knows; returns the cookie's value."""

@@ -2,6 +2,7 @@
 
 Invariants:
     * A route that is not in :data:`ROUTES` is refused to everybody. A test walks all routes of the service.
+    * A requester that is limited to some devices reaches the routes of :data:`WITHIN_SCOPE` only, for its devices.
     * Every role may read. Only an approver or an admin may approve; only an admin may give access to others.
 
 Example:
@@ -18,7 +19,7 @@ from typing import Final
 
 from wheeltapper_fleet.ground.errors import FleetError
 
-__all__ = ["ROLES", "ROUTES", "Role", "may", "permission_of", "read_roles"]
+__all__ = ["ROLES", "ROUTES", "WITHIN_SCOPE", "Role", "may", "permission_of", "read_roles"]
 
 
 class Role(StrEnum):
@@ -69,6 +70,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /api-tokens": "access.manage",
     "POST /api-tokens/{token}/revoke": "access.manage",
     "GET /audit": "audit.read",
+    "GET /audit-chain": "audit.read",
     "GET /summary": "read",
     "GET /processes": "read",
     "GET /events": "read",
@@ -167,6 +169,55 @@ ROUTES: Final[Mapping[str, str]] = {
 }
 """The permission that each route below ``/api/v1`` (and ``/metrics``) needs, by method and template. A parameter of the
 path in braces stands for its value: who may pause a campaign need not be able to start one."""
+
+
+WITHIN_SCOPE: Final[frozenset[str]] = frozenset(
+    {
+        "GET /who",
+        "POST /tokens",
+        "POST /device-tokens",
+        "GET /devices",
+        "GET /device-counts",
+        "POST /device-edits",
+        "GET /devices/{device}",
+        "GET /devices/{device}/why",
+        "GET /devices/{device}/delivery",
+        "GET /devices/{device}/records",
+        "GET /devices/{device}/history",
+        "PATCH /devices/{device}",
+        "GET /devices/{device}/log",
+        "POST /devices/{device}/commands",
+        "GET /device-commands",
+        "GET /device-commands/{command}",
+        "GET /device-commands/{command}/bundle",
+        "GET /devices/{device}/settings",
+        "PATCH /devices/{device}/settings",
+        "GET /devices/{device}/connections",
+        "POST /devices/{device}/quarantine",
+        "POST /devices/{device}/reinstate",
+        "POST /devices/{device}/revoke",
+        "POST /devices/{device}/retire",
+        "POST /devices/{device}/forget",
+        "POST /devices/{device}/captures",
+        "GET /captures",
+        "GET /captures/{command}",
+        "GET /captures/{command}/recording",
+        "GET /releases",
+        "GET /releases/{model}/{release}",
+        "GET /alerts",
+        "GET /cases",
+        "GET /cases/{case}",
+        "GET /cases/{case}/log",
+        "POST /cases/{case}/acknowledge",
+        "POST /cases/{case}/work",
+        "POST /cases/{case}/resolve",
+        "POST /cases/{case}/assign",
+        "POST /cases/{case}/comment",
+        "GET /labels",
+    }
+)
+"""The routes that a requester which is limited to some devices may ask; all others are of the whole fleet. With
+``{device}`` in the path the device is checked before the route runs; the others narrow what they read themselves."""
 
 
 def permission_of(method: str, template: str, parameters: Mapping[str, str]) -> str | None:

@@ -80,7 +80,12 @@ class Sessions:
         if not cookie or len(cookie) > _MAX_COOKIE_CHARACTERS:
             return None
         query = (
-            select(sessions, api_tokens.c.revoked_at, api_tokens.c.expires_at.label("token_expires_at"))
+            select(
+                sessions,
+                api_tokens.c.revoked_at,
+                api_tokens.c.expires_at.label("token_expires_at"),
+                api_tokens.c.permissions,
+            )
             .outerjoin(api_tokens, api_tokens.c.secret_sha256 == sessions.c.token_sha256)
             .where(sessions.c.cookie_sha256 == sha256(cookie))
         )
@@ -91,7 +96,8 @@ class Sessions:
             return None
         if row.token_expires_at is not None and row.token_expires_at <= now:
             return None
-        return Principal(row.name, stored_roles(row.roles), row.via)
+        limited = None if row.permissions is None else frozenset(row.permissions.split())
+        return Principal(row.name, stored_roles(row.roles), row.via, limited)
 
 
 def csrf_token(cookie: str) -> str:

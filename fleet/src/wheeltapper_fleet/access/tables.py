@@ -1,6 +1,7 @@
 """Tables of access. Times are Unix seconds; ``roles`` are names with a space between.
 
 * ``api_tokens``: by the SHA-256 of their secret. ``id`` names one without revealing it. One that is revoked stays.
+  ``permissions`` (NULL: all of its roles) and ``scope`` (a query of devices; empty: all) limit it further.
 * ``sessions``: the page's, by the SHA-256 of their cookie. ``via`` says how it began; where that was an API token,
   the session ends with the token.
 * ``repeats``: requests with an ``Idempotency-Key`` and their answers; ``status`` is NULL while one is answered, and
@@ -27,6 +28,8 @@ api_tokens = Table(
     Column("expires_at", Float),
     Column("revoked_at", Float),
     Column("revoked_by", String(128)),
+    Column("permissions", String(500)),
+    Column("scope", String(4000), nullable=False, server_default=""),
 )
 
 sessions = Table(

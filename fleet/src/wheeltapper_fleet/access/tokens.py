@@ -18,7 +18,7 @@ from typing import Final
 
 from sqlalchemy import Engine, insert, select
 
-from wheeltapper_fleet.access.permissions import Role, read_roles
+from wheeltapper_fleet.access.permissions import Role, may, read_roles
 from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.schemas import ApiTokenView, NewApiToken
 from wheeltapper_fleet.access.tables import api_tokens
@@ -27,6 +27,7 @@ from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.ground.query import parse
 
 __all__ = [
     "create_api_token",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _MAX_TOKEN_CHARACTERS: Final = 200
+_MAX_SCOPE_CHARACTERS: Final = 4000
 _PREFIX: Final = "wta_"
 
 
@@ -66,7 +68,15 @@ def ensure_api_token(engine: Engine, path: Path, now: float) -> None:
 
 
 def create_api_token(
-    engine: Engine, name: str, roles: Collection[str], *, expires_at: float | None, who: str, now: float
+    engine: Engine,
+    name: str,
+    roles: Collection[str],
+    *,
+    expires_at: float | None,
+    who: str,
+    now: float,
+    permissions: Collection[str] | None = None,
+    scope: str = "",
 ) -> NewApiToken:
     """Make an API token. Its secret is in the answer and nowhere else.
 
@@ -77,20 +87,51 @@ def create_api_token(
         expires_at: Unix seconds; None: it does not end.
         who: makes it.
         now: Unix seconds.
+        permissions: it may do no more than these; None: all that its roles may.
+        scope: a query for the devices that it is limited to; empty: all.
 
     Raises:
-        FleetError: ``access.role``, ``access.expiry``.
+        FleetError: ``access.role``, ``access.permission``, ``access.scope``, ``access.expiry``, ``query.invalid``.
     """
     checked = sorted(read_roles(roles))
+    limited = None if permissions is None else _limited(permissions, checked)
+    scope = scope.strip()
+    if scope and (parse(scope).everything or len(scope) > _MAX_SCOPE_CHARACTERS):
+        raise FleetError("access.scope", f"a scope is a query of 1 to {_MAX_SCOPE_CHARACTERS} characters", 422)
     if expires_at is not None and expires_at <= now:
         raise FleetError("access.expiry", "the token would have ended already; give it a time that is to come", 422)
     token = _new_secret()
     row = {"secret_sha256": sha256(token), "id": sha256(token)[:12], "name": name, "roles": " ".join(checked)}
+    limits = {"permissions": None if limited is None else " ".join(limited), "scope": scope}
     with engine.begin() as connection:
         connection.execute(
-            insert(api_tokens).values(row | {"created_at": now, "created_by": who[:128], "expires_at": expires_at})
+            insert(api_tokens).values(
+                row | limits | {"created_at": now, "created_by": who[:128], "expires_at": expires_at}
+            )
         )
-    return NewApiToken(id=row["id"], name=name, roles=[*checked], expires_at=expires_at, token=token)
+    return NewApiToken(
+        id=row["id"],
+        name=name,
+        roles=[*checked],
+        permissions=limited,
+        scope=scope,
+        expires_at=expires_at,
+        token=token,
+    )
+
+
+def _limited(permissions: Collection[str], roles: Collection[Role]) -> list[str]:
+    """Permissions to limit a token to; each must be one of its roles'.
+
+    Raises:
+        FleetError: ``access.permission``.
+    """
+    given = sorted(set(permissions))
+    wrong = [name for name in given if not may(roles, name)]
+    if wrong or not given:
+        message = f"{wrong[0][:40]!r} is no permission of these roles" if wrong else "name at least one permission"
+        raise FleetError("access.permission", f"{message}; `wheeltapper who` lists one's own", 422)
+    return given
 
 
 def list_api_tokens(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[ApiTokenView]:
@@ -100,11 +141,18 @@ def list_api_tokens(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | Non
         FleetError: ``cursor.invalid``.
     """
     key = (api_tokens.c.created_at, api_tokens.c.id)
-    fields = [name for name in ApiTokenView.model_fields if name != "roles"]
+    fields = [name for name in ApiTokenView.model_fields if name not in ("roles", "permissions")]
     with reading(engine) as connection:
         rows, following = page_of(connection, select(api_tokens), key, limit=limit, after=after, descending=True)
     return Page(
-        [ApiTokenView(**{name: row._mapping[name] for name in fields}, roles=row.roles.split()) for row in rows],
+        [
+            ApiTokenView(
+                **{name: row._mapping[name] for name in fields},
+                roles=row.roles.split(),
+                permissions=None if row.permissions is None else row.permissions.split(),
+            )
+            for row in rows
+        ],
         following,
     )
 
@@ -138,7 +186,8 @@ def find_token(engine: Engine, token: str, now: float) -> Principal:
         why = "is not valid" if row is None else "was revoked" if row.revoked_at is not None else "has expired"
         message = f"this API token {why}; see api-token in the data folder, or ask an admin for a new one"
         raise FleetError("api.unauthorized", message, 401)
-    return Principal(str(row.name), stored_roles(row.roles), f"token:{row.id}")
+    limited = None if row.permissions is None else frozenset(row.permissions.split())
+    return Principal(str(row.name), stored_roles(row.roles), f"token:{row.id}", limited, row.scope)
 
 
 def stored_roles(text: str) -> frozenset[Role]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from wheeltapper_fleet.ground.body import CLOSED, NO_NUL, QueryText, Whole, either
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 __all__ = [
@@ -32,16 +33,10 @@ __all__ = [
 ]
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("a text may not hold the character NUL")
-    return text
-
-
-Version = Annotated[int, Field(ge=1, le=999_999_999)] | None
+Version = Annotated[int, Field(ge=1, le=999_999_999), Whole] | None
 UnixSeconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_no_nul)]
-Words = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_no_nul)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=120, pattern=NO_NUL)]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=NO_NUL)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
 
 
@@ -145,7 +140,7 @@ class CaseDetail(CaseView):
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = CLOSED
 
 
 class CaseVersion(_Closed):
@@ -162,6 +157,12 @@ class WorkRequest(CaseVersion):
 
 class ResolveRequest(CaseVersion):
     """What was found. ``failed_at`` (Unix seconds) is when the machine failed; left out: it did not."""
+
+    model_config = CLOSED | ConfigDict(
+        json_schema_extra=either(
+            {"properties": {"verdict": {"const": "true_fault"}}}, {"properties": {"failed_at": {"type": "null"}}}
+        )
+    )
 
     verdict: Literal["true_fault", "false_alarm", "unclear"]
     part: Line | None = None
@@ -188,7 +189,7 @@ class BudgetRequest(_Closed):
     model: Name | None = None
     site: Line | None = None
     per_100_machine_weeks: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-    days: Annotated[int, Field(ge=1, le=730)] = 28
+    days: Annotated[int, Field(ge=1, le=730), Whole] = 28
 
 
 class BudgetView(BaseModel):
@@ -282,11 +283,21 @@ class SilenceRequest(_Closed):
     """Maintenance: of an ``asset`` and what belongs to it, or of the devices of a ``query``. Times are Unix
     seconds; ``from_at`` is now by default."""
 
+    model_config = CLOSED | ConfigDict(
+        json_schema_extra=either(
+            {"required": ["asset"], "properties": {"asset": {"type": "string"}, "query": {"maxLength": 0}}},
+            {
+                "required": ["query"],
+                "properties": {"asset": {"type": "null"}, "query": {"pattern": r"\S", "format": "wheeltapper-devices"}},
+            },
+        )
+    )
+
     asset: Name | None = None
-    query: Annotated[str, StringConstraints(max_length=4000), AfterValidator(_no_nul)] = ""
+    query: QueryText = ""
     from_at: UnixSeconds | None = None
     to_at: UnixSeconds
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_no_nul)]
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=NO_NUL)]
 
 
 class SilenceView(BaseModel):

@@ -17,6 +17,7 @@ from wheeltapper_fleet.alerts.statistics import median, share_interval
 from wheeltapper_fleet.alerts.tables import alert_budgets, cases, exposure, labels
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
+from wheeltapper_fleet.devices.scope import in_scope
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.notify.occurrence import Occurrence, OccurrenceKind
@@ -66,8 +67,11 @@ def list_labels(
     *,
     device: str | None = None,
     model: str | None = None,
+    scope: str = "",
+    now: float = 0.0,
 ) -> Page[LabelView]:
-    """Labels, newest first: what a device's pipeline measured, from when to when, and what it was.
+    """Labels, newest first: what a device's pipeline measured, from when to when, and what it was; of devices that the
+    query ``scope`` means at ``now`` (Unix seconds).
 
     Raises:
         FleetError: ``cursor.invalid``.
@@ -78,7 +82,9 @@ def list_labels(
     if model is not None:
         query = query.where(labels.c.model == model)
     with reading(engine) as connection:
-        rows, following = page_of(connection, query, (labels.c.id,), limit=limit, after=after, descending=True)
+        mine = in_scope(scope, labels.c.device, now)
+        key = (labels.c.id,)
+        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True, within=mine)
     names = LabelView.model_fields
     return Page([LabelView(**{name: row._mapping[name] for name in names}) for row in rows], following)
 

@@ -14,6 +14,7 @@ from wheeltapper_fleet.assets.store import find_assets
 from wheeltapper_fleet.assets.tables import assets
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
+from wheeltapper_fleet.devices.scope import in_scope, within_scope
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_protocols.wire.messages import NO_SCORE
@@ -21,6 +22,7 @@ from wheeltapper_protocols.wire.messages import NO_SCORE
 __all__ = [
     "SHOWN",
     "case_version",
+    "check_case",
     "count_waiting",
     "get_case",
     "list_alerts",
@@ -46,7 +48,14 @@ _COUNTED: Final = 1000
 
 
 def list_alerts(
-    engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None, *, case: int | None = None, **filters: Any
+    engine: Engine,
+    limit: int = DEFAULT_LIMIT,
+    after: str | None = None,
+    *,
+    case: int | None = None,
+    scope: str = "",
+    now: float = 0.0,
+    **filters: Any,
 ) -> Page[AlertView]:
     """A page of the alerts, newest first.
 
@@ -54,6 +63,7 @@ def list_alerts(
         engine: the fleet's database.
         limit, after: the page.
         case: only those of a case.
+        scope, now: only those of devices that the query ``scope`` means at ``now`` (Unix seconds); empty: of all.
         filters: columns with the value that they must have (``device``, ``pipeline``, ``model``, ``severity``,
             ``point``, ``raised``); None: any.
 
@@ -62,7 +72,9 @@ def list_alerts(
     """
     query = _filtered(select(alerts), alerts, {**filters, "case_id": case})
     with reading(engine) as connection:
-        rows, following = page_of(connection, query, (alerts.c.id,), limit=limit, after=after, descending=True)
+        mine = in_scope(scope, alerts.c.device, now)
+        key = (alerts.c.id,)
+        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True, within=mine)
     return Page([_alert(row) for row in rows], following)
 
 
@@ -73,6 +85,8 @@ def list_cases(
     *,
     newest: bool = False,
     within: str | None = None,
+    scope: str = "",
+    now: float = 0.0,
     **filters: Any,
 ) -> Page[CaseView]:
     """A page of cases: those that are not resolved, the riskiest first; or all of them, newest first.
@@ -82,6 +96,7 @@ def list_cases(
         limit, after: the page.
         newest: all cases, newest first.
         within: only those of an asset and what belongs to it.
+        scope, now: only those of devices that the query ``scope`` means at ``now`` (Unix seconds); empty: of all.
         filters: columns with the value that they must have (``state``, ``attention``, ``severity``, ``site``,
             ``machine``, ``point``, ``device``, ``model``, ``assignee``, ``parent``, ``kind``); None: any.
 
@@ -100,7 +115,8 @@ def list_cases(
             column = assets.c.id if row["kind"] == "point" else assets.c[row["kind"]]
             points = select(assets.c.id).where(column == within, assets.c.kind == "point")
             query = query.where(cases.c.point.in_(points))
-        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True)
+        mine = in_scope(scope, cases.c.device, now)
+        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True, within=mine)
     return Page([_case(row) for row in rows], following)
 
 
@@ -138,6 +154,19 @@ def count_waiting(connection: Connection) -> int:
 def case_version(connection: Connection, number: int) -> int | None:
     """The version of a case; None where there is none."""
     return connection.execute(select(cases.c.version).where(cases.c.id == number)).scalar_one_or_none()
+
+
+def check_case(engine: Engine, number: int, scope: str, now: float) -> None:
+    """Refuse a case of a device outside of ``scope`` (:mod:`wheeltapper_fleet.devices.scope`) as one that is not there.
+
+    Raises:
+        FleetError: ``case.not_found``.
+    """
+    if scope:
+        with reading(engine) as connection:
+            device = case_store.find_case(connection, number).device
+            if device is None or not within_scope(connection, [device], scope, now):
+                raise FleetError("case.not_found", f"there is no case {number} of your devices", 404)
 
 
 def get_case(engine: Engine, number: int) -> CaseDetail:

@@ -15,12 +15,14 @@ from fastapi import Depends, Header, Request
 from sqlalchemy import Engine
 
 from wheeltapper_fleet.access.authenticator import Authenticator
-from wheeltapper_fleet.access.permissions import ROLES, Role, permission_of
+from wheeltapper_fleet.access.permissions import ROLES, WITHIN_SCOPE, Role, permission_of
 from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.limits import RateLimits
+from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.enrolment import Enrolment
+from wheeltapper_fleet.devices.scope import check_scope
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.request import note_subject
@@ -29,8 +31,9 @@ from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.trust.expiry import Life
 from wheeltapper_fleet.trust.repository import Repository
+from wheeltapper_protocols.wire.ids import device_id
 
-__all__ = ["AdminContext", "CampaignActions", "CaptureRequests", "Context", "Requester", "Who", "requester"]
+__all__ = ["AdminContext", "CampaignActions", "CaptureRequests", "Context", "Requester", "Scope", "Who", "requester"]
 
 
 class CampaignActions(Protocol):
@@ -125,7 +128,31 @@ def requester(
         having = ", ".join(role for role, permissions in ROLES.items() if needed in permissions)
         message = f"{principal.name} may not do this: it needs the permission {needed}, which {having or 'nobody'} has"
         raise FleetError("api.forbidden", message, 403)
+    if principal.scope:
+        _check_scope(request, principal)
     return principal
+
+
+def _check_scope(request: Request, principal: Principal) -> None:
+    """Keep a requester that is limited to some devices to the routes and devices that are its own.
+
+    Raises:
+        FleetError: ``api.out_of_scope``: the route is of the whole fleet; ``device.not_found``.
+        WireError: ``id.invalid``.
+    """
+    method = "GET" if request.method == "HEAD" else request.method
+    if f"{method} {request.scope['route'].path}" not in WITHIN_SCOPE:
+        message = f"{principal.name}'s token is limited to devices ({principal.scope}); this is of the whole fleet"
+        raise FleetError("api.out_of_scope", message, 403)
+    if "device" in request.path_params:
+        context = _context(request)
+        device = device_id(request.path_params["device"])
+        with reading(context.engine) as connection:
+            check_scope(connection, device, principal.scope, context.clock())
+
+
+def _scope(principal: Annotated[Principal, Depends(requester)]) -> str:
+    return principal.scope
 
 
 def _name(principal: Annotated[Principal, Depends(requester)]) -> str:
@@ -138,3 +165,5 @@ Who = Annotated[str, Depends(_name)]
 """The type of a route's parameter that receives the requester's name."""
 Requester = Annotated[Principal, Depends(requester)]
 """The type of a route's parameter that receives the requester with its roles."""
+Scope = Annotated[str, Depends(_scope)]
+"""The type of a route's parameter that receives the query for the devices that the requester is limited to."""

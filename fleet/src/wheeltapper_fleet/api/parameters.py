@@ -10,6 +10,7 @@ from typing import Annotated, Final, TypeAlias
 from fastapi import Path, Query
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
+from wheeltapper_fleet.ground.body import NO_NUL
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 from wheeltapper_protocols.wire.ids import NAME_PATTERN, device_id, name
 
@@ -40,6 +41,9 @@ After: TypeAlias = Annotated[
 Q: TypeAlias = Annotated[
     str | None,
     Query(
-        max_length=4000, pattern="^[^\\x00]*$", description="Only what matches: an expression of the query language."
+        max_length=4000,
+        pattern=NO_NUL,
+        description="Only what matches: an expression of the query language.",
+        json_schema_extra={"format": "wheeltapper-query"},
     ),
 ]

@@ -21,7 +21,10 @@ _CONFLICT: Final = 409
 _PRECONDITION: Final = 412
 IfMatch: TypeAlias = Annotated[
     str | None,
-    Header(max_length=400, description="The `ETag` of what the change was decided on; refused with 412 if it changed."),
+    Header(
+        pattern="^[ -~]{0,400}$",
+        description="The `ETag` of what the change was decided on; refused with 412 if it changed.",
+    ),
 ]
 
 

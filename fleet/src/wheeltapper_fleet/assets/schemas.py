@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
+from wheeltapper_fleet.ground.body import CLOSED, NO_NUL, Whole, either
 from wheeltapper_fleet.telemetry.schemas import PointView
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
@@ -35,27 +37,21 @@ __all__ = [
 MAX_IMPORT: Final = 1000
 """Assets of one import; longer files come in several."""
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
-_Label = Annotated[str, StringConstraints(max_length=120), AfterValidator(lambda text: _no_nul(text))]
-_Short = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(lambda text: _no_nul(text))]
-Version = Annotated[int, Field(ge=1, le=999_999_999)] | None
+_Label = Annotated[str, StringConstraints(max_length=120, pattern=NO_NUL)]
+_Short = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
+Version = Annotated[int, Field(ge=1, le=999_999_999), Whole] | None
 _UnixSeconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("a text may not hold the character NUL")
-    return text
-
-
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = CLOSED
 
 
 class Bearing(_Closed):
     """The geometry of a rolling bearing, from which its defect frequencies follow."""
 
     name: _Label = ""
-    rolling_elements: Annotated[int, Field(ge=3, le=500)]
+    rolling_elements: Annotated[int, Field(ge=3, le=500), Whole]
     ball_diameter_mm: Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
     pitch_diameter_mm: Annotated[float, Field(gt=0, le=1e5, allow_inf_nan=False)]
     contact_angle_deg: Annotated[float, Field(ge=0, lt=90, allow_inf_nan=False)] = 0.0
@@ -63,7 +59,7 @@ class Bearing(_Closed):
     @model_validator(mode="after")
     def _fits(self) -> Bearing:
         if self.ball_diameter_mm >= self.pitch_diameter_mm:
-            raise ValueError("ball_diameter_mm must be below pitch_diameter_mm")
+            raise PydanticCustomError("asset.bearing", "ball_diameter_mm must be below pitch_diameter_mm")
         return self
 
 
@@ -72,6 +68,23 @@ class SpeedSource(_Closed):
     the last two by ``name``.
     """
 
+    model_config = CLOSED | ConfigDict(
+        json_schema_extra=either(
+            {
+                "required": ["rpm"],
+                "properties": {"kind": {"const": "fixed"}, "rpm": {"type": "number"}, "name": {"type": "null"}},
+            },
+            {
+                "required": ["name"],
+                "properties": {
+                    "kind": {"enum": ["channel", "tag"]},
+                    "name": {"type": "string"},
+                    "rpm": {"type": "null"},
+                },
+            },
+        )
+    )
+
     kind: Literal["fixed", "channel", "tag"]
     rpm: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     name: _Short | None = None
@@ -79,14 +92,14 @@ class SpeedSource(_Closed):
     @model_validator(mode="after")
     def _complete(self) -> SpeedSource:
         if (self.kind == "fixed") != (self.rpm is not None) or (self.kind == "fixed") == (self.name is not None):
-            raise ValueError("a fixed speed has rpm; a channel or a tag has a name")
+            raise PydanticCustomError("asset.speed", "a fixed speed has rpm; a channel or a tag has a name")
         return self
 
 
 class Iso20816Class(_Closed):
     """The group of the machine and its foundation by ISO 20816-3."""
 
-    group: Literal[1, 2]
+    group: Annotated[Literal[1, 2], Whole]
     foundation: Literal["rigid", "flexible"]
 
 
@@ -96,7 +109,7 @@ class Attributes(_Closed):
     bearing: Bearing | None = None
     speed: SpeedSource | None = None
     iso20816: Iso20816Class | None = None
-    note: Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_nul)] = ""
+    note: Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)] = ""
 
 
 class AssetRequest(_Closed):

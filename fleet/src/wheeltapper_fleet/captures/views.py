@@ -10,6 +10,7 @@ from wheeltapper_fleet.captures.schemas import CaptureView
 from wheeltapper_fleet.captures.tables import captures
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
+from wheeltapper_fleet.devices.scope import within_scope
 from wheeltapper_fleet.devices.tables import commands
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page, write_cursor
@@ -18,12 +19,17 @@ __all__ = ["capture_sha256", "get_capture", "list_captures"]
 
 
 def list_captures(
-    engine: Engine, device: str | None = None, limit: int = DEFAULT_LIMIT, after: str | None = None
+    engine: Engine,
+    device: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+    after: str | None = None,
+    scope: str = "",
+    now: float = 0.0,
 ) -> Page[CaptureView]:
     """A page of the recordings of all devices or of ``device``, asked for or received, newest first.
 
     Two tables are read, each by its own key (time and id), and merged: a page costs at most two pages. It is shorter
-    than ``limit`` where commands of other kinds lie between.
+    than ``limit`` where commands of other kinds, or of devices outside of ``scope``, lie between.
 
     Raises:
         FleetError: ``cursor.invalid``.
@@ -44,27 +50,40 @@ def list_captures(
             after=after,
             descending=True,
         )
+        mine = within_scope(connection, [row.device for row in (*of_commands, *of_rules)], scope, now)
     keyed = [((row.created_at, row.id), _asked(row) if _is_capture(row) else None) for row in of_commands]
     keyed += [((row.received_at, row.command), _by_rule(row)) for row in of_rules]
     keyed.sort(key=lambda each: each[0], reverse=True)
     following = write_cursor(*keyed[limit - 1][0]) if len(keyed) > limit else None
-    return Page([view for _, view in keyed[:limit] if view is not None], following)
+    return Page([view for _, view in keyed[:limit] if view is not None and view.device in mine], following)
 
 
-def get_capture(engine: Engine, command: str) -> CaptureView:
-    """One recording, asked for or received.
+def get_capture(engine: Engine, command: str, scope: str = "", now: float = 0.0) -> CaptureView:
+    """One recording, asked for or received; of a device in ``scope``.
 
     Raises:
         FleetError: ``capture.not_found``.
     """
+    found = _find_capture(engine, command)
+    with reading(engine) as connection:
+        if not within_scope(connection, [found.device], scope, now):
+            raise _not_asked(command)
+    return found
+
+
+def _find_capture(engine: Engine, command: str) -> CaptureView:
     with reading(engine) as connection:
         row = connection.execute(_asked_query().where(commands.c.id == command)).first()
         if row is not None and _is_capture(row):
             return _asked(row)
         row = connection.execute(select(captures).where(captures.c.command == command)).first()
     if row is None:
-        raise FleetError("capture.not_found", f"nobody asked for a recording {command[:80]!r}", 404)
+        raise _not_asked(command)
     return _by_rule(row)
+
+
+def _not_asked(command: str) -> FleetError:
+    return FleetError("capture.not_found", f"nobody asked for a recording {command[:80]!r}", 404)
 
 
 def _asked_query() -> Select[Any]:

@@ -21,6 +21,7 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.rules import CONNECTING, DeviceState
 from wheeltapper_fleet.devices.schemas import CommandDetail
+from wheeltapper_fleet.devices.scope import in_scope, within_scope
 from wheeltapper_fleet.devices.tables import command_bundles, commands, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
@@ -135,9 +136,14 @@ def apply_command_report(connection: Connection, device: str, report: CommandRep
 
 
 def list_commands(
-    engine: Engine, device: str | None, now: float, limit: int = DEFAULT_LIMIT, after: str | None = None
+    engine: Engine,
+    device: str | None,
+    now: float,
+    limit: int = DEFAULT_LIMIT,
+    after: str | None = None,
+    scope: str = "",
 ) -> Page[CommandDetail]:
-    """A page of commands, newest first: of one device, or of all.
+    """A page of commands, newest first: of one device, or of all in ``scope``.
 
     Raises:
         FleetError: ``cursor.invalid``.
@@ -145,19 +151,21 @@ def list_commands(
     query = select(commands) if device is None else select(commands).where(commands.c.device == device)
     with reading(engine) as connection:
         key = (commands.c.created_at, commands.c.id)
-        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True)
+        mine = in_scope(scope, commands.c.device, now)
+        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True, within=mine)
     return Page([_view(row, now) for row in rows], following)
 
 
-def get_command(engine: Engine, command: str, now: float) -> CommandDetail:
-    """One command.
+def get_command(engine: Engine, command: str, now: float, scope: str = "") -> CommandDetail:
+    """One command; of a device in ``scope``.
 
     Raises:
         FleetError: ``command.not_found``.
     """
     with reading(engine) as connection:
         row = connection.execute(select(commands).where(commands.c.id == command)).first()
-    if row is None:
+        mine = row is not None and bool(within_scope(connection, [row.device], scope, now))
+    if row is None or not mine:
         raise FleetError("command.not_found", f"there is no command {command[:80]!r}", 404)
     return _view(row, now)
 

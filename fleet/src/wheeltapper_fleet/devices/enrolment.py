@@ -39,6 +39,7 @@ from wheeltapper_fleet.devices.expected import (
     wrong_rows,
 )
 from wheeltapper_fleet.devices.rules import may_enrol
+from wheeltapper_fleet.devices.scope import check_kept
 from wheeltapper_fleet.devices.tables import enrolment_tokens
 from wheeltapper_fleet.devices.tags import changed_tags, check_tags
 from wheeltapper_fleet.ground.errors import FleetError
@@ -108,6 +109,7 @@ class Enrolment:
         ttl_seconds: float = DEFAULT_TTL_SECONDS,
         tags: Mapping[str, str] | None = None,
         who: str = "",
+        scope: str = "",
     ) -> str:
         """A new token for ``device``, which is pending from then on. Its text is returned once and kept nowhere.
 
@@ -116,9 +118,11 @@ class Enrolment:
             ttl_seconds: how long it is valid, 1 s to 366 days.
             tags: what the device will be tagged with; None: with what it was tagged before, if it was known.
             who: the person, for the log.
+            scope: the devices that the person is limited to (:mod:`wheeltapper_fleet.devices.scope`); empty: all.
 
         Raises:
-            FleetError: ``enrol.device_exists``, ``enrol.ttl``, ``tag.invalid``, ``tag.too_many``.
+            FleetError: ``enrol.device_exists``, ``enrol.ttl``, ``tag.invalid``, ``tag.too_many``,
+                ``api.out_of_scope``.
             WireError: ``id.invalid``.
         """
         device_id(device)
@@ -126,12 +130,17 @@ class Enrolment:
         check_tags(tags or {})
         with self._engine.begin() as connection:
             known = expected_states(connection, [device])
+            check_kept(connection, list(known), scope, self._clock())
             if device in known and not may_enrol(known[device]):
                 raise _exists(device)
-            return self._expect(connection, {device: tags}, known, ttl_seconds, who)[0]
+            return self._expect(connection, {device: tags}, known, ttl_seconds, who, scope)[0]
 
     def create_tokens(
-        self, expected: Sequence[ExpectedDevice], ttl_seconds: float = DEFAULT_TTL_SECONDS, who: str = ""
+        self,
+        expected: Sequence[ExpectedDevice],
+        ttl_seconds: float = DEFAULT_TTL_SECONDS,
+        who: str = "",
+        scope: str = "",
     ) -> list[str]:
         """A new token for each of many devices, in their order; for all of them or, if one row is wrong, for none.
 
@@ -139,17 +148,20 @@ class Enrolment:
             expected: the devices.
             ttl_seconds: how long the tokens are valid, 1 s to 366 days.
             who: the person, for the log.
+            scope: the devices that the person is limited to; empty: all.
 
         Raises:
-            FleetError: ``enrol.rows``: which rows are wrong, and why; ``enrol.ttl``.
+            FleetError: ``enrol.rows``: which rows are wrong, and why; ``enrol.ttl``, ``api.out_of_scope``.
         """
         with self._engine.begin() as connection:
             known = expected_states(connection, [each.device for each in expected])
+            check_kept(connection, list(known), scope, self._clock())
             if wrong := wrong_rows(expected, known):
                 more = f"; and {len(wrong) - _WRONG_SHOWN} more" if len(wrong) > _WRONG_SHOWN else ""
                 message = f"no token was made: {'; '.join(wrong[:_WRONG_SHOWN])}{more}"
                 raise FleetError("enrol.rows", message, 422)
-            return self._expect(connection, {each.device: each.tags for each in expected}, known, ttl_seconds, who)
+            tags_of = {each.device: each.tags for each in expected}
+            return self._expect(connection, tags_of, known, ttl_seconds, who, scope)
 
     def _expect(
         self,
@@ -158,12 +170,14 @@ class Enrolment:
         known: Mapping[str, str],
         ttl_seconds: float,
         who: str,
+        scope: str,
     ) -> list[str]:
         """Make the devices pending, and a token for each."""
         if not 1 <= ttl_seconds <= 366 * 86_400:
             raise FleetError("enrol.ttl", f"a token cannot be valid for {ttl_seconds} s; use 1 s to 366 days")
         now = self._clock()
         expect_devices(connection, tags_of, known, who=who, now=now)
+        check_kept(connection, list(tags_of), scope, now)
         secret_of = {device: secrets.token_bytes(32) for device in tags_of}
         rows = [
             {

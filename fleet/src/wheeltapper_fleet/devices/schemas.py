@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 
 from wheeltapper_fleet.telemetry.schemas import ScorePoint
+from wheeltapper_protocols.wire.commands import LOG_LEVELS, Settings
 
 __all__ = [
     "AttributeView",
@@ -25,6 +27,7 @@ __all__ = [
     "ReleaseCount",
     "SettingsView",
     "TokenView",
+    "settings_schema",
 ]
 
 
@@ -263,3 +266,12 @@ class DeviceRow(BaseModel):
     counter: int
     notices: int
     last_seen_at: float | None
+
+
+def settings_schema() -> dict[str, Any]:
+    """The JSON Schema of a change of settings: each field of the wire's type, or null."""
+    schema = msgspec.json.schema(Settings)
+    fields: dict[str, Any] = dict(schema["$defs"]["Settings"]["properties"])
+    fields = {name: {key: value for key, value in field.items() if key != "default"} for name, field in fields.items()}
+    fields["log_level"] = {"enum": [*LOG_LEVELS, None]}
+    return {"type": "object", "properties": fields, "additionalProperties": False, "minProperties": 1}

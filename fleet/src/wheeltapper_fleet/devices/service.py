@@ -21,6 +21,7 @@ from wheeltapper_fleet.devices.lifecycle import forget_device, move_device, move
 from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.rules import Action, after, device_etag, may_connect
 from wheeltapper_fleet.devices.schemas import BulkView
+from wheeltapper_fleet.devices.scope import check_kept, narrowed
 from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.devices.tags import TagChange, changed_tags, check_tags, write_tags
@@ -75,11 +76,14 @@ class Devices:
         if not may_connect(state):
             self.disconnect(device)
 
-    def tag(self, device: str, change: TagChange, *, who: str, why: str = "", if_match: str | None = None) -> None:
+    def tag(
+        self, device: str, change: TagChange, *, who: str, why: str = "", if_match: str | None = None, scope: str = ""
+    ) -> None:
         """Change tags of ``device``; the others stay.
 
         Raises:
-            FleetError: ``device.not_found``, ``device.conflict``, ``tag.invalid``, ``tag.too_many``.
+            FleetError: ``device.not_found``, ``device.conflict``, ``tag.invalid``, ``tag.too_many``;
+                ``api.out_of_scope``: the device would not be one of ``scope`` any more.
         """
         check_tags(change)
         now = self.clock()
@@ -91,6 +95,7 @@ class Devices:
             check_etag(if_match, device_etag(row.state, row.tags), "device.conflict", device)
             tags = changed_tags(_tags(row.tags), change, device)
             self._write_tags(connection, {device: tags}, {device: row.state}, change, who=who, why=why, now=now)
+            check_kept(connection, [device], scope, now)
 
     def forget(self, device: str, *, who: str, if_match: str | None = None) -> None:
         """Remove ``device``, so that its id can be enrolled again. Its records stay.
@@ -101,14 +106,14 @@ class Devices:
         forget_device(self.engine, device, who=who, now=self.clock(), if_match=if_match)
         self.disconnect(device)
 
-    def foresee(self, query: str, change: BulkChange) -> BulkView:
+    def foresee(self, query: str, change: BulkChange, scope: str = "") -> BulkView:
         """What :meth:`bulk` would do now; nothing is changed. Cost: one count over the devices that match.
 
         Raises:
             FleetError: ``query.invalid``, ``tag.invalid``.
         """
         check_tags(change.tags)
-        found = where(parse(query), self.clock())
+        found = where(parse(narrowed(query, scope)), self.clock())
         with reading(self.engine) as connection:
             counted = connection.execute(
                 select(devices.c.state, func.count()).where(found).group_by(devices.c.state)
@@ -119,7 +124,16 @@ class Devices:
                 refused["device.transition"] += count
         return _view(sum(count for _, count in counted), refused)
 
-    def bulk(self, query: str, change: BulkChange, *, who: str, why: str = "", expected: int | None = None) -> BulkView:
+    def bulk(
+        self,
+        query: str,
+        change: BulkChange,
+        *,
+        who: str,
+        why: str = "",
+        expected: int | None = None,
+        scope: str = "",
+    ) -> BulkView:
         """Change every device that ``query`` means. One that does not allow it is left as it is, and counted.
 
         Args:
@@ -128,25 +142,28 @@ class Devices:
             who: the person, for the log.
             why: the reason, for the log.
             expected: how many devices the caller means to change; another number is refused before anything changes.
+            scope: the devices that the caller is limited to (:mod:`wheeltapper_fleet.devices.scope`); empty: all.
 
         Raises:
-            FleetError: ``query.invalid``, ``query.everything``, ``tag.invalid``, ``device.bulk_count``.
+            FleetError: ``query.invalid``, ``query.everything``, ``tag.invalid``, ``device.bulk_count``,
+                ``api.out_of_scope``.
         """
         parsed = parse(query)
         if parsed.everything:
             raise FleetError("query.everything", "an empty query means every device: say which, or 'has id'", 422)
-        foreseen = self.foresee(query, change)
+        foreseen = self.foresee(query, change, scope)
+        parsed = parse(narrowed(query, scope))
         if expected is not None and foreseen.matched != expected:
             message = f"{foreseen.matched} devices match, not {expected}: look at them again"
             raise FleetError("device.bulk_count", message, 409)
         refused: Counter[str] = Counter()
         matched, last = 0, ""
-        while rows := self._bulk_slice(parsed, change, last, refused, who=who, why=why):
+        while rows := self._bulk_slice(parsed, change, last, refused, who=who, why=why, scope=scope):
             matched, last = matched + len(rows), rows[-1].id
         return _view(matched, refused)
 
     def _bulk_slice(
-        self, query: Query, change: BulkChange, last: str, refused: Counter[str], *, who: str, why: str
+        self, query: Query, change: BulkChange, last: str, refused: Counter[str], *, who: str, why: str, scope: str
     ) -> Sequence[Row[str, str, Any]]:
         """Change the devices of one slice, those after ``last``; gives their rows as they were."""
         now = self.clock()
@@ -173,6 +190,7 @@ class Devices:
                 ended = [device for device, state in moves.items() if not may_connect(state)]
             states = {row.id: moves.get(row.id, row.state) for row in rows}
             self._write_tags(connection, tags, states, change.tags, who=who, why=why, now=now)
+            check_kept(connection, list(tags), scope, now)
         for device in ended:
             self.disconnect(device)
         return rows

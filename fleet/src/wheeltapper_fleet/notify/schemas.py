@@ -10,35 +10,36 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from wheeltapper_fleet.ground.body import CLOSED, PRINTABLE, QueryText, either
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
 __all__ = ["MadeTarget", "NotificationView", "TargetChange", "TargetRequest", "TargetView"]
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("a text may hold no control characters")
-    return text
-
-
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
-_Word = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_printable)]
+_Word = Annotated[str, StringConstraints(min_length=1, max_length=120, pattern=PRINTABLE)]
 _Event = Literal["case.opened", "case.reopened", "case.worse", "case.resolved", "budget.exceeded"]
 _Severity = Literal["normal", "warning", "critical"]
 _Words = Annotated[list[_Word], Field(max_length=100)]
-_Address = Annotated[str, StringConstraints(min_length=3, max_length=2000), AfterValidator(_printable)]
-_Query = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_printable)]
+_Address = Annotated[str, StringConstraints(min_length=3, max_length=2000, pattern=PRINTABLE)]
 _Events = Annotated[list[_Event], Field(max_length=10)]
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = CLOSED
 
 
 class TargetRequest(_Closed):
     """Tell ``address`` (an ``https://`` URL, or a mail address) of what the rules say; without rules, of everything."""
+
+    model_config = CLOSED | ConfigDict(
+        json_schema_extra=either(
+            {"properties": {"kind": {"const": "webhook"}, "address": {"format": "uri", "pattern": "^https?://"}}},
+            {"properties": {"kind": {"const": "mail"}, "address": {"format": "email"}}},
+        )
+    )
 
     id: Name
     kind: Literal["webhook", "mail"]
@@ -47,7 +48,7 @@ class TargetRequest(_Closed):
     min_severity: _Severity = "normal"
     sites: _Words = []
     models: _Words = []
-    query: _Query = ""
+    query: QueryText = ""
 
 
 class TargetChange(_Closed):
@@ -59,7 +60,7 @@ class TargetChange(_Closed):
     min_severity: _Severity | None = None
     sites: _Words | None = None
     models: _Words | None = None
-    query: _Query | None = None
+    query: QueryText | None = None
 
 
 class TargetView(BaseModel):

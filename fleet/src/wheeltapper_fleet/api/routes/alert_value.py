@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query
 
 from wheeltapper_fleet.alerts import policy, value
 from wheeltapper_fleet.alerts.schemas import BudgetRequest, BudgetView, LabelView, LimitsRequest, LimitView, ValueView
-from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.context import Context, Scope, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
@@ -41,13 +41,14 @@ def list_value(
 @router.get("/labels")
 def list_labels(
     context: Context,
+    scope: Scope,
     device: DeviceId | None = None,
     model: ModelName | None = None,
     limit: Limit = DEFAULT_LIMIT,
     after: After = None,
 ) -> Page[LabelView]:
     """What devices measured and what it was, newest first."""
-    return value.list_labels(context.engine, limit, after, device=device, model=model)
+    return value.list_labels(context.engine, limit, after, device=device, model=model, scope=scope, now=context.clock())
 
 
 @router.get("/alert-budgets")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from wheeltapper_fleet.alerts import views
 from wheeltapper_fleet.alerts.schemas import AlertView
-from wheeltapper_fleet.api.context import Context
+from wheeltapper_fleet.api.context import Context, Scope
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
@@ -20,6 +20,7 @@ router = APIRouter()
 @router.get("/alerts")
 def list_alerts(
     context: Context,
+    scope: Scope,
     device: DeviceId | None = None,
     pipeline: ModelName | None = None,
     model: ModelName | None = None,
@@ -36,6 +37,8 @@ def list_alerts(
         limit,
         after,
         case=case,
+        scope=scope,
+        now=context.clock(),
         device=device,
         pipeline=pipeline,
         model=model,

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from wheeltapper_fleet.api import schemas
-from wheeltapper_fleet.api.context import Context
+from wheeltapper_fleet.api.context import Context, Scope
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit
 from wheeltapper_fleet.captures import views
 from wheeltapper_fleet.captures.schemas import CaptureView
@@ -28,21 +28,23 @@ def request_capture(device: DeviceId, body: schemas.CaptureRequest, context: Con
 
 @router.get("/captures")
 def list_captures(
-    context: Context, device: DeviceId | None = None, limit: Limit = DEFAULT_LIMIT, after: After = None
+    context: Context, scope: Scope, device: DeviceId | None = None, limit: Limit = DEFAULT_LIMIT, after: After = None
 ) -> Page[CaptureView]:
     """Recordings that were asked for or received, newest first."""
-    return views.list_captures(context.engine, device, limit, after)
+    return views.list_captures(context.engine, device, limit, after, scope, context.clock())
 
 
 @router.get("/captures/{command}")
-def get_capture(command: Key, context: Context) -> CaptureView:
+def get_capture(command: Key, context: Context, scope: Scope) -> CaptureView:
     """One recording that was asked for or received."""
-    return views.get_capture(context.engine, command)
+    return views.get_capture(context.engine, command, scope, context.clock())
 
 
 @router.get("/captures/{command}/recording")
-def get_recording(command: Key, context: Context) -> FileResponse:
+def get_recording(command: Key, context: Context, scope: Scope) -> FileResponse:
     """The recording itself, as ``.npz``."""
+    if scope:
+        views.get_capture(context.engine, command, scope, context.clock())
     sha256 = views.capture_sha256(context.engine, command)
     path = context.captures_dir / f"{sha256}.npz"
     if not path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 
 from wheeltapper_fleet.alerts import silences, views
 from wheeltapper_fleet.alerts.schemas import (
@@ -21,7 +21,7 @@ from wheeltapper_fleet.alerts.schemas import (
     WorkRequest,
 )
 from wheeltapper_fleet.alerts.service import Cases, Feedback
-from wheeltapper_fleet.api.context import AdminContext, Context, Who
+from wheeltapper_fleet.api.context import AdminContext, Context, Scope, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.api.versions import IfMatch, conflict_response, decided_on
 from wheeltapper_fleet.ground.errors import FleetError
@@ -37,9 +37,18 @@ Person: TypeAlias = Annotated[str, Query(pattern="^[^\\x00]{1,120}$")]
 State: TypeAlias = Literal["open", "acknowledged", "in_work", "resolved"]
 
 
+def _mine(case: Number, context: Context, scope: Scope) -> None:
+    """Refuse a case that is none of the requester's devices."""
+    views.check_case(context.engine, case, scope, context.clock())
+
+
+_OF_MINE: Final = [Depends(_mine)]
+
+
 @router.get("/cases")
 def list_cases(
     context: Context,
+    scope: Scope,
     order: Literal["risk", "newest"] = "risk",
     state: State | None = None,
     attention: Literal["person", "nobody", "waiting"] | None = None,
@@ -61,6 +70,8 @@ def list_cases(
         after,
         newest=order == "newest" or state == "resolved",
         within=within,
+        scope=scope,
+        now=context.clock(),
         state=state,
         attention=attention,
         kind=kind,
@@ -73,19 +84,19 @@ def list_cases(
     )
 
 
-@router.get("/cases/{case}")
+@router.get("/cases/{case}", dependencies=_OF_MINE)
 def get_case(case: Number, context: Context, response: Response) -> CaseDetail:
     """One case. The header ``ETag`` is its version."""
     return _shown(context, case, response)
 
 
-@router.get("/cases/{case}/log")
+@router.get("/cases/{case}/log", dependencies=_OF_MINE)
 def list_log(case: Number, context: Context, limit: Limit = DEFAULT_LIMIT, after: After = None) -> Page[CaseLogEntry]:
     """What happened to a case and who did it, newest first."""
     return views.list_case_log(context.engine, case, limit, after)
 
 
-@router.post("/cases/{case}/acknowledge", response_model=CaseDetail)
+@router.post("/cases/{case}/acknowledge", response_model=CaseDetail, dependencies=_OF_MINE)
 def acknowledge(
     case: Number, body: CaseVersion, context: Context, who: Who, response: Response, if_match: IfMatch = None
 ) -> Any:
@@ -94,7 +105,7 @@ def acknowledge(
     return _act(context, case, response, if_match, lambda it: it.acknowledge(case, version, who, context.clock()))
 
 
-@router.post("/cases/{case}/work", response_model=CaseDetail)
+@router.post("/cases/{case}/work", response_model=CaseDetail, dependencies=_OF_MINE)
 def work(
     case: Number, body: WorkRequest, context: Context, who: Who, response: Response, if_match: IfMatch = None
 ) -> Any:
@@ -105,7 +116,7 @@ def work(
     )
 
 
-@router.post("/cases/{case}/resolve", response_model=CaseDetail)
+@router.post("/cases/{case}/resolve", response_model=CaseDetail, dependencies=_OF_MINE)
 def resolve(
     case: Number, body: ResolveRequest, context: Context, who: Who, response: Response, if_match: IfMatch = None
 ) -> Any:
@@ -115,7 +126,7 @@ def resolve(
     return _act(context, case, response, if_match, lambda it: it.resolve(case, version, who, context.clock(), found))
 
 
-@router.post("/cases/{case}/assign", response_model=CaseDetail)
+@router.post("/cases/{case}/assign", response_model=CaseDetail, dependencies=_OF_MINE)
 def assign(
     case: Number, body: AssignRequest, context: Context, who: Who, response: Response, if_match: IfMatch = None
 ) -> Any:
@@ -126,7 +137,7 @@ def assign(
     )
 
 
-@router.post("/cases/{case}/comment", response_model=CaseDetail)
+@router.post("/cases/{case}/comment", response_model=CaseDetail, dependencies=_OF_MINE)
 def comment(
     case: Number, body: CommentRequest, context: Context, who: Who, response: Response, if_match: IfMatch = None
 ) -> Any:

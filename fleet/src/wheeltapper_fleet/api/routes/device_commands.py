@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from wheeltapper_fleet.api import schemas
-from wheeltapper_fleet.api.context import Context, Who
+from wheeltapper_fleet.api.context import Context, Scope, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit
 from wheeltapper_fleet.api.versions import IfMatch, conflict_response
 from wheeltapper_fleet.devices import commands, connections, settings
@@ -33,21 +33,23 @@ def create_command(device: DeviceId, body: schemas.CommandRequest, context: Cont
 
 @router.get("/device-commands")
 def list_commands(
-    context: Context, device: DeviceId | None = None, limit: Limit = DEFAULT_LIMIT, after: After = None
+    context: Context, scope: Scope, device: DeviceId | None = None, limit: Limit = DEFAULT_LIMIT, after: After = None
 ) -> Page[CommandDetail]:
     """Commands to devices, newest first."""
-    return commands.list_commands(context.engine, device, context.clock(), limit, after)
+    return commands.list_commands(context.engine, device, context.clock(), limit, after, scope)
 
 
 @router.get("/device-commands/{command}")
-def get_command(command: Key, context: Context) -> CommandDetail:
+def get_command(command: Key, context: Context, scope: Scope) -> CommandDetail:
     """One command, and what became of it."""
-    return commands.get_command(context.engine, command, context.clock())
+    return commands.get_command(context.engine, command, context.clock(), scope)
 
 
 @router.get("/device-commands/{command}/bundle")
-def get_bundle(command: Key, context: Context) -> dict[str, Any]:
+def get_bundle(command: Key, context: Context, scope: Scope) -> dict[str, Any]:
     """The diagnostics bundle that answers a command: findings, status, configuration without secrets, log."""
+    if scope:
+        commands.get_command(context.engine, command, context.clock(), scope)
     return commands.read_bundle(context.engine, command)
 
 

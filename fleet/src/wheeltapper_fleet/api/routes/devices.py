@@ -8,13 +8,14 @@ from typing import Any, Final, Literal
 from fastapi import APIRouter, Response
 
 from wheeltapper_fleet.api import schemas
-from wheeltapper_fleet.api.context import AdminContext, Context, Who
+from wheeltapper_fleet.api.context import AdminContext, Context, Scope, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, Q
 from wheeltapper_fleet.api.versions import IfMatch, conflict_response
 from wheeltapper_fleet.devices import log, views
 from wheeltapper_fleet.devices.expected import ExpectedDevice
 from wheeltapper_fleet.devices.rules import Action
 from wheeltapper_fleet.devices.schemas import BulkView, DeviceCounts, DeviceLogEntry, DeviceView, TokenView
+from wheeltapper_fleet.devices.scope import narrowed
 from wheeltapper_fleet.devices.service import BulkChange
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
@@ -27,18 +28,18 @@ router = APIRouter()
 
 
 @router.post("/tokens", status_code=201)
-def create_token(body: schemas.TokenRequest, context: Context, who: Who) -> TokenView:
+def create_token(body: schemas.TokenRequest, context: Context, who: Who, scope: Scope) -> TokenView:
     """Create a one-time enrolment token; the device is pending from then on."""
     note_subject(device=body.device)
-    token = context.enrolment.create_token(body.device, body.ttl_seconds, body.tags or None, who)
+    token = context.enrolment.create_token(body.device, body.ttl_seconds, body.tags or None, who, scope)
     return TokenView(device=body.device, token=token, expires_at=context.clock() + body.ttl_seconds)
 
 
 @router.post("/device-tokens", status_code=201)
-def create_tokens(body: schemas.TokensRequest, context: Context, who: Who) -> list[TokenView]:
+def create_tokens(body: schemas.TokensRequest, context: Context, who: Who, scope: Scope) -> list[TokenView]:
     """Create a one-time enrolment token for each of many devices: for all of them, or for none if one is wrong."""
     expected = [ExpectedDevice(each.device, each.tags, each.row) for each in body.devices]
-    tokens = context.enrolment.create_tokens(expected, body.ttl_seconds, who)
+    tokens = context.enrolment.create_tokens(expected, body.ttl_seconds, who, scope)
     until = context.clock() + body.ttl_seconds
     return [
         TokenView(device=each.device, token=token, expires_at=until)
@@ -49,28 +50,29 @@ def create_tokens(body: schemas.TokensRequest, context: Context, who: Who) -> li
 @router.get("/devices")
 def list_devices(
     context: Context,
+    scope: Scope,
     limit: Limit = DEFAULT_LIMIT,
     after: After = None,
     q: Q = None,
     sort: Literal["id", "-id", "last_seen", "-last_seen"] = "id",
 ) -> Page[DeviceView]:
     """Devices; with `q` those that a query means. Their `scores` are with each single device."""
-    return views.list_devices(context.engine, context.clock(), limit, after, q or "", sort)
+    return views.list_devices(context.engine, context.clock(), limit, after, narrowed(q or "", scope), sort)
 
 
 @router.get("/device-counts")
-def count_devices(context: Context, q: Q = None) -> DeviceCounts:
+def count_devices(context: Context, scope: Scope, q: Q = None) -> DeviceCounts:
     """Devices in numbers: by state, site, and what they run; with `q` those that a query means."""
-    return views.count_devices(context.engine, q or "", context.clock())
+    return views.count_devices(context.engine, narrowed(q or "", scope), context.clock())
 
 
 @router.post("/device-edits")
-def edit_devices(body: schemas.DeviceBulkRequest, context: Context, who: Who) -> BulkView:
+def edit_devices(body: schemas.DeviceBulkRequest, context: Context, who: Who, scope: Scope) -> BulkView:
     """Change every device that a query means: its tags, its state, or both. With `dry` they are only counted."""
     change = BulkChange(None if body.action is None else Action(body.action), body.tags)
     if body.dry:
-        return context.devices.foresee(body.q, change)
-    done = context.devices.bulk(body.q, change, who=who, why=body.why, expected=body.expected)
+        return context.devices.foresee(body.q, change, scope)
+    done = context.devices.bulk(body.q, change, who=who, why=body.why, expected=body.expected, scope=scope)
     _LOG.info("%d devices changed by %s: %s", done.changed, who, body.q[:200])
     return done
 
@@ -87,12 +89,13 @@ def edit_device(
     body: schemas.DeviceEditRequest,
     context: Context,
     who: Who,
+    scope: Scope,
     response: Response,
     if_match: IfMatch = None,
 ) -> Any:
     """Change tags of a device; those that are not named stay."""
     try:
-        context.devices.tag(device, body.tags, who=who, why=body.why, if_match=if_match)
+        context.devices.tag(device, body.tags, who=who, why=body.why, if_match=if_match, scope=scope)
     except FleetError as error:
         return _conflict(context, device, error, if_match)
     return _shown(context, device, response)
