@@ -1,5 +1,5 @@
-"""The commands ``wheeltapper-agent export`` and ``wheeltapper-agent source try``: what a device holds and what a source
-gives."""
+"""The commands ``wheeltapper-agent export``, ``source try`` and ``bundle``: what a device holds, what a source gives,
+and what a device would do with a bundle."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def register(app: typer.Typer) -> None:
     source = typer.Typer(help="What the sources of the pipelines give.", no_args_is_help=True)
     source.command("try")(source_try)
     app.add_typer(source, name="source")
+    bundle = typer.Typer(help="What a device would do with a bundle; needs no fleet.", no_args_is_help=True)
+    bundle.command("check")(bundle_check)
+    bundle.command("evaluate")(bundle_evaluate)
+    app.add_typer(bundle, name="bundle")
 
 
 def export(
@@ -78,6 +82,70 @@ def source_try(
         print("\n".join(trial_lines(report, plain=not _has_blocks())))
     if report["error"] is not None:
         fail(AgentError(report["error"]["code"], report["error"]["message"]))
+
+
+_BundleArgument = Annotated[Path, typer.Argument(help="A folder with manifest.json and its files.", show_default=False)]
+_ProfileOption = Annotated[str, typer.Option("--profile", help="The board; see profiles [default: any].")]
+_RuntimeOption = Annotated[str, typer.Option("--runtime", help="With this runtime only, e.g. ai-edge-litert.")]
+_TimeoutOption = Annotated[float, typer.Option("--timeout-seconds", min=1.0, max=86_400.0, help="For each runtime.")]
+
+
+def bundle_check(
+    bundle: _BundleArgument,
+    profile: _ProfileOption = "",
+    runtime: _RuntimeOption = "",
+    timeout_seconds: _TimeoutOption = 120.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Test a bundle as a device does before it runs one: golden vectors, latency and memory, with each runtime.
+
+    Runtimes that the bundle does not claim are left out; those that are not installed here are named. Exit code 2 if a
+    runtime fails, or if none is installed.
+    """
+    from wheeltapper_agent.model.desk import check_bundle, desk_profile
+
+    try:
+        found = check_bundle(bundle, desk_profile(profile, runtime), timeout_seconds)
+    except (AgentError, ProtocolError) as error:
+        fail(error)
+    if json_output:
+        print(json.dumps({"bundle": str(bundle), "runtimes": found}))
+    for entry in found if not json_output else ():
+        if "metrics" in entry:
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in entry["metrics"].items())
+            print(f"passed   {entry['runtime']}: {figures}")
+        else:
+            what = "not here" if entry["code"] == "runtime.missing" else "failed  "
+            print(f"{what} {entry['runtime']}: {entry['message']} [{entry['code']}]")
+    failed = [entry for entry in found if entry.get("code") not in (None, "runtime.missing")]
+    if failed or not any("metrics" in entry for entry in found):
+        worst = (failed or found)[0]
+        fail(AgentError(worst["code"], f"{worst['runtime']}: {worst['message']}"))
+
+
+def bundle_evaluate(
+    bundle: _BundleArgument,
+    windows: Annotated[
+        Path, typer.Option("--windows", help="An .npz with samples [window, sample, channel].", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .npz to write.", show_default=False)],
+    inputs: Annotated[bool, typer.Option("--inputs", help="Write the model's input too.")] = False,
+    profile: _ProfileOption = "",
+    runtime: _RuntimeOption = "",
+    timeout_seconds: _TimeoutOption = 120.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Score windows with a bundle as a device does; writes score, features, model output, label or value of each.
+
+    The process has a device's limits on memory and processor time.
+    """
+    from wheeltapper_agent.model.desk import desk_profile, evaluate_windows
+
+    try:
+        found = evaluate_windows(bundle, windows, out, desk_profile(profile, runtime), inputs, timeout_seconds)
+    except (AgentError, ProtocolError) as error:
+        fail(error)
+    print(json.dumps(found) if json_output else f"{out}: {found['windows']} windows by {found['provider']}")
 
 
 def _has_blocks() -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from wheeltapper_fleet.training.bundles import break_golden
 from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 ROOT = Path(__file__).parents[3]
@@ -178,9 +179,13 @@ def test_from_recording_to_published_release(folders: tuple[Path, Path], data_di
         published = run("release", "publish", "--bundle", str(bundle), "--key", key, *here, "--json")
         assert published.returncode == 0, published.stderr
         assert json.loads(published.stdout)["release"] == number
+        assert json.loads(published.stdout)["self_tested"] is True
     foreign = run("release", "publish", "--bundle", str(bundle), "--key", str(folders[0] / "root-1.pem"), *here)
     assert foreign.returncode != 0
     assert "Traceback" not in foreign.stderr
+    break_golden(bundle)  # well-formed, and no device would take it
+    broken = run("release", "publish", "--bundle", str(bundle), "--key", key, *here)
+    assert (broken.returncode, "[self_test." in broken.stderr) == (2, True), broken.stderr
     assert run("release", "verify", "bearing-anomaly", "2", *here).returncode == 0
     assert "[release.not_found]" in run("release", "verify", "bearing-anomaly", "3", *here).stderr
     assert len(json.loads(run("release", "list", *here, "--json").stdout)) == 2

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
-from wheeltapper_agent.model.inference import LoadedModel
+from wheeltapper_agent.model.inference import LoadedModel, runtime_name
 from wheeltapper_agent.model.runtimes import load_model
 from wheeltapper_agent.source.base import SourceSpec
 from wheeltapper_protocols.decision.baseline import BaselineState, learn
@@ -38,9 +38,11 @@ from wheeltapper_protocols.manifest.manifest import (
     MANIFEST_FILE,
     MAX_FILE_BYTES,
     MAX_MANIFEST_BYTES,
+    RUNTIMES,
     Manifest,
     check_file,
     decode_manifest,
+    golden_file,
 )
 from wheeltapper_protocols.manifest.model_file import check_model_file
 from wheeltapper_protocols.signal import iso20816
@@ -112,6 +114,8 @@ class Bundle:
     model: LoadedModel
     golden: bytes
     """The file of golden vectors; empty after :meth:`without_golden`."""
+    golden_here: bytes = b""
+    """The file of what this board's runtime is expected to give for them; empty: as in ``golden``."""
     bearing: BearingFaultDetector | None = None
     propagates_nan: bool = False
     """Whether a missing sample (NaN) in any channel always makes the score NaN. Then the pipeline need not search a
@@ -123,7 +127,7 @@ class Bundle:
 
     def without_golden(self) -> Bundle:
         """Return this bundle without its golden vectors, which only the self-test needs."""
-        return dataclasses.replace(self, golden=b"")
+        return dataclasses.replace(self, golden=b"", golden_here=b"")
 
     def for_one_stream(self) -> Bundle:
         """Return this bundle for the windows of one source; the copies share all but the newest window above the
@@ -341,10 +345,11 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         )
     manifest = decode_manifest(raw)
     contents: dict[str, bytes] = {}
+    wanted = {manifest.model_file, GOLDEN_FILE, *(golden_file(each) for each in RUNTIMES[manifest.runtime])}
     for file in manifest.files:
         content = _read_file(folder / file.name, MAX_FILE_BYTES)
         check_file(file, content)
-        if file.name in (manifest.model_file, GOLDEN_FILE):
+        if file.name in wanted:
             contents[file.name] = content
     shape = manifest.input
     signal_shape = (shape.sample_rate_hz, shape.window_samples, len(shape.channels))
@@ -363,11 +368,15 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         ) from error
     content = contents[manifest.model_file]
     check_model_file(manifest, content)
-    model = load_model(content, manifest.runtime, profile, manifest.tensors, manifest.output, manifest.signature)
+    claimed = None if manifest.runtimes is None else [entry.name for entry in manifest.runtimes]
+    model = load_model(
+        content, manifest.runtime, profile, manifest.tensors, manifest.output, manifest.signature, claimed
+    )
     channels = {feature.channel for feature in manifest.features}
     reconstructs = manifest.raw is None and manifest.task == "anomaly" and manifest.anomaly is None
     propagates_nan = reconstructs and channels == set(range(len(shape.channels)))
-    return Bundle(manifest, digest, features, task, model, contents[GOLDEN_FILE], bearing, propagates_nan)
+    here = contents.get(golden_file(runtime_name(model)), b"")
+    return Bundle(manifest, digest, features, task, model, contents[GOLDEN_FILE], here, bearing, propagates_nan)
 
 
 def check_input(manifest: Manifest, spec: SourceSpec) -> None:

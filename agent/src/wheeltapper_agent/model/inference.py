@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.model.tensors import Tensor, decode, encode, fitted, holds_nan
 
-__all__ = ["LoadedModel", "TensorModel", "announce", "stateful_error"]
+__all__ = ["LoadedModel", "TensorModel", "announce", "runtime_name", "stateful_error"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_PROBED_VALUES: Final = 1 << 22
@@ -47,6 +47,11 @@ class LoadedModel(Protocol):
         Raises:
             AgentError: ``runtime.run``, ``runtime.shape``, ``runtime.tensors``, ``runtime.output``.
         """
+
+
+def runtime_name(model: LoadedModel) -> str:
+    """Return the name of the library that runs ``model``, as profiles and manifests write it."""
+    return model.provider.partition("/")[0]
 
 
 def announce(level: int, text: str) -> None:

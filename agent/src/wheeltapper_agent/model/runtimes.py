@@ -34,6 +34,7 @@ def load_model(
     tensors: Sequence[TensorSpec] | None = None,
     output: str | None = None,
     signature: str | None = None,
+    claimed: Sequence[str] | None = None,
 ) -> TensorModel:
     """Load a model file into a runtime.
 
@@ -45,10 +46,12 @@ def load_model(
         tensors: scale and zero point of integer tensors where the file does not say them, from the manifest.
         output: the output that is read; None: the only one.
         signature: the signature of a TFLite model that is run; None: the only one.
+        claimed: the runtimes that the release was tested with; None: any.
 
     Raises:
-        AgentError: ``runtime.unknown``, ``runtime.missing``, ``runtime.load``, ``runtime.stateful``,
-            ``runtime.tensors``, ``runtime.output``, ``runtime.signature``, ``runtime.external_data``.
+        AgentError: ``runtime.unknown``, ``runtime.missing``, ``runtime.unclaimed``, ``runtime.load``,
+            ``runtime.stateful``, ``runtime.tensors``, ``runtime.output``, ``runtime.signature``,
+            ``runtime.external_data``.
     """
     board = profile or Profile(name="any")
     usable = _RUNTIMES_BY_FORMAT.get(runtime)
@@ -61,6 +64,13 @@ def load_model(
     if not order:
         text = f"the profile {board.name} lists no runtime for {runtime} models; add one of {', '.join(usable)}"
         raise AgentError("runtime.missing", text)
+    if claimed is not None:
+        order = [name for name in order if name in claimed]
+        if not order:
+            text = (
+                f"the release was tested with {', '.join(claimed)} only, and the profile {board.name} lists none of it"
+            )
+            raise AgentError("runtime.unclaimed", f"{text}; add one, or claim a runtime of this board in the release")
     for name in order:
         if _usable(name):
             model = _load_with(name, content, board, tensors or (), output, signature)

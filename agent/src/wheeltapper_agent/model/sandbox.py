@@ -38,7 +38,7 @@ from wheeltapper_agent.model.self_test import compare_golden, process_memory_mb,
 from wheeltapper_protocols.errors import ProtocolError, brief
 from wheeltapper_protocols.python_path import child_environment
 
-__all__ = ["main", "measure_in_child", "try_candidate"]
+__all__ = ["confine", "main", "measure_in_child", "try_candidate"]
 
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 2000
@@ -237,7 +237,7 @@ def _tested(request: dict[str, Any]) -> dict[str, Any]:
     os.nice(_NICENESS)
     preload(profile)
     try:
-        _confine(int(request["memory_mb"]), float(request["seconds"]))
+        confine(int(request["memory_mb"]), float(request["seconds"]))
         before_mb = process_memory_mb("VmHWM")
         bundle = load_bundle(Path(request["folder"]), profile, request["sha256"])
         return {"metrics": self_test(bundle, before_mb, _NICE_LATENCY_FACTOR, profile.threads)}
@@ -247,11 +247,11 @@ def _tested(request: dict[str, Any]) -> dict[str, Any]:
         return {"code": "self_test.memory", "message": f"the release needs more than {request['memory_mb']} MB"}
 
 
-def _confine(memory_mb: int, seconds: float) -> None:
+def confine(memory_mb: int, seconds: float, files: bool = False) -> None:
     """Limit what this process may use.
 
     The limit is on data (heap and private maps), ``memory_mb`` above what the libraries have now. Address space is not
-    limited: a GPU's driver reserves much of it and uses little.
+    limited: a GPU's driver reserves much of it and uses little. Without ``files`` no file can be written.
     """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
@@ -260,8 +260,7 @@ def _confine(memory_mb: int, seconds: float) -> None:
         resource.RLIMIT_CPU: math.ceil(seconds) * 2 + 1,
         resource.RLIMIT_NOFILE: _MAX_FILES,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: 0,
-    }
+    } | ({} if files else {resource.RLIMIT_FSIZE: 0})
     for what, limit in limits.items():
         _, hard = resource.getrlimit(what)
         least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

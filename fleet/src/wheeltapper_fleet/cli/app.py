@@ -17,6 +17,7 @@ from wheeltapper_fleet.cli.alerts import alerts_app
 from wheeltapper_fleet.cli.assets import asset_app
 from wheeltapper_fleet.cli.backups import backup_app
 from wheeltapper_fleet.cli.brokers import broker_app
+from wheeltapper_fleet.cli.bundles import bundle_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
 from wheeltapper_fleet.cli.cases import case_app
 from wheeltapper_fleet.cli.datasets import dataset_app
@@ -61,6 +62,7 @@ app.add_typer(case_app, name="case")
 app.add_typer(notify_app, name="notify")
 app.add_typer(train_app, name="train")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(bundle_app, name="bundle")
 app.add_typer(backup_app, name="backup")
 app.add_typer(history_app, name="history")
 app.add_typer(broker_app, name="broker")

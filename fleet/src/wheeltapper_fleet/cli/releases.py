@@ -24,6 +24,13 @@ def release_publish(
     rollback_floor: Annotated[
         int | None, typer.Option(min=1, help="Devices that commit it never go below this release again.")
     ] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(help="A wheeltapper-agent of another environment that tests the bundle too; repeatable."),
+    ] = None,
+    no_self_test: Annotated[
+        bool, typer.Option("--no-self-test", help="Sign without testing the bundle on this computer.")
+    ] = False,
     start_campaign: Annotated[
         bool, typer.Option("--start-campaign", help="Then take it to every device at once, in one wave.")
     ] = False,
@@ -32,9 +39,15 @@ def release_publish(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sign a bundle here as the next release of its model, and publish it."""
+    """Sign a bundle here as the next release of its model, and publish it.
+
+    The bundle is first tested as a device tests it, by the agent that is installed here; where there is none, a
+    line on standard error says so.
+    """
     with open_client(url, token_file, data_dir) as client:
+        self_tested = not no_self_test and _self_tested(bundle, agent or [])
         made = client.publish_bundle(bundle, key, rollback_floor)
+        made["self_tested"] = self_tested
         text = f"{made['model']} release {made['release']} is published"
         if start_campaign:
             campaign = client.create_campaign({"model": made["model"], "release": made["release"]})
@@ -42,6 +55,18 @@ def release_publish(
             made["campaign"] = campaign["id"]
             text += f"; campaign {campaign['id']} takes it to the devices"
     print_result(made, text, as_json)
+
+
+def _self_tested(bundle: Path, agents: list[str]) -> bool:
+    """Refuse what no device would take, as `wheeltapper bundle check` does; False: no agent is installed here."""
+    from wheeltapper_fleet.training.bundle_check import self_tested
+    from wheeltapper_fleet.training.desk_agent import DeskAgent, has_agent
+
+    if not agents and not has_agent():
+        typer.echo("note: not self-tested, because no wheeltapper-agent is installed here; devices test it", err=True)
+        return False
+    self_tested(bundle, [DeskAgent(command) for command in ("", *agents)]).refuse()
+    return True
 
 
 @release_app.command("list")

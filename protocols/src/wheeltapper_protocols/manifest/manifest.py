@@ -44,9 +44,11 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "MODEL_FILE",
     "MODEL_FILES",
+    "RUNTIMES",
     "Anomaly",
     "Budget",
     "BundleFile",
+    "ClaimedRuntime",
     "Classification",
     "Gate",
     "Golden",
@@ -59,6 +61,7 @@ __all__ = [
     "check_file",
     "decode_manifest",
     "encode_manifest",
+    "golden_file",
 ]
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -67,6 +70,9 @@ MODEL_FILES: Final = {"onnx": MODEL_FILE, "tflite": "model.tflite"}
 """The name of the model's file, by runtime."""
 GOLDEN_FILE: Final = "golden.npz"
 """Inputs with their expected outputs; see :class:`Golden`."""
+RUNTIMES: Final = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert", "tflite-runtime", "tflite-micro")}
+"""The runtimes that a release may claim, by the format of its model. ``tflite-micro`` is the interpreter of
+microcontrollers, which no agent runs."""
 MAX_MANIFEST_BYTES: Final = 1024 * 1024
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 
@@ -178,6 +184,20 @@ class Golden(Struct, frozen=True, kw_only=True):
     output_atol: Annotated[float, Meta(ge=0)]
     score_rtol: Annotated[float, Meta(ge=0)]
     feature_rtol: Annotated[float, Meta(ge=0)] = 1e-4
+    score_atol: Annotated[float, Meta(ge=0)] = 0.0
+    """For scores near 0, such as the probability of a fault of a healthy machine."""
+
+
+class ClaimedRuntime(Struct, frozen=True, kw_only=True):
+    """An entry of ``runtimes``: a runtime that the release was tested with, and may be run by.
+
+    Where the file ``golden-<name>.npz`` is among the files, its arrays ``model_output`` and ``score`` are what this
+    runtime is expected to give, in place of those in :data:`GOLDEN_FILE`.
+    """
+
+    name: Literal["onnxruntime", "ai-edge-litert", "tflite-runtime", "tflite-micro"]
+    golden: Golden | None = None
+    """Tolerances for this runtime; None: those of the section ``golden``."""
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -251,6 +271,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     drift: DriftSpec | None = None
     """References of features and scores; None: drift is not measured."""
     golden: Golden
+    runtimes: Annotated[list[ClaimedRuntime], Meta(min_length=1, max_length=8)] | None = None
+    """The runtimes that the release claims. A device that has none of them refuses it; None: any that reads the model.
+    """
     budget: Budget
     shadow: Shadowing | None = None
     gates: Annotated[list[Gate], Meta(max_length=64)] = []
@@ -272,6 +295,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("channels and units must have the same length")
         self._check_task()
         self._check_channels()
+        self._check_runtimes(names)
 
     def _check_task(self) -> None:
         if self.signature is not None and self.runtime != "tflite":
@@ -310,6 +334,17 @@ class Manifest(Struct, frozen=True, kw_only=True):
         if self.baseline is not None and (self.raw is not None or len(self.baseline.shift) != len(self.features)):
             raise ValueError("the section baseline is for features only, and needs one entry for each of them")
 
+    def _check_runtimes(self, files: list[str]) -> None:
+        if self.runtimes is None:
+            return
+        claimed = [entry.name for entry in self.runtimes]
+        if len(set(claimed)) != len(claimed):
+            raise ValueError("runtimes names one twice")
+        if foreign := [name for name in claimed if name not in RUNTIMES[self.runtime]]:
+            raise ValueError(f"{foreign[0]} does not read {self.runtime} models: leave it out of runtimes")
+        for name in (known for known in RUNTIMES[self.runtime] if golden_file(known) in files and known not in claimed):
+            raise ValueError(f"the file {golden_file(name)} is of a runtime that runtimes does not name")
+
     def _check_channels(self) -> None:
         count, nyquist_hz = len(self.input.channels), self.input.sample_rate_hz / 2
         named = [*(self.raw.channels if self.raw else ()), *(band.channel for band in self.bands or ())]
@@ -343,6 +378,13 @@ class Manifest(Struct, frozen=True, kw_only=True):
         """The name of the model's file."""
         return MODEL_FILES[self.runtime]
 
+    def golden_for(self, runtime: str) -> Golden:
+        """The tolerances for the runtime called ``runtime``."""
+        for entry in self.runtimes or ():
+            if entry.name == runtime and entry.golden is not None:
+                return entry.golden
+        return self.golden
+
     def file(self, name: str) -> BundleFile:
         """The file called ``name``.
 
@@ -353,6 +395,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
             if file.name == name:
                 return file
         raise KeyError(name)
+
+
+def golden_file(runtime: str) -> str:
+    """The name of the file with what ``runtime`` is expected to give; see :class:`ClaimedRuntime`."""
+    return f"golden-{runtime}.npz"
 
 
 _DECODER: Final = msgspec.json.Decoder(Manifest)
@@ -373,6 +420,7 @@ _OMITTED: Final = (
     "bearing",
     "baseline",
     "drift",
+    "runtimes",
     "shadow",
 )
 """Fields that are not written where they are None."""
@@ -395,6 +443,9 @@ def encode_manifest(manifest: Manifest) -> bytes:
         del fields["input"]["irregular"]
     if manifest.remaining_life is not None and manifest.remaining_life.interval is None:
         del fields["remaining_life"]["interval"]
+    for golden in (fields["golden"], *(entry["golden"] for entry in fields.get("runtimes") or ())):
+        if golden is not None and not golden["score_atol"]:
+            del golden["score_atol"]
     return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 
