@@ -25,6 +25,7 @@ __all__ = [
     "LabelView",
     "LimitView",
     "LimitsRequest",
+    "LimitsView",
     "ResolveRequest",
     "SilenceRequest",
     "SilenceView",
@@ -223,6 +224,12 @@ class LimitView(BaseModel):
     high: float
     set_at: float | None
     set_by: str | None
+
+
+class LimitsView(BaseModel):
+    """All limits of triage, by name."""
+
+    limits: list[LimitView]
 
 
 class LimitsRequest(_Closed):

@@ -142,7 +142,9 @@ def alerts_limits(
     """Show or set the limits of triage: how long it waits for what, and when a release is the cause."""
     limits = {**parse_changes(change or []), **dict.fromkeys(reset or [])}
     with open_client(url, token_file, data_dir) as client:
-        found = client.call("PATCH" if limits else "GET", "/triage-limits", {"limits": limits} if limits else None)
+        found = client.call("PATCH" if limits else "GET", "/triage-limits", {"limits": limits} if limits else None)[
+            "limits"
+        ]
     if as_json:
         print_json(found)
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Final, TypeAlias
 from fastapi import APIRouter, Path, Query
 
 from wheeltapper_fleet.alerts import policy, value
-from wheeltapper_fleet.alerts.schemas import BudgetRequest, BudgetView, LabelView, LimitsRequest, LimitView, ValueView
+from wheeltapper_fleet.alerts.schemas import BudgetRequest, BudgetView, LabelView, LimitsRequest, LimitsView, ValueView
 from wheeltapper_fleet.api.context import Context, Scope, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
@@ -73,14 +73,14 @@ def delete_budget(budget: Annotated[int, Path(ge=1, le=2**31 - 1)], context: Con
 
 
 @router.get("/triage-limits")
-def list_limits(context: Context) -> list[LimitView]:
+def list_limits(context: Context) -> LimitsView:
     """How long triage waits for what, and when a release is the cause: each limit with its default and its bounds."""
-    return policy.list_limits(context.engine)
+    return LimitsView(limits=policy.list_limits(context.engine))
 
 
 @router.patch("/triage-limits")
-def change_limits(body: LimitsRequest, context: Context, who: Who) -> list[LimitView]:
+def change_limits(body: LimitsRequest, context: Context, who: Who) -> LimitsView:
     """Set limits of triage; they hold from its next turn on, for cases that are open too."""
     policy.change_policy(context.engine, body.limits, who, context.clock())
     _LOG.info("limits of triage set by %s: %s", who, ", ".join(sorted(body.limits)))
-    return policy.list_limits(context.engine)
+    return LimitsView(limits=policy.list_limits(context.engine))
