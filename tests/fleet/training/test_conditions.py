@@ -12,6 +12,8 @@ from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.conditions import find_centres
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
+from wheeltapper_fleet.training.recipe_files import AnomalyParameters, find_recipe
+from wheeltapper_fleet.training.recipes import Job
 from wheeltapper_protocols.signal.recording import Recording
 
 
@@ -80,3 +82,12 @@ def test_conditions_are_the_values_of_the_channel_or_parts_of_its_range() -> Non
     centres, reach = find_centres(np.full(50, 30.0))
     assert centres.tolist() == [30.0]
     assert reach == pytest.approx(3.0)
+
+
+def test_a_recipe_file_names_the_condition_and_the_budget(tmp_path: Path) -> None:
+    parameters = AnomalyParameters(healthy_fraction=1.0, false_alarms=10.0, condition="speed")
+    runs = [fan(speed, 0, snapshots=20) for speed in (20, 40)]
+    made = find_recipe("anomaly").train(runs, parameters, Job(out=tmp_path / "b", model="fan"))
+    assert made.condition is not None
+    assert len(made.condition.centres) == 2
+    assert made.lineage["false_alarm_budget"] == "10 in 1000 machine-hours"

@@ -61,6 +61,8 @@ class AnomalyParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How much of each recording, from its start, is healthy."""
     false_alarms: Annotated[float, Meta(ge=0)] = 1.0
     """False alarms that are accepted in 1,000 machine-hours."""
+    condition: Annotated[str, Meta(max_length=64)] = ""
+    """The channel that says the operating condition; empty: there is one."""
 
 
 class _Anomaly:
@@ -75,6 +77,7 @@ class _Anomaly:
             recordings,
             healthy_fraction=parameters.healthy_fraction,
             false_alarms=parameters.false_alarms,
+            condition=parameters.condition,
             out=job.out,
             origin=dict(job.lineage),
             model=job.model,

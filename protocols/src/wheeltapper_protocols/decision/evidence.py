@@ -41,6 +41,7 @@ __all__ = ["Detector", "DetectorKind", "Evidence", "EvidenceSpec"]
 DetectorKind = Literal["level", "impulsiveness", "modulation", "shape", "density"]
 Index = Annotated[int, Meta(ge=0, le=511)]
 _MAX_DETECTORS: Final = 1024
+_KINDS: Final = ("level", "impulsiveness", "modulation", "shape", "density")
 _AGREEING: Final = ("level", "impulsiveness", "modulation")
 """The kinds that may agree: each looks at features of its own."""
 _ORDER: Final = 4
@@ -99,22 +100,54 @@ class Evidence:
             raise ValueError(f"a detector names a feature that is not there: there are {count}")
         self.spec = spec
         self.detectors = tuple(detectors)
-        columns = [[i for i, each in enumerate(detectors) if each.kind == kind] for kind in _AGREEING]
-        self._kinds = [found for found in columns if found]
-        self._down = np.array(scoring.down, dtype=np.float64)
-        # The squares of z and of the residual, side by side, times these weights are the squares of the values.
-        self._weight = np.zeros((2 * count, len(detectors)))
-        self._dense: list[tuple[int, list[int], npt.NDArray[np.float64]]] = []
+        # Columns are kept by kind, those that may agree first: the greatest of each kind is one call then.
+        self._order = np.array(
+            sorted(range(len(detectors)), key=lambda i: _KINDS.index(detectors[i].kind)), dtype=np.intp
+        )
+        ordered = [detectors[i] for i in self._order]
+        self._starts = np.array([i for i in range(len(ordered)) if not i or ordered[i].kind != ordered[i - 1].kind])
+        self._agreeing = len({each.kind for each in detectors} & set(_AGREEING))
         self._shaped = any(each.kind == "shape" for each in detectors)
-        for column, each in enumerate(detectors):
+        down = np.array(scoring.down, dtype=np.float64)
+        self._down = down
+        self._down_both = np.concatenate([down, down]) if self._shaped else down
+        # The squares of z and of the residual, side by side, times these weights are the squares of the values.
+        self._weight = np.zeros((len(self._down_both), len(detectors)))
+        self._dense: list[tuple[int, slice | list[int], npt.NDArray[np.float64]]] = []
+        for column, each in enumerate(ordered):
             if each.axes is not None:
                 axes = np.array(each.axes, dtype=np.float64).T / (each.limit * math.sqrt(len(each.axes)))
-                self._dense.append((column, each.features, axes))
+                every = each.features == list(range(count))
+                self._dense.append((column, slice(0, count) if every else each.features, axes))
                 continue
             rows = np.array(each.features) + (count if each.kind == "shape" else 0)
             self._weight[rows, column] = 1.0 / (len(each.features) * each.limit**2)
-        if not self._shaped:
-            self._weight = self._weight[:count]
+
+    def _squares(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """[window, column] float64: the squares of the values over their limits."""
+        count = len(self._down)
+        parts = np.empty((len(model_input), len(self._down_both)))
+        parts[:, :count] = model_input
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._shaped:
+                np.subtract(parts[:, :count], model_output, out=parts[:, count:])
+            parts *= np.where(parts < 0, self._down_both, 1.0)
+            squares = parts * parts
+            np.minimum(squares, _GREATEST, out=squares)  # an infinite one of weight 0 must stay 0; NaN stays NaN
+            found = np.asarray(squares @ self._weight, dtype=np.float64)
+            for column, features, axes in self._dense:
+                away = parts[:, features] @ axes
+                found[:, column] = np.einsum("ij,ij->i", away, away)
+        return found
+
+    def _combined(self, squares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """[window] float64: the scores of ``squares`` [window, column]."""
+        kinds = np.maximum.reduceat(squares, self._starts, axis=1)
+        score = np.sqrt(kinds.max(axis=1)) / self.spec.alone
+        if self._agreeing > 1:
+            second = np.sort(kinds[:, : self._agreeing], axis=1)[:, -2]
+            score = np.maximum(score, np.sqrt(second) / self.spec.together)
+        return np.asarray(score, dtype=np.float64)
 
     def values(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """[window, detector] float64: the value of each detector over its limit.
@@ -123,19 +156,9 @@ class Evidence:
             model_input: [window, feature], the standardised features.
             model_output: [window, feature], the model's reconstruction of them.
         """
-        z = model_input.astype(np.float64)
-        if self._shaped:
-            parts = np.concatenate([z, z - model_output], axis=1)
-            parts = np.where(parts < 0, parts * np.concatenate([self._down, self._down]), parts)
-        else:
-            parts = np.where(z < 0, z * self._down, z)
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = parts * parts
-            np.minimum(squares, _GREATEST, out=squares)  # an infinite one of weight 0 must stay 0; NaN stays NaN
-            found = squares @ self._weight
-            for column, features, axes in self._dense:
-                found[:, column] = np.square(parts[:, features] @ axes).sum(axis=1)
-            return np.asarray(np.sqrt(found), dtype=np.float64)
+        found = np.empty((len(model_input), len(self.detectors)))
+        found[:, self._order] = np.sqrt(self._squares(model_input, model_output))
+        return found
 
     def strength(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """[window] float64: all evidence together, the norm of order :data:`_ORDER` of the values over their limits.
@@ -173,13 +196,8 @@ class Evidence:
 
     def score(self, model_input: npt.NDArray[Any], model_output: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """[window] float64; 1.0 is the warning threshold. NaN where a value is."""
-        return self.combined(self.values(model_input, model_output))
+        return self._combined(self._squares(model_input, model_output))
 
     def combined(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """[window] float64: the scores of ``values`` [window, detector]."""
-        score = values.max(axis=1) / self.spec.alone
-        if len(self._kinds) > 1:
-            kinds = np.stack([values[:, columns].max(axis=1) for columns in self._kinds], axis=1)
-            kinds.sort(axis=1)
-            score = np.maximum(score, kinds[:, -2] / self.spec.together)
-        return np.asarray(score, dtype=np.float64)
+        return self._combined(np.square(values[:, self._order]))
