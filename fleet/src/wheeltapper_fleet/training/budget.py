@@ -58,11 +58,13 @@ def limits(
     """
     detectors = held_out[0].shape[1]
     chance = min(0.01, per_1000_hours / (1000.0 * windows_per_hour) / detectors)
-    levels = [sustained(values, windows) if len(values) >= _ENOUGH * windows else values for values in held_out]
-    together = np.concatenate(levels)
-    count = len(together)
-    variance = together.var(axis=0, ddof=1) * (count - 1) / chi2.ppf(1 - CONFIDENCE, count - 1)
-    level = together.mean(axis=0) + norm.isf(chance) * np.sqrt(variance + drift**2)
+    found = []
+    for values in held_out:
+        levels = sustained(values, windows) if len(values) >= _ENOUGH * windows else values
+        count = len(levels)
+        variance = levels.var(axis=0, ddof=1) * (count - 1) / chi2.ppf(1 - CONFIDENCE, count - 1)
+        found.append(levels.mean(axis=0) + norm.isf(chance) * np.sqrt(variance + drift**2))
+    level = np.max(found, axis=0)
     seen = np.max([sustained(values, windows).max(axis=0) for values in held_out], axis=0)
     return np.asarray(np.maximum(level, seen), dtype=np.float64)
 

@@ -5,11 +5,12 @@ modulation of each channel, the shape (what the autoencoder does not reconstruct
 covariance by Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
 Multivariate Analysis 88 (2004)). None has a weight. The limit of each follows from the budget of false alarms and its
 values on healthy windows that its fit did not see (:mod:`budget`): what varies much between machines or in time by
-itself has a high limit, and so hardly takes part.
+itself has a high limit, and so hardly takes part. Vibration of several machines is watched by the shape of its energies
+alone.
 
 Invariants:
     * The same features and seed give the same detectors.
-    * No window is scored by a fit that saw its block of time or, with several machines, its machine.
+    * No window is scored by a fit that saw its block of time or, with several plants, its plant.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ ALONE: Final = 2.5
 """What one kind must reach to warn alone, where others could have agreed: a single band of a healthy machine may drift
 to twice its limit, by temperature or running-in, and nothing else moves."""
 _ABOVE: Final = 1.01
+_MACHINES_LIMIT: Final = 5.2
+"""Of several machines: the residual that warns, in healthy deviations, raised by as much as one of the windows. It is
+fixed (ADR 6): a machine's healthy start does not say how far it wanders from what others taught."""
+_MACHINES_SCALE: Final = (0.1, 0.2)
+"""The same: least and greatest healthy deviation on a log scale. With more, ten times the vibration would not warn."""
 BLOCKS: Final = 3
 """Blocks of time in the cross-validation of one or two machines."""
 _MAX_FOLDS: Final = 5
@@ -123,6 +129,8 @@ def fit_evidence(
         per_1000_hours: the budget of false alarms.
         said: index of the feature that says the operating condition; None: there is one condition.
     """
+    if said is None and len(groups) >= _MACHINES and not is_process(specs):
+        return _fit_machines(specs, groups, seed, 3600.0 / windows_per_hour)
     known = find_centres(np.concatenate([group[:, said] for group in groups])) if said is not None else None
     fitted = _fit(specs, groups, seed, said, known)
     values = [np.zeros((len(group), len(fitted.spec.detectors))) for group in groups]
@@ -142,6 +150,38 @@ def fit_evidence(
     spec = replace(fitted.spec, detectors=detectors)
     evidence = Evidence(spec, scorer.spec)
     held_out = tuple(evidence.combined(found / limit) for found in values)
+    return Kept(replace_field(fitted, scorer=scorer, spec=spec), held_out)
+
+
+def _fit_machines(specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: int, step_seconds: float) -> Kept:
+    """Fit what watches several machines of different loudness: the shape of their energies alone.
+
+    A level says little there: between machines it differs more than it rises before a failure. The autoencoder learns
+    how machines differ; its residual is held against a fixed level, as :data:`_MACHINES_LIMIT` says.
+    """
+    energies = [index for index, spec in enumerate(specs) if spec.kind in _ALONE]
+
+    def fit(parts: Sequence[Values]) -> Fitted:
+        spec = fit_scoring(specs, parts)
+        log = np.array([kind == "log" for kind in spec.transform])
+        scale = np.where(log, np.clip(spec.scale, *_MACHINES_SCALE), spec.scale)
+        scorer = Scorer(replace(spec, scale=scale.tolist()), tuple(each.name for each in specs))
+        rows = np.concatenate([scorer.model_input(part) for part in parts])
+        detectors = [Detector(kind="shape", features=energies, limit=1.0)]
+        return Fitted(scorer, autoencoder.fit(rows, seed), EvidenceSpec(detectors=detectors))
+
+    fitted = fit(groups)
+    values = [np.zeros((len(group), 1)) for group in groups]
+    for spans in _folds(groups, by_machine=False):
+        apart = fit([np.delete(group, np.r_[span], axis=0) for group, span in zip(groups, spans, strict=True)])
+        for found, group, span in zip(values, groups, spans, strict=True):
+            found[span] = apart.values(group[span])
+    decision = decision_for(step_seconds, specs)
+    limit = _MACHINES_LIMIT * (1 + 1 / sum(map(len, groups)))
+    limit *= _raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
+    scorer = Scorer(replace(fitted.scorer.spec, threshold=limit), fitted.scorer.names)
+    spec = EvidenceSpec(detectors=[replace(fitted.spec.detectors[0], limit=limit)])
+    held_out = tuple(found[:, 0] / limit for found in values)
     return Kept(replace_field(fitted, scorer=scorer, spec=spec), held_out)
 
 
