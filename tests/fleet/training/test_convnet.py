@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wheeltapper_fleet.training.autoencoder import open_session
-from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit
+from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit, side_by_side
 from wheeltapper_fleet.training.convnet_onnx import Front, Regimes, quantize, run, to_onnx
 
 FORMS = [Convolution(5, 3, dilation=2, stride=2), Convolution(4, 3)]
@@ -73,6 +73,21 @@ def test_classes_are_learnt() -> None:
         pass
     unseen, truth = windows(200, 1)
     assert np.mean(net.predict(unseen).argmax(axis=1) == (truth[:, 0] > 1)) > 0.85
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_nets_side_by_side_give_their_mean(average: bool) -> None:
+    random = np.random.default_rng(0)
+    nets = [ConvNet(8, 2, [Convolution(3, 5)], hidden=4, outputs=2, average=average) for _ in range(3)]
+    for net in nets:
+        net.start(random)
+        net.biases[0] += 0.1
+        net.biases[2] += 0.3
+    x = random.normal(size=(20, 8, 2)).astype(np.float32)
+    wanted = np.mean([net.predict(x) for net in nets], axis=0)
+    np.testing.assert_allclose(side_by_side(nets).predict(x), wanted, atol=1e-5)
+    with pytest.raises(ValueError, match="one convolution"):
+        side_by_side([ConvNet(8, 2, [Convolution(3, 3), Convolution(3, 3)], hidden=4, outputs=2)])
 
 
 def fitted(average: bool = False) -> ConvNet:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
-__all__ = ["ConvNet", "Convolution", "Fit", "fit"]
+__all__ = ["ConvNet", "Convolution", "Fit", "fit", "side_by_side"]
 
 Array = npt.NDArray[np.float32]
 _PREDICT_ROWS: Final = 512
@@ -175,6 +175,31 @@ class ConvNet:
                     ]
                 back = spread
         return weights, biases
+
+
+def side_by_side(nets: Sequence[ConvNet]) -> ConvNet:
+    """One net that gives the mean output of nets of one form with one convolution: fewer, wider layers, which a device
+    runs faster.
+
+    Raises:
+        ValueError: a net has another number of convolutions.
+    """
+    first, count = nets[0], len(nets)
+    if any(len(net.convolutions) != 1 for net in nets):
+        raise ValueError("only nets with one convolution can be put side by side")
+    form, width, hidden = first.convolutions[0], first.convolutions[0].channels, len(first.biases[-2])
+    wide = Convolution(count * width, form.kernel, form.dilation, form.stride)
+    made = ConvNet(first.samples, first.channels, [wide], count * hidden, len(first.biases[-1]), first.average)
+    made.weights[0][:] = np.concatenate([net.weights[0] for net in nets], axis=1)
+    made.biases[0][:] = np.concatenate([net.biases[0] for net in nets])
+    length = len(first.weights[1]) // width
+    dense = made.weights[1].reshape(length, count, width, count, hidden)
+    for number, net in enumerate(nets):
+        dense[:, number, :, number, :] = net.weights[1].reshape(length, width, hidden)
+    made.biases[1][:] = np.concatenate([net.biases[1] for net in nets])
+    made.weights[2][:] = np.concatenate([net.weights[2] for net in nets]) / np.float32(count)
+    made.biases[2][:] = np.mean([net.biases[2] for net in nets], axis=0)
+    return made
 
 
 def fit(net: ConvNet, windows: Array, targets: npt.NDArray[Any], how: Fit, seed: int) -> Iterator[int]:

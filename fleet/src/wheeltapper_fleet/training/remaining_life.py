@@ -29,7 +29,7 @@ from msgspec import Meta, Struct
 from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.bundles import check_target
 from wheeltapper_fleet.training.conformal import covered, fit_interval
-from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit
+from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit, side_by_side
 from wheeltapper_fleet.training.convnet_onnx import Front, Regimes, quantize, run, to_onnx
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.finishing import PENDING, finish
@@ -217,10 +217,8 @@ def _fit_folds(
             job.progress(f"net {number + 1} of {_FOLDS}: {epoch} of {parameters.epochs} epochs")
         predicted[mine] = np.clip(net.predict(seen[mine])[:, 0], 0, 1)
         nets.append(net)
-    return _Trained(
-        raw, front, nets, predicted * np.float32(parameters.cap), windows.remaining * np.float32(parameters.cap),
-        fold, windows,
-    )  # fmt: skip
+    cap = np.float32(parameters.cap)
+    return _Trained(raw, front, [side_by_side(nets)], predicted * cap, windows.remaining * cap, fold, windows)
 
 
 def _convolutions(blocks: int) -> list[Convolution]:
