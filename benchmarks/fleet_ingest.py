@@ -301,7 +301,7 @@ class Bench:
             written += 1
 
         whole = DEVICES * MESSAGES
-        seconds = self.burst(write, lambda passed: written >= whole or passed > _LOOP_SECONDS, [])
+        seconds = self.burst(write, lambda passed: written >= whole or passed > _LOOP_SECONDS, [], plain=True)
         return written / seconds
 
 
