@@ -24,12 +24,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 FACTOR = 60.0
 DEVICES, WAVE = 36, 12
-FAULTS = """
-fault = [
-  { kind = "roll_back", share = 0.34, releases = [2] },
-  { kind = "degrade", share = 0.66, releases = [4], latency_factor = 3.0, score_shift = 0.5 },
-]
-"""
+CRASHING = 'fault = [{ kind = "roll_back", share = 0.34, releases = [2] }]'
+WORSE = 'fault = [{ kind = "degrade", share = 1.0, releases = [4], latency_factor = 3.0, score_shift = 0.5 }]'
 
 
 @dataclass
@@ -75,8 +71,8 @@ class FastStage(Stage):
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[FastStage]:
-    """The service with four releases and simulated devices that run; then the clock goes faster."""
+def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FastStage]:
+    """The service with four releases and simulated devices with the faults of a table; then the clock goes faster."""
     stage = FastStage(tmp_path)
     try:
         stage.start_fleet()
@@ -84,12 +80,12 @@ def stage(tmp_path: Path) -> Iterator[FastStage]:
             bundle = tmp_path / f"bundle-{release}"
             write_bundle(bundle, stage.model, release, (PASSED,))
             stage.client.publish_bundle(bundle, stage.team_key)
-        (tmp_path / "faults.toml").write_text(FAULTS, encoding="utf-8")
+        (tmp_path / "faults.toml").write_text(request.param, encoding="utf-8")
         stage.run("wheeltapper_fleet", *stage.simulate(0))
         stage.end("fleet")
         stage.begin, stage._client = time.time(), None
         stage.start_fleet()
-        stage.start("devices", "wheeltapper_fleet", *stage.simulate(280))
+        stage.start("devices", "wheeltapper_fleet", *stage.simulate(280 * FACTOR))
         wait_for(
             "all devices to be online",
             lambda: stage.client.summary()["devices_online"] == DEVICES,
@@ -101,6 +97,7 @@ def stage(tmp_path: Path) -> Iterator[FastStage]:
         stage.close()
 
 
+@pytest.mark.parametrize("stage", [CRASHING], indirect=True, ids=[""])
 def test_a_release_that_crashes_is_stopped_and_the_page_says_why(stage: FastStage) -> None:
     gate = {"kind": "crash_free", "min_share": 0.9}
     good = stage.campaign(1, gate, waves=[{"count": WAVE}, {}])
@@ -121,6 +118,7 @@ def test_a_release_that_crashes_is_stopped_and_the_page_says_why(stage: FastStag
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [WORSE], indirect=True, ids=[""])
 def test_a_release_that_is_slower_and_scores_higher_is_stopped_by_telemetry(stage: FastStage) -> None:
     gates = [
         {"kind": "latency", "max_increase": 0.2, "observe_seconds": 300},
