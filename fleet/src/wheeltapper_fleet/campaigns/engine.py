@@ -68,11 +68,11 @@ _LOOK_AGAIN_SECONDS: Final = 5.0
 """After this a campaign is looked at again whose time has come but which something holds."""
 _UNREADABLE_SECONDS: Final = 60.0
 """After this it is tried again to read a campaign that could not be read."""
-_REST: Final = 0.5
-"""With much to do, the engine rests half as long as it has worked, so that the ingest gets its share of the
+_REST: Final = 1.0
+"""With much to do, the engine rests as long as it has worked, so that the ingest gets its share of the
 interpreter."""
-_COMPOSED_AT_ONCE: Final = 128
-"""Devices whose assignments one transaction stores: some 10 ms of the write lock, so that the ingest hardly waits."""
+_COMPOSED_AT_ONCE: Final = 64
+"""Devices whose assignments one transaction stores: some 5 ms of the write lock, so that the ingest hardly waits."""
 
 
 class CampaignEngine:
