@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from nab import NAMES, Series, best_threshold, nab_score, read_series, windowed_gaussian
+from learning_nab import NAMES, Series, best_threshold, nab_score, read_series, windowed_gaussian
 from rig import REPOSITORY, Row, main, row
 
 from wheeltapper_agent.model.bundle import load_bundle
