@@ -1,4 +1,4 @@
-"""Slow signals: the recipe ``slow-signal`` beside windowed Gaussian, by NAB's score (:mod:`nab`).
+"""Slow signals: the recipe ``slow-signal`` beside windowed Gaussian, by NAB's score (:mod:`learning_nab`).
 
 Protocol (docs/learning/recipes.md): the recipe is trained on the first 15 % of each series; the rest goes through the
 agent's own bundle and decision, and an alert that is raised is a detection. Windowed Gaussian gets, as NAB does it, the
