@@ -179,7 +179,7 @@ def test_a_hung_pipeline_starves_the_watchdog(
             assert "WATCHDOG=1" not in manager.heard[-2:]
         hang.clear()
         release.set()
-        until(lambda: "WATCHDOG=1" in manager.hear(), 10, "the ping after the hang")
+        until(lambda: "WATCHDOG=1" in manager.hear(), 60, "the ping after the hang")
     finally:
         release.set()
         agent.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ import pytest
 from onnx import helper
 
 from tests.agent.bundles import write_bundle
+from tests.agent.pipeline.levels import LevelSource, alerts, run
 from tests.agent.servers import until
 from tests.agent.task_bundles import RAW_INPUT, graph, linear, task_bundle
 from wheeltapper_agent.ground.errors import AgentError
@@ -24,34 +24,7 @@ from wheeltapper_agent.source.deferred import DeferredSource
 from wheeltapper_agent.update.score_history import ScoreHistory
 from wheeltapper_protocols.decision.decision import DecisionSpec, Verdict
 from wheeltapper_protocols.manifest.manifest import Anomaly, Manifest, RawInput
-from wheeltapper_protocols.wire.messages import Alert, Severity, TelemetryRecord
-
-
-def run(pipeline: Pipeline, bundle: Bundle) -> None:
-    pipeline.swap(bundle)
-    pipeline.start()
-    until(lambda: not pipeline._thread.is_alive(), 20, "the end of the stream")
-
-
-class LevelSource:
-    """Windows of one value each: the model gives that value as their score."""
-
-    def __init__(self, levels: Sequence[float]) -> None:
-        self.spec = SourceSpec(1000.0, 16, ("x",), ("g",))
-        self.state, self.dropped = "running", 0
-        self.levels = levels
-        self.swap_at: dict[int, Callable[[], None]] = {}
-
-    def windows(self, first: int) -> Iterator[Window]:
-        for index, level in enumerate(self.levels):
-            if index in self.swap_at:
-                self.swap_at[index]()
-            yield Window(np.full((16, 1), level, np.float32), float(index))
-        self.state = "ended"
-
-    def model_ready(self) -> None: ...
-
-    def close(self) -> None: ...
+from wheeltapper_protocols.wire.messages import Severity, TelemetryRecord
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +38,6 @@ def mean_of_samples(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         decision=DecisionSpec(smooth_windows=1, raise_windows=2, clear_windows=3),
     )
     return load_bundle(write_bundle(tmp_path_factory.mktemp("mean"), files))
-
-
-def alerts(spool: Spool) -> list[tuple[int, bool, str]]:
-    held = [held.item for held in spool.peek(0, 10_000, ("alert",))]
-    return [(item.window, item.raised, item.severity.value) for item in held if isinstance(item, Alert)]
 
 
 @pytest.mark.parametrize("between", ["swap", "restart"])

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from tests.agent.bundles import write_bundle
-from tests.agent.pipeline.test_alerts import LevelSource, alerts, run
+from tests.agent.pipeline.levels import LevelSource, alerts, run
 from tests.agent.spool_kit import Clock
 from tests.agent.task_bundles import RAW_INPUT, linear, task_bundle
 from wheeltapper_agent.ground.errors import AgentError

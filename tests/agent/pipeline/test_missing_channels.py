@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.agent.bundles import write_bundle
-from tests.agent.pipeline.test_alerts import run
+from tests.agent.pipeline.levels import run
 from tests.agent.task_bundles import linear, task_bundle
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.host.status_text import status_lines

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from tests.agent.pipeline.test_alerts import run
+from tests.agent.pipeline.levels import run
 from tests.fleet.training.test_anomaly import machine
 from wheeltapper_agent.ground.system_clock import SystemClock
 from wheeltapper_agent.model.bundle import load_bundle
