@@ -42,12 +42,13 @@ from wheeltapper_fleet.devices.tables import (
 from wheeltapper_fleet.history.tables import segments
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 from wheeltapper_fleet.processes.tables import leadership, processes
-from wheeltapper_fleet.registry.tables import release_datasets, releases
+from wheeltapper_fleet.registry.tables import alias_changes, release_aliases, release_datasets, releases
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
 
 __all__ = [
     "alert_budgets",
     "alerts",
+    "alias_changes",
     "api_tokens",
     "assets",
     "assignments",
@@ -89,6 +90,7 @@ __all__ = [
     "point_mappings",
     "processes",
     "refused",
+    "release_aliases",
     "release_datasets",
     "releases",
     "repeats",

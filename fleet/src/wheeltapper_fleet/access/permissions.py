@@ -46,6 +46,7 @@ _OPERATOR: Final = _VIEWER | {
 }
 _RELEASE_MANAGER: Final = _OPERATOR | {
     "release.publish",
+    "alias.set",
     "default.set",
     "campaign.create",
     "campaign.start",
@@ -126,6 +127,12 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /campaigns/{campaign}/clone": "campaign.create",
     "POST /campaigns/{campaign}/rollback": "campaign.rollback",
     "POST /campaigns/{campaign}/{action}": "campaign.{action}",
+    "GET /aliases": "read",
+    "GET /models/{model}/aliases": "read",
+    "GET /models/{model}/alias-changes": "read",
+    "GET /models/{model}/aliases/{alias}": "read",
+    "PUT /models/{model}/aliases/{alias}": "alias.set",
+    "POST /models/{model}/aliases/{alias}/remove": "alias.set",
     "POST /default-releases": "default.set",
     "GET /default-releases": "read",
     "POST /default-releases/clear": "default.set",

@@ -14,13 +14,25 @@ from wheeltapper_fleet.ground.body import NO_NUL
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 from wheeltapper_protocols.wire.ids import NAME_PATTERN, device_id, name
 
-__all__ = ["After", "DeviceId", "Key", "Limit", "ModelName", "PipelineName", "Q", "ReleaseNumber", "Sha256"]
+__all__ = [
+    "After",
+    "AliasName",
+    "DeviceId",
+    "Key",
+    "Limit",
+    "ModelName",
+    "PipelineName",
+    "Q",
+    "ReleaseNumber",
+    "Sha256",
+]
 
 _NAME: Final = {"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}
 _KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # pydantic's $ matches only at the very end
 
 DeviceId: TypeAlias = Annotated[str, AfterValidator(device_id), WithJsonSchema(_NAME)]
 ModelName: TypeAlias = Annotated[str, AfterValidator(lambda text: name(text, "model name")), WithJsonSchema(_NAME)]
+AliasName: TypeAlias = Annotated[str, AfterValidator(lambda text: name(text, "alias")), WithJsonSchema(_NAME)]
 PipelineName: TypeAlias = Annotated[
     Annotated[str, AfterValidator(lambda text: name(text, "pipeline name")), WithJsonSchema(_NAME)] | None,
     Query(description="Only this pipeline"),

@@ -200,6 +200,19 @@ class ClearDefaultReleaseRequest(_Closed):
     why: Why = ""
 
 
+class AliasRequest(_Closed):
+    """Let an alias name ``release``."""
+
+    release: Annotated[int, Field(ge=1, le=999_999_999), Whole]
+    why: Why = ""
+
+
+class AliasRemoval(_Closed):
+    """Let an alias name nothing."""
+
+    why: Why = ""
+
+
 class CampaignAction(_Closed):
     """Act on a campaign at the version that the decision was made on (the header ``If-Match`` says the same)."""
 

@@ -105,3 +105,24 @@ class ReleaseCalls(Requests):
         """Clear the default releases of a model, of all pipelines and audiences or of the ones given."""
         body = {"model": model, "pipeline": pipeline, "tags": None if tags is None else dict(tags), "why": why}
         return list(self._post("/default-releases/clear", body))
+
+    def aliases(self, model: str | None = None) -> list[dict[str, Any]]:
+        """The aliases of a model, or of all, by model and name."""
+        return list(self.items("/aliases" if model is None else f"/models/{quoted(model)}/aliases"))
+
+    def alias_changes(self, model: str, alias: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest changes of a model's aliases, or of one of them; ``limit`` of them at most."""
+        query = {"limit": limit} | ({} if alias is None else {"alias": alias})
+        return list(self._get(f"/models/{quoted(model)}/alias-changes", query)["items"])
+
+    def set_alias(
+        self, model: str, alias: str, release: int, why: str = "", if_match: str | None = None
+    ) -> dict[str, Any]:
+        """Let an alias name a release; with ``if_match`` only if its version is still that one."""
+        path = f"/models/{quoted(model)}/aliases/{quoted(alias)}"
+        return dict(self._change(path, {"release": release, "why": why}, if_match, "PUT"))
+
+    def remove_alias(self, model: str, alias: str, why: str = "", if_match: str | None = None) -> None:
+        """Let an alias name nothing; with ``if_match`` only if its version is still that one."""
+        path = f"/models/{quoted(model)}/aliases/{quoted(alias)}/remove"
+        self._change(path, {"why": why}, if_match, "POST")

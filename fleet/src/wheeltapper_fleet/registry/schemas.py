@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-__all__ = ["ReleaseView", "VerifyView"]
+__all__ = ["AliasChange", "AliasView", "ReleaseView", "VerifyView"]
 
 
 class ReleaseView(BaseModel):
@@ -17,6 +17,31 @@ class ReleaseView(BaseModel):
     length: int
     published_at: float
     published_by: str
+
+
+class AliasView(BaseModel):
+    """What an alias names now. ``version`` is raised by each change; ``set_at`` is Unix seconds."""
+
+    model: str
+    alias: str
+    release: int
+    version: int
+    set_at: float
+    set_by: str
+    why: str
+
+
+class AliasChange(BaseModel):
+    """One change of an alias: from which release to which (None: it named none), when (Unix seconds), by whom, why."""
+
+    id: int
+    model: str
+    alias: str
+    before: int | None
+    after: int | None
+    at: float
+    who: str
+    why: str
 
 
 class VerifyView(BaseModel):

@@ -1,17 +1,19 @@
 """Tables of published releases. They follow the TUF metadata, which decides what is published.
 
 ``path`` is the TUF target path of the manifest; ``sha256`` and ``length`` (bytes) are the manifest's; ``published_at``
-is Unix seconds. ``release_datasets`` says which version of a dataset a release was trained on.
+is Unix seconds. ``release_datasets`` says which version of a dataset a release was trained on. ``release_aliases``
+holds what each alias names now, ``alias_changes`` everything that it ever named; ``version`` of an alias is the ``id``
+of its newest change.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Integer, PrimaryKeyConstraint, String, Table
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, PrimaryKeyConstraint, String, Table
 
 from wheeltapper_fleet.db.metadata import metadata
 from wheeltapper_fleet.db.stored_json import StoredJson
 
-__all__ = ["release_datasets", "releases"]
+__all__ = ["alias_changes", "release_aliases", "release_datasets", "releases"]
 
 releases = Table(
     "releases",
@@ -37,4 +39,32 @@ release_datasets = Table(
     Column("split", String(200), nullable=False),
     Column("sha256", String(64), nullable=False),
     PrimaryKeyConstraint("dataset", "version", "model", "release"),
+)
+
+release_aliases = Table(
+    "release_aliases",
+    metadata,
+    Column("model", String(63), nullable=False),
+    Column("alias", String(63), nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("set_at", Float, nullable=False),
+    Column("set_by", String(128), nullable=False),
+    Column("why", String(500), nullable=False),
+    PrimaryKeyConstraint("model", "alias"),
+)
+
+alias_changes = Table(
+    "alias_changes",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("model", String(63), nullable=False),
+    Column("alias", String(63), nullable=False),
+    Column("before", Integer),
+    Column("after", Integer),
+    Column("at", Float, nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("why", String(500), nullable=False),
+    Index(None, "model", "id"),
+    Index(None, "model", "alias", "id"),
 )
