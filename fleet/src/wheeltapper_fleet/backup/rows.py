@@ -25,7 +25,7 @@ __all__ = ["FIRST_ROWS", "ROWS", "Progress", "copy_rows", "count_rows", "one_mom
 
 ROWS: Final = 1000
 
-FIRST_ROWS: Final = ("campaign_cursors",)
+FIRST_ROWS: Final = ("audit_chain", "campaign_cursors")
 """Tables that have rows in a new database already; those that are copied take their place."""
 
 Progress = Callable[[str, int], None]
