@@ -50,14 +50,13 @@ def _unsynced_write(path: Path, content: bytes, mode: int = 0o600) -> None:
 _TAKE: Any = Pipeline._take
 
 
-def _losing_take(self: Any, batch: list[Window]) -> None:
+def _losing_take(self: Any, batch: list[Window]) -> int:
     """Throw away the windows that come with a swap of the model."""
     with self._lock:
         swapped = self._next is not None and self._bundle is not None
         if swapped:
             (self._bundle,), self._next = self._next, None
-    if not swapped:
-        _TAKE(self, batch)
+    return len(batch) if swapped else int(_TAKE(self, batch))
 
 
 def _raise_in_memory(self: Any, more: floors.Floors) -> None:

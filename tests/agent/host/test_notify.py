@@ -160,10 +160,10 @@ def test_a_hung_pipeline_starves_the_watchdog(
     hang, release = threading.Event(), threading.Event()
     take = agent.pipelines["main"]._take
 
-    def slow(*arguments: Any) -> None:
+    def slow(*arguments: Any) -> int:
         if hang.is_set():
             release.wait(30)
-        take(*arguments)
+        return take(*arguments)
 
     monkeypatch.setattr(agent.pipelines["main"], "_take", slow)
     runner = threading.Thread(target=agent.run, daemon=True)
@@ -179,7 +179,7 @@ def test_a_hung_pipeline_starves_the_watchdog(
             assert "WATCHDOG=1" not in manager.heard[-2:]
         hang.clear()
         release.set()
-        until(lambda: "WATCHDOG=1" in manager.hear(), 60, "the ping after the hang")
+        until(lambda: "WATCHDOG=1" in manager.hear(), 10, "the ping after the hang")
     finally:
         release.set()
         agent.stop()

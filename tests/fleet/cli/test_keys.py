@@ -74,7 +74,17 @@ def test_an_old_fleet_warns_refuses_and_is_renewed_while_it_runs(old_fleet: tupl
         write_bundle(bundle, MODEL, 2, (PASSED,))
         team = keys_dir / f"team-{MODEL}.pem"
         assert "director" in run("keys", "status", *folders[2:]).stdout
-        publish = ("release", "publish", "--bundle", str(bundle), "--key", str(team), *folders[2:], "--json")
+        publish = (
+            "release",
+            "publish",
+            "--bundle",
+            str(bundle),
+            "--key",
+            str(team),
+            *folders[2:],
+            "--no-self-test",
+            "--json",
+        )
         refused = run(*publish)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "[trust.expired]" in refused.stderr
@@ -99,7 +109,19 @@ def test_an_old_fleet_warns_refuses_and_is_renewed_while_it_runs(old_fleet: tupl
         assert (again.returncode, "[keys.model_exists]" in again.stderr) == (1, True)
         second = tmp_path / "second"
         write_bundle(second, SECOND_MODEL, 1, (PASSED,))
-        made = _json(run("release", "publish", "--bundle", str(second), "--key", added["key"], *folders[2:], "--json"))
+        made = _json(
+            run(
+                "release",
+                "publish",
+                "--bundle",
+                str(second),
+                "--key",
+                added["key"],
+                *folders[2:],
+                "--no-self-test",
+                "--json",
+            )
+        )
         assert (made["model"], made["release"]) == (SECOND_MODEL, 1)
         assert client.verify_release(SECOND_MODEL, 1)["verified"]
         assert served(data_dir)["pid"], "the service ran all the time"

@@ -98,6 +98,7 @@ def fill(engine: Engine) -> dict[str, int]:
                 {column.name: value(table, column.name, column.type, number) for column in table.columns}
                 for number in (1, 2)
             ]
+            connection.execute(table.delete())  # what a new database has in it
             connection.execute(table.insert(), rows)
         return {
             name: connection.execute(select(func.count()).select_from(known.tables[name])).scalar_one()

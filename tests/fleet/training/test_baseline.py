@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_louder_machine_is_its_own_normal_and_its_fault_is_found(folder: Path) -> None:
     found = read_bundle(folder)
     fleet = Bundle(replace_baseline(found), found.model)
-    other = louder(machine(140, seed=4, fault_from=100), 1.35)
+    other = louder(machine(140, seed=4, fault_from=100), 1.5)
     own, plain = evaluate(other, found), evaluate(other, fleet)
     np.testing.assert_array_equal(own.raw_score[:40], plain.raw_score[:40])
     assert np.median(own.raw_score[40:100]) < 0.7 * np.median(plain.raw_score[40:100])
