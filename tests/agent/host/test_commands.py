@@ -155,6 +155,8 @@ def test_a_baseline_is_shown_and_reset_from_near_and_far(
 
     with running(short_path, server) as agent:
         pipeline = agent.pipelines["main"]
+        show = ["baseline", "show", "--config", str(config)]
+        until(lambda: CliRunner().invoke(app, show).exit_code == 0, 20, "the agent to answer")
         assert "no release that runs" in command("show")
         assert "baseline.none" in command("reset", "main", code=2)
         pipeline.swap(bundle)
