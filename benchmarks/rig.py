@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
@@ -36,6 +37,7 @@ __all__ = [
     "newest_seq",
     "row",
     "run",
+    "run_parts",
     "simulated",
     "trained_bundle",
     "wait_for_windows",
@@ -191,3 +193,34 @@ def median_ratio(ours: Callable[[], float], baseline: Callable[[], float], round
 
 if __name__ == "__main__":
     sys.exit("this file holds what the benchmarks share; run one of them")
+
+
+def run_parts(name: str, parts: Sequence[str], title: str, arguments: Sequence[str]) -> int:
+    """Run the modules ``<name>_<part>``, print their table and write it to ``build/bench/<name>.json``.
+
+    Args:
+        name: of the group, e.g. ``fleet``.
+        parts: its parts; each is a module with a function ``rows()``.
+        title: of the table.
+        arguments: of the command line: ``--only PART ...`` runs only these.
+
+    Returns:
+        The exit status: 1 where a figure misses its target.
+    """
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="NAME", help=", ".join(parts))
+    wanted = parser.parse_args(arguments).only
+
+    def rows() -> list[Row]:
+        found: list[Row] = []
+        for part in wanted:
+            print(f"{part} ...", file=sys.stderr, flush=True)
+            found += importlib.import_module(f"{name}_{part}").rows()
+        return found
+
+    found = run(rows, title)
+    target = REPOSITORY / "build" / "bench" / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {target.relative_to(REPOSITORY)}")
+    return 0 if all(each["holds"] in (True, None) for each in found) else 1

@@ -22,7 +22,7 @@ from wheeltapper_fleet.devices.commands import (
 )
 from wheeltapper_fleet.devices.connections import KEPT, list_connections
 from wheeltapper_fleet.devices.lifecycle import forget_device
-from wheeltapper_fleet.devices.presence import store_status
+from wheeltapper_fleet.devices.presence import store_statuses
 from wheeltapper_fleet.devices.settings import change_settings, get_settings, settings_for
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.publication import Publication
@@ -111,7 +111,7 @@ def test_many_commands_are_published_in_turns(engine: Engine, monkeypatch: pytes
 def tell(engine: Engine, status: Status, now: float) -> Publication | None:
     """The device sends its status; gives the settings that it is told."""
     with engine.begin() as connection:
-        store_status(connection, "dev-1", status, now)
+        store_statuses(connection, {"dev-1": (status, "")}, now)
         told = settings_for(connection, {"dev-1": status.settings_version}, now)
         assert len(told) < 2
         return told[0] if told else None
@@ -176,7 +176,7 @@ def test_coming_and_going_is_remembered_with_its_reason_and_bounded(engine: Engi
         )
     ):  # fmt: skip
         with engine.begin() as connection:
-            store_status(connection, "dev-1", status, NOW + at, "10.0.0.7")
+            store_statuses(connection, {"dev-1": (status, "10.0.0.7")}, NOW + at)
     found = list_connections(engine, "dev-1").items
     assert [(each.at - NOW, each.online, each.reason) for each in found] == [
         (4.0, False, "ended"), (3.0, True, "connected"), (2.0, False, "lost"), (0.0, True, "connected")
@@ -184,7 +184,7 @@ def test_coming_and_going_is_remembered_with_its_reason_and_bounded(engine: Engi
     assert found[0].address == "10.0.0.7"
     with engine.begin() as connection:
         for turn in range(KEPT + 30):
-            store_status(connection, "dev-1", Status(online=turn % 2 == 0, at=1.0), NOW + 10 + turn)
+            store_statuses(connection, {"dev-1": (Status(online=turn % 2 == 0, at=1.0), "")}, NOW + 10 + turn)
     with reading(engine) as connection:
         assert len(connection.execute(select(device_connections.c.id)).all()) == KEPT
     newest = list_connections(engine, "dev-1", 10)

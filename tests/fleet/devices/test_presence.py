@@ -16,7 +16,7 @@ from sqlalchemy import Engine, insert, select, text
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.devices.instances import Change, after_change, read_changes, sharing
 from wheeltapper_fleet.devices.lifecycle import forget_device
-from wheeltapper_fleet.devices.presence import store_status
+from wheeltapper_fleet.devices.presence import store_statuses
 from wheeltapper_fleet.devices.views import get_device, list_devices
 from wheeltapper_fleet.tables import device_notices, devices
 from wheeltapper_protocols.wire.messages import Status
@@ -42,7 +42,7 @@ def database(tmp_path: Path) -> Iterator[Engine]:
 
 def report(engine: Engine, instance: str | None, now: float, address: str = "", online: bool = True) -> None:
     with engine.begin() as connection:
-        store_status(connection, "dev-1", Status(online=online, instance=instance), now, address)
+        store_statuses(connection, {"dev-1": (Status(online=online, instance=instance), address)}, now)
 
 
 def codes(engine: Engine) -> list[str]:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, insert
 
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.devices.lifecycle import forget_device
-from wheeltapper_fleet.devices.presence import store_status
+from wheeltapper_fleet.devices.presence import store_statuses
 from wheeltapper_fleet.devices.schemas import DeviceView
 from wheeltapper_fleet.devices.views import get_device, list_devices
 from wheeltapper_fleet.tables import devices
@@ -40,7 +40,7 @@ def runs(engine: Engine, now: float, **models: str | None) -> None:
     """The device says which model each of its pipelines runs."""
     pipelines = {name: PipelineStatus(model=model, release=1 if model else None) for name, model in models.items()}
     with engine.begin() as connection:
-        store_status(connection, "dev-1", Status(online=True, at=now, pipelines=pipelines), now)
+        store_statuses(connection, {"dev-1": (Status(online=True, at=now, pipelines=pipelines), "")}, now)
 
 
 class Telemetry:

@@ -101,7 +101,10 @@ def device_facts(connection: Connection, device: str) -> DeviceFacts | None:
 
 def told_by(before: DeviceFacts, status: Status, now: float) -> DeviceFacts:
     """What is known of a device after it has said ``status`` at ``now``, Unix seconds; ``before`` is from before it."""
-    shown = releases_shown(msgspec.to_builtins(status))
+    shown: dict[str, Shown] = {
+        name: None if each.model is None or each.release is None else (each.model, each.release)
+        for name, each in status.pipelines.items()
+    }
     return replace(before, online=status.online, counter=status.counter, shown=shown, shown_at=now)
 
 

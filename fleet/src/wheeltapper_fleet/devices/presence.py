@@ -22,14 +22,9 @@ from wheeltapper_fleet.devices.reported import Said, store_reported
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_protocols.wire.messages import Status
 
-__all__ = ["store_status", "store_statuses"]
+__all__ = ["store_statuses"]
 
 _LOG: Final = logging.getLogger(__name__)
-
-
-def store_status(connection: Connection, device: str, status: Status, now: float, address: str = "") -> None:
-    """Store one status message, as :func:`store_statuses` does."""
-    store_statuses(connection, {device: (status, address)}, now)
 
 
 def store_statuses(connection: Connection, said: Mapping[str, tuple[Status, str]], now: float) -> None:
