@@ -14,6 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wheeltapper_fleet.cli.support import BAD_INPUT, fail, failures, parse_tags, print_json, printable
+from wheeltapper_fleet.cli.table_options import (
+    Channels,
+    Decimal,
+    Delimiter,
+    Header,
+    Missing,
+    SampleRateHz,
+    Scale,
+    SkipRows,
+    TimeColumn,
+    TimeFormat,
+    TimeUnit,
+    Units,
+    WindowSamples,
+)
 
 if TYPE_CHECKING:
     from wheeltapper_protocols.manifest.manifest import Manifest
@@ -63,19 +78,19 @@ def anomaly(
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")] = 0,
     source: Annotated[str | None, typer.Option("--import", help="What the sources are, e.g. femto.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
-    sample_rate_hz: Annotated[float, typer.Option(min=0, help="Of a table: samples a second.")] = 0.0,
-    window_samples: Annotated[int, typer.Option(min=0, help="Of a table or .wav: samples in a window.")] = 0,
-    channels: Annotated[str, typer.Option(help="Of a table: its columns with samples, e.g. ax,ay; else all.")] = "",
-    units: Annotated[str, typer.Option(help="Of a table or .wav: a unit for each channel, e.g. g,g.")] = "",
-    scale: Annotated[str, typer.Option(help="Physical value = number in the file * scale, for each channel.")] = "",
-    time_column: Annotated[str, typer.Option(help="Of a table: the column with the time of each row.")] = "",
-    time_unit: Annotated[str, typer.Option(help="Of times that are numbers: s, ms, us or ns.")] = "s",
-    time_format: Annotated[str, typer.Option(help="Of times that are no ISO times: as strptime has it.")] = "",
-    delimiter: Annotated[str, typer.Option(help="Of a .csv: between two cells.")] = "auto",
-    decimal: Annotated[str, typer.Option(help="Of a table: its decimal separator, . or a comma.")] = ".",
-    skip_rows: Annotated[int, typer.Option(min=0, help="Of a .csv: lines before the header.")] = 0,
-    header: Annotated[bool, typer.Option(help="Of a .csv: whether its first line names the columns.")] = True,
-    missing: Annotated[list[str] | None, typer.Option(help="A text or number that means no value; repeatable.")] = None,
+    sample_rate_hz: SampleRateHz = 0.0,
+    window_samples: WindowSamples = 0,
+    channels: Channels = "",
+    units: Units = "",
+    scale: Scale = "",
+    time_column: TimeColumn = "",
+    time_unit: TimeUnit = "s",
+    time_format: TimeFormat = "",
+    delimiter: Delimiter = "auto",
+    decimal: Decimal = ".",
+    skip_rows: SkipRows = 0,
+    header: Header = True,
+    missing: Missing = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Train an autoencoder on healthy data; quantize it; run the gates; write the bundle.
