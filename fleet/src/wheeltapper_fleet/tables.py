@@ -16,6 +16,7 @@ from wheeltapper_fleet.campaigns.tables import (
     assignments_due,
     campaign_cursors,
     campaign_log,
+    campaign_releases,
     campaign_tallies,
     campaigns,
     default_releases,
@@ -33,6 +34,7 @@ from wheeltapper_fleet.devices.tables import (
     device_log,
     device_notices,
     device_pipelines,
+    device_releases,
     device_settings,
     device_tags,
     devices,
@@ -40,6 +42,7 @@ from wheeltapper_fleet.devices.tables import (
     issued_certificates,
 )
 from wheeltapper_fleet.history.tables import segments
+from wheeltapper_fleet.lineage.tables import dataset_contents, dataset_index
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 from wheeltapper_fleet.processes.tables import leadership, processes
 from wheeltapper_fleet.registry.tables import alias_changes, release_aliases, release_datasets, releases
@@ -58,6 +61,7 @@ __all__ = [
     "campaign_cursors",
     "campaign_gates",
     "campaign_log",
+    "campaign_releases",
     "campaign_tallies",
     "campaigns",
     "captures",
@@ -65,12 +69,15 @@ __all__ = [
     "cases",
     "command_bundles",
     "commands",
+    "dataset_contents",
+    "dataset_index",
     "default_releases",
     "device_attributes",
     "device_connections",
     "device_log",
     "device_notices",
     "device_pipelines",
+    "device_releases",
     "device_settings",
     "device_tags",
     "devices",

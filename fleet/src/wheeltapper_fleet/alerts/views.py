@@ -24,6 +24,7 @@ __all__ = [
     "case_version",
     "check_case",
     "count_waiting",
+    "get_alert",
     "get_case",
     "list_alerts",
     "list_case_log",
@@ -76,6 +77,18 @@ def list_alerts(
         key = (alerts.c.id,)
         rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True, within=mine)
     return Page([_alert(row) for row in rows], following)
+
+
+def get_alert(connection: Connection, number: int, scope: str, now: float) -> AlertView:
+    """One alert; of a device that the query ``scope`` means at ``now`` (Unix seconds), empty: of any.
+
+    Raises:
+        FleetError: ``alert.not_found``.
+    """
+    row = connection.execute(select(alerts).where(alerts.c.id == number)).first()
+    if row is None or not within_scope(connection, [row.device], scope, now):
+        raise FleetError("alert.not_found", f"there is no alert {number}{' of your devices' if scope else ''}", 404)
+    return _alert(row)
 
 
 def list_cases(

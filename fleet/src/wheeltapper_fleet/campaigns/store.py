@@ -18,7 +18,7 @@ from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState, 
 from wheeltapper_fleet.campaigns.rules.execution import PENDING, is_known
 from wheeltapper_fleet.campaigns.rules.spec import read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Count, Tallies, Wave, WaveState
-from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
+from wheeltapper_fleet.campaigns.tables import campaign_log, campaign_releases, campaigns, executions
 from wheeltapper_fleet.campaigns.tallies import changed_campaigns, insert_tallies
 from wheeltapper_fleet.db.bulk import insert_rows
 from wheeltapper_fleet.ground.errors import FleetError
@@ -82,6 +82,8 @@ def insert_campaign(connection: Connection, campaign: Campaign, waves: Sequence[
     created_at = now if newest is None else max(now, newest + _LATER_SECONDS)
     row = {"id": campaign.id, "version": 1, "created_at": created_at, **_columns(campaign, now)}
     connection.execute(campaigns.insert().values(row))
+    taken = {"model": campaign.spec.model, "release": campaign.spec.release, "campaign": campaign.id}
+    connection.execute(campaign_releases.insert().values(taken))
     insert_rows(connection, executions, _NEW_EXECUTION, rows)
     counts = {(index, PENDING): Count(len(wave)) for index, wave in enumerate(waves)}
     insert_tallies(connection, campaign.id, Tallies(counts))

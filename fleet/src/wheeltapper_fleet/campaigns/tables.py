@@ -4,6 +4,7 @@
       on a tick looks at it though nothing has happened to it; NULL: never. ``takes_back`` is the campaign whose
       devices this one takes back; ``taken_back`` counts devices of this one that were.
       ``continuous``: devices may join it.
+    * ``campaign_releases``: which campaigns take, or took, a release to devices.
     * ``campaign_cursors``: up to which row another room's log was followed.
     * ``executions``: one device's attempt within a campaign, or for a default release (the other of the two columns is
       NULL). ``pipelines`` are those that it covers; NULL until it is first ordered. ``ended_at`` is NULL until it has
@@ -39,6 +40,7 @@ __all__ = [
     "assignments_due",
     "campaign_cursors",
     "campaign_log",
+    "campaign_releases",
     "campaign_tallies",
     "campaigns",
     "default_releases",
@@ -89,6 +91,14 @@ executions = Table(
 )
 _UNFINISHED: Final = executions.c.ended_at.is_(None)
 Index("ix_executions_deadline", executions.c.deadline_at, sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED)
+
+campaign_releases = Table(
+    "campaign_releases",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("release", Integer, primary_key=True),
+    Column("campaign", String(64), primary_key=True),
+)
 
 campaign_tallies = Table(
     "campaign_tallies",

@@ -22,4 +22,5 @@ captures = Table(
     Column("snapshots", Integer, nullable=False),
     Column("received_at", Float, nullable=False),
     Index("ix_captures_received_at_command", "received_at", "command"),
+    Index("ix_captures_sha256", "sha256", "command"),
 )

@@ -25,6 +25,7 @@ from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.exports import export
 from wheeltapper_fleet.cli.history import history_app
 from wheeltapper_fleet.cli.keys import keys_app
+from wheeltapper_fleet.cli.lineage import lineage_app
 from wheeltapper_fleet.cli.notify import notify_app
 from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.processes import processes
@@ -55,6 +56,7 @@ device_app.command("history")(device_history)
 app.add_typer(keys_app, name="keys")
 app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")
+app.add_typer(lineage_app, name="lineage")
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(asset_app, name="asset")
 app.add_typer(alerts_app, name="alerts")

@@ -28,6 +28,7 @@ from wheeltapper_fleet.client.access_calls import AccessCalls
 from wheeltapper_fleet.client.campaign_calls import CampaignCalls
 from wheeltapper_fleet.client.capture_calls import CaptureCalls
 from wheeltapper_fleet.client.device_calls import DeviceCalls
+from wheeltapper_fleet.client.lineage_calls import LineageCalls
 from wheeltapper_fleet.client.release_calls import ReleaseCalls
 from wheeltapper_fleet.client.requests import PREFIX, quoted, refusal, unreachable
 from wheeltapper_fleet.ground.errors import FleetError
@@ -66,7 +67,7 @@ def find_fleet(data_dir: Path, wait_seconds: float = 0.0) -> FleetAccess:
         raise FleetError("client.not_running", message, 503) from error
 
 
-class FleetClient(DeviceCalls, CaptureCalls, ReleaseCalls, CampaignCalls, AccessCalls):
+class FleetClient(DeviceCalls, CaptureCalls, ReleaseCalls, LineageCalls, CampaignCalls, AccessCalls):
     """One method for each route of the admin API. Use it in a ``with`` statement, or close it.
 
     Every method raises FleetError with the server's code when the server refuses, and ``client.unreachable`` when the

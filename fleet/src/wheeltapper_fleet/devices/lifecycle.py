@@ -96,7 +96,7 @@ def forget_device(engine: Engine, device: str, *, who: str, now: float, if_match
     with engine.begin() as connection:
         state_of(connection, device, if_match)
         clear_notices(connection, device)
-        clear_reported(connection, device)
+        clear_reported(connection, device, forget=True)
         write_tags(connection, {device: {}})
         connection.execute(delete(device_settings).where(device_settings.c.device == device))
         connection.execute(delete(devices).where(devices.c.id == device))

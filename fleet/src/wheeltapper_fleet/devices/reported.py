@@ -1,7 +1,8 @@
 """What a device says of itself: attributes, and what its pipelines run; kept where queries find it.
 
 Invariant: after :func:`store_reported` the rows of a device are those of its newest status message; each attribute has
-the time since which it has had its value. Where nothing has changed, nothing is written.
+the time since which it has had its value. Where nothing has changed, nothing is written. What a pipeline ever ran stays
+in ``device_releases`` until the device is forgotten.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Table, delete, select
 
 from wheeltapper_fleet.db.bulk import delete_keys
-from wheeltapper_fleet.db.engine import reading, upsert_statement
+from wheeltapper_fleet.db.engine import insert_ignore, reading, upsert_statement
 from wheeltapper_fleet.devices.schemas import AttributeView
-from wheeltapper_fleet.devices.tables import device_attributes, device_pipelines
+from wheeltapper_fleet.devices.tables import device_attributes, device_pipelines, device_releases
 from wheeltapper_fleet.ground.query import natural, spelled_number
 
 __all__ = ["Said", "attributes_of", "clear_reported", "list_attributes", "pipelines_of", "store_reported"]
@@ -70,9 +71,10 @@ class Said:
 def store_reported(connection: Connection, said: Iterable[Said], now: float) -> None:
     """Keep what devices say of themselves. ``now`` is in Unix seconds.
 
-    Cost: at most four statements, for all of them.
+    Cost: at most five statements, for all of them.
     """
     attributes, pipelines = _Changes(device_attributes, "name"), _Changes(device_pipelines, "pipeline")
+    ran_rows: list[dict[str, Any]] = []
     for each in said:
         had, has = attributes_of(each.before), attributes_of(each.status)
         if had != has:
@@ -90,17 +92,23 @@ def store_reported(connection: Connection, said: Iterable[Said], now: float) -> 
                 for name, (model, release) in runs.items()
                 if ran.get(name) != (model, release)
             ]
+            ran_rows += [
+                {"model": model, "release": release, "device": each.device, "pipeline": name, "first_at": now}
+                for name, (model, release) in runs.items()
+                if model and release is not None and ran.get(name) != (model, release)
+            ]
     attributes.write(connection)
     pipelines.write(connection)
+    insert_ignore(connection, device_releases, sorted(ran_rows, key=lambda row: tuple(row.values())))
 
 
 def _sortable(value: str) -> dict[str, Any]:
     return {"number": spelled_number(value), "sort_key": natural(value)}
 
 
-def clear_reported(connection: Connection, device: str) -> None:
-    """Forget what ``device`` said: it is enrolled anew, or removed."""
-    for table in (device_attributes, device_pipelines):
+def clear_reported(connection: Connection, device: str, *, forget: bool = False) -> None:
+    """Forget what ``device`` says: it is enrolled anew; with ``forget`` it is removed, and so is what it ever ran."""
+    for table in (device_attributes, device_pipelines, *([device_releases] if forget else [])):
         connection.execute(delete(table).where(table.c.device == device))
 
 

@@ -8,6 +8,7 @@
       gave it (also in ``devices.tags``, for reading), what it reported of itself, what each pipeline runs.
       ``number`` is the number that a value spells, ``sort_key`` orders numbers within it
       (:mod:`wheeltapper_fleet.ground.query`).
+    * ``device_releases``: every release that a pipeline of a device ever said that it runs, since when it first did.
     * ``device_settings``: which settings the fleet wants of a device, by field with time and version, and the version
       that the device reported.
     * ``device_connections``: when a device came and went, the newest changes of each.
@@ -55,6 +56,7 @@ __all__ = [
     "device_log",
     "device_notices",
     "device_pipelines",
+    "device_releases",
     "device_settings",
     "device_tags",
     "devices",
@@ -126,6 +128,18 @@ device_pipelines = Table(
     Column("model", String(63)),
     Column("release", Integer),
     Index("ix_device_pipelines_pipeline_model_release_device", "pipeline", "model", "release", "device"),
+)
+
+device_releases = Table(
+    "device_releases",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("release", Integer, primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("pipeline", String(63), primary_key=True),
+    Column("first_at", Float, nullable=False),
+    Index("ix_device_releases_device", "device", "pipeline"),
+    sqlite_with_rowid=False,
 )
 
 device_log = Table(

@@ -39,6 +39,7 @@ release_datasets = Table(
     Column("split", String(200), nullable=False),
     Column("sha256", String(64), nullable=False),
     PrimaryKeyConstraint("dataset", "version", "model", "release"),
+    Index("ix_release_datasets_model", "model", "release"),
 )
 
 release_aliases = Table(
