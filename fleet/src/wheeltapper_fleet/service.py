@@ -55,6 +55,7 @@ from wheeltapper_fleet.ground.threads import share_interpreter
 from wheeltapper_fleet.history.place import HistoryPlace
 from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
+from wheeltapper_fleet.learning.runs.service import silent_turn
 from wheeltapper_fleet.lineage.contents import index_turn
 from wheeltapper_fleet.notify.delivery import Delivery
 from wheeltapper_fleet.notify.outbox import announce
@@ -299,6 +300,7 @@ def _duties(config: FleetConfig, messaging: Messaging, database: Database, stack
     yield Duty("notifications", 1.0, delivery.turn)
     yield Duty("machine time", COUNT_SECONDS, Exposure(database).turn)
     yield Duty("alert budgets", 3600.0, budget_turn(database, announce))
+    yield Duty("silent trainers", 5.0, silent_turn(database))
     yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
     datasets = functools.partial(DatasetStore, config.datasets_url or config.data_dir / "datasets")
     yield Duty("dataset index", 60.0, index_turn(database, datasets))

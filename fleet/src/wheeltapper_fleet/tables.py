@@ -42,6 +42,7 @@ from wheeltapper_fleet.devices.tables import (
     issued_certificates,
 )
 from wheeltapper_fleet.history.tables import segments
+from wheeltapper_fleet.learning.runs.tables import runs
 from wheeltapper_fleet.lineage.tables import dataset_contents, dataset_index
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 from wheeltapper_fleet.processes.tables import leadership, processes
@@ -102,6 +103,7 @@ __all__ = [
     "releases",
     "repeats",
     "rollups",
+    "runs",
     "segments",
     "sessions",
     "silences",

@@ -19,7 +19,7 @@ from typing import Final
 
 from wheeltapper_fleet.ground.errors import FleetError
 
-__all__ = ["ROLES", "ROUTES", "WITHIN_SCOPE", "Role", "may", "permission_of", "read_roles"]
+__all__ = ["ROLES", "ROUTES", "SAID_AGAIN_AND_AGAIN", "WITHIN_SCOPE", "Role", "may", "permission_of", "read_roles"]
 
 
 class Role(StrEnum):
@@ -29,6 +29,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     RELEASE_MANAGER = "release-manager"
     APPROVER = "approver"
+    TRAINER = "trainer"
     ADMIN = "admin"
 
 
@@ -47,19 +48,23 @@ _OPERATOR: Final = _VIEWER | {
 _RELEASE_MANAGER: Final = _OPERATOR | {
     "release.publish",
     "alias.set",
+    "run.queue",
+    "run.cancel",
     "default.set",
     "campaign.create",
     "campaign.start",
     "campaign.resume",
 }
 _APPROVER: Final = _VIEWER | {"campaign.approve"}
-_ADMIN: Final = _RELEASE_MANAGER | _APPROVER | {"access.manage", "audit.read", "settings.edit"}
+_TRAINER: Final = _VIEWER | {"run.execute"}
+_ADMIN: Final = _RELEASE_MANAGER | _APPROVER | _TRAINER | {"access.manage", "audit.read", "settings.edit"}
 
 ROLES: Final[Mapping[Role, frozenset[str]]] = {
     Role.VIEWER: _VIEWER,
     Role.OPERATOR: _OPERATOR,
     Role.RELEASE_MANAGER: _RELEASE_MANAGER,
     Role.APPROVER: _APPROVER,
+    Role.TRAINER: _TRAINER,
     Role.ADMIN: _ADMIN,
 }
 """What each role may do."""
@@ -110,6 +115,16 @@ ROUTES: Final[Mapping[str, str]] = {
     "GET /datasets/{dataset}/diff": "read",
     "GET /datasets/{dataset}/releases": "read",
     "GET /dataset-captures": "read",
+    "POST /runs": "run.queue",
+    "GET /runs": "read",
+    "GET /runs/{run}": "read",
+    "POST /runs/{run}/cancel": "run.cancel",
+    "POST /run-claims": "run.execute",
+    "POST /runs/{run}/progress": "run.execute",
+    "PUT /runs/{run}/files/{sha256}": "run.execute",
+    "POST /runs/{run}/finish": "run.execute",
+    "GET /runs/{run}/bundle/{file}": "read",
+    "GET /runs/{run}/plots/{plot}": "read",
     "HEAD /blobs/{sha256}": "read",
     "PUT /blobs/{sha256}": "release.publish",
     "GET /models/{model}/targets": "read",
@@ -184,6 +199,8 @@ ROUTES: Final[Mapping[str, str]] = {
 """The permission that each route below ``/api/v1`` (and ``/metrics``) needs, by method and template. A parameter of the
 path in braces stands for its value: who may pause a campaign need not be able to start one."""
 
+SAID_AGAIN_AND_AGAIN: Final[frozenset[str]] = frozenset({"POST /run-claims", "POST /runs/{run}/progress"})
+"""Changes that a trainer makes every few seconds. They are in the run's row, and not in the record of changes."""
 
 WITHIN_SCOPE: Final[frozenset[str]] = frozenset(
     {

@@ -51,6 +51,7 @@ from wheeltapper_fleet.api.routes import (
     notify,
     processes,
     releases,
+    runs,
     summary,
     telemetry,
 )
@@ -75,6 +76,7 @@ _SUBJECTS: Final = (
     telemetry,
     captures,
     datasets,
+    runs,
     releases,
     lineage,
     aliases,
@@ -152,7 +154,7 @@ def _routes() -> tuple[BaseRoute, ...]:
 
 def _max_bytes(path: str) -> int:
     """The longest request body for a path."""
-    if path.startswith(f"{_PREFIX}/blobs/"):
+    if path.startswith((f"{_PREFIX}/blobs/", f"{_PREFIX}/runs/")):
         return MAX_FILE_BYTES
     if path == f"{_PREFIX}/device-tokens":
         return _MAX_TOKENS_BYTES

@@ -27,6 +27,7 @@ _SUBJECTS: Final = {
     "devices": "Enrolment tokens, devices and their life.",
     "events": "Live changes of what a screen shows.",
     "processes": "The processes of a service that is several.",
+    "runs": "Train by a recipe, on a trainer; what it made.",
     "releases": "Publish, list and verify releases; drift.",
     "summary": "The fleet in numbers.",
 }

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wheeltapper_fleet.access.permissions import ROUTES
+from wheeltapper_fleet.access.permissions import ROUTES, SAID_AGAIN_AND_AGAIN
 from wheeltapper_fleet.audit.store import Change, record_change
 from wheeltapper_fleet.ground.request import current_request
 
@@ -70,6 +70,8 @@ class Recorder:
         template = getattr(scope.get("route"), "path", scope["path"])
         if status != _FORBIDDEN and ROUTES.get(f"{scope['method']} {template}") == "read":
             return None  # it asks with a body, as the plan of a campaign does, and changes nothing
+        if 200 <= status < 300 and f"{scope['method']} {template}" in SAID_AGAIN_AND_AGAIN:
+            return None
         notes = current_request()
         subject: dict[str, Any] = {**scope.get("path_params", {}), **(notes.subject if notes else {})}
         return Change(

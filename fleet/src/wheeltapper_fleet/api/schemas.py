@@ -58,7 +58,7 @@ TagText = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=
 Why = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
 
 PermissionName = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(ROLES[Role.ADMIN])})]
-RoleName = Literal["viewer", "operator", "release-manager", "approver", "admin"]
+RoleName = Literal["viewer", "operator", "release-manager", "approver", "trainer", "admin"]
 
 
 class _Closed(BaseModel):

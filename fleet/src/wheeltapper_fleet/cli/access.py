@@ -29,7 +29,9 @@ _DAY_SECONDS = 86_400.0
 @token_app.command("create")
 def token_create(
     name: Annotated[str, typer.Argument(help="Whom it stands for; the records of changes name it.")],
-    role: Annotated[list[str], typer.Option(help="viewer, operator, release-manager, approver or admin; repeatable.")],
+    role: Annotated[
+        list[str], typer.Option(help="viewer, operator, release-manager, approver, trainer or admin; repeatable.")
+    ],
     permission: Annotated[
         list[str] | None,
         typer.Option(help="It may do no more than this, e.g. read; repeatable [default: all of its roles]."),

@@ -30,10 +30,12 @@ from wheeltapper_fleet.cli.notify import notify_app
 from wheeltapper_fleet.cli.options import AsJson
 from wheeltapper_fleet.cli.processes import processes
 from wheeltapper_fleet.cli.releases import release_app
+from wheeltapper_fleet.cli.runs import run_app
 from wheeltapper_fleet.cli.simulate import simulate
 from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
 from wheeltapper_fleet.cli.telemetry import device_history, device_records
 from wheeltapper_fleet.cli.train import train_app
+from wheeltapper_fleet.cli.trainer import trainer
 from wheeltapper_fleet.cli.why import device_why
 from wheeltapper_fleet.demo.cli import demo
 
@@ -63,6 +65,7 @@ app.add_typer(alerts_app, name="alerts")
 app.add_typer(case_app, name="case")
 app.add_typer(notify_app, name="notify")
 app.add_typer(train_app, name="train")
+app.add_typer(run_app, name="run")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(backup_app, name="backup")
@@ -72,6 +75,7 @@ app.add_typer(token_app, name="token")
 
 
 app.command()(demo)
+app.command()(trainer)
 app.command()(processes)
 app.command()(export)
 app.command()(simulate)

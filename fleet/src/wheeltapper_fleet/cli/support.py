@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BAD_INPUT",
     "DATA_DIR",
+    "FAILED",
     "fail",
     "failures",
     "format_time",

@@ -19,7 +19,6 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -30,6 +29,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wheeltapper_fleet.learning.datasets.reading import open_dataset
+from wheeltapper_fleet.learning.runs.recipe_text import MAX_RECIPE_BYTES, Data, RecipeFile, read_recipe
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.fault_classifier import FAULT_CLASSIFIER
@@ -39,6 +39,7 @@ from wheeltapper_fleet.training.slow_signal import SLOW_SIGNAL
 from wheeltapper_protocols.manifest.manifest import Manifest
 
 __all__ = [
+    "Data",
     "Job",
     "RecipeFile",
     "default_parameters",
@@ -50,8 +51,6 @@ __all__ = [
     "recordings_of",
     "train_recipe",
 ]
-
-_MAX_FILE_BYTES: Final = 1024 * 1024
 
 
 class AnomalyParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,37 +88,6 @@ class _Anomaly:
 
 
 _BUILT_IN: Final[tuple[Recipe, ...]] = (_Anomaly(), FAULT_CLASSIFIER, REMAINING_LIFE, SLOW_SIGNAL)
-
-
-class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The section ``[data]`` of a recipe file."""
-
-    recordings: Annotated[list[str], Meta(max_length=100_000)] = []
-    """Files beside the recipe file, or patterns of their names."""
-    dataset: Annotated[str, Meta(max_length=100)] = ""
-    """Instead of them: ``NAME`` or ``NAME@VERSION`` of a dataset."""
-    side: Annotated[str, Meta(max_length=40)] = ""
-    """Of the dataset; by default its side ``train``, or all of it where it has none."""
-    only: dict[str, str] = {}
-    """Of the dataset: values that a label or the condition of an item must have."""
-    store: Annotated[str, Meta(max_length=1000)] = ""
-    """Where the dataset is; by default where ``wheeltapper dataset list`` looks."""
-
-    def __post_init__(self) -> None:
-        if bool(self.recordings) == bool(self.dataset):
-            raise ValueError("data names either recordings or a dataset")
-        if self.recordings and (self.side or self.only or self.store):
-            raise ValueError("side, only and store belong to a dataset")
-
-
-class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe file, read and checked."""
-
-    recipe: Annotated[str, Meta(min_length=1, max_length=64)]
-    model: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
-    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
-    data: Data
-    parameters: dict[str, Any] = {}
 
 
 def recipe_names() -> list[str]:
@@ -186,11 +154,11 @@ def read_recipe_file(path: Path) -> RecipeFile:
         TrainingError: ``recipe.malformed``, and those of :func:`find_recipe` and :func:`parameters_of`.
         OSError: it cannot be read.
     """
-    if path.stat().st_size > _MAX_FILE_BYTES:
+    if path.stat().st_size > MAX_RECIPE_BYTES:
         raise TrainingError("recipe.malformed", f"{path.name} is too large to be a recipe")
     try:
-        made = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), RecipeFile)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
+        made = read_recipe(path.read_text(encoding="utf-8"), path.name)
+    except UnicodeDecodeError as error:
         raise TrainingError("recipe.malformed", f"{path.name} is no recipe: {error}") from error
     parameters_of(find_recipe(made.recipe), made.parameters)
     return made

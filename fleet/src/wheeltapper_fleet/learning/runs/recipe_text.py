@@ -1,0 +1,67 @@
+"""What a recipe file says, read and checked without anything that trains. Pure.
+
+The service reads a recipe this way before it queues a run; training reads the same and checks its parameters too.
+
+Example:
+    >>> read_recipe('recipe = "slow-signal"\nmodel = "coolant"\n[data]\ndataset = "coolant@1"\n').data.dataset
+    'coolant@1'
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from wheeltapper_fleet.learning.errors import TrainingError
+
+__all__ = ["MAX_RECIPE_BYTES", "Data", "RecipeFile", "read_recipe"]
+
+MAX_RECIPE_BYTES: Final = 1024 * 1024
+
+
+class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section ``[data]`` of a recipe file."""
+
+    recordings: Annotated[list[str], Meta(max_length=100_000)] = []
+    """Files beside the recipe file, or patterns of their names."""
+    dataset: Annotated[str, Meta(max_length=100)] = ""
+    """Instead of them: ``NAME`` or ``NAME@VERSION`` of a dataset."""
+    side: Annotated[str, Meta(max_length=40)] = ""
+    """Of the dataset; by default its side ``train``, or all of it where it has none."""
+    only: dict[str, str] = {}
+    """Of the dataset: values that a label or the condition of an item must have."""
+    store: Annotated[str, Meta(max_length=1000)] = ""
+    """Where the dataset is; by default where ``wheeltapper dataset list`` looks."""
+
+    def __post_init__(self) -> None:
+        if bool(self.recordings) == bool(self.dataset):
+            raise ValueError("data names either recordings or a dataset")
+        if self.recordings and (self.side or self.only or self.store):
+            raise ValueError("side, only and store belong to a dataset")
+
+
+class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recipe file, read and checked."""
+
+    recipe: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
+    model: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    data: Data
+    parameters: dict[str, Any] = {}
+
+
+def read_recipe(text: str, name: str = "this text") -> RecipeFile:
+    """Read the text of a recipe file; ``name`` is what the error calls it.
+
+    Raises:
+        TrainingError: ``recipe.malformed``.
+    """
+    if len(text) > MAX_RECIPE_BYTES:
+        raise TrainingError("recipe.malformed", f"{name} is too large to be a recipe")
+    try:
+        return msgspec.convert(tomllib.loads(text), RecipeFile)
+    except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
+        raise TrainingError("recipe.malformed", f"{name} is no recipe: {error}") from error

@@ -1,0 +1,144 @@
+"""The process that trains: ``python -m wheeltapper_fleet.training.runs.child FOLDER``.
+
+It reads the folder's task, trains, and says in the folder how far it is and how it ended. Its parent may kill it at any
+time; started again on the same folder, it goes on from what its checkpoints hold.
+
+Invariants:
+    * Whatever goes wrong is an outcome with a code, as long as the process lives.
+    * The same task, data, code and environment give the same model bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import traceback
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.learning.runs.recipe_text import RecipeFile, read_recipe
+from wheeltapper_fleet.learning.runs.rules import Outcome, State
+from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.recipe_files import find_recipe, open_data, parameters_of, train_recipe
+from wheeltapper_fleet.training.recipes import Job, Source
+from wheeltapper_fleet.training.runs.digests import code_digest, data_digest, digest_of, environment, file_digest
+from wheeltapper_fleet.training.runs.folder import Progress, RunFolder, Task
+from wheeltapper_protocols.errors import ProtocolError
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, Manifest
+
+__all__ = ["execute", "main"]
+
+_WARNINGS: Final = 50
+
+
+@dataclass
+class Report:
+    """What a run says while it is under way, written to its folder."""
+
+    folder: RunFolder
+    warnings: list[str] = field(default_factory=list)
+
+    def progress(self, text: str, done: float | None = None) -> None:
+        """Say what is done now, and how far that is from 0 to 1 where the recipe knows it."""
+        self.folder.write_progress(Progress(done=done, text=text[:200]))
+
+    def warn(self, text: str) -> None:
+        """Keep a warning, and write it to the log."""
+        print(f"warning: {text}", flush=True)
+        if len(self.warnings) < _WARNINGS:
+            self.warnings.append(text[:2000])
+
+
+def execute(folder: RunFolder) -> Outcome:
+    """Do the task of a folder, and write how it ended."""
+    report = Report(folder)
+    try:
+        outcome = _trained(folder, folder.task(), report)
+    except (FleetError, ProtocolError) as error:
+        outcome = Outcome(state=State.FAILED, error_code=error.code, error_detail=error.message[:2000])
+    except MemoryError:
+        outcome = Outcome(state=State.FAILED, error_code="run.memory", error_detail="there is too little memory")
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        text = f"{error.strerror or error}{where}"[:2000]
+        outcome = Outcome(state=State.FAILED, error_code="run.io", error_detail=text)
+    except Exception as error:  # noqa: BLE001  # a recipe of others may fail in any way; its log says where
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}"[:2000]
+        outcome = Outcome(state=State.FAILED, error_code="run.crashed", error_detail=text)
+    outcome = replace(outcome, warnings=tuple(report.warnings))
+    folder.write_outcome(outcome)
+    return outcome
+
+
+def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
+    """Train; the outcome of success."""
+    written = read_recipe(task.recipe, "the recipe")
+    recipe = find_recipe(written.recipe)
+    parameters = parameters_of(recipe, written.parameters)
+    report.progress("data")
+    recordings, origin = _data(written, task)
+    kept = {name: msgspec.json.encode(value).decode()[:2000] for name, value in _items(parameters)}
+    libraries = environment()
+    folder.write_environment(libraries)
+    digests = {
+        "data": data_digest(recordings, origin),
+        "code": code_digest(recipe),
+        "environment": digest_of(libraries),
+        "recipe": digest_of([written.recipe, written.model, kept, task.seed]),
+    }
+    lineage = origin | {"run": task.run, "code_sha256": digests["code"], "environment_sha256": digests["environment"]}
+    lineage |= {"cause": task.cause} if task.cause else {}
+    job = Job(
+        out=folder.bundle, model=written.model, seed=task.seed, replace=True, lineage=tuple(lineage.items()),
+        progress=report.progress, warn=report.warn,
+    )  # fmt: skip
+    shutil.rmtree(folder.bundle, ignore_errors=True)
+    manifest = train_recipe(written.recipe, written.parameters, recordings, job)
+    digests["model"] = manifest.file(manifest.model_file).sha256
+    return Outcome(
+        state=State.SUCCEEDED,
+        result=file_digest(folder.bundle / MANIFEST_FILE),
+        metrics=_metrics(manifest),
+        digests=digests,
+        parameters=kept,
+        plots={name: file_digest(path) for name, path in folder.plot_files().items()},
+    )
+
+
+def _items(parameters: Any) -> list[tuple[str, Any]]:
+    """The parameters of a recipe by name."""
+    return [(field.encode_name, getattr(parameters, field.name)) for field in msgspec.structs.fields(parameters)]
+
+
+def _metrics(manifest: Manifest) -> dict[str, float]:
+    return {gate.name: gate.value for gate in manifest.gates}
+
+
+def _data(written: RecipeFile, task: Task) -> tuple[list[Source], dict[str, str]]:
+    """What to train on, and what the lineage says of it.
+
+    Raises:
+        TrainingError: ``recipe.data``, ``run.recordings``.
+        DatasetError: ``dataset.*``.
+    """
+    data = written.data
+    if data.recordings and not task.base:
+        raise TrainingError("run.recordings", "this run may name a dataset only, no files")
+    if data.dataset:
+        data = msgspec.structs.replace(data, dataset=task.dataset or data.dataset, store=task.store or data.store)
+    return open_data(data, Path(task.base or "."))
+
+
+def main() -> None:
+    """Execute the run of the folder that the command line names."""
+    outcome = execute(RunFolder(Path(sys.argv[1])))
+    sys.exit(0 if outcome.state is State.SUCCEEDED else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Recipes of other distributions that tests of runs need, and a dataset that the smallest recipe learns from."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from wheeltapper_fleet.learning.datasets.importing import Incoming, import_version
+from wheeltapper_fleet.learning.datasets.store import DatasetStore
+from wheeltapper_fleet.training.recipes import GROUP
+from wheeltapper_protocols.signal.recording import Recording
+
+__all__ = ["RECIPE", "coolant", "install", "temperature"]
+
+RECIPE = 'recipe = "slow-signal"\nmodel = "bearing-anomaly"\nseed = 3\n[data]\ndataset = "coolant"\n'
+_STRANGE = """
+import os, signal, time
+import msgspec
+
+class Parameters(msgspec.Struct):
+    do: str = "sleep"
+
+class Strange:
+    name = "strange"
+    parameters = Parameters
+
+    def train(self, recordings, parameters, job):
+        job.progress("strange work")
+        if parameters.do == "sleep":
+            time.sleep(600)
+        if parameters.do == "die":
+            print("goodbye", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("no such thing")
+
+RECIPE = Strange()
+"""
+
+
+def install(folder: Path) -> Path:
+    """A distribution with the recipe ``strange`` as pip leaves it; for ``PYTHONPATH``."""
+    info = folder / "strange_recipes-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-recipes\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\nstrange = strange_recipes:RECIPE\n")
+    (folder / "strange_recipes.py").write_text(_STRANGE)
+    return folder
+
+
+def temperature(seed: int, samples: int = 300) -> Recording:
+    """An hourly temperature."""
+    noise = np.random.default_rng(seed).normal(size=(samples, 1, 1)).astype(np.float32)
+    times = np.arange(float(samples)) * 3600
+    return Recording(noise, np.ones(1), 1 / 3600, times, ("t",), ("degC",), {"machine": f"m{seed}"})
+
+
+def coolant(store: DatasetStore) -> None:
+    """The dataset ``coolant`` with two machines."""
+    coming = [
+        Incoming(read=functools.partial(temperature, seed), machine=f"m{seed}", source=f"m{seed}") for seed in range(2)
+    ]
+    import_version(store, "coolant", coming)
