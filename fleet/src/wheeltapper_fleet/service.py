@@ -61,6 +61,7 @@ from wheeltapper_fleet.notify.delivery import Delivery
 from wheeltapper_fleet.notify.outbox import announce
 from wheeltapper_fleet.processes.leadership import Leadership
 from wheeltapper_fleet.processes.membership import Membership
+from wheeltapper_fleet.promotion.service import promotions_turn
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.releases import Releases
 from wheeltapper_fleet.reloading import AdminCertificate, IngestCertificate, ServerCertificate, on_loop
@@ -303,6 +304,7 @@ def _duties(config: FleetConfig, messaging: Messaging, database: Database, stack
     yield Duty("silent trainers", 5.0, silent_turn(database))
     yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
     datasets = functools.partial(DatasetStore, config.datasets_url or config.data_dir / "datasets")
+    yield Duty("promotions", 60.0, promotions_turn(database))
     yield Duty("dataset index", 60.0, index_turn(database, datasets))
     retention = Retention(database, config.keep)
     if config.history.url:

@@ -46,7 +46,15 @@ from wheeltapper_fleet.learning.runs.tables import runs
 from wheeltapper_fleet.lineage.tables import dataset_contents, dataset_index
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
 from wheeltapper_fleet.processes.tables import leadership, processes
-from wheeltapper_fleet.registry.tables import alias_changes, release_aliases, release_datasets, releases
+from wheeltapper_fleet.registry.tables import (
+    alias_changes,
+    promotion_log,
+    promotion_rules,
+    promotions,
+    release_aliases,
+    release_datasets,
+    releases,
+)
 from wheeltapper_fleet.telemetry.tables import drift_reports, latest, messages, refused, rollups, spool_gaps, spools
 
 __all__ = [
@@ -97,6 +105,9 @@ __all__ = [
     "notify_targets",
     "point_mappings",
     "processes",
+    "promotion_log",
+    "promotion_rules",
+    "promotions",
     "refused",
     "release_aliases",
     "release_datasets",

@@ -33,8 +33,8 @@ def add_releases(engine: Engine, *models: str) -> None:
                 connection.execute(insert(releases).values(values))
 
 
-def let(engine: Engine, alias: str, release: int, now: float, **more: int | None) -> int:
-    return set_alias(engine, MODEL, alias, release, who="ann", why=f"at {now:g}", now=now, **more).version
+def let(engine: Engine, alias: str, release: int, now: float, version: int | None = None) -> int:
+    return set_alias(engine, MODEL, alias, release, who="ann", why=f"at {now:g}", now=now, version=version).version
 
 
 def test_an_alias_names_one_release_after_another_and_all_is_kept(published: Engine) -> None:

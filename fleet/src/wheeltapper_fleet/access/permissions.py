@@ -55,7 +55,7 @@ _RELEASE_MANAGER: Final = _OPERATOR | {
     "campaign.start",
     "campaign.resume",
 }
-_APPROVER: Final = _VIEWER | {"campaign.approve"}
+_APPROVER: Final = _VIEWER | {"campaign.approve", "promotion.approve"}
 _TRAINER: Final = _VIEWER | {"run.execute"}
 _ADMIN: Final = _RELEASE_MANAGER | _APPROVER | _TRAINER | {"access.manage", "audit.read", "settings.edit"}
 
@@ -155,6 +155,16 @@ ROUTES: Final[Mapping[str, str]] = {
     "GET /models/{model}/aliases/{alias}": "read",
     "PUT /models/{model}/aliases/{alias}": "alias.set",
     "POST /models/{model}/aliases/{alias}/remove": "alias.set",
+    "GET /promotion-rules": "read",
+    "GET /models/{model}/aliases/{alias}/rule": "read",
+    "PUT /models/{model}/aliases/{alias}/rule": "settings.edit",
+    "POST /models/{model}/aliases/{alias}/rule/remove": "settings.edit",
+    "GET /models/{model}/promotion-log": "read",
+    "POST /promotions": "alias.set",
+    "GET /promotions": "read",
+    "GET /promotions/{promotion}": "read",
+    "POST /promotions/{promotion}/approve": "promotion.approve",
+    "POST /promotions/{promotion}/reject": "promotion.approve",
     "POST /default-releases": "default.set",
     "GET /default-releases": "read",
     "POST /default-releases/clear": "default.set",

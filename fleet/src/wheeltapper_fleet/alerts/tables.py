@@ -117,6 +117,7 @@ cases = Table(
     Index("ix_cases_open_attention", "attention", "risk", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index("ix_cases_open_state", "state", "risk", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index("ix_cases_open_site", "site", "risk", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index("ix_cases_open_release", "model", "release", "worst", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index("ix_cases_attention", "attention", "id"),
     Index("ix_cases_state", "state", "id"),
     Index("ix_cases_point", "point", "id"),

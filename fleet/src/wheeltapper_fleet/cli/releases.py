@@ -10,6 +10,7 @@ import typer
 from wheeltapper_fleet.cli.aliases import alias_app
 from wheeltapper_fleet.cli.default_releases import default_app
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
+from wheeltapper_fleet.cli.promotions import promotions_app, release_promote, rule_app
 from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_result, print_table
 
 __all__ = ["release_app"]
@@ -17,6 +18,9 @@ __all__ = ["release_app"]
 release_app = typer.Typer(help="Releases: publish, list, verify; default releases and aliases.", no_args_is_help=True)
 release_app.add_typer(default_app, name="default")
 release_app.add_typer(alias_app, name="alias")
+release_app.add_typer(rule_app, name="rule")
+release_app.add_typer(promotions_app, name="promotions")
+release_app.command("promote")(release_promote)
 
 
 @release_app.command("publish")

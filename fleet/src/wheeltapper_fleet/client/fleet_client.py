@@ -29,6 +29,7 @@ from wheeltapper_fleet.client.campaign_calls import CampaignCalls
 from wheeltapper_fleet.client.capture_calls import CaptureCalls
 from wheeltapper_fleet.client.device_calls import DeviceCalls
 from wheeltapper_fleet.client.lineage_calls import LineageCalls
+from wheeltapper_fleet.client.promotion_calls import PromotionCalls
 from wheeltapper_fleet.client.release_calls import ReleaseCalls
 from wheeltapper_fleet.client.requests import PREFIX, quoted, refusal, unreachable
 from wheeltapper_fleet.client.run_calls import RunCalls
@@ -68,7 +69,16 @@ def find_fleet(data_dir: Path, wait_seconds: float = 0.0) -> FleetAccess:
         raise FleetError("client.not_running", message, 503) from error
 
 
-class FleetClient(DeviceCalls, CaptureCalls, ReleaseCalls, LineageCalls, CampaignCalls, AccessCalls, RunCalls):
+class FleetClient(
+    DeviceCalls,
+    CaptureCalls,
+    ReleaseCalls,
+    LineageCalls,
+    PromotionCalls,
+    CampaignCalls,
+    AccessCalls,
+    RunCalls,
+):
     """One method for each route of the admin API. Use it in a ``with`` statement, or close it.
 
     Every method raises FleetError with the server's code when the server refuses, and ``client.unreachable`` when the

@@ -4,6 +4,8 @@ Invariants:
     * An alias names a release that is published.
     * Every change is kept with the release before and after, who made it, when and why; nothing of it is ever deleted.
     * A change that was decided on another version of the alias than the present one changes nothing.
+    * An alias that has a rule names another release only where the rule is met
+      (:mod:`wheeltapper_fleet.registry.promotion`).
 
 An alias changes nothing on a device: campaigns and default releases do.
 
@@ -22,17 +24,27 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.registry.promotion import FactsOf, check_promotion
 from wheeltapper_fleet.registry.schemas import AliasChange, AliasView
 from wheeltapper_fleet.registry.tables import alias_changes, release_aliases, releases
 
-__all__ = ["get_alias", "list_alias_changes", "list_aliases", "remove_alias", "set_alias"]
+__all__ = ["change_alias", "get_alias", "list_alias_changes", "list_aliases", "remove_alias", "set_alias"]
 
 _WHY_CHARACTERS: Final = 500
 _WHO_CHARACTERS: Final = 128
 
 
 def set_alias(
-    engine: Engine, model: str, alias: str, release: int, *, who: str, why: str, now: float, version: int | None = None
+    engine: Engine,
+    model: str,
+    alias: str,
+    release: int,
+    *,
+    who: str,
+    why: str,
+    now: float,
+    version: int | None = None,
+    facts: FactsOf | None = None,
 ) -> AliasView:
     """Let ``alias`` name ``release``. If it does already, nothing changes.
 
@@ -45,31 +57,56 @@ def set_alias(
         why: the reason, for the record.
         now: Unix seconds.
         version: of the alias, on which this was decided (0: it named none); None: whatever it is.
+        facts: gives what a rule of the alias asks for; without it, an alias that has a rule is refused.
 
     Raises:
-        FleetError: ``release.not_found``, ``alias.conflict``.
+        FleetError: ``release.not_found``, ``alias.conflict``, ``alias.rule``.
     """
     try:
         with engine.begin() as connection:
-            known = releases.c.model == model, releases.c.release == release
-            if connection.execute(select(releases.c.release).where(*known)).first() is None:
-                raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}")
-            row = _locked(connection, model, alias)
-            _check_version(row, alias, version)
-            if row is None or row.release != release:
-                before = None if row is None else row.release
-                number = _write_change(connection, model, alias, before, release, who, why, now)
-                values = {"release": release, "version": number, "set_at": now, "set_by": who[:_WHO_CHARACTERS]}
-                values["why"] = why[:_WHY_CHARACTERS]
-                if row is None:
-                    connection.execute(insert(release_aliases).values(model=model, alias=alias, **values))
-                else:
-                    connection.execute(release_aliases.update().where(*_is(model, alias)).values(**values))
+            change_alias(connection, model, alias, release, who=who, why=why, now=now, version=version, facts=facts)
     except IntegrityError as error:  # another request set it first, in the same moment
         raise FleetError(
             "alias.conflict", f"{alias} was set by somebody else just now; look at it again", 409
         ) from error
     return get_alias(engine, model, alias)
+
+
+def change_alias(
+    connection: Connection,
+    model: str,
+    alias: str,
+    release: int,
+    *,
+    who: str,
+    why: str,
+    now: float,
+    version: int | None = None,
+    facts: FactsOf | None = None,
+    approvals: int = 0,
+) -> None:
+    """As :func:`set_alias`, in the caller's transaction; ``approvals`` persons have approved it.
+
+    Raises:
+        FleetError: ``release.not_found``, ``alias.conflict``, ``alias.rule``.
+        IntegrityError: another transaction set the alias first, in the same moment.
+    """
+    known = releases.c.model == model, releases.c.release == release
+    if connection.execute(select(releases.c.release).where(*known)).first() is None:
+        raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}")
+    row = _locked(connection, model, alias)
+    _check_version(row, alias, version)
+    if row is not None and row.release == release:
+        return
+    check_promotion(connection, model, alias, release, facts, approvals)
+    before = None if row is None else row.release
+    number = _write_change(connection, model, alias, before, release, who, why, now)
+    values = {"release": release, "version": number, "set_at": now, "set_by": who[:_WHO_CHARACTERS]}
+    values["why"] = why[:_WHY_CHARACTERS]
+    if row is None:
+        connection.execute(insert(release_aliases).values(model=model, alias=alias, **values))
+    else:
+        connection.execute(release_aliases.update().where(*_is(model, alias)).values(**values))
 
 
 def remove_alias(

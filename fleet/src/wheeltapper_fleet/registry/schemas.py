@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-__all__ = ["AliasChange", "AliasView", "ReleaseView", "VerifyView"]
+from wheeltapper_fleet.registry.promotion_rules import PromotionRule
+
+__all__ = ["AliasChange", "AliasView", "ReleaseView", "RuleView", "VerifyView"]
 
 
 class ReleaseView(BaseModel):
@@ -41,6 +43,18 @@ class AliasChange(BaseModel):
     after: int | None
     at: float
     who: str
+    why: str
+
+
+class RuleView(BaseModel):
+    """What an alias asks of a release. ``version`` is raised by each change; ``set_at`` is Unix seconds."""
+
+    model: str
+    alias: str
+    rule: PromotionRule
+    version: int
+    set_at: float
+    set_by: str
     why: str
 
 

@@ -11,6 +11,7 @@ from wheeltapper_fleet.api.versions import IfMatch, conflict_response, decided_o
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.ground.request import note_subject
+from wheeltapper_fleet.promotion import service
 from wheeltapper_fleet.registry import aliases
 from wheeltapper_fleet.registry.schemas import AliasChange, AliasView
 
@@ -63,11 +64,14 @@ def set_alias(
     response: Response,
     if_match: IfMatch = None,
 ) -> AliasView | Response:
-    """Let an alias name a release, now; it changes nothing on a device. `If-Match: 0` if it is to be a new one."""
+    """Let an alias name a release, now; it changes nothing on a device. `If-Match: 0` if it is to be a new one.
+
+    An alias that has a rule which is not met refuses it (`alias.rule`): ask for it by `POST /promotions`.
+    """
     note_subject(model=model, alias=alias, release=str(body.release))
     version = None if if_match is None else decided_on(if_match, None)
     try:
-        found = aliases.set_alias(
+        found = service.set_alias(
             context.engine, model, alias, body.release, who=who, why=body.why, now=context.clock(), version=version
         )
     except FleetError as error:

@@ -1,0 +1,98 @@
+"""Promotions as the API takes them and gives them out. Pure. Times are Unix seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from wheeltapper_fleet.ground.body import CLOSED, NO_NUL, Whole
+from wheeltapper_fleet.registry.promotion_rules import AliasText, Condition, PromotionRule
+
+__all__ = [
+    "PromotionAnswer",
+    "PromotionDetail",
+    "PromotionLogEntry",
+    "PromotionRequest",
+    "PromotionView",
+    "RuleRemoval",
+    "RuleRequest",
+]
+
+Why = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
+
+
+class PromotionRequest(BaseModel):
+    """Ask that ``alias`` should name ``release`` as soon as its rule is met."""
+
+    model_config = CLOSED
+
+    model: AliasText
+    alias: AliasText
+    release: Annotated[int, Field(ge=1, le=999_999_999), Whole]
+    why: Why = ""
+
+
+class PromotionAnswer(BaseModel):
+    """Approve or reject a promotion."""
+
+    model_config = CLOSED
+
+    why: Why = ""
+
+
+class RuleRequest(BaseModel):
+    """Let an alias have a rule."""
+
+    model_config = CLOSED
+
+    rule: PromotionRule
+    why: Why = ""
+
+
+class RuleRemoval(BaseModel):
+    """Let an alias ask nothing of a release."""
+
+    model_config = CLOSED
+
+    why: Why = ""
+
+
+class PromotionView(BaseModel):
+    """Somebody asked that an alias should name a release.
+
+    ``state`` is ``waiting``, ``promoted``, ``rejected``, ``superseded`` (by a newer request for the same alias) or
+    ``expired``.
+    """
+
+    id: int
+    model: str
+    alias: str
+    release: int
+    state: str
+    requested_by: str
+    requested_at: float
+    why: str
+    ended_at: float | None
+
+
+class PromotionLogEntry(BaseModel):
+    """One line of the log of rules and promotions, which is only ever added to."""
+
+    id: int
+    model: str
+    alias: str
+    promotion: int | None
+    release: int | None
+    at: float
+    who: str
+    event: str
+    detail: str
+
+
+class PromotionDetail(PromotionView):
+    """A promotion with the conditions of the alias's rule, as they are met now, and what happened to it."""
+
+    conditions: list[Condition]
+    approved_by: list[str]
+    log: list[PromotionLogEntry]
