@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
-from wheeltapper_agent.model.bundle import load_bundle
+from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.score_recording import score_recording
 from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_fleet.training.conformal import covered, fit_interval
 from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.life_windows import Windows, nearing_end
 from wheeltapper_fleet.training.recipe_files import train_recipe
 from wheeltapper_fleet.training.recipes import Job
 from wheeltapper_fleet.training.regimes import find_regimes
@@ -21,9 +23,9 @@ from wheeltapper_protocols.manifest.manifest import GOLDEN_FILE, MODEL_FILE
 from wheeltapper_protocols.signal.recording import Recording, write_recording
 
 QUICK: dict[str, Any] = {
-    "cap": 60.0, "warn_at": 10.0, "window_samples": 16, "block_samples": 4, "least_samples": 8, "epochs": 25,
+    "cap": 60.0, "warn_at": 10.0, "window_samples": 16, "least_samples": 8, "epochs": 12,
 }  # fmt: skip
-SETTINGS = np.array([[-2.0, 0.1], [0.0, 0.5], [3.0, 0.9]])
+SETTINGS = np.array([[-2.0, 0.1], [0.0, 0.5], [3.0, 0.9], [3.0, 0.1], [-2.0, 0.9], [8.0, 0.5]])
 
 
 def machine(seed: int, regimes: int, stop: int = 0) -> Recording:
@@ -33,6 +35,7 @@ def machine(seed: int, regimes: int, stop: int = 0) -> Recording:
     wear = np.maximum(0.0, 1 - np.arange(life)[::-1] / 60)
     regime = random.integers(regimes, size=life)
     level = np.array([[0.0, 100.0, 5.0, 20.0], [50.0, 400.0, -5.0, 10.0], [-50.0, 900.0, 2.0, 0.0]])
+    level = np.concatenate([level, level[::-1] * 2 + 7])
     sensors = level[regime] + np.outer(wear, [4.0, -5.0, 3.0, 0.0]) + random.normal(scale=0.5, size=(life, 4))
     stated = SETTINGS[regime] + random.normal(scale=1e-3, size=(life, 2))
     constant = np.full((life, 1), 7.0)
@@ -54,8 +57,18 @@ def job(out: Path, **fields: Any) -> Job:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("life") / "bundle"
-    train_recipe("remaining-life", QUICK, [machine(seed, 3, seed % 3) for seed in range(25)], job(out))
+    train_recipe("remaining-life", QUICK, [machine(seed, 6, seed % 3) for seed in range(25)], job(out))
     return out
+
+
+def error(loaded: Bundle, regimes: int) -> float:
+    """The root mean square error on machines that nobody has seen."""
+    missed = []
+    for seed in range(100, 115):
+        values = loaded.evaluate(windows_of(machine(seed, regimes))).scores.values
+        assert values is not None
+        missed.append(values - np.minimum(60.0, np.arange(len(values))[::-1]))
+    return float(np.sqrt(np.mean(np.concatenate(missed) ** 2)))
 
 
 def test_a_device_takes_the_bundle_and_predicts_for_machines_that_nobody_has_seen(bundle: Path) -> None:
@@ -67,11 +80,11 @@ def test_a_device_takes_the_bundle_and_predicts_for_machines_that_nobody_has_see
     used = [manifest.input.channels[channel] for channel in manifest.raw.channels]
     assert {"load", "speed", "a", "b", "c"} <= set(used)
     assert "constant" not in used
-    assert manifest.lineage["recipe"] == "remaining-life-1"
+    assert manifest.lineage["recipe"] == "remaining-life-2"
     assert '"cap":60.0' in manifest.lineage["parameters"]
     predicted, truth = [], []
     for seed in range(100, 120):
-        unseen = machine(seed, 3)
+        unseen = machine(seed, 6)
         values = loaded.evaluate(windows_of(unseen)).scores.values
         assert values is not None
         predicted.append(values)
@@ -86,10 +99,10 @@ def test_a_device_takes_the_bundle_and_predicts_for_machines_that_nobody_has_see
 def test_replay_says_the_life_with_its_interval_and_no_score_where_the_condition_is_unknown(
     bundle: Path, tmp_path: Path
 ) -> None:
-    unseen = windows_of(machine(200, 3))
+    unseen = windows_of(machine(200, 6))
     unseen[5, 3, 0] = 1.5  # a load that no machine of the training had
     count = unseen.shape[2]
-    names = machine(200, 3).channels
+    names = machine(200, 6).channels
     recording = Recording(unseen, np.ones(count), 1.0, np.arange(float(len(unseen))), names, ("",) * count, {})
     write_recording(recording, tmp_path / "run.npz")
     rows = list(score_recording(bundle, tmp_path / "run.npz"))
@@ -99,8 +112,40 @@ def test_replay_says_the_life_with_its_interval_and_no_score_where_the_condition
     assert not rows[0]["alert"]
 
 
+def test_six_operating_conditions_cost_little_and_without_them_the_model_is_much_worse(
+    bundle: Path, tmp_path: Path
+) -> None:
+    train_recipe("remaining-life", QUICK, [machine(seed, 1, seed % 3) for seed in range(25)], job(tmp_path / "one"))
+    one, six = error(load_bundle(tmp_path / "one"), 1), error(load_bundle(bundle), 6)
+    assert six < 1.3 * one
+    lives = [machine(seed, 6, seed % 3) for seed in range(25)]
+    with pytest.raises(TrainingError) as caught:
+        train_recipe("remaining-life", QUICK | {"conditions": []}, lives, job(tmp_path / "blind"))
+    assert caught.value.code == "training.gate_failed"
+
+
+@pytest.mark.parametrize(("kind", "nodes"), [("nets", {"Conv", "Gemm"}), ("trees", {"TreeEnsembleRegressor"})])
+def test_a_model_of_nets_or_of_trees_only(kind: str, nodes: set[str], tmp_path: Path) -> None:
+    made = train_recipe(
+        "remaining-life", QUICK | {"model": kind}, [machine(seed, 1) for seed in range(15)], job(tmp_path / "b")
+    )
+    found = {node.op_type for node in onnx.load(tmp_path / "b" / MODEL_FILE).graph.node}
+    assert found & {"Conv", "Gemm", "TreeEnsembleRegressor"} == nodes
+    assert made.lineage["trees_share"] == ("0.000" if kind == "nets" else "1.000")
+    self_test(load_bundle(tmp_path / "b"))
+    assert error(load_bundle(tmp_path / "b"), 1) < 10
+
+
+def test_the_windows_of_machines_that_near_their_end() -> None:
+    remaining = np.concatenate([np.ones(50), np.linspace(1, 0, 21)[1:], np.ones(9)]).astype(np.float32)
+    machines = np.array([0] * 70 + [1] * 9)
+    found = nearing_end(Windows(np.zeros((79, 1, 1), np.float32), remaining, machines, 2))
+    assert np.flatnonzero(found).tolist() == list(range(47, 70))
+    assert nearing_end(Windows(np.zeros((9, 1, 1), np.float32), remaining[70:], machines[70:], 2)).all()
+
+
 def test_the_same_recordings_and_seed_give_the_same_bytes_in_snapshots_of_any_form(tmp_path: Path) -> None:
-    quick = QUICK | {"epochs": 8}
+    quick = QUICK | {"epochs": 4}
     lives = [machine(seed, 1) for seed in range(12)]
     train_recipe("remaining-life", quick, lives, job(tmp_path / "one"))
     series = lives[0].physical(slice(None))[:, 0]

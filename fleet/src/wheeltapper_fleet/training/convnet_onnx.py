@@ -1,10 +1,10 @@
 """Writes convolution nets as one ONNX graph, with what comes before them, and quantizes it to int8.
 
     input [window, sample, channel] -> regime of each sample -> standardised by its regime -> mean of each block of
-    samples -> clipped -> each net -> their mean -> output [window, output]
+    samples, or trends -> clipped -> each net -> their mean, and boosted trees beside it -> output [window, output]
 
-Weights and activations of the nets are int8 (QDQ form, weights per channel); what comes before them and their last
-layer stay float, which costs little and keeps the regimes and the output exact.
+Weights and activations of the nets are int8 (QDQ form, weights per channel); what comes before them, their last layer
+and trees stay float, which costs little and keeps the regimes and the output exact.
 
 Invariants:
     * The graph computes what :func:`run` computes with numpy, up to the rounding of floats.
@@ -28,8 +28,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from wheeltapper_fleet.training.autoencoder import warnings_silenced
 from wheeltapper_fleet.training.convnet import ConvNet
 from wheeltapper_fleet.training.onnx_graph import Graph
+from wheeltapper_fleet.training.trees import Trees, add_trees
 
-__all__ = ["Front", "Regimes", "quantize", "run", "to_onnx"]
+__all__ = ["Front", "Regimes", "Trends", "quantize", "run", "to_onnx"]
 
 Array = npt.NDArray[np.float32]
 _CALIBRATION_ROWS: Final = 2048
@@ -59,6 +60,25 @@ class Regimes:
 
 
 @dataclass(frozen=True)
+class Trends:
+    """Fixed shapes along time, of each channel: what a window's levels and slopes are at several scales.
+
+    Args:
+        shapes: [shape, sample].
+        mean, scale: [channel * shape]: what is usual of each.
+    """
+
+    shapes: Array
+    mean: Array
+    scale: Array
+
+    def apply(self, x: Array) -> Array:
+        """[window, 1, channel * shape], standardised, of ``x`` [window, sample, channel]."""
+        found = np.matmul(x.transpose(0, 2, 1), self.shapes.T).reshape(len(x), 1, -1)
+        return np.asarray((found - self.mean) / self.scale, dtype=np.float32)
+
+
+@dataclass(frozen=True)
 class Front:
     """What happens to a window before the nets.
 
@@ -70,6 +90,7 @@ class Front:
         channels: indices of the channels that the nets see.
         regimes: None: there is one.
         by_window: whether each channel of a window is brought to zero mean and unit root mean square.
+        trends: what nets see in place of blocks; ``block`` is 1 then.
     """
 
     mean: Array
@@ -79,9 +100,11 @@ class Front:
     channels: tuple[int, ...]
     regimes: Regimes | None = None
     by_window: bool = False
+    trends: Trends | None = None
 
     def apply(self, windows: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """What the nets see, [window, block, channel], and whether all samples of each window are known."""
+        """What the nets see, [window, block, channel] or [window, 1, trend], and whether all samples of each window are
+        known."""
         seen = windows[:, :, list(self.channels)]
         if self.regimes is None:
             known = np.full(len(windows), True)
@@ -93,36 +116,63 @@ class Front:
         if self.by_window:
             x = x - x.mean(axis=1, keepdims=True)
             x = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(_TINY))
+        if self.trends is not None:
+            return np.clip(self.trends.apply(x), -self.limit, self.limit), known
         blocks = x.reshape(len(x), -1, self.block, x.shape[2]).mean(axis=2, dtype=np.float32)
         return np.clip(blocks, -self.limit, self.limit), known
 
 
-def run(nets: Sequence[ConvNet], front: Front, windows: Array) -> Array:
-    """The mean output of the nets, float32 [window, output]; NaN where a sample's regime is unknown."""
+def run(nets: Sequence[ConvNet], front: Front, windows: Array, trees: Trees | None = None, share: float = 0.0) -> Array:
+    """The mean output of the nets, float32 [window, output]; NaN where a sample's regime is unknown.
+
+    Args:
+        nets: of one form; there may be none where ``share`` is 1.
+        front: what comes before them.
+        windows: [window, sample, channel].
+        trees: see the same as the nets.
+        share: of the trees in the output.
+    """
     x, known = front.apply(windows)
-    output: Array = np.mean([net.predict(x) for net in nets], axis=0, dtype=np.float32)
+    parts = [(1 - share) * np.mean([net.predict(x) for net in nets], axis=0)] if nets else []
+    parts += [share * trees.predict(x.reshape(len(x), -1))] if trees is not None else []
+    output: Array = np.sum(parts, axis=0).astype(np.float32)
     output[~known] = np.nan
     return output
 
 
-def to_onnx(nets: Sequence[ConvNet], front: Front, samples: int, channels: int) -> bytes:
+def to_onnx(
+    nets: Sequence[ConvNet],
+    front: Front,
+    samples: int,
+    channels: int,
+    trees: Trees | None = None,
+    share: float = 0.0,
+) -> bytes:
     """The serialised float model.
 
     Args:
-        nets: of one form.
-        front: what comes before them.
+        nets, front, trees, share: as :func:`run` takes them.
         samples, channels: the form of a window.
     """
     graph = Graph()
     known = _add_front(graph, front)
     outputs = [_add_net(graph, net, f"net{number}") for number, net in enumerate(nets)]
-    last = graph.add("Mean", outputs, "mean") if len(outputs) > 1 else outputs[0]
+    last = graph.add("Mean", outputs, "mean") if len(outputs) > 1 else "".join(outputs)
+    if trees is not None:
+        graph.add("Flatten", ["front"], "front_row", axis=1)
+        graph.constant("share_of_trees", share)
+        grown = graph.add("Mul", [add_trees(graph, trees, "front_row", "trees"), "share_of_trees"], "trees_share")
+        if nets:
+            graph.constant("share_of_nets", 1 - share)
+            graph.add("Mul", [last, "share_of_nets"], "nets_share")
+            grown = graph.add("Add", ["nets_share", grown], "together")
+        last = grown
     if known:
         graph.constant("unknown", np.nan)
         graph.add("Where", [known, last, "unknown"], "output")
     else:
         graph.add("Identity", [last], "output")
-    width = len(nets[0].biases[-1])
+    width = len(nets[0].biases[-1]) if nets else trees.outputs if trees is not None else 0
     return graph.model(["n", samples, channels], ["n", width])
 
 
@@ -157,13 +207,27 @@ def _add_front(graph: Graph, front: Front) -> str:
     graph.add("Mul", ["centered", "factor"], "standardised")
     graph.add("Transpose", [_add_level(graph) if front.by_window else "standardised"], "by_channel", perm=[0, 2, 1])
     blocks = "by_channel"
-    if front.block > 1:
+    if front.trends is not None:
+        blocks = _add_trends(graph, front.trends)
+    elif front.block > 1:
         graph.add("AveragePool", [blocks], "blocks", kernel_shape=[front.block], strides=[front.block])
         blocks = "blocks"
     graph.constant("low", -front.limit)
     graph.constant("high", front.limit)
     graph.add("Clip", [blocks, "low", "high"], "front")
     return known
+
+
+def _add_trends(graph: Graph, trends: Trends) -> str:
+    """Add the trends of each channel; returns the name of [window, trend, 1]."""
+    graph.constant("shapes", np.ascontiguousarray(trends.shapes.T))
+    graph.constant("row", [0, -1, 1], np.int64)
+    graph.constant("trend_mean", trends.mean[:, None])
+    graph.constant("trend_factor", 1 / trends.scale[:, None])
+    graph.add("MatMul", ["by_channel", "shapes"], "trend_each")
+    graph.add("Reshape", ["trend_each", "row"], "trend_row")
+    graph.add("Sub", ["trend_row", "trend_mean"], "trend_centered")
+    return graph.add("Mul", ["trend_centered", "trend_factor"], "trends")
 
 
 def _add_level(graph: Graph) -> str:

@@ -1,4 +1,5 @@
-"""Cuts standardised lives into windows, and finds what is usual in each regime and which channels say anything.
+"""Cuts standardised lives into windows, finds what is usual in each regime and which channels say anything, and says
+which shapes along time are looked at.
 
 Invariant: pure functions of arrays.
 """
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from wheeltapper_fleet.training.convnet_onnx import Front, Regimes
 
-__all__ = ["Windows", "cut", "informative", "standard_front"]
+__all__ = ["Windows", "cut", "informative", "nearing_end", "standard_front", "trend_shapes"]
 
 Array = npt.NDArray[np.float32]
 _LIMIT: Final = 6.0
@@ -24,6 +25,12 @@ _LEAST_SCALE: Final = 1e-4
 """Of a channel within a regime, of its deviation over all regimes: with less it does not move there."""
 _SAYS: Final = 0.02
 """Share of a channel's variance that the remaining life explains, from which on the channel is looked at."""
+_SCALES: Final = (3 / 32, 3 / 16, 3 / 8, 5 / 8, 1.0)
+"""Of a window, up to its end: the times over which levels and, but for the shortest, slopes are looked at."""
+_FIRST: Final = 3 / 16
+"""Of a window, from its beginning: the time over which the first level is taken."""
+_BEYOND: Final = 0.15
+"""Of a machine's windows whose life is below the cap: so many of those before it count as nearing the end, too."""
 _LEVELS: Final = 12
 """Levels of remaining life among which a channel's means are compared."""
 
@@ -115,3 +122,35 @@ def informative(samples: Array, remaining: npt.NDArray[Any], lengths: Sequence[i
     between = (counts * (sums / np.maximum(counts, 1) - mean.mean(axis=0)[:, None]) ** 2).sum(axis=1) / len(mean)
     total = mean.var(axis=0)
     return [i for i in range(mean.shape[1]) if total[i] > 0 and between[i] >= _SAYS * total[i]]
+
+
+def nearing_end(windows: Windows) -> npt.NDArray[np.bool_]:
+    """Which windows are of machines that near their end: [window]; all, where none is.
+
+    Errors are small where a machine lives far longer than the cap, since all such lives count as the cap. An interval
+    calibrated with them would be too narrow for machines that wear.
+    """
+    found = np.zeros(len(windows.remaining), dtype=bool)
+    for rows in np.split(np.arange(len(found)), np.flatnonzero(np.diff(windows.machine)) + 1):
+        capped = int(np.sum(windows.remaining[rows] >= 1))
+        found[rows[max(0, capped - round(_BEYOND * (len(rows) - capped))) :]] = len(rows) > capped
+    return found if found.any() else ~found
+
+
+def trend_shapes(samples: int) -> Array:
+    """What each channel of a window is multiplied with: levels and slopes at several scales, each of unit length, so
+    that white noise moves all alike; [shape, sample].
+
+    Args:
+        samples: of a window; at least 16.
+    """
+    found = []
+    for number, scale in enumerate(_SCALES):
+        count = max(2, round(scale * samples))
+        found.append(np.concatenate([np.zeros(samples - count), np.full(count, count**-0.5)]))
+        if number:
+            line = np.arange(count) - (count - 1) / 2
+            found.append(np.concatenate([np.zeros(samples - count), line / np.sqrt((line * line).sum())]))
+    first = max(2, round(_FIRST * samples))
+    found.append(np.concatenate([np.full(first, first**-0.5), np.zeros(samples - first)]))
+    return np.array(found, dtype=np.float32)

@@ -20,6 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 __all__ = ["Graph"]
 
 _OPSET: Final = 17
+_TREES: Final = ("ai.onnx.ml", 3)
+"""The operators of tree ensembles, and their version."""
 
 
 class Graph:
@@ -44,7 +46,10 @@ class Graph:
         inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(taken))]
         outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, list(given))]
         made = helper.make_graph(self._nodes, "wheeltapper", inputs, outputs, self._constants)
-        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="wheeltapper")
+        operators = [helper.make_opsetid("", _OPSET)]
+        if any(node.domain == _TREES[0] for node in self._nodes):
+            operators.append(helper.make_opsetid(*_TREES))
+        model = helper.make_model(made, opset_imports=operators, producer_name="wheeltapper")
         model.ir_version = 8
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString())
