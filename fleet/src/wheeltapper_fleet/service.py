@@ -39,6 +39,7 @@ from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.audit.retention import audit_turn
 from wheeltapper_fleet.broker.server import free_port
 from wheeltapper_fleet.broker.settings import split_address
+from wheeltapper_fleet.campaigns.creation import unfinished_turn
 from wheeltapper_fleet.campaigns.due import mark_devices
 from wheeltapper_fleet.campaigns.observations import EVERY_SECONDS, Observer
 from wheeltapper_fleet.captures.service import Captures
@@ -302,6 +303,7 @@ def _duties(config: FleetConfig, messaging: Messaging, database: Database, stack
     yield Duty("machine time", COUNT_SECONDS, Exposure(database).turn)
     yield Duty("alert budgets", 3600.0, budget_turn(database, announce))
     yield Duty("silent trainers", 5.0, silent_turn(database))
+    yield Duty("unfinished campaigns", 600.0, unfinished_turn(database))
     yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
     datasets = functools.partial(DatasetStore, config.datasets_url or config.data_dir / "datasets")
     yield Duty("promotions", 60.0, promotions_turn(database))

@@ -17,7 +17,7 @@ from tuf.ngclient import Updater
 from tests.fleet.trust.world import World
 from wheeltapper_fleet.backup.backup import VERSIONS_SKIPPED, create_backup, restore_backup, verify_backup
 from wheeltapper_fleet.backup.rows import FIRST_ROWS, copy_rows, count_rows
-from wheeltapper_fleet.campaigns.service import create_campaign
+from wheeltapper_fleet.campaigns.creation import create_campaign
 from wheeltapper_fleet.campaigns.tables import campaign_log
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_fleet.ground.errors import FleetError

@@ -7,31 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from tests.fleet.campaigns.world import World, create
-from wheeltapper_fleet import tables
+from tests.fleet.campaigns.world import World, create, enrols, moves_to
 from wheeltapper_fleet.campaigns.joining import join, next_changes, who_joins
 from wheeltapper_fleet.campaigns.service import abort_campaign, complete_campaign
 from wheeltapper_fleet.db.engine import reading
-from wheeltapper_fleet.devices.log import Entry, write_log
-from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.wire.messages import ExecutionState
 
 S = ExecutionState
 SITE_A: dict[str, Any] = {"audience": {"tags": {"site": "a"}, "continuous": True}, "waves": [{"count": 1}, {}]}
-
-
-def moves_to(world: World, device: str, site: str) -> None:
-    with world.database.begin() as connection:
-        write_tags(connection, {device: {"site": site}})
-        write_log(connection, [Entry(device, "tags", "active")], "ann", world.now)
-
-
-def enrols(world: World, device: str, site: str) -> None:
-    row = {"id": device, "tags": {}, "enrolled_at": world.now, "certificate_sha256": "0" * 64}
-    with world.database.begin() as connection:
-        connection.execute(tables.devices.insert().values(certificate_expires_at=1e10, **row))
-    moves_to(world, device, site)
 
 
 def test_a_device_that_enters_later_joins_the_last_wave(world: World) -> None:

@@ -7,10 +7,12 @@ from typing import Any, Protocol
 from sqlalchemy import Engine, select
 
 from wheeltapper_fleet.campaigns import service as campaigns
+from wheeltapper_fleet.campaigns.creation import create_campaign
 from wheeltapper_fleet.campaigns.engine import CampaignEngine
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, ExecutionView, LogEntry
 from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns, list_executions, list_log
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.log import Entry, write_log
 from wheeltapper_fleet.devices.tags import write_tags
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 from wheeltapper_fleet.ingest.ingest import Ingest
@@ -184,7 +186,20 @@ class World:
 
 def create(world: World, *, start: bool = True, **fields: Any) -> str:
     """A new campaign, by default started."""
-    campaign = campaigns.create_campaign(world.database, {**SPEC, **fields}, who="ann", now=world.now)
+    campaign = create_campaign(world.database, {**SPEC, **fields}, who="ann", now=world.now)
     if start:
         campaigns.start_campaign(world.database, campaign, version=1, who="ann", now=world.now)
     return campaign
+
+
+def moves_to(world: World, device: str, site: str) -> None:
+    with world.database.begin() as connection:
+        write_tags(connection, {device: {"site": site}})
+        write_log(connection, [Entry(device, "tags", "active")], "ann", world.now)
+
+
+def enrols(world: World, device: str, site: str) -> None:
+    row = {"id": device, "tags": {}, "enrolled_at": world.now, "certificate_sha256": "0" * 64}
+    with world.database.begin() as connection:
+        connection.execute(devices.insert().values(certificate_expires_at=1e10, **row))
+    moves_to(world, device, site)

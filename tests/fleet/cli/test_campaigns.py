@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from tests.fleet.api.harness import MODEL, AdminServer, TableCampaigns
 from wheeltapper_fleet import tables
-from wheeltapper_fleet.campaigns.service import create_campaign
+from wheeltapper_fleet.campaigns.creation import create_campaign
 from wheeltapper_fleet.cli.app import app
 
 

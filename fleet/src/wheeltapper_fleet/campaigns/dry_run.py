@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Engine, func, select
 
 from wheeltapper_fleet.campaigns.audience import audience_of
 from wheeltapper_fleet.campaigns.claims import DeviceFacts, executions_of_devices, facts_of_devices
+from wheeltapper_fleet.campaigns.creation import check_releases
 from wheeltapper_fleet.campaigns.rules.forecast import Known, Outcome, Prospect, foretell, timetable
 from wheeltapper_fleet.campaigns.rules.foresight import foresee
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.schemas import CampaignPlan, PlannedDevice, PlannedWave
-from wheeltapper_fleet.campaigns.service import check_releases
 from wheeltapper_fleet.campaigns.windows import check_time_zone, closed_until
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.rules import DeviceState
@@ -47,7 +47,7 @@ def plan_campaign(
 
     Args:
         engine: the fleet's database.
-        spec: as for :func:`wheeltapper_fleet.campaigns.service.create_campaign`.
+        spec: as for :func:`wheeltapper_fleet.campaigns.creation.create_campaign`.
         now: Unix seconds.
         outcome: list only devices with this outcome; None: all of them.
         limit: devices of the page.

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, select
 from wheeltapper_fleet.campaigns.moves import new_execution_id
 from wheeltapper_fleet.campaigns.rules.execution import Execution
 from wheeltapper_fleet.campaigns.rules.spec import read_spec
+from wheeltapper_fleet.campaigns.store import BEING_CREATED
 from wheeltapper_fleet.campaigns.tables import campaign_cursors, campaigns, executions
 from wheeltapper_fleet.campaigns.tallies import add_moves
 from wheeltapper_fleet.db.engine import upsert_statement
@@ -38,7 +39,12 @@ _TAKES: Final = ("DRAFT", "AWAITING_APPROVAL", "SCHEDULED", "RUNNING", "PAUSED")
 
 
 def next_changes(connection: Connection, now: float, most: int) -> tuple[list[str], int]:
-    """The devices of the next ``most`` lines of their log, and the last line; 0 if there is none."""
+    """The devices of the next ``most`` lines of their log, and the last line; 0 if there is none, or if devices wait
+    until a continuous campaign has been written whole.
+    """
+    being_created = campaigns.c.version == BEING_CREATED, campaigns.c.continuous.is_(True)
+    if connection.execute(select(campaigns.c.id).where(*being_created).limit(1)).first() is not None:
+        return [], 0
     after = connection.execute(
         select(campaign_cursors.c.after).where(campaign_cursors.c.name == _NAME)
     ).scalar_one_or_none()

@@ -15,10 +15,11 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, select
 
 from wheeltapper_fleet.campaigns.before import Origins, Target, ran_before
+from wheeltapper_fleet.campaigns.creation import create_campaign
 from wheeltapper_fleet.campaigns.rules.campaign import CampaignState
 from wheeltapper_fleet.campaigns.rules.execution import SUCCESS
 from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, read_spec
-from wheeltapper_fleet.campaigns.service import abort_campaign, create_campaign, start_campaign
+from wheeltapper_fleet.campaigns.service import abort_campaign, start_campaign
 from wheeltapper_fleet.campaigns.store import campaign_version, log_campaign
 from wheeltapper_fleet.campaigns.tables import campaigns, executions
 from wheeltapper_fleet.db.engine import reading

@@ -1,5 +1,6 @@
-"""What people do with campaigns: create, start, approve, pause, resume, complete and abort them. Each is one
-transaction, which moves a bounded number of executions; the engine goes on with the rest.
+"""What people do with campaigns: start, approve, pause, resume, complete and abort them. Each is one
+transaction, which moves a bounded number of executions; the engine goes on with the rest. What creates them is
+:mod:`wheeltapper_fleet.campaigns.creation`.
 
 Invariants:
     * Every action names the version of the campaign that the person saw. If the campaign has moved on since, nothing
@@ -8,26 +9,20 @@ Invariants:
 
 Example::
 
-    campaign = create_campaign(engine, {"model": "bearing", "release": 4}, who="ann", now=time.time())
     start_campaign(engine, campaign, version=1, who="ann", now=time.time())
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Engine
 
 from wheeltapper_fleet.campaigns.approvals import approve
-from wheeltapper_fleet.campaigns.audience import audience_of
-from wheeltapper_fleet.campaigns.claims import pipelines_shown
 from wheeltapper_fleet.campaigns.effects import SLICE, carry_out, wind_down
 from wheeltapper_fleet.campaigns.rules.campaign import (
     Abort,
     Approve,
-    Campaign,
     Complete,
     Event,
     Pause,
@@ -35,82 +30,25 @@ from wheeltapper_fleet.campaigns.rules.campaign import (
     Start,
     step,
 )
-from wheeltapper_fleet.campaigns.rules.foresight import foresee
-from wheeltapper_fleet.campaigns.rules.spec import BEFORE, CampaignSpec, plan_waves, read_spec
-from wheeltapper_fleet.campaigns.rules.waves import Wave
 from wheeltapper_fleet.campaigns.store import (
-    WARNING,
     abort_unreadable,
     campaign_version,
-    insert_campaign,
     load_campaign,
-    log_campaign,
     save_campaign,
 )
 from wheeltapper_fleet.campaigns.tallies import tallies_of
-from wheeltapper_fleet.campaigns.windows import check_time_zone
-from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.registry.tables import releases
 
 __all__ = [
     "abort_campaign",
     "approve_campaign",
-    "check_releases",
     "complete_campaign",
-    "create_campaign",
     "pause_campaign",
     "resume_campaign",
     "start_campaign",
 ]
 
 _REASON_CHARACTERS: Final = 500
-
-
-def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, who: str, now: float) -> str:
-    """Create a campaign as DRAFT, over the devices that are in its audience now; returns its id.
-
-    What may go wrong is in its log as lines of the event ``warning``.
-
-    Args:
-        engine: the fleet's database.
-        spec: what the campaign is to do.
-        who: the person, for the log.
-        now: Unix seconds.
-
-    Raises:
-        FleetError: ``campaign.spec_invalid``, ``campaign.rule_invalid``, ``campaign.rule_unreachable``,
-            ``campaign.waves_invalid``, ``campaign.audience_empty``, ``campaign.pipeline_unknown``,
-            ``campaign.time_zone_unknown``, ``query.invalid``, ``release.not_found``, ``device.not_found``.
-    """
-    checked = read_spec(spec)
-    check_time_zone(checked)
-    campaign_id = f"c-{secrets.token_hex(6)}"
-    with reading(engine) as connection:
-        check_releases(connection, checked)
-        planned = plan_waves(checked, audience_of(connection, checked.audience, now))
-        warnings = foresee(checked, planned, pipelines_shown(connection))
-    campaign = Campaign(id=campaign_id, spec=checked, waves=tuple(Wave() for _ in planned))
-    with engine.begin() as connection:
-        insert_campaign(connection, campaign, planned, now)
-        log_campaign(connection, campaign_id, who, "created", f"{sum(map(len, planned))} devices", now)
-        for warning in warnings:
-            log_campaign(connection, campaign_id, who, WARNING, warning, now)
-    return campaign_id
-
-
-def check_releases(connection: Connection, spec: CampaignSpec) -> None:
-    """Refuse a specification whose releases do not exist, or that would go back to what it brings.
-
-    Raises:
-        FleetError: ``release.not_found``, ``campaign.spec_invalid``.
-    """
-    for release in {spec.release, spec.rollback_to} - {None, BEFORE}:
-        known = select(releases.c.release).where(releases.c.model == spec.model, releases.c.release == release)
-        if connection.execute(known).scalar_one_or_none() is None:
-            raise FleetError("release.not_found", f"{spec.model} has no published release {release}")
-    if spec.rollback_to == spec.release:
-        raise FleetError("campaign.spec_invalid", "rollback_to: it is the release itself; name another one", 422)
 
 
 def start_campaign(engine: Engine, campaign: str, *, version: int, who: str, now: float) -> None:

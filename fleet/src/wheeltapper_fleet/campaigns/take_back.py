@@ -23,7 +23,7 @@ from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState
 from wheeltapper_fleet.campaigns.rules.execution import PENDING, SUCCESS, Execution
 from wheeltapper_fleet.campaigns.rules.spec import BEFORE, Audience, CampaignSpec, Success, WaveSpec
 from wheeltapper_fleet.campaigns.rules.waves import Wave
-from wheeltapper_fleet.campaigns.store import insert_campaign, log_campaign, look_at
+from wheeltapper_fleet.campaigns.store import insert_campaign, insert_executions, log_campaign, look_at
 from wheeltapper_fleet.campaigns.tables import campaigns, executions
 from wheeltapper_fleet.campaigns.tallies import add_moves
 
@@ -105,7 +105,8 @@ def _make(connection: Connection, campaign: Campaign, target: Target, devices: l
         priority=spec.priority,
     )
     made = Campaign(f"c-{secrets.token_hex(6)}", back, (Wave(),), CampaignState.SCHEDULED)
-    insert_campaign(connection, made, [devices], now)
+    insert_campaign(connection, made, now)
+    insert_executions(connection, made.id, [(0, device) for device in devices], now)
     look_at(connection, made.id, now)
     connection.execute(campaigns.update().where(campaigns.c.id == made.id).values(takes_back=campaign.id))
     log_campaign(connection, made.id, _WHO, "created", f"takes back campaign {campaign.id}: {campaign.reason}", now)

@@ -19,12 +19,12 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, func, select, union_all
 
-from wheeltapper_fleet.campaigns.rules.execution import Execution
+from wheeltapper_fleet.campaigns.rules.execution import PENDING, Execution
 from wheeltapper_fleet.campaigns.rules.waves import Count, Tallies
 from wheeltapper_fleet.campaigns.tables import campaign_tallies, tally_changes
 from wheeltapper_fleet.db.engine import upsert_statement
 
-__all__ = ["add_moves", "changed_campaigns", "fold_changes", "insert_tallies", "read_tallies", "tallies_of"]
+__all__ = ["add_moves", "add_new", "changed_campaigns", "fold_changes", "read_tallies", "tallies_of"]
 
 _FOLDED_AT_ONCE: Final = 5_000
 _KEY: Final = ("campaign", "wave", "state")
@@ -33,13 +33,13 @@ Key = tuple[str, int, str]
 """Campaign, wave (from 0), state."""
 
 
-def insert_tallies(connection: Connection, campaign: str, tallies: Tallies) -> None:
-    """Store the counts of a new campaign."""
+def add_new(connection: Connection, campaign: str, new: Mapping[int, int]) -> None:
+    """Count new executions of a campaign: how many by wave (from 0)."""
     rows = [
-        {"campaign": campaign, "wave": wave, "state": state, "n": count.n, "assigned": count.assigned}
-        for (wave, state), count in tallies.cells.items()
+        {"campaign": campaign, "wave": wave, "state": PENDING, "n": n, "assigned": 0} for wave, n in sorted(new.items())
     ]
-    connection.execute(campaign_tallies.insert(), rows)
+    if rows:
+        connection.execute(tally_changes.insert(), rows)
 
 
 def add_moves(connection: Connection, moves: Iterable[tuple[Execution | None, Execution]]) -> None:

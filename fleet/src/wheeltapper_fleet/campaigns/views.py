@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
@@ -10,7 +10,7 @@ from wheeltapper_fleet.campaigns.approvals import approved_by
 from wheeltapper_fleet.campaigns.gate_tables import campaign_gates
 from wheeltapper_fleet.campaigns.rules.waves import Tallies
 from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, GateView, LogEntry
-from wheeltapper_fleet.campaigns.store import WARNING, why_unreadable
+from wheeltapper_fleet.campaigns.store import BEING_CREATED, WARNING, why_unreadable
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.campaigns.tallies import read_tallies, tallies_of
 from wheeltapper_fleet.db.engine import reading
@@ -19,6 +19,9 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
 __all__ = ["count_campaigns", "get_campaign", "list_campaigns", "list_executions", "list_log", "newest_log"]
+
+_THERE: Final = campaigns.c.version > BEING_CREATED
+"""Not of one whose executions are still being written."""
 
 
 def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[CampaignView]:
@@ -29,7 +32,9 @@ def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None
     """
     key = (campaigns.c.created_at, campaigns.c.id)
     with reading(engine) as connection:
-        rows, following = page_of(connection, select(campaigns), key, limit=limit, after=after, descending=True)
+        rows, following = page_of(
+            connection, select(campaigns).where(_THERE), key, limit=limit, after=after, descending=True
+        )
         counts = read_tallies(connection, [row.id for row in rows])
         gates = _gates(connection, [row.id for row in rows])
     return Page([_view(row, counts[row.id], gates.get(row.id, [])) for row in rows], following)
@@ -94,12 +99,12 @@ def newest_log(engine: Engine, campaign: str, count: int) -> list[LogEntry]:
 
 def count_campaigns(connection: Connection) -> dict[str, int]:
     """How many campaigns there are in each state."""
-    counted = select(campaigns.c.state, func.count()).group_by(campaigns.c.state)
+    counted = select(campaigns.c.state, func.count()).where(_THERE).group_by(campaigns.c.state)
     return {row[0]: row[1] for row in connection.execute(counted)}
 
 
 def _row(connection: Connection, campaign: str) -> Row[Any]:
-    row = connection.execute(select(campaigns).where(campaigns.c.id == campaign)).first()
+    row = connection.execute(select(campaigns).where(campaigns.c.id == campaign, _THERE)).first()
     if row is None:
         raise FleetError("campaign.not_found", f"there is no campaign {campaign[:80]!r}", 404)
     return row

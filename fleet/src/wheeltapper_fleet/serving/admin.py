@@ -19,6 +19,7 @@ from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.totals import fleet_totals
 from wheeltapper_fleet.campaigns import rollback
 from wheeltapper_fleet.campaigns import service as campaigns
+from wheeltapper_fleet.campaigns.creation import create_campaign
 from wheeltapper_fleet.campaigns.rules.spec import read_spec
 from wheeltapper_fleet.campaigns.views import get_campaign
 from wheeltapper_fleet.config import FleetConfig
@@ -39,7 +40,7 @@ class Campaigns:
 
     def create(self, spec: Mapping[str, Any], who: str) -> str:
         self._check_verifiable(spec)
-        return campaigns.create_campaign(self._database, spec, who=who, now=time.time())
+        return create_campaign(self._database, spec, who=who, now=time.time())
 
     def act(self, campaign: str, action: str, expected_version: int, who: str) -> None:
         act: Callable[..., object] = {
