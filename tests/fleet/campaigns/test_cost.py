@@ -12,7 +12,7 @@ from sqlalchemy import Engine, Select, event, select
 
 from tests.fleet.campaigns.world import World, create
 from wheeltapper_fleet import tables
-from wheeltapper_fleet.campaigns import moves
+from wheeltapper_fleet.campaigns import creation, moves
 from wheeltapper_fleet.campaigns.service import abort_campaign
 from wheeltapper_fleet.db.engine import open_database, reading
 from wheeltapper_protocols.wire.messages import ExecutionState
@@ -68,8 +68,9 @@ def test_reports_and_ticks_cost_the_same_in_a_campaign_of_any_size(tmp_path: Pat
     assert all(statement.startswith("SELECT") for statement, _ in many["a tick after nothing"])
 
 
-def test_no_transaction_moves_more_than_a_slice(tmp_path: Path) -> None:
+def test_no_transaction_moves_more_than_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(open_database(f"sqlite:///{tmp_path}/fleet.db"))
+    monkeypatch.setattr(creation, "SLICE", 250)
     world.populate(600)
     with statements(world.database) as seen:
         campaign = create(world, waves=[{}])
