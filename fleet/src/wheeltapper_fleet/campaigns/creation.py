@@ -32,7 +32,14 @@ from wheeltapper_fleet.campaigns.store import (
     insert_executions,
     log_campaign,
 )
-from wheeltapper_fleet.campaigns.tables import campaign_log, campaign_releases, campaign_tallies, campaigns, executions, tally_changes
+from wheeltapper_fleet.campaigns.tables import (
+    campaign_log,
+    campaign_releases,
+    campaign_tallies,
+    campaigns,
+    executions,
+    tally_changes,
+)
 from wheeltapper_fleet.campaigns.windows import check_time_zone
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
