@@ -56,6 +56,8 @@ from wheeltapper_fleet.ground.threads import share_interpreter
 from wheeltapper_fleet.history.place import HistoryPlace
 from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
+from wheeltapper_fleet.learning.policies.acting import Acting
+from wheeltapper_fleet.learning.policies.engine import PolicyEngine
 from wheeltapper_fleet.learning.runs.service import silent_turn
 from wheeltapper_fleet.lineage.contents import index_turn
 from wheeltapper_fleet.notify.delivery import Delivery
@@ -223,7 +225,8 @@ def _build(config: FleetConfig, trust: _Trust, ports: Mapping[str, int], stack: 
         membership.start()
     failing = [messaging.failing]
     if config.role in ("all", "engine") and messaging.link is not None:
-        work = LeadersWork(trust.director.sign, messaging.link, functools.partial(_duties, config, messaging))
+        duties = functools.partial(_duties, config, messaging, upkeep)
+        work = LeadersWork(trust.director.sign, messaging.link, duties)
         leadership = Leadership(database, config.process, work.begin, work.end)
         stack.callback(leadership.stop)
         leadership.start()
@@ -264,7 +267,7 @@ def _build_http(
         campaigns=Campaigns(database, upkeep),
         captures=CaptureRequests(database),
         captures_dir=data_dir / "captures",
-        datasets=DatasetStore(config.datasets_url or data_dir / "datasets"),
+        datasets=_datasets(config),
         clock=clock,
         hosts=tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", config.admin_host, *config.public_hosts))),
         failing=lambda: [name for each in failing for name in each()],
@@ -280,6 +283,11 @@ def _build_http(
     return _Http(admin_server(config, context), device, context.events)
 
 
+def _datasets(config: FleetConfig) -> DatasetStore:
+    """The store of datasets."""
+    return DatasetStore(config.datasets_url or config.data_dir / "datasets")
+
+
 def _endpoints(config: FleetConfig, ports: Mapping[str, int]) -> Endpoints:
     """The addresses that devices are told at their enrolment."""
     public = config.public_hosts[0]
@@ -290,7 +298,9 @@ def _endpoints(config: FleetConfig, ports: Mapping[str, int]) -> Endpoints:
     return Endpoints(*split_address(first), https_url, config.broker.addresses)
 
 
-def _duties(config: FleetConfig, messaging: Messaging, database: Database, stack: ExitStack) -> Iterator[Duty]:
+def _duties(
+    config: FleetConfig, messaging: Messaging, upkeep: Upkeep, database: Database, stack: ExitStack
+) -> Iterator[Duty]:
     """Everything of the rooms that comes back by the clock: one line each. Only the leading process does it, on the
     ``database`` that it is given; ``stack`` ends what they need once the duties have ended.
     """
@@ -305,9 +315,11 @@ def _duties(config: FleetConfig, messaging: Messaging, database: Database, stack
     yield Duty("silent trainers", 5.0, silent_turn(database))
     yield Duty("unfinished campaigns", 600.0, unfinished_turn(database))
     yield Duty("telemetry gates", EVERY_SECONDS, Observer(database).look)
-    datasets = functools.partial(DatasetStore, config.datasets_url or config.data_dir / "datasets")
+    datasets = functools.partial(_datasets, config)
     yield Duty("promotions", 60.0, promotions_turn(database))
     yield Duty("dataset index", 60.0, index_turn(database, datasets))
+    acting = Acting(database, datasets, config.data_dir / "captures", upkeep.check_campaign)
+    yield Duty("learning policies", 1.0, PolicyEngine(acting, announce).turn)
     retention = Retention(database, config.keep)
     if config.history.url:
         moved = Segments(database, HistoryPlace(config.history.url), config.history.after_days * 86_400.0)

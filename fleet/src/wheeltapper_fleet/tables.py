@@ -42,6 +42,8 @@ from wheeltapper_fleet.devices.tables import (
     issued_certificates,
 )
 from wheeltapper_fleet.history.tables import segments
+from wheeltapper_fleet.learning.candidates.tables import candidates
+from wheeltapper_fleet.learning.policies.tables import policies, policy_events
 from wheeltapper_fleet.learning.runs.tables import runs
 from wheeltapper_fleet.lineage.tables import dataset_contents, dataset_index
 from wheeltapper_fleet.notify.tables import notifications, notify_targets
@@ -73,6 +75,7 @@ __all__ = [
     "campaign_releases",
     "campaign_tallies",
     "campaigns",
+    "candidates",
     "captures",
     "case_log",
     "cases",
@@ -104,6 +107,8 @@ __all__ = [
     "notifications",
     "notify_targets",
     "point_mappings",
+    "policies",
+    "policy_events",
     "processes",
     "promotion_log",
     "promotion_rules",

@@ -44,6 +44,7 @@ _OPERATOR: Final = _VIEWER | {
     "campaign.complete",
     "campaign.abort",
     "campaign.rollback",
+    "policy.pause",
 }
 _RELEASE_MANAGER: Final = _OPERATOR | {
     "release.publish",
@@ -54,8 +55,11 @@ _RELEASE_MANAGER: Final = _OPERATOR | {
     "campaign.create",
     "campaign.start",
     "campaign.resume",
+    "policy.edit",
+    "policy.resume",
+    "candidate.decide",
 }
-_APPROVER: Final = _VIEWER | {"campaign.approve", "promotion.approve"}
+_APPROVER: Final = _VIEWER | {"campaign.approve", "promotion.approve", "candidate.decide"}
 _TRAINER: Final = _VIEWER | {"run.execute"}
 _ADMIN: Final = _RELEASE_MANAGER | _APPROVER | _TRAINER | {"access.manage", "audit.read", "settings.edit"}
 
@@ -125,6 +129,18 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /runs/{run}/finish": "run.execute",
     "GET /runs/{run}/bundle/{file}": "read",
     "GET /runs/{run}/plots/{plot}": "read",
+    "POST /policies": "policy.edit",
+    "GET /policies": "read",
+    "GET /policies/{policy}": "read",
+    "GET /policies/{policy}/events": "read",
+    "GET /policies/{policy}/events/{event}/causes": "read",
+    "POST /policies/{policy}/remove": "policy.edit",
+    "POST /policies/{policy}/pause": "policy.pause",
+    "POST /policies/{policy}/resume": "policy.resume",
+    "GET /candidates": "read",
+    "GET /candidates/{candidate}": "read",
+    "POST /candidates/{candidate}/approve": "candidate.decide",
+    "POST /candidates/{candidate}/reject": "candidate.decide",
     "HEAD /blobs/{sha256}": "read",
     "PUT /blobs/{sha256}": "release.publish",
     "GET /models/{model}/targets": "read",

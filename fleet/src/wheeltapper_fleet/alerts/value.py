@@ -22,7 +22,16 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.notify.occurrence import Occurrence, OccurrenceKind
 
-__all__ = ["budget_turn", "check_budgets", "delete_budget", "list_budgets", "list_labels", "list_value", "set_budget"]
+__all__ = [
+    "budget_turn",
+    "check_budgets",
+    "count_verdicts",
+    "delete_budget",
+    "list_budgets",
+    "list_labels",
+    "list_value",
+    "set_budget",
+]
 
 _DAY: Final = 86_400.0
 _LEADS: Final = 5000
@@ -58,6 +67,15 @@ def list_value(
         rows, following = page_of(connection, select(grouped), key, limit=limit, after=after)
         leads = _lead_times(connection, outcomes, {row.model for row in rows})
     return Page([_ledger(row, leads.get((row.model, row.site), [])) for row in rows], following)
+
+
+def count_verdicts(connection: Connection, model: str, release: int, since: float, until: float) -> tuple[int, int]:
+    """How many cases of a release were resolved between two times (Unix seconds) as true faults, and as false alarms.
+    Costs the model's labels of that time."""
+    outcomes = _outcomes(since, until, model)
+    counts = [func.coalesce(_count(outcomes.c.verdict == verdict), 0) for verdict in ("true_fault", "false_alarm")]
+    true, false = connection.execute(select(*counts).where(outcomes.c.release == release)).one()
+    return int(true), int(false)
 
 
 def list_labels(

@@ -55,7 +55,14 @@ _ABANDONED_SECONDS: Final = 600.0
 """After this a campaign that is still being created has lost whoever created it."""
 
 
-def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, who: str, now: float) -> str:
+def create_campaign(
+    engine: Engine,
+    spec: CampaignSpec | Mapping[str, Any],
+    *,
+    who: str,
+    now: float,
+    campaign_id: str | None = None,
+) -> str:
     """Create a campaign as DRAFT, over the devices that are in its audience now; returns its id.
 
     Cost: some 3 s for 100,000 devices, in transactions of :data:`SLICE` of them.
@@ -67,6 +74,7 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
         spec: what the campaign is to do.
         who: the person, for the log.
         now: Unix seconds.
+        campaign_id: its id, which no other campaign has, for whoever has to find it again; by default by lot.
 
     Raises:
         FleetError: ``campaign.spec_invalid``, ``campaign.rule_invalid``, ``campaign.rule_unreachable``,
@@ -76,7 +84,7 @@ def create_campaign(engine: Engine, spec: CampaignSpec | Mapping[str, Any], *, w
     """
     checked = read_spec(spec)
     check_time_zone(checked)
-    campaign_id = f"c-{secrets.token_hex(6)}"
+    campaign_id = campaign_id or f"c-{secrets.token_hex(6)}"
     with reading(engine) as connection:
         check_releases(connection, checked)
         planned = plan_waves(checked, audience_of(connection, checked.audience, now))

@@ -19,6 +19,7 @@ from wheeltapper_fleet.cli.backups import backup_app
 from wheeltapper_fleet.cli.brokers import broker_app
 from wheeltapper_fleet.cli.bundles import bundle_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
+from wheeltapper_fleet.cli.candidates import candidate_app
 from wheeltapper_fleet.cli.cases import case_app
 from wheeltapper_fleet.cli.datasets import dataset_app
 from wheeltapper_fleet.cli.devices import device_app
@@ -28,6 +29,7 @@ from wheeltapper_fleet.cli.keys import keys_app
 from wheeltapper_fleet.cli.lineage import lineage_app
 from wheeltapper_fleet.cli.notify import notify_app
 from wheeltapper_fleet.cli.options import AsJson
+from wheeltapper_fleet.cli.policies import policy_app
 from wheeltapper_fleet.cli.processes import processes
 from wheeltapper_fleet.cli.releases import release_app
 from wheeltapper_fleet.cli.runs import run_app
@@ -67,6 +69,8 @@ app.add_typer(notify_app, name="notify")
 app.add_typer(train_app, name="train")
 app.add_typer(run_app, name="run")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(policy_app, name="policy")
+app.add_typer(candidate_app, name="candidate")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(backup_app, name="backup")
 app.add_typer(history_app, name="history")

@@ -13,7 +13,7 @@ from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
 from wheeltapper_fleet.cli.promotions import promotions_app, release_promote, rule_app
 from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_result, print_table
 
-__all__ = ["release_app"]
+__all__ = ["release_app", "tested_here"]
 
 release_app = typer.Typer(help="Releases: publish, list, verify; default releases and aliases.", no_args_is_help=True)
 release_app.add_typer(default_app, name="default")
@@ -51,7 +51,7 @@ def release_publish(
     line on standard error says so.
     """
     with open_client(url, token_file, data_dir) as client:
-        self_tested = not no_self_test and _self_tested(bundle, agent or [])
+        self_tested = not no_self_test and tested_here(bundle, agent or [])
         made = client.publish_bundle(bundle, key, rollback_floor)
         made["self_tested"] = self_tested
         text = f"{made['model']} release {made['release']} is published"
@@ -63,7 +63,7 @@ def release_publish(
     print_result(made, text, as_json)
 
 
-def _self_tested(bundle: Path, agents: list[str]) -> bool:
+def tested_here(bundle: Path, agents: list[str]) -> bool:
     """Refuse what no device would take, as `wheeltapper bundle check` does; False: no agent is installed here."""
     from wheeltapper_fleet.training.bundle_check import self_tested
     from wheeltapper_fleet.training.desk_agent import DeskAgent, has_agent

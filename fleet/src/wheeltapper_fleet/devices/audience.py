@@ -17,7 +17,7 @@ from wheeltapper_fleet.devices.tables import device_tags, devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.query import parse
 
-__all__ = ["in_audience", "select_audience"]
+__all__ = ["audience_among", "in_audience", "select_audience"]
 
 _SLICE: Final = 5_000
 """Names that are asked for in one statement."""
@@ -71,6 +71,19 @@ def in_audience(
         return False
     wanted = select(devices.c.id).where(devices.c.id == device, *_conditions(tags, query, now))
     return connection.execute(wanted).first() is not None
+
+
+def audience_among(
+    connection: Connection, names: Collection[str], tags: Mapping[str, str], query: str = "", now: float = 0.0
+) -> set[str]:
+    """Those of ``names`` that are active, carry all of ``tags`` and match ``query`` at ``now``. Costs what it is asked
+    about, not the fleet."""
+    found: set[str] = set()
+    wanted = sorted(set(names))
+    for begin in range(0, len(wanted), _SLICE):
+        mine = devices.c.id.in_(wanted[begin : begin + _SLICE])
+        found |= set(connection.execute(select(devices.c.id).where(mine, *_conditions(tags, query, now))).scalars())
+    return found
 
 
 _ACTIVE: Final = devices.c.state == DeviceState.ACTIVE.value

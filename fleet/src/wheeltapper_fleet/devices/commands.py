@@ -12,12 +12,13 @@ import logging
 import math
 import secrets
 import zlib
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, select, tuple_
 
-from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.engine import insert_ignore, reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.rules import CONNECTING, DeviceState
 from wheeltapper_fleet.devices.schemas import CommandDetail
@@ -44,6 +45,7 @@ __all__ = [
     "CommandRepeater",
     "answer_command",
     "apply_command_report",
+    "ask_captures",
     "create_capture",
     "create_command",
     "get_command",
@@ -117,6 +119,36 @@ def create_command(
         row = {"id": command, "device": device, "body": msgspec.to_builtins(parsed), "who": who[:128]}
         connection.execute(commands.insert().values(**row, created_at=now, expires_at=now + expires_seconds))
     return command
+
+
+def ask_captures(
+    connection: Connection,
+    asked: Mapping[str, str],
+    *,
+    pipeline: str,
+    snapshots: int,
+    now: float,
+    expires_seconds: float,
+    who: str,
+) -> None:
+    """Ask devices for recordings, in the caller's transaction. A command that is there already is not made again, and
+    a device that may not connect is not asked.
+
+    Args:
+        connection: of the transaction.
+        asked: the device of each command, by the command's id.
+        pipeline: records its next windows,
+        snapshots: so many.
+        now: Unix seconds.
+        expires_seconds: it is over after so long.
+        who: asks.
+    """
+    body = msgspec.to_builtins(CaptureCommand(pipeline=pipeline, snapshots=snapshots))
+    active = select(devices.c.id).where(devices.c.id.in_(asked.values()), devices.c.state.in_(sorted(CONNECTING)))
+    there = set(connection.execute(active).scalars())
+    row = {"body": body, "who": who[:128], "created_at": now, "expires_at": now + expires_seconds}
+    rows = [{"id": command, "device": device, **row} for command, device in asked.items() if device in there]
+    insert_ignore(connection, commands, rows)
 
 
 def answer_command(connection: Connection, device: str, command: str, answer: dict[str, Any], now: float) -> bool:

@@ -6,6 +6,7 @@ labels of each device's pipeline on it; nothing is proportional to the fleet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, select
@@ -22,7 +23,7 @@ from wheeltapper_fleet.ground.paging import Page
 from wheeltapper_fleet.ground.query import parse
 from wheeltapper_fleet.learning.schemas import CaptureForDataset, CaptureLabel
 
-__all__ = ["list_captures"]
+__all__ = ["captures_of", "list_captures"]
 
 _LABELS: Final = 50
 
@@ -61,13 +62,26 @@ def list_captures(
     with reading(engine) as connection:
         key = (captures.c.received_at, captures.c.command)
         rows, following = page_of(connection, wanted, key, limit=limit, after=after)
-        machines = _machines(connection, rows)
-        known: dict[tuple[str, str], list[CaptureLabel]] = {}
-        for row in rows:
-            source = (row.device, row.pipeline)
-            if source not in known:
-                known[source] = _labels(connection, *source)
-    return Page([_capture(row, machines, known) for row in rows], following)
+        found = _described(connection, rows)
+    return Page(found, following)
+
+
+def captures_of(connection: Connection, names: Sequence[str]) -> list[CaptureForDataset]:
+    """Those recordings of ``names`` (commands, or rules' recordings) that are here, in their order; at most some
+    hundreds."""
+    wanted = select(captures).where(captures.c.command.in_(names)).order_by(captures.c.received_at, captures.c.command)
+    return _described(connection, connection.execute(wanted).all())
+
+
+def _described(connection: Connection, rows: Any) -> list[CaptureForDataset]:
+    """Rows with their machines and labels."""
+    machines = _machines(connection, rows)
+    known: dict[tuple[str, str], list[CaptureLabel]] = {}
+    for row in rows:
+        source = (row.device, row.pipeline)
+        if source not in known:
+            known[source] = _labels(connection, *source)
+    return [_capture(row, machines, known) for row in rows]
 
 
 def _machines(connection: Connection, rows: Any) -> dict[str, str]:

@@ -18,6 +18,8 @@ class OccurrenceKind(StrEnum):
     CASE_WORSE = "case.worse"
     CASE_RESOLVED = "case.resolved"
     BUDGET_EXCEEDED = "budget.exceeded"
+    CANDIDATE_WAITING = "candidate.waiting"
+    POLICY_STOPPED = "policy.stopped"
     TEST = "test"
 
 

@@ -20,7 +20,15 @@ __all__ = ["MadeTarget", "NotificationView", "TargetChange", "TargetRequest", "T
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
 _Word = Annotated[str, StringConstraints(min_length=1, max_length=120, pattern=PRINTABLE)]
-_Event = Literal["case.opened", "case.reopened", "case.worse", "case.resolved", "budget.exceeded"]
+_Event = Literal[
+    "case.opened",
+    "case.reopened",
+    "case.worse",
+    "case.resolved",
+    "budget.exceeded",
+    "candidate.waiting",
+    "policy.stopped",
+]
 _Severity = Literal["normal", "warning", "critical"]
 _Words = Annotated[list[_Word], Field(max_length=100)]
 _Address = Annotated[str, StringConstraints(min_length=3, max_length=2000, pattern=PRINTABLE)]

@@ -26,6 +26,7 @@ __all__ = [
     "count_windows",
     "delivery_of",
     "last_scores",
+    "newest_drift_reports",
     "newest_scores",
     "record_totals",
     "release_drift",
@@ -123,6 +124,41 @@ def total_records(connection: Connection) -> SpoolTotals:
     return SpoolTotals(stored=int(stored), missing=missing, dropped=int(dropped), refused=int(refusals))
 
 
+def newest_drift_reports(
+    connection: Connection, model: str, release: int, since: float, until: float, device: str | None = None
+) -> Iterator[tuple[str, DriftReport]]:
+    """The newest reports about a release, each with its device: one more than :data:`MAX_REPORTS` at most.
+
+    Args:
+        connection: to the fleet's database.
+        model: of the release.
+        release: its number.
+        since: Unix seconds; reports count that came to the fleet from then on,
+        until: and before this.
+        device: count only reports of this device.
+    """
+    where = [
+        drift_reports.c.model == model,
+        drift_reports.c.release == release,
+        drift_reports.c.received_at >= since,
+        drift_reports.c.received_at < until,
+    ]
+    if device is not None:
+        where.append(drift_reports.c.device == device)
+    its_message = (
+        messages.c.device == drift_reports.c.device,
+        messages.c.received_at == drift_reports.c.received_at,
+        messages.c.epoch == drift_reports.c.epoch,
+        messages.c.first_seq == drift_reports.c.seq,
+    )
+    newest = select(messages.c.device, messages.c.body).join_from(drift_reports, messages, and_(*its_message))
+    newest = newest.where(*where).order_by(drift_reports.c.received_at.desc())
+    for row in connection.execute(newest.limit(MAX_REPORTS + 1)):
+        report = decode(Up.REPORT, row.body)
+        if isinstance(report, Report) and isinstance(report.body, DriftReport):
+            yield row.device, report.body
+
+
 def release_drift(
     engine: Engine, manifest: Manifest, since: float, until: float, device: str | None = None
 ) -> ReleaseDrift:
@@ -146,30 +182,12 @@ def release_drift(
         message = f"release {release} of {manifest.model} has no reference to compare with; train it again"
         raise FleetError("drift.no_reference", message, 404)
     totals = DriftTotals.empty(manifest.drift)
-    where = [
-        drift_reports.c.model == manifest.model,
-        drift_reports.c.release == release,
-        drift_reports.c.received_at >= since,
-        drift_reports.c.received_at < until,
-    ]
-    if device is not None:
-        where.append(drift_reports.c.device == device)
-    its_message = (
-        messages.c.device == drift_reports.c.device,
-        messages.c.received_at == drift_reports.c.received_at,
-        messages.c.epoch == drift_reports.c.epoch,
-        messages.c.first_seq == drift_reports.c.seq,
-    )
-    newest = select(messages.c.device, messages.c.body).join_from(drift_reports, messages, and_(*its_message))
-    newest = newest.where(*where).order_by(drift_reports.c.received_at.desc())
     with reading(engine) as connection:
-        for row in connection.execute(newest.limit(MAX_REPORTS + 1)):
+        for reporter, report in newest_drift_reports(connection, manifest.model, release, since, until, device):
             if totals.reports + totals.left_out == MAX_REPORTS:
                 totals.left_out += 1
                 break
-            report = decode(Up.REPORT, row.body)
-            if isinstance(report, Report) and isinstance(report.body, DriftReport):
-                totals.add(row.device, report.body)
+            totals.add(reporter, report)
     names = [feature.name for feature in manifest.features]
     return compare_with_training(
         manifest.drift, names, totals, model=manifest.model, release=release, since=since, until=until
