@@ -291,6 +291,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "training.judging.metrics",
         "training.own_input",
         "training.recipe",
+        "training.runs.plots",
         "trust.expiry",
         "ui.charts",
     ),

@@ -17,6 +17,8 @@ from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.fault_classifier import macro_auroc
 from wheeltapper_fleet.training.recipe_files import train_recipe
 from wheeltapper_fleet.training.recipes import Job
+from wheeltapper_fleet.training.runs.folder import RunFolder
+from wheeltapper_fleet.training.runs.measured import Measured
 from wheeltapper_fleet.training.vibration_windows import folds_of, read_labelled
 from wheeltapper_protocols.manifest.manifest import MODEL_FILE
 from wheeltapper_protocols.signal.recording import Recording
@@ -50,10 +52,14 @@ def fleet_of(machines: int, first: int = 0) -> list[Recording]:
 
 def test_a_device_takes_the_bundle_and_names_faults_of_machines_that_nobody_has_seen(tmp_path: Path) -> None:
     warned: list[str] = []
-    job = Job(out=tmp_path / "one", model="bearing-fault", warn=warned.append)
+    folder = RunFolder(tmp_path / "run")
+    shown = Measured(folder)
+    job = Job(out=tmp_path / "one", model="bearing-fault", warn=warned.append, shown=shown)
     manifest = train_recipe("fault-classifier", QUICK, fleet_of(3), job)
     loaded = load_bundle(tmp_path / "one")
     self_test(loaded)
+    assert set(folder.plot_files()) == {"confusion", "loss", "reliability", "roc"}
+    assert shown.metrics["accuracy"] > 0.5
     assert not warned
     assert manifest.classification is not None
     assert manifest.classification.classes == ["inner", "normal", "outer"]

@@ -19,6 +19,8 @@ from wheeltapper_fleet.training.life_windows import Windows, nearing_end
 from wheeltapper_fleet.training.recipe_files import train_recipe
 from wheeltapper_fleet.training.recipes import Job
 from wheeltapper_fleet.training.regimes import find_regimes
+from wheeltapper_fleet.training.runs.folder import RunFolder
+from wheeltapper_fleet.training.runs.measured import Measured
 from wheeltapper_protocols.manifest.manifest import GOLDEN_FILE, MODEL_FILE
 from wheeltapper_protocols.signal.recording import Recording, write_recording
 
@@ -57,7 +59,11 @@ def job(out: Path, **fields: Any) -> Job:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("life") / "bundle"
-    train_recipe("remaining-life", QUICK, [machine(seed, 6, seed % 3) for seed in range(25)], job(out))
+    folder = RunFolder(out.parent / "run")
+    shown = Measured(folder)
+    train_recipe("remaining-life", QUICK, [machine(seed, 6, seed % 3) for seed in range(25)], job(out, shown=shown))
+    assert set(folder.plot_files()) == {"loss", "remaining-life"}
+    assert 0 < shown.metrics["mean_absolute_error"] < 60
     return out
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
 from wheeltapper_fleet.cli.support import (
+    BAD_INPUT,
     FAILED,
     fail,
+    failures,
     format_time,
     open_client,
     print_json,
@@ -21,6 +24,10 @@ from wheeltapper_fleet.cli.support import (
     printable,
 )
 
+if TYPE_CHECKING:
+    from wheeltapper_fleet.client.fleet_client import FleetClient
+    from wheeltapper_fleet.training.runs.local_store import LocalRuns
+
 __all__ = ["run_app"]
 
 run_app = typer.Typer(help="Runs of recipes: queue, watch, cancel, compare.", no_args_is_help=True)
@@ -28,6 +35,9 @@ run_app = typer.Typer(help="Runs of recipes: queue, watch, cancel, compare.", no
 _ENDED: Final = ("SUCCEEDED", "FAILED", "CANCELLED")
 _LOOK_SECONDS: Final = 0.5
 RunId = Annotated[str, typer.Argument(help="The run's id, as `run list` shows it.")]
+Local = Annotated[bool, typer.Option("--local", help="Runs of this computer, in --runs; needs no service.")]
+Runs = Annotated[Path, typer.Option(help="With --local: the folder of the runs.")]
+_RUNS: Final = Path("wheeltapper-runs")
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait at most; 0: as long as it takes.")]
 
 
@@ -36,25 +46,77 @@ def run_start(
     recipe: Annotated[Path, typer.Argument(help="The recipe file (TOML); its [data] names a dataset.")],
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="[default: the recipe file's]")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it ends, as `run wait` does.")] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Execute it here, now, and without a service; needs wheeltapper-fleet[train]."),
+    ] = False,
+    executor: Annotated[str, typer.Option(help="With --local: where trials of a search run: local.")] = "local",
+    runs: Runs = _RUNS,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a run of a recipe file; a `wheeltapper trainer` executes it."""
+    """Queue a run of a recipe file; a `wheeltapper trainer` executes it. With --local execute it here."""
+    if local:
+        with _local(runs) as store, _shown() as show:
+            made = store.get(store.start(recipe, seed, _user(), executor, show))
+        print_result(made, _line(made), as_json)
+        _exit(made)
+        return
     with open_client(url, token_file, data_dir) as client:
         made = client.queue_run(_text(recipe), seed)
         if wait:
             made = _wait(client, made["id"], 0)
     print_result(made, _line(made), as_json)
-    _exit(made) if wait else None
+    if wait:
+        _exit(made)
+
+
+@run_app.command("resume")
+def run_resume(run: RunId, runs: Runs = _RUNS, as_json: AsJson = False) -> None:
+    """Go on with a run of this computer that was interrupted or failed: trials that are done are not done again."""
+    with _local(runs) as store, _shown() as show:
+        store.resume(run, show)
+        made = store.get(run)
+    print_result(made, _line(made), as_json)
+    _exit(made)
+
+
+@contextmanager
+def _local(runs: Path) -> Iterator[LocalRuns]:
+    """The runs of this computer; ends the command where the extra is not installed."""
+    with failures():
+        try:
+            from wheeltapper_fleet.training.runs.local_store import LocalRuns
+        except ModuleNotFoundError as error:
+            fail("train.missing", f"{error.name} is not installed; install wheeltapper-fleet[train]")
+        yield LocalRuns(runs)
+
+
+@contextmanager
+def _shown() -> Iterator[Any]:
+    """What shows the progress of a run on a terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda progress: status.update(printable(progress.text or "starting"))
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # there is no name for this user
+        return "somebody"
 
 
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        fail("recipe.malformed", f"{file.name} is no recipe: {error}", 2)
+        fail("recipe.malformed", f"{file.name} is no recipe: {error}", BAD_INPUT)
 
 
 @run_app.command("list")
@@ -64,6 +126,8 @@ def run_list(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many runs.")] = 50,
+    local: Local = False,
+    runs: Runs = _RUNS,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
@@ -71,8 +135,12 @@ def run_list(
 ) -> None:
     """List runs, newest first."""
     query = {name: value for name, value in (("state", state), ("model", model)) if value is not None}
-    with open_client(url, token_file, data_dir) as client:
-        found = client.runs(limit, **query)
+    if local:
+        with _local(runs) as store:
+            found = [each for each in store.list() if all(each[name] == value for name, value in query.items())][:limit]
+    else:
+        with open_client(url, token_file, data_dir) as client:
+            found = client.runs(limit, **query)
     if as_json:
         print_json(found)
         return
@@ -95,18 +163,84 @@ def run_list(
 @run_app.command("show")
 def run_show(
     run: RunId,
+    plots: Annotated[Path | None, typer.Option(help="Also write its plots (SVG) into this folder.")] = None,
+    local: Local = False,
+    runs: Runs = _RUNS,
     url: Url = None,
     token_file: TokenFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: how far it is, its parameters, digests, gates and metrics, and what went wrong."""
-    with open_client(url, token_file, data_dir) as client:
-        found = client.run(run)
+    """Show a run: how far it is, its parameters, digests, gates, metrics and trials, and what went wrong."""
+    if local:
+        with _local(runs) as store:
+            found = store.get(run)
+            if plots is not None:
+                _write_plots(plots, {name: path.read_bytes() for name, path in store.plot_files(run).items()})
+    else:
+        with open_client(url, token_file, data_dir) as client:
+            found = client.run(run)
+            if plots is not None:
+                _write_plots(plots, {name: client.run_plot(run, name) for name in found["plots"]})
     if as_json:
         print_json(found)
         return
     _print_run(found)
+
+
+def _write_plots(folder: Path, plots: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in plots.items():
+        (folder / f"{name}.svg").write_bytes(content)
+        typer.echo(f"plot: {folder / f'{name}.svg'}", err=True)
+
+
+@run_app.command("compare")
+def run_compare(
+    one: RunId,
+    other: RunId,
+    local: Local = False,
+    runs: Runs = _RUNS,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: which parameters and digests differ, and each metric beside the other's."""
+    if local:
+        with _local(runs) as store:
+            both = store.get(one), store.get(other)
+    else:
+        with open_client(url, token_file, data_dir) as client:
+            both = client.run(one), client.run(other)
+    found = _compared(*both)
+    if as_json:
+        print_json(found)
+        return
+    rows: list[tuple[object, ...]] = []
+    for kind in ("settings", "parameters", "digests", "metrics"):
+        for name, (mine, theirs) in found[kind].items():
+            number = isinstance(mine, float | int) and isinstance(theirs, float | int) and kind == "metrics"
+            change = f"{theirs - mine:+.4g}" if number else "differs"
+            rows.append((kind, name, *(_cell(value) for value in (mine, theirs)), change))
+    print_table(("WHAT", "NAME", one, other, "CHANGE"), rows, "nothing differs")
+    same = both[0]["digests"].get("model") == both[1]["digests"].get("model") is not None
+    typer.echo("the model's bytes are the same" if same else "the models differ")
+
+
+def _cell(value: object) -> str | None:
+    return None if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)[:40]
+
+
+def _compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, parameters and digests that differ, and all metrics: what each of two runs has, by name."""
+    settings = {name: (one[name], other[name]) for name in ("model", "recipe", "dataset", "seed", "state")}
+    found: dict[str, Any] = {"settings": {name: pair for name, pair in settings.items() if pair[0] != pair[1]}}
+    for kind in ("parameters", "digests", "metrics"):
+        names = sorted({*one[kind], *other[kind]})
+        pairs = {name: (one[kind].get(name), other[kind].get(name)) for name in names}
+        found[kind] = {name: pair for name, pair in pairs.items() if kind == "metrics" or pair[0] != pair[1]}
+    return found
 
 
 def _print_run(found: Mapping[str, Any]) -> None:
@@ -127,6 +261,13 @@ def _print_run(found: Mapping[str, Any]) -> None:
     for key, value in sorted(found["metrics"].items()):
         if key not in gates:
             typer.echo(printable(f"metric  {key}: {value:.6g}"))
+    for name in sorted(found["plots"]):
+        typer.echo(f"plot    {name}")
+    for trial in found["trials"]:
+        value = "–" if trial["value"] is None else f"{trial['value']:.6g}"
+        chosen = ", ".join(f"{name} = {each}" for name, each in sorted(trial["parameters"].items()))
+        line = f"trial   {trial['number']}: {trial['state']} {value} ({chosen}) {trial['detail']}"
+        typer.echo(printable(line.rstrip()))
     for text in found["warnings"]:
         typer.echo(printable(f"warning: {text}"))
 
@@ -176,7 +317,7 @@ def run_bundle(
     print_result({"run": run, "bundle": str(out)}, f"bundle: {out}", as_json)
 
 
-def _wait(client: Any, run: str, timeout_seconds: float) -> dict[str, Any]:
+def _wait(client: FleetClient, run: str, timeout_seconds: float) -> dict[str, Any]:
     """The run at its end, or as it is when the time is over."""
     deadline = time.monotonic() + timeout_seconds if timeout_seconds else None
     while True:
@@ -196,6 +337,6 @@ def _line(found: Mapping[str, Any]) -> str:
     done = found["progress"]
     now = f" ({found['progress_text']}{'' if done is None else f', {100 * done:.0f} %'})"
     more = now if found["state"] == "RUNNING" else ""
-    if found["error_code"]:
+    if found["error_code"] is not None:
         more = f": {found['error_detail']} [{found['error_code']}]"
     return printable(f"{found['id']} {found['state']}{more}: {found['model']}")

@@ -219,6 +219,9 @@ def recipe(
     with failures(), _console() as (show, warn, warnings):
         files = _recipe_files()
         written = files.read_recipe_file(file)
+        if written.search is not None:
+            why = f"{file.name} has a [search]: `wheeltapper run start {file.name} --local` carries it out"
+            fail("recipe.search", why, BAD_INPUT)
         data, origin = files.open_data(written.data, file.parent)
         job = files.Job(
             out=out, model=written.model, seed=written.seed, replace=force, lineage=tuple(origin.items()),

@@ -107,6 +107,8 @@ class ConvNet:
         shapes += [(flat, hidden), (hidden, outputs)]
         self.weights: list[Array] = [np.zeros(shape, np.float32) for shape in shapes]
         """[input, output] of each layer; the input of a convolution is [kernel, channel] as one row."""
+        self.losses: list[float] = []
+        """The mean loss of each epoch of :func:`fit`."""
         self.biases: list[Array] = [np.zeros(shape[1], np.float32) for shape in shapes]
         self._taps = [
             np.arange(length)[:, None] * form.stride + np.arange(form.kernel) * form.dilation
@@ -217,33 +219,38 @@ def fit(net: ConvNet, windows: Array, targets: npt.NDArray[Any], how: Fit, seed:
     """
     random = np.random.default_rng(seed)
     net.start(random)
+    net.losses = []
     values = [*net.weights, *net.biases]
     moments = [(np.zeros_like(value), np.zeros_like(value)) for value in values]
     steps, step = how.epochs * max(1, len(windows) // how.batch), 0
     for epoch in range(how.epochs):
         order = random.permutation(len(windows))
+        losses: list[float] = []
         with threadpool_limits(1):
             for first in range(0, max(1, len(order) - how.batch + 1), how.batch):
                 picked = order[first : first + how.batch]
                 x = windows[picked]
                 if how.noise:
                     x = x + random.normal(scale=how.noise, size=x.shape).astype(np.float32)
-                weights, biases = net.gradients(x, _slope(how.loss, targets[picked]))
+                weights, biases = net.gradients(x, _slope(how.loss, targets[picked], losses))
                 step += 1
                 rate = how.rate * (0.5 + 0.5 * np.cos(np.pi * min(1.0, step / steps)))
                 _adam(values, [*weights, *biases], moments, step, rate, how.decay, len(net.weights))
+        net.losses.append(float(np.mean(losses)))
         yield epoch + 1
 
 
-def _slope(loss: str, target: npt.NDArray[Any]) -> Any:
-    """The derivative of a loss by the output, as :meth:`ConvNet.gradients` takes it."""
+def _slope(loss: str, target: npt.NDArray[Any], losses: list[float]) -> Any:
+    """The derivative of a loss by the output, as :meth:`ConvNet.gradients` takes it; the loss goes to ``losses``."""
 
     def square(output: Array) -> Array:
+        losses.append(float(np.mean((output - target) ** 2)))
         return np.asarray((output - target) * np.float32(2.0 / len(target)))
 
     def classes(output: Array) -> Array:
         power = np.exp(output - output.max(axis=1, keepdims=True))
         power /= power.sum(axis=1, keepdims=True)
+        losses.append(-float(np.log(np.maximum(power[np.arange(len(target)), target], 1e-12)).mean()))
         power[np.arange(len(target)), target] -= 1
         return np.asarray(power / np.float32(len(target)))
 

@@ -98,6 +98,7 @@ class _FaultClassifier:
         for name in alone:
             job.warn(f"the class {name!r} is of one machine only: how it looks on others is not known")
         trained = _fit(data, fold, parameters, job)
+        job.shown.classes(softmax(trained.logits), data.classes, data.names)
         job.progress("quantization")
         exact = to_onnx(trained.nets, trained.front, parameters.window_samples, len(data.channels))
         model = quantize(exact, data.samples)
@@ -146,6 +147,7 @@ def _fit(data: Labelled, fold: npt.NDArray[np.int64], parameters: FaultClassifie
         how = Fit(loss="classes", epochs=epochs, batch=_BATCH, rate=2e-3, decay=0.1, noise=0.1)
         for epoch in fit(net, seen[rest], data.classes[rest], how, job.seed + number):
             job.progress(f"net {number + 1} of {parameters.folds}: {epoch} of {epochs} epochs")
+        job.shown.loss(f"net {number + 1}", net.losses)
         if mine.any():
             logits[mine] = net.predict(seen[mine])
         nets.append(net)

@@ -160,7 +160,11 @@ def read_recipe_file(path: Path) -> RecipeFile:
         made = read_recipe(path.read_text(encoding="utf-8"), path.name)
     except UnicodeDecodeError as error:
         raise TrainingError("recipe.malformed", f"{path.name} is no recipe: {error}") from error
-    parameters_of(find_recipe(made.recipe), made.parameters)
+    recipe = find_recipe(made.recipe)
+    parameters_of(recipe, made.parameters)
+    if made.search is not None and (unknown := sorted(set(made.search.parameters) - set(default_parameters(recipe)))):
+        why = f"[search.parameters] names {unknown[0]!r}, which the recipe {recipe.name!r} does not have"
+        raise TrainingError("recipe.parameters", why)
     return made
 
 

@@ -20,14 +20,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy.typing as npt
 
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.recording import Recording
 
-__all__ = ["GROUP", "Job", "Recipe", "Say", "Source", "label"]
+__all__ = ["GROUP", "Job", "Recipe", "Say", "Shown", "Source", "label"]
 
 GROUP: Final = "wheeltapper.recipes"
 """Entry points of this group are recipes: ``name = "package.module:RECIPE"``."""
@@ -36,6 +38,38 @@ _LOG = logging.getLogger(__name__)
 Say = Callable[[str], None]
 Source = Path | Recording
 """A recording, or the file that holds it: one at a time is in memory."""
+
+
+class Shown(Protocol):
+    """Takes what a recipe measured, beside its gates: a run keeps it as metrics and plots."""
+
+    def metric(self, name: str, value: float) -> None:
+        """A number, by name."""
+
+    def loss(self, name: str, values: Sequence[float]) -> None:
+        """The loss of a net after each epoch."""
+
+    def classes(self, probabilities: npt.NDArray[Any], classes: npt.NDArray[Any], names: Sequence[str]) -> None:
+        """Probabilities [window, class] of windows of machines that were not seen, and their true classes [window]."""
+
+    def lives(self, predicted: npt.NDArray[Any], truth: npt.NDArray[Any], unit: str) -> None:
+        """Remaining lives [window] that were predicted of machines that were not seen, and the true ones."""
+
+
+class _Unshown:
+    """Keeps nothing: a recipe that is trained without a run."""
+
+    def metric(self, name: str, value: float) -> None:
+        pass
+
+    def loss(self, name: str, values: Sequence[float]) -> None:
+        pass
+
+    def classes(self, probabilities: npt.NDArray[Any], classes: npt.NDArray[Any], names: Sequence[str]) -> None:
+        pass
+
+    def lives(self, predicted: npt.NDArray[Any], truth: npt.NDArray[Any], unit: str) -> None:
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +84,7 @@ class Job:
         lineage: what the manifest's lineage says beside what the recipe knows.
         progress: is called with a few words at each step.
         warn: is called with a sentence for each thing that was left out, or that so little data cannot show.
+        shown: takes what was measured, for the run's metrics and plots.
     """
 
     out: Path
@@ -59,6 +94,7 @@ class Job:
     lineage: tuple[tuple[str, str], ...] = ()
     progress: Say = lambda text: None
     warn: Say = _LOG.warning
+    shown: Shown = field(default_factory=_Unshown)
 
 
 @runtime_checkable

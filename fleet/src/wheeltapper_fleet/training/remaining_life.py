@@ -144,6 +144,7 @@ class _RemainingLife:
                 f"there are {len(lives)} lives; at least {MIN_MACHINES} are needed to say how far a prediction is off",
             )
         trained = _fit(lives, parameters, job)
+        job.shown.lives(trained.predicted, trained.truth, parameters.unit)
         job.progress("quantization")
         shape = parameters.window_samples, len(trained.raw.channels)
         exact = to_onnx(trained.nets, trained.front, *shape, trained.trees, trained.share)
@@ -270,6 +271,8 @@ def _best_nets(
             for epoch in fit(net, seen[rest], remaining[rest][:, None], how, job.seed + number + _FOLDS * repeat):
                 place = f"net {number * repeats + repeat + 1} of {_FOLDS * repeats}, weight decay {decay:g}"
                 job.progress(f"{place}: {epoch} of {epochs} epochs")
+            if not repeat:
+                job.shown.loss(f"decay {decay:g}, fold {number + 1}", net.losses)
             predicted[mine] += net.predict(seen[mine])[:, 0] / repeats
             nets[repeat].append(net)
         found.append((float(np.mean((np.clip(predicted, 0, 1) - remaining) ** 2)), decay, nets, predicted))

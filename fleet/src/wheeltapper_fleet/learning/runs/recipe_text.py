@@ -10,14 +10,14 @@ Example:
 from __future__ import annotations
 
 import tomllib
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from wheeltapper_fleet.learning.errors import TrainingError
 
-__all__ = ["MAX_RECIPE_BYTES", "Data", "RecipeFile", "read_recipe"]
+__all__ = ["MAX_RECIPE_BYTES", "Data", "Range", "RecipeFile", "Search", "read_recipe"]
 
 MAX_RECIPE_BYTES: Final = 1024 * 1024
 
@@ -43,6 +43,47 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("side, only and store belong to a dataset")
 
 
+class Range(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Values of a parameter that a search may try: from ``low`` to ``high``, or one of ``choice``."""
+
+    low: float | int | None = None
+    high: float | int | None = None
+    step: float | int | None = None
+    log: bool = False
+    choice: Annotated[list[Any], Meta(max_length=100)] = []
+
+    def __post_init__(self) -> None:
+        between = self.low is not None and self.high is not None
+        if between == bool(self.choice) or (self.choice and (self.low, self.high, self.step) != (None, None, None)):
+            raise ValueError("a range has either low and high, or choice")
+        if between and not self.low <= self.high:  # type: ignore[operator]  # between says that neither is None
+            raise ValueError("low must not be above high")
+        if self.log and (not between or self.low <= 0 or self.step is not None):  # type: ignore[operator]  # as above
+            raise ValueError("log needs low above 0, and no step")
+        if self.step is not None and self.step <= 0:
+            raise ValueError("step must be above 0")
+
+
+class Search(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section ``[search]`` of a recipe file: parameters that are chosen by trying."""
+
+    metric: Annotated[str, Meta(min_length=1, max_length=100)]
+    """A gate's or a metric's name."""
+    direction: Literal["minimize", "maximize"]
+    trials: Annotated[int, Meta(ge=1, le=500)] = 20
+    seconds: Annotated[float, Meta(gt=0, le=1e6)] = 3600.0
+    """The budget of time: what is under way then is ended and counts as pruned, and nothing new begins."""
+    parallel: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Trials that are chosen together, before any of them is known; they may run at once."""
+    seeds: Annotated[int, Meta(ge=1, le=20)] = 1
+    """Each trial is trained with so many seeds, from the run's own upward, and judged by their mean."""
+    parameters: dict[str, Range] = {}
+
+    def __post_init__(self) -> None:
+        if self.trials > 1 and not self.parameters:
+            raise ValueError("a search of several trials needs [search.parameters]")
+
+
 class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recipe file, read and checked."""
 
@@ -51,6 +92,7 @@ class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     data: Data
     parameters: dict[str, Any] = {}
+    search: Search | None = None
 
 
 def read_recipe(text: str, name: str = "this text") -> RecipeFile:

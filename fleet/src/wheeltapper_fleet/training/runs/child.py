@@ -20,17 +20,23 @@ from typing import Any, Final
 import msgspec
 
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.learning.runs.recipe_text import RecipeFile, read_recipe
+from wheeltapper_fleet.learning.runs.recipe_text import RecipeFile, Search, read_recipe
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.recipe_files import find_recipe, open_data, parameters_of, train_recipe
 from wheeltapper_fleet.training.recipes import Job, Source
 from wheeltapper_fleet.training.runs.digests import code_digest, data_digest, digest_of, environment, file_digest
+from wheeltapper_fleet.training.runs.executors import make_executor
 from wheeltapper_fleet.training.runs.folder import Progress, RunFolder, Task
+from wheeltapper_fleet.training.runs.measured import Measured
+from wheeltapper_fleet.training.runs.search import search
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, Manifest
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE
 
-__all__ = ["execute", "main"]
+__all__ = ["MODULE", "execute", "main"]
+
+MODULE: Final = __spec__.name
+"""This module's name, by which it is started, also where it is the program."""
 
 _WARNINGS: Final = 50
 
@@ -76,10 +82,13 @@ def execute(folder: RunFolder) -> Outcome:
 
 
 def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
-    """Train; the outcome of success."""
+    """Train, or search and train; the outcome of success."""
     written = read_recipe(task.recipe, "the recipe")
+    if written.search is not None and task.trial is None:
+        return _searched(folder, task, written.search, report)
+    given = written.parameters | task.parameters
     recipe = find_recipe(written.recipe)
-    parameters = parameters_of(recipe, written.parameters)
+    parameters = parameters_of(recipe, given)
     report.progress("data")
     recordings, origin = _data(written, task)
     kept = {name: msgspec.json.encode(value).decode()[:2000] for name, value in _items(parameters)}
@@ -93,30 +102,53 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     }
     lineage = origin | {"run": task.run, "code_sha256": digests["code"], "environment_sha256": digests["environment"]}
     lineage |= {"cause": task.cause} if task.cause else {}
+    lineage |= {} if task.trial is None else {"trial": str(task.trial)}
+    shown = Measured(folder)
     job = Job(
         out=folder.bundle, model=written.model, seed=task.seed, replace=True, lineage=tuple(lineage.items()),
-        progress=report.progress, warn=report.warn,
+        progress=report.progress, warn=report.warn, shown=shown,
     )  # fmt: skip
     shutil.rmtree(folder.bundle, ignore_errors=True)
-    manifest = train_recipe(written.recipe, written.parameters, recordings, job)
+    manifest = train_recipe(written.recipe, given, recordings, job)
     digests["model"] = manifest.file(manifest.model_file).sha256
     return Outcome(
         state=State.SUCCEEDED,
         result=file_digest(folder.bundle / MANIFEST_FILE),
-        metrics=_metrics(manifest),
+        metrics=shown.metrics | {gate.name: gate.value for gate in manifest.gates},
         digests=digests,
         parameters=kept,
-        plots={name: file_digest(path) for name, path in folder.plot_files().items()},
+        plots=_plots(folder),
     )
+
+
+def _searched(folder: RunFolder, task: Task, how: Search, report: Report) -> Outcome:
+    """Search, and take over what the best trial made."""
+    executor = make_executor(task.executor, how.parallel, MODULE)
+    try:
+        found = search(how, task, folder, executor, report.progress)
+    finally:
+        executor.close()
+    for warning in found.outcome.warnings:
+        report.warn(warning)
+    for made, mine in ((found.folder.bundle, folder.bundle), (found.folder.plots, folder.plots)):
+        shutil.rmtree(mine, ignore_errors=True)
+        if made.is_dir():
+            shutil.copytree(made, mine)
+    return replace(
+        found.outcome,
+        metrics=dict(found.outcome.metrics) | found.metrics,
+        trials=tuple(found.trials),
+        plots=_plots(folder),
+    )
+
+
+def _plots(folder: RunFolder) -> dict[str, str]:
+    return {name: file_digest(path) for name, path in folder.plot_files().items()}
 
 
 def _items(parameters: Any) -> list[tuple[str, Any]]:
     """The parameters of a recipe by name."""
     return [(field.encode_name, getattr(parameters, field.name)) for field in msgspec.structs.fields(parameters)]
-
-
-def _metrics(manifest: Manifest) -> dict[str, float]:
-    return {gate.name: gate.value for gate in manifest.gates}
 
 
 def _data(written: RecipeFile, task: Task) -> tuple[list[Source], dict[str, str]]:

@@ -22,7 +22,6 @@ from wheeltapper_protocols.python_path import child_environment, python_command
 
 __all__ = ["Execution"]
 
-_CHILD: Final = "wheeltapper_fleet.training.runs.child"
 _SECRETS: Final = ("WHEELTAPPER_API_TOKEN", "WHEELTAPPER_TOKEN")
 _LOG_BYTES: Final = 4000
 
@@ -32,12 +31,13 @@ class Execution:
 
     Args:
         folder: of the run, with its task.
+        module: the module that does it, started as a program with the folder's path.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, module: str) -> None:
         self._folder = folder
         environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-        program, *arguments = python_command("-m", _CHILD, str(folder.path))
+        program, *arguments = python_command("-m", module, str(folder.path))
         with folder.log.open("ab") as log:
             self._process = subprocess.Popen(
                 die_with_parent(program, *arguments),

@@ -6,7 +6,7 @@
     bundle/          the bundle, where it succeeded
     plots/NAME.svg   plots of what was measured
     environment.json the libraries, each with its version
-    checkpoint/      what a recipe or a search needs to go on after it was killed
+    trials/NNNN-S/   of a search, the folder of each trial and seed: a search that was killed goes on with them
     log.txt          what the process wrote
 
 Invariant: every file appears whole or not at all, so whoever reads while a run is under way reads the truth.
@@ -41,6 +41,9 @@ class Task(Struct, frozen=True, kw_only=True):
         store: where datasets are; empty: where the recipe or the environment says.
         base: the folder that names of recordings are relative to; empty: none may be named.
         cause: why there is a run, for the lineage, such as ``person ann``.
+        executor: ``local`` or ``ray``: where trials run.
+        trial: number of the trial, where this is one of a search; such a task has no search of its own.
+        parameters: of a trial, those that are tried; they count more than the recipe's.
     """
 
     run: str
@@ -50,6 +53,9 @@ class Task(Struct, frozen=True, kw_only=True):
     store: str = ""
     base: str = ""
     cause: str = ""
+    executor: str = "local"
+    trial: int | None = None
+    parameters: dict[str, Any] = {}
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -66,7 +72,7 @@ class RunFolder:
         self.path = path
         self.bundle = path / "bundle"
         self.plots = path / "plots"
-        self.checkpoint = path / "checkpoint"
+        self.trials = path / "trials"
         self.log = path / "log.txt"
 
     def begin(self, task: Task) -> None:
@@ -111,6 +117,14 @@ class RunFolder:
         """Keep a plot; one of this name is replaced."""
         files.make_folder(self.plots)
         files.write_atomic(self.plots / f"{name}.svg", svg.encode())
+
+    def seconds(self) -> float:
+        """How long it took, by the times of its files; 0 where it has not ended."""
+        try:
+            begun = (self.path / "task.json").stat().st_mtime
+            return max(0.0, (self.path / "outcome.json").stat().st_mtime - begun)
+        except FileNotFoundError:
+            return 0.0
 
     def succeeded(self) -> bool:
         """Whether it ended with a bundle, which is here."""

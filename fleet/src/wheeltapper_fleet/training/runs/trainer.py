@@ -25,6 +25,7 @@ import msgspec
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
+from wheeltapper_fleet.training.runs.child import MODULE
 from wheeltapper_fleet.training.runs.execution import Execution
 from wheeltapper_fleet.training.runs.folder import RunFolder, Task
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, decode_manifest
@@ -115,7 +116,7 @@ class Trainer:
                         cause=f"{run['cause_kind']} {run['cause_id']}",
                     )
                 )
-                with Execution(folder) as execution:
+                with Execution(folder, MODULE) as execution:
                     while not execution.wait(0.2) and not claimed.lost.is_set() and not self.stopping.is_set():
                         pass
                     ended = execution.wait(0)
