@@ -67,7 +67,9 @@ def rows(sizes: tuple[int, ...] = SIZES, *, on_mosquitto: bool = False) -> list[
             )
             found.append(row(f"{what} to {size} devices: connections a second", size / online))
     if len(costs) > 1:
-        found.append(row("cost a device, the dearest over the cheapest size", max(costs) / min(costs), FLAT))
+        growth = max(later / min(costs[: index + 1]) for index, later in enumerate(costs))
+        found.append(row("cost a device, at a larger size over a smaller one at most", growth, FLAT))
+        found.append(row("cost a device, the dearest over the cheapest size", max(costs) / min(costs)))
     return found
 
 

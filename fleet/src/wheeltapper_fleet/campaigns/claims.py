@@ -115,7 +115,8 @@ def nobody(device: str) -> DeviceFacts:
 
 def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, DeviceFacts]:
     """What is known of several devices, in one query. A device that is not enrolled is left out."""
-    rows = connection.execute(select(devices).where(devices.c.id.in_(names))).all()
+    columns = [devices.c[name] for name in ("id", "tags", "enrolled_at", "state", "online", "counter", "last_seen_at")]
+    query = select(*columns, cast(devices.c.status, Text).label("status")).where(devices.c.id.in_(names))
     return {
         row.id: DeviceFacts(
             id=row.id,
@@ -124,10 +125,10 @@ def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, 
             state=row.state,
             online=row.online,
             counter=int(row.counter),
-            shown=releases_shown(row.status),
+            shown={} if row.status in (None, "null") else _decoded(row.status),
             shown_at=row.last_seen_at or 0.0,
         )
-        for row in rows
+        for row in connection.execute(query)
     }
 
 
