@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wheeltapper_fleet.training.anomaly import train_anomaly
-from wheeltapper_fleet.training.conditions import find_centres
+from wheeltapper_fleet.training.conditions import find_centres, find_setting
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.recipe_files import AnomalyParameters, find_recipe
@@ -82,6 +82,35 @@ def test_conditions_are_the_values_of_the_channel_or_parts_of_its_range() -> Non
     centres, reach = find_centres(np.full(50, 30.0))
     assert centres.tolist() == [30.0]
     assert reach == pytest.approx(3.0)
+
+
+def test_the_channel_that_says_the_condition_is_found(bundle: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    runs = [fan(speed, 0) for speed in (20, 40, 80)]
+    made = train_anomaly(runs, healthy_fraction=1.0, out=tmp_path / "b", condition="auto", progress=said.append)
+    assert made.condition == read_bundle(bundle).manifest.condition
+    assert made.lineage["condition"] == "speed"
+    assert "the channel 'speed' says the condition" in said
+    measured = [np.random.default_rng(1).normal(scale=[[0.0, 0.1]], size=(len(run.samples), 512, 2)) for run in runs]
+    still = [
+        replace(run, samples=run.samples + each.astype(np.float32)) for run, each in zip(runs, measured, strict=True)
+    ]
+    plain = train_anomaly(still, healthy_fraction=1.0, out=tmp_path / "c", condition="auto", progress=said.append)
+    assert plain.condition is None
+    assert "no channel says a condition" in said
+
+
+def test_only_a_setting_says_the_condition() -> None:
+    random = np.random.default_rng(0)
+    step = np.repeat([1.0, 2.0, 3.0], 20)
+    coarse = np.repeat([1.0, 2.0], 30)
+    flow = step + random.normal(scale=0.02, size=60)  # measured: a fault moves it
+    rare = np.where(np.arange(60) < 57, 1.0, 2.0)
+    none = np.zeros((60, 4))
+    assert find_setting(np.stack([flow, coarse, step, rare], axis=1), none) == 2
+    assert find_setting(np.stack([flow, rare, np.ones(60), np.arange(60.0)], axis=1), none) is None
+    moving = none + np.array([0, 0.5, 0.5, 0])  # within a window
+    assert find_setting(np.stack([flow, coarse, step, rare], axis=1), moving) is None
 
 
 def test_a_recipe_file_names_the_condition_and_the_budget(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import evaluate, read_bundle
 from wheeltapper_fleet.training.recipe import DECISION
+from wheeltapper_protocols.decision.decision import DecisionSpec, DecisionState, step
 from wheeltapper_protocols.signal.recording import Recording
 
 
@@ -101,18 +102,19 @@ def test_limits_keep_the_budget_where_scores_are_normal() -> None:
     """Of scores that are as the budget assumes, drift included: the share above the limit is at most what it allows."""
     random = np.random.default_rng(0)
     held = [random.normal(size=(200, 3))]
-    limit = budget.limits(held, 360.0, 1000.0, 1)
+    drift = 1.2
+    limit = budget.limits(held, 360.0, 1000.0, 1, drift)
     # 1,000 alarms in 1,000 h are 1 in 360 windows, of three detectors together.
-    drifted = random.normal(size=(200_000, 3)) + random.normal(scale=budget.DRIFT, size=(200_000, 1))
+    drifted = random.normal(size=(200_000, 3)) + random.normal(scale=drift, size=(200_000, 1))
     assert np.mean((drifted > limit).any(axis=1)) < 1 / 360
-    loose = budget.limits(held, 360.0, 1000.0 * 100, 1)
+    loose = budget.limits(held, 360.0, 1000.0 * 100, 1, drift)
     assert np.mean((drifted > loose).any(axis=1)) > 1 / 360
 
 
 def test_a_sustained_healthy_value_is_never_above_the_limit() -> None:
     values = np.zeros((40, 1))
     values[5:20] = 50.0  # running-in
-    limit = budget.limits([values], 360.0, 1.0, DECISION.raise_windows)
+    limit = budget.limits([values], 360.0, 1.0, DECISION.raise_windows, 1.2)
     assert limit[0] >= 50.0
 
 
@@ -166,6 +168,39 @@ def test_process_data_is_learnt_from_windows_of_any_size(samples: int, tmp_path:
     found = evaluate(plant(800 // samples, samples, 2, shift_from=400 // samples), bundle)
     assert found.first_alert is not None
     assert 0 <= found.first_alert - 400 // samples < 15
+
+
+def warming(windows: int, seed: int, fault_from: int | None = None) -> Recording:
+    """Three process values at 1 Hz, one sample a window; the first is still warming up, by six deviations in all."""
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(windows, 3))
+    values[:, 0] += 6 * (1 - np.exp(-np.arange(windows) / 300))
+    if fault_from is not None:
+        values[fault_from:, 2] += 3.0
+    t_s = np.arange(float(windows))
+    return Recording(
+        values.reshape(windows, 1, 3).astype(np.float32), np.ones(3), 1.0, t_s, ("a", "b", "c"), ("", "", ""), {}
+    )
+
+
+def test_what_warms_up_hides_no_fault_elsewhere_and_is_none(tmp_path: Path) -> None:
+    made = train_anomaly([warming(400, 0)], healthy_fraction=1.0, out=tmp_path / "b")
+    assert made.decision.smooth_windows > 1  # a single sample says little
+    bundle = read_bundle(tmp_path / "b")
+    assert evaluate(warming(1100, 1), bundle).alert.mean() < 0.01
+    found = evaluate(warming(1100, 2, fault_from=700), bundle)
+    assert not found.alert[400:700].any()
+    assert found.alert[720:].mean() > 0.9
+
+
+def test_the_median_of_windows_is_that_of_the_decision() -> None:
+    values = np.random.default_rng(0).normal(size=(30, 2)) ** 2
+    spec, state = DecisionSpec(smooth_windows=7), DecisionState()
+    said = []
+    for value in values[:, 1]:
+        state, verdict = step(spec, state, float(value))
+        said.append(verdict.score)
+    np.testing.assert_allclose(budget.smoothed(values, 7)[:, 1], said[6:])
 
 
 def test_a_process_value_that_never_moves_is_refused_and_one_that_rests_is_not(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def anomaly(
         float, typer.Option(min=0.0, help="False alarms that are accepted in 1,000 machine-hours; limits follow.")
     ] = 1.0,
     condition: Annotated[
-        str, typer.Option(help="The channel that says the operating condition, e.g. speed; scoring is per condition.")
+        str, typer.Option(help="The channel that says the operating condition, e.g. speed, or auto: it is found.")
     ] = "",
     baseline: Annotated[
         int, typer.Option(min=0, help="Each device learns its own machine in so many windows; 0: it learns nothing.")

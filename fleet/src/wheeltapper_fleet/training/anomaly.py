@@ -28,6 +28,7 @@ from wheeltapper_fleet.training import autoencoder, evidence, gates
 from wheeltapper_fleet.training.baseline import fit_baseline
 from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
 from wheeltapper_fleet.training.channels import check_channels
+from wheeltapper_fleet.training.conditions import AUTO, find_setting
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.evidence import Kept
@@ -122,7 +123,8 @@ def train_anomaly(
         model: the model's name.
         seed: seeds everything random. If ``int8_agreement`` is the only gate that fails, the following seeds are tried.
         false_alarms: the budget: how many false alarms are accepted in 1,000 machine-hours.
-        condition: name of the channel that says the operating condition, such as the speed; empty: there is one.
+        condition: name of the channel that says the operating condition, such as the speed; empty: there is one;
+            ``auto``: the channel is found, where there is one that stands at one of a few values.
         baseline_windows: in so many windows each device learns the level and spread of its own machine; 0: in none.
         table: what files other than ``.npz`` do not say about themselves.
         replace: whether an older bundle at ``out`` may be replaced.
@@ -143,7 +145,12 @@ def train_anomaly(
         raise TrainingError("training.baseline", f"a baseline of {baseline_windows} windows: give 8 to 1,000,000, or 0")
     check_target(out, replace)
     report("features")
-    healthy = _read_all(recordings, healthy_fraction, condition, table or TableForm(), say)
+    table = table or TableForm()
+    if condition == AUTO:
+        recordings = list(recordings)
+        condition = _found_condition(recordings, healthy_fraction, table)
+        report(f"the channel {condition!r} says the condition" if condition else "no channel says a condition")
+    healthy = _read_all(recordings, healthy_fraction, condition, table, say)
     for attempt in range(_ATTEMPTS):
         report("fit with another seed" if attempt else "cross-validation and fit")
         candidate = _fit(healthy, seed, false_alarms, condition)
@@ -193,6 +200,33 @@ def _read_all(
             f"{MIN_WINDOWS_EACH} in each are needed: record longer or raise the healthy fraction",
         )
     return healthy
+
+
+def _found_condition(recordings: Iterable[Path | Recording], fraction: float, table: TableForm) -> str:
+    """The name of the channel that says the operating condition by itself; empty where none does.
+
+    Each recording is read once more for it.
+    """
+    names: tuple[str, ...] = ()
+    means: list[npt.NDArray[np.float64]] = []
+    spans: list[npt.NDArray[np.float64]] = []
+    for source in recordings:
+        recording = source if isinstance(source, Recording) else _read(source, table, lambda text: None)
+        if recording.channels == names or not means:
+            names = recording.channels
+            healthy = recording.samples[: _healthy_count(recording, fraction)]
+            means.append(healthy.mean(axis=1) * recording.scale)
+            spans.append((healthy.max(axis=1).astype(np.float64) - healthy.min(axis=1)) * recording.scale)
+    if not means or len(names) < 2:
+        return ""
+    found = find_setting(np.concatenate(means), np.concatenate(spans))
+    return names[found] if found is not None else ""
+
+
+def _healthy_count(recording: Recording, fraction: float) -> int:
+    """How many windows are healthy."""
+    # 0.1 of 230 is 23; without the small addition binary arithmetic can round it down to 22.
+    return max(1, math.floor(recording.snapshots * fraction + 1e-9))
 
 
 def _check_numbers(healthy_fraction: float, false_alarms: float) -> None:
@@ -279,8 +313,7 @@ def _feature_set(wanted: Input, condition: str) -> FeatureSet:
 def _healthy_part(what: str, recording: Recording, fraction: float, condition: str) -> _HealthyPart:
     """Features, a few windows and the hash of a recording's healthy part."""
     wanted = _input_of(recording)
-    # 0.1 of 230 is 23; without the small addition binary arithmetic can round it down to 22.
-    stop = max(1, math.floor(recording.snapshots * fraction + 1e-9))
+    stop = _healthy_count(recording, fraction)
     planned = _feature_set(wanted, condition)
     watched = [index for index, name in enumerate(recording.channels) if name != condition]
     check_channels(
@@ -398,6 +431,8 @@ def _manifest(
     lineage = {f"recording-{number}": part.sha256 for number, part in enumerate(healthy)}
     lineage |= {"recipe": "anomaly-3", "seed": str(seed), "healthy_fraction": str(fraction)}
     lineage |= {"false_alarm_budget": f"{false_alarms:g} in 1000 machine-hours"}
+    if (section := candidate.kept.fitted.condition) is not None:
+        lineage |= {"condition": candidate.features.names[section.features[0]].removesuffix(".value")}
     lineage |= {name: version(name) for name in ("numpy", "onnx", "onnxruntime", "scikit-learn")}
     return Manifest(
         model=model,

@@ -3,9 +3,10 @@
 A false alarm takes ``raise_windows`` windows in a row above a limit. The limit therefore follows from *sustained*
 values: the least of so many consecutive values of healthy windows, by models that did not see them. The mean of the
 sustained values is ``mu``, their deviation ``sigma`` (its upper confidence bound, since few windows know it badly), and
-a machine that is healthy may drift in its later life by :data:`DRIFT` of what its windows differ by anyway, which the
-beginning of a life does not show. The limit is the level that ``mu + sqrt(sigma**2 + drift**2) * N`` reaches as seldom
-as the budget allows, N being standard normal; the budget is divided by the number of detectors (Bonferroni).
+a machine that is healthy may drift in its later life by a share of what its windows differ by anyway, which the
+beginning of a life does not show (how far each kind of detector drifts says :mod:`evidence`). The limit is the level
+that ``mu + sqrt(sigma**2 + drift**2) * N`` reaches as seldom as the budget allows, N being standard normal; the budget
+is divided by the number of detectors (Bonferroni).
 
 The normal tail is an assumption that no short recording can prove: what the data at hand can show is said beside it
 (:func:`bounds_per_1000_hours`), as the rate that so many hours without an alarm allow with 95 % confidence.
@@ -22,14 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2, norm
 
-__all__ = ["CONFIDENCE", "DRIFT", "bounds_per_1000_hours", "hours_to_show", "limits", "sustained"]
+__all__ = ["CONFIDENCE", "bounds_per_1000_hours", "hours_to_show", "limits", "smoothed", "sustained"]
 
 CONFIDENCE: Final = 0.95
 """Of what is said about rates, and of the deviation."""
-DRIFT: Final = 1.2
-"""How far a healthy machine drifts in its later life, in deviations of its windows."""
-PROCESS_DRIFT: Final = 0.4
-"""The same of process data, whose deviation holds what wanders: the values themselves are looked at."""
 _ENOUGH: Final = 4
 """With fewer sustained spans than this, the values themselves are looked at: there are too few sustained ones."""
 
@@ -43,8 +40,16 @@ def sustained(values: npt.NDArray[Any], windows: int) -> Floats:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width, axis=0).min(axis=-1), dtype=np.float64)
 
 
+def smoothed(values: npt.NDArray[Any], windows: int) -> Floats:
+    """[window - windows + 1, …]: the median of each ``windows`` consecutive values [window, …], as the decision
+    smooths; of all if there are fewer."""
+    width = max(1, min(windows, len(values)))
+    spans = np.lib.stride_tricks.sliding_window_view(values, width, axis=0)
+    return np.asarray(np.median(spans, axis=-1), dtype=np.float64)
+
+
 def limits(
-    held_out: list[Floats], windows_per_hour: float, per_1000_hours: float, windows: int, drift: float = DRIFT
+    held_out: list[Floats], windows_per_hour: float, per_1000_hours: float, windows: int, drift: float | Floats
 ) -> Floats:
     """[detector]: the limits that keep the budget.
 
@@ -54,7 +59,8 @@ def limits(
         windows_per_hour: how many windows a machine gives in an hour.
         per_1000_hours: the budget of false alarms.
         windows: how many in a row raise an alert.
-        drift: how far a healthy machine drifts in its later life, in deviations of its windows.
+        drift: how far a healthy machine drifts in its later life, in deviations of its windows; one number, or
+            [detector].
     """
     detectors = held_out[0].shape[1]
     chance = min(0.01, per_1000_hours / (1000.0 * windows_per_hour) / detectors)

@@ -20,7 +20,10 @@ from wheeltapper_fleet.training.recipe import fit_scoring
 from wheeltapper_protocols.decision.condition import ConditionSpec
 from wheeltapper_protocols.signal.features import FeatureSpec
 
-__all__ = ["LEAST_WINDOWS", "find_centres", "fit_conditions"]
+__all__ = ["AUTO", "LEAST_WINDOWS", "find_centres", "find_setting", "fit_conditions"]
+
+AUTO: Final = "auto"
+"""In place of a channel's name: the channel is found."""
 
 LEAST_WINDOWS: Final = 6
 """A condition with fewer healthy windows is not learnt."""
@@ -55,6 +58,31 @@ def find_centres(said: Values) -> tuple[npt.NDArray[np.float64], float]:
     if len(centres) > 1:
         return centres, float(np.median(np.diff(centres))) / 2 * (1 + 1e-6)
     return centres, 0.1 * max(abs(float(ordered[-1])), 1e-6)
+
+
+def find_setting(means: Values, spans: Values) -> int | None:
+    """The channel that says the condition by itself: a setting, which stands at one of a few values.
+
+    A measured value never counts, however many modes it has: a fault moves it, and would be an unknown condition then,
+    of which nothing is said. A channel counts where all of its windows stand at 2 to 64 values, each of them in
+    :data:`LEAST_WINDOWS` windows at least, and it does not move within a window. The one with the most values is taken:
+    what says more conditions says those of the others.
+
+    Args:
+        means: [window, channel].
+        spans: [window, channel], the greatest less the least sample.
+    """
+    best, most = None, 1
+    for channel in range(means.shape[1]):
+        said = np.sort(np.asarray(means[:, channel], dtype=np.float64))
+        span = float(said[-1] - said[0])
+        if span <= 0 or float(spans[:, channel].max()) > _SAME * span:
+            continue
+        starts = np.flatnonzero(np.diff(said, prepend=-np.inf) > _SAME * span)
+        sizes = np.diff(np.append(starts, len(said)))
+        if most < len(sizes) <= _MOST and sizes.min() >= LEAST_WINDOWS:
+            best, most = channel, len(sizes)
+    return best
 
 
 def fit_conditions(

@@ -37,11 +37,14 @@ from wheeltapper_protocols.signal.features import FeatureSpec
 
 __all__ = ["ALONE", "TOGETHER", "Fitted", "Kept", "fit_evidence"]
 
-TOGETHER: Final = 0.7
+TOGETHER: Final = 0.62
 """What two kinds must each reach, as a share of their limits, to warn together."""
-ALONE: Final = 2.5
+ALONE: Final = 2.3
 """What one kind must reach to warn alone, where others could have agreed: a single band of a healthy machine may drift
 to twice its limit, by temperature or running-in, and nothing else moves."""
+_ALL_FEATURES: Final[dict[DetectorKind, float]] = {"shape": 0.55, "density": 0.6}
+"""Factor on the limits of the detectors that look at every feature and so have no other to agree with: they need 1.3
+and 1.4 times their limits."""
 _ABOVE: Final = 1.01
 _MACHINES_LIMIT: Final = 5.2
 """Of several machines: the residual that warns, in healthy deviations, raised by as much as one of the windows. It is
@@ -64,6 +67,18 @@ _ALONE: Final = frozenset({"rms", "band_rms", "velocity_rms", "value", "peak"})
 """Energies and values each have a detector of their own: a rise in one band is not drowned by the others."""
 _UNUSED: Final = [Detector(kind="level", features=[0], limit=1.0)]
 _MAX_ROWS: Final = 4096
+_DRIFT: Final[dict[DetectorKind, float]] = {
+    "level": 1.3, "impulsiveness": 1.2, "modulation": 1.4, "shape": 0.7, "density": 0.9,
+}  # fmt: skip
+"""How far a healthy machine drifts in its later life, in deviations of its windows."""
+_PROCESS_DRIFT: Final[dict[DetectorKind, float]] = {
+    "level": 0.4, "impulsiveness": 0.4, "modulation": 0.4, "shape": 0.4, "density": 0.0,
+}  # fmt: skip
+"""The same of process data, whose deviation holds what wanders: the values themselves are looked at."""
+_BLOCKS_OF_WANDER: Final = 8
+"""Blocks of time of each recording, between which it wanders."""
+_WANDER: Final = 30.0
+"""How many times the variance between them counts."""
 _MAX_DENSITY: Final = 128
 """With more features than this there is no density: its matrix would be longer than a manifest may be."""
 
@@ -141,11 +156,16 @@ def fit_evidence(
             if span.stop > span.start:
                 found[span] = apart.values(group[span])
     decision = decision_for(3600.0 / windows_per_hour, specs)
-    drift = budget.PROCESS_DRIFT if is_process(specs) else budget.DRIFT
-    limit = budget.limits(values, windows_per_hour, per_1000_hours, decision.raise_windows, drift)
+    calm = [budget.smoothed(found, decision.smooth_windows) for found in values]
+    kinds = [each.kind for each in fitted.spec.detectors]
+    drifts = _PROCESS_DRIFT if is_process(specs) else _DRIFT
+    drift = np.array([drifts[kind] for kind in kinds])
+    limit = budget.limits(calm, windows_per_hour, per_1000_hours, decision.raise_windows, drift)
+    if fitted.spec.alone > 1:
+        limit *= [_ALL_FEATURES.get(kind, 1.0) for kind in kinds]
     limit *= _raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
     detectors = [replace(each, limit=float(one)) for each, one in zip(fitted.spec.detectors, limit, strict=True)]
-    threshold = float(limit[[each.kind for each in detectors].index("shape")])
+    threshold = float(limit[kinds.index("shape")]) * fitted.spec.alone
     scorer = Scorer(replace(fitted.scorer.spec, threshold=threshold), fitted.scorer.names)
     spec = replace(fitted.spec, detectors=detectors)
     evidence = Evidence(spec, scorer.spec)
@@ -189,9 +209,11 @@ def _raised(evidence: Evidence, values: list[npt.NDArray[np.float64]], decision:
     """How many times as high the limits must be so that no held-out window raises an alert; at least 1."""
     least = 1.0
     for scores in map(evidence.combined, values):
-        slow = float(budget.sustained(scores, decision.raise_windows).max()) / decision.raise_level
-        fast = float(budget.sustained(scores, decision.fast_windows).max()) / decision.fast_level
-        least = max(least, _ABOVE * slow, _ABOVE * fast)
+        calm = budget.smoothed(scores, decision.smooth_windows)
+        least = max(least, _ABOVE * float(budget.sustained(calm, decision.raise_windows).max()) / decision.raise_level)
+        if decision.fast_windows:
+            fast = float(budget.sustained(scores, decision.fast_windows).max()) / decision.fast_level
+            least = max(least, _ABOVE * fast)
     return least
 
 
@@ -221,13 +243,13 @@ def _fit(
     scorer = Scorer(fit_scoring(specs, groups), tuple(spec.name for spec in specs))
     condition = fit_conditions(specs, groups, said, *known) if said is not None and known is not None else None
     plain = Fitted(scorer, [], EvidenceSpec(detectors=_UNUSED), condition)
-    rows = np.concatenate([plain.rows(group) for group in groups])
-    layers = autoencoder.fit(rows, seed)
+    parts = [plain.rows(group) for group in groups]
+    layers = autoencoder.fit(np.concatenate(parts), seed)
     every = list(range(len(specs)))
     detectors = _of_kinds(specs, said)
     detectors.append(Detector(kind="shape", features=every, limit=1.0))
     if len(specs) <= _MAX_DENSITY:
-        detectors.append(Detector(kind="density", features=every, limit=1.0, axes=_axes(rows, scorer, seed)))
+        detectors.append(Detector(kind="density", features=every, limit=1.0, axes=_axes(parts, scorer, seed)))
     several = len({each.kind for each in detectors[: -1 - (len(specs) <= _MAX_DENSITY)]}) > 1
     spec = EvidenceSpec(detectors=detectors, together=TOGETHER, alone=ALONE if several else 1.0)
     return Fitted(scorer, layers, spec, condition)
@@ -243,13 +265,28 @@ def _of_kinds(specs: Sequence[FeatureSpec], said: int | None) -> list[Detector]:
     return [Detector(kind=kind, features=features, limit=1.0) for (kind, _, _), features in found.items()]
 
 
-def _axes(rows: Values, scorer: Scorer, seed: int) -> list[list[float]]:
-    """[axis, feature]: the whitening of healthy rows [window, feature]."""
-    z = rows.astype(np.float64)
-    if len(z) > _MAX_ROWS:
-        z = z[np.sort(np.random.default_rng(seed).choice(len(z), _MAX_ROWS, replace=False))]
-    z = np.where(z < 0, z * np.array(scorer.spec.down), z)
+def _axes(parts: Sequence[Values], scorer: Scorer, seed: int) -> list[list[float]]:
+    """[axis, feature]: the whitening of healthy rows, for each recording [window, feature].
+
+    The covariance is that within blocks of time, and :data:`_WANDER` times that between them: a direction in which a
+    healthy beginning already wanders, as by warmth, is one in which the rest of its life wanders farther (compare von
+    Buenau et al., "Finding stationary subspaces in multivariate time series", Phys. Rev. Lett. 103 (2009)).
+    """
+    within, between = [], []
+    for rows in parts:
+        z = rows.astype(np.float64)
+        z = np.where(z < 0, z * np.array(scorer.spec.down), z)
+        blocks = np.array_split(z, max(1, min(_BLOCKS_OF_WANDER, len(z) // 3)))
+        means = np.array([block.mean(axis=0) for block in blocks])
+        within += [block - mean for block, mean in zip(blocks, means, strict=True)]
+        between.append(means - means.mean(axis=0))
+    away = np.concatenate(within)
+    if len(away) > _MAX_ROWS:
+        away = away[np.sort(np.random.default_rng(seed).choice(len(away), _MAX_ROWS, replace=False))]
+    wander = np.concatenate(between)
     with threadpool_limits(1):
-        variance, axes = np.linalg.eigh(LedoitWolf().fit(z).covariance_)
+        covariance = LedoitWolf(assume_centered=True).fit(away).covariance_
+        covariance = covariance + _WANDER * (wander.T @ wander) / max(1, len(wander) - len(between))
+        variance, axes = np.linalg.eigh(covariance)
     # Seven digits say more than any window does, and keep the manifest short.
     return [[float(f"{value:.7g}") for value in axis] for axis in (axes / np.sqrt(np.maximum(variance, 1e-6))).T]

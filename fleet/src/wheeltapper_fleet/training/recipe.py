@@ -28,13 +28,15 @@ DECISION: Final = DecisionSpec(
 
 Where snapshots are rare, the last phase of a bearing's life is only a few windows long: a median over five windows held
 for six missed 10 of 130 recordings, this decision none."""
-_OFTEN: Final = replace(DECISION, raise_windows=6, fast_level=1.6, fast_windows=3)
+_OFTEN: Final = replace(DECISION, raise_windows=6, fast_level=1.6, fast_windows=4)
 _OFTEN_SECONDS: Final = 10.0
 """Where windows come at least so often, six of them are no more than a minute."""
-_PROCESS: Final = replace(DECISION, clear_windows=3)
+_PROCESS: Final = replace(DECISION, raise_windows=2, fast_windows=0, clear_windows=3)
 _PROCESS_SECONDS: Final = 4.0
-"""Windows of process data that come less often are means already: three say as much as six of vibration, and a fault
+"""Windows of process data that come less often are means already: two say as much as six of vibration, and a fault
 that is over is over."""
+_SMOOTHED: Final = replace(DECISION, smooth_windows=7, fast_windows=0, clear_windows=5)
+"""Single samples, and windows of a moment, say little each: a limit of the median of seven is far lower."""
 _MIN_SCALE: Final = 0.05
 """Smallest healthy standard deviation on a log scale: 5 % of the value. A very steady machine must not alert at every
 small change."""
@@ -58,8 +60,9 @@ def is_process(specs: Sequence[FeatureSpec]) -> bool:
 
 def decision_for(step_seconds: float, specs: Sequence[FeatureSpec]) -> DecisionSpec:
     """The decision of a stream with a window every ``step_seconds``: where windows come often, more of them."""
-    if is_process(specs) and step_seconds >= _PROCESS_SECONDS:
-        return _PROCESS
+    if is_process(specs):
+        means = any(spec.kind == "rms" for spec in specs)
+        return _PROCESS if means and step_seconds >= _PROCESS_SECONDS else _SMOOTHED
     return _OFTEN if step_seconds <= _OFTEN_SECONDS else DECISION
 
 

@@ -61,7 +61,9 @@ class AnomalyParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     false_alarms: Annotated[float, Meta(ge=0)] = 1.0
     """False alarms that are accepted in 1,000 machine-hours."""
     condition: Annotated[str, Meta(max_length=64)] = ""
-    """The channel that says the operating condition; empty: there is one."""
+    """The channel that says the operating condition; empty: there is one; ``auto``: the channel is found."""
+    baseline: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Each device learns its own machine in so many windows; 0: it learns nothing."""
 
 
 class _Anomaly:
@@ -77,6 +79,7 @@ class _Anomaly:
             healthy_fraction=parameters.healthy_fraction,
             false_alarms=parameters.false_alarms,
             condition=parameters.condition,
+            baseline_windows=parameters.baseline,
             out=job.out,
             origin=dict(job.lineage),
             model=job.model,
