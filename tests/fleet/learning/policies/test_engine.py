@@ -25,7 +25,10 @@ from wheeltapper_fleet.learning.policies.service import apply_policy, pause_poli
 from wheeltapper_fleet.learning.policies.spec import read_policy
 from wheeltapper_fleet.learning.policies.views import explain_event, get_policy, list_events, list_policies
 from wheeltapper_fleet.learning.runs.views import get_run, list_runs
+from wheeltapper_fleet.promotion.service import approve_promotion, reject_promotion
 from wheeltapper_fleet.registry.aliases import get_alias
+from wheeltapper_fleet.registry.promotion import set_rule
+from wheeltapper_fleet.registry.promotion_rules import PromotionRule
 
 
 @pytest.fixture
@@ -383,3 +386,31 @@ def test_lists_have_pages(circle: Circle) -> None:
     assert list_candidates(circle.engine, model="pump").items == []
     with pytest.raises(FleetError, match=r"\[policy\.event_not_found\]"):
         explain_event(circle.engine, "a-first", circle.events()[0].id)
+
+
+def test_an_alias_with_a_rule_is_waited_for(circle: Circle) -> None:
+    set_rule(circle.engine, MODEL, "champion", PromotionRule(approvals=1), who="ann", why="", now=circle.now)
+    circle.to_approval()
+    circle.approve(2)
+    circle.end_campaign(circle.turn(1).state["campaign"])
+    assert circle.turn(60).stage == "PROMOTING"
+    assert circle.turn(60).stage == "PROMOTING"
+    [asked] = circle.rows(select(tables.promotions))
+    assert (asked.state, asked.requested_by, asked.release) == ("waiting", "policy fan-speed", 2)
+    assert get_alias(circle.engine, MODEL, "champion").release == 1
+    approve_promotion(circle.engine, asked.id, who="bob", why="", now=circle.now)
+    assert circle.turn(60).stage == "COOLING"
+    assert get_alias(circle.engine, MODEL, "champion").release == 2
+
+
+def test_a_promotion_that_is_rejected_stops_the_policy(circle: Circle) -> None:
+    set_rule(circle.engine, MODEL, "champion", PromotionRule(approvals=1), who="ann", why="", now=circle.now)
+    circle.to_approval()
+    circle.approve(2)
+    circle.end_campaign(circle.turn(1).state["campaign"])
+    circle.turn(60)
+    [asked] = circle.rows(select(tables.promotions))
+    reject_promotion(circle.engine, asked.id, who="bob", why="too loud", now=circle.now)
+    stopped = circle.turn(60)
+    assert stopped.stage == "STOPPED"
+    assert f"the promotion {asked.id} to champion was rejected" in stopped.why
