@@ -122,3 +122,35 @@ def test_forms_want_settings_and_ask_for_something(server: AdminServer, tmp_path
         page.emulate(390, 844, scale=2)
         assert page.evaluate("document.documentElement.scrollWidth <= 390")
         page.png(out / "device-phone.png")
+
+
+def test_the_page_tells_what_a_device_learnt_of_its_machine(server: AdminServer) -> None:
+    shift = {"feature": "rms(x)", "shift": 2.25, "ratio": 1.5, "limited": True}
+    learned = {"phase": "learned", "learned": 300, "windows": 300, "limited": 1, "features": [shift]}
+    of: dict[str, Any] = {
+        "a": {"baseline": learned, "partly_scored": 7, "unknown_conditions": 12},
+        "b": {"baseline": {"phase": "learning", "learned": 40, "windows": 160, "outside": 3}},
+        "c": {"baseline": {"phase": "refused", "outside": 51}},
+        "d": {"partly_scored": 5},
+        "e": {},
+    }
+    pipelines = {name: {"model": MODEL, "release": 1, "windows": 9, **said} for name, said in of.items()}
+    server.add_device("press-1", status={"online": True, "at": 1.79e9, "pipelines": pipelines})
+    with httpx.Client(base_url=server.url, cookies=cookie_of(server, "operator"), trust_env=False) as http:
+        text = " ".join(http.get("/devices/press-1").text.split())
+        for said in (
+            "learned from 300 windows; 1 of its features differ more than the release allows",
+            "<code>rms(x)</code> +2.2, spread ×1.5 (held)",
+            '<td class="n">7</td><td class="n">12</td>',
+            "learning: 40 of 160 windows, 3 were far outside or not healthy",
+            'width="25.0"',
+            "refused: 51 windows",
+            "none: the release learns none",
+            "Reset baseline",
+        ):
+            assert said in text, said
+        assert text.count("data-phase=") == 4, "of a pipeline without a word of it, nothing is shown"
+        server.add_device("press-2", status={"online": True, "at": 1.79e9})
+        assert "What its scores stand on" not in http.get("/devices/press-2").text
+        again = http.get("/fragments/device", params={"device": "press-1"}).text
+        assert "refused: 51 windows" in again

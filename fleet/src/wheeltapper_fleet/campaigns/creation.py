@@ -47,8 +47,8 @@ from wheeltapper_fleet.registry.tables import releases
 
 __all__ = ["SLICE", "check_releases", "create_campaign", "remove_unfinished", "unfinished_turn"]
 
-SLICE: Final = 1000
-"""Executions that one transaction writes: some 20 ms of the write lock."""
+SLICE: Final = 2000
+"""Executions that one transaction writes: some 30 ms of the write lock."""
 _REST_SECONDS: Final = 0.01
 """Between two slices, so that the ingest gets its share of the interpreter."""
 _ABANDONED_SECONDS: Final = 600.0

@@ -49,8 +49,11 @@ _PARTS: Final[dict[str, tuple[str, _List]]] = {
 
 
 def _device(page: Page, device: str) -> dict[str, Any]:
+    found = get_device(page.engine, device, page.clock())
+    told = [each for each in found.pipelines if each.baseline or each.partly_scored or each.unknown_conditions]
     return {
-        "device": get_device(page.engine, device, page.clock()),
+        "device": found,
+        "told": told,
         "live": urlencode({"view": "device", "device": device}),
     }
 
