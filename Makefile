@@ -29,7 +29,7 @@ $(STAMP): constraints.txt pyproject.toml protocols/pyproject.toml agent/pyprojec
 	@echo "Installing Wheeltapper and what it needs into $(VENV) (a minute or two) ..."
 	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables setuptools wheel
 	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
-		-e ./protocols -e ./agent -e './fleet[train,history,search]' -e '.[dev]'
+		-e ./protocols -e ./agent -e './fleet[train,history,search,mlflow]' -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP)   ## the whole loop on this machine; ARGS="--headless --seconds 90 --json" ends by itself

@@ -50,7 +50,9 @@ _ErrorRatio = Annotated[float, typer.Option(min=0, max=1, help="Greatest error o
 
 @bundle_app.command("init")
 def bundle_init(
-    model: Annotated[Path, typer.Option(help="The model: .onnx or .tflite.")],
+    model: Annotated[
+        Path, typer.Option(help="The model: .onnx or .tflite, or models:/NAME@ALIAS of MLflow's registry.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
     data: _Data = None,
     name: Annotated[str, typer.Option(help="The model's name in the fleet.")] = "own-model",
@@ -121,6 +123,7 @@ def bundle_init(
         from wheeltapper_fleet.training.judging.judge import Limits
         from wheeltapper_fleet.training.own_draft import Answers
         from wheeltapper_fleet.training.own_model import refuse
+        from wheeltapper_fleet.training.runs.mlflow_log import model_file
         from wheeltapper_protocols.manifest.manifest import Budget
 
         _one_of("unit", unit, ("", "seconds", "hours", "cycles"))
@@ -137,11 +140,12 @@ def bundle_init(
             data, say, sample_rate_hz, window_samples, channels, units, time_column, dataset, side, label, store
         )
         terminal = sys.stdin.isatty() and not as_json
-        made = init_bundle(
-            model, read, answers, out, agents=agents, ask=_asked if terminal else refuse, say=say,
-            limits=Limits(accuracy=min_accuracy, auroc=min_auroc, error_ratio=max_error_ratio),
-            profiles=profile or (), champion=champion, float_model=float_model, replace=force,
-        )  # fmt: skip
+        with model_file(model) as (file, origin):
+            made = init_bundle(
+                file, read, answers, out, agents=agents, ask=_asked if terminal else refuse, say=say,
+                limits=Limits(accuracy=min_accuracy, auroc=min_auroc, error_ratio=max_error_ratio), origin=origin,
+                profiles=profile or (), champion=champion, float_model=float_model, replace=force,
+            )  # fmt: skip
     if as_json:
         import msgspec
 

@@ -64,6 +64,7 @@ def init_bundle(
     champion: Path | None = None,
     float_model: Path | None = None,
     replace: bool = False,
+    origin: str = "",
 ) -> Manifest:
     """Make a bundle of a model and write it to ``out``.
 
@@ -80,14 +81,14 @@ def init_bundle(
         champion: the folder of a bundle that it must not be worse than.
         float_model: the same model in floating point, which it must agree with and not be worse than.
         replace: whether an older bundle at ``out`` may be replaced.
+        origin: where the model is from; by default the file's name.
 
     Raises:
         TrainingError: ``bundle.*``, ``training.out_exists``; ``self_test.*``, ``runtime.*``: no device could run it.
         WireError: ``runtime.*``.
     """
     check_target(out, replace)
-    content, runtime = read_model(model)
-    draft, data = found_draft(content, runtime, data, answers, ask, say)
+    draft, data = found_draft(*read_model(model), data, answers, ask, say)
     answers = _with_classes(answers, draft, ask)
     scaling = found_scaling(draft, data, answers, agents[0], ask, say)
     head, fields, outputs = found_head(draft, scaling, data, answers, agents[0], ask, say)
@@ -96,20 +97,24 @@ def init_bundle(
         found = read_again(decode_manifest((folder / MANIFEST_FILE).read_bytes()), outputs)
         vectors = _golden(folder, draft, data, found, answers, agents, say)
     files, manifest = _assembled(draft, scaling, head, fields, data, found, vectors, say)
-    manifest = msgspec.structs.replace(manifest, lineage=_lineage(model, scaling, data))
+    manifest = msgspec.structs.replace(manifest, lineage=_lineage(origin or model.name, scaling, data))
     with tempfile.TemporaryDirectory(prefix="wheeltapper-") as place:
-        for name, body in (files | {MANIFEST_FILE: encode_manifest(manifest)}).items():
-            Path(place, name).write_bytes(body)
+        _write_all(Path(place), files | {MANIFEST_FILE: encode_manifest(manifest)})
         others = _in_float(float_model, draft, scaling, head, fields, data, agents[0])
         report = check_bundle(
             Path(place), agents, data=data, scores=found, limits=limits, profiles=profiles, champion=champion,
             others=others, say=say,
         )  # fmt: skip
-        report.gates += [agreement(found, other.scores) for other in others]
+    report.gates += [agreement(found, other.scores) for other in others]
     report.refuse()
     manifest = with_gates(manifest, report)
     write_bundle(out, files | {MANIFEST_FILE: encode_manifest(manifest)}, replace)
     return manifest
+
+
+def _write_all(folder: Path, files: dict[str, bytes]) -> None:
+    for name, body in files.items():
+        (folder / name).write_bytes(body)
 
 
 def _with_classes(answers: Answers, draft: Draft, ask: Ask) -> Answers:
@@ -243,8 +248,8 @@ def _drift(head: Head, data: LabelledWindows, found: Scores) -> DriftSpec | None
     return fit_drift_spec(found["features"][rows], found["score"][rows], an_hour)
 
 
-def _lineage(model: Path, scaling: Scaling, data: LabelledWindows) -> dict[str, str]:
+def _lineage(origin: str, scaling: Scaling, data: LabelledWindows) -> dict[str, str]:
     """Where the bundle comes from."""
-    found = {"origin": f"bundle init of {model.name}"[:200], "scaling": scaling.name}
+    found = {"origin": f"bundle init of {origin}"[:200], "scaling": scaling.name}
     found |= {f"judged-on-{name}": text for name, text in data.lineage.items()}
     return found | {f"judged-on-{number}": digest for number, digest in enumerate(data.sha256[:200])}

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_fleet.learning.errors import TrainingError
 
-__all__ = ["MAX_RECIPE_BYTES", "Data", "Range", "RecipeFile", "Search", "read_recipe"]
+__all__ = ["MAX_RECIPE_BYTES", "Data", "Mlflow", "Range", "RecipeFile", "Search", "read_recipe"]
 
 MAX_RECIPE_BYTES: Final = 1024 * 1024
 
@@ -84,6 +84,17 @@ class Search(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("a search of several trials needs [search.parameters]")
 
 
+class Mlflow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section ``[mlflow]`` of a recipe file: where its runs are logged."""
+
+    uri: Annotated[str, Meta(max_length=1000)] = ""
+    """Of the tracking server; by default ``MLFLOW_TRACKING_URI``."""
+    experiment: Annotated[str, Meta(max_length=200)] = ""
+    """By default ``MLFLOW_EXPERIMENT_NAME``, else ``wheeltapper``."""
+    register: bool = False
+    """Whether a bundle becomes a version of the model in MLflow's registry."""
+
+
 class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recipe file, read and checked."""
 
@@ -93,6 +104,7 @@ class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: Data
     parameters: dict[str, Any] = {}
     search: Search | None = None
+    mlflow: Mlflow | None = None
 
 
 def read_recipe(text: str, name: str = "this text") -> RecipeFile:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from wheeltapper_fleet.training.runs.digests import code_digest, data_digest, di
 from wheeltapper_fleet.training.runs.executors import make_executor
 from wheeltapper_fleet.training.runs.folder import Progress, RunFolder, Task
 from wheeltapper_fleet.training.runs.measured import Measured
+from wheeltapper_fleet.training.runs.mlflow_log import log_run
 from wheeltapper_fleet.training.runs.search import search
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE
@@ -61,7 +63,7 @@ class Report:
 
 def execute(folder: RunFolder) -> Outcome:
     """Do the task of a folder, and write how it ended."""
-    report = Report(folder)
+    report, started_at = Report(folder), time.time()
     try:
         outcome = _trained(folder, folder.task(), report)
     except (FleetError, ProtocolError) as error:
@@ -76,9 +78,17 @@ def execute(folder: RunFolder) -> Outcome:
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"[:2000]
         outcome = Outcome(state=State.FAILED, error_code="run.crashed", error_detail=text)
+    _log_elsewhere(folder, outcome, started_at, report)
     outcome = replace(outcome, warnings=tuple(report.warnings))
     folder.write_outcome(outcome)
     return outcome
+
+
+def _log_elsewhere(folder: RunFolder, outcome: Outcome, started_at: float, report: Report) -> None:
+    """Log the run at MLflow, where that is configured; a trial is logged by its search."""
+    task = folder.task()
+    if task.trial is None and outcome.error_code != "recipe.malformed":
+        log_run(read_recipe(task.recipe), task, folder, outcome, started_at, report.warn)
 
 
 def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
@@ -86,6 +96,8 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     written = read_recipe(task.recipe, "the recipe")
     if written.search is not None and task.trial is None:
         return _searched(folder, task, written.search, report)
+    if task.executor != "local":
+        raise TrainingError("run.executor", f"{task.executor} executes trials of a [search]; this recipe has none")
     given = written.parameters | task.parameters
     recipe = find_recipe(written.recipe)
     parameters = parameters_of(recipe, given)

@@ -66,13 +66,17 @@ def make_executor(name: str, workers: int, module: str) -> Executor:
     """The executor that is called so.
 
     Args:
-        name: ``local``.
+        name: ``local`` or ``ray``.
         workers: so many tasks at once.
         module: the module that does a task (:class:`Execution`).
 
     Raises:
-        TrainingError: ``run.executor``: there is none, or its library is not installed.
+        TrainingError: ``run.executor``, ``ray.missing``, ``ray.unreachable``.
     """
     if name == "local":
         return LocalExecutor(workers, module)
-    raise TrainingError("run.executor", f"there is no executor {name[:40]!r}; choose local")
+    if name == "ray":
+        from wheeltapper_fleet.training.runs.ray_executor import RayExecutor
+
+        return RayExecutor(module)
+    raise TrainingError("run.executor", f"there is no executor {name[:40]!r}; choose local or ray")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class Trainer:
         folder: where folders of runs are.
         recipes: the names of the recipes that are installed here.
         store: where datasets are; empty: where the service says.
+        executor: ``local`` or ``ray``: where trials of searches run.
         stopping: is set when the trainer is to end.
         say: is told what happens, for people.
     """
@@ -59,6 +61,7 @@ class Trainer:
     folder: Path
     recipes: tuple[str, ...]
     store: str
+    executor: str
     stopping: threading.Event
     say: Callable[[str], None]
 
@@ -114,6 +117,7 @@ class Trainer:
                         dataset=run["dataset"],
                         store=self.store or datasets_url,
                         cause=f"{run['cause_kind']} {run['cause_id']}",
+                        executor=self.executor if "search" in tomllib.loads(run["recipe_toml"]) else "local",
                     )
                 )
                 with Execution(folder, MODULE) as execution:
