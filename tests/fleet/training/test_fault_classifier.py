@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wheeltapper_agent.model.bundle import load_bundle
+from wheeltapper_agent.ground.system_clock import SystemClock
+from wheeltapper_agent.model.bundle import Bundle, load_bundle
 from wheeltapper_agent.model.self_test import self_test
+from wheeltapper_agent.pipeline.drift import DriftObserver
+from wheeltapper_agent.pipeline.observation import Observation
+from wheeltapper_agent.source.base import Window
 from wheeltapper_fleet.training import fault_classifier
 from wheeltapper_fleet.training.conformal import fit_temperature, softmax
 from wheeltapper_fleet.training.errors import TrainingError
@@ -20,8 +24,11 @@ from wheeltapper_fleet.training.recipes import Job
 from wheeltapper_fleet.training.runs.folder import RunFolder
 from wheeltapper_fleet.training.runs.measured import Measured
 from wheeltapper_fleet.training.vibration_windows import folds_of, read_labelled
-from wheeltapper_protocols.manifest.manifest import MODEL_FILE
+from wheeltapper_protocols.drift.estimation import estimate
+from wheeltapper_protocols.drift.sketch import decode_sketches
+from wheeltapper_protocols.manifest.manifest import MODEL_FILE, Manifest
 from wheeltapper_protocols.signal.recording import Recording
+from wheeltapper_protocols.wire.messages import Alert, DriftReport, Report
 
 QUICK: dict[str, Any] = {"window_samples": 256, "epochs": 10, "folds": 2}
 
@@ -73,8 +80,35 @@ def test_a_device_takes_the_bundle_and_names_faults_of_machines_that_nobody_has_
         loud = loaded.evaluate(windows * np.float32(100)).scores
         np.testing.assert_allclose(loud.score, found.score, atol=0.05)
     assert np.mean(right) > 0.8
+    check_estimate(manifest, loaded, right)
     train_recipe("fault-classifier", QUICK, fleet_of(3), Job(out=tmp_path / "two", model="bearing-fault"))
     assert (tmp_path / "one" / MODEL_FILE).read_bytes() == (tmp_path / "two" / MODEL_FILE).read_bytes()
+
+
+def check_estimate(manifest: Manifest, loaded: Bundle, right: list[bool]) -> None:
+    """What a device's observer reports of unseen machines gives an estimate of how many windows are named rightly."""
+    assert manifest.estimation is not None
+    assert manifest.drift is not None
+    assert 1.0 in manifest.drift.score.edges
+    observer, reports, at = DriftObserver("main", SystemClock()), list[Alert | Report](), 0
+    for unseen in fleet_of(3, first=50):
+        found = loaded.evaluate(unseen.samples.reshape(-1, 256, 1))
+        for features, score in zip(found.features, found.scores.score, strict=True):
+            window = Window(np.zeros((256, 1), dtype=np.float32), float(at))
+            seen = Observation("main", at, window, manifest, features=features, score=float(score))
+            reports += observer.observe(seen)
+            at += 1
+    reports += observer.end()
+    bodies = [each.body for each in reports if isinstance(each, Report)]
+    counts = np.sum([decode_sketches(each.score).counts[0] for each in bodies if isinstance(each, DriftReport)], axis=0)
+    assert counts.sum() == len(right)
+    accuracy = estimate(manifest.estimation, manifest.drift.score.edges, counts.tolist(), devices=9)[0]
+    assert accuracy.value is not None
+    assert accuracy.low is not None
+    assert accuracy.reference is not None
+    # the nets of the reference saw half of the machines: it errs to the worse side
+    assert accuracy.low <= np.mean(right)
+    assert abs(accuracy.value - np.mean(right)) < abs(accuracy.reference - np.mean(right)) < 0.15
 
 
 def test_recordings_come_to_one_rate_and_the_grid_of_a_converter_is_hidden() -> None:

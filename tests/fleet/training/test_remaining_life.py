@@ -21,6 +21,9 @@ from wheeltapper_fleet.training.recipes import Job
 from wheeltapper_fleet.training.regimes import find_regimes
 from wheeltapper_fleet.training.runs.folder import RunFolder
 from wheeltapper_fleet.training.runs.measured import Measured
+from wheeltapper_protocols.drift.estimation import estimate
+from wheeltapper_protocols.drift.sketch import Bins
+from wheeltapper_protocols.manifest.inference_task import LEAST_LIFE
 from wheeltapper_protocols.manifest.manifest import GOLDEN_FILE, MODEL_FILE
 from wheeltapper_protocols.signal.recording import Recording, write_recording
 
@@ -97,7 +100,19 @@ def test_a_device_takes_the_bundle_and_predicts_for_machines_that_nobody_has_see
         truth.append(np.minimum(60.0, np.arange(len(values))[::-1]))
     found, true = np.concatenate(predicted), np.concatenate(truth)
     assert np.sqrt(np.mean((found - true) ** 2)) < 0.5 * true.std()
+    assert manifest.estimation is not None
+    assert manifest.drift is not None
     assert manifest.remaining_life is not None
+    edges, warn_at = manifest.drift.score.edges, manifest.remaining_life.warn_at
+    for chosen in (found >= 0, found < 30):  # of all ages, and only late: the error is another one
+        scores = warn_at / np.maximum(found[chosen], LEAST_LIFE * warn_at)
+        counts = Bins([edges]).sketch(scores[:, None]).counts[0]
+        (mae, _) = estimate(manifest.estimation, edges, counts.tolist(), devices=20)
+        real = float(np.mean(np.abs(found - true)[chosen]))
+        assert mae.value is not None
+        assert mae.reference is not None
+        assert mae.value == pytest.approx(real, rel=0.3)
+        assert abs(mae.value - real) < abs(mae.reference - real), "better than to assume the validation's"
     assert manifest.remaining_life.interval is not None
     assert 0.8 < covered(manifest.remaining_life.interval, found, true, 60.0) < 0.98
 

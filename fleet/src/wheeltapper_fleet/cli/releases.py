@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -105,3 +106,39 @@ def release_verify(
     with open_client(url, token_file, data_dir) as client:
         found = client.verify_release(model, release)
     print_result(found, f"{model} release {release} verifies: {found['files']} files, {found['length']} bytes", as_json)
+
+
+@release_app.command("quality")
+def release_quality(
+    model: str,
+    release: int,
+    days: Annotated[float, typer.Option(min=0.01, max=3650, help="Of so many days.")] = 7.0,
+    device: Annotated[str | None, typer.Option(help="Only by what this device reported.")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the quality of a release without labels, by the scores that devices report."""
+    until = time.time()
+    query: dict[str, Any] = {"since": max(0.0, until - 86_400.0 * days), "until": until}
+    if device is not None:
+        query["device"] = device
+    with open_client(url, token_file, data_dir) as client:
+        found = client.quality(model, release, **query)
+    if as_json:
+        print_json(found)
+        return
+    others = "" if found["running"] is None else f" of {found['running']} pipelines that run it"
+    typer.echo(f"{found['windows']} windows of {found['devices']} devices{others}, {found['reports']} reports")
+    if found["left_out"]:
+        typer.echo(f"{found['left_out']} reports were not added up")
+    rows = [
+        (
+            each["name"],
+            *(None if each[name] is None else f"{each[name]:.4g}" for name in ("value", "low", "high", "reference")),
+            each["why"] or found["unit"] or None,
+        )
+        for each in found["figures"]
+    ]
+    print_table(("FIGURE", "ESTIMATED", "LEAST", "MOST", "HELD OUT", ""), rows, "nothing is estimated")

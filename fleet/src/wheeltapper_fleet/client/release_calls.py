@@ -88,6 +88,10 @@ class ReleaseCalls(Requests):
         """
         return dict(self._get(f"/releases/{quoted(model)}/{release}/drift", query))
 
+    def quality(self, model: str, release: int, **query: Any) -> dict[str, Any]:
+        """The quality of a release, estimated without labels; ``query`` as for :meth:`drift`."""
+        return dict(self._get(f"/releases/{quoted(model)}/{release}/quality", query))
+
     def set_default_release(
         self, model: str, release: int, *, pipeline: str = "main", tags: Mapping[str, str] | None = None, why: str = ""
     ) -> dict[str, Any]:

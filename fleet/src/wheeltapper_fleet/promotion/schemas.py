@@ -10,11 +10,13 @@ from wheeltapper_fleet.ground.body import CLOSED, NO_NUL, Whole
 from wheeltapper_fleet.registry.promotion_rules import AliasText, Condition, PromotionRule
 
 __all__ = [
+    "EstimatedFigure",
     "PromotionAnswer",
     "PromotionDetail",
     "PromotionLogEntry",
     "PromotionRequest",
     "PromotionView",
+    "QualityView",
     "RuleRemoval",
     "RuleRequest",
 ]
@@ -96,3 +98,43 @@ class PromotionDetail(PromotionView):
     conditions: list[Condition]
     approved_by: list[str]
     log: list[PromotionLogEntry]
+
+
+class EstimatedFigure(BaseModel):
+    """One figure of quality: ``accuracy``, ``precision`` or ``recall`` of a classifier's windows, ``mae`` or ``rmse``.
+
+    ``value`` is between ``low`` and ``high`` (one-sided 95 % each); all are None where there is not enough, and ``why``
+    says what lacks. ``reference`` is what it was on held-out windows of training.
+    """
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    reference: float | None
+    why: str
+
+
+class QualityView(BaseModel):
+    """The estimated quality of a release over reports of ``since`` to ``until`` (Unix seconds).
+
+    ``devices`` reported; ``running`` pipelines say that they run it (counted up to 10,000; None for one device), so the
+    others reported nothing: their agents are too old, or silent. ``left_out`` are reports that were not added up.
+    ``score_psi`` says how far the scores are from those of healthy windows in training.
+    """
+
+    model: str
+    release: int
+    since: float
+    until: float
+    kind: str
+    unit: str
+    devices: int
+    running: int | None
+    reports: int
+    left_out: int
+    windows: int
+    unscored: int
+    score_psi: float | None
+    score_psi_noise: float
+    figures: list[EstimatedFigure]

@@ -25,6 +25,7 @@ __all__ = [
     "alarming",
     "count_windows",
     "delivery_of",
+    "drift_totals",
     "last_scores",
     "newest_drift_reports",
     "newest_scores",
@@ -177,6 +178,22 @@ def release_drift(
     Raises:
         FleetError: ``drift.no_reference``.
     """
+    totals = drift_totals(engine, manifest, since, until, device)
+    assert manifest.drift is not None  # drift_totals has looked
+    names = [feature.name for feature in manifest.features]
+    return compare_with_training(
+        manifest.drift, names, totals, model=manifest.model, release=manifest.release or 0, since=since, until=until
+    )
+
+
+def drift_totals(
+    engine: Engine, manifest: Manifest, since: float, until: float, device: str | None = None
+) -> DriftTotals:
+    """What devices reported about a release, added up; as :func:`release_drift`.
+
+    Raises:
+        FleetError: ``drift.no_reference``.
+    """
     release = manifest.release or 0
     if manifest.drift is None:
         message = f"release {release} of {manifest.model} has no reference to compare with; train it again"
@@ -188,7 +205,4 @@ def release_drift(
                 totals.left_out += 1
                 break
             totals.add(reporter, report)
-    names = [feature.name for feature in manifest.features]
-    return compare_with_training(
-        manifest.drift, names, totals, model=manifest.model, release=release, since=since, until=until
-    )
+    return totals

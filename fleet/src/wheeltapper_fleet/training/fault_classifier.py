@@ -29,6 +29,7 @@ from wheeltapper_fleet.training.conformal import fit_temperature, softmax
 from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit
 from wheeltapper_fleet.training.convnet_onnx import Front, quantize, to_onnx
 from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.estimation import with_estimation
 from wheeltapper_fleet.training.finishing import PENDING, finish
 from wheeltapper_fleet.training.recipes import Job, Recipe, Source
 from wheeltapper_fleet.training.vibration_windows import Labelled, folds_of, read_labelled
@@ -106,7 +107,7 @@ class _FaultClassifier:
         lineage = {f"recording-{number}": sha256 for number, sha256 in enumerate(data.sha256)}
         lineage |= {"recipe": "fault-classifier-1", "temperature": f"{trained.temperature:.4g}"}
         lineage |= {"classes_of_one_machine": ", ".join(alone)} if alone else {}
-        draft = _draft(data, parameters, job)
+        draft = _estimated(_draft(data, parameters, job), data, trained)
         return finish(draft, model, data.samples[picked], _quality(data, trained, exact, model), lineage, job)
 
 
@@ -200,6 +201,16 @@ def _draft(data: Labelled, parameters: FaultClassifierParameters, job: Job) -> M
         golden=_GOLDEN,
         budget=_BUDGET,
     )
+
+
+def _estimated(draft: Manifest, data: Labelled, trained: _Trained) -> Manifest:
+    """The draft with what the fleet needs to estimate its quality, from nets that had not seen the machine."""
+    section = draft.classification
+    assert section is not None  # the draft has it
+    abnormal = np.array([name not in section.normal for name in section.classes])
+    faults, scores = abnormal[data.classes], softmax(trained.logits) @ abnormal / section.threshold
+    right = trained.logits.argmax(axis=1) == data.classes
+    return with_estimation(draft, scores, data.machine, ~faults, right=right, faults=faults)
 
 
 def macro_auroc(logits: npt.NDArray[Any], classes: npt.NDArray[Any]) -> float:

@@ -34,6 +34,7 @@ from wheeltapper_fleet.training.conformal import covered, fit_interval
 from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit, side_by_side
 from wheeltapper_fleet.training.convnet_onnx import Front, Regimes, Trends, quantize, run, to_onnx
 from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.estimation import with_estimation
 from wheeltapper_fleet.training.finishing import PENDING, finish
 from wheeltapper_fleet.training.life_windows import Windows, cut, informative, nearing_end, standard_front, trend_shapes
 from wheeltapper_fleet.training.recipes import Job, Recipe, Source
@@ -41,6 +42,7 @@ from wheeltapper_fleet.training.regimes import find_regimes
 from wheeltapper_fleet.training.series import Life, read_lives
 from wheeltapper_fleet.training.trees import Growth, Trees, grow_numbers
 from wheeltapper_protocols.decision.decision import DecisionSpec
+from wheeltapper_protocols.manifest.inference_task import LEAST_LIFE
 from wheeltapper_protocols.manifest.manifest import Budget, Gate, Golden, Input, Manifest, RawInput, RemainingLife
 
 __all__ = ["REMAINING_LIFE", "RemainingLifeParameters"]
@@ -152,7 +154,7 @@ class _RemainingLife:
         lineage = {f"recording-{number}": life.sha256 for number, life in enumerate(lives)}
         lineage |= {"trees_share": f"{trained.share:.3f}"} | ({"decay": f"{trained.decay:g}"} if trained.nets else {})
         return finish(
-            _draft(trained, lives[0], parameters, job),
+            _estimated(_draft(trained, lives[0], parameters, job), trained),
             model,
             _golden_windows(lives, parameters),
             _quality(trained, model, exact, parameters),
@@ -333,6 +335,16 @@ def _draft(trained: _Trained, life: Life, parameters: RemainingLifeParameters, j
         golden=_GOLDEN,
         budget=_BUDGET,
     )
+
+
+def _estimated(draft: Manifest, trained: _Trained) -> Manifest:
+    """The draft with what the fleet needs to estimate its error, from nets that had not seen the machine."""
+    section = draft.remaining_life
+    assert section is not None  # the draft has it
+    scores = section.warn_at / np.maximum(trained.predicted, LEAST_LIFE * section.warn_at)
+    error = trained.predicted - trained.truth
+    healthy = trained.truth >= 0.999 * section.cap
+    return with_estimation(draft, scores, trained.windows.machine, healthy, error=error)
 
 
 def _golden_windows(lives: list[Life], parameters: RemainingLifeParameters) -> Array:

@@ -31,6 +31,7 @@ from wheeltapper_protocols.decision.interval import Interval
 from wheeltapper_protocols.decision.reasons import UsualBand
 from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec
+from wheeltapper_protocols.drift.estimation import EstimationSpec
 from wheeltapper_protocols.errors import WireError
 from wheeltapper_protocols.signal.feature_kinds import SPECTRAL_KINDS, FeatureSpec
 from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_feature_specs
@@ -270,6 +271,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     decision: DecisionSpec
     drift: DriftSpec | None = None
     """References of features and scores; None: drift is not measured."""
+    estimation: EstimationSpec | None = None
+    """What held-out windows of each score were in truth; None: quality is not estimated without labels."""
     golden: Golden
     runtimes: Annotated[list[ClaimedRuntime], Meta(min_length=1, max_length=8)] | None = None
     """The runtimes that the release claims. A device that has none of them refuses it; None: any that reads the model.
@@ -294,6 +297,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         if len(self.input.channels) != len(self.input.units):
             raise ValueError("channels and units must have the same length")
         self._check_task()
+        self._check_estimation()
         self._check_channels()
         self._check_runtimes(names)
 
@@ -333,6 +337,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("missing_channels must be less than there are channels")
         if self.baseline is not None and (self.raw is not None or len(self.baseline.shift) != len(self.features)):
             raise ValueError("the section baseline is for features only, and needs one entry for each of them")
+
+    def _check_estimation(self) -> None:
+        if self.estimation is None:
+            return
+        if self.estimation.kind != self.task:
+            raise ValueError(f"the section estimation is of {self.estimation.kind}, the task is {self.task}")
+        if self.drift is None or len(self.drift.score.counts) != len(self.estimation.groups[0].windows):
+            raise ValueError("the section estimation needs the section drift, and the bins of its score")
 
     def _check_runtimes(self, files: list[str]) -> None:
         if self.runtimes is None:
@@ -420,6 +432,7 @@ _OMITTED: Final = (
     "bearing",
     "baseline",
     "drift",
+    "estimation",
     "runtimes",
     "shadow",
 )

@@ -1,4 +1,4 @@
-"""Routes of releases: upload blobs, publish, list, verify, drift."""
+"""Routes of releases: upload blobs, publish, list, verify, drift, estimated quality."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName, ReleaseNumber, Sha256
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.promotion.quality import estimated_quality
+from wheeltapper_fleet.promotion.schemas import QualityView
 from wheeltapper_fleet.registry import views
 from wheeltapper_fleet.registry.schemas import ReleaseView, VerifyView
 from wheeltapper_fleet.telemetry.schemas import DriftView
@@ -92,3 +94,18 @@ def get_drift(
     begin = end - _DAY_SECONDS if since is None else since
     found = release_drift(context.engine, manifest, begin, end, device)
     return DriftView.model_validate(asdict(found))
+
+
+@router.get("/releases/{model}/{release}/quality")
+def get_quality(
+    model: ModelName,
+    release: ReleaseNumber,
+    context: Context,
+    since: Annotated[float | None, Query(ge=0, le=1e12)] = None,
+    until: Annotated[float | None, Query(ge=0, le=1e12)] = None,
+    device: DeviceId | None = None,
+) -> QualityView:
+    """The quality of a release, estimated without labels by its devices' scores; by default of the last week."""
+    end = context.clock() if until is None else until
+    begin = end - 7 * _DAY_SECONDS if since is None else since
+    return estimated_quality(context.engine, model, release, begin, end, device)
