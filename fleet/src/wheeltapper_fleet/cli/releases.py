@@ -142,3 +142,48 @@ def release_quality(
         for each in found["figures"]
     ]
     print_table(("FIGURE", "ESTIMATED", "LEAST", "MOST", "HELD OUT", ""), rows, "nothing is estimated")
+
+
+@release_app.command("compare")
+def release_compare(
+    model: str,
+    one: Annotated[int, typer.Argument(min=1, help="The number of a release.")],
+    other: Annotated[int, typer.Argument(min=1, help="The number of another one.")],
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two releases: gates, what of manifest and lineage differs, sizes, what people found of their alerts."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.compare_releases(model, one, other)
+    if as_json:
+        print_json(found)
+        return
+    sides = ("one", "other")
+    headings = (f"RELEASE {one}", f"RELEASE {other}")
+    gates = [(each["name"], *(_gate(each[side]) for side in sides)) for each in found["gates"]]
+    print_table(("GATE", *headings), gates, "neither has a gate")
+    lines = [(each["path"], each["one"], each["other"]) for each in (*found["lineage"], *found["differences"])]
+    lines += [("feature", name, None) for name in found["features_only_one"]]
+    lines += [("feature", None, name) for name in found["features_only_other"]]
+    for name in ("bytes", "model_bytes"):
+        lines.append((name, *(found[f"{name}_{side}"] for side in sides)))
+    lines.append(("precision of alerts", *(_field(found[f"field_{side}"]) for side in sides)))
+    print_table(("DIFFERENCE", *headings), lines, "they differ in nothing")
+    if found["more_differences"]:
+        typer.echo(f"and {found['more_differences']} more")
+
+
+def _gate(said: dict[str, Any] | None) -> str | None:
+    if said is None:
+        return None
+    return f"{said['value']:.4g} (limit {said['limit']:.4g}{'' if said['passed'] else ', failed'})"
+
+
+def _field(said: dict[str, Any]) -> str:
+    if said["precision"] is None:
+        return "not measured"
+    true, false = said["true_faults"], said["false_alarms"]
+    interval = f"{said['precision_low']:.2f} to {said['precision_high']:.2f}"
+    return f"{said['precision']:.2f} ({interval}; {true} faults, {false} false alarms)"

@@ -92,6 +92,10 @@ class ReleaseCalls(Requests):
         """The quality of a release, estimated without labels; ``query`` as for :meth:`drift`."""
         return dict(self._get(f"/releases/{quoted(model)}/{release}/quality", query))
 
+    def compare_releases(self, model: str, one: int, other: int) -> dict[str, Any]:
+        """Two releases of a model side by side."""
+        return dict(self._get(f"/releases/{quoted(model)}/{one}/compare", {"other": other}))
+
     def set_default_release(
         self, model: str, release: int, *, pipeline: str = "main", tags: Mapping[str, str] | None = None, why: str = ""
     ) -> dict[str, Any]:

@@ -10,13 +10,18 @@ from wheeltapper_fleet.ground.body import CLOSED, NO_NUL, Whole
 from wheeltapper_fleet.registry.promotion_rules import AliasText, Condition, PromotionRule
 
 __all__ = [
+    "ComparedGate",
+    "Difference",
     "EstimatedFigure",
+    "FieldResult",
+    "GateValue",
     "PromotionAnswer",
     "PromotionDetail",
     "PromotionLogEntry",
     "PromotionRequest",
     "PromotionView",
     "QualityView",
+    "ReleaseComparison",
     "RuleRemoval",
     "RuleRequest",
 ]
@@ -138,3 +143,59 @@ class QualityView(BaseModel):
     score_psi: float | None
     score_psi_noise: float
     figures: list[EstimatedFigure]
+
+
+class GateValue(BaseModel):
+    """What a gate measured, its limit, and what its ``detail`` says of it, such as its confidence."""
+
+    value: float
+    limit: float
+    passed: bool
+    detail: str
+
+
+class ComparedGate(BaseModel):
+    """A gate of two releases; None where a release does not have it."""
+
+    name: str
+    one: GateValue | None
+    other: GateValue | None
+
+
+class Difference(BaseModel):
+    """A place at which two releases differ, with both values; None where there is none."""
+
+    path: str
+    one: str | None
+    other: str | None
+
+
+class FieldResult(BaseModel):
+    """What people found of the cases that a release raised; ``precision`` with its 95 % interval, None for none."""
+
+    true_faults: int
+    false_alarms: int
+    precision: float | None
+    precision_low: float
+    precision_high: float
+
+
+class ReleaseComparison(BaseModel):
+    """Two releases of a model side by side. ``differences`` are of the signed manifests, at most 200; ``lineage`` says
+    what differs in dataset, recipe, parameters, seed and libraries."""
+
+    model: str
+    one: int
+    other: int
+    gates: list[ComparedGate]
+    differences: list[Difference]
+    more_differences: int
+    features_only_one: list[str]
+    features_only_other: list[str]
+    lineage: list[Difference]
+    bytes_one: int
+    bytes_other: int
+    model_bytes_one: int
+    model_bytes_other: int
+    field_one: FieldResult
+    field_other: FieldResult

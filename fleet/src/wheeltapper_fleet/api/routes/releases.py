@@ -12,8 +12,9 @@ from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName, ReleaseNumber, Sha256
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.promotion.comparison import compare_releases
 from wheeltapper_fleet.promotion.quality import estimated_quality
-from wheeltapper_fleet.promotion.schemas import QualityView
+from wheeltapper_fleet.promotion.schemas import QualityView, ReleaseComparison
 from wheeltapper_fleet.registry import views
 from wheeltapper_fleet.registry.schemas import ReleaseView, VerifyView
 from wheeltapper_fleet.telemetry.schemas import DriftView
@@ -22,6 +23,7 @@ from wheeltapper_fleet.telemetry.views import release_drift
 __all__ = ["router"]
 
 _DAY_SECONDS: Final = 86_400.0
+_FIELD_DAYS: Final = 365
 _BLOB: Final = {
     "required": True,
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}},
@@ -109,3 +111,17 @@ def get_quality(
     end = context.clock() if until is None else until
     begin = end - 7 * _DAY_SECONDS if since is None else since
     return estimated_quality(context.engine, model, release, begin, end, device)
+
+
+@router.get("/releases/{model}/{release}/compare")
+def compare(
+    model: ModelName,
+    release: ReleaseNumber,
+    context: Context,
+    other: Annotated[int, Query(ge=1, le=999_999_999, description="The number of the other release.")],
+    since: Annotated[float | None, Query(ge=0, le=1e12)] = None,
+) -> ReleaseComparison:
+    """A release beside another one: gates, what differs, lineage, sizes; what people found, by default in a year."""
+    until = context.clock()
+    begin = until - _FIELD_DAYS * _DAY_SECONDS if since is None else since
+    return compare_releases(context.engine, model, release, other, begin, until)
