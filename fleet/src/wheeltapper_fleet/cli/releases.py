@@ -168,8 +168,8 @@ def release_compare(
     lines += [("feature", name, None) for name in found["features_only_one"]]
     lines += [("feature", None, name) for name in found["features_only_other"]]
     for name in ("bytes", "model_bytes"):
-        lines.append((name, *(found[f"{name}_{side}"] for side in sides)))
-    lines.append(("precision of alerts", *(_field(found[f"field_{side}"]) for side in sides)))
+        lines.append((name, found[f"{name}_one"], found[f"{name}_other"]))
+    lines.append(("precision of alerts", _field(found["field_one"]), _field(found["field_other"])))
     print_table(("DIFFERENCE", *headings), lines, "they differ in nothing")
     if found["more_differences"]:
         typer.echo(f"and {found['more_differences']} more")

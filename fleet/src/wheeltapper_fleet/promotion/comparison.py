@@ -46,7 +46,7 @@ def compare_releases(engine: Engine, model: str, one: int, other: int, since: fl
         pair = [manifest_of(connection, model, number) for number in (one, other)]
         field = [_field(connection, model, number, since, until) for number in (one, other)]
     left, right = pair
-    found = list(_differences(*(_chosen(each) for each in pair)))
+    found = list(_differences(_chosen(left), _chosen(right)))
     names = [{spec.name for spec in each.features} for each in pair]
     return ReleaseComparison(
         model=model,
@@ -57,7 +57,7 @@ def compare_releases(engine: Engine, model: str, one: int, other: int, since: fl
         more_differences=max(0, len(found) - _DIFFERENCES),
         features_only_one=sorted(names[0] - names[1]),
         features_only_other=sorted(names[1] - names[0]),
-        lineage=list(_differences(*(_told(each.lineage) for each in pair))),
+        lineage=list(_differences(_told(left.lineage), _told(right.lineage))),
         bytes_one=sum(file.length for file in left.files),
         bytes_other=sum(file.length for file in right.files),
         model_bytes_one=left.file(left.model_file).length,
