@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from tests.fleet.api.harness import MODEL, AdminServer
 from tests.fleet.learning.policies.circle import POLICY
+from tests.fleet.promotion.test_quality import classifier, published, runs, say
 from tests.fleet.trust.bundles import write_bundle
 from tests.fleet.trust.world import PASSED
 from wheeltapper_fleet.cli.app import app
@@ -18,8 +20,11 @@ from wheeltapper_fleet.client import policy_calls
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.candidates.service import add_candidate
+from wheeltapper_fleet.learning.policies.observing import look
+from wheeltapper_fleet.learning.policies.spec import parse_policy, read_policy
 from wheeltapper_fleet.learning.runs.rules import Cause, Outcome, State
 from wheeltapper_fleet.learning.runs.service import claim_run, finish_run, queue_run
+from wheeltapper_fleet.registry.aliases import set_alias
 from wheeltapper_fleet.trust.keys import team_key
 
 API = "/api/v1"
@@ -176,3 +181,23 @@ def test_policies_on_the_command_line(server: AdminServer, tmp_path: Path) -> No
     assert 'name = "fan-speed"' in plain.stdout
     assert run(server, "policy", "remove", "fan-speed")["removed"]
     assert run(server, "policy", "list") == []
+
+
+def test_estimated_quality_begins_a_cycle(server: AdminServer) -> None:
+    made, now = published(server, classifier()), time.time()
+    set_alias(server.engine, MODEL, "champion", 3, who="ann", why="", now=now)
+    for number in range(3):
+        runs(server, f"press-{number}")
+        say(server, made, f"press-{number}", [0.7] * 200, 1, now - 60)  # as often right as wrong, in training
+    when = '[when.quality]\nfigure = "accuracy"\nlimit = '
+    text = POLICY.replace("fan-anomaly", MODEL).replace("[when.drift]\ndevices = 0.5\nwindows = 50", when + "0.8")
+    release, seen = look(server.engine, read_policy(parse_policy(text)), now)
+    assert (release, len(seen.findings), len(seen.others)) == (3, 1, 3)
+    assert seen.said.startswith("accuracy is estimated as 0.6, between")
+    _, seen = look(server.engine, read_policy(parse_policy(text.replace("0.8", "0.5"))), now)
+    assert seen.findings == ()
+    _, seen = look(server.engine, read_policy(parse_policy(text.replace('"accuracy"', '"mae"'))), now)
+    assert (seen.findings, seen.said) == ((), "mae is no figure of classification")
+    _, seen = look(server.engine, read_policy(parse_policy(text)), now - 86_400)
+    assert seen.findings == ()
+    assert "cannot be estimated" in seen.said

@@ -20,7 +20,8 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.audience import audience_among
 from wheeltapper_fleet.devices.tables import commands, device_pipelines
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.learning.policies.spec import AgeLimit, DriftLimit, PolicySpec, PrecisionLimit
+from wheeltapper_fleet.learning.policies.spec import AgeLimit, DriftLimit, PolicySpec, PrecisionLimit, QualityLimit
+from wheeltapper_fleet.promotion.quality import estimated_quality
 from wheeltapper_fleet.registry.tables import release_aliases, releases
 from wheeltapper_fleet.telemetry.drift import DriftTotals, ReleaseDrift, compare_with_training
 from wheeltapper_fleet.telemetry.views import MAX_REPORTS, newest_drift_reports
@@ -85,6 +86,9 @@ def look(engine: Engine, spec: PolicySpec, now: float) -> tuple[int, Look]:
             (findings if found[0] else said).append(found[1])
         if when.precision is not None:
             crossed, text = _precision(connection, spec, release, when.precision, now)
+            (findings if crossed else said).append(text)
+        if when.quality is not None:
+            crossed, text = _quality(engine, spec, release, when.quality, now)
             (findings if crossed else said).append(text)
         if when.age is not None:
             crossed, text = _age(row.published_at, when.age, now)
@@ -176,6 +180,24 @@ def _precision(
     if of < limit.verdicts:
         return False, f"{said} ({limit.verdicts} verdicts are needed)"
     return high < limit.below, f"{said}, {high:.0%} at most (limit {limit.below:.0%})"
+
+
+def _quality(engine: Engine, spec: PolicySpec, release: int, limit: QualityLimit, now: float) -> tuple[bool, str]:
+    """Whether the estimated quality is surely worse than the limit."""
+    try:
+        found = estimated_quality(engine, spec.model, release, now - limit.hours * _HOUR, now)
+    except FleetError as error:
+        if error.code != "quality.not_measured":
+            raise
+        return False, error.message
+    figure = next((each for each in found.figures if each.name == limit.figure), None)
+    if figure is None:
+        return False, f"{limit.figure} is no figure of {found.kind}"
+    if figure.value is None or figure.low is None or figure.high is None:
+        return False, f"{limit.figure} cannot be estimated: {figure.why}"
+    worse = figure.low > limit.limit if limit.figure in ("mae", "rmse") else figure.high < limit.limit
+    between = f"between {figure.low:.3g} and {figure.high:.3g} (limit {limit.limit:g})"
+    return worse, f"{limit.figure} is estimated as {figure.value:.3g}, {between}"
 
 
 def _age(published_at: float, limit: AgeLimit, now: float) -> tuple[bool, str]:

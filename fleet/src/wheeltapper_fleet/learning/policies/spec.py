@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -78,6 +78,15 @@ class PrecisionLimit(_Closed, frozen=True, kw_only=True):
     days: Annotated[float, Meta(gt=0, le=3650)] = 90.0
 
 
+class QualityLimit(_Closed, frozen=True, kw_only=True):
+    """Crossed when the estimate from scores alone says, with 95 % confidence, that ``figure`` is worse than ``limit``:
+    lower of ``accuracy``, ``precision`` and ``recall``, higher of the errors ``mae`` and ``rmse``."""
+
+    figure: Literal["accuracy", "precision", "recall", "mae", "rmse"]
+    limit: Annotated[float, Meta(gt=0, le=1e12)]
+    hours: Annotated[float, Meta(gt=0, le=24 * 365)] = 24.0
+
+
 class AgeLimit(_Closed, frozen=True, kw_only=True):
     """Crossed when the release was published longer ago than ``days``."""
 
@@ -89,6 +98,7 @@ class When(_Closed, frozen=True, kw_only=True):
 
     drift: DriftLimit | None = None
     precision: PrecisionLimit | None = None
+    quality: QualityLimit | None = None
     age: AgeLimit | None = None
 
 
@@ -198,8 +208,8 @@ def read_policy(raw: Mapping[str, Any]) -> PolicySpec:
         spec = msgspec.convert(_whole_numbers(dict(raw)), PolicySpec)
     except (msgspec.ValidationError, RecursionError) as error:
         raise FleetError("policy.invalid", f"the policy is refused: {error}", 422) from error
-    if all(limit is None for limit in (spec.when.drift, spec.when.precision, spec.when.age)):
-        raise _invalid("when: nothing begins it; give when.drift, when.precision or when.age")
+    if spec.when == When():
+        raise _invalid("when: nothing begins it; give when.drift, when.precision, when.quality or when.age")
     if spec.captures.at_least > spec.captures.devices:
         raise _invalid(f"captures.at_least: {spec.captures.at_least} of {spec.captures.devices} devices cannot come")
     if spec.captures.devices > spec.budget.captures:
