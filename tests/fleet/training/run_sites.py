@@ -33,7 +33,10 @@ class Strange:
         if parameters.do == "die":
             print("goodbye", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
-        raise ValueError("no such thing")
+        job.shown.loss("net 1", [1.0, 0.5])
+        job.shown.metric("Pr\u00e4zision@10", 0.25)
+        job.warn("half of a character: \\udc80")
+        raise ValueError("no such thing: \\0 \\udc80")
 
 RECIPE = Strange()
 """

@@ -90,6 +90,9 @@ def test_whatever_goes_wrong_is_an_outcome(
     assert says in str(outcome.error_detail)
     assert not folder.bundle.exists()
     assert folder.outcome() == outcome
+    if code == "run.crashed":
+        assert (set(outcome.plots), dict(outcome.metrics)) == ({"loss"}, {"Präzision@10": 0.25})
+        assert outcome.error_detail == "ValueError: no such thing: ? ?"
 
 
 # --- a trainer beside a service ---------------------------------------------------------------------------------------
@@ -238,3 +241,5 @@ def test_who_may_do_what(server: AdminServer) -> None:
         with pytest.raises(FleetError) as caught:
             client.put_run_file(run, 1, "0" * 64, b"x")
         assert caught.value.code == "blob.hash"
+        said = {"state": "FAILED", "error_code": "training.gate_failed", "metrics": {"Präzision@10": 0.25}}
+        assert client.finish_run(run, 1, said)["metrics"] == {"Präzision@10": 0.25}

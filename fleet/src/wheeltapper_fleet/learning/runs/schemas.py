@@ -23,7 +23,8 @@ __all__ = [
 StateName = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 Attempt = Annotated[int, Field(ge=1, le=1_000_000), Whole]
 Sha256Text = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._()/-]{0,99}$")]
+Key = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,100}$")]
+"""A name that a recipe gave, such as a gate's with a class in it."""
 PlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 RecipeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Number = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]

@@ -50,38 +50,54 @@ class Report:
     folder: RunFolder
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.shown = Measured(self.folder)
+
     def progress(self, text: str, done: float | None = None) -> None:
         """Say what is done now, and how far that is from 0 to 1 where the recipe knows it."""
-        self.folder.write_progress(Progress(done=done, text=text[:200]))
+        self.folder.write_progress(Progress(done=done, text=_plain(text)[:200]))
 
     def warn(self, text: str) -> None:
         """Keep a warning, and write it to the log."""
-        print(f"warning: {text}", flush=True)
+        print(f"warning: {_plain(text)}", flush=True)
         if len(self.warnings) < _WARNINGS:
-            self.warnings.append(text[:2000])
+            self.warnings.append(_plain(text))
 
 
 def execute(folder: RunFolder) -> Outcome:
-    """Do the task of a folder, and write how it ended."""
+    """Do the task of a folder, and write how it ended. What was measured before a failure is kept."""
     report, started_at = Report(folder), time.time()
     try:
         outcome = _trained(folder, folder.task(), report)
     except (FleetError, ProtocolError) as error:
-        outcome = Outcome(state=State.FAILED, error_code=error.code, error_detail=error.message[:2000])
+        outcome = _failed(report, error.code, error.message)
     except MemoryError:
-        outcome = Outcome(state=State.FAILED, error_code="run.memory", error_detail="there is too little memory")
+        outcome = _failed(report, "run.memory", "there is too little memory")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        text = f"{error.strerror or error}{where}"[:2000]
-        outcome = Outcome(state=State.FAILED, error_code="run.io", error_detail=text)
+        outcome = _failed(report, "run.io", f"{error.strerror or error}{where}")
     except Exception as error:  # noqa: BLE001  # a recipe of others may fail in any way; its log says where
         traceback.print_exc()
-        text = f"{type(error).__name__}: {error}"[:2000]
-        outcome = Outcome(state=State.FAILED, error_code="run.crashed", error_detail=text)
+        outcome = _failed(report, "run.crashed", f"{type(error).__name__}: {error}")
     _log_elsewhere(folder, outcome, started_at, report)
     outcome = replace(outcome, warnings=tuple(report.warnings))
     folder.write_outcome(outcome)
     return outcome
+
+
+def _failed(report: Report, code: str, text: str) -> Outcome:
+    return Outcome(
+        state=State.FAILED,
+        metrics=report.shown.metrics,
+        plots=_plots(report.folder),
+        error_code=code,
+        error_detail=_plain(text),
+    )
+
+
+def _plain(text: str) -> str:
+    """A text that every database and every encoding can hold."""
+    return text.encode(errors="replace").decode().replace("\0", "?")[:2000]
 
 
 def _log_elsewhere(folder: RunFolder, outcome: Outcome, started_at: float, report: Report) -> None:
@@ -115,10 +131,9 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     lineage = origin | {"run": task.run, "code_sha256": digests["code"], "environment_sha256": digests["environment"]}
     lineage |= {"cause": task.cause} if task.cause else {}
     lineage |= {} if task.trial is None else {"trial": str(task.trial)}
-    shown = Measured(folder)
     job = Job(
         out=folder.bundle, model=written.model, seed=task.seed, replace=True, lineage=tuple(lineage.items()),
-        progress=report.progress, warn=report.warn, shown=shown,
+        progress=report.progress, warn=report.warn, shown=report.shown,
     )  # fmt: skip
     shutil.rmtree(folder.bundle, ignore_errors=True)
     manifest = train_recipe(written.recipe, given, recordings, job)
@@ -126,7 +141,7 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     return Outcome(
         state=State.SUCCEEDED,
         result=file_digest(folder.bundle / MANIFEST_FILE),
-        metrics=shown.metrics | {gate.name: gate.value for gate in manifest.gates},
+        metrics=report.shown.metrics | {gate.name: gate.value for gate in manifest.gates},
         digests=digests,
         parameters=kept,
         plots=_plots(folder),

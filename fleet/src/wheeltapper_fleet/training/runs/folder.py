@@ -14,6 +14,7 @@ Invariant: every file appears whole or not at all, so whoever reads while a run 
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -76,10 +77,11 @@ class RunFolder:
         self.log = path / "log.txt"
 
     def begin(self, task: Task) -> None:
-        """Make the folder, or prepare one that was left for another try: what it had reached stays."""
+        """Make the folder, or prepare one that was left for another try: trials that are done stay."""
         files.make_folder(self.path, private=True)
         (self.path / "outcome.json").unlink(missing_ok=True)
         (self.path / "progress.json").unlink(missing_ok=True)
+        shutil.rmtree(self.plots, ignore_errors=True)
         self._write("task.json", task)
 
     def task(self) -> Task:
