@@ -49,6 +49,7 @@ def test_a_profile_keeps_the_schema_and_suits_its_board(name: str) -> None:
     assert profile.threads <= cores
     assert profile.cpu_quota_percent <= 100 * cores
     assert profile.memory_cap_mb <= memory_mb // 2
+    assert profile.max_model_mb <= profile.memory_cap_mb // 16
     assert set(asdict(profile)) == set(_schema()["properties"])
     # There is always a way on the CPU, in each runtime that is named.
     ways = {"onnxruntime": "CPUExecutionProvider", "ai-edge-litert": "XNNPACK", "tflite-runtime": "XNNPACK"}
@@ -72,6 +73,8 @@ def test_32_bit_arm_names_only_what_exists_there() -> None:
         ("buses", ["/dev/i2c-1\nDeviceAllow=block-*"]),
         ("watchdog_device", "/dev/sda"),
         ("memory_cap_mb", 1),
+        ("max_model_mb", 0),
+        ("max_window_ms", 0),
         ("arch", ["riscv64"]),
         ("cheese", 1),
     ],

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wheeltapper_agent.ground.system_clock import SystemClock
@@ -16,9 +19,12 @@ from wheeltapper_agent.pipeline.drift import DriftObserver
 from wheeltapper_agent.pipeline.observation import Observation
 from wheeltapper_agent.source.base import Window
 from wheeltapper_fleet.training import fault_classifier
+from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.conformal import fit_temperature, softmax
+from wheeltapper_fleet.training.envelopes import add_envelopes, plan_envelopes
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.fault_classifier import macro_auroc
+from wheeltapper_fleet.training.onnx_graph import Graph
 from wheeltapper_fleet.training.recipe_files import train_recipe
 from wheeltapper_fleet.training.recipes import Job
 from wheeltapper_fleet.training.runs.folder import RunFolder
@@ -70,7 +76,7 @@ def test_a_device_takes_the_bundle_and_names_faults_of_machines_that_nobody_has_
     assert not warned
     assert manifest.classification is not None
     assert manifest.classification.classes == ["inner", "normal", "outer"]
-    assert manifest.lineage["recipe"] == "fault-classifier-1"
+    assert manifest.lineage["recipe"] == "fault-classifier-2"
     right = []
     for unseen in fleet_of(3, first=50):
         windows = unseen.samples.reshape(-1, 256, 1)
@@ -109,6 +115,64 @@ def check_estimate(manifest: Manifest, loaded: Bundle, right: list[bool]) -> Non
     # the nets of the reference saw half of the machines: it errs to the worse side
     assert accuracy.low <= np.mean(right)
     assert abs(accuracy.value - np.mean(right)) < abs(accuracy.reference - np.mean(right)) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodes", "faults"),
+    [
+        ("auto", None, ("normal", "inner", "outer")),
+        ("trees", {"TreeEnsembleRegressor"}, ("normal", "inner", "outer")),
+        ("trees", {"TreeEnsembleRegressor"}, ("normal", "outer")),
+    ],
+)
+def test_trees_alone_or_with_nets_name_faults_and_are_loud_or_quiet_alike(
+    kind: str, nodes: set[str] | None, faults: tuple[str, ...], tmp_path: Path
+) -> None:
+    lives = [machine(seed, fault) for seed in range(3) for fault in faults]
+    out = tmp_path / "bundle"
+    made = train_recipe("fault-classifier", QUICK | {"model": kind, "epochs": 4}, lives, Job(out=out, model="fault"))
+    grown = {node.op_type for node in onnx.load(out / MODEL_FILE).graph.node} & {"TreeEnsembleRegressor"}
+    assert grown == (
+        nodes if nodes is not None else ({"TreeEnsembleRegressor"} if made.lineage["trees_share"] != "0.00" else set())
+    )
+    assert {f"macro_auroc_{each}" for each in (("nets", "trees") if kind == "auto" else (kind,))} <= set(made.lineage)
+    loaded = load_bundle(out)
+    self_test(loaded)
+    unseen = [machine(60 + seed, fault) for seed in range(2) for fault in faults]
+    right = []
+    for each in unseen:
+        windows = each.samples.reshape(-1, 256, 1)
+        found = loaded.evaluate(windows).scores
+        assert found.labels is not None
+        right += [name == str(each.meta["machine"]).split("-")[0] for name in found.labels]
+        np.testing.assert_allclose(loaded.evaluate(windows * np.float32(50)).scores.score, found.score, atol=0.05)
+    assert np.mean(right) > 0.75
+
+
+@given(st.integers(256, 3000), st.integers(1, 3), st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_the_graph_computes_the_spectrum_of_the_envelope_that_training_saw(
+    samples: int, channels: int, seed: int
+) -> None:
+    x = np.random.default_rng(seed).standard_normal((3, samples, channels)).astype(np.float32)
+    plan, graph = plan_envelopes(samples), Graph()
+    graph.add("Transpose", ["input"], "by_channel", perm=[0, 2, 1])
+    graph.add("Identity", [add_envelopes(graph, plan, "by_channel", channels, samples)], "output")
+    wanted = plan.apply(x)
+    model = graph.model(["n", samples, channels], ["n", wanted.shape[1]])
+    np.testing.assert_allclose(open_session(model).run(["output"], {"input": x})[0], wanted, atol=5e-3)
+
+
+def test_a_line_of_the_envelope_is_seen_at_its_frequency() -> None:
+    time = np.arange(2048) / 12_000
+    noise = np.random.default_rng(0).standard_normal((2, 2048))
+    x = (noise * (1 + 0.9 * np.sin(2 * np.pi * 107 * time) * np.array([[0.0], [1.0]]))).astype(np.float32)[:, :, None]
+    plan = plan_envelopes(2048)
+    quiet, modulated = plan.apply(x)
+    groups = plan.groups.shape[1]
+    rise = (modulated - quiet)[:groups]
+    place = 107 * plan.points * plan.pool / 12_000
+    assert plan.groups[int(np.argmin(np.abs(plan.bins - place))), int(rise.argmax())] > 0
 
 
 def test_recordings_come_to_one_rate_and_the_grid_of_a_converter_is_hidden() -> None:

@@ -25,6 +25,7 @@ from tests.fleet.training.own_models import (
 )
 from wheeltapper_fleet.cli.app import main
 from wheeltapper_fleet.training.bundles import break_golden
+from wheeltapper_fleet.training.desk_agent import DeskAgent
 from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
 from wheeltapper_protocols.signal.recording import write_recording
 
@@ -244,6 +245,8 @@ def test_check_finds_what_a_device_finds_and_computes_gates_anew(run: Run, tmp_p
     assert (code, (bundle / "manifest.json").read_bytes() != before) == (0, True), err
     gates = {gate["name"]: gate for gate in json.loads(out)["gates"]}
     assert {"board_x86-gateway", "against_champion", "drift_of_healthy"} <= set(gates)
+    assert gates["board_x86-gateway_model_mb"]["limit"] == 64
+    assert gates["board_x86-gateway"]["limit"] <= 50
     assert gates["against_champion"]["value"] == 0.0
     # Labels the wrong way round: the file's gates say all is well, the data says otherwise.
     wrong = [f"inner={fresh / 'normal-0.npz'}", f"normal={fresh / 'inner-0.npz'}"]
@@ -252,6 +255,20 @@ def test_check_finds_what_a_device_finds_and_computes_gates_anew(run: Run, tmp_p
     break_golden(bundle)
     code, _, err = run("check", bundle)
     assert (code, "[self_test." in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("budget", "gate"), [("max_model_mb", "board_x86-gateway_model_mb"), ("max_window_ms", "board_x86-gateway")]
+)
+def test_a_model_beyond_a_boards_budget_is_refused(
+    run: Run, tmp_path: Path, machines: Path, monkeypatch: pytest.MonkeyPatch, budget: str, gate: str
+) -> None:
+    made(run, tmp_path, "--model", saved(tmp_path, peak_classifier()), "--data", machines, "--classes", "normal,inner")
+    assert DeskAgent().board("x86-gateway")["memory_cap_mb"] == 1024
+    assert DeskAgent().board("no-such-board") == {}
+    monkeypatch.setattr(DeskAgent, "board", lambda self, name: {"name": name, budget: 1e-6})
+    code, out, err = run("check", tmp_path / "bundle", "--profile", "x86-gateway")
+    assert (code, f"FAILED  {gate}" in out, err.endswith("[bundle.gate_failed]\n")) == (2, True, True)
 
 
 def test_a_claimed_runtime_that_nobody_has_is_not_passed_over(run: Run, tmp_path: Path, machines: Path) -> None:

@@ -28,6 +28,10 @@ class Profile:
     Runtime, ``XNNPACK``, or ``delegate:<path>`` for a TFLite delegate. Each runtime ignores those of the others."""
     threads: Annotated[int, Bounds(1, 64, "threads")] = 1
     memory_cap_mb: Annotated[int, Bounds(64, 65_536, "MB")] = 512
+    max_model_mb: Annotated[int, Bounds(1, 256, "MB")] = 32
+    """The largest model that a release for this board may have; the desk's check refuses a larger one."""
+    max_window_ms: Annotated[float, Bounds(0.01, 60_000, "ms")] = 25.0
+    """The most processor time of one window, as the desk measures it; its processor is often several times as fast."""
     cpu_quota_percent: Annotated[int, Bounds(10, 6400, "percent")] = 100
     """Share of the processor; 100 is one core."""
     spool_max_records: Annotated[int, Bounds(1000, COUNT_MAX, "records")] = 1_000_000

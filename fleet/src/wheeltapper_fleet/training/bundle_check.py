@@ -208,7 +208,8 @@ def _runtime_gates(runtime: str, figures: dict[str, Any], manifest: Manifest) ->
 
 
 def _profile_gates(folder: Path, manifest: Manifest, agent: DeskAgent, profiles: Sequence[str]) -> list[Gate]:
-    """The self-test under the limits of boards: their runtimes, threads and memory, on this computer's processor."""
+    """The self-test under the limits of boards: their runtimes, threads and memory, on this computer's processor; and
+    the budgets that their profiles state for a model and a window."""
     gates = []
     for name in profiles:
         entries = agent.check(folder, profile=name)
@@ -217,9 +218,15 @@ def _profile_gates(folder: Path, manifest: Manifest, agent: DeskAgent, profiles:
             worst = entries[0]
             raise TrainingError(worst["code"], f"on the board {name}: {worst['message']}")
         window_ms = 1e3 * manifest.input.window_samples / manifest.input.sample_rate_hz
-        limit = min(manifest.budget.latency_p95_ms, window_ms)
-        detail = "a window in its budget and in less time than it lasts, within the board's memory; on this processor"
-        gates.append(_at_most(f"board_{name}"[:80], figures["processor_p95_ms"], limit, detail))
+        board = agent.board(name)
+        limit = min(manifest.budget.latency_p95_ms, window_ms, float(board.get("max_window_ms", window_ms)))
+        detail = "a window in its budget, the board's, and less time than it lasts, within the board's memory"
+        gates.append(_at_most(f"board_{name}"[:80], figures["processor_p95_ms"], limit, f"{detail}; on this processor"))
+        if "max_model_mb" in board:
+            length_mb = manifest.file(manifest.model_file).length / 1024**2
+            gates.append(
+                _at_most(f"board_{name[:60]}_model_mb", length_mb, float(board["max_model_mb"]), "the model's file")
+            )
     return gates
 
 

@@ -27,6 +27,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from wheeltapper_fleet.training.autoencoder import warnings_silenced
 from wheeltapper_fleet.training.convnet import ConvNet
+from wheeltapper_fleet.training.envelopes import Envelopes, add_envelopes
 from wheeltapper_fleet.training.onnx_graph import Graph
 from wheeltapper_fleet.training.trees import Trees, add_trees
 
@@ -91,6 +92,7 @@ class Front:
         regimes: None: there is one.
         by_window: whether each channel of a window is brought to zero mean and unit root mean square.
         trends: what nets see in place of blocks; ``block`` is 1 then.
+        envelopes: what trees see in place of what nets see; ``block`` is 1 then.
     """
 
     mean: Array
@@ -101,6 +103,11 @@ class Front:
     regimes: Regimes | None = None
     by_window: bool = False
     trends: Trends | None = None
+    envelopes: Envelopes | None = None
+
+    def rows(self, x: Array) -> Array:
+        """What trees see, [window, value], of what nets see."""
+        return self.envelopes.apply(x) if self.envelopes is not None else x.reshape(len(x), -1)
 
     def apply(self, windows: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
         """What the nets see, [window, block, channel] or [window, 1, trend], and whether all samples of each window are
@@ -129,12 +136,12 @@ def run(nets: Sequence[ConvNet], front: Front, windows: Array, trees: Trees | No
         nets: of one form; there may be none where ``share`` is 1.
         front: what comes before them.
         windows: [window, sample, channel].
-        trees: see the same as the nets.
+        trees: see :meth:`Front.rows`.
         share: of the trees in the output.
     """
     x, known = front.apply(windows)
     parts = [(1 - share) * np.mean([net.predict(x) for net in nets], axis=0)] if nets else []
-    parts += [share * trees.predict(x.reshape(len(x), -1))] if trees is not None else []
+    parts += [share * trees.predict(front.rows(x))] if trees is not None else []
     output: Array = np.sum(parts, axis=0).astype(np.float32)
     output[~known] = np.nan
     return output
@@ -159,9 +166,12 @@ def to_onnx(
     outputs = [_add_net(graph, net, f"net{number}") for number, net in enumerate(nets)]
     last = graph.add("Mean", outputs, "mean") if len(outputs) > 1 else "".join(outputs)
     if trees is not None:
-        graph.add("Flatten", ["front"], "front_row", axis=1)
+        if front.envelopes is not None:
+            row = add_envelopes(graph, front.envelopes, "front", len(front.channels), samples)
+        else:
+            row = graph.add("Flatten", ["front"], "front_row", axis=1)
         graph.constant("share_of_trees", share)
-        grown = graph.add("Mul", [add_trees(graph, trees, "front_row", "trees"), "share_of_trees"], "trees_share")
+        grown = graph.add("Mul", [add_trees(graph, trees, row, "trees"), "share_of_trees"], "trees_share")
         if nets:
             graph.constant("share_of_nets", 1 - share)
             graph.add("Mul", [last, "share_of_nets"], "nets_share")

@@ -95,6 +95,15 @@ class DeskAgent:
             raise self._error(status, err) from None
         return [dict(entry) for entry in found]
 
+    def board(self, name: str) -> dict[str, Any]:
+        """What the agent knows of the board ``name``: the keys of its profile; none where it knows no such board."""
+        status, out, err = self._run(["--json"], self._timeout_seconds, group="profiles")
+        try:
+            known = json.loads(out)
+            return next((dict(each) for each in known if each["name"] == name), {})
+        except (ValueError, KeyError, TypeError):
+            raise self._error(status, err) from None
+
     def evaluate(
         self, folder: Path, samples: npt.NDArray[np.float32], runtime: str = "", with_inputs: bool = False
     ) -> dict[str, npt.NDArray[Any]]:
@@ -136,12 +145,12 @@ class DeskAgent:
             with np.load(out, allow_pickle=False) as archive:
                 return {name: np.asarray(archive[name]) for name in archive.files}
 
-    def _run(self, arguments: Sequence[str], seconds: float) -> tuple[int, str, str]:
+    def _run(self, arguments: Sequence[str], seconds: float, group: str = "bundle") -> tuple[int, str, str]:
         """Run the agent; return its exit status, standard output and the end of its standard error."""
         environment = child_environment(os.environ) | {"OPENBLAS_NUM_THREADS": "1"}
         environment.pop("WHEELTAPPER_TOKEN", None)
         process = subprocess.Popen(
-            [*self._command, "bundle", *arguments],
+            [*self._command, group, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """The recipe ``fault-classifier``: from labelled vibration to the kind of fault, with calibrated probabilities.
 
-Recordings with a label -> windows of one rate without the converters' grids -> convolution nets on the raw samples, one
-a fold of machines -> temperature from the machines that each net did not see -> int8 -> golden vectors -> gates ->
-bundle.
+Recordings with a label -> windows of one rate without the converters' grids -> convolution nets on the raw samples and
+boosted trees on the envelope's spectrum, by folds of machines -> the share of each and a temperature from the machines
+that each did not see -> int8 -> golden vectors -> gates -> bundle.
 
 Invariants:
     * Machines are divided, never windows. A class that one machine alone shows is divided by time, and that is said.
@@ -14,9 +14,9 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,12 @@ from wheeltapper_fleet.training.bundles import check_target
 from wheeltapper_fleet.training.conformal import fit_temperature, softmax
 from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit
 from wheeltapper_fleet.training.convnet_onnx import Front, quantize, to_onnx
+from wheeltapper_fleet.training.envelopes import plan_envelopes
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.estimation import with_estimation
 from wheeltapper_fleet.training.finishing import PENDING, finish
 from wheeltapper_fleet.training.recipes import Job, Recipe, Source
+from wheeltapper_fleet.training.trees import Growth, Trees, grow_classes
 from wheeltapper_fleet.training.vibration_windows import Labelled, folds_of, read_labelled
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.manifest.manifest import Budget, Classification, Gate, Golden, Input, Manifest, RawInput
@@ -47,6 +49,13 @@ _DECISION: Final = DecisionSpec(smooth_windows=5, raise_windows=3, clear_windows
 _BATCH: Final = 64
 _LEAST_STEPS: Final = 300
 """Few windows are gone through more often, until there were so many steps."""
+_GROWTH: Final = Growth(trees=40, rate=0.1, leaves=6, leaf_share=0.01)
+_TREE_ROWS: Final = 8000
+"""Windows that trees learn from, evenly spread."""
+_GRID: Final = 2
+"""Decimals of what trees learn from, so that no split falls between values that differ by rounding only."""
+_SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the trees in the logits, each tried."""
 _LEAST_AUROC: Final = 0.7
 _MOST_MISCALIBRATED: Final = 0.15
 _LEAST_AGREEMENT: Final = 0.97
@@ -62,6 +71,8 @@ class FaultClassifierParameters(Struct, frozen=True, kw_only=True, forbid_unknow
     sample_rate_hz: Annotated[float, Meta(ge=0, le=1e7)] = 0.0
     """To which recordings are brought; 0: the lowest of theirs."""
     window_samples: Annotated[int, Meta(ge=256, le=16_384)] = 2048
+    model: Literal["auto", "nets", "trees"] = "nets"
+    """``auto``: as much of each as suits machines that they had not seen; of few machines that is a guess."""
     epochs: Annotated[int, Meta(ge=1, le=1000)] = 20
     folds: Annotated[int, Meta(ge=2, le=10)] = 3
     threshold: Annotated[float, Meta(gt=0, le=1)] = 0.5
@@ -70,12 +81,22 @@ class FaultClassifierParameters(Struct, frozen=True, kw_only=True, forbid_unknow
 
 @dataclass(frozen=True)
 class _Trained:
-    """Nets, and the logits that each window got from the net that had not seen its machine."""
+    """Nets and trees, and the logits that each window got from those that had not seen its machine.
+
+    Args:
+        front, nets, trees, share: the model; see :func:`convnet_onnx.run`.
+        logits: [window, class].
+        temperature: by which they were divided.
+        areas: the macro AUROC of each kind of model alone.
+    """
 
     front: Front
     nets: list[ConvNet]
-    logits: Array
+    trees: Trees | None
+    share: float
+    logits: npt.NDArray[Any]
     temperature: float
+    areas: dict[str, float]
 
 
 class _FaultClassifier:
@@ -101,11 +122,14 @@ class _FaultClassifier:
         trained = _fit(data, fold, parameters, job)
         job.shown.classes(softmax(trained.logits), data.classes, data.names)
         job.progress("quantization")
-        exact = to_onnx(trained.nets, trained.front, parameters.window_samples, len(data.channels))
-        model = quantize(exact, data.samples)
+        shape = parameters.window_samples, len(data.channels)
+        exact = to_onnx(trained.nets, trained.front, *shape, trained.trees, trained.share)
+        model = quantize(exact, data.samples) if trained.nets else exact
         picked = [int(np.flatnonzero(data.classes == each)[0]) for each in range(len(data.names))]
         lineage = {f"recording-{number}": sha256 for number, sha256 in enumerate(data.sha256)}
-        lineage |= {"recipe": "fault-classifier-1", "temperature": f"{trained.temperature:.4g}"}
+        lineage |= {"recipe": "fault-classifier-2", "temperature": f"{trained.temperature:.4g}"}
+        lineage |= {"trees_share": f"{trained.share:.2f}"}
+        lineage |= {f"macro_auroc_{kind}": f"{area:.3f}" for kind, area in trained.areas.items()}
         lineage |= {"classes_of_one_machine": ", ".join(alone)} if alone else {}
         draft = _estimated(_draft(data, parameters, job), data, trained)
         return finish(draft, model, data.samples[picked], _quality(data, trained, exact, model), lineage, job)
@@ -132,18 +156,64 @@ def _check_classes(data: Labelled, parameters: FaultClassifierParameters) -> Non
 
 
 def _fit(data: Labelled, fold: npt.NDArray[np.int64], parameters: FaultClassifierParameters, job: Job) -> _Trained:
-    """Fit a net for each fold, on the others; divide the logits by the temperature that suits unseen machines."""
+    """Fit nets and trees for each fold on the others; mix them as suits unseen machines."""
     count = len(data.channels)
     front = Front(
-        np.zeros((1, count), np.float32), np.ones((1, count), np.float32), 1, 12.0, tuple(range(count)), by_window=True
-    )
+        np.zeros((1, count), np.float32), np.ones((1, count), np.float32), 1, 12.0, tuple(range(count)), by_window=True,
+        envelopes=plan_envelopes(parameters.window_samples),
+    )  # fmt: skip
     seen, _ = front.apply(data.samples)
+    found: dict[str, npt.NDArray[Any]] = {}
+    nets, trees = list[ConvNet](), None
+    if parameters.model != "trees":
+        nets, found["nets"] = _fit_nets(data, seen, fold, parameters, job)
+    if parameters.model != "nets":
+        trees, found["trees"] = _grow(data, front.rows(seen), fold, parameters.folds, job)
+    areas = {kind: macro_auroc(logits, data.classes) for kind, logits in found.items()}
+    single = {kind: fit_temperature(logits, data.classes) for kind, logits in found.items()}
+    share, temperature, logits = _mixed(
+        [found[kind] / single[kind] for kind in ("nets", "trees") if kind in found],
+        _SHARES if len(found) == 2 else (0.0,),
+        data.classes,
+    )
+    share = 1.0 if "nets" not in found else share
+    for net in nets:
+        net.weights[-1] /= np.float32(temperature * single["nets"])
+        net.biases[-1] /= np.float32(temperature * single["nets"])
+    if trees is not None:
+        trees = replace(trees, factor=1 / (temperature * single["trees"]))
+    nets, trees = (nets if share < 1 else []), (trees if share else None)
+    return _Trained(front, nets, trees, share, logits, temperature, areas)
+
+
+def _mixed(
+    logits: list[npt.NDArray[Any]], shares: Sequence[float], classes: npt.NDArray[np.int64]
+) -> tuple[float, float, npt.NDArray[Any]]:
+    """The share of the last of ``logits`` whose mean with the first is likeliest, its temperature, and the mean."""
+    best: tuple[float, float, float, npt.NDArray[Any]] | None = None
+    rows = np.arange(len(classes))
+    for share in shares:
+        mean = (1 - share) * logits[0] + share * logits[-1]
+        temperature = fit_temperature(mean, classes)
+        mean = mean / temperature
+        loss = float(-np.log(np.maximum(softmax(mean)[rows, classes], 1e-12)).mean())
+        if best is None or loss < best[0]:
+            best = (loss, share, temperature, mean)
+    assert best is not None  # there is a share
+    return best[1:]
+
+
+def _fit_nets(
+    data: Labelled, seen: Array, fold: npt.NDArray[np.int64], parameters: FaultClassifierParameters, job: Job
+) -> tuple[list[ConvNet], Array]:
+    """A net for each fold, and the logits of each window by the net that had not seen its machine."""
     logits = np.zeros((len(seen), len(data.names)), np.float32)
     nets = []
     for number in range(parameters.folds):
         rest, mine = np.flatnonzero(fold != number), fold == number
         rest = _balanced(rest, data.classes, job.seed)
-        net = ConvNet(seen.shape[1], count, _convolutions(seen.shape[1]), 32, len(data.names), average=True)
+        forms = _convolutions(seen.shape[1])
+        net = ConvNet(seen.shape[1], seen.shape[2], forms, 32, len(data.names), average=True)
         epochs = max(parameters.epochs, -(-_LEAST_STEPS * _BATCH // len(rest)))
         how = Fit(loss="classes", epochs=epochs, batch=_BATCH, rate=2e-3, decay=0.1, noise=0.1)
         for epoch in fit(net, seen[rest], data.classes[rest], how, job.seed + number):
@@ -152,11 +222,28 @@ def _fit(data: Labelled, fold: npt.NDArray[np.int64], parameters: FaultClassifie
         if mine.any():
             logits[mine] = net.predict(seen[mine])
         nets.append(net)
-    temperature = fit_temperature(logits, data.classes)
-    for net in nets:
-        net.weights[-1] /= np.float32(temperature)
-        net.biases[-1] /= np.float32(temperature)
-    return _Trained(front, nets, logits / np.float32(temperature), temperature)
+    return nets, logits
+
+
+def _grow(
+    data: Labelled, rows: Array, fold: npt.NDArray[np.int64], folds: int, job: Job
+) -> tuple[Trees, npt.NDArray[Any]]:
+    """Trees of all machines, and the logits of each window by trees that had not seen its machine."""
+    rounded = np.round(rows, _GRID)
+    logits = np.full((len(rows), len(data.names)), -10.0)
+
+    def grown(usable: npt.NDArray[np.int64]) -> Trees:
+        picked = usable[:: max(1, -(-len(usable) // _TREE_ROWS))]
+        return grow_classes(rounded[picked], data.classes[picked], _GROWTH, job.seed)
+
+    for number in range(folds):
+        job.progress(f"trees {number + 1} of {folds + 1}")
+        mine = np.flatnonzero(fold == number)
+        trees = grown(np.flatnonzero(fold != number))
+        if len(mine):
+            logits[np.ix_(mine, trees.model.classes_)] = trees.predict(rows[mine])
+    job.progress(f"trees {folds + 1} of {folds + 1}")
+    return grown(np.arange(len(rows))), logits
 
 
 def _balanced(rows: npt.NDArray[np.int64], classes: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
@@ -227,11 +314,12 @@ def _quality(data: Labelled, trained: _Trained, exact: bytes, model: bytes) -> l
     rows = data.samples[:: max(1, len(data.samples) // 500)]
     int8, wanted = (open_session(each).run(["output"], {"input": rows})[0] for each in (model, exact))
     same = float(np.mean(int8.argmax(axis=1) == wanted.argmax(axis=1)))
+    alone = ", ".join(f"{kind} {value:.3f}" for kind, value in trained.areas.items())
     right = float(np.mean(trained.logits.argmax(axis=1) == data.classes))
     return [
         Gate(
             name="macro_auroc", value=area, limit=_LEAST_AUROC, passed=area >= _LEAST_AUROC,
-            detail=f"at least; each machine by a net that had not seen it; {right:.1%} of windows right",
+            detail=f"at least; each machine by what had not seen it; {right:.1%} of windows right; alone {alone}",
         ),
         Gate(
             name="calibration_error", value=off, limit=_MOST_MISCALIBRATED, passed=off <= _MOST_MISCALIBRATED,

@@ -48,17 +48,18 @@ class Growth:
 
 @dataclass(frozen=True)
 class Trees:
-    """A fitted model and the number of its outputs."""
+    """A fitted model, the number of its outputs, and what they are multiplied by."""
 
     model: Any
     outputs: int
+    factor: float = 1.0
 
     def predict(self, rows: Array) -> npt.NDArray[np.float64]:
         """The model's output [row, output]: numbers, or logits of classes."""
         with threadpool_limits(1):
             if isinstance(self.model, HistGradientBoostingRegressor):
-                return np.asarray(self.model.predict(rows)[:, None])
-            given = np.asarray(self.model.decision_function(rows))
+                return np.asarray(self.factor * self.model.predict(rows)[:, None])
+            given = self.factor * np.asarray(self.model.decision_function(rows))
         return np.stack([-given / 2, given / 2], axis=1) if given.ndim == 1 else given
 
 
@@ -111,9 +112,9 @@ def add_trees(graph: Graph, trees: Trees, value: str, name: str) -> str:
                     leaves["treeids"].append(tree)
                     leaves["nodeids"].append(number)
                     leaves["ids"].append(output)
-                    leaves["weights"].append(float(node["value"]))
+                    leaves["weights"].append(trees.factor * float(node["value"]))
             tree += 1
-    base = np.ravel(trees.model._baseline_prediction).tolist()
+    base = (trees.factor * np.ravel(trees.model._baseline_prediction)).tolist()
     attributes = {f"nodes_{key}": given for key, given in nodes.items()}
     attributes |= {f"target_{key}": given for key, given in leaves.items()}
     one = trees.outputs == 2 and len(base) == 1
