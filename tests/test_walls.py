@@ -255,6 +255,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "learning.policies.schemas",
         "learning.policies.spec",
         "learning.schemas",
+        "lineage.card_text",
         "lineage.schemas",
         "notify.occurrence",
         "notify.rules",

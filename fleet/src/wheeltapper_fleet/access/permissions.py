@@ -151,6 +151,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "GET /releases/{model}/{release}/drift": "read",
     "GET /releases/{model}/{release}/quality": "read",
     "GET /releases/{model}/{release}/compare": "read",
+    "GET /releases/{model}/{release}/card": "read",
     "GET /lineage/alerts/{alert}": "read",
     "GET /lineage/releases/{model}/{release}": "read",
     "GET /lineage/releases/{model}/{release}/devices": "read",

@@ -12,7 +12,15 @@ from wheeltapper_fleet.cli.aliases import alias_app
 from wheeltapper_fleet.cli.default_releases import default_app
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
 from wheeltapper_fleet.cli.promotions import promotions_app, release_promote, rule_app
-from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_result, print_table
+from wheeltapper_fleet.cli.support import (
+    BAD_INPUT,
+    fail,
+    format_time,
+    open_client,
+    print_json,
+    print_result,
+    print_table,
+)
 
 __all__ = ["release_app", "tested_here"]
 
@@ -173,6 +181,29 @@ def release_compare(
     print_table(("DIFFERENCE", *headings), lines, "they differ in nothing")
     if found["more_differences"]:
         typer.echo(f"and {found['more_differences']} more")
+
+
+@release_app.command("card")
+def release_card(
+    model: str,
+    release: int,
+    form: Annotated[str, typer.Option("--format", help="md or html.")] = "md",
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the model card of a release, written from records only; what nobody measured says so."""
+    if form not in ("md", "html"):
+        fail("cli.format", f"{form!r} is no form of a card; there are md and html", BAD_INPUT)
+    with open_client(url, token_file, data_dir) as client:
+        found = client.release_card(model, release)
+    if as_json:
+        print_json(found)
+        return
+    from wheeltapper_fleet.lineage.card_text import as_html, as_markdown
+
+    typer.echo(as_html(found) if form == "html" else as_markdown(found))
 
 
 def _gate(said: dict[str, Any] | None) -> str | None:

@@ -96,6 +96,10 @@ class ReleaseCalls(Requests):
         """Two releases of a model side by side."""
         return dict(self._get(f"/releases/{quoted(model)}/{one}/compare", {"other": other}))
 
+    def release_card(self, model: str, release: int) -> dict[str, Any]:
+        """The model card of a release."""
+        return dict(self._get(f"/releases/{quoted(model)}/{release}/card"))
+
     def set_default_release(
         self, model: str, release: int, *, pipeline: str = "main", tags: Mapping[str, str] | None = None, why: str = ""
     ) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from wheeltapper_fleet.promotion.quality import manifest_of
 from wheeltapper_fleet.promotion.schemas import ComparedGate, Difference, FieldResult, GateValue, ReleaseComparison
 from wheeltapper_protocols.manifest.manifest import Gate, Manifest
 
-__all__ = ["compare_releases"]
+__all__ = ["compare_releases", "field_of"]
 
 _DIFFERENCES: Final = 200
 _TEXT: Final = 200
@@ -44,7 +44,7 @@ def compare_releases(engine: Engine, model: str, one: int, other: int, since: fl
     """
     with reading(engine) as connection:
         pair = [manifest_of(connection, model, number) for number in (one, other)]
-        field = [_field(connection, model, number, since, until) for number in (one, other)]
+        field = [field_of(connection, model, number, since, until) for number in (one, other)]
     left, right = pair
     found = list(_differences(_chosen(left), _chosen(right)))
     names = [{spec.name for spec in each.features} for each in pair]
@@ -116,7 +116,8 @@ def _spelled(value: Any) -> str | None:
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
 
-def _field(connection: Connection, model: str, release: int, since: float, until: float) -> FieldResult:
+def field_of(connection: Connection, model: str, release: int, since: float, until: float) -> FieldResult:
+    """What people found of the cases of a release that were resolved between two times (Unix seconds)."""
     true, false = count_verdicts(connection, model, release, since, until)
     low, high = share_interval(true, true + false)
     return FieldResult(

@@ -10,6 +10,8 @@ from wheeltapper_fleet.ground.body import CLOSED, NO_NUL, Whole
 from wheeltapper_fleet.registry.promotion_rules import AliasText, Condition, PromotionRule
 
 __all__ = [
+    "CardRow",
+    "CardSection",
     "ComparedGate",
     "Difference",
     "EstimatedFigure",
@@ -21,6 +23,7 @@ __all__ = [
     "PromotionRequest",
     "PromotionView",
     "QualityView",
+    "ReleaseCard",
     "ReleaseComparison",
     "RuleRemoval",
     "RuleRequest",
@@ -199,3 +202,25 @@ class ReleaseComparison(BaseModel):
     model_bytes_other: int
     field_one: FieldResult
     field_other: FieldResult
+
+
+class CardRow(BaseModel):
+    """One line of a model card."""
+
+    name: str
+    value: str
+
+
+class CardSection(BaseModel):
+    """One section of a model card."""
+
+    title: str
+    rows: list[CardRow]
+
+
+class ReleaseCard(BaseModel):
+    """The model card of a release, from its signed manifest and the fleet's records."""
+
+    model: str
+    release: int
+    sections: list[CardSection]

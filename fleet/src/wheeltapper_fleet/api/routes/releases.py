@@ -12,9 +12,10 @@ from wheeltapper_fleet.api.context import Context, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName, ReleaseNumber, Sha256
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.lineage.card import card_of
 from wheeltapper_fleet.promotion.comparison import compare_releases
 from wheeltapper_fleet.promotion.quality import estimated_quality
-from wheeltapper_fleet.promotion.schemas import QualityView, ReleaseComparison
+from wheeltapper_fleet.promotion.schemas import QualityView, ReleaseCard, ReleaseComparison
 from wheeltapper_fleet.registry import views
 from wheeltapper_fleet.registry.schemas import ReleaseView, VerifyView
 from wheeltapper_fleet.telemetry.schemas import DriftView
@@ -125,3 +126,9 @@ def compare(
     until = context.clock()
     begin = until - _FIELD_DAYS * _DAY_SECONDS if since is None else since
     return compare_releases(context.engine, model, release, other, begin, until)
+
+
+@router.get("/releases/{model}/{release}/card")
+def get_card(model: ModelName, release: ReleaseNumber, context: Context) -> ReleaseCard:
+    """The model card of a release, written from records only; what nobody measured says so."""
+    return card_of(context.engine, model, release, context.clock())
