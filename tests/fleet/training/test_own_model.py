@@ -266,7 +266,9 @@ def test_a_model_beyond_a_boards_budget_is_refused(
     made(run, tmp_path, "--model", saved(tmp_path, peak_classifier()), "--data", machines, "--classes", "normal,inner")
     assert DeskAgent().board("x86-gateway")["memory_cap_mb"] == 1024
     assert DeskAgent().board("no-such-board") == {}
-    monkeypatch.setattr(DeskAgent, "board", lambda self, name: {"name": name, budget: 1e-6})
+    monkeypatch.setattr(
+        DeskAgent, "board", lambda self, name: {"name": name, budget: -1.0}
+    )  # a fast model takes 0 ms of processor time
     code, out, err = run("check", tmp_path / "bundle", "--profile", "x86-gateway")
     assert (code, f"FAILED  {gate}" in out, err.endswith("[bundle.gate_failed]\n")) == (2, True, True)
 
