@@ -249,6 +249,7 @@ def test_a_version_that_is_left_open_is_pinned(engine: Engine, tmp_path: Path) -
         (RECIPE + "\n[other]\n", "recipe.malformed"),
         (RECIPE.replace('dataset = "coolant@1"', 'recordings = ["a.npz"]'), "run.recordings"),
         (RECIPE + 'store = "/etc"\n', "run.store"),
+        (RECIPE + '[mlflow]\nuri = "sqlite:////etc/mlflow.db"\n', "run.mlflow"),
         (RECIPE.replace("coolant@1", "Coolant"), "dataset.name"),
     ],
 )

@@ -83,7 +83,7 @@ def queue_run(
             that the run says what it is trained on. None: it is not looked up.
 
     Raises:
-        TrainingError: ``recipe.malformed``, ``run.recordings``, ``run.store``.
+        TrainingError: ``recipe.malformed``, ``run.recordings``, ``run.store``, ``run.mlflow``.
         DatasetError: ``dataset.name``, ``dataset.not_found``, ``dataset.damaged``.
     """
     recipe = read_recipe(recipe_toml)
@@ -109,7 +109,7 @@ def _dataset_of(recipe: RecipeFile, datasets: DatasetStore | None) -> str:
     """The version of a dataset that a recipe is to be trained on.
 
     Raises:
-        TrainingError: ``run.recordings``, ``run.store``.
+        TrainingError: ``run.recordings``, ``run.store``, ``run.mlflow``.
         DatasetError: ``dataset.*``.
     """
     if not recipe.data.dataset:
@@ -120,6 +120,9 @@ def _dataset_of(recipe: RecipeFile, datasets: DatasetStore | None) -> str:
     if recipe.data.store:
         message = "a queued run reads the store of its trainer or of the service: leave out [data] store"
         raise TrainingError("run.store", message)
+    if recipe.mlflow is not None and recipe.mlflow.uri:
+        message = "a queued run is logged where its trainer says (MLFLOW_TRACKING_URI): leave out [mlflow] uri"
+        raise TrainingError("run.mlflow", message)
     ref = parse_ref(recipe.data.dataset)
     if datasets is None:
         return recipe.data.dataset
