@@ -12,7 +12,7 @@ import sys
 
 from rig import run_parts
 
-_PARTS = ("bearings", "fan", "faults", "life", "simulated", "slow", "speed")
+_PARTS = ("bearings", "estimation", "fan", "faults", "life", "simulated", "slow", "speed")
 
 
 if __name__ == "__main__":
