@@ -52,7 +52,7 @@ from wheeltapper_fleet.devices.retention import devices_turn
 from wheeltapper_fleet.devices.service import Devices
 from wheeltapper_fleet.ground.duties import Duty
 from wheeltapper_fleet.ground.log import start_logging
-from wheeltapper_fleet.ground.threads import share_interpreter
+from wheeltapper_fleet.ground.threads import keep_what_is_there, share_interpreter
 from wheeltapper_fleet.history.place import HistoryPlace
 from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
@@ -135,6 +135,7 @@ async def _run(config: FleetConfig, trust: _Trust, stack: ExitStack) -> None:
     try:
         while not all(server.started for server in servers.values()) and not any(task.done() for task in tasks):
             await asyncio.sleep(0.01)
+        keep_what_is_there()
         announce_ready(config, ports)
         stack.callback(serve_file(config).unlink, missing_ok=True)
         await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
