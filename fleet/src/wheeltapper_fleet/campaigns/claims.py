@@ -125,7 +125,7 @@ def facts_of_devices(connection: Connection, names: Sequence[str]) -> dict[str, 
             state=row.state,
             online=row.online,
             counter=int(row.counter),
-            shown={} if row.status in (None, "null") else _decoded(row.status),
+            shown=_decoded(row.status or "null"),
             shown_at=row.last_seen_at or 0.0,
         )
         for row in connection.execute(query)

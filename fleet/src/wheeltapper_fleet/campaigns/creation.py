@@ -95,8 +95,9 @@ def create_campaign(
         insert_campaign(connection, campaign, now, BEING_CREATED)
     try:
         for start in range(0, len(places), SLICE):
+            if start:
+                time.sleep(_REST_SECONDS)
             _write_slice(engine, campaign_id, places[start : start + SLICE], now)
-            time.sleep(_REST_SECONDS)
         with engine.begin() as connection:
             _appear(connection, campaign_id)
             log_campaign(connection, campaign_id, who, "created", f"{len(places)} devices", now)
