@@ -10,12 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from wheeltapper_fleet.alerts.case_store import lock_cases
 from wheeltapper_fleet.alerts.tables import cases, silences
 from wheeltapper_fleet.assets.lookup import Place
 from wheeltapper_fleet.assets.store import find_assets, points_below
+from wheeltapper_fleet.db.engine import insert_one
 from wheeltapper_fleet.devices.selection import where
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
@@ -60,10 +61,10 @@ def create_silence(
         if len(connection.execute(valid).all()) >= _MOST:
             raise FleetError("silence.too_many", f"there are {_MOST} silences already; end some", 409)
         row = {"asset": asset, "query": query.strip(), "from_at": from_at, "to_at": to_at, "reason": reason}
-        done = connection.execute(insert(silences).values({**row, "who": who, "created_at": now}))
+        number = insert_one(connection, silences, {**row, "who": who, "created_at": now})
         if from_at <= now:
             _judge_again(connection, asset, query, now)
-        return int(done.inserted_primary_key[0]) if done.inserted_primary_key else 0
+        return number
 
 
 def end_silence(engine: Engine, number: int, now: float) -> None:

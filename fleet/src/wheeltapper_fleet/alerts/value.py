@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, Subquery, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, Subquery, case, delete, func, select, update
 
 from wheeltapper_fleet.alerts.budget import Realised, Source, realise
 from wheeltapper_fleet.alerts.schemas import BudgetRequest, BudgetView, LabelView, ValueView
 from wheeltapper_fleet.alerts.statistics import median, share_interval
 from wheeltapper_fleet.alerts.tables import alert_budgets, cases, exposure, labels
-from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.engine import insert_one, reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.scope import in_scope
 from wheeltapper_fleet.ground.errors import FleetError
@@ -114,8 +114,7 @@ def set_budget(engine: Engine, asked: BudgetRequest, who: str, now: float) -> in
     row |= {"days": asked.days, "set_at": now, "set_by": who, "exceeded_at": None}
     with engine.begin() as connection:
         connection.execute(delete(alert_budgets).where(*where))
-        done = connection.execute(insert(alert_budgets).values(row))
-        return int(done.inserted_primary_key[0]) if done.inserted_primary_key else 0
+        return insert_one(connection, alert_budgets, row)
 
 
 def delete_budget(engine: Engine, number: int) -> None:

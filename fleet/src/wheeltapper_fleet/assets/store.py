@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, case, delete, insert, or_, select, text,
 
 from wheeltapper_fleet.assets.rules import Span
 from wheeltapper_fleet.assets.tables import assets, point_mappings
+from wheeltapper_fleet.db.engine import insert_one
 from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = [
@@ -108,8 +109,7 @@ def mappings_of(connection: Connection, point: str, limit: int) -> list[Row[Any]
 
 def insert_mapping(connection: Connection, values: dict[str, Any]) -> int:
     """Add a mapping; returns its id."""
-    done = connection.execute(insert(point_mappings).values(values))
-    return int(done.inserted_primary_key[0]) if done.inserted_primary_key else 0
+    return insert_one(connection, point_mappings, values)
 
 
 def end_mappings(connection: Connection, points: Any, at: float) -> int:

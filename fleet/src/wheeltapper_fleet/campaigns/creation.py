@@ -23,7 +23,7 @@ from wheeltapper_fleet.campaigns.audience import audience_of
 from wheeltapper_fleet.campaigns.claims import pipelines_shown
 from wheeltapper_fleet.campaigns.rules.campaign import Campaign
 from wheeltapper_fleet.campaigns.rules.foresight import foresee
-from wheeltapper_fleet.campaigns.rules.spec import BEFORE, CampaignSpec, plan_waves, read_spec
+from wheeltapper_fleet.campaigns.rules.spec import CampaignSpec, plan_waves, read_spec
 from wheeltapper_fleet.campaigns.rules.waves import Wave
 from wheeltapper_fleet.campaigns.store import (
     BEING_CREATED,
@@ -43,6 +43,7 @@ from wheeltapper_fleet.campaigns.tables import (
 from wheeltapper_fleet.campaigns.windows import check_time_zone
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.tables import releases
 
 __all__ = ["SLICE", "check_releases", "create_campaign", "remove_unfinished", "unfinished_turn"]
@@ -135,10 +136,9 @@ def check_releases(connection: Connection, spec: CampaignSpec) -> None:
     Raises:
         FleetError: ``release.not_found``, ``campaign.spec_invalid``.
     """
-    for release in {spec.release, spec.rollback_to} - {None, BEFORE}:
-        known = select(releases.c.release).where(releases.c.model == spec.model, releases.c.release == release)
-        if connection.execute(known).scalar_one_or_none() is None:
-            raise FleetError("release.not_found", f"{spec.model} has no published release {release}")
+    for release in (spec.release, spec.rollback_to):
+        if isinstance(release, int):
+            published_release(connection, spec.model, release, releases.c.release)
     if spec.rollback_to == spec.release:
         raise FleetError("campaign.spec_invalid", "rollback_to: it is the release itself; name another one", 422)
 

@@ -32,6 +32,7 @@ from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import devices
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_protocols.wire.messages import Name
 
@@ -81,9 +82,7 @@ def set_default_within(
         msgspec.convert(pipeline, Name)
     except msgspec.ValidationError as error:
         raise FleetError("default.invalid", f"the pipeline is refused: {error}", 422) from error
-    known = select(releases.c.release).where(releases.c.model == model, releases.c.release == release)
-    if connection.execute(known).scalar_one_or_none() is None:
-        raise FleetError("release.not_found", f"{model} has no published release {release}")
+    published_release(connection, model, release, releases.c.release)
     made = f"d-{secrets.token_hex(6)}"
     for row in _set(connection, model, pipeline, audience):
         _clear(connection, row.id, who, f"replaced by {made}", now)

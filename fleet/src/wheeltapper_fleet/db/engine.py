@@ -38,7 +38,16 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from wheeltapper_fleet.db.turns import Turns
 
-__all__ = ["insert_ignore", "is_read_only", "migrate", "open_database", "ping", "reading", "upsert_statement"]
+__all__ = [
+    "insert_ignore",
+    "insert_one",
+    "is_read_only",
+    "migrate",
+    "open_database",
+    "ping",
+    "reading",
+    "upsert_statement",
+]
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS: Final = 15_000
@@ -128,6 +137,13 @@ def insert_ignore(connection: Connection, table: Table, rows: Sequence[dict[str,
     """Insert ``rows``, which must all have the same columns. A row whose key is there already changes nothing."""
     if rows:
         connection.execute(upsert_statement(connection, table).on_conflict_do_nothing(), list(rows))
+
+
+def insert_one(connection: Connection, table: Table, values: dict[str, Any]) -> int:
+    """Insert a row into a table that numbers its rows; returns its number."""
+    made = connection.execute(table.insert().values(values)).inserted_primary_key
+    assert made is not None  # one row was inserted
+    return int(made[0])
 
 
 def _keep_private(path: Path) -> None:

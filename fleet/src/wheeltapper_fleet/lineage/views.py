@@ -40,7 +40,8 @@ from wheeltapper_fleet.lineage.schemas import (
     UsedRecording,
 )
 from wheeltapper_fleet.lineage.tables import dataset_contents
-from wheeltapper_fleet.registry.tables import release_aliases, release_datasets, releases
+from wheeltapper_fleet.registry.published import find_published, published_release
+from wheeltapper_fleet.registry.tables import release_aliases, release_datasets
 
 __all__ = [
     "alert_lineage",
@@ -70,7 +71,7 @@ def alert_lineage(engine: Engine, number: int, scope: str, now: float) -> AlertL
         place = places_of(connection, {alert.point}).get(alert.point) if alert.point is not None else None
         mine = (device_pipelines.c.device == alert.device, device_pipelines.c.pipeline == alert.pipeline)
         present = connection.execute(select(device_pipelines).where(*mine)).first()
-        row = _release(connection, alert.model, alert.release)
+        row = find_published(connection, alert.model, alert.release)
         release = None if row is None else _release_lineage(connection, row)
     return AlertLineage(
         alert=alert,
@@ -88,7 +89,7 @@ def release_lineage(engine: Engine, model: str, release: int) -> ReleaseLineage:
         FleetError: ``release.not_found``.
     """
     with reading(engine) as connection:
-        return _release_lineage(connection, _known_release(connection, model, release))
+        return _release_lineage(connection, published_release(connection, model, release))
 
 
 def release_devices(
@@ -108,7 +109,7 @@ def release_devices(
     """
     query = _ran().where(device_releases.c.model == model, device_releases.c.release == release)
     with reading(engine) as connection:
-        _known_release(connection, model, release)
+        published_release(connection, model, release)
         key = (device_releases.c.device, device_releases.c.pipeline)
         mine = in_scope(scope, device_releases.c.device, now)
         rows, following = page_of(connection, query, key, limit=limit, after=after, within=mine)
@@ -124,7 +125,7 @@ def release_recordings(
         FleetError: ``release.not_found``, ``lineage.no_dataset``, ``cursor.invalid``, ``dataset.*``.
     """
     with reading(engine) as connection:
-        trained = _trained_on(connection, _known_release(connection, model, release))
+        trained = _trained_on(connection, published_release(connection, model, release))
     if not trained:
         message = f"the manifest of {model} {release} names no version of a dataset: it was trained on files"
         raise FleetError("lineage.no_dataset", message, 404)
@@ -257,19 +258,6 @@ def _ran() -> Any:
 
 def _ran_view(row: Row[Any]) -> dict[str, Any]:
     return {**row._mapping, "runs_now": bool(row.runs_now)}
-
-
-def _release(connection: Connection, model: str, release: int) -> Row[Any] | None:
-    return connection.execute(
-        select(releases).where(releases.c.model == model, releases.c.release == release)
-    ).one_or_none()
-
-
-def _known_release(connection: Connection, model: str, release: int) -> Row[Any]:
-    row = _release(connection, model, release)
-    if row is None:
-        raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}", 404)
-    return row
 
 
 def _trained_on(connection: Connection, row: Row[Any]) -> list[TrainedOn]:

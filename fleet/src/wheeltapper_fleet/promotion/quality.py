@@ -19,6 +19,7 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.tables import device_pipelines, device_releases
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.promotion.schemas import EstimatedFigure, QualityView
+from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.telemetry.views import drift_totals
 from wheeltapper_protocols.drift.drift import psi, psi_noise
@@ -91,10 +92,7 @@ def manifest_of(connection: Connection, model: str, release: int) -> Manifest:
     Raises:
         FleetError: ``release.not_found``; ``release.unreadable``: this version cannot read it.
     """
-    mine = (releases.c.model == model, releases.c.release == release)
-    row = connection.execute(select(releases.c.manifest).where(*mine)).one_or_none()
-    if row is None:
-        raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}", 404)
+    row = published_release(connection, model, release, releases.c.manifest)
     try:
         manifest: Any = msgspec.convert(row.manifest, Manifest)
     except (msgspec.ValidationError, ValueError) as error:

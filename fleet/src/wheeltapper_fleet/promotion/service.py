@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, select, update
 from sqlalchemy.exc import IntegrityError
 
-from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.engine import insert_one, reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.promotion.facts import facts_at
 from wheeltapper_fleet.registry import aliases
 from wheeltapper_fleet.registry.promotion import judge_promotion, log_promotion
+from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.schemas import AliasView
 from wheeltapper_fleet.registry.tables import promotion_log, promotions, release_aliases, releases
 
@@ -66,9 +67,7 @@ def request_promotion(engine: Engine, model: str, alias: str, release: int, *, w
     """
     try:
         with engine.begin() as connection:
-            known = (releases.c.model == model, releases.c.release == release)
-            if connection.execute(select(releases.c.release).where(*known)).first() is None:
-                raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}", 404)
+            published_release(connection, model, release, releases.c.release)
             mine = (release_aliases.c.model == model, release_aliases.c.alias == alias)
             if connection.execute(select(release_aliases.c.release).where(*mine)).scalar() == release:
                 raise FleetError("promotion.done", f"{alias} of {model} is release {release} already", 409)
@@ -78,9 +77,7 @@ def request_promotion(engine: Engine, model: str, alias: str, release: int, *, w
                 _end(connection, row, "superseded", f"release {release} was asked for", who, now)
             values = {"model": model, "alias": alias, "release": release, "state": "waiting", "open_key": key}
             values |= {"requested_by": who[:128], "requested_at": now, "why": why[:500]}
-            result = connection.execute(insert(promotions).values(values))
-            assert result.inserted_primary_key is not None
-            number = int(result.inserted_primary_key[0])
+            number = insert_one(connection, promotions, values)
             log_promotion(connection, model, alias, "requested", why, who, now, promotion=number, release=release)
             _promote_if_met(connection, _waiting(connection, number), now)
     except IntegrityError as error:  # another request came first, in the same moment

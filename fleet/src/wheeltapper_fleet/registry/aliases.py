@@ -20,11 +20,12 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.engine import insert_one, reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.registry.promotion import FactsOf, check_promotion
+from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.schemas import AliasChange, AliasView
 from wheeltapper_fleet.registry.tables import alias_changes, release_aliases, releases
 
@@ -91,9 +92,7 @@ def change_alias(
         FleetError: ``release.not_found``, ``alias.conflict``, ``alias.rule``.
         IntegrityError: another transaction set the alias first, in the same moment.
     """
-    known = releases.c.model == model, releases.c.release == release
-    if connection.execute(select(releases.c.release).where(*known)).first() is None:
-        raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}")
+    published_release(connection, model, release, releases.c.release)
     row = _locked(connection, model, alias)
     _check_version(row, alias, version)
     if row is not None and row.release == release:
@@ -200,9 +199,7 @@ def _write_change(
 ) -> int:
     values = {"model": model, "alias": alias, "before": before, "after": after, "at": now}
     values |= {"who": who[:_WHO_CHARACTERS], "why": why[:_WHY_CHARACTERS]}
-    result = connection.execute(insert(alias_changes).values(values))
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
+    return insert_one(connection, alias_changes, values)
 
 
 def _not_found(model: str, alias: str) -> FleetError:

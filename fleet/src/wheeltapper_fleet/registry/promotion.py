@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.db.engine import insert_one, reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
@@ -179,9 +179,7 @@ def log_promotion(
     """Add a line to the log, in the caller's transaction; gives its number."""
     values: dict[str, Any] = {"model": model, "alias": alias, "promotion": promotion, "release": release, "at": now}
     values |= {"who": who[:128], "event": event, "detail": detail[:_DETAIL_CHARACTERS]}
-    result = connection.execute(insert(promotion_log).values(values))
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
+    return insert_one(connection, promotion_log, values)
 
 
 def _rule(row: Row[Any]) -> PromotionRule:

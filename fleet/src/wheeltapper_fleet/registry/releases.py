@@ -29,6 +29,7 @@ from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.dataset_views import record_dataset
+from wheeltapper_fleet.registry.published import find_published, published_release
 from wheeltapper_fleet.registry.runnable import check_runnable
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_fleet.trust.repository import Repository, verified_target
@@ -138,10 +139,8 @@ class Releases:
         Raises:
             FleetError: ``release.not_found``.
         """
-        found = [entry for entry in self.list(model) if entry.release == release]
-        if not found:
-            raise FleetError("release.not_found", f"there is no release {release} of {model[:80]!r}")
-        return found[0]
+        with reading(self._engine) as connection:
+            return _release(published_release(connection, model, release))
 
     def list(self, model: str | None = None) -> list[Release]:
         """The releases, of one model or of all, in order."""
@@ -210,10 +209,9 @@ class Releases:
             "published_at": self._clock(),
             "published_by": by[:128],
         }
-        known = select(releases.c.release).where(releases.c.model == model, releases.c.release == number)
         try:
             with self._engine.begin() as connection:
-                if connection.execute(known).first() is not None:
+                if find_published(connection, model, number, releases.c.release) is not None:
                     return False
                 connection.execute(insert(releases).values(values))
                 record_dataset(connection, model, number, decode_manifest(manifest).lineage)

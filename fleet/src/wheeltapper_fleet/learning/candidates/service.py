@@ -17,13 +17,14 @@ from typing import Any, Final
 from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, Row, select, update
 
-from wheeltapper_fleet.db.engine import insert_ignore
+from wheeltapper_fleet.db.engine import insert_ignore, reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.candidates.tables import candidates
 from wheeltapper_fleet.learning.policies.tables import policies
 from wheeltapper_fleet.learning.runs.schemas import RunView
 from wheeltapper_fleet.promotion.service import set_alias
 from wheeltapper_fleet.registry.blobs import BlobStore
+from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
 
@@ -120,11 +121,8 @@ def _check_same(engine: Engine, blobs: BlobStore, candidate: Row[Any], release: 
     Raises:
         FleetError: ``release.not_found``, ``candidate.other_release``, ``blob.not_found``.
     """
-    known = (releases.c.model == candidate.model, releases.c.release == release)
-    with engine.connect() as connection:
-        sha256 = connection.execute(select(releases.c.sha256).where(*known)).scalar_one_or_none()
-    if sha256 is None:
-        raise FleetError("release.not_found", f"{candidate.model} has no published release {release}")
+    with reading(engine) as connection:
+        sha256 = published_release(connection, candidate.model, release, releases.c.sha256).sha256
     mine, theirs = (_essence(decode_manifest(blobs.path(each).read_bytes())) for each in (candidate.sha256, sha256))
     if mine != theirs:
         message = f"release {release} of {candidate.model} was not made of {candidate.id}: approve it by its own name"

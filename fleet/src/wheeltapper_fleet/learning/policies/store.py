@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
+from wheeltapper_fleet.db.engine import insert_one
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.policies.events import Arrow, Input
 from wheeltapper_fleet.learning.policies.rules import PolicyState
@@ -94,9 +95,7 @@ def add_event(
         "detail": arrow.detail.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_DETAIL_CHARACTERS],
         "input": None if event is None else msgspec.to_builtins(event),
     }
-    made = connection.execute(insert(policy_events).values(values)).inserted_primary_key
-    assert made is not None
-    return int(made[0])
+    return insert_one(connection, policy_events, values)
 
 
 def save_step(
