@@ -117,6 +117,7 @@ PURE: dict[str, tuple[str, ...]] = {
         "manifest.manifest",
         "manifest.model_file",
         "manifest.model_tensor",
+        "manifest.runtimes",
         "manifest.onnx_file",
         "manifest.tflite_file",
         "signal.bearing_lines",

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.inference import LoadedModel, runtime_name
-from wheeltapper_agent.model.runtimes import load_model
+from wheeltapper_agent.model.runtimes import chosen_format, load_model
 from wheeltapper_agent.source.base import SourceSpec
 from wheeltapper_protocols.decision.baseline import BaselineState, learn
 from wheeltapper_protocols.decision.bearing_detector import BearingFaultDetector
@@ -343,7 +343,7 @@ def load_bundle(folder: Path, profile: Profile | None = None, sha256: str | None
         raise AgentError(
             "bundle.hash", f"the manifest in {folder.name} is not the one that was verified; fetch the release again"
         )
-    manifest = decode_manifest(raw)
+    manifest = chosen_format(decode_manifest(raw), profile)
     contents: dict[str, bytes] = {}
     wanted = {manifest.model_file, GOLDEN_FILE, *(golden_file(each) for each in RUNTIMES[manifest.runtime])}
     for file in manifest.files:

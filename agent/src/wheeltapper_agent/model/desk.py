@@ -24,7 +24,7 @@ from wheeltapper_agent.ground.errors import AgentError
 from wheeltapper_agent.ground.profile import Profile, load_profile
 from wheeltapper_agent.model.bundle import MAX_BATCH, Bundle, load_bundle
 from wheeltapper_agent.model.inference import runtime_name
-from wheeltapper_agent.model.runtimes import preload
+from wheeltapper_agent.model.runtimes import claiming, preload
 from wheeltapper_agent.model.sandbox import confine, measure_in_child
 from wheeltapper_protocols.errors import ProtocolError, brief
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, RUNTIMES, decode_manifest
@@ -69,9 +69,9 @@ def check_bundle(folder: Path, profile: Profile, timeout_seconds: float) -> list
             manifest = decode_manifest(file.read(MAX_MANIFEST_BYTES + 1))
     except OSError as error:
         raise AgentError("bundle.missing", f"{folder / MANIFEST_FILE} cannot be read: {error.strerror}") from error
-    claimed = [entry.name for entry in manifest.runtimes] if manifest.runtimes is not None else list(_ALL_RUNTIMES)
-    names = [name for name in profile.runtimes if name in RUNTIMES[manifest.runtime] and name in claimed]
+    names = [name for name in profile.runtimes if claiming(manifest, name)]
     if not names:
+        claimed = [name for name in _ALL_RUNTIMES if claiming(manifest, name)]
         text = f"the profile {profile.name} lists no runtime that the release claims ({', '.join(claimed)})"
         raise AgentError("runtime.unclaimed", text)
     found: list[dict[str, Any]] = []

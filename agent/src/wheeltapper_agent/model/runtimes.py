@@ -1,5 +1,5 @@
-"""Chooses the library that runs a model: the first of the board profile's runtimes that is installed and reads the
-model's format."""
+"""Chooses the library that runs a model: the first of the board profile's runtimes that is installed and reads a format
+of the model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wheeltapper_agent.model.inference import TensorModel, announce
 from wheeltapper_agent.model.onnx import OnnxModel
 from wheeltapper_agent.model.tflite import PACKAGES, TfliteModel
 from wheeltapper_protocols.errors import brief
-from wheeltapper_protocols.manifest.manifest import TensorSpec
+from wheeltapper_protocols.manifest.manifest import Manifest, TensorSpec
 
-__all__ = ["EXTRAS", "load_model", "preload"]
+__all__ = ["EXTRAS", "chosen_format", "claiming", "load_model", "preload"]
 
 EXTRAS: Final = {"onnxruntime": "onnx", "ai-edge-litert": "litert", "tflite-runtime": "tflite"}
 """For each runtime, the extra of wheeltapper-agent that installs it."""
@@ -25,6 +25,32 @@ _MODULES: Final = {"onnxruntime": "onnxruntime"} | {
 }
 _RUNTIMES_BY_FORMAT: Final = {"onnx": ("onnxruntime",), "tflite": tuple(PACKAGES)}
 """For each model format that a manifest names, the runtimes that read it."""
+
+
+def chosen_format(manifest: Manifest, profile: Profile | None = None) -> Manifest:
+    """Return the manifest for the format that this board runs: that of the first installed runtime of the board that
+    the release claims. Where there is none, :func:`load_model` says so.
+
+    Args:
+        manifest: of a release, perhaps with variants.
+        profile: the board; None: any runtime.
+    """
+    if manifest.variants is None:
+        return manifest
+    board = profile or Profile(name="any")
+    found = [(name, each) for name in board.runtimes for each in claiming(manifest, name)]
+    usable = (each for name, each in found if _usable(name))
+    return next(usable, found[0][1] if found else manifest.formats()[0])
+
+
+def claiming(manifest: Manifest, name: str) -> list[Manifest]:
+    """Return the manifest for each of its formats that the runtime ``name`` reads and that is claimed for it."""
+    return [
+        each
+        for each in manifest.formats()
+        if name in _RUNTIMES_BY_FORMAT[each.runtime]
+        and (each.runtimes is None or name in [entry.name for entry in each.runtimes])
+    ]
 
 
 def load_model(

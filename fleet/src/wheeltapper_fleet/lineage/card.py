@@ -120,7 +120,7 @@ def _gate(gate: Gate) -> str:
 
 
 def _limits(manifest: Manifest) -> list[tuple[str, str | None]]:
-    runtimes = [each.name for each in manifest.runtimes or ()]
+    runtimes = [claimed.name for each in manifest.formats() for claimed in each.runtimes or ()]
     return [
         ("latency, 95 %", f"{manifest.budget.latency_p95_ms:g} ms a window"),
         ("memory", f"{manifest.budget.rss_growth_mb:g} MB"),

@@ -35,16 +35,17 @@ def prepare_release(bundle_dir: Path, number: int, rollback_floor: int | None = 
     try:
         with (bundle_dir / MANIFEST_FILE).open("rb") as file:
             manifest = decode_manifest(file.read(MAX_MANIFEST_BYTES + 1))
-        model = b""
+        contents: dict[str, bytes] = {}
+        models = {each.model_file for each in manifest.formats()}
         for named in manifest.files:
             content = (bundle_dir / named.name).read_bytes()
             check_file(named, content)
-            if named.name == manifest.model_file:
-                model = content
+            if named.name in models:
+                contents[named.name] = content
     except OSError as error:
         message = f"{bundle_dir} is not a whole bundle ({error.strerror}: {error.filename}); train it again"
         raise FleetError("release.bundle", message) from error
-    check_runnable(manifest, model)
+    check_runnable(manifest, contents.__getitem__)
     manifest_path(manifest.model, number)
     if rollback_floor is not None and not 1 <= rollback_floor <= number:
         raise FleetError("release.floor", f"the rollback floor must be 1 to {number}, the release itself")

@@ -196,7 +196,7 @@ class Releases:
                 raise FleetError(
                     "release.blob_missing", f"the blob of {file.name} is not in the store; upload it first"
                 )
-        check_runnable(manifest, self._blobs.path(manifest.file(manifest.model_file).sha256).read_bytes())
+        check_runnable(manifest, lambda name: self._blobs.path(manifest.file(name).sha256).read_bytes())
 
     def _record(self, model: str, number: int, target: TargetFile, manifest: bytes, by: str) -> bool:
         values: dict[str, Any] = {

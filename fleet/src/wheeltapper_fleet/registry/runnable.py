@@ -6,6 +6,8 @@ before a campaign begins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.decision.bearing_detector import BearingFaultDetector
 from wheeltapper_protocols.errors import ProtocolError
@@ -17,12 +19,12 @@ from wheeltapper_protocols.signal.features import FeatureSet
 __all__ = ["check_runnable"]
 
 
-def check_runnable(manifest: Manifest, model: bytes) -> None:
+def check_runnable(manifest: Manifest, read: Callable[[str], bytes]) -> None:
     """Check a release for what every device refuses.
 
     Args:
         manifest: of the release.
-        model: the content of ``manifest.model_file``.
+        read: gives the content of a file of it, by name.
 
     Raises:
         FleetError: ``bundle.invalid``: the manifest describes features or a task that cannot be computed.
@@ -38,4 +40,5 @@ def check_runnable(manifest: Manifest, model: bytes) -> None:
     except (ProtocolError, ValueError, IndexError, KeyError) as error:
         text = f"the manifest describes what no device can compute: {error}; correct it"
         raise FleetError("bundle.invalid", text, 422) from error
-    check_model_file(manifest, model)
+    for each in manifest.formats():
+        check_model_file(each, read(each.model_file))

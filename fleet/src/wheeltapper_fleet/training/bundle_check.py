@@ -139,9 +139,11 @@ def self_tested(folder: Path, agents: Sequence[DeskAgent]) -> Report:
     tested, report.missing = _self_tests(folder, report.manifest, agents)
     report.runtimes = list(tested)
     report.gates = [gate for name, figures in tested.items() for gate in _runtime_gates(name, figures, report.manifest)]
-    if any(entry.name == tflite_micro.NAME for entry in report.manifest.runtimes or ()):
+    for each in report.manifest.formats():
+        if tflite_micro.NAME not in [entry.name for entry in each.runtimes or ()]:
+            continue
         if tflite_micro.has_tflite_micro():
-            report.gates.append(_micro_gate(folder, report.manifest))
+            report.gates.append(_micro_gate(folder, each))
         else:
             report.missing.append(tflite_micro.NAME)
     return report
@@ -171,8 +173,9 @@ def _self_tests(
     Raises:
         TrainingError: what the agent refuses the bundle with.
     """
-    claimed = [entry.name for entry in manifest.runtimes] if manifest.runtimes is not None else None
-    wanted = [name for name in claimed or RUNTIMES[manifest.runtime] if name != "tflite-micro"]
+    claimed = [entry.name for each in manifest.formats() for entry in each.runtimes or ()]
+    open_to = [name for each in manifest.formats() if each.runtimes is None for name in RUNTIMES[each.runtime]]
+    wanted = [name for name in (*claimed, *open_to) if name != "tflite-micro"]
     tested: dict[str, dict[str, Any]] = {}
     for agent in agents:
         left = [name for name in wanted if name not in tested]
@@ -184,7 +187,7 @@ def _self_tests(
     if not tested:
         text = f"no agent here has a runtime for the model ({', '.join(wanted)})"
         raise TrainingError("bundle.untested", f"{text}: install wheeltapper-agent[onnx] or [litert]")
-    return tested, [name for name in wanted if claimed is not None and name not in tested]
+    return tested, [name for name in wanted if name in claimed and name not in tested]
 
 
 def _agent_with(runtime: str, agents: Sequence[DeskAgent], folder: Path) -> DeskAgent:
@@ -197,6 +200,7 @@ def _agent_with(runtime: str, agents: Sequence[DeskAgent], folder: Path) -> Desk
 
 def _runtime_gates(runtime: str, figures: dict[str, Any], manifest: Manifest) -> list[Gate]:
     """What the self-test of one runtime measured, against the manifest."""
+    manifest = next((each for each in manifest.formats() if runtime in RUNTIMES[each.runtime]), manifest)
     golden, budget = manifest.golden_for(runtime), manifest.budget
     return [
         _at_most(f"golden_{runtime}", figures["output_error"], golden.output_atol, "greatest difference of outputs"),

@@ -33,6 +33,15 @@ from wheeltapper_protocols.decision.scoring import ScoringSpec
 from wheeltapper_protocols.drift.drift import DriftSpec
 from wheeltapper_protocols.drift.estimation import EstimationSpec
 from wheeltapper_protocols.errors import WireError
+from wheeltapper_protocols.manifest.runtimes import (
+    MODEL_FILES,
+    RUNTIMES,
+    ClaimedRuntime,
+    Golden,
+    Variant,
+    check_claims,
+    golden_file,
+)
 from wheeltapper_protocols.signal.feature_kinds import SPECTRAL_KINDS, FeatureSpec
 from wheeltapper_protocols.signal.iso20816 import Iso20816, velocity_feature_specs
 from wheeltapper_protocols.wire.ids import SHA256_PATTERN
@@ -59,6 +68,7 @@ __all__ = [
     "RemainingLife",
     "Shadowing",
     "TensorSpec",
+    "Variant",
     "check_file",
     "decode_manifest",
     "encode_manifest",
@@ -66,14 +76,9 @@ __all__ = [
 ]
 
 MANIFEST_FILE: Final = "manifest.json"
-MODEL_FILE: Final = "model.onnx"
-MODEL_FILES: Final = {"onnx": MODEL_FILE, "tflite": "model.tflite"}
-"""The name of the model's file, by runtime."""
+MODEL_FILE: Final = MODEL_FILES["onnx"]
 GOLDEN_FILE: Final = "golden.npz"
 """Inputs with their expected outputs; see :class:`Golden`."""
-RUNTIMES: Final = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert", "tflite-runtime", "tflite-micro")}
-"""The runtimes that a release may claim, by the format of its model. ``tflite-micro`` is the interpreter of
-microcontrollers, which no agent runs."""
 MAX_MANIFEST_BYTES: Final = 1024 * 1024
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 
@@ -174,33 +179,6 @@ class RemainingLife(Struct, frozen=True, kw_only=True):
             raise ValueError("warn_at must be below cap: otherwise every window is a warning")
 
 
-class Golden(Struct, frozen=True, kw_only=True):
-    """The section ``golden``: how close a board's results must be to the golden ones before the release may run.
-
-    ``_atol`` is an absolute, ``_rtol`` a relative tolerance. :data:`GOLDEN_FILE` holds the arrays ``samples``
-    [n, sample, channel] float32, ``model_input`` [n, …] float32 (standardised features, or samples), ``model_output``
-    [n, …] float32 and ``score`` [n] float64.
-    """
-
-    output_atol: Annotated[float, Meta(ge=0)]
-    score_rtol: Annotated[float, Meta(ge=0)]
-    feature_rtol: Annotated[float, Meta(ge=0)] = 1e-4
-    score_atol: Annotated[float, Meta(ge=0)] = 0.0
-    """For scores near 0, such as the probability of a fault of a healthy machine."""
-
-
-class ClaimedRuntime(Struct, frozen=True, kw_only=True):
-    """An entry of ``runtimes``: a runtime that the release was tested with, and may be run by.
-
-    Where the file ``golden-<name>.npz`` is among the files, its arrays ``model_output`` and ``score`` are what this
-    runtime is expected to give, in place of those in :data:`GOLDEN_FILE`.
-    """
-
-    name: Literal["onnxruntime", "ai-edge-litert", "tflite-runtime", "tflite-micro"]
-    golden: Golden | None = None
-    """Tolerances for this runtime; None: those of the section ``golden``."""
-
-
 class Budget(Struct, frozen=True, kw_only=True):
     """The section ``budget``: what the model may cost on a board."""
 
@@ -277,6 +255,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     runtimes: Annotated[list[ClaimedRuntime], Meta(min_length=1, max_length=8)] | None = None
     """The runtimes that the release claims. A device that has none of them refuses it; None: any that reads the model.
     """
+    variants: Annotated[list[Variant], Meta(min_length=1, max_length=4)] | None = None
+    """The same model in other formats, for boards without a runtime of the first; None: there is none."""
     budget: Budget
     shadow: Shadowing | None = None
     gates: Annotated[list[Gate], Meta(max_length=64)] = []
@@ -347,15 +327,17 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ValueError("the section estimation needs the section drift, and the bins of its score")
 
     def _check_runtimes(self, files: list[str]) -> None:
-        if self.runtimes is None:
-            return
-        claimed = [entry.name for entry in self.runtimes]
-        if len(set(claimed)) != len(claimed):
-            raise ValueError("runtimes names one twice")
-        if foreign := [name for name in claimed if name not in RUNTIMES[self.runtime]]:
-            raise ValueError(f"{foreign[0]} does not read {self.runtime} models: leave it out of runtimes")
-        for name in (known for known in RUNTIMES[self.runtime] if golden_file(known) in files and known not in claimed):
-            raise ValueError(f"the file {golden_file(name)} is of a runtime that runtimes does not name")
+        if self.runtimes is not None:
+            check_claims(self.runtime, self.runtimes, files)
+        formats = [self.runtime, *(each.runtime for each in self.variants or ())]
+        if len(set(formats)) != len(formats):
+            raise ValueError("variants names a format twice, or that of the manifest")
+        if self.variants is not None and (self.output, self.signature, self.tensors) != (None, None, None):
+            raise ValueError("output, signature and tensors are of one format: leave them out, or leave out variants")
+        for each in self.variants or ():
+            if MODEL_FILES[each.runtime] not in files:
+                raise ValueError(f"the file {MODEL_FILES[each.runtime]} of a variant is missing")
+            check_claims(each.runtime, each.runtimes, files)
 
     def _check_channels(self) -> None:
         count, nyquist_hz = len(self.input.channels), self.input.sample_rate_hz / 2
@@ -390,6 +372,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
         """The name of the model's file."""
         return MODEL_FILES[self.runtime]
 
+    def formats(self) -> list[Manifest]:
+        """This manifest for each format that the model has, that of the manifest first; each has no variants."""
+        if self.variants is None:
+            return [self]
+        plain = msgspec.structs.replace(self, variants=None)
+        others = (msgspec.structs.replace(plain, runtime=v.runtime, runtimes=v.runtimes) for v in self.variants)
+        return [plain, *others]
+
     def golden_for(self, runtime: str) -> Golden:
         """The tolerances for the runtime called ``runtime``."""
         for entry in self.runtimes or ():
@@ -407,11 +397,6 @@ class Manifest(Struct, frozen=True, kw_only=True):
             if file.name == name:
                 return file
         raise KeyError(name)
-
-
-def golden_file(runtime: str) -> str:
-    """The name of the file with what ``runtime`` is expected to give; see :class:`ClaimedRuntime`."""
-    return f"golden-{runtime}.npz"
 
 
 _DECODER: Final = msgspec.json.Decoder(Manifest)
@@ -434,6 +419,7 @@ _OMITTED: Final = (
     "drift",
     "estimation",
     "runtimes",
+    "variants",
     "shadow",
 )
 """Fields that are not written where they are None."""
@@ -456,7 +442,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
         del fields["input"]["irregular"]
     if manifest.remaining_life is not None and manifest.remaining_life.interval is None:
         del fields["remaining_life"]["interval"]
-    for golden in (fields["golden"], *(entry["golden"] for entry in fields.get("runtimes") or ())):
+    claims = [fields.get("runtimes") or (), *(variant["runtimes"] for variant in fields.get("variants", ()))]
+    for golden in (fields["golden"], *(entry["golden"] for each in claims for entry in each)):
         if golden is not None and not golden["score_atol"]:
             del golden["score_atol"]
     return msgspec.json.format(msgspec.json.encode(fields), indent=1)
