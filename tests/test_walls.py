@@ -295,7 +295,11 @@ PURE: dict[str, tuple[str, ...]] = {
         "training.recipe",
         "training.runs.plots",
         "trust.expiry",
+        "ui.advice",
         "ui.charts",
+        "ui.navigation",
+        "ui.trend",
+        "ui.words",
     ),
 }
 """Files that do no I/O, read no clock and no random numbers, themselves or through what they import. The list grows; it

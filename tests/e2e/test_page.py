@@ -26,6 +26,8 @@ def sign_in(page: Page, stage: Stage) -> None:
     token = (stage.data_dir / "api-token").read_text(encoding="utf-8").strip()
     page.evaluate(f"document.getElementById('token').value = '{token}'")
     page.evaluate("document.querySelector('form').requestSubmit()")
+    page.wait_for("document.title.startsWith('Shift')")
+    page.open(stage.url + "/devices")
     page.wait_for("document.getElementById('live')?.dataset.state === 'live'")
 
 
@@ -61,7 +63,7 @@ def check_page(page: Page, story: Story, alert: dict[str, Any]) -> None:
     assert waves == ["2 of 2 committed", f"{len(story.device_ids) - 2} of {len(story.device_ids) - 2} committed"]
     assert "2 rejected" in " ".join(texts(page, "#campaigns .campaign[data-state=PAUSED] .states li"))
     assert {text.split()[0] for text in texts(page, "#alerts .alert h3")} == {worn}
-    shown = texts(page, "#alerts .reasons tbody tr td:first-child")
+    shown = texts(page, "#alerts .reasons .feature")
     assert set(shown) >= {reason["feature"] for reason in alert["reasons"][:2]}
 
 

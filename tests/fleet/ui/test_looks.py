@@ -78,7 +78,15 @@ def a_large_fleet(server: AdminServer, count: int) -> None:
 
 def test_no_view_grows_with_the_fleet(server: AdminServer) -> None:
     sizes: list[list[int]] = []
-    paths = ["/", "/cases", "/cases?show=open", "/cases/1", f"/devices/{LONG[:57]}-00001", "/campaigns/cmp-1"]
+    paths = [
+        "/",
+        "/devices",
+        "/cases",
+        "/cases?show=open",
+        "/cases/1",
+        f"/devices/{LONG[:57]}-00001",
+        "/campaigns/cmp-1",
+    ]
     with httpx.Client(base_url=server.url, trust_env=False, cookies={COOKIE: server.sign_in()}, timeout=30) as http:
         a_large_fleet(server, 1000)
         sizes.append([len(http.get(path).content) for path in paths])
@@ -94,7 +102,13 @@ def test_no_view_grows_with_the_fleet(server: AdminServer) -> None:
 def test_nothing_overflows(server: AdminServer, tmp_path: Path) -> None:
     a_large_fleet(server, 1000)
     out = Path(os.environ.get("WHEELTAPPER_TEST_IMAGES", tmp_path))
-    paths = {"fleet": "/", "cases": "/cases", "case": "/cases/1", "device": f"/devices/{LONG[:57]}-00001"}
+    paths = {
+        "shift": "/",
+        "devices": "/devices",
+        "cases": "/cases",
+        "case": "/cases/1",
+        "device": f"/devices/{LONG[:57]}-00001",
+    }
     paths |= {"campaign": "/campaigns/cmp-1", "why": f"/why/{LONG[:57]}-00001", "none": "/cases?show=resolved"}
     with open_page() as page:
         page.set_cookie(server.url, server.sign_in())

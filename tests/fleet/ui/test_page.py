@@ -65,6 +65,8 @@ def test_the_page_shows_changes_live(server: AdminServer, tmp_path: Path) -> Non
         page.png(out / "sign-in.png")
         page.evaluate(f"document.getElementById('token').value = '{server.token}'")
         page.evaluate("document.querySelector('form').requestSubmit()")
+        page.wait_for("document.title.startsWith('Shift')")
+        page.open(server.url + "/devices")
         page.wait_for("document.getElementById('live')?.dataset.state === 'live'")
         page.wait_for("Number(document.body.dataset.refreshed || 0) > 0")
         assert page.evaluate("document.querySelectorAll('#devices .device').length") == 5
@@ -89,13 +91,13 @@ def test_markup_in_data_from_devices_is_shown_as_text(server: AdminServer, tmp_p
     server.add_alert("press-1", [{"feature": EVIL, "value": 1.0, "usual": "x", "share": 7.0}], pipeline=EVIL[:60])
     row = {"id": "c1", "version": 1, "state": "PAUSED", "reason": EVIL, "created_at": 1e9, "updated_at": 1e9}
     server.insert(tables.campaigns, **row, spec={"model": EVIL, "release": EVIL}, waves=[EVIL])
-    screenshot(server.url + "/", server.sign_in(), tmp_path / "page.png", dark=True)
+    screenshot(server.url + "/devices", server.sign_in(), tmp_path / "page.png", dark=True)
     assert (tmp_path / "page.png").stat().st_size > 10_000
     with open_page() as page:
         page.set_cookie(server.url, server.sign_in())
-        page.open(server.url + "/")
+        page.open(server.url + "/devices")
         page.wait_for("Number(document.body.dataset.refreshed || 0) > 0")
-        assert page.evaluate("document.title") == "Fleet · Wheeltapper"
+        assert page.evaluate("document.title") == "Devices · Wheeltapper"
         assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
         assert EVIL in page.evaluate("document.querySelector('#alerts .reasons td').textContent")
         assert page.problems == []
@@ -118,7 +120,7 @@ def test_a_large_fleet_is_shown_page_by_page(server: AdminServer, tmp_path: Path
     server.add_scores("press-007", [0.4, 1.31], "warning")
     with signed_in(server) as http:
         found = []
-        path = "/"
+        path = "/devices"
         for _ in range(3):
             text = http.get(path).text
             found.append(re.findall(r'data-id="(press-\d+)"', text))
@@ -127,9 +129,9 @@ def test_a_large_fleet_is_shown_page_by_page(server: AdminServer, tmp_path: Path
         assert path == ""
         assert [len(names) for names in found] == [50, 50, 30]
         assert [name for names in found for name in names] == [f"press-{number:03}" for number in range(130)]
-        shown = http.get("/", params={"q": 'not online and id like("press-00*")'}).text
+        shown = http.get("/devices", params={"q": 'not online and id like("press-00*")'}).text
         assert re.findall(r'data-id="(press-\d+)"', shown) == [f"press-00{number}" for number in (1, 3, 5, 7, 9)]
-        wrong = http.get("/", params={"q": "online and and <i>"})
+        wrong = http.get("/devices", params={"q": "online and and <i>"})
         assert wrong.status_code == 200
         assert 'role="alert"' in wrong.text
         assert "<i>" not in wrong.text
@@ -137,7 +139,7 @@ def test_a_large_fleet_is_shown_page_by_page(server: AdminServer, tmp_path: Path
     with open_page() as page:
         page.emulate(1280, 800)
         page.set_cookie(server.url, server.sign_in())
-        page.open(server.url + "/")
+        page.open(server.url + "/devices")
         page.wait_for("document.getElementById('live')?.dataset.state === 'live'")
         row = "document.querySelector('[data-id=press-007]')"
         assert page.evaluate(f"{row}.dataset.severity") == "warning"

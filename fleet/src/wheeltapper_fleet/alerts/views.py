@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, Select, func, select, text
@@ -21,7 +22,9 @@ from wheeltapper_protocols.wire.messages import NO_SCORE
 
 __all__ = [
     "SHOWN",
+    "Opened",
     "case_version",
+    "cases_since",
     "check_case",
     "count_waiting",
     "get_alert",
@@ -31,6 +34,7 @@ __all__ = [
     "list_cases",
     "list_shown",
     "list_silences",
+    "open_by_machine",
 ]
 
 _SHOWN: Final = 100
@@ -162,6 +166,35 @@ def count_waiting(connection: Connection) -> int:
     """How many cases need a person and were acknowledged by nobody yet, counted up to 1000 in an index."""
     waiting = select(cases.c.id).where(_OPEN, cases.c.attention == "person", cases.c.state == "open").limit(_COUNTED)
     return int(connection.execute(select(func.count()).select_from(waiting.subquery())).scalar_one())
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How many cases were opened, how many of them are resolved, and how many triage handled; each at most ``most``."""
+
+    opened: int
+    resolved: int
+    nobody: int
+    most: int = _COUNTED
+
+
+def cases_since(engine: Engine, since: float) -> Opened:
+    """The cases that were opened since ``since`` (Unix seconds), counted up to 1000 in an index."""
+    newest = select(cases.c.state, cases.c.attention).where(cases.c.opened_at >= since)
+    with reading(engine) as connection:
+        rows = connection.execute(newest.order_by(cases.c.opened_at.desc()).limit(_COUNTED)).all()
+    return Opened(
+        len(rows),
+        sum(row.state == "resolved" for row in rows),
+        sum(row.attention == "nobody" for row in rows),
+    )
+
+
+def open_by_machine(connection: Connection, machines: Collection[str]) -> dict[str, tuple[int, float]]:
+    """How many cases of each of ``machines`` are open, and the greatest risk among them; none: left out."""
+    query = select(cases.c.machine, func.count(), func.max(cases.c.risk)).where(_OPEN, cases.c.machine.in_(machines))
+    rows = connection.execute(query.group_by(cases.c.machine)).all() if machines else []
+    return {row[0]: (int(row[1]), float(row[2])) for row in rows}
 
 
 def case_version(connection: Connection, number: int) -> int | None:

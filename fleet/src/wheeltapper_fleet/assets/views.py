@@ -15,7 +15,7 @@ from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
-__all__ = ["get_asset", "list_assets"]
+__all__ = ["get_asset", "list_assets", "view_of"]
 
 _MOST: Final = 1000
 
@@ -60,7 +60,7 @@ def list_assets(
                 raise _missing(within)
             query = query.where((assets.c.id if row["kind"] == "point" else assets.c[row["kind"]]) == within)
         rows, following = page_of(connection, query, (assets.c.id,), limit=limit, after=after)
-    return Page([AssetView(**_shown(dict(row._mapping))) for row in rows], following)
+    return Page([view_of(dict(row._mapping)) for row in rows], following)
 
 
 def get_asset(engine: Engine, asset: str) -> AssetDetail:
@@ -89,6 +89,11 @@ def get_asset(engine: Engine, asset: str) -> AssetDetail:
         orders=orders,
         frequencies_hz=frequencies_hz(orders, effective),
     )
+
+
+def view_of(row: dict[str, Any]) -> AssetView:
+    """The asset of a row."""
+    return AssetView(**_shown(row))
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, func, select
@@ -18,10 +19,35 @@ from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
-__all__ = ["count_campaigns", "get_campaign", "list_campaigns", "list_executions", "list_log", "newest_log"]
+__all__ = [
+    "CampaignEvent",
+    "count_campaigns",
+    "events_since",
+    "get_campaign",
+    "list_campaigns",
+    "list_executions",
+    "list_log",
+    "list_under_way",
+    "newest_log",
+]
 
 _THERE: Final = campaigns.c.version > BEING_CREATED
 """Not of one whose executions are still being written."""
+_UNDER_WAY: Final = ("RUNNING", "PAUSED", "AWAITING_APPROVAL", "SCHEDULED")
+_TOLD: Final = ("started", "approved", "paused", "resumed", "aborted", "rolled_back", "completed", "passed")
+"""Events that somebody who was away wants to know of."""
+_LINES_READ: Final = 200
+
+
+@dataclass(frozen=True)
+class CampaignEvent:
+    """Something that happened to a campaign. ``at`` is Unix seconds."""
+
+    campaign: str
+    at: float
+    who: str
+    event: str
+    detail: str
 
 
 def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[CampaignView]:
@@ -38,6 +64,29 @@ def list_campaigns(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None
         counts = read_tallies(connection, [row.id for row in rows])
         gates = _gates(connection, [row.id for row in rows])
     return Page([_view(row, counts[row.id], gates.get(row.id, [])) for row in rows], following)
+
+
+def list_under_way(engine: Engine, limit: int) -> list[CampaignView]:
+    """The newest campaigns that run, are paused, or wait for somebody or their time; at most ``limit``."""
+    query = select(campaigns).where(_THERE, campaigns.c.state.in_(_UNDER_WAY))
+    newest = query.order_by(campaigns.c.created_at.desc(), campaigns.c.id.desc()).limit(limit)
+    with reading(engine) as connection:
+        rows = connection.execute(newest).all()
+        counts = read_tallies(connection, [row.id for row in rows])
+        gates = _gates(connection, [row.id for row in rows])
+    return [_view(row, counts[row.id], gates.get(row.id, [])) for row in rows]
+
+
+def events_since(engine: Engine, since: float, limit: int) -> list[CampaignEvent]:
+    """What happened to campaigns since ``since`` (Unix seconds), newest first, at most ``limit`` of it.
+
+    Reads the newest lines of the log of all campaigns, :data:`_LINES_READ` at most.
+    """
+    newest = select(campaign_log).order_by(campaign_log.c.id.desc()).limit(_LINES_READ)
+    with reading(engine) as connection:
+        rows = connection.execute(newest).all()
+    told = [row for row in rows if row.at >= since and row.event in _TOLD]
+    return [CampaignEvent(row.campaign, row.at, row.who, row.event, row.detail) for row in told[:limit]]
 
 
 def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:

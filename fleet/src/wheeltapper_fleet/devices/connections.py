@@ -12,13 +12,14 @@ from wheeltapper_fleet.db.bulk import insert_rows
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.devices.schemas import ConnectionView
-from wheeltapper_fleet.devices.tables import device_connections
+from wheeltapper_fleet.devices.tables import device_connections, devices
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
-__all__ = ["KEPT", "Change", "list_connections", "record_connections"]
+__all__ = ["KEPT", "Change", "Gone", "gone_since", "list_connections", "record_connections"]
 
 KEPT: Final = 200
 """Changes that are kept of each device."""
+_CHANGES_READ: Final = 500
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,36 @@ class Change:
     online: bool
     reason: str
     address: str
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Devices that went and are still away, the newest first.
+
+    Args:
+        devices: each with the reason (as :class:`Change` has it).
+        cut: whether there may be more: only the newest changes of the fleet were looked at.
+    """
+
+    devices: list[tuple[str, str]]
+    cut: bool
+
+
+def gone_since(engine: Engine, since: float) -> Gone:
+    """The devices that went offline since ``since`` (Unix seconds) and are offline now.
+
+    Looks at the newest :data:`_CHANGES_READ` changes of the fleet, by the primary key, and at the devices of those.
+    """
+    table = device_connections
+    with reading(engine) as connection:
+        rows = connection.execute(select(table).order_by(table.c.id.desc()).limit(_CHANGES_READ)).all()
+        newest = {row.device: row for row in reversed(rows) if row.at >= since}
+        names = [device for device, row in newest.items() if not row.online]
+        away = select(devices.c.id).where(devices.c.id.in_(names), devices.c.online.is_(False))
+        offline = set(connection.execute(away).scalars()) if names else set()
+    gone = sorted((newest[device] for device in offline), key=lambda row: row.id, reverse=True)
+    cut = len(rows) == _CHANGES_READ and rows[-1].at >= since
+    return Gone([(row.device, row.reason) for row in gone], cut)
 
 
 def record_connections(connection: Connection, changes: Sequence[Change], now: float) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, func, select
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select, tuple_
 
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
@@ -10,7 +13,7 @@ from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.registry.schemas import ReleaseView
 from wheeltapper_fleet.registry.tables import releases
 
-__all__ = ["count_releases", "list_releases"]
+__all__ = ["count_releases", "list_releases", "manifests_of", "published_since"]
 
 
 def list_releases(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None = None) -> Page[ReleaseView]:
@@ -24,6 +27,28 @@ def list_releases(engine: Engine, limit: int = DEFAULT_LIMIT, after: str | None 
     with reading(engine) as connection:
         rows, following = page_of(connection, query, key, limit=limit, after=after)
     return Page([ReleaseView(**row._mapping) for row in rows], following)
+
+
+def published_since(engine: Engine, since: float, limit: int) -> list[ReleaseView]:
+    """The releases that were published since ``since`` (Unix seconds), newest first, at most ``limit``.
+
+    Costs a pass over the releases, which are as many as people made; their manifests are not read.
+    """
+    query = select(*(releases.c[name] for name in ReleaseView.model_fields)).where(releases.c.published_at >= since)
+    with reading(engine) as connection:
+        rows = connection.execute(query.order_by(releases.c.published_at.desc(), releases.c.model).limit(limit)).all()
+    return [ReleaseView(**row._mapping) for row in rows]
+
+
+def manifests_of(connection: Connection, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The manifests of ``wanted`` (model, release), as stored; those that are not there are left out.
+
+    A manifest is as long as its model's thresholds and bins, so ask for few.
+    """
+    key = tuple_(releases.c.model, releases.c.release)
+    query = select(releases.c.model, releases.c.release, releases.c.manifest).where(key.in_(sorted(wanted)))
+    rows = connection.execute(query).all() if wanted else []
+    return {(row.model, row.release): row.manifest for row in rows if isinstance(row.manifest, dict)}
 
 
 def count_releases(connection: Connection) -> int:

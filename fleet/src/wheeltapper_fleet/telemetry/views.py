@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, and_, func, select
 
@@ -27,6 +27,7 @@ __all__ = [
     "delivery_of",
     "drift_totals",
     "last_scores",
+    "latest_windows",
     "newest_drift_reports",
     "newest_scores",
     "record_totals",
@@ -49,6 +50,25 @@ def newest_scores(connection: Connection, devices: Sequence[str]) -> dict[str, d
     ):
         if at is not None:
             found.setdefault(device, {})[pipeline] = NewestScore(score, severity, at, term_seconds(*pace))
+    return found
+
+
+def latest_windows(connection: Connection, sources: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the newest window of each source (device, pipeline) said: ``score``, ``severity``, ``label``, ``value``,
+    ``zone``, ``model``, ``release``, ``at`` (Unix seconds), and ``present``, the newest score with its term.
+
+    One statement, whose cost is proportional to ``sources``. A source that never had a score is left out.
+    """
+    said = ("device", "pipeline", "at", "model", "release", "score", "severity", "label", "value", "zone")
+    pace = ("paced", "arrival_pace_s", "machine_pace_s")
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in select_keys(connection, latest, (*said, *pace), ("device", "pipeline"), list(sources)):
+        values = dict(zip((*said, *pace), row, strict=True))
+        if values["at"] is None:
+            continue
+        term = term_seconds(*(values.pop(name) for name in pace))
+        values["present"] = NewestScore(values["score"], values["severity"], values["at"], term)
+        found[values.pop("device"), values.pop("pipeline")] = values
     return found
 
 

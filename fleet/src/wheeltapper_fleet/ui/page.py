@@ -1,4 +1,4 @@
-"""The web pages: the overview with a page of the devices, and a campaign. The others are in modules of their own.
+"""The web pages: the overview of the devices, and a campaign. The others are in modules of their own.
 
 Invariants:
     * The page loads nothing from other sites and contains no inline script or style (the guard of
@@ -24,7 +24,7 @@ from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.devices.rows import list_rows
 from wheeltapper_fleet.devices.views import list_devices
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.ui import cases, device, sign_in
+from wheeltapper_fleet.ui import cases, device, shift, sign_in
 from wheeltapper_fleet.ui.charts import with_reasons
 from wheeltapper_fleet.ui.rendering import (
     FOLDER,
@@ -40,11 +40,12 @@ from wheeltapper_fleet.ui.rendering import (
 
 __all__ = ["Page", "add_page"]
 
-_STATIC: Final = {
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+_STATIC: Final = {each.name: _TYPES[each.suffix] for each in (FOLDER / "static").iterdir() if each.suffix in _TYPES}
 CARDS_AT_MOST: Final = 12
 """A fleet of so many devices is shown as cards with their last scores, a larger one as a list in pages."""
 ROWS_SHOWN: Final = 50
@@ -67,7 +68,7 @@ _State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{0,24}$")]
 def add_page(app: FastAPI, page: Page) -> None:
     """Serve the page from ``app``, which also serves the admin API that the page's script listens to."""
     app.state.page = page
-    for router in (cases.router, device.router, sign_in.router, _router):
+    for router in (shift.router, cases.router, device.router, sign_in.router, _router):
         app.include_router(router)
 
 
@@ -103,9 +104,9 @@ def _campaign(page: Page, campaign: str, principal: Principal) -> dict[str, Any]
     }
 
 
-@_router.get("/")
+@_router.get("/devices")
 def show_page(request: Request, page: Asked, q: Query4000 = "", after: After = None) -> Response:
-    """The overview, or the sign-in form."""
+    """The overview of the devices, or the sign-in form."""
     principal = viewer(page, request)
     if principal is None:
         return sign_in_form(page)

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from sqlalchemy import Engine
 
 from wheeltapper_fleet.access.authenticator import Authenticator
@@ -27,6 +28,8 @@ from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE, csrf_token
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ui.charts import curve, sparkline, wave_bars
+from wheeltapper_fleet.ui.navigation import NAVIGATION, is_current
+from wheeltapper_fleet.ui.words import feature_words, score_words, zone_words
 
 __all__ = [
     "FOLDER",
@@ -126,6 +129,12 @@ def _clock(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _moment(seconds: float | None) -> str:
+    """Unix seconds as a time that the page's script shows in the reader's zone; without scripts it is UTC."""
+    text = _clock(seconds)
+    return text if text == "–" else Markup('<time datetime="{}Z">{}</time>').format(text.replace(" ", "T"), text)
+
+
 def _number(value: object) -> str:
     """A number in three or four digits; a dash for what is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -153,8 +162,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": _clock, "number": _number, "score": _score, "words": _words}
+    environment.filters |= {"clock": _clock, "moment": _moment, "number": _number, "score": _score, "words": _words}
     environment.globals |= {"sparkline": sparkline, "wave_bars": wave_bars, "curve": curve, "link_to": link_to}
+    environment.globals |= {"navigation": NAVIGATION, "is_current": is_current}
+    environment.globals |= {"feature_words": feature_words, "score_words": score_words, "zone_words": zone_words}
     return environment
 
 

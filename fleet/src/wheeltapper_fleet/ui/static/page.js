@@ -1,6 +1,7 @@
 // Keeps a page live: server-sent events tell what changed on this screen. Cells of the list are set as text; other
 // sections are fetched, rendered and escaped by the server, at most one request per section at a time, and at least
-// PAUSE_MS between two. Buttons and forms send one request to the API with the session's CSRF token.
+// PAUSE_MS between two. Buttons and forms send one request to the API with the session's CSRF token. Times are shown in
+// the reader's zone; the header folds on a small screen.
 "use strict";
 (() => {
   const PAUSE_MS = 900;
@@ -14,10 +15,50 @@
   let timer = null;
   let stale = false;
 
+  const two = (number) => String(number).padStart(2, "0");
+  const day = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  const clock = (date) => `${day(date)} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+
+  // Times in the reader's zone; what they are in UTC is said by their title.
+  const localise = (place) => {
+    place.querySelectorAll("time[datetime]").forEach((each) => {
+      const date = new Date(each.dateTime);
+      if (Number.isNaN(date.getTime())) return;
+      each.textContent = clock(date);
+      each.title = each.dateTime.slice(0, 19).replace("T", " ") + " UTC";
+    });
+    place.querySelectorAll("input[data-kind=time]").forEach((field) => {
+      if (field.value) field.value = field.defaultValue = clock(new Date(field.value + "Z")).replace(" ", "T");
+    });
+    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "your zone";
+    place.querySelectorAll("[data-zone]").forEach((each) => { each.textContent = `Times are in ${zone}.`; });
+    place.querySelectorAll("[data-zone-name]").forEach((each) => { each.textContent = zone; });
+  };
+  localise(document);
+
+  const menu = document.getElementById("menu");
+  if (menu !== null) {
+    const fold = (open) => {
+      menu.setAttribute("aria-expanded", String(open));
+      document.body.classList.toggle("menu-open", open);
+    };
+    menu.hidden = false;
+    document.body.classList.add("folds");
+    menu.addEventListener("click", () => fold(menu.getAttribute("aria-expanded") !== "true"));
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || menu.getAttribute("aria-expanded") !== "true") return;
+      fold(false);
+      menu.focus();
+    });
+  }
+
   const show = (state, text) => {
     live.dataset.state = state;
     live.textContent = text;
   };
+
+  // Parts of a page that are fetched anew when something of a kind in data-live happens: the id says which.
+  const parts = [...document.querySelectorAll("[data-live]")];
 
   const address = (name) => {
     const params = new URLSearchParams(name === "devices" || name === "cases" ? query : "");
@@ -35,6 +76,7 @@
       if (answer.status === 401) { window.location.reload(); return; }
       if (!answer.ok) throw new Error("the server answered " + answer.status);
       place.innerHTML = await answer.text();
+      localise(place);
       if (name === "case") tellStale(place);
     }));
     document.body.dataset.refreshed = String(Number(document.body.dataset.refreshed || 0) + 1);
@@ -54,7 +96,12 @@
     schedule();
   };
 
-  const clock = (seconds) => seconds === null ? "–" : new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ");
+  const seen = (seconds) => {
+    const time = document.createElement("time");
+    if (seconds === null) return "–";
+    time.dateTime = new Date(seconds * 1000).toISOString();
+    return time;
+  };
 
   const setRow = (row, device) => {
     const texts = {
@@ -64,11 +111,12 @@
       score: device.score === null ? "–" : device.score.toFixed(2),
       severity: device.severity || (device.no_score_since !== null ? "no score" : "–"),
       update: device.execution_state === null ? "–" : device.execution_state.toLowerCase().replaceAll("_", " "),
-      seen: clock(device.last_seen_at),
+      seen: seen(device.last_seen_at),
     };
     row.dataset.severity = device.severity || "none";
     row.dataset.online = device.online ? "yes" : "no";
-    row.querySelectorAll("[data-field]").forEach((cell) => { cell.textContent = texts[cell.dataset.field]; });
+    row.querySelectorAll("[data-field]").forEach((cell) => cell.replaceChildren(texts[cell.dataset.field]));
+    localise(row);
   };
 
   const shownIds = () => [...devices.querySelectorAll("[data-id]")].map((row) => row.dataset.id);
@@ -114,7 +162,7 @@
     const events = new EventSource("/api/v1/events?" + live.dataset.view);
     events.addEventListener("open", () => {
       show("live", "live");
-      if (stale) want("totals", "devices", "campaigns", "alerts", "cases", ...(alone !== null ? [alone.id] : []));
+      if (stale) want(...parts.map((each) => each.id), "totals", "devices", "campaigns", "alerts", "cases", ...(alone !== null ? [alone.id] : []));
       stale = false;
     });
     events.addEventListener("error", () => {
@@ -122,8 +170,13 @@
       show("waiting", "reconnecting");
       if (events.readyState === EventSource.CLOSED) window.setTimeout(() => window.location.reload(), 5000);
     });
+    let begun = false;
+    window.setTimeout(() => { begun = true; }, PAUSE_MS);
     Object.entries(handlers).forEach(([kind, handle]) => {
-      events.addEventListener(kind, (event) => handle(JSON.parse(event.data)));
+      events.addEventListener(kind, (event) => {
+        handle(JSON.parse(event.data));
+        if (begun) want(...parts.filter((each) => each.dataset.live.split(" ").includes(kind)).map((each) => each.id));
+      });
     });
   }
 
@@ -133,12 +186,12 @@
     const { action, campaign, version } = button.dataset;
     if (action === "abort" && !window.confirm("End this campaign for good?")) return;
     button.disabled = true;
-    const problem = await ask("POST", `/api/v1/campaigns/${encodeURIComponent(campaign)}/${action}`, { expected_version: Number(version) });
+    const [problem] = await ask("POST", `/api/v1/campaigns/${encodeURIComponent(campaign)}/${action}`, { expected_version: Number(version) });
     await refreshAlone();
     document.getElementById("acted").textContent = problem;
   });
 
-  // What a request was refused for; empty if it was done.
+  // What a request was refused for, empty if it was done; and what was answered.
   const ask = async (method, path, body) => {
     const answer = await fetch(path, {
       method,
@@ -146,15 +199,14 @@
       headers: { "Content-Type": "application/json", "X-CSRF-Token": document.querySelector("meta[name=csrf]").content },
       body: JSON.stringify(body),
     });
-    if (answer.ok) return "";
     const value = await answer.json().catch(() => ({}));
-    return value.detail || value.message || "the server answered " + answer.status;
+    return [answer.ok ? "" : value.detail || value.message || "the server answered " + answer.status, value];
   };
 
   const fieldValue = (field) => {
     const text = field.value.trim();
     if (text === "") return field.closest("form").dataset.wrap || field.dataset.kind === "nullable" ? null : undefined;
-    if (field.dataset.kind === "time") return Date.parse(text + "Z") / 1000;
+    if (field.dataset.kind === "time") return Date.parse(text) / 1000;
     return field.dataset.kind === "number" ? Number(text) : text;
   };
 
@@ -166,18 +218,21 @@
     const form = event.target.closest("form[data-api]");
     if (form === null) return;
     event.preventDefault();
+    if (form.dataset.confirm && !window.confirm(form.dataset.confirm)) return;
     const values = {};
     const wrap = form.dataset.wrap;
     form.querySelectorAll("[name]").forEach((field) => { if (!wrap || !unchanged(field)) values[field.name] = fieldValue(field); });
     const body = wrap ? { [wrap]: values } : values;
-    const shown = document.querySelector("#case [data-version]");
+    const shown = form.dataset.version ? form : document.querySelector("#case [data-version]");
     if (shown !== null) body.expected_version = Number(shown.dataset.version);
     const button = form.querySelector("button");
     button.disabled = true;
-    const problem = await ask(form.dataset.method || "POST", form.dataset.api, body).catch(String);
+    const [problem, done] = await ask(form.dataset.method || "POST", form.dataset.api, body).catch((error) => [String(error), {}]);
     button.disabled = false;
     form.querySelector(".acted").textContent = problem;
-    if (problem === "") window.location.reload();
+    if (problem !== "") return;
+    const next = (form.dataset.next || "").replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(done[name]));
+    if (next) window.location.assign(next); else window.location.reload();
   });
 
   const refreshAlone = async () => {

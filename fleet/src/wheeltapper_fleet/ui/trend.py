@@ -1,0 +1,97 @@
+"""The trend of a point: its curve with alarm bands behind it and releases drawn under it. Pure.
+
+A band is what is learned: from the warning threshold (a score of 1) to the release's critical level, and above. The
+strip under the curve says which release scored each stretch, so that a step in the curve at a new release is seen as
+one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wheeltapper_fleet.telemetry.schemas import PointView
+from wheeltapper_fleet.ui.charts import Curve, Sample, curve
+
+__all__ = ["Gauge", "Strip", "Trend", "gauge", "trend"]
+
+_WIDTH: Final = 720.0
+_HEIGHT: Final = 150.0
+_MOST_STRIPS: Final = 60
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A release (``model/3``; several with a comma) from ``x`` for ``width``, in SVG units; ``odd`` alternates."""
+
+    x: float
+    width: float
+    said: str
+    odd: bool
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A curve, the height of the critical level (None where it is above the chart), and the releases under it."""
+
+    curve: Curve
+    critical_y: float | None
+    strips: tuple[Strip, ...]
+
+    @property
+    def releases(self) -> list[str]:
+        """The releases in the order of their first stretch."""
+        return list(dict.fromkeys(strip.said for strip in self.strips))
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A score on a scale from 0 to a bit above the critical level, in percent of the scale."""
+
+    value: float
+    warning: float
+    critical: float
+
+
+def trend(points: Sequence[PointView], alerts: Sequence[float] = (), critical: float = 2.0) -> Trend | None:
+    """The trend of ``points``, in order of time; None for fewer than two with a score.
+
+    Args:
+        points: stretches of the history of a point.
+        alerts: when alerts were raised, in Unix seconds.
+        critical: the score at which the release says critical.
+    """
+    scored = [each for each in points if each.mean is not None and math.isfinite(each.mean)]
+    drawn = curve([Sample(each.at, each.mean, each.max) for each in scored], alerts)
+    if drawn is None:
+        return None
+    critical_y = round(_HEIGHT - 4 - (_HEIGHT - 8) * critical / drawn.top, 1) if critical < drawn.top else None
+    return Trend(drawn, critical_y, _strips(scored, drawn))
+
+
+def gauge(score: float | None, critical: float) -> Gauge | None:
+    """Where ``score`` is between nothing and critical; None where it is no number."""
+    if score is None or not math.isfinite(score):
+        return None
+    top = 1.25 * max(critical, 1.0)
+    return Gauge(round(100 * min(1.0, max(0.0, score) / top), 1), round(100 / top, 1), round(100 * critical / top, 1))
+
+
+def _strips(points: Sequence[PointView], drawn: Curve) -> tuple[Strip, ...]:
+    span = drawn.end - drawn.begin
+    changes: list[tuple[float, str]] = []
+    for each in points:
+        said = ", ".join(each.releases)
+        if said and (not changes or changes[-1][1] != said):
+            changes.append((max(each.at, drawn.begin), said))
+    if not changes or len(changes) > _MOST_STRIPS:
+        return ()
+    edges = [*(at for at, _ in changes), drawn.end]
+    return tuple(
+        Strip(
+            round(_WIDTH * (at - drawn.begin) / span, 1), round(_WIDTH * (end - at) / span, 1), said, bool(number % 2)
+        )
+        for number, ((at, said), end) in enumerate(zip(changes, edges[1:], strict=True))
+    )
