@@ -76,6 +76,9 @@ def anomaly(
     ] = 0,
     model: Annotated[str, typer.Option(help="The model's name.")] = "bearing-anomaly",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")] = 0,
+    tflite: Annotated[
+        bool, typer.Option("--tflite", help="Also as TFLite, for boards without ONNX Runtime; needs a runtime of it.")
+    ] = False,
     source: Annotated[str | None, typer.Option("--import", help="What the sources are, e.g. femto.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     sample_rate_hz: SampleRateHz = 0.0,
@@ -133,6 +136,7 @@ def anomaly(
                 condition=condition,
                 model=model,
                 seed=seed,
+                formats=("onnx", "tflite") if tflite else ("onnx",),
                 table=table,
                 replace=force,
                 progress=show,
@@ -225,7 +229,7 @@ def recipe(
         data, origin = files.open_data(written.data, file.parent)
         job = files.Job(
             out=out, model=written.model, seed=written.seed, replace=force, lineage=tuple(origin.items()),
-            progress=show, warn=warn,
+            formats=files.formats_for(written.formats, written.boards), progress=show, warn=warn,
         )  # fmt: skip
         made = files.train_recipe(written.recipe, written.parameters, data, job)
     _print_made(made, out, warnings, as_json)

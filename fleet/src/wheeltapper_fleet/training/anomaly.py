@@ -34,6 +34,8 @@ from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.evidence import Kept
 from wheeltapper_fleet.training.recipe import decision_for, is_process
 from wheeltapper_fleet.training.tables import TableForm, read_any
+from wheeltapper_fleet.training.tflite_nets import autoencoder_to_tflite
+from wheeltapper_fleet.training.variants import with_tflite
 from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
 from wheeltapper_protocols.manifest.inference_task import InferenceTask
@@ -107,6 +109,7 @@ def train_anomaly(
     baseline_windows: int = 0,
     table: TableForm | None = None,
     replace: bool = False,
+    formats: tuple[str, ...] = ("onnx",),
     origin: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     warn: Progress | None = None,
@@ -128,6 +131,7 @@ def train_anomaly(
         baseline_windows: in so many windows each device learns the level and spread of its own machine; 0: in none.
         table: what files other than ``.npz`` do not say about themselves.
         replace: whether an older bundle at ``out`` may be replaced.
+        formats: of the model; ONNX is always one, ``tflite`` may be another.
         origin: where the recordings are from, for the lineage: the dataset and its split.
         progress: called with a few words at each step.
         warn: called with a sentence for each thing that was left out, or that so little data cannot show; by default
@@ -136,7 +140,8 @@ def train_anomaly(
     Raises:
         TrainingError: ``training.fraction``, ``training.budget``, ``training.baseline``, ``training.condition``,
             ``training.window``, ``training.mixed_input``, ``training.too_little``, ``training.table``,
-            ``training.channel``, ``training.repeated``, ``training.out_exists``, ``training.gate_failed``.
+            ``training.channel``, ``training.repeated``, ``training.out_exists``, ``training.gate_failed``,
+            ``training.runtime``.
         RecordingError: a recording is malformed.
     """
     report, say = progress or (lambda text: None), warn or _LOG.warning
@@ -169,8 +174,11 @@ def train_anomaly(
         task = InferenceTask(manifest)
         rows = [task.model_input(part.features, part.features[:, :0]) for part in healthy]
         manifest = msgspec.structs.replace(manifest, baseline=fit_baseline(rows, baseline_windows))
-    files = {MODEL_FILE: candidate.model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(manifest)}
-    write_bundle(out, files, replace)
+    files = {MODEL_FILE: candidate.model, GOLDEN_FILE: golden}
+    if "tflite" in formats:
+        report("golden outputs of the TFLite runtimes")
+        manifest, files = with_tflite(manifest, files, autoencoder_to_tflite(candidate.model))
+    write_bundle(out, files | {MANIFEST_FILE: encode_manifest(manifest)}, replace)
     report("bundle written")
     return manifest
 

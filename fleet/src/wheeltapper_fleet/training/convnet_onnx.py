@@ -31,11 +31,13 @@ from wheeltapper_fleet.training.envelopes import Envelopes, add_envelopes
 from wheeltapper_fleet.training.onnx_graph import Graph
 from wheeltapper_fleet.training.trees import Trees, add_trees
 
-__all__ = ["Front", "Regimes", "Trends", "quantize", "run", "to_onnx"]
+__all__ = ["TINY", "Front", "Regimes", "Trends", "quantize", "run", "to_onnx"]
 
 Array = npt.NDArray[np.float32]
 _CALIBRATION_ROWS: Final = 2048
-_TINY: Final = 1e-12
+_QUANTIZED: Final = ("Conv", "Gemm", "Relu")
+"""Operators; with ReLU among them a layer's range is that of what passes it, and one operator computes both."""
+TINY: Final = 1e-12
 """Added to a mean square, so that a silent window stays finite."""
 
 
@@ -122,7 +124,7 @@ class Front:
             x = (seen - self.mean[regime]) / self.scale[regime]
         if self.by_window:
             x = x - x.mean(axis=1, keepdims=True)
-            x = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(_TINY))
+            x = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(TINY))
         if self.trends is not None:
             return np.clip(self.trends.apply(x), -self.limit, self.limit), known
         blocks = x.reshape(len(x), -1, self.block, x.shape[2]).mean(axis=2, dtype=np.float32)
@@ -242,7 +244,7 @@ def _add_trends(graph: Graph, trends: Trends) -> str:
 
 def _add_level(graph: Graph) -> str:
     """Add what brings each channel of a window to zero mean and unit root mean square."""
-    graph.constant("tiny", _TINY)
+    graph.constant("tiny", TINY)
     graph.add("ReduceMean", ["standardised"], "level", axes=[1], keepdims=1)
     graph.add("Sub", ["standardised", "level"], "around_zero")
     graph.add("Mul", ["around_zero", "around_zero"], "power")
@@ -298,14 +300,14 @@ def quantize(model: bytes, windows: Array) -> bytes:
         windows: of training, from which the ranges of the activations are taken; some thousand are used.
     """
     picked = np.linspace(0, len(windows) - 1, min(len(windows), _CALIBRATION_ROWS)).astype(int)
-    nodes = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type in ("Conv", "Gemm")]
+    nodes = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type in _QUANTIZED]
     with tempfile.TemporaryDirectory() as folder, warnings_silenced():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
         quantize_static(
             source, target, _Rows(np.ascontiguousarray(windows[picked])), quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=True,
-            op_types_to_quantize=["Conv", "Gemm"],
+            op_types_to_quantize=list(_QUANTIZED),
             nodes_to_quantize=[name for name in nodes if not name.endswith("_output")],
         )  # fmt: skip
         return target.read_bytes()

@@ -33,7 +33,8 @@ from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.estimation import with_estimation
 from wheeltapper_fleet.training.finishing import PENDING, finish
 from wheeltapper_fleet.training.recipes import Job, Recipe, Source
-from wheeltapper_fleet.training.trees import Growth, Trees, grow_classes
+from wheeltapper_fleet.training.tflite_nets import nets_to_tflite
+from wheeltapper_fleet.training.trees import NO_TREES, Growth, Trees, grow_classes
 from wheeltapper_fleet.training.vibration_windows import Labelled, folds_of, read_labelled
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.manifest.manifest import Budget, Classification, Gate, Golden, Input, Manifest, RawInput
@@ -131,8 +132,12 @@ class _FaultClassifier:
         lineage |= {"trees_share": f"{trained.share:.2f}"}
         lineage |= {f"macro_auroc_{kind}": f"{area:.3f}" for kind, area in trained.areas.items()}
         lineage |= {"classes_of_one_machine": ", ".join(alone)} if alone else {}
+        if trained.trees is not None and "tflite" in job.formats:
+            job.warn(NO_TREES)
+            lineage |= {"tflite": NO_TREES}
+        tflite = None if trained.trees else lambda: nets_to_tflite(trained.nets, trained.front, *shape, model)
         draft = _estimated(_draft(data, parameters, job), data, trained)
-        return finish(draft, model, data.samples[picked], _quality(data, trained, exact, model), lineage, job)
+        return finish(draft, model, data.samples[picked], _quality(data, trained, exact, model), lineage, job, tflite)
 
 
 FAULT_CLASSIFIER: Final[Recipe] = _FaultClassifier()

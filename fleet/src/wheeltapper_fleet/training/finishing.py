@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.bundles import bundle_file, npz_bytes, write_bundle
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.recipes import Job
+from wheeltapper_fleet.training.variants import with_tflite
 from wheeltapper_protocols.manifest.inference_task import InferenceTask
 from wheeltapper_protocols.manifest.manifest import (
     GOLDEN_FILE,
@@ -57,6 +58,7 @@ def finish(
     measured: Sequence[Gate],
     lineage: dict[str, str],
     job: Job,
+    tflite: Callable[[], bytes] | None = None,
 ) -> Manifest:
     """Write the bundle of a trained model.
 
@@ -67,9 +69,10 @@ def finish(
         measured: the recipe's own gates.
         lineage: the recipe's name with its version, hashes of the recordings.
         job: where, and what else the lineage says.
+        tflite: gives the same model as a TFLite file, where the job wants one; None: it cannot be one.
 
     Raises:
-        TrainingError: ``training.gate_failed``, ``training.out_exists``.
+        TrainingError: ``training.gate_failed``, ``training.out_exists``, ``training.runtime``.
     """
     task, session = InferenceTask(draft), open_session(model)
     rows = model_input(draft, windows)
@@ -94,6 +97,10 @@ def finish(
     made = replace(
         draft, files=[bundle_file(MODEL_FILE, model), bundle_file(GOLDEN_FILE, golden)], gates=found, lineage=origin
     )
-    write_bundle(job.out, {MODEL_FILE: model, GOLDEN_FILE: golden, MANIFEST_FILE: encode_manifest(made)}, job.replace)
+    files = {MODEL_FILE: model, GOLDEN_FILE: golden}
+    if "tflite" in job.formats and tflite is not None:
+        job.progress("golden outputs of the TFLite runtimes")
+        made, files = with_tflite(made, files, tflite())
+    write_bundle(job.out, files | {MANIFEST_FILE: encode_manifest(made)}, job.replace)
     job.progress("bundle written")
     return made

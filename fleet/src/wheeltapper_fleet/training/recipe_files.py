@@ -36,6 +36,7 @@ from wheeltapper_fleet.training.fault_classifier import FAULT_CLASSIFIER
 from wheeltapper_fleet.training.recipes import GROUP, Job, Recipe, Source
 from wheeltapper_fleet.training.remaining_life import REMAINING_LIFE
 from wheeltapper_fleet.training.slow_signal import SLOW_SIGNAL
+from wheeltapper_fleet.training.variants import formats_for
 from wheeltapper_protocols.manifest.manifest import Manifest
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "RecipeFile",
     "default_parameters",
     "find_recipe",
+    "formats_for",
     "open_data",
     "parameters_of",
     "read_recipe_file",
@@ -81,6 +83,7 @@ class _Anomaly:
             condition=parameters.condition,
             baseline_windows=parameters.baseline,
             out=job.out,
+            formats=job.formats,
             origin=dict(job.lineage),
             model=job.model,
             seed=job.seed,
@@ -223,4 +226,7 @@ def train_recipe(name: str, given: dict[str, Any], recordings: Sequence[Source],
     if len(written) > 10_000:
         written = f"sha256 {hashlib.sha256(written.encode()).hexdigest()}"
     job = replace(job, lineage=(*job.lineage, ("parameters", written)))
-    return recipe.train(recordings, parameters, job)
+    made = recipe.train(recordings, parameters, job)
+    if "tflite" in job.formats and made.variants is None and "tflite" not in made.lineage:
+        job.warn(f"the recipe {name!r} makes no TFLite file: the release is in ONNX only")
+    return made

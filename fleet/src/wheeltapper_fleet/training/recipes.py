@@ -81,6 +81,7 @@ class Job:
         model: the model's name.
         seed: seeds everything random.
         replace: whether an older bundle at ``out`` may be replaced.
+        formats: of the model; ONNX is always one of them.
         lineage: what the manifest's lineage says beside what the recipe knows.
         progress: is called with a few words at each step.
         warn: is called with a sentence for each thing that was left out, or that so little data cannot show.
@@ -91,6 +92,7 @@ class Job:
     model: str
     seed: int = 0
     replace: bool = False
+    formats: tuple[str, ...] = ("onnx",)
     lineage: tuple[tuple[str, str], ...] = ()
     progress: Say = lambda text: None
     warn: Say = _LOG.warning

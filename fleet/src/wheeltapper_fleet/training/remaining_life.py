@@ -40,7 +40,8 @@ from wheeltapper_fleet.training.life_windows import Windows, cut, informative, n
 from wheeltapper_fleet.training.recipes import Job, Recipe, Source
 from wheeltapper_fleet.training.regimes import find_regimes
 from wheeltapper_fleet.training.series import Life, read_lives
-from wheeltapper_fleet.training.trees import Growth, Trees, grow_numbers
+from wheeltapper_fleet.training.tflite_nets import nets_to_tflite
+from wheeltapper_fleet.training.trees import NO_TREES, Growth, Trees, grow_numbers
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.manifest.inference_task import LEAST_LIFE
 from wheeltapper_protocols.manifest.manifest import Budget, Gate, Golden, Input, Manifest, RawInput, RemainingLife
@@ -152,6 +153,9 @@ class _RemainingLife:
         exact = to_onnx(trained.nets, trained.front, *shape, trained.trees, trained.share)
         model = quantize(exact, trained.windows.samples) if trained.nets else exact
         lineage = {f"recording-{number}": life.sha256 for number, life in enumerate(lives)}
+        if trained.trees is not None and "tflite" in job.formats:
+            job.warn(NO_TREES)
+            lineage |= {"tflite": NO_TREES}
         lineage |= {"trees_share": f"{trained.share:.3f}"} | ({"decay": f"{trained.decay:g}"} if trained.nets else {})
         return finish(
             _estimated(_draft(trained, lives[0], parameters, job), trained),
@@ -160,6 +164,7 @@ class _RemainingLife:
             _quality(trained, model, exact, parameters),
             lineage | {"recipe": "remaining-life-2"},
             job,
+            None if trained.trees else lambda: nets_to_tflite(trained.nets, trained.front, *shape, model),
         )
 
 

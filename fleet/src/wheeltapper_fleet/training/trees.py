@@ -22,9 +22,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from wheeltapper_fleet.training.onnx_graph import Graph
 
-__all__ = ["Growth", "Trees", "add_trees", "grow_classes", "grow_numbers"]
+__all__ = ["NO_TREES", "Growth", "Trees", "add_trees", "grow_classes", "grow_numbers"]
 
 Array = npt.NDArray[np.float32]
+NO_TREES: Final = "no TFLite file: trees take part in this model, and TFLite has no operator for them"
+"""What a manifest and a warning say; ``model = "nets"`` is for boards without ONNX Runtime."""
 _LEAST_ROWS: Final = 5
 """Of a leaf, however few rows there are."""
 

@@ -101,10 +101,18 @@ class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     recipe: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
     model: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    formats: Annotated[list[Literal["onnx", "tflite"]], Meta(max_length=2)] = []
+    """Of the model; by default ONNX, and TFLite where a board of ``boards`` prefers a runtime of it."""
+    boards: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=20)] = []
+    """Names of board profiles that the model is for."""
     data: Data
     parameters: dict[str, Any] = {}
     search: Search | None = None
     mlflow: Mlflow | None = None
+
+    def __post_init__(self) -> None:
+        if self.formats and "onnx" not in self.formats:
+            raise ValueError("formats must name onnx: golden outputs of other formats are compared with those of it")
 
 
 def read_recipe(text: str, name: str = "this text") -> RecipeFile:

@@ -24,7 +24,13 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.runs.recipe_text import RecipeFile, Search, read_recipe
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
 from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_fleet.training.recipe_files import find_recipe, open_data, parameters_of, train_recipe
+from wheeltapper_fleet.training.recipe_files import (
+    find_recipe,
+    formats_for,
+    open_data,
+    parameters_of,
+    train_recipe,
+)
 from wheeltapper_fleet.training.recipes import Job, Source
 from wheeltapper_fleet.training.runs.digests import code_digest, data_digest, digest_of, environment, file_digest
 from wheeltapper_fleet.training.runs.executors import make_executor
@@ -133,7 +139,8 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     lineage |= {} if task.trial is None else {"trial": str(task.trial)}
     job = Job(
         out=folder.bundle, model=written.model, seed=task.seed, replace=True, lineage=tuple(lineage.items()),
-        progress=report.progress, warn=report.warn, shown=report.shown,
+        formats=formats_for(written.formats, written.boards), progress=report.progress, warn=report.warn,
+        shown=report.shown,
     )  # fmt: skip
     shutil.rmtree(folder.bundle, ignore_errors=True)
     manifest = train_recipe(written.recipe, given, recordings, job)
