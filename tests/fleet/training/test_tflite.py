@@ -93,8 +93,8 @@ def trends() -> tuple[list[ConvNet], Front, Array]:
 def test_the_file_holds_the_quantised_numbers_of_the_onnx_model(form: Any) -> None:
     nets, front, x = form()
     small = quantize(to_onnx(nets, front, *x.shape[1:]), x)
-    content = nets_to_tflite(nets, front, *x.shape[1:], small)
-    assert content == nets_to_tflite(nets, front, *x.shape[1:], small)
+    content = nets_to_tflite(nets, front, x.shape[1], x.shape[2], small)
+    assert content == nets_to_tflite(nets, front, x.shape[1], x.shape[2], small)
     found, wanted, exact = lite(content, x[:60]), onnx_output(small, x[:60]), run(nets, front, x[:60])
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     assert (form is trends) == np.isnan(found).any()
