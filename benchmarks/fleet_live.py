@@ -20,6 +20,7 @@ from rig import Row, main, row
 from sqlalchemy import text
 
 from wheeltapper_fleet.api.events import EventHub
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.api.view import View
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.ground.paging import write_cursor
@@ -53,7 +54,7 @@ def _report(url: str) -> None:
 async def _watch(url: str) -> tuple[float, int]:
     """Keep ten pages open; returns the CPU seconds a second, and how many events were sent."""
     database, sent = open_database(url), 0
-    hub = EventHub(database)
+    hub = EventHub(database, FleetNumbers(database))
     subjects = frozenset({"totals", "devices", "campaigns", "alerts"})
 
     async def page(number: int) -> None:

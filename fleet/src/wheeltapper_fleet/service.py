@@ -36,6 +36,7 @@ from wheeltapper_fleet.alerts.intake import Triage
 from wheeltapper_fleet.alerts.value import budget_turn
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.audit.retention import audit_turn
 from wheeltapper_fleet.broker.server import free_port
 from wheeltapper_fleet.broker.settings import split_address
@@ -256,10 +257,12 @@ def _build_http(
     releases.reconcile()
     enrolment = Enrolment(database, ca, repository.trusted_root(), _endpoints(config, ports), clock)
     captures = Captures(database, data_dir / "captures", clock)
+    numbers = FleetNumbers(database)
     context = AdminContext(
         engine=database,
         authenticator=Authenticator(database, clock),
-        events=EventHub(database),
+        events=EventHub(database, numbers),
+        numbers=numbers,
         devices=Devices(database, clock, mark_devices, messaging.disconnect),
         enrolment=enrolment,
         releases=releases,

@@ -26,7 +26,7 @@ from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.limits import RateLimits
-from wheeltapper_fleet.api.totals import fleet_totals
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.campaigns import rollback
 from wheeltapper_fleet.campaigns.due import mark_devices
 from wheeltapper_fleet.db.engine import open_database
@@ -116,10 +116,12 @@ class AdminServer:
         endpoints = Endpoints("127.0.0.1", 1, "https://127.0.0.1:2")
         (data_dir / "captures").mkdir()
         authenticator = Authenticator(self.engine, time.time)
+        numbers = FleetNumbers(self.engine)
         context = AdminContext(
             engine=self.engine,
             authenticator=authenticator,
-            events=EventHub(self.engine),
+            events=EventHub(self.engine, numbers),
+            numbers=numbers,
             devices=Devices(self.engine, time.time, mark_devices),
             enrolment=Enrolment(
                 self.engine, FleetCA(data_dir / "ca", time.time), repository.trusted_root(), endpoints, time.time
@@ -138,9 +140,7 @@ class AdminServer:
         self._socket = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.app = app = admin_app(context)
-        page = Page(
-            engine=self.engine, authenticator=authenticator, totals=lambda: fleet_totals(self.engine), login=login
-        )
+        page = Page(engine=self.engine, authenticator=authenticator, totals=numbers.totals, login=login)
         add_page(app, page)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")
         self._server = uvicorn.Server(config)

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, event, insert, update
 from tests.fleet.api.harness import AdminServer
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.screens import Key, Screens
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.api.view import View
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.ground.paging import write_cursor
@@ -50,7 +51,7 @@ async def take(events: Any, wanted: str, count: int) -> list[str]:
 
 def test_a_listener_outlives_a_change_of_all_devices_at_once(engine: Engine) -> None:
     async def listen() -> None:
-        hub = EventHub(engine, period_seconds=0.05)
+        hub = EventHub(engine, FleetNumbers(engine), period_seconds=0.05)
         events = hub.listen(ALL)
         await take(events, '"counter":0', MANY)
         for counter in (1, 2):
@@ -64,7 +65,7 @@ def test_a_listener_outlives_a_change_of_all_devices_at_once(engine: Engine) -> 
 
 def test_a_slow_listener_gets_the_newest_state_once(engine: Engine) -> None:
     async def listen() -> None:
-        hub = EventHub(engine, period_seconds=0.02)
+        hub = EventHub(engine, FleetNumbers(engine), period_seconds=0.02)
         slow, quick = hub.listen(ALL), hub.listen(ALL)
         await take(slow, '"counter":0', MANY)
         await take(quick, '"counter":0', MANY)
@@ -91,7 +92,7 @@ def test_a_reading_that_fails_ends_no_listener(
     monkeypatch.setattr(Screens, "read", read)
 
     async def listen() -> None:
-        hub = EventHub(engine, period_seconds=0.01)
+        hub = EventHub(engine, FleetNumbers(engine), period_seconds=0.01)
         events = hub.listen(ALL)
         await take(events, '"counter":0', MANY)
         listening[0] = True
@@ -106,7 +107,7 @@ def test_a_reading_that_fails_ends_no_listener(
 
 def test_closing_ends_every_listener(engine: Engine) -> None:
     async def listen() -> None:
-        hub = EventHub(engine, period_seconds=0.05)
+        hub = EventHub(engine, FleetNumbers(engine), period_seconds=0.05)
         events = [hub.listen(ALL) for _ in range(3)]
         for each in events:
             await take(each, '"counter":0', MANY)
@@ -130,7 +131,7 @@ async def texts_until(events: AsyncIterator[str], kind: str, wanted: str) -> lis
 
 def test_a_screen_hears_of_what_it_shows_and_of_nothing_else(engine: Engine) -> None:
     async def listen() -> None:
-        hub = EventHub(engine, period_seconds=0.02)
+        hub = EventHub(engine, FleetNumbers(engine), period_seconds=0.02)
         few = hub.listen(View(subjects=frozenset({"devices"}), limit=3))
         one = hub.listen(View(subjects=frozenset(), device="dev-0500"))
         some = hub.listen(View(subjects=frozenset({"devices"}), q='id like("dev-06*")', limit=5))
@@ -152,7 +153,7 @@ def test_a_reading_costs_what_is_shown_however_large_the_fleet(engine: Engine) -
     said: list[str] = []
     readers = engine.get_execution_options()["wheeltapper_readers"]
     event.listen(readers, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
-    screens = Screens(engine)
+    screens = Screens(engine, FleetNumbers(engine))
     cursors = [write_cursor(f"dev-0{n}00") for n in range(7)] + [None]
     views = [View(subjects=frozenset({"devices"}), limit=50, after=after) for after in cursors]
     views += [View(subjects=frozenset({"devices", "totals", "campaigns", "alerts"}), limit=50)] * 3

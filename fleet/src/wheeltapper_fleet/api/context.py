@@ -20,6 +20,7 @@ from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE
 from wheeltapper_fleet.api.events import EventHub
 from wheeltapper_fleet.api.limits import RateLimits
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.devices.enrolment import Enrolment
 from wheeltapper_fleet.devices.scope import check_scope
@@ -74,6 +75,7 @@ class AdminContext:
         engine: the fleet's database.
         authenticator: checks tokens and cookies.
         events: the live events.
+        numbers: the fleet in numbers.
         captures_dir: the folder with recordings, each as ``<sha256>.npz``.
         datasets: the store of datasets.
         clock: Unix seconds.
@@ -86,6 +88,7 @@ class AdminContext:
     engine: Engine
     authenticator: Authenticator
     events: EventHub
+    numbers: FleetNumbers
     devices: Devices
     enrolment: Enrolment
     releases: Releases

@@ -27,6 +27,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from wheeltapper_fleet.api.screens import Key, Screens
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.api.view import View
 from wheeltapper_fleet.ground.errors import FleetError
 
@@ -54,11 +55,12 @@ class EventHub:
 
     Args:
         engine: the fleet's database.
+        numbers: of the same fleet.
         period_seconds: time between two readings of the database.
     """
 
-    def __init__(self, engine: Engine, period_seconds: float = 1.0) -> None:
-        self._screens = Screens(engine)
+    def __init__(self, engine: Engine, numbers: FleetNumbers, period_seconds: float = 1.0) -> None:
+        self._screens = Screens(engine, numbers)
         self._period_seconds = period_seconds
         self._listeners: set[_Listener] = set()
         self._known: dict[View, dict[Key, str]] = {}

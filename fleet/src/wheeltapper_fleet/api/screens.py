@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 from sqlalchemy import Engine
 
 from wheeltapper_fleet.alerts.views import case_version, list_alerts, list_shown
-from wheeltapper_fleet.api.totals import fleet_totals
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.api.view import View
 from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns
 from wheeltapper_fleet.db.engine import reading
@@ -51,12 +51,14 @@ class Screens:
 
     Args:
         engine: the fleet's database.
+        numbers: of the same fleet.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, numbers: FleetNumbers) -> None:
         self._engine = engine
-        self._members: dict[tuple[str, str | None, int], _Members] = {}
+        self._numbers = numbers
         self._totals = ("", float("-inf"))
+        self._members: dict[tuple[str, str | None, int], _Members] = {}
 
     def read(self, views: Sequence[View]) -> dict[View, dict[Key, str]]:
         """The text of each thing on each of ``views``.
@@ -147,7 +149,7 @@ class Screens:
         text, at = self._totals
         moment = time.monotonic()
         if moment - at >= TOTALS_SECONDS:
-            text = fleet_totals(self._engine).model_dump_json()
+            text = self._numbers.totals().model_dump_json()
             self._totals = (text, moment)
         return text
 

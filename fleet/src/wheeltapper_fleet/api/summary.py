@@ -6,26 +6,24 @@ from sqlalchemy import Engine
 
 from wheeltapper_fleet.alerts.views import list_alerts
 from wheeltapper_fleet.api.schemas import Summary
-from wheeltapper_fleet.api.totals import fleet_totals
+from wheeltapper_fleet.api.totals import FleetNumbers
 from wheeltapper_fleet.campaigns.views import list_campaigns
-from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.registry.views import list_releases
-from wheeltapper_fleet.telemetry.views import count_windows, total_records
 
 __all__ = ["fleet_summary"]
 
 _SHOWN = 20
 
 
-def fleet_summary(engine: Engine) -> Summary:
+def fleet_summary(engine: Engine, numbers: FleetNumbers) -> Summary:
     """Devices, windows and records counted, with the first releases, and the newest campaigns and alerts.
 
-    The sums read one row a pipeline and one a spool; the answer does not grow with the fleet.
+    Args:
+        engine: the fleet's database.
+        numbers: of the same fleet.
     """
-    totals = fleet_totals(engine)
-    with reading(engine) as connection:
-        records = total_records(connection)
-        windows = count_windows(connection)
+    totals = numbers.totals()
+    records, windows = numbers.stored()
     return Summary(
         devices_enrolled=totals.devices - totals.pending,
         devices_online=totals.online,

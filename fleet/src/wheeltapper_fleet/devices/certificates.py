@@ -79,6 +79,8 @@ def _is_own(engine: Engine, device: str, row: Row[str, str | None, str | None], 
 def ending_certificates(engine: Engine, now: float, life_seconds: float = DEVICE_SECONDS) -> list[Life]:
     """The devices whose certificates end soon or have ended, as one entry with the earliest end.
 
+    Reads one row of an index for each of these devices.
+
     Args:
         engine: the fleet's database.
         now: Unix seconds.

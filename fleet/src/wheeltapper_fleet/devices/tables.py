@@ -84,6 +84,7 @@ devices = Table(
     Index("ix_devices_state_online_id", "state", "online", "id"),
     Index("ix_devices_online_id", "online", "id"),
     Index("ix_devices_site_id", "site", "id"),
+    Index("ix_devices_certificate_ends", "state", "certificate_expires_at"),
 )
 
 SEEN: Final[ColumnElement[float]] = func.coalesce(devices.c.last_seen_at, literal_column("0.0", Float))

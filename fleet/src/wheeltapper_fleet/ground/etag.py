@@ -13,7 +13,8 @@ Example:
 from __future__ import annotations
 
 import hashlib
-import json
+
+import msgspec
 
 from wheeltapper_fleet.ground.errors import FleetError
 
@@ -22,8 +23,7 @@ __all__ = ["check_etag", "etag"]
 
 def etag(*content: object) -> str:
     """The tag of ``content``, which JSON can hold: 16 hex digits."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 
 def check_etag(if_match: str | None, current: str, code: str, subject: str) -> None:

@@ -16,7 +16,6 @@ from sqlalchemy import Engine as Database
 from wheeltapper_fleet.access.oidc import OidcLogin
 from wheeltapper_fleet.api.app import admin_app
 from wheeltapper_fleet.api.context import AdminContext
-from wheeltapper_fleet.api.totals import fleet_totals
 from wheeltapper_fleet.campaigns import rollback
 from wheeltapper_fleet.campaigns import service as campaigns
 from wheeltapper_fleet.campaigns.creation import create_campaign
@@ -98,7 +97,7 @@ def admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
     page = Page(
         engine=context.engine,
         authenticator=context.authenticator,
-        totals=lambda: fleet_totals(context.engine),
+        totals=context.numbers.totals,
         secure_cookie=secure,
         login=None if config.oidc is None else OidcLogin(config.oidc, context.clock),
         ending=sentences,

@@ -288,7 +288,7 @@ def _from_rollups(
         number,
         c.model,
         c.release,
-        *sums,
+        *sums,  # from the place _FIRST_SUM on
         func.min(c.score_min).label("score_min"),
         func.max(c.score_max).label("score_max"),
         func.max(c.latency_max_ms).label("latency_max_ms"),
@@ -303,6 +303,7 @@ _SUMS: Final = (
     "windows", "scored", "missing", "score_sum", "score_sq_sum", "latency_sum_ms", "latency_count", "warnings",
     "criticals", "alerts",
 )  # fmt: skip
+_FIRST_SUM: Final = 3
 
 
 def _from_records(
@@ -331,8 +332,8 @@ class _Total:
 
     def add(self, row: Row[Any]) -> None:
         """Add roll-ups of one release."""
-        for name in _SUMS:
-            self.sums[name] += float(row._mapping[name])
+        for name, value in zip(_SUMS, row[_FIRST_SUM : _FIRST_SUM + len(_SUMS)], strict=True):
+            self.sums[name] += float(value)
         self._reach(row.score_min, row.score_max, row.latency_max_ms)
         if row.model:
             self.releases.add((row.model, row.release))

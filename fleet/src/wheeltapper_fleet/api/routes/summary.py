@@ -19,7 +19,7 @@ router = APIRouter()
 @router.get("/summary")
 def summary(context: Context) -> schemas.Summary:
     """The fleet in numbers."""
-    return fleet_summary(context.engine)
+    return fleet_summary(context.engine, context.numbers)
 
 
 @router.get("/devices/{device}/delivery")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query
@@ -46,7 +45,7 @@ def list_records(
         page = read_records(
             connection, device, after, limit, kind=kind, from_at=from_, to_at=to, newest_first=order == "newest"
         )
-    return Page([RecordView(**asdict(record)) for record in page.items], page.next)
+    return Page([RecordView.model_validate(record, from_attributes=True) for record in page.items], page.next)
 
 
 @router.get("/devices/{device}/history")
@@ -65,4 +64,5 @@ def get_history(
         raise FleetError("history.range", "`from` must be before `to`", 400)
     with reading(context.engine) as connection:
         found = history(connection, device, pipeline, since, until, points)
-    return HistoryView(device=device, pipeline=pipeline, points=[PointView(**asdict(point)) for point in found])
+    points_shown = [PointView.model_validate(point, from_attributes=True) for point in found]
+    return HistoryView(device=device, pipeline=pipeline, points=points_shown)
