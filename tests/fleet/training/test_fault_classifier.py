@@ -117,6 +117,21 @@ def check_estimate(manifest: Manifest, loaded: Bundle, right: list[bool]) -> Non
     assert abs(accuracy.value - np.mean(right)) < abs(accuracy.reference - np.mean(right)) < 0.15
 
 
+def test_where_8_bits_name_other_classes_layers_stay_in_floating_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fault_classifier, "_LEAST_AGREEMENT", 1.0)
+    monkeypatch.setattr(fault_classifier, "quantize", lambda model, rows, kept=(): b"" if not kept else model)
+    real = fault_classifier._likeliest
+    monkeypatch.setattr(
+        fault_classifier, "_likeliest", lambda model, rows: real(model, rows) if model else np.full(len(rows), -1)
+    )
+    made = train_recipe("fault-classifier", QUICK | {"epochs": 2}, fleet_of(3), Job(out=tmp_path / "b", model="m"))
+    found = {gate.name: gate.value for gate in made.gates}
+    assert found["int8_same_class"] == 1.0
+    assert made.lineage["precision"] in {"mixed", "float"}
+
+
 @pytest.mark.parametrize(
     ("kind", "nodes", "faults"),
     [

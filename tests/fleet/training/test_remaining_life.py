@@ -90,6 +90,8 @@ def test_a_device_takes_the_bundle_and_predicts_for_machines_that_nobody_has_see
     assert {"load", "speed", "a", "b", "c"} <= set(used)
     assert "constant" not in used
     assert manifest.lineage["recipe"] == "remaining-life-2"
+    assert manifest.lineage["precision"] in {"int8", "mixed", "float"}
+    assert "a window here, float" in manifest.lineage["precision_why"]
     assert '"cap":60.0' in manifest.lineage["parameters"]
     predicted, truth = [], []
     for seed in range(100, 120):

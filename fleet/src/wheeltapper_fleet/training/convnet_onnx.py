@@ -31,7 +31,7 @@ from wheeltapper_fleet.training.envelopes import Envelopes, add_envelopes
 from wheeltapper_fleet.training.onnx_graph import Graph
 from wheeltapper_fleet.training.trees import Trees, add_trees
 
-__all__ = ["TINY", "Front", "Regimes", "Trends", "quantize", "run", "to_onnx"]
+__all__ = ["TINY", "Front", "Regimes", "Trends", "net_layers", "quantize", "run", "to_onnx"]
 
 Array = npt.NDArray[np.float32]
 _CALIBRATION_ROWS: Final = 2048
@@ -292,22 +292,30 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no 
         return next(self._batches, None)
 
 
-def quantize(model: bytes, windows: Array) -> bytes:
+def net_layers(model: bytes) -> list[str]:
+    """The names of the layers that :func:`quantize` brings to 8 bits."""
+    nodes = onnx.load_from_string(model).graph.node
+    return [node.name for node in nodes if node.op_type in ("Conv", "Gemm") and not node.name.endswith("_output")]
+
+
+def quantize(model: bytes, windows: Array, float_layers: Sequence[str] = ()) -> bytes:
     """Quantize convolutions and hidden layers to int8, weights per channel.
 
     Args:
         model: from :func:`to_onnx`.
         windows: of training, from which the ranges of the activations are taken; some thousand are used.
+        float_layers: names of layers that stay in floating point.
     """
     picked = np.linspace(0, len(windows) - 1, min(len(windows), _CALIBRATION_ROWS)).astype(int)
-    nodes = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type in _QUANTIZED]
+    layers = {name for name in net_layers(model) if name not in float_layers}
+    nodes = onnx.load_from_string(model).graph.node
+    after = [node.name for node in nodes if node.op_type == "Relu" and node.input[0] in layers]
     with tempfile.TemporaryDirectory() as folder, warnings_silenced():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
         quantize_static(
             source, target, _Rows(np.ascontiguousarray(windows[picked])), quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=True,
-            op_types_to_quantize=list(_QUANTIZED),
-            nodes_to_quantize=[name for name in nodes if not name.endswith("_output")],
+            op_types_to_quantize=list(_QUANTIZED), nodes_to_quantize=[*sorted(layers), *after],
         )  # fmt: skip
         return target.read_bytes()

@@ -27,12 +27,13 @@ from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.bundles import check_target
 from wheeltapper_fleet.training.conformal import fit_temperature, softmax
 from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit
-from wheeltapper_fleet.training.convnet_onnx import Front, quantize, to_onnx
+from wheeltapper_fleet.training.convnet_onnx import Front, net_layers, quantize, to_onnx
 from wheeltapper_fleet.training.envelopes import plan_envelopes
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.estimation import with_estimation
 from wheeltapper_fleet.training.finishing import PENDING, finish
-from wheeltapper_fleet.training.recipes import Job, Recipe, Source
+from wheeltapper_fleet.training.quantize import Method, Quantised, chosen
+from wheeltapper_fleet.training.recipes import SLOWER, Job, Recipe, Source
 from wheeltapper_fleet.training.tflite_nets import nets_to_tflite
 from wheeltapper_fleet.training.trees import NO_TREES, Growth, Trees, grow_classes
 from wheeltapper_fleet.training.vibration_windows import Labelled, folds_of, read_labelled
@@ -125,10 +126,12 @@ class _FaultClassifier:
         job.progress("quantization")
         shape = parameters.window_samples, len(data.channels)
         exact = to_onnx(trained.nets, trained.front, *shape, trained.trees, trained.share)
-        model = quantize(exact, data.samples) if trained.nets else exact
+        small = _quantised(exact, data, job) if trained.nets else None
+        model = small.content if small is not None else exact
         picked = [int(np.flatnonzero(data.classes == each)[0]) for each in range(len(data.names))]
         lineage = {f"recording-{number}": sha256 for number, sha256 in enumerate(data.sha256)}
         lineage |= {"recipe": "fault-classifier-2", "temperature": f"{trained.temperature:.4g}"}
+        lineage |= small.lineage if small is not None else {}
         lineage |= {"trees_share": f"{trained.share:.2f}"}
         lineage |= {f"macro_auroc_{kind}": f"{area:.3f}" for kind, area in trained.areas.items()}
         lineage |= {"classes_of_one_machine": ", ".join(alone)} if alone else {}
@@ -312,13 +315,34 @@ def macro_auroc(logits: npt.NDArray[Any], classes: npt.NDArray[Any]) -> float:
     return float(np.mean([roc_auc_score(classes == each, probabilities[:, each]) for each in there]))
 
 
+def _rows(data: Labelled) -> Array:
+    """Windows on which 8 bits are compared with float."""
+    return data.samples[:: max(1, len(data.samples) // 500)]
+
+
+def _likeliest(model: bytes, rows: Array) -> npt.NDArray[np.int64]:
+    """The class that a model names for each window."""
+    return np.asarray(open_session(model).run(["output"], {"input": rows})[0].argmax(axis=1))
+
+
+def _quantised(exact: bytes, data: Labelled, job: Job) -> Quantised:
+    """The model in 8 bits, as far as it names the same classes."""
+    rows = _rows(data)
+    wanted = _likeliest(exact, rows)
+    method = Method(
+        net_layers(exact),
+        lambda kept: quantize(exact, data.samples, kept),
+        lambda model: float(np.mean(_likeliest(model, rows) != wanted)),
+    )
+    return chosen(exact, method, rows[:1], limit=1 - _LEAST_AGREEMENT, slower=SLOWER, say=job.progress)
+
+
 def _quality(data: Labelled, trained: _Trained, exact: bytes, model: bytes) -> list[Gate]:
     """Gates on what nets say of machines that they had not seen, and on the quantization."""
     area = macro_auroc(trained.logits, data.classes)
     off = _calibration_error(softmax(trained.logits), data.classes)
-    rows = data.samples[:: max(1, len(data.samples) // 500)]
-    int8, wanted = (open_session(each).run(["output"], {"input": rows})[0] for each in (model, exact))
-    same = float(np.mean(int8.argmax(axis=1) == wanted.argmax(axis=1)))
+    rows = _rows(data)
+    same = float(np.mean(_likeliest(model, rows) == _likeliest(exact, rows)))
     alone = ", ".join(f"{kind} {value:.3f}" for kind, value in trained.areas.items())
     right = float(np.mean(trained.logits.argmax(axis=1) == data.classes))
     return [

@@ -1,4 +1,4 @@
-"""Quantises somebody's ONNX model to 8 bits, as far as that is right and pays.
+"""Quantises an ONNX model to 8 bits, as far as that is right and pays: somebody's, or that of a recipe.
 
 Static, QDQ format, signed, weights per channel. Where the whole network loses too much, the layers that lose most stay
 in floating point: each one's loss is measured by quantising it alone. Then both models are timed side by side, and the
@@ -32,7 +32,18 @@ from wheeltapper_fleet.training.autoencoder import open_session, warnings_silenc
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_protocols.errors import brief
 
-__all__ = ["LAYERS", "LIMIT", "Quantised", "latency_ms", "layers_of", "loss", "quantise", "quantised"]
+__all__ = [
+    "LAYERS",
+    "LIMIT",
+    "Method",
+    "Quantised",
+    "chosen",
+    "latency_ms",
+    "layers_of",
+    "loss",
+    "quantise",
+    "quantised",
+]
 
 LAYERS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose weights are quantised; what follows them in the same chain is quantised with them."""
@@ -66,6 +77,31 @@ class Quantised:
     float_bytes: int
     int8_bytes: int
 
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What the manifest of a release says of it."""
+        found = {"precision": self.kept, "precision_why": self.why}
+        return found | ({"float_layers": ", ".join(self.float_layers)} if self.kept == "mixed" else {})
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model is quantised, and what it loses.
+
+    Args:
+        layers: names of what can be in 8 bits.
+        quantise: gives the model in 8 bits, but for the layers that are named.
+        loss: of an 8-bit model.
+    """
+
+    layers: Sequence[str]
+    quantise: Callable[[Sequence[str]], bytes]
+    loss: Callable[[bytes], float]
+
+
+def _quiet(text: str) -> None:
+    """Say nothing."""
+
 
 def quantised(
     model: bytes,
@@ -74,7 +110,7 @@ def quantised(
     *,
     limit: float = LIMIT,
     smaller: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = _quiet,
 ) -> Quantised:
     """Quantise a model, layer by layer where it must be, and keep what is faster.
 
@@ -97,24 +133,45 @@ def quantised(
         reference = _outputs(model, held_out)
     except Exception as error:  # onnxruntime raises many kinds
         raise _unusable("ONNX Runtime cannot run the model", error) from error
-    content = quantise(prepared, calibration)
-    full = found = loss(reference, _outputs(content, held_out))
-    kept_float: list[str] = []
-    if found > limit:
+    method = Method(
+        layers,
+        lambda kept: quantise(prepared, calibration, kept),
+        lambda content: loss(reference, _outputs(content, held_out)),
+    )
+    return chosen(model, method, held_out[:1], limit=limit, slower=np.inf if smaller else 1.0, say=say)
+
+
+def chosen(
+    model: bytes, method: Method, row: Rows, *, limit: float, slower: float = 1.0, say: Callable[[str], None] = _quiet
+) -> Quantised:
+    """Quantise a model as far as it loses little, and keep what pays.
+
+    Args:
+        model: in floating point.
+        method: how it is quantised, and what it loses.
+        row: one window, of which the time is measured.
+        limit: greatest loss.
+        slower: the 8-bit model is kept where a window takes it at most so many times as long as the float model.
+        say: called with a few words at each step.
+    """
+    layers, kept_float = method.layers, list[str]()
+    content = method.quantise(())
+    full = found = method.loss(content)
+    if not found <= limit:
         say(f"8 bits everywhere lose {found:.3g}; each of {len(layers)} layers is measured alone")
-        alone = {name: _alone(prepared, name, layers, calibration, held_out, reference) for name in layers}
+        alone = {name: method.loss(method.quantise([each for each in layers if each != name])) for name in layers}
         for name in sorted(layers, key=lambda each: -alone[each])[:-1]:
             kept_float.append(name)
-            content = quantise(prepared, calibration, kept_float)
-            found = loss(reference, _outputs(content, held_out))
+            content = method.quantise(kept_float)
+            found = method.loss(content)
             say(f"with {name} in floating point: {found:.3g}")
             if found <= limit:
                 break
-    float_ms, int8_ms = latency_ms([model, content], held_out[:1])
+    float_ms, int8_ms = latency_ms([model, content], row)
     name = "mixed" if kept_float else "int8"
     told = f"{name} takes {1e3 * int8_ms:.3g} µs a window here, float {1e3 * float_ms:.3g} µs"
-    kept = name if int8_ms <= float_ms or smaller else "float"
-    if found > limit:
+    kept = name if int8_ms <= slower * float_ms else "float"
+    if not found <= limit:
         kept, told = "float", f"8 bits lose {found:.3g} even with one layer only, and {limit:.3g} is allowed"
     return Quantised(
         content=model if kept == "float" else content, kept=kept, why=f"{told}: {kept} is kept", loss=found,
@@ -164,14 +221,6 @@ def latency_ms(models: Sequence[bytes], row: Rows) -> list[float]:
                 times.append(time.perf_counter() - begin)
             best[index] = min(best[index], 1e3 * float(np.median(times)))
     return best
-
-
-def _alone(
-    model: bytes, layer: str, layers: Sequence[str], calibration: Rows, held_out: Rows, reference: Rows
-) -> float:
-    """The loss where only one layer is in 8 bits."""
-    only = quantise(model, calibration, [name for name in layers if name != layer])
-    return loss(reference, _outputs(only, held_out))
 
 
 def _prepared(model: bytes) -> bytes:

@@ -29,10 +29,12 @@ import numpy.typing as npt
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.recording import Recording
 
-__all__ = ["GROUP", "Job", "Recipe", "Say", "Shown", "Source", "label"]
+__all__ = ["GROUP", "SLOWER", "Job", "Recipe", "Say", "Shown", "Source", "label"]
 
 GROUP: Final = "wheeltapper.recipes"
 """Entry points of this group are recipes: ``name = "package.module:RECIPE"``."""
+SLOWER: Final = 1.5
+"""So many times as long as in floating point may a window take in 8 bits: the model has a third of the bytes."""
 _LOG = logging.getLogger(__name__)
 
 Say = Callable[[str], None]

@@ -32,12 +32,13 @@ from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.bundles import check_target
 from wheeltapper_fleet.training.conformal import covered, fit_interval
 from wheeltapper_fleet.training.convnet import ConvNet, Convolution, Fit, fit, side_by_side
-from wheeltapper_fleet.training.convnet_onnx import Front, Regimes, Trends, quantize, run, to_onnx
+from wheeltapper_fleet.training.convnet_onnx import Front, Regimes, Trends, net_layers, quantize, run, to_onnx
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.estimation import with_estimation
 from wheeltapper_fleet.training.finishing import PENDING, finish
 from wheeltapper_fleet.training.life_windows import Windows, cut, informative, nearing_end, standard_front, trend_shapes
-from wheeltapper_fleet.training.recipes import Job, Recipe, Source
+from wheeltapper_fleet.training.quantize import Method, Quantised, chosen
+from wheeltapper_fleet.training.recipes import SLOWER, Job, Recipe, Source
 from wheeltapper_fleet.training.regimes import find_regimes
 from wheeltapper_fleet.training.series import Life, read_lives
 from wheeltapper_fleet.training.tflite_nets import nets_to_tflite
@@ -151,11 +152,13 @@ class _RemainingLife:
         job.progress("quantization")
         shape = parameters.window_samples, len(trained.raw.channels)
         exact = to_onnx(trained.nets, trained.front, *shape, trained.trees, trained.share)
-        model = quantize(exact, trained.windows.samples) if trained.nets else exact
+        small = _quantised(exact, trained, parameters, job) if trained.nets else None
+        model = small.content if small is not None else exact
         lineage = {f"recording-{number}": life.sha256 for number, life in enumerate(lives)}
         if trained.trees is not None and "tflite" in job.formats:
             job.warn(NO_TREES)
             lineage |= {"tflite": NO_TREES}
+        lineage |= small.lineage if small is not None else {}
         lineage |= {"trees_share": f"{trained.share:.3f}"} | ({"decay": f"{trained.decay:g}"} if trained.nets else {})
         return finish(
             _estimated(_draft(trained, lives[0], parameters, job), trained),
@@ -364,6 +367,31 @@ def _golden_windows(lives: list[Life], parameters: RemainingLifeParameters) -> A
     return np.asarray(found, dtype=np.float32)
 
 
+def _rows(trained: _Trained) -> Array:
+    """Windows on which 8 bits are compared with float."""
+    picked = np.linspace(0, len(trained.windows.samples) - 1, 2000).astype(int)
+    return trained.windows.samples[np.unique(picked)]
+
+
+def _apart(model: bytes, wanted: Array, rows: Array, cap: float) -> float:
+    """How far a model's lives are from those of the outputs ``wanted``: root mean square."""
+    output = open_session(model).run(["output"], {"input": rows})[0]
+    return cap * float(np.sqrt(np.mean((np.clip(output, 0, 1) - np.clip(wanted, 0, 1)) ** 2)))
+
+
+def _quantised(exact: bytes, trained: _Trained, parameters: RemainingLifeParameters, job: Job) -> Quantised:
+    """The model in 8 bits, as far as that adds little to its error."""
+    rows = _rows(trained)
+    wanted = open_session(exact).run(["output"], {"input": rows})[0]
+    rmse = float(np.sqrt(np.mean((trained.predicted - trained.truth) ** 2)))
+    method = Method(
+        net_layers(exact),
+        lambda kept: quantize(exact, trained.windows.samples, kept),
+        lambda model: _apart(model, wanted, rows, parameters.cap) / rmse,
+    )
+    return chosen(exact, method, rows[:1], limit=_QUANTIZATION, slower=SLOWER, say=job.progress)
+
+
 def _quality(trained: _Trained, model: bytes, exact: bytes, parameters: RemainingLifeParameters) -> list[Gate]:
     """Gates on the error, the interval and the quantization."""
     miss = trained.predicted - trained.truth
@@ -375,11 +403,9 @@ def _quality(trained: _Trained, model: bytes, exact: bytes, parameters: Remainin
         interval = fit_interval(trained.predicted[rest], trained.truth[rest], parameters.coverage)
         shares.append(covered(interval, trained.predicted[mine], trained.truth[mine], parameters.cap))
     off = abs(float(np.mean(shares)) - parameters.coverage)
-    picked = np.linspace(0, len(trained.windows.samples) - 1, 2000).astype(int)
-    rows = trained.windows.samples[np.unique(picked)]
-    int8 = open_session(model).run(["output"], {"input": rows})[0]
+    rows = _rows(trained)
     exact_output = open_session(exact).run(["output"], {"input": rows})[0]
-    apart = parameters.cap * float(np.sqrt(np.mean((np.clip(int8, 0, 1) - np.clip(exact_output, 0, 1)) ** 2)))
+    apart = _apart(model, exact_output, rows, parameters.cap)
     wanted = run(trained.nets, trained.front, rows, trained.trees, trained.share)
     computed = float(np.quantile(np.abs(exact_output - wanted), 0.99))
     return [
