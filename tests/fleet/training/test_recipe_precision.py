@@ -44,8 +44,8 @@ def test_a_recipe_keeps_layers_in_floating_point_until_its_own_gate_holds() -> N
 
 def test_a_recipe_keeps_floating_point_where_8_bits_lose_too_much_or_are_slow() -> None:
     exact, method, x = net_method()
-    for options, told in (({"limit": 0.0}, "8 bits lose"), ({"limit": 1.0, "slower": 0.0}, "µs a window here, float")):
-        found = chosen(exact, method, x[:1], **options)
+    for limit, slower, told in ((0.0, 1.5, "8 bits lose"), (1.0, 0.0, "µs a window here, float")):
+        found = chosen(exact, method, x[:1], limit=limit, slower=slower)
         assert (found.kept, found.content) == ("float", exact)
         assert told in found.why
         assert min(found.float_ms, found.int8_ms) > 0

@@ -370,7 +370,8 @@ def _golden_windows(lives: list[Life], parameters: RemainingLifeParameters) -> A
 def _rows(trained: _Trained) -> Array:
     """Windows on which 8 bits are compared with float."""
     picked = np.linspace(0, len(trained.windows.samples) - 1, 2000).astype(int)
-    return trained.windows.samples[np.unique(picked)]
+    found: Array = trained.windows.samples[np.unique(picked)]
+    return found
 
 
 def _apart(model: bytes, wanted: Array, rows: Array, cap: float) -> float:
