@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from wheeltapper_fleet.learning.datasets.importing import Incoming, import_version
+from wheeltapper_fleet.learning.datasets.splits import Request
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.training.recipes import GROUP
 from wheeltapper_protocols.signal.recording import Recording
 
-__all__ = ["RECIPE", "coolant", "install", "temperature"]
+__all__ = ["RECIPE", "coolant", "held_out", "install", "temperature"]
 
 RECIPE = 'recipe = "slow-signal"\nmodel = "bearing-anomaly"\nseed = 3\n[data]\ndataset = "coolant"\n'
 _STRANGE = """
@@ -65,3 +66,18 @@ def coolant(store: DatasetStore) -> None:
         Incoming(read=functools.partial(temperature, seed), machine=f"m{seed}", source=f"m{seed}") for seed in range(2)
     ]
     import_version(store, "coolant", coming)
+
+
+def held_out(store: DatasetStore, name: str = "halls", machines: int = 6) -> None:
+    """A dataset of machines on two sites, of which every second pair is held out."""
+    coming = [
+        Incoming(
+            read=functools.partial(temperature, seed),
+            machine=f"m{seed}",
+            source=f"m{seed}",
+            split="test" if seed % 4 > 1 else "train",
+            condition={"site": "north" if seed % 2 else "south"},
+        )
+        for seed in range(machines)
+    ]
+    import_version(store, name, coming, request=Request(by="source"))

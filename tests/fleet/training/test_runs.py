@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fleet.api.harness import MODEL, AdminServer
-from tests.fleet.training.run_sites import RECIPE, coolant, install
+from tests.fleet.training.run_sites import RECIPE, coolant, held_out, install
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_fleet.client.fleet_client import FleetClient
@@ -243,3 +243,38 @@ def test_who_may_do_what(server: AdminServer) -> None:
         assert caught.value.code == "blob.hash"
         said = {"state": "FAILED", "error_code": "training.gate_failed", "metrics": {"Präzision@10": 0.25}}
         assert client.finish_run(run, 1, said)["metrics"] == {"Präzision@10": 0.25}
+
+
+def test_a_queued_run_is_held_against_the_release_that_the_alias_names(bench: Bench) -> None:
+    held_out(DatasetStore(bench.server.data_dir / "datasets"))
+    text = RECIPE.replace("coolant", "halls") + "[parameters]\nsigma = 8.0\n[gates]\nworse = 0.1\n"
+    with pytest.raises(FleetError) as caught:
+        bench.client.queue_run(text, against="champion")
+    assert caught.value.code == "alias.not_found"
+    with pytest.raises(FleetError) as caught:
+        bench.client.queue_run(text, against="1")
+    assert caught.value.code == "release.not_found"
+    first = bench.client.queue_run(text)["id"]
+    assert bench.trainer("--once").wait(120) == 0
+    bench.client.fetch_run_bundle(first, bench.folder / "first")
+    bench.client.publish_bundle(bench.folder / "first", bench.server.keys_dir / f"team-{MODEL}.pem")
+    bench.client.set_alias(MODEL, "champion", 1)
+    bench.client.fetch_release_bundle(MODEL, 1, bench.folder / "release")
+    assert (bench.folder / "release" / "model.onnx").read_bytes() == (bench.folder / "first/model.onnx").read_bytes()
+    second = bench.client.queue_run(text, against="champion")
+    assert second["against"] == 1
+    assert bench.trainer("--once").wait(120) == 0
+    found = bench.client.run(second["id"])
+    assert found["state"] == "SUCCEEDED", found
+    gates = {gate["name"]: gate for gate in found["gates"]}
+    assert (gates["against_champion"]["passed"], gates["against_champion"]["limit"]) == (True, -0.1)
+    bench.client.fetch_run_bundle(second["id"], bench.folder / "second")
+    lineage = decode_manifest((bench.folder / "second" / MANIFEST_FILE).read_bytes()).lineage
+    assert lineage["champion"] == f"{MODEL} 1, trained on halls@1"
+    with pytest.raises(FleetError) as caught:
+        bench.client.fetch_release_bundle(MODEL, 1, bench.folder / "release")
+    assert caught.value.code == "release.out_exists"
+    bench.server.blobs.path(bench.client.run(first)["digests"]["model"]).unlink()
+    bench.client.queue_run(text, against="1")
+    assert bench.trainer("--once").wait(120) == 1
+    assert bench.client.runs(1)[0]["error_code"] == "blob.not_found"

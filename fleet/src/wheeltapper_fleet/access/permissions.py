@@ -147,6 +147,7 @@ ROUTES: Final[Mapping[str, str]] = {
     "POST /models/{model}/releases": "release.publish",
     "GET /releases": "read",
     "GET /releases/{model}/{release}": "read",
+    "GET /releases/{model}/{release}/bundle/{file}": "read",
     "GET /releases/{model}/{release}/verify": "read",
     "GET /releases/{model}/{release}/drift": "read",
     "GET /releases/{model}/{release}/quality": "read",

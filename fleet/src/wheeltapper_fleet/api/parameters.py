@@ -18,6 +18,7 @@ __all__ = [
     "After",
     "AliasName",
     "DeviceId",
+    "FileName",
     "Key",
     "Limit",
     "ModelName",
@@ -44,6 +45,7 @@ Sha256: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
     Path(description="SHA-256 of the blob, in hex"),
 ]
+FileName: TypeAlias = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 ReleaseNumber: TypeAlias = Annotated[int, Path(ge=1, le=999_999_999)]
 Limit: TypeAlias = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many items a page has at most.")]
 After: TypeAlias = Annotated[

@@ -116,6 +116,22 @@ def release_verify(
     print_result(found, f"{model} release {release} verifies: {found['files']} files, {found['length']} bytes", as_json)
 
 
+@release_app.command("fetch")
+def release_fetch(
+    model: str,
+    release: int,
+    out: Annotated[Path, typer.Option(help="Folder for the bundle; it must not be there.")],
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the bundle of a release and check every byte, e.g. to run it here or to compare another model with it."""
+    with open_client(url, token_file, data_dir) as client:
+        client.fetch_release_bundle(model, release, out)
+    print_result({"model": model, "release": release, "bundle": str(out)}, f"bundle: {out}", as_json)
+
+
 @release_app.command("quality")
 def release_quality(
     model: str,

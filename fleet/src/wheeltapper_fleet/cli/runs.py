@@ -51,6 +51,13 @@ def run_start(
         typer.Option("--local", help="Execute it here, now, and without a service; needs wheeltapper-fleet[train]."),
     ] = False,
     executor: Annotated[str, typer.Option(help="With --local: where trials of a search run: local or ray.")] = "local",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="The release that the bundle must not be worse than: an alias such as champion, or a number; with "
+            "--local a folder of a bundle, as `release fetch` writes it."
+        ),
+    ] = None,
     runs: Runs = _RUNS,
     url: Url = None,
     token_file: TokenFile = None,
@@ -60,12 +67,13 @@ def run_start(
     """Queue a run of a recipe file; a `wheeltapper trainer` executes it. With --local execute it here."""
     if local:
         with _local(runs) as store, _shown() as show:
-            made = store.get(store.start(recipe, seed, _user(), executor, show))
+            champion = None if against is None else Path(against)
+            made = store.get(store.start(recipe, seed, _user(), executor, show, champion))
         print_result(made, _line(made), as_json)
         _exit(made)
         return
     with open_client(url, token_file, data_dir) as client:
-        made = client.queue_run(_text(recipe), seed)
+        made = client.queue_run(_text(recipe), seed, against)
         if wait:
             made = _wait(client, made["id"], 0)
     print_result(made, _line(made), as_json)
@@ -245,7 +253,8 @@ def _compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
 
 def _print_run(found: Mapping[str, Any]) -> None:
     typer.echo(_line(found))
-    typer.echo(f"recipe {found['recipe']}, seed {found['seed']}, dataset {found['dataset'] or '–'}")
+    against = "" if found["against"] is None else f", against release {found['against']}"
+    typer.echo(f"recipe {found['recipe']}, seed {found['seed']}, dataset {found['dataset'] or '–'}{against}")
     times = (("requested", "requested_at"), ("started", "started_at"), ("ended", "ended_at"))
     typer.echo(", ".join(f"{name} {format_time(found[key])}" for name, key in times if found[key] is not None))
     sections = (("parameters", found["parameters"]), ("digests", found["digests"]))

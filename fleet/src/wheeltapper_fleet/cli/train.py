@@ -226,6 +226,9 @@ def recipe(
         if written.search is not None:
             why = f"{file.name} has a [search]: `wheeltapper run start {file.name} --local` carries it out"
             fail("recipe.search", why, BAD_INPUT)
+        if written.gates is not None:
+            why = f"{file.name} has [gates]: `wheeltapper run start {file.name} --local` judges by them"
+            fail("recipe.gates", why, BAD_INPUT)
         data, origin = files.open_data(written.data, file.parent)
         job = files.Job(
             out=out, model=written.model, seed=written.seed, replace=force, lineage=tuple(origin.items()),

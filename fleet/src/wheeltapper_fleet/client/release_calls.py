@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from wheeltapper_fleet.client.bundles import fetch_bundle
 from wheeltapper_fleet.client.requests import PREFIX, Requests, quoted
 
 __all__ = ["ReleaseCalls"]
@@ -73,6 +74,18 @@ class ReleaseCalls(Requests):
     def release(self, model: str, release: int) -> dict[str, Any]:
         """One release."""
         return dict(self._get(f"/releases/{quoted(model)}/{release}"))
+
+    def fetch_release_bundle(self, model: str, release: int, out: Path) -> None:
+        """Fetch the bundle of a release into the folder ``out``, which is made and must not be there.
+
+        Raises:
+            FleetError: ``release.not_found``, ``release.out_exists``; ``release.damaged``: a file is not what the
+                release says.
+        """
+        path = f"{PREFIX}/releases/{quoted(model)}/{release}/bundle/"
+        sha256 = self.release(model, release)["sha256"]
+        what = f"{model} {release}"
+        fetch_bundle(lambda name: self._send("GET", path + quoted(name)).content, sha256, out, what, "release")
 
     def verify_release(self, model: str, release: int) -> dict[str, Any]:
         """Let the service verify a release as a device would, down to every byte."""

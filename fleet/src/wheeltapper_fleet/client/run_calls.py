@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from wheeltapper_fleet.client.bundles import fetch_bundle
 from wheeltapper_fleet.client.requests import PREFIX, Requests, quoted
-from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import MAX_LIMIT
 
 __all__ = ["RunCalls"]
@@ -19,9 +17,10 @@ __all__ = ["RunCalls"]
 class RunCalls(Requests):
     """One method for each route of runs."""
 
-    def queue_run(self, recipe: str, seed: int | None = None) -> dict[str, Any]:
-        """Queue a run of a recipe file's text; ``seed`` counts more than the file's."""
-        return dict(self._post("/runs", {"recipe": recipe, "seed": seed}))
+    def queue_run(self, recipe: str, seed: int | None = None, against: str | None = None) -> dict[str, Any]:
+        """Queue a run of a recipe file's text; ``seed`` counts more than the file's, and so does ``against``, an alias
+        or the number of a release."""
+        return dict(self._post("/runs", {"recipe": recipe, "seed": seed, "against": against}))
 
     def runs(self, limit: int = 100, **query: Any) -> list[dict[str, Any]]:
         """The newest ``limit`` runs.
@@ -69,22 +68,6 @@ class RunCalls(Requests):
         Raises:
             FleetError: ``run.no_bundle``, ``run.out_exists``; ``run.damaged``: a file is not what the run says.
         """
-        from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, check_file, decode_manifest
-
-        if out.exists():
-            raise FleetError("run.out_exists", f"{out} is there already; choose another folder")
-        manifest = self._bundle_file(run, MANIFEST_FILE)
-        if hashlib.sha256(manifest).hexdigest() != self.run(run)["result"]:
-            raise FleetError("run.damaged", f"the manifest of {run} is not what the run made; do not use it")
-        contents = {MANIFEST_FILE: manifest}
-        for file in decode_manifest(manifest).files:
-            contents[file.name] = self._bundle_file(run, file.name)
-            check_file(file, contents[file.name])
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
-        for name, content in contents.items():
-            (temporary / name).write_bytes(content)
-        temporary.rename(out)
-
-    def _bundle_file(self, run: str, name: str) -> bytes:
-        return self._send("GET", f"{PREFIX}/runs/{quoted(run)}/bundle/{quoted(name)}").content
+        path = f"{PREFIX}/runs/{quoted(run)}/bundle/"
+        result = self.run(run)["result"]
+        fetch_bundle(lambda name: self._send("GET", path + quoted(name)).content, result, out, run, "run")

@@ -75,17 +75,17 @@ def captures_of(connection: Connection, names: Sequence[str]) -> list[CaptureFor
 
 def _described(connection: Connection, rows: Any) -> list[CaptureForDataset]:
     """Rows with their machines and labels."""
-    machines = _machines(connection, rows)
+    places = _places(connection, rows)
     known: dict[tuple[str, str], list[CaptureLabel]] = {}
     for row in rows:
         source = (row.device, row.pipeline)
         if source not in known:
             known[source] = _labels(connection, *source)
-    return [_capture(row, machines, known) for row in rows]
+    return [_capture(row, places, known) for row in rows]
 
 
-def _machines(connection: Connection, rows: Any) -> dict[str, str]:
-    """The machine of each capture, by its command."""
+def _places(connection: Connection, rows: Any) -> dict[str, tuple[str, str]]:
+    """The machine and the site of each capture, by its command."""
     spans = spans_by_source(connection, {(row.device, row.pipeline) for row in rows})
     points = {
         row.command: point
@@ -96,7 +96,8 @@ def _machines(connection: Connection, rows: Any) -> dict[str, str]:
     found = {}
     for row in rows:
         place = places.get(points.get(row.command, ""))
-        found[row.command] = (place.machine if place is not None else None) or row.device
+        machine = (place.machine if place is not None else None) or row.device
+        found[row.command] = (machine, place.site if place is not None else "")
     return found
 
 
@@ -116,9 +117,13 @@ def _labels(connection: Connection, device: str, pipeline: str) -> list[CaptureL
     ]
 
 
-def _capture(row: Any, machines: dict[str, str], known: dict[tuple[str, str], list[CaptureLabel]]) -> CaptureForDataset:
+def _capture(
+    row: Any, places: dict[str, tuple[str, str]], known: dict[tuple[str, str], list[CaptureLabel]]
+) -> CaptureForDataset:
+    machine, site = places[row.command]
     return CaptureForDataset(
         **row._mapping,
-        machine=machines[row.command],
+        machine=machine,
+        site=site,
         labels=[label for label in known[(row.device, row.pipeline)] if label.from_at <= row.received_at],
     )

@@ -83,14 +83,16 @@ class CaptureLabel(BaseModel):
 class CaptureForDataset(BaseModel):
     """A recording that came from a device, with its machine and with labels of its pipeline.
 
-    ``machine`` is that of the measuring point, or the device where none is mapped. ``labels`` are those of cases that
-    began before it came, newest first, at most 50: whoever reads the recording compares the times.
+    ``machine`` is that of the measuring point, or the device where none is mapped; ``site`` is empty there. ``labels``
+    are those of cases that began before it came, newest first, at most 50: whoever reads the recording compares the
+    times.
     """
 
     command: str
     device: str
     pipeline: str
     machine: str
+    site: str
     sha256: str
     length: int
     snapshots: int

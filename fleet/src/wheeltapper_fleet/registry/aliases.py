@@ -29,10 +29,19 @@ from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.schemas import AliasChange, AliasView
 from wheeltapper_fleet.registry.tables import alias_changes, release_aliases, releases
 
-__all__ = ["change_alias", "get_alias", "list_alias_changes", "list_aliases", "remove_alias", "set_alias"]
+__all__ = [
+    "change_alias",
+    "get_alias",
+    "list_alias_changes",
+    "list_aliases",
+    "named_release",
+    "remove_alias",
+    "set_alias",
+]
 
 _WHY_CHARACTERS: Final = 500
 _WHO_CHARACTERS: Final = 128
+_NUMBER_DIGITS: Final = 9
 
 
 def set_alias(
@@ -136,6 +145,21 @@ def get_alias(engine: Engine, model: str, alias: str) -> AliasView:
     if row is None:
         raise _not_found(model, alias)
     return AliasView(**row._mapping)
+
+
+def named_release(connection: Connection, model: str, name: str) -> int:
+    """The published release of a model that ``name`` means: an alias, else a number.
+
+    Raises:
+        FleetError: ``alias.not_found``, ``release.not_found``.
+    """
+    query = select(release_aliases.c.release).where(*_is(model, name))
+    found = connection.execute(query).scalar_one_or_none()
+    if found is not None:
+        return int(found)
+    if not (name.isascii() and name.isdigit() and len(name) <= _NUMBER_DIGITS):
+        raise _not_found(model, name)
+    return int(published_release(connection, model, int(name), releases.c.release).release)
 
 
 def list_aliases(

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_protocols.manifest.manifest import MAX_FILE_BYTES
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, MAX_FILE_BYTES, decode_manifest
 from wheeltapper_protocols.wire.ids import SHA256_PATTERN
 
 __all__ = ["Blob", "BlobStore", "chunks_of"]
@@ -91,6 +91,18 @@ class BlobStore:
         if not _SHA256.match(sha256) or not path.is_file():
             raise FleetError("blob.not_found", f"there is no blob {sha256[:64]!r}")
         return path
+
+    def file_of(self, manifest: str, name: str) -> Path | None:
+        """Where a file of a bundle is, of which ``manifest`` is the manifest's SHA-256; None: it has no such file.
+
+        Raises:
+            FleetError: ``blob.not_found``.
+        """
+        path = self.path(manifest)
+        if name == MANIFEST_FILE:
+            return path
+        found = (file.sha256 for file in decode_manifest(path.read_bytes()).files if file.name == name)
+        return next((self.path(sha256) for sha256 in found), None)
 
     def has(self, sha256: str, length: int) -> bool:
         """Whether a blob with this hash (by its name) and length is stored. :meth:`check` also reads its bytes."""

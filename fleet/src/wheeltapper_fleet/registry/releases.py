@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -157,6 +158,17 @@ class Releases:
             FleetError: ``release.not_found``, ``blob.not_found``.
         """
         return decode_manifest(self._blobs.path(self.get(model, release).sha256).read_bytes())
+
+    def bundle_file(self, model: str, release: int, name: str) -> Path:
+        """A file of the bundle of a release, ``manifest.json`` first of all.
+
+        Raises:
+            FleetError: ``release.not_found``, ``release.no_file``, ``blob.not_found``.
+        """
+        path = self._blobs.file_of(self.get(model, release).sha256, name)
+        if path is None:
+            raise FleetError("release.no_file", f"{model} {release} has no file {name[:80]!r}", 404)
+        return path
 
     def verify(self, model: str, release: int, root: bytes | None = None) -> Manifest:
         """Verify a release as a device would, from the trusted root down to every byte of every file.

@@ -64,6 +64,9 @@ class LabelledWindows:
     step_seconds: float = 1.0
     lineage: dict[str, str] = field(default_factory=dict)
     """Of a dataset: which version it is, and which side."""
+    life: npt.NDArray[np.float64] | None = None
+    """[window], the life that remains at its end, in the model's unit; None: the labels say what remains at the
+    recording's end."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -78,6 +81,8 @@ class LabelledWindows:
 
         The label is the life that remains at the end of the recording.
         """
+        if self.life is not None:
+            return self.life
         life = np.full(len(self), np.nan)
         for index in range(len(self.names)):
             rows = np.flatnonzero(self.recording == index)

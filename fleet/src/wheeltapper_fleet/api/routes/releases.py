@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
 
 from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName, ReleaseNumber, Sha256
+from wheeltapper_fleet.api.parameters import After, DeviceId, FileName, Limit, ModelName, ReleaseNumber, Sha256
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.lineage.card import card_of
@@ -72,6 +73,13 @@ def get_release(model: ModelName, release: ReleaseNumber, context: Context) -> R
     """One release."""
     found = context.releases.get(model, release)
     return ReleaseView.model_validate(found, from_attributes=True)
+
+
+@router.get("/releases/{model}/{release}/bundle/{file}", response_class=FileResponse)
+def get_bundle_file(model: ModelName, release: ReleaseNumber, file: FileName, context: Context) -> FileResponse:
+    """A file of the bundle of a release; `manifest.json` names the others. Whoever fetches it checks its hashes."""
+    path = context.releases.bundle_file(model, release, file)
+    return FileResponse(path, media_type="application/octet-stream", headers={"X-Content-SHA256": path.name})
 
 
 @router.get("/releases/{model}/{release}/verify")

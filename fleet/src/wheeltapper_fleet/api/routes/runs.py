@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse
 
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import After, Limit, ModelName, Sha256
+from wheeltapper_fleet.api.parameters import After, FileName, Limit, ModelName, Sha256
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.ground.request import note_subject
@@ -31,7 +31,6 @@ __all__ = ["router"]
 router = APIRouter()
 
 RunId: TypeAlias = Annotated[str, Path(pattern=r"^r-[0-9a-f]{12}$")]
-FileName: TypeAlias = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 PlotName: TypeAlias = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 CauseKind: TypeAlias = Annotated[str | None, Query(pattern="^(person|policy|search)$")]
 CauseId: TypeAlias = Annotated[str | None, Query(pattern=r"^[ -~]{1,128}$", description="Together with cause_kind.")]
@@ -53,6 +52,7 @@ def queue_run(body: RunRequest, context: Context, who: Who) -> RunDetail:
         cause=Cause("person", who),
         now=context.clock(),
         seed=body.seed,
+        against=body.against,
         datasets=context.datasets,
     )
     note_subject(run=made)

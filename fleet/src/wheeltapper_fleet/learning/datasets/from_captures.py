@@ -30,6 +30,7 @@ def coming_captures(
             read=functools.partial(_read, store, capture, fetch),
             machine=capture.machine,
             source=f"capture {capture.command} of {capture.device}/{capture.pipeline}",
+            condition={"site": capture.site} if capture.site else {},
             relabel=functools.partial(_labels, capture.labels),
         )
 

@@ -47,6 +47,8 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 Few = Annotated[int, Meta(ge=1, le=1000)]
 _OWN: Final = ("model", "release", "audience", "pipelines", "needs_approval", "approvals", "start_at")
 """Fields of a campaign that the policy decides itself."""
+_GATES: Final = ("worse", "worst", "side", "label", "required")
+"""Fields of ``[gates]`` that a recipe has under the same name."""
 
 
 class _Closed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,6 +142,19 @@ class RunPlan(_Closed, frozen=True, kw_only=True):
     within_seconds: Seconds = 86_400.0
 
 
+class PolicyGates(_Closed, frozen=True, kw_only=True):
+    """How strictly the bundle is judged on data that it was not trained on: ``[gates]`` of the recipe."""
+
+    champion: bool = True
+    """Whether it is compared with the release that ``alias`` names."""
+    worse: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    worst: Annotated[float, Meta(ge=0, le=1)] = 0.6
+    side: Annotated[str, Meta(max_length=40)] = ""
+    label: Annotated[str, Meta(max_length=64)] = ""
+    required: Annotated[list[Literal["champion", "site", "machine", "condition"]], Meta(max_length=4)] = []
+    """What fails the run where the data does not allow to judge it."""
+
+
 class ApprovalPlan(_Closed, frozen=True, kw_only=True):
     """How long a candidate waits for a person."""
 
@@ -173,6 +188,7 @@ class PolicySpec(_Closed, frozen=True, kw_only=True):
     alias: Name = "champion"
     audience: PolicyAudience = PolicyAudience()
     captures: CapturePlan = CapturePlan()
+    gates: PolicyGates = PolicyGates()
     approval: ApprovalPlan = ApprovalPlan()
     campaign: dict[str, Any] = {}
     campaign_within_seconds: Seconds = 30 * 86_400.0
@@ -216,6 +232,8 @@ def read_policy(raw: Mapping[str, Any]) -> PolicySpec:
         raise _invalid(f"captures.devices: the budget is {spec.budget.captures} captures a cycle")
     if spec.audience.query:
         parse(spec.audience.query)
+    if spec.gates.side and spec.gates.side == spec.run.side:
+        raise _invalid("gates.side: the run is trained on it; name another one, or leave it out")
     if own := sorted(set(spec.campaign) & set(_OWN)):
         raise _invalid(f"campaign.{own[0]}: the policy decides it; leave it out")
     campaign_of(spec, 2)
@@ -252,6 +270,11 @@ def recipe_text(spec: PolicySpec, dataset: str, seed: int) -> str:
         lines.append(f"side = {_toml(run.side)}")
     if run.only:
         lines.append(f"only = {_toml(dict(sorted(run.only.items())))}")
+    champion = spec.alias if spec.gates.champion else ""
+    judged = {"champion": champion} | {
+        name: value for name in _GATES if (value := getattr(spec.gates, name)) != getattr(PolicyGates(), name)
+    }
+    lines += ["", "[gates]", *(f"{name} = {_toml(value)}" for name, value in judged.items())]
     if run.parameters:
         lines += ["", "[parameters]", *(f"{_toml(name)} = {_toml(value)}" for name, value in run.parameters.items())]
     text = "\n".join(lines) + "\n"

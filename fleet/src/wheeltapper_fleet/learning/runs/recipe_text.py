@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_fleet.learning.errors import TrainingError
 
-__all__ = ["MAX_RECIPE_BYTES", "Data", "Mlflow", "Range", "RecipeFile", "Search", "read_recipe"]
+__all__ = ["MAX_RECIPE_BYTES", "Data", "Gates", "Mlflow", "Range", "RecipeFile", "Search", "read_recipe"]
 
 MAX_RECIPE_BYTES: Final = 1024 * 1024
 
@@ -95,6 +95,25 @@ class Mlflow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whether a bundle becomes a version of the model in MLflow's registry."""
 
 
+class Gates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section ``[gates]`` of a recipe file: what is judged on a side of the dataset that nothing was trained on."""
+
+    champion: Annotated[str, Meta(max_length=63)] = ""
+    """An alias or the number of a release of the model that the bundle must not be worse than; empty: none."""
+    worse: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    """How much worse than the champion it may be, with 95 % confidence: in accuracy, AUROC or share of time with a
+    false alert, or as a share of the error of always saying the median."""
+    worst: Annotated[float, Meta(ge=0, le=1)] = 0.6
+    """The worst site, machine or condition keeps at least this share of what the whole has beyond chance; where only
+    false alerts are known, it has at most the whole's time with one, over this share, or a tenth of its time."""
+    side: Annotated[str, Meta(max_length=40)] = ""
+    """Of the dataset; by default ``test``, else ``validation``."""
+    label: Annotated[str, Meta(max_length=64)] = ""
+    """The label that says what is true; by default the one that the recipe learns, else ``fault``."""
+    required: Annotated[list[Literal["champion", "site", "machine", "condition"]], Meta(max_length=4)] = []
+    """What fails the run where the data does not allow to judge it."""
+
+
 class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recipe file, read and checked."""
 
@@ -107,12 +126,17 @@ class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Names of board profiles that the model is for."""
     data: Data
     parameters: dict[str, Any] = {}
+    gates: Gates | None = None
     search: Search | None = None
     mlflow: Mlflow | None = None
 
     def __post_init__(self) -> None:
         if self.formats and "onnx" not in self.formats:
             raise ValueError("formats must name onnx: golden outputs of other formats are compared with those of it")
+        if self.gates is not None and self.data.recordings:
+            raise ValueError("[gates] needs a dataset: one side of it is trained on, another one judges")
+        if self.gates is not None and self.gates.side and self.gates.side == self.data.side:
+            raise ValueError("[gates] judges on the side that is trained on: name another one")
 
 
 def read_recipe(text: str, name: str = "this text") -> RecipeFile:

@@ -34,11 +34,15 @@ Named = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r
 
 
 class RunRequest(BaseModel):
-    """Queue a run of a recipe file (TOML) that names a dataset; ``seed`` counts more than the file's."""
+    """Queue a run of a recipe file (TOML) that names a dataset; ``seed`` and ``against`` count more than the file's.
+
+    ``against``: an alias or the number of a release of the model that the bundle must not be worse than.
+    """
 
     model_config = CLOSED
     recipe: Annotated[str, StringConstraints(min_length=1, max_length=65_536, pattern=NO_NUL)]
     seed: Annotated[int, Field(ge=0, le=2**32 - 1), Whole] | None = None
+    against: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] | None = None
 
 
 class ClaimRequest(BaseModel):
@@ -101,7 +105,8 @@ class RunView(BaseModel):
 
     ``state`` is QUEUED, RUNNING, SUCCEEDED, FAILED or CANCELLED. ``cause_kind`` is ``person``, ``policy`` or
     ``search``, and ``cause_id`` says which. ``attempt`` counts the trainers that took it. ``progress`` is from 0 to 1,
-    and None where it is not known. ``result`` is the SHA-256 of the manifest of the bundle that it made.
+    and None where it is not known. ``result`` is the SHA-256 of the manifest of the bundle that it made. ``against`` is
+    the release that it must not be worse than.
     """
 
     id: str
@@ -110,6 +115,7 @@ class RunView(BaseModel):
     recipe: str
     dataset: str
     seed: int
+    against: int | None
     cause_kind: str
     cause_id: str
     requested_at: float

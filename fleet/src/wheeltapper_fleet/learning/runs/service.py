@@ -38,6 +38,7 @@ from wheeltapper_fleet.learning.runs.rules import (
 from wheeltapper_fleet.learning.runs.schemas import RunDetail
 from wheeltapper_fleet.learning.runs.tables import runs
 from wheeltapper_fleet.learning.runs.views import detail_of, get_run
+from wheeltapper_fleet.registry.aliases import named_release
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_protocols.manifest.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 
@@ -68,6 +69,7 @@ def queue_run(
     cause: Cause,
     now: float,
     seed: int | None = None,
+    against: str | None = None,
     datasets: DatasetStore | None = None,
 ) -> str:
     """Queue a run of a recipe file; returns its id.
@@ -79,14 +81,18 @@ def queue_run(
         cause: why.
         now: Unix seconds.
         seed: counts more than the recipe's.
+        against: an alias or the number of a release that the bundle must not be worse than; counts more than the
+            recipe's. It is looked up now, so that the run says which release it was.
         datasets: where the dataset is looked up; a version that the recipe leaves open becomes the newest one now, so
             that the run says what it is trained on. None: it is not looked up.
 
     Raises:
         TrainingError: ``recipe.malformed``, ``run.recordings``, ``run.store``, ``run.mlflow``.
         DatasetError: ``dataset.name``, ``dataset.not_found``, ``dataset.damaged``.
+        FleetError: ``release.not_found``, ``alias.not_found``.
     """
     recipe = read_recipe(recipe_toml)
+    against = against or (recipe.gates.champion if recipe.gates is not None else "")
     row = {
         "id": f"r-{secrets.token_hex(6)}",
         "state": State.QUEUED.value,
@@ -101,7 +107,8 @@ def queue_run(
         "requested_by": who[:_WHO_CHARACTERS],
     }
     with engine.begin() as connection:
-        connection.execute(insert(runs).values({**_NEW, **row}))
+        release = named_release(connection, recipe.model, against) if against else None
+        connection.execute(insert(runs).values({**_NEW, **row, "against": release}))
     return str(row["id"])
 
 

@@ -1,5 +1,6 @@
 """The table of runs. Times are Unix seconds.
 
+``against`` is the release of the model that the bundle must not be worse than; NULL: none.
 ``attempt`` is the number of the newest claim, ``silences`` how many trainers fell silent over it. ``parameters``,
 ``metrics``, ``digests`` and ``plots`` are objects by name, ``gates``, ``warnings`` and ``trials`` lists; ``result`` is
 the SHA-256 of the bundle's manifest, which is in the blob store with its files and the plots.
@@ -24,6 +25,7 @@ runs = Table(
     Column("recipe_toml", Text, nullable=False),
     Column("dataset", String(100), nullable=False),
     Column("seed", BigInteger, nullable=False),
+    Column("against", Integer),
     Column("cause_kind", String(16), nullable=False),
     Column("cause_id", String(128), nullable=False),
     Column("requested_at", Float, nullable=False),

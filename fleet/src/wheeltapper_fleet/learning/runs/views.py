@@ -15,7 +15,6 @@ from wheeltapper_fleet.learning.runs.rules import Cause
 from wheeltapper_fleet.learning.runs.schemas import RunDetail, RunView
 from wheeltapper_fleet.learning.runs.tables import runs
 from wheeltapper_fleet.registry.blobs import BlobStore
-from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, decode_manifest
 
 __all__ = ["bundle_file", "detail_of", "get_run", "list_runs", "plot_file"]
 
@@ -94,13 +93,10 @@ def bundle_file(engine: Engine, blobs: BlobStore, run: str, name: str) -> Path:
     found = get_run(engine, run)
     if found.result is None:
         raise TrainingError("run.no_bundle", f"{run} made no bundle: it is {found.state}", 404)
-    path = blobs.path(found.result)
-    if name == MANIFEST_FILE:
-        return path
-    for file in decode_manifest(path.read_bytes()).files:
-        if file.name == name:
-            return blobs.path(file.sha256)
-    raise TrainingError("run.no_file", f"the bundle of {run} has no file {name[:80]!r}", 404)
+    path = blobs.file_of(found.result, name)
+    if path is None:
+        raise TrainingError("run.no_file", f"the bundle of {run} has no file {name[:80]!r}", 404)
+    return path
 
 
 def detail_of(row: Row[Any]) -> RunDetail:

@@ -5,7 +5,7 @@ manifest says of itself.
 
 Invariants:
     * The same scores and labels give the same gates: the resamples are seeded.
-    * A gate that cannot be computed from the data is left out, and :func:`judge` says why.
+    * A gate that cannot be computed from the data is left out, and it is said why; it never passes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from wheeltapper_fleet.training.labelled import SEGMENTS, LabelledWindows
 from wheeltapper_protocols.decision.decision import DecisionState, step
 from wheeltapper_protocols.manifest.manifest import Gate, Manifest
 
-__all__ = ["HEALTHY", "Limits", "Other", "Scores", "agreement", "judge", "quality"]
+__all__ = ["HEALTHY", "HeldOut", "Limits", "Other", "Scores", "agreement", "judge", "judge_held_out", "quality"]
 
 HEALTHY: Final = ("normal", "healthy", "good", "ok")
 """Labels of a machine without a fault, for a model that knows no classes."""
 _SEED: Final = 0
 _LEAST_WINDOWS: Final = 20
 """Of a segment, for a figure of its own."""
-_LEAST_SEGMENT: Final = 0.6
-"""The worst segment keeps at least so much of what the whole has beyond chance."""
+_LEAST_EACH: Final = 5
+"""Of each label that a segment has."""
+_NAMED: Final = 3
+"""Segments that are named in a sentence."""
 
 Say = Callable[[str], None]
 Scores = dict[str, npt.NDArray[Any]]
@@ -59,6 +61,8 @@ class Limits:
     """How much worse than the champion the release may be, in accuracy, AUROC, or as a share of its error."""
     across_sites: float = 0.2
     """Greatest difference between the best and the worst site."""
+    worst: float = 0.6
+    """The worst segment keeps at least so much of what the whole has beyond chance."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,31 @@ class _Quality:
     chance: float
     scale: float = 1.0
     """What one unit of ``Limits.worse`` is."""
+    one_alert: int = 0
+    """Windows for which one alert is on; of a share of time with an alert, else 0."""
+
+    def worst_allowed(self, whole: float, windows: int, limits: Limits) -> float:
+        """What the worst segment of so many windows must reach; one alert is always allowed."""
+        if self.one_alert:
+            return min(1.0, max(self.limit, self.one_alert / windows, whole / max(limits.worst, 1e-9)))
+        return self.chance + limits.worst * (whole - self.chance)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What was found on data that a model was not trained on.
+
+    Args:
+        figure: the name of what says how good it is, and the value with its interval in words; empty: there is none.
+        value: of it.
+        gates: those that the data allows.
+        missing: what it does not allow, by name (``champion``, ``site``, ``machine``, ``condition``), with the reason.
+    """
+
+    figure: str
+    value: float | None
+    gates: list[Gate]
+    missing: dict[str, str]
 
 
 def judge(
@@ -157,6 +186,80 @@ def quality(manifest: Manifest, data: LabelledWindows, found: Scores, limits: Li
     return _Quality("auroc", metric, rows, faulty[rows], limits.auroc, True, 0.5)
 
 
+def judge_held_out(
+    manifest: Manifest, data: LabelledWindows, found: Scores, limits: Limits, champion: Other | str | None
+) -> HeldOut:
+    """Judge across machines, sites and conditions, and against a champion, on data that the model was not trained on.
+
+    Where no window has a label of a fault, the figure of an anomaly model is the share of healthy time with an alert.
+
+    Args:
+        manifest: of the model.
+        data: the windows with what is true of them.
+        found: the model's scores of them.
+        limits: what must be reached.
+        champion: what the champion gave for the same windows; a text: why there is nothing; None: there is no champion.
+    """
+    missing: dict[str, str] = {"champion": champion} if isinstance(champion, str) else {}
+    try:
+        figure = _any_quality(manifest, data, found, limits)
+    except TrainingError as error:
+        return HeldOut("", None, [], dict.fromkeys(("champion", *SEGMENTS), error.message))
+    if figure is None:
+        why = "the held-out side has no window whose label says what is true"
+        return HeldOut("", None, [], dict.fromkeys(("champion", *SEGMENTS), why) | missing)
+    blocks = metrics.blocks_of(data.recording[figure.rows], figure.labels)
+    whole = metrics.estimate(figure.metric, blocks, figure.labels, np.random.default_rng(_SEED))
+    gates = []
+    for name in SEGMENTS:
+        made = _segment_gates(name, figure, data, whole, limits)
+        if isinstance(made, str):
+            missing[name] = made
+        else:
+            gates += made
+    if isinstance(champion, Other):
+        try:
+            gates.append(_against(figure, champion, data, limits, blocks, lambda text: None))
+        except TrainingError as error:
+            missing["champion"] = error.message
+    return HeldOut(f"{figure.name} {whole.value:.4g}, {whole.text()}", whole.value, gates, missing)
+
+
+def _any_quality(manifest: Manifest, data: LabelledWindows, found: Scores, limits: Limits) -> _Quality | None:
+    """The figure for the task; of an anomaly model without labels of faults the share of time with a false alert."""
+    figure = quality(manifest, data, _scored(found), limits)
+    if figure is not None or manifest.remaining_life is not None or manifest.classification is not None:
+        return figure
+    rows = np.flatnonzero(_faulty(manifest, data) == 0)
+    if len(rows) < _LEAST_WINDOWS:
+        return None
+    on = np.zeros(len(rows))
+    for index in np.unique(data.recording[rows]):
+        mine = np.flatnonzero(data.recording[rows] == index)
+        on[mine] = _alerting(manifest, found["score"][rows[mine]])
+    labels = np.zeros(len(rows), dtype=np.int64)
+    one_alert = manifest.decision.clear_windows
+    return _Quality(
+        "false_alert_rate", metrics.mean(on), rows, labels, limits.false_alerts, False, 1.0, one_alert=one_alert
+    )
+
+
+def _scored(found: Scores) -> Scores:
+    """Scores in which what is no number is below all others: a device raises no alert for it."""
+    score = found["score"]
+    known = score[np.isfinite(score)]
+    return found | {"score": np.where(np.isnan(score), known.min() - 1 if len(known) else 0.0, score)}
+
+
+def _alerting(manifest: Manifest, score: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """[window]: whether the alert is on, by the decision of devices."""
+    state, on = DecisionState(), np.zeros(len(score), dtype=bool)
+    for row, value in enumerate(score):
+        state, verdict = step(manifest.decision, state, float(value))
+        on[row] = verdict.alert
+    return on
+
+
 def _quality_gates(
     figure: _Quality,
     manifest: Manifest,
@@ -170,32 +273,61 @@ def _quality_gates(
     whole = metrics.estimate(figure.metric, blocks, figure.labels, random)
     gates = [_gate(figure.name, whole.value, figure.limit, figure.higher_is_better, whole.text())]
     for name in SEGMENTS:
-        gates += _segment_gates(name, figure, data, whole, limits)
+        made = _segment_gates(name, figure, data, whole, limits)
+        gates += [] if isinstance(made, str) else made
     return gates + [_against(figure, other, data, limits, blocks, say) for other in others]
 
 
-def _segment_gates(name: str, figure: _Quality, data: LabelledWindows, whole: Estimate, limits: Limits) -> list[Gate]:
-    """The worst of the machines, sites or conditions, and for sites how far the best is from the worst."""
+def _segment_gates(
+    name: str, figure: _Quality, data: LabelledWindows, whole: Estimate, limits: Limits
+) -> list[Gate] | str:
+    """The worst of the machines, sites or conditions, and for sites how far the best is from the worst; a text: why the
+    data does not allow it.
+
+    A segment is judged from :data:`_LEAST_WINDOWS` windows on, :data:`_LEAST_EACH` of each label that it has.
+    """
     of_recording = np.array(data.segments[name])
     names = of_recording[data.recording[figure.rows]]
+    present = sorted(set(names.tolist()) - {""})
     found: dict[str, float] = {}
-    for each in sorted(set(names.tolist()) - {""}):
-        rows = names == each
-        if rows.sum() >= _LEAST_WINDOWS:
-            value = figure.metric(rows.astype(np.float64))
-            if np.isfinite(value):
-                found[each] = value
+    for each in present:
+        labels = figure.labels[names == each]
+        enough = len(labels) >= _LEAST_WINDOWS and np.unique(labels, return_counts=True)[1].min() >= _LEAST_EACH
+        value = figure.metric((names == each).astype(np.float64)) if enough else np.nan
+        if np.isfinite(value):
+            found[each] = value
+    if not present:
+        return f"no recording says its {name}"
     if len(found) < 2:
-        return []
+        need = f"{_LEAST_WINDOWS} windows and {_LEAST_EACH} of each label"
+        return f"{len(found)} of {len(present)} {name}s have {need} with which {figure.name} is judged; 2 are needed"
     worst = (min if figure.higher_is_better else max)(found, key=lambda each: found[each])
-    least = figure.chance + _LEAST_SEGMENT * (whole.value - figure.chance)
-    detail = f"{worst!r} is the worst of {len(found)}"
+    mine = names == worst
+    least = figure.worst_allowed(whole.value, int(mine.sum()), limits)
+    detail = f"{worst!r} is the worst of {len(found)}, {_interval(figure, mine, data)}; the whole {whole.value:.3g}"
+    if left := [each for each in present if each not in found]:
+        detail += f"; too small to judge: {', '.join(left[:_NAMED])}" + (
+            f" and {len(left) - _NAMED} more" if left[_NAMED:] else ""
+        )
     gates = [_gate(f"worst_{name}_{figure.name}", found[worst], least, figure.higher_is_better, detail)]
-    if name == "site":
+    if name == "site" and not figure.one_alert:
         apart = (max(found.values()) - min(found.values())) / (figure.scale or 1.0)
         text = f"best and worst of {len(found)} sites apart; {worst!r} is the worst"
         gates.append(_gate("sites_apart", apart, limits.across_sites, False, text))
     return gates
+
+
+def _interval(figure: _Quality, mine: npt.NDArray[np.bool_], data: LabelledWindows) -> str:
+    """The figure's interval on some of its windows, in words."""
+    labels = figure.labels[mine]
+
+    def metric(weights: npt.NDArray[np.float64]) -> float:
+        everywhere = np.zeros(len(mine))
+        everywhere[mine] = weights
+        return figure.metric(everywhere)
+
+    blocks = metrics.blocks_of(data.recording[figure.rows][mine], labels)
+    return metrics.estimate(metric, blocks, labels, np.random.default_rng(_SEED)).text()
 
 
 def _against(
@@ -207,7 +339,7 @@ def _against(
     say: Say,
 ) -> Gate:
     """How much better than another model, on the same resamples of the same windows."""
-    other = quality(given.manifest, data, given.scores, limits)
+    other = _any_quality(given.manifest, data, given.scores, limits)
     if other is None or other.name != figure.name:
         text = f"{given.called} has another task or other classes: it cannot be compared"
         raise TrainingError("bundle.champion", text)
@@ -218,6 +350,9 @@ def _against(
         return sign * (figure.metric(weights) - theirs(weights)) / figure.scale
 
     found = metrics.estimate(difference, blocks, figure.labels, np.random.default_rng(_SEED))
+    if not np.isfinite([found.value, found.low]).all():
+        text = f"nothing of {figure.name} is left to compare with {given.called} on these windows"
+        raise TrainingError("bundle.champion", text)
     if found.low < 0 < found.high:
         say(f"the data does not tell the release and {given.called} apart: the difference is {found.text()}")
     detail = f"{figure.name} beyond that of {given.called}; {found.text()}; the lower end counts"
@@ -255,10 +390,7 @@ def _alerts(manifest: Manifest, data: LabelledWindows, found: Scores, limits: Li
             rows = np.flatnonzero((data.recording == index) & (faulty == kind))
             if not len(rows):
                 continue
-            state, alerts = DecisionState(), 0
-            for score in found["score"][rows]:
-                state, verdict = step(manifest.decision, state, float(score))
-                alerts += verdict.alert
+            alerts = int(_alerting(manifest, found["score"][rows]).sum())
             if kind == 0:
                 on += alerts
             elif len(rows) >= manifest.decision.raise_windows + manifest.decision.smooth_windows:

@@ -30,6 +30,7 @@ __all__ = [
     "blocks_of",
     "calibration_error",
     "estimate",
+    "mean",
     "rmse",
 ]
 
@@ -133,6 +134,16 @@ def auroc(score: Floats, positive: npt.NDArray[np.bool_]) -> Metric:
         if not total:
             return float("nan")
         return float((above * (np.cumsum(below) - below / 2)).sum() / total)
+
+    return metric
+
+
+def mean(values: Floats) -> Metric:
+    """The mean of the values."""
+
+    def metric(weights: Floats) -> float:
+        total = weights.sum()
+        return float((weights * values).sum() / total) if total else float("nan")
 
     return metric
 

@@ -21,9 +21,11 @@ from typing import Any, Final
 import msgspec
 
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.learning.runs.recipe_text import RecipeFile, Search, read_recipe
+from wheeltapper_fleet.learning.datasets.reading import open_dataset
+from wheeltapper_fleet.learning.runs.recipe_text import Data, Gates, RecipeFile, Search, read_recipe
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
 from wheeltapper_fleet.training.errors import TrainingError
+from wheeltapper_fleet.training.held_out import judge_bundle
 from wheeltapper_fleet.training.recipe_files import (
     find_recipe,
     formats_for,
@@ -47,6 +49,7 @@ MODULE: Final = __spec__.name
 """This module's name, by which it is started, also where it is the program."""
 
 _WARNINGS: Final = 50
+_TEXT: Final = 2000
 
 
 @dataclass
@@ -117,7 +120,7 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     """Train, or search and train; the outcome of success."""
     written = read_recipe(task.recipe, "the recipe")
     if written.search is not None and task.trial is None:
-        return _searched(folder, task, written.search, report)
+        return _judged(folder, task, written, _searched(folder, task, written.search, report), report)
     if task.executor != "local":
         raise TrainingError("run.executor", f"{task.executor} executes trials of a [search]; this recipe has none")
     given = written.parameters | task.parameters
@@ -125,7 +128,7 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     parameters = parameters_of(recipe, given)
     report.progress("data")
     recordings, origin = _data(written, task)
-    kept = {name: msgspec.json.encode(value).decode()[:2000] for name, value in _items(parameters)}
+    kept = {name: msgspec.json.encode(value).decode()[:_TEXT] for name, value in _items(parameters)}
     libraries = environment()
     folder.write_environment(libraries)
     digests = {
@@ -145,13 +148,45 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     shutil.rmtree(folder.bundle, ignore_errors=True)
     manifest = train_recipe(written.recipe, given, recordings, job)
     digests["model"] = manifest.file(manifest.model_file).sha256
-    return Outcome(
+    outcome = Outcome(
         state=State.SUCCEEDED,
         result=file_digest(folder.bundle / MANIFEST_FILE),
         metrics=report.shown.metrics | {gate.name: gate.value for gate in manifest.gates},
         digests=digests,
         parameters=kept,
         plots=_plots(folder),
+    )
+    return outcome if task.trial is not None else _judged(folder, task, written, outcome, report)
+
+
+def _judged(folder: RunFolder, task: Task, written: RecipeFile, outcome: Outcome, report: Report) -> Outcome:
+    """The outcome with what a side of the dataset that was not trained on says, where that is wanted.
+
+    Raises:
+        TrainingError: ``training.gate_failed``, ``training.not_judged``: the bundle is removed.
+    """
+    if written.gates is None and not task.against:
+        return outcome
+    opened = _dataset(written, task)
+    if opened.dataset == "":
+        raise TrainingError(
+            "run.recordings", "a comparison with a champion needs a dataset with a side that is held out"
+        )
+    given = {name: msgspec.json.decode(text) for name, text in outcome.parameters.items() if len(text) < _TEXT}
+    manifest = judge_bundle(
+        folder.bundle,
+        written.gates or Gates(),
+        opened,
+        open_dataset(opened.dataset, opened.store or None),
+        given,
+        champion=folder.champion if task.against else None,
+        progress=report.progress,
+        warn=report.warn,
+    )
+    return replace(
+        outcome,
+        result=file_digest(folder.bundle / MANIFEST_FILE),
+        metrics=dict(outcome.metrics) | {gate.name: gate.value for gate in manifest.gates},
     )
 
 
@@ -192,12 +227,17 @@ def _data(written: RecipeFile, task: Task) -> tuple[list[Source], dict[str, str]
         TrainingError: ``recipe.data``, ``run.recordings``.
         DatasetError: ``dataset.*``.
     """
-    data = written.data
-    if data.recordings and not task.base:
+    if written.data.recordings and not task.base:
         raise TrainingError("run.recordings", "this run may name a dataset only, no files")
-    if data.dataset:
-        data = msgspec.structs.replace(data, dataset=task.dataset or data.dataset, store=task.store or data.store)
-    return open_data(data, Path(task.base or "."))
+    return open_data(_dataset(written, task), Path(task.base or "."))
+
+
+def _dataset(written: RecipeFile, task: Task) -> Data:
+    """What the recipe says of its data, with the version and the store that the task says."""
+    data = written.data
+    if not data.dataset:
+        return data
+    return msgspec.structs.replace(data, dataset=task.dataset or data.dataset, store=task.store or data.store)
 
 
 def main() -> None:

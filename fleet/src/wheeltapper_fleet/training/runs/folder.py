@@ -4,6 +4,7 @@
     progress.json    how far it is
     outcome.json     how it ended; written last, whole
     bundle/          the bundle, where it succeeded
+    champion/        the bundle that it must not be worse than, where there is one
     plots/NAME.svg   plots of what was measured
     environment.json the libraries, each with its version
     trials/NNNN-S/   of a search, the folder of each trial and seed: a search that was killed goes on with them
@@ -45,6 +46,7 @@ class Task(Struct, frozen=True, kw_only=True):
         executor: ``local`` or ``ray``: where trials run.
         trial: number of the trial, where this is one of a search; such a task has no search of its own.
         parameters: of a trial, those that are tried; they count more than the recipe's.
+        against: whether the bundle in ``champion/`` is one that the run's must not be worse than.
     """
 
     run: str
@@ -57,6 +59,7 @@ class Task(Struct, frozen=True, kw_only=True):
     executor: str = "local"
     trial: int | None = None
     parameters: dict[str, Any] = {}
+    against: bool = False
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -72,6 +75,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bundle = path / "bundle"
+        self.champion = path / "champion"
         self.plots = path / "plots"
         self.trials = path / "trials"
         self.log = path / "log.txt"

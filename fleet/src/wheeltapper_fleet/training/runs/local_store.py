@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +21,14 @@ from typing import Any, Final
 import msgspec
 
 from wheeltapper_fleet.ground import files
+from wheeltapper_fleet.learning.runs.recipe_text import RecipeFile
 from wheeltapper_fleet.learning.runs.rules import State
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.recipe_files import read_recipe_file
 from wheeltapper_fleet.training.runs.child import MODULE
 from wheeltapper_fleet.training.runs.execution import Execution
 from wheeltapper_fleet.training.runs.folder import Progress, RunFolder, Task
+from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, decode_manifest
 
 __all__ = ["INTERRUPTED", "LocalRuns"]
@@ -41,14 +44,32 @@ class LocalRuns:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def start(self, recipe: Path, seed: int | None, who: str, executor: str, show: Callable[[Progress], None]) -> str:
+    def start(
+        self,
+        recipe: Path,
+        seed: int | None,
+        who: str,
+        executor: str,
+        show: Callable[[Progress], None],
+        champion: Path | None = None,
+    ) -> str:
         """Execute a recipe file to its end; returns the run's id.
 
+        Args:
+            recipe: the file.
+            seed: counts more than the file's.
+            who: asks for it.
+            executor: ``local`` or ``ray``: where trials run.
+            show: is told how far it is.
+            champion: the folder of a bundle that the run's must not be worse than; it is copied.
+
         Raises:
-            TrainingError: ``recipe.*``: nothing was made.
+            TrainingError: ``recipe.*``; ``run.champion``: [gates] names one and none is given, or it is no bundle.
+                Nothing was made.
             OSError: the file cannot be read.
         """
         written = read_recipe_file(recipe)
+        against = _checked_champion(written, champion)
         run = f"r-{secrets.token_hex(6)}"
         task = Task(
             run=run,
@@ -57,13 +78,18 @@ class LocalRuns:
             base=str(recipe.resolve().parent),
             cause=f"person {who}",
             executor=executor,
+            against=champion is not None,
         )
         record = {
             "id": run, "model": written.model, "recipe": written.recipe, "recipe_toml": task.recipe,
             "dataset": written.data.dataset, "seed": task.seed, "cause_kind": "person", "cause_id": who,
-            "requested_at": time.time(), "requested_by": who, "attempt": 0,
+            "requested_at": time.time(), "requested_by": who, "attempt": 0, "against": against,
         }  # fmt: skip
-        self._execute(RunFolder(self._folder / run), task, record, show)
+        folder = RunFolder(self._folder / run)
+        if champion is not None:
+            files.make_folder(folder.path, private=True)
+            shutil.copytree(champion, folder.champion)
+        self._execute(folder, task, record, show)
         return run
 
     def resume(self, run: str, show: Callable[[Progress], None]) -> None:
@@ -90,7 +116,7 @@ class LocalRuns:
             "ended_by": None, "heartbeat_at": None, "trainer": None, "started_at": None, "ended_at": None,
             "progress": progress.done, "progress_text": progress.text, "state": INTERRUPTED, "result": None,
             "error_code": None, "error_detail": None, "parameters": {}, "metrics": {}, "gates": [], "digests": {},
-            "plots": {}, "warnings": [], "trials": [], "folder": str(folder.path),
+            "plots": {}, "warnings": [], "trials": [], "folder": str(folder.path), "against": None,
         }  # fmt: skip
         if outcome is not None:
             found |= msgspec.to_builtins(outcome)
@@ -136,6 +162,25 @@ class LocalRuns:
                 return False
         except TrainingError:
             return True
+
+
+def _checked_champion(written: RecipeFile, champion: Path | None) -> int | None:
+    """The number of the champion's release; None: it has none, or there is no champion.
+
+    Raises:
+        TrainingError: ``run.champion``.
+    """
+    named = written.gates.champion if written.gates is not None else ""
+    if champion is None:
+        if named:
+            raise TrainingError("run.champion", f"[gates] names the champion {named!r}: say where it is with --against")
+        return None
+    if not written.data.dataset:
+        raise TrainingError("run.champion", "a comparison needs a dataset with a side that is held out, no files")
+    try:
+        return decode_manifest((champion / MANIFEST_FILE).read_bytes()).release
+    except (OSError, ProtocolError) as error:
+        raise TrainingError("run.champion", f"{champion} is no bundle: {error}") from error
 
 
 @contextmanager

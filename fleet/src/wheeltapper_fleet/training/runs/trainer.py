@@ -109,17 +109,14 @@ class Trainer:
         self.say(f"{run['id']}: {run['recipe']} for {run['model']} on {run['dataset']}")
         with claimed.heartbeats():
             if not folder.succeeded():  # else a trainer died here after it had made the bundle
-                folder.begin(
-                    Task(
-                        run=run["id"],
-                        recipe=run["recipe_toml"],
-                        seed=run["seed"],
-                        dataset=run["dataset"],
-                        store=self.store or datasets_url,
-                        cause=f"{run['cause_kind']} {run['cause_id']}",
-                        executor=self.executor if "search" in tomllib.loads(run["recipe_toml"]) else "local",
-                    )
-                )
+                folder.begin(self._task(run, datasets_url))
+                if run["against"] is not None:
+                    try:
+                        fetched = claimed.fetch_champion(str(run["model"]), int(run["against"]), self.stopping)
+                    except FleetError as error:
+                        return self._failed(claimed, run["id"], error)
+                    if not fetched:
+                        return self._taken_back(run["id"], folder)
                 with Execution(folder, MODULE) as execution:
                     while not execution.wait(0.2) and not claimed.lost.is_set() and not self.stopping.is_set():
                         pass
@@ -146,6 +143,26 @@ class Trainer:
         self.say(f"{run['id']}: {outcome.state}{why}")
         self._tidy(folder, outcome)
         return outcome.state
+
+    def _task(self, run: dict[str, Any], datasets_url: str) -> Task:
+        return Task(
+            run=run["id"],
+            recipe=run["recipe_toml"],
+            seed=run["seed"],
+            dataset=run["dataset"],
+            store=self.store or datasets_url,
+            cause=f"{run['cause_kind']} {run['cause_id']}",
+            executor=self.executor if "search" in tomllib.loads(run["recipe_toml"]) else "local",
+            against=run["against"] is not None,
+        )
+
+    def _failed(self, claimed: _Claimed, run: str, error: FleetError) -> str:
+        """End a run that cannot be executed."""
+        claimed.finish(
+            Outcome(state=State.FAILED, error_code=error.code, error_detail=error.message[:2000]), self.stopping
+        )
+        self.say(f"{run}: {State.FAILED}: {error.message} [{error.code}]")
+        return State.FAILED
 
     def _taken_back(self, run: str, folder: RunFolder) -> str:
         self.say(f"{run}: it was cancelled, or another trainer has it")
@@ -206,6 +223,15 @@ class _Claimed:
             if not sent:
                 return False
         return self.finish(outcome, stopping)
+
+    def fetch_champion(self, model: str, release: int, stopping: threading.Event) -> bool:
+        """Fetch the release that the bundle must not be worse than; False: the run was taken back.
+
+        Raises:
+            FleetError: the service does not have it, or it is damaged.
+        """
+        shutil.rmtree(self._folder.champion, ignore_errors=True)
+        return self._again(lambda: self._client.fetch_release_bundle(model, release, self._folder.champion), stopping)
 
     def finish(self, outcome: Outcome, stopping: threading.Event) -> bool:
         """Say how it ended; False: the run was taken back."""
