@@ -180,7 +180,8 @@ def _checked_champion(written: RecipeFile, champion: Path | None) -> int | None:
     try:
         return decode_manifest((champion / MANIFEST_FILE).read_bytes()).release
     except (OSError, ProtocolError) as error:
-        raise TrainingError("run.champion", f"{champion} is no bundle: {error}") from error
+        why = error.message if isinstance(error, ProtocolError) else error.strerror
+        raise TrainingError("run.champion", f"{champion} is no bundle: {why}") from error
 
 
 @contextmanager
