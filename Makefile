@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 LEGACY := .venv-legacy
 STAMP  := $(VENV)/.ready
+TESTED := $(VENV)/.ready-to-test
 ORACLES := .venv-oracles
 ARGS   ?=
 # Tests run in one process more than there are cores, since many wait, four at most; a file stays in one process.
@@ -20,22 +21,31 @@ WHEELS ?=
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort
 
-setup: $(STAMP)  ## virtual environment from constraints.txt, editable installs
+setup: $(STAMP)  ## virtual environment with what the demo needs, from constraints.txt, editable installs
 
-$(STAMP): constraints.txt pyproject.toml protocols/pyproject.toml agent/pyproject.toml fleet/pyproject.toml
+PACKAGES := constraints.txt pyproject.toml protocols/pyproject.toml agent/pyproject.toml fleet/pyproject.toml
+INSTALL  := $(BIN)/python -P -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Without byte code: Python writes that of the few modules that are used, at their first use.
+$(STAMP): $(PACKAGES)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
 	@$(PYTHON) -I -c 'import ensurepip' 2>/dev/null || sh packaging/debian_packages.sh python3-venv
 	@test -x $(BIN)/python || $(PYTHON) -I -m venv $(VENV)
-	@echo "Installing Wheeltapper and what it needs into $(VENV) (a minute or two) ..."
-	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables setuptools wheel
-	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
-		-e ./protocols -e ./agent -e './fleet[train,history,search,mlflow]' -e '.[dev]'
+	@echo "Installing Wheeltapper and what it needs into $(VENV) (a minute) ..."
+	@$(INSTALL) --no-compile hatchling editables setuptools wheel
+	@$(INSTALL) --no-compile --no-build-isolation -e ./protocols -e './agent[onnx]' -e './fleet[train]'
+	@touch $@
+
+$(TESTED): $(STAMP)
+	@echo "Installing what the tests and checks need into $(VENV) (a minute or two) ..."
+	@$(INSTALL) --no-build-isolation -e '.[dev]' -e ./protocols -e './agent[onnx,litert,modbus,opcua,parquet]' \
+		-e './fleet[train,parquet,history,search,mlflow]'
 	@touch $@
 
 demo: $(STAMP)   ## the whole loop on this machine; ARGS="--headless --seconds 90 --json" ends by itself
 	@$(BIN)/wheeltapper demo $(ARGS)
 
-test: $(STAMP)   ## every test that CI runs
+test: $(TESTED)   ## every test that CI runs
 	@sh packaging/debian_packages.sh mosquitto chromium systemd
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
@@ -63,32 +73,32 @@ $(ORACLES)/.ready: constraints-oracles.txt
 	@$(ORACLES)/bin/python -P -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-oracles.txt
 	@touch $@
 
-test-all: $(STAMP) oracles  ## also the slow ones
+test-all: $(TESTED) oracles  ## also the slow ones
 	@sh packaging/debian_packages.sh mosquitto chromium systemd debootstrap qemu-user-static
 	@$(BIN)/python -m pytest $(ARGS)
 
-deb: $(STAMP)    ## Debian package of the agent in dist/; ARCH=amd64, arm64, armhf
+deb: $(TESTED)    ## Debian package of the agent in dist/; ARCH=amd64, arm64, armhf
 	@$(BIN)/python packaging/build_deb.py --arch $(ARCH) $(if $(WHEELS),--wheels $(WHEELS))
 
-check: $(STAMP)  ## ruff, mypy --strict, import walls
+check: $(TESTED)  ## ruff, mypy --strict, import walls
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_walls.py -k "not planted"
 
-bench: $(STAMP)  ## measure, each as a ratio against a named baseline
+bench: $(TESTED)  ## measure, each as a ratio against a named baseline
 	@for file in $(filter-out benchmarks/rig.py benchmarks/agent.py $(wildcard benchmarks/fleet*.py benchmarks/learning*.py),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-bench-agent: $(STAMP)  ## the agent's figures; also in build/bench/agent.json
+bench-agent: $(TESTED)  ## the agent's figures; also in build/bench/agent.json
 	@$(BIN)/python benchmarks/agent.py $(ARGS)
 
-bench-fleet: $(STAMP)  ## the fleet's figures; also in build/bench/fleet.json; ARGS="--only campaign" some of them
+bench-fleet: $(TESTED)  ## the fleet's figures; also in build/bench/fleet.json; ARGS="--only campaign" some of them
 	@$(BIN)/python benchmarks/fleet.py $(ARGS)
 
-bench-learning: $(STAMP)  ## the figures of learning; also in build/bench/learning.json; ARGS="--only fan" some of them
+bench-learning: $(TESTED)  ## the figures of learning; also in build/bench/learning.json; ARGS="--only fan" some of them
 	@$(BIN)/python benchmarks/learning.py $(ARGS)
 
-format: $(STAMP) ## let ruff mend what it can
+format: $(TESTED) ## let ruff mend what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

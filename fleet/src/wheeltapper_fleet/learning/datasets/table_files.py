@@ -71,7 +71,7 @@ def _read_parquet(path: Path) -> DataTable:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
-        what = "Parquet needs pyarrow: pip install 'wheeltapper-fleet[train]'"
+        what = "Parquet needs pyarrow: pip install 'wheeltapper-fleet[parquet]'"
         raise DatasetError("dataset.missing_library", what) from error
     try:
         with parquet.ParquetFile(path) as file:
