@@ -30,7 +30,7 @@ from wheeltapper_fleet.promotion.service import (
 from wheeltapper_fleet.promotion.views import get_promotion, list_promotion_log, list_promotions
 from wheeltapper_fleet.registry import aliases
 from wheeltapper_fleet.registry.promotion import get_rule, remove_rule, set_rule
-from wheeltapper_fleet.registry.promotion_rules import Facts, PromotionRule, judge
+from wheeltapper_fleet.registry.promotion_rules import Facts, PromotionRule, Quality, QualityNeed, judge
 
 MODEL = "bearing"
 HOUR = 3600.0
@@ -98,6 +98,7 @@ def add_campaign(engine: Engine, name: str, state: str, committed: int, release:
         approvals=st.integers(0, 3),
         campaign_devices=st.integers(0, 3),
         no_open_critical=st.booleans(),
+        quality=st.sampled_from([None, QualityNeed(figure="recall", limit=0.8), QualityNeed(figure="mae", limit=0.8)]),
     ),
     facts=st.builds(
         Facts,
@@ -105,6 +106,7 @@ def add_campaign(engine: Engine, name: str, state: str, committed: int, release:
         named_seconds=st.one_of(st.none(), st.floats(0, 1e6)),
         campaign_devices=st.one_of(st.none(), st.integers(0, 5)),
         open_critical=st.sampled_from([(), (3,)]),
+        quality=st.sampled_from([None, Quality(why="few"), Quality(0.9, 0.85, 0.95), Quality(0.7, 0.6, 0.75)]),
     ),
     approvals=st.integers(0, 4),
 )
@@ -115,10 +117,15 @@ def test_a_rule_is_met_only_if_every_condition_of_it_is(rule: PromotionRule, fac
         and approvals >= rule.approvals
         and (facts.campaign_devices or 0) >= rule.campaign_devices
         and (not rule.no_open_critical or not facts.open_critical)
+        and (
+            rule.quality is None
+            or (facts.quality or Quality()).value == {"recall": 0.9, "mae": 0.7}[rule.quality.figure]
+        )
     )
     conditions = judge(rule, facts, approvals)
     assert all(each.met for each in conditions) == expected
     stated = [rule.was_alias is not None, rule.approvals > 0, rule.campaign_devices > 0, rule.no_open_critical]
+    stated.append(rule.quality is not None)
     assert len(conditions) == len(rule.gates) + sum(stated)
 
 

@@ -127,3 +127,32 @@ def test_the_section_is_of_the_bins_and_the_task_of_the_manifest() -> None:
     ):
         with pytest.raises(ValueError, match="section estimation"):
             classifier(**changes)
+
+
+def test_an_alias_may_ask_for_the_estimated_quality(
+    server: AdminServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, now = published(server, classifier()), time.time()
+    monkeypatch.setenv("WHEELTAPPER_URL", server.url)
+    monkeypatch.setenv("WHEELTAPPER_API_TOKEN", server.token)
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["wheeltapper", "release", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        caught = capsys.readouterr()
+        return int(ended.value.code or 0), caught.out + caught.err
+
+    assert "accuracy estimated at least 0.9 in 24 h" in run(
+        "rule", "set", MODEL, "champion", "--quality", "accuracy=0.9", "--quality-hours", 24
+    )[1]  # fmt: skip
+    code, said = run("rule", "set", MODEL, "champion", "--quality", "accuracy")
+    assert (code, "[cli.quality]" in said) == (2, True)
+    assert run("rule", "set", MODEL, "champion", "--quality", "beauty=1")[0] != 0
+    refused = run("alias", "set", MODEL, "champion", 3)[1]
+    assert "quality accuracy: needs estimated at least 0.9 with 95 % confidence, in 24 h, found not known" in refused
+    say(server, made, "press-0", [0.2] * 90 + [1.5] * 10, 1, now - 60)
+    say(server, made, "press-1", [0.2] * 60, 1, now - 50)
+    assert run("promote", MODEL, 3, "--to", "champion")[0] == 0
+    with server.http() as http:
+        assert http.get(f"/api/v1/models/{MODEL}/aliases/champion").json()["release"] == 3

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
-from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_result, print_table, printable
+from wheeltapper_fleet.cli.support import (
+    BAD_INPUT,
+    fail,
+    format_time,
+    open_client,
+    print_json,
+    print_result,
+    print_table,
+    printable,
+)
 
 __all__ = ["promotions_app", "release_promote", "rule_app"]
 
@@ -43,6 +52,13 @@ def rule_set(
     no_open_critical: Annotated[
         bool, typer.Option("--no-open-critical", help="No case about it that was critical is open.")
     ] = False,
+    quality: Annotated[
+        str | None,
+        typer.Option(help="Estimated without labels, with 95 % confidence, e.g. recall=0.8; of mae and rmse at most."),
+    ] = None,
+    quality_hours: Annotated[
+        float, typer.Option(min=0.01, max=8760, help="With --quality: reports of so many hours count.")
+    ] = 168.0,
     may_return: Annotated[
         bool, typer.Option("--may-return", help="The alias may go back at once to what it named before.")
     ] = False,
@@ -57,6 +73,12 @@ def rule_set(
     rule: dict[str, Any] = {"gates": gate or [], "approvals": approvals, "campaign_devices": campaign_devices}
     rule |= {"no_open_critical": no_open_critical, "may_return": may_return, "was_alias": was_alias}
     rule["was_alias_hours"] = hours
+    if quality is not None:
+        figure, _, limit = quality.partition("=")
+        try:
+            rule["quality"] = {"figure": figure, "limit": float(limit), "hours": quality_hours}
+        except ValueError:
+            fail("cli.quality", f"{quality!r} says no limit; write it as recall=0.8", BAD_INPUT)
     with open_client(url, token_file, data_dir) as client:
         made = client.set_promotion_rule(model, alias, rule, why, if_match)
     print_result(made, f"{alias} of {model} asks: {_spelled(made['rule'])}", as_json)
@@ -261,6 +283,9 @@ def _spelled(rule: dict[str, Any]) -> str:
         said.append(f"a campaign completed on {rule['campaign_devices']} devices")
     if rule["no_open_critical"]:
         said.append("no open case that was critical")
+    if (need := rule.get("quality")) is not None:
+        side = "at most" if need["figure"] in ("mae", "rmse") else "at least"
+        said.append(f"{need['figure']} estimated {side} {need['limit']:g} in {need['hours']:g} h")
     if rule["may_return"]:
         said.append("or: it named it before")
     return ", ".join(said) or "nothing"

@@ -1,7 +1,7 @@
 """The facts that the rule of an alias asks for, read in the transaction that changes the alias.
 
 Cost: some look-ups by key for each condition of the rule; the campaigns of one release and the changes of an alias that
-concern it are read. Nothing is proportional to the fleet.
+concern it are read, and for an estimated quality at most 2,000 reports. Nothing is proportional to the fleet.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from wheeltapper_fleet.alerts.tables import cases
 from wheeltapper_fleet.campaigns.rules.campaign import CampaignState
 from wheeltapper_fleet.campaigns.tables import campaign_releases, campaigns
 from wheeltapper_fleet.campaigns.tallies import read_tallies
+from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.promotion.quality import quality_on
 from wheeltapper_fleet.registry.promotion import FactsOf
-from wheeltapper_fleet.registry.promotion_rules import Facts, PromotionRule
+from wheeltapper_fleet.registry.promotion_rules import Facts, PromotionRule, Quality, QualityNeed
 from wheeltapper_fleet.registry.tables import alias_changes, releases
 from wheeltapper_protocols.wire.messages import ExecutionState
 
@@ -36,6 +38,7 @@ def facts_at(now: float) -> FactsOf:
             named_seconds=named,
             campaign_devices=_campaign_devices(connection, model, release) if rule.campaign_devices else None,
             open_critical=_open_critical(connection, model, release) if rule.no_open_critical else (),
+            quality=_quality(connection, model, release, rule.quality, now) if rule.quality is not None else None,
             was_named=rule.may_return and named_seconds(connection, model, alias, release, now) is not None,
         )
 
@@ -82,6 +85,20 @@ def _campaign_devices(connection: Connection, model: str, release: int) -> int |
     committed = ExecutionState.COMMITTED.value
     found = read_tallies(connection, names).values()
     return max(sum(int(count.n) for (_, state), count in each.cells.items() if state == committed) for each in found)
+
+
+def _quality(connection: Connection, model: str, release: int, need: QualityNeed, now: float) -> Quality:
+    """The figure of a rule, estimated from what devices reported; at most 2,000 reports are read."""
+    try:
+        found = quality_on(connection, model, release, now - need.hours * 3600.0, now)
+    except FleetError as error:
+        if error.code not in ("quality.not_measured", "release.unreadable"):
+            raise
+        return Quality(why=error.message)
+    figure = next((each for each in found.figures if each.name == need.figure), None)
+    if figure is None:
+        return Quality(why=f"{need.figure} is no figure of {found.kind}")
+    return Quality(figure.value, figure.low, figure.high, figure.why)
 
 
 def _open_critical(connection: Connection, model: str, release: int) -> tuple[int, ...]:

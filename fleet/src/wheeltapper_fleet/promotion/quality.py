@@ -4,8 +4,8 @@ The arithmetic, with what it assumes: :mod:`wheeltapper_protocols.drift.estimati
 there is not enough for has no value and says what lacks, and pipelines that run the release are counted beside those
 that report.
 
-Cost: at most 2,000 reports are added up (:func:`wheeltapper_fleet.telemetry.views.drift_totals`), and devices that run
-the release are counted up to 10,000 in an index.
+Cost: at most 2,000 reports are added up (:func:`wheeltapper_fleet.telemetry.views.drift_totals_on`), and devices that
+run the release are counted up to 10,000 in an index.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.promotion.schemas import EstimatedFigure, QualityView
 from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.tables import releases
-from wheeltapper_fleet.telemetry.views import drift_totals
+from wheeltapper_fleet.telemetry.views import drift_totals_on
 from wheeltapper_protocols.drift.drift import psi, psi_noise
 from wheeltapper_protocols.drift.estimation import estimate
 from wheeltapper_protocols.manifest.manifest import Manifest
 
-__all__ = ["estimated_quality", "manifest_of"]
+__all__ = ["estimated_quality", "manifest_of", "quality_on"]
 
 _COUNTED: Final = 10_000
 
@@ -47,13 +47,20 @@ def estimated_quality(
         FleetError: ``release.not_found``; ``quality.not_measured``: its manifest has no section ``estimation``.
     """
     with reading(engine) as connection:
-        manifest = manifest_of(connection, model, release)
-        running = _running(connection, model, release) if device is None else None
+        return quality_on(connection, model, release, since, until, device)
+
+
+def quality_on(
+    connection: Connection, model: str, release: int, since: float, until: float, device: str | None = None
+) -> QualityView:
+    """As :func:`estimated_quality`, in the caller's transaction."""
+    manifest = manifest_of(connection, model, release)
+    running = _running(connection, model, release) if device is None else None
     spec, drift = manifest.estimation, manifest.drift
     if spec is None or drift is None:
         message = f"the manifest of {model} {release} says nothing of held-out windows: train it again"
         raise FleetError("quality.not_measured", message, 404)
-    totals = drift_totals(engine, manifest, since, until, device)
+    totals = drift_totals_on(connection, manifest, since, until, device)
     counts = totals.score.counts[0, : len(drift.score.counts)]
     figures = estimate(spec, drift.score.edges, counts.tolist(), len(totals.devices))
     section = manifest.remaining_life

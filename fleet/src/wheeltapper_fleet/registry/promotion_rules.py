@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,11 +22,31 @@ from pydantic_core import PydanticCustomError
 from wheeltapper_fleet.ground.body import CLOSED, PRINTABLE, Whole
 from wheeltapper_protocols.wire.ids import NAME_PATTERN
 
-__all__ = ["Condition", "Facts", "PromotionRule", "judge"]
+__all__ = ["ERRORS", "Condition", "Facts", "PromotionRule", "Quality", "QualityNeed", "judge"]
 
 _HOUR_SECONDS: Final = 3600.0
 GateName = Annotated[str, StringConstraints(min_length=1, max_length=80, pattern=PRINTABLE)]
 AliasText = Annotated[str, StringConstraints(pattern=NAME_PATTERN.replace(r"\Z", "$"))]
+
+
+ERRORS: Final = ("mae", "rmse")
+"""Figures that are the better the smaller they are."""
+
+
+class QualityNeed(BaseModel):
+    """The quality that devices' scores must show without labels, with 95 % confidence.
+
+    Args:
+        figure: of a classifier's windows, or an error of a remaining life in the manifest's unit.
+        limit: it is at least this; of an error at most.
+        hours: reports of so many hours count.
+    """
+
+    model_config = CLOSED
+
+    figure: Literal["accuracy", "precision", "recall", "mae", "rmse"]
+    limit: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+    hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = 168.0
 
 
 class PromotionRule(BaseModel):
@@ -38,6 +58,7 @@ class PromotionRule(BaseModel):
         approvals: how many persons must approve, none of whom asked for it, each with the role approver or admin.
         campaign_devices: a campaign that completed committed it on as many devices.
         no_open_critical: no case about it that was ever critical is open.
+        quality: what its estimated quality must show.
         may_return: an alias may go back, without all of this, to a release that it named before.
     """
 
@@ -49,6 +70,7 @@ class PromotionRule(BaseModel):
     approvals: Annotated[int, Field(ge=0, le=10), Whole] = 0
     campaign_devices: Annotated[int, Field(ge=0, le=10_000_000), Whole] = 0
     no_open_critical: bool = False
+    quality: QualityNeed | None = None
     may_return: bool = False
 
     @model_validator(mode="after")
@@ -56,6 +78,16 @@ class PromotionRule(BaseModel):
         if self.was_alias_hours and self.was_alias is None:
             raise PydanticCustomError("promotion_rule.invalid", "was_alias_hours needs was_alias: say of which alias")
         return self
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A figure as it is estimated: None where there is not enough, and ``why`` says what lacks."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +99,7 @@ class Facts:
         named_seconds: for how long in all ``was_alias`` named it; None: it never did.
         campaign_devices: of its campaigns that completed, the most devices that one committed it on; None: none did.
         open_critical: the numbers of open cases about it that were critical, at most ten.
+        quality: of the rule's figure; None: nobody looked.
         was_named: whether the alias that is asked for named it before.
     """
 
@@ -74,6 +107,7 @@ class Facts:
     named_seconds: float | None = None
     campaign_devices: int | None = None
     open_critical: tuple[int, ...] = ()
+    quality: Quality | None = None
     was_named: bool = False
 
 
@@ -130,6 +164,8 @@ def judge(rule: PromotionRule, facts: Facts, approvals: int) -> list[Condition]:
                 found=f"case {cases}" if cases else "none",
             )
         )
+    if rule.quality is not None:
+        found.append(_judge_quality(rule.quality, facts.quality or Quality(why="nobody estimated it")))
     if rule.approvals:
         found.append(
             Condition(
@@ -140,3 +176,16 @@ def judge(rule: PromotionRule, facts: Facts, approvals: int) -> list[Condition]:
             )
         )
     return found
+
+
+def _judge_quality(need: QualityNeed, found: Quality) -> Condition:
+    """Whether the end of the interval that is worse meets the limit."""
+    smaller = need.figure in ERRORS
+    end = found.high if smaller else found.low
+    met = found.value is not None and end is not None and (end <= need.limit if smaller else end >= need.limit)
+    said = f"not known: {found.why}"
+    if found.value is not None and found.low is not None and found.high is not None:
+        said = f"{found.value:.4g}, between {found.low:.4g} and {found.high:.4g}"
+    side = "at most" if smaller else "at least"
+    needed = f"estimated {side} {need.limit:g} with 95 % confidence, in {need.hours:g} h"
+    return Condition(name=f"quality {need.figure}", met=met, needed=needed, found=said)

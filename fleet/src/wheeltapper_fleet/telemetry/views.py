@@ -26,6 +26,7 @@ __all__ = [
     "count_windows",
     "delivery_of",
     "drift_totals",
+    "drift_totals_on",
     "last_scores",
     "latest_windows",
     "newest_drift_reports",
@@ -214,15 +215,22 @@ def drift_totals(
     Raises:
         FleetError: ``drift.no_reference``.
     """
+    with reading(engine) as connection:
+        return drift_totals_on(connection, manifest, since, until, device)
+
+
+def drift_totals_on(
+    connection: Connection, manifest: Manifest, since: float, until: float, device: str | None = None
+) -> DriftTotals:
+    """As :func:`drift_totals`, in the caller's transaction."""
     release = manifest.release or 0
     if manifest.drift is None:
         message = f"release {release} of {manifest.model} has no reference to compare with; train it again"
         raise FleetError("drift.no_reference", message, 404)
     totals = DriftTotals.empty(manifest.drift)
-    with reading(engine) as connection:
-        for reporter, report in newest_drift_reports(connection, manifest.model, release, since, until, device):
-            if totals.reports + totals.left_out == MAX_REPORTS:
-                totals.left_out += 1
-                break
-            totals.add(reporter, report)
+    for reporter, report in newest_drift_reports(connection, manifest.model, release, since, until, device):
+        if totals.reports + totals.left_out == MAX_REPORTS:
+            totals.left_out += 1
+            break
+        totals.add(reporter, report)
     return totals
