@@ -140,7 +140,13 @@ class AdminServer:
         self._socket = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.app = app = admin_app(context)
-        page = Page(engine=self.engine, authenticator=authenticator, totals=numbers.totals, login=login)
+        page = Page(
+            engine=self.engine,
+            authenticator=authenticator,
+            datasets=context.datasets,
+            totals=numbers.totals,
+            login=login,
+        )
         add_page(app, page)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")
         self._server = uvicorn.Server(config)

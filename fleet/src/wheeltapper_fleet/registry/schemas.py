@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from wheeltapper_fleet.registry.promotion_rules import PromotionRule
 
-__all__ = ["AliasChange", "AliasView", "ReleaseView", "RuleView", "VerifyView"]
+__all__ = ["AliasChange", "AliasView", "ModelView", "ReleaseView", "RuleView", "VerifyView"]
 
 
 class ReleaseView(BaseModel):
@@ -19,6 +19,15 @@ class ReleaseView(BaseModel):
     length: int
     published_at: float
     published_by: str
+
+
+class ModelView(BaseModel):
+    """A model: the number of its newest release, how many it has, and what each of its aliases names."""
+
+    model: str
+    newest: int
+    releases: int
+    aliases: dict[str, int]
 
 
 class AliasView(BaseModel):

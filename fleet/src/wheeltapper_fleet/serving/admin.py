@@ -97,6 +97,7 @@ def admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
     page = Page(
         engine=context.engine,
         authenticator=context.authenticator,
+        datasets=context.datasets,
         totals=context.numbers.totals,
         secure_cookie=secure,
         login=None if config.oidc is None else OidcLogin(config.oidc, context.clock),

@@ -19,6 +19,8 @@ NAVIGATION: Final[tuple[Entry, ...]] = (
     Entry("/", "Shift"),
     Entry("/cases", "Cases"),
     Entry("/devices", "Devices", ("/why",)),
+    Entry("/models", "Models"),
+    Entry("/data", "Data"),
 )
 """Only pages that exist; a test opens each."""
 

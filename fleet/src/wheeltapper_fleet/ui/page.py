@@ -24,7 +24,7 @@ from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.devices.rows import list_rows
 from wheeltapper_fleet.devices.views import list_devices
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.ui import cases, device, shift, sign_in
+from wheeltapper_fleet.ui import boards, cases, device, shift, sign_in
 from wheeltapper_fleet.ui.charts import with_reasons
 from wheeltapper_fleet.ui.rendering import (
     FOLDER,
@@ -68,7 +68,7 @@ _State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{0,24}$")]
 def add_page(app: FastAPI, page: Page) -> None:
     """Serve the page from ``app``, which also serves the admin API that the page's script listens to."""
     app.state.page = page
-    for router in (shift.router, cases.router, device.router, sign_in.router, _router):
+    for router in (shift.router, cases.router, *boards.ROUTERS, device.router, sign_in.router, _router):
         app.include_router(router)
 
 

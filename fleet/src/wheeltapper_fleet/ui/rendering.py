@@ -27,6 +27,7 @@ from wheeltapper_fleet.access.oidc import OidcLogin
 from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE, csrf_token
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.ui.charts import curve, sparkline, wave_bars
 from wheeltapper_fleet.ui.navigation import NAVIGATION, is_current
 from wheeltapper_fleet.ui.words import feature_words, score_words, zone_words
@@ -55,6 +56,7 @@ class Page:
     Args:
         engine: the fleet's database.
         authenticator: checks tokens at signing in, and cookies.
+        datasets: the store of datasets.
         secure_cookie: whether the page is served over TLS, so that the cookie is sent over TLS only.
         totals: the fleet in a few numbers.
         login: signs people in with a login provider; None where there is none.
@@ -64,6 +66,7 @@ class Page:
 
     engine: Engine
     authenticator: Authenticator
+    datasets: DatasetStore
     totals: Callable[[], Any]
     secure_cookie: bool = False
     login: OidcLogin | None = None
