@@ -10,7 +10,7 @@ from wheeltapper_fleet.access.tables import api_tokens, repeats, sessions
 from wheeltapper_fleet.alerts.tables import alert_budgets, alerts, case_log, cases, exposure, labels, silences
 from wheeltapper_fleet.assets.tables import assets, point_mappings
 from wheeltapper_fleet.audit.tables import audit, audit_chain
-from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels
+from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels, gate_points
 from wheeltapper_fleet.campaigns.tables import (
     assignments,
     assignments_due,
@@ -98,6 +98,7 @@ __all__ = [
     "executions",
     "exposure",
     "gate_panels",
+    "gate_points",
     "issued_certificates",
     "labels",
     "latest",

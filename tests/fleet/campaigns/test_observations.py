@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from sqlalchemy import Engine, event, select
 
 from tests.fleet.campaigns.world import World, create
 from wheeltapper_fleet import service
+from wheeltapper_fleet.campaigns.failures import gate_curves
 from wheeltapper_fleet.campaigns.observations import HEARD_AT_ONCE, SETTLE_SECONDS, Observer
+from wheeltapper_fleet.campaigns.rules.gates import is_worth_a_point
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.tables import campaign_gates, campaign_log, executions, gate_panels, rollups
 from wheeltapper_protocols.wire.messages import ExecutionState
@@ -108,6 +111,31 @@ def test_a_release_that_is_slower_than_before_breaks_its_gate(many: World) -> No
     with reading(many.database) as connection:
         log = connection.execute(select(campaign_log.c.detail).where(campaign_log.c.event == "gate")).scalars().all()
     assert [line.split(":")[1].strip() for line in log] == ["HOLD", "BROKEN"]
+
+
+def test_how_a_gate_came_to_what_it_says_is_kept(many: World) -> None:
+    campaign = gated(many, [GATE, {"kind": "crash_free"}])
+    look(many)
+    assert [each.points for each in gate_curves(many.database, campaign)] == [(), ()]
+    live(many, campaign, SLOW, FINE)
+    look(many)
+    latency, crash_free = gate_curves(many.database, campaign)
+    assert (latency.kind, latency.alpha, crash_free.kind) == ("latency", 0.05, "crash_free")
+    assert [point.devices for point in latency.points] == list(range(1, 21))
+    assert latency.points[0].evidence < math.log(20) < latency.points[-1].evidence  # it broke
+    assert latency.points[-1].mean == pytest.approx(math.log(1.5))
+    assert latency.points[-1].control_mean == pytest.approx(0.0)
+    assert {point.mean for point in crash_free.points} == {0.0}
+    look(many)
+    assert [len(each.points) for each in gate_curves(many.database, campaign)] == [20, 20]
+
+
+def test_a_curve_of_many_devices_has_some_hundred_points() -> None:
+    last, points = 0, 0
+    for devices in range(1, 50_001):
+        if is_worth_a_point(last, devices):
+            last, points = devices, points + 1
+    assert 300 < points < 450
 
 
 def test_a_release_that_is_as_fast_passes(many: World) -> None:

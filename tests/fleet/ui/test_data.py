@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 
-from tests.browser import Page, open_page
+from tests.browser import Page
 from tests.fleet.api.harness import MODEL, AdminServer
 from tests.fleet.ui import learned
 from tests.fleet.ui.looks import asking, look
@@ -21,12 +19,6 @@ from wheeltapper_fleet.learning.runs.service import report_progress
 from wheeltapper_fleet.learning.runs.views import get_run
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    with open_page() as page:
-        yield page
 
 
 def test_from_data_to_a_run_to_its_end(server: AdminServer, tmp_path: Path, browser: Page) -> None:

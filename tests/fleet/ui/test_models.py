@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from sqlalchemy import Engine, insert
 
-from tests.browser import Page, open_page
+from tests.browser import Page
 from tests.fleet.api.harness import MODEL, AdminServer
 from tests.fleet.promotion.test_comparison import gate, published
 from tests.fleet.promotion.test_quality import classifier, runs, say
@@ -22,12 +21,6 @@ from wheeltapper_fleet.registry.aliases import get_alias, set_alias
 from wheeltapper_fleet.registry.promotion import set_rule
 from wheeltapper_fleet.registry.promotion_rules import PromotionRule
 from wheeltapper_fleet.registry.views import list_model_releases, list_models
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    with open_page() as page:
-        yield page
 
 
 @pytest.fixture

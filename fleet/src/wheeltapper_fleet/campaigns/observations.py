@@ -17,27 +17,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, func, select
 
-from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels
+from wheeltapper_fleet.campaigns.gate_tables import campaign_gates, gate_panels, gate_points
 from wheeltapper_fleet.campaigns.rules.campaign import Campaign, CampaignState, Tick
 from wheeltapper_fleet.campaigns.rules.execution import PENDING, SUCCESS, is_terminal
 from wheeltapper_fleet.campaigns.rules.gates import (
     BUCKET_SECONDS,
     CrashFreeGate,
     Gate,
+    GatePoint,
     GateResult,
     GateState,
     Reading,
     Verdict,
     begin,
     count_ending,
+    is_worth_a_point,
     judge,
     observe,
+    point_of,
     read_state,
     write_state,
 )
@@ -77,6 +80,10 @@ class _Look:
     ended: int = 0
     """Devices of the wave that kept the release or rolled it back."""
     more: bool = False
+    noted: dict[int, int] = field(default_factory=dict)
+    """By gate, how many devices had spoken at the newest point of its curve."""
+    points: list[tuple[int, GatePoint]] = field(default_factory=list)
+    """New points of the curves, each with its gate."""
 
 
 class Observer:
@@ -122,6 +129,7 @@ class Observer:
             return False
         with reading(self._database) as connection:
             look = _Look(row.id, spec, wave, _states(connection, row.id, spec.gates))
+            look.noted = _noted(connection, row.id)
             _listen(connection, look, now)
         results = [
             judge(state, wave=wave, size=look.ended if isinstance(state.gate, CrashFreeGate) else look.size)
@@ -180,7 +188,23 @@ def _listen(connection: Connection, look: _Look, now: float) -> None:
             break
         if is_terminal(row.state) and (changed := _hear(connection, look, row, now)):
             look.heard[row.device] = changed
+            _note(look)
     _count(connection, look)
+
+
+def _noted(connection: Connection, campaign: str) -> dict[int, int]:
+    mine = gate_points.c.campaign == campaign
+    query = select(gate_points.c.gate, func.max(gate_points.c.devices)).where(mine).group_by(gate_points.c.gate)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _note(look: _Look) -> None:
+    """Add a point to the curve of each gate of which enough more devices have spoken."""
+    for number, state in enumerate(look.states):
+        point = point_of(state)
+        if point is not None and is_worth_a_point(look.noted.get(number, 0), point.devices):
+            look.points.append((number, point))
+            look.noted[number] = point.devices
 
 
 def _draw(connection: Connection, look: _Look) -> None:
@@ -346,3 +370,6 @@ def _store(connection: Connection, look: _Look, results: Sequence[GateResult], n
             label = f"wave {look.wave + 1}: {result.verdict.value}: {result.sentence}"
             log_campaign(connection, look.campaign, _WHO, "gate", label, now)
             look_at(connection, look.campaign, now)
+    if look.points:
+        points = [{"campaign": look.campaign, "gate": gate, "at": now, **asdict(each)} for gate, each in look.points]
+        connection.execute(gate_points.insert(), points)

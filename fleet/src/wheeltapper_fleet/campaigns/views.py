@@ -105,9 +105,16 @@ def get_campaign(engine: Engine, campaign: str) -> CampaignDetail:
 
 
 def list_executions(
-    engine: Engine, campaign: str, limit: int = DEFAULT_LIMIT, after: str | None = None, state: str | None = None
+    engine: Engine,
+    campaign: str,
+    limit: int = DEFAULT_LIMIT,
+    after: str | None = None,
+    state: str | None = None,
+    code: str | None = None,
 ) -> Page[ExecutionView]:
     """A page of the executions of a campaign, by wave and device; with ``state`` only those in that state.
+
+    ``code`` narrows the rows of a page to those that ended for that reason; the page may then be shorter.
 
     Raises:
         FleetError: ``campaign.not_found``, ``cursor.invalid``.
@@ -119,7 +126,8 @@ def list_executions(
     fields = [name for name in ExecutionView.model_fields if name != "wave"]
     with reading(engine) as connection:
         _row(connection, campaign)
-        rows, following = page_of(connection, query, key, limit=limit, after=after)
+        within = None if code is None else executions.c.code == code
+        rows, following = page_of(connection, query, key, limit=limit, after=after, within=within)
     return Page(
         [ExecutionView(**{name: row._mapping[name] for name in fields}, wave=row.wave + 1) for row in rows], following
     )

@@ -31,10 +31,11 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
+from wheeltapper_fleet.devices.rules import DeviceState
 from wheeltapper_fleet.devices.tables import SEEN, device_attributes, device_pipelines, device_tags, devices
-from wheeltapper_fleet.ground.query import Ago, And, Compare, Field, Has, Node, Not, Or, Query, Value, natural
+from wheeltapper_fleet.ground.query import Ago, And, Compare, Field, Has, Node, Not, Or, Query, Value, natural, parse
 
-__all__ = ["facts_of", "where"]
+__all__ = ["count_selected", "facts_of", "where"]
 
 _COLUMNS: Final = {
     "id": devices.c.id,
@@ -51,6 +52,18 @@ def where(query: Query, now: float) -> ColumnElement[bool]:
     """The condition on rows of ``devices`` that holds for the devices which ``query`` means at ``now`` (Unix
     seconds)."""
     return _condition(query.tree, now)
+
+
+def count_selected(connection: Connection, text: str, now: float, most: int) -> int:
+    """How many active devices a query (empty: all) means, counted up to one more than ``most``.
+
+    Raises:
+        FleetError: ``query.invalid``, with the place of the fault.
+    """
+    found = select(devices.c.id).where(devices.c.state == DeviceState.ACTIVE.value)
+    if text.strip():
+        found = found.where(where(parse(text), now))
+    return int(connection.execute(select(func.count()).select_from(found.limit(most + 1).subquery())).scalar_one())
 
 
 def facts_of(connection: Connection, names: Iterable[str]) -> dict[str, dict[str, object]]:

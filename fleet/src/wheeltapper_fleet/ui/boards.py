@@ -6,8 +6,8 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from wheeltapper_fleet.ui import data, learning, models
+from wheeltapper_fleet.ui import campaigns, data, learning, models
 
 __all__ = ["ROUTERS"]
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (data.router, learning.router, models.router)
+ROUTERS: Final[tuple[APIRouter, ...]] = (campaigns.router, data.router, learning.router, models.router)

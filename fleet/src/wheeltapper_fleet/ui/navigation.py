@@ -19,6 +19,7 @@ NAVIGATION: Final[tuple[Entry, ...]] = (
     Entry("/", "Shift"),
     Entry("/cases", "Cases"),
     Entry("/devices", "Devices", ("/why",)),
+    Entry("/campaigns", "Campaigns"),
     Entry("/models", "Models"),
     Entry("/data", "Data"),
 )

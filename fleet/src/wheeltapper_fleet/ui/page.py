@@ -1,4 +1,4 @@
-"""The web pages: the overview of the devices, and a campaign. The others are in modules of their own.
+"""The web pages: the overview of the devices. The others are in modules of their own.
 
 Invariants:
     * The page loads nothing from other sites and contains no inline script or style (the guard of
@@ -11,15 +11,14 @@ token.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Any, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse
 
-from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.alerts.views import list_alerts
-from wheeltapper_fleet.campaigns.views import get_campaign, list_campaigns, list_executions, newest_log
+from wheeltapper_fleet.campaigns.views import list_campaigns
 from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.devices.rows import list_rows
 from wheeltapper_fleet.devices.views import list_devices
@@ -51,18 +50,7 @@ CARDS_AT_MOST: Final = 12
 ROWS_SHOWN: Final = 50
 CAMPAIGNS_SHOWN: Final = 10
 ALERTS_SHOWN: Final = 20
-LOG_SHOWN: Final = 30
-_ACTIONS: Final = {
-    "DRAFT": ("start", "abort"),
-    "AWAITING_APPROVAL": ("approve", "abort"),
-    "SCHEDULED": ("pause", "abort"),
-    "RUNNING": ("pause", "complete", "abort"),
-    "PAUSED": ("resume", "complete", "abort"),
-}
-"""What can be done about a campaign in each state; the campaign itself decides."""
-
 _router = APIRouter(include_in_schema=False)
-_State: TypeAlias = Annotated[str, Query(pattern="^[A-Z_]{0,24}$")]
 
 
 def add_page(app: FastAPI, page: Page) -> None:
@@ -92,18 +80,6 @@ def _fleet(page: Page, q: str, after: str | None) -> dict[str, Any]:
     return found | {"live": live, "ending": page.ending()}
 
 
-def _campaign(page: Page, campaign: str, principal: Principal) -> dict[str, Any]:
-    """A campaign by itself, with its log's newest lines and what this person may do about it now."""
-    found = get_campaign(page.engine, campaign)
-    possible = [each for each in _ACTIONS.get(found.state, ()) if each != "complete" or found.continuous]
-    return {
-        "campaign": found,
-        "log": newest_log(page.engine, campaign, LOG_SHOWN),
-        "actions": [action for action in possible if principal.may(f"campaign.{action}")],
-        "live": urlencode({"view": "campaign", "campaign": campaign}),
-    }
-
-
 @_router.get("/devices")
 def show_page(request: Request, page: Asked, q: Query4000 = "", after: After = None) -> Response:
     """The overview of the devices, or the sign-in form."""
@@ -111,20 +87,6 @@ def show_page(request: Request, page: Asked, q: Query4000 = "", after: After = N
     if principal is None:
         return sign_in_form(page)
     return render("page.html", principal, request, _fleet(page, q.strip(), after or None) | _lists(page))
-
-
-@_router.get("/campaigns/{campaign}")
-def show_campaign(campaign: str, request: Request, page: Asked, state: _State = "", after: After = None) -> Response:
-    """One campaign: its waves, its log, and a page of its executions."""
-    principal = viewer(page, request)
-    if principal is None:
-        return sign_in_form(page)
-    values = _campaign(page, campaign, principal)
-    executions = list_executions(page.engine, campaign, ROWS_SHOWN, after or None, state or None)
-    counts = values["campaign"].executions.values()
-    values |= {"executions": executions.items, "next": executions.next, "state": state}
-    values |= {"states": sorted({name for wave in counts for name in wave})}
-    return render("campaign.html", principal, request, values)
 
 
 @_router.get("/why/{device}")
@@ -144,7 +106,6 @@ def show_fragment(
     principal: Viewer,
     q: Query4000 = "",
     after: After = None,
-    campaign: str = "",
 ) -> Response:
     """One section of a page, rendered anew. The script asks for it when something changed."""
     match fragment:
@@ -154,8 +115,6 @@ def show_fragment(
             return render("devices.html", principal, request, _fleet(page, q.strip(), after or None))
         case "campaigns" | "alerts":
             return render(f"{fragment}.html", principal, request, _lists(page, fragment))
-        case "campaign":
-            return render("campaign_body.html", principal, request, _campaign(page, campaign, principal))
     raise FleetError("api.not_found", "there is no such section", 404)
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "AlertRateGate",
     "CrashFreeGate",
     "Gate",
+    "GatePoint",
     "GateResult",
     "GateState",
     "LatencyGate",
@@ -46,9 +47,11 @@ __all__ = [
     "Verdict",
     "begin",
     "count_ending",
+    "is_worth_a_point",
     "judge",
     "kind_of",
     "observe",
+    "point_of",
     "read_state",
     "write_state",
 ]
@@ -173,8 +176,23 @@ class GateResult:
     p_value: float | None
 
 
+@dataclass(frozen=True)
+class GatePoint:
+    """How a gate stood when so many ``devices`` had spoken.
+
+    ``evidence`` is the logarithm of the capital against the release, divided among the tests; the gate breaks where it
+    reaches ``log(1 / alpha)``. ``mean`` is of updated devices, ``control_mean`` of those that they were compared with.
+    """
+
+    devices: int
+    evidence: float
+    mean: float
+    control_mean: float | None
+
+
 Pair = tuple[Reading, Reading]
 """Before and after."""
+_POINT_GROWTH: Final = 0.02
 _STORED: Final = tuple(name for name in GateState.__dataclass_fields__ if name != "gate")
 
 
@@ -250,6 +268,21 @@ def judge(state: GateState, *, wave: int, size: int) -> GateResult:
         devices=state.devices,
         p_value=p_value if state.devices else None,
     )
+
+
+def point_of(state: GateState) -> GatePoint | None:
+    """How a gate stands now; None: no device has spoken."""
+    if not state.devices:
+        return None
+    evidence = max(test.evidence.log_capital for test in state.tests) - math.log(len(state.tests))
+    control = state.control_total / state.compared if state.compared else None
+    return GatePoint(state.devices, evidence, state.total / state.devices, control)
+
+
+def is_worth_a_point(before: int, devices: int) -> bool:
+    """Whether so many more ``devices`` spoke than ``before`` that a curve should have a point: a fiftieth more, so that
+    50,000 devices leave some 400 points."""
+    return devices > before and devices >= before * (1 + _POINT_GROWTH)
 
 
 def write_state(state: GateState) -> Any:

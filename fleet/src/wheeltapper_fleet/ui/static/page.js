@@ -35,6 +35,7 @@
     place.querySelectorAll("[data-zone-name]").forEach((each) => { each.textContent = zone; });
   };
   localise(document);
+  document.addEventListener("shown", (event) => localise(event.target));  // by another script
 
   const menu = document.getElementById("menu");
   if (menu !== null) {
@@ -188,7 +189,8 @@
     button.disabled = true;
     const [problem] = await ask("POST", `/api/v1/campaigns/${encodeURIComponent(campaign)}/${action}`, { expected_version: Number(version) });
     await refreshAlone();
-    document.getElementById("acted").textContent = problem;
+    const said = document.getElementById("acted");  // nothing is left to do where it is gone
+    if (said !== null) said.textContent = problem;
   });
 
   // What a request was refused for, empty if it was done; and what was answered.
