@@ -49,5 +49,5 @@ def look(page: Page, server: AdminServer, path: str, name: str, out: Path) -> No
         wide = page.evaluate(_WIDE.format(width))
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} at {width}: {wide}"
         page.png(folder / f"{name}-{width}.png")
-    assert serious_findings(page) == [], path
+        assert serious_findings(page) == [], f"{path} at {width}"
     assert page.problems == []
