@@ -244,3 +244,23 @@ def test_an_interval_covers_as_stated_in_each_range() -> None:
     assert 0.88 < covered(interval, predicted, truth) < 0.92
     high = predicted > 80
     assert 0.86 < covered(interval, predicted[high], truth[high]) < 0.94
+
+
+def test_an_interval_from_few_machines_covers_new_ones_whose_windows_err_alike() -> None:
+    random = np.random.default_rng(1)
+
+    def drawn(machines: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        machine = np.repeat(np.arange(machines), 40)
+        predicted = random.uniform(50, 100, len(machine))
+        off = random.normal(size=machines)[machine] + random.normal(size=len(machine)) / 3
+        return predicted, predicted + off, machine
+
+    shares: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(150):
+        predicted, truth, machine = drawn(14)
+        new = drawn(50)
+        for known, found in shares.items():
+            interval = fit_interval(predicted, truth, 0.9, machine if known else None)
+            found.append(covered(interval, new[0], new[1]))
+    assert 0.89 < np.mean(shares[True]) < 0.95
+    assert np.mean(shares[False]) < 0.88  # as if each window were a machine of its own

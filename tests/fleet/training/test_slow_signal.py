@@ -15,6 +15,8 @@ from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.recipe_files import train_recipe
 from wheeltapper_fleet.training.recipes import Job
+from wheeltapper_fleet.training.runs.folder import RunFolder
+from wheeltapper_fleet.training.runs.measured import Measured
 from wheeltapper_fleet.training.slow_signal import detector, season_of
 from wheeltapper_protocols.decision.decision import DecisionState
 from wheeltapper_protocols.manifest.manifest import MODEL_FILE
@@ -54,7 +56,10 @@ def alerts(bundle: Bundle, series: Series) -> list[int]:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("slow") / "bundle"
     parameters = {"window_samples": 240}
-    manifest = train_recipe("slow-signal", parameters, [recording(daily(40, 1))], Job(out=out, model="coolant"))
+    folder = RunFolder(out.parent / "run")
+    job = Job(out=out, model="coolant", shown=Measured(folder))
+    manifest = train_recipe("slow-signal", parameters, [recording(daily(40, 1))], job)
+    assert set(folder.plot_files()) == {"scores"}
     assert manifest.lineage["season_samples"] == "24"
     loaded = load_bundle(out)
     self_test(loaded)

@@ -30,7 +30,9 @@ from wheeltapper_fleet.training.desk_agent import DeskAgent
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.life_windows import trend_shapes
 from wheeltapper_fleet.training.recipe_files import train_recipe
-from wheeltapper_fleet.training.recipes import Job
+from wheeltapper_fleet.training.recipes import Job, Shown
+from wheeltapper_fleet.training.runs.folder import RunFolder
+from wheeltapper_fleet.training.runs.measured import Measured
 from wheeltapper_fleet.training.tflite_graph import TfliteGraph
 from wheeltapper_fleet.training.tflite_nets import autoencoder_to_tflite, nets_to_tflite
 from wheeltapper_fleet.training.variants import formats_for
@@ -124,8 +126,8 @@ def test_two_tensors_of_one_name_are_refused() -> None:
         graph.tensor("x", (1, 3))
 
 
-def both(out: Path) -> Manifest:
-    return train_anomaly([machine(seed=1), machine(seed=2)], healthy_fraction=0.5, out=out, formats=BOTH)
+def both(out: Path, shown: Shown | None = None) -> Manifest:
+    return train_anomaly([machine(seed=1), machine(seed=2)], healthy_fraction=0.5, out=out, formats=BOTH, shown=shown)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tflite") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WHEELTAPPER_AGENTS", raising=False)
-        both(out)
+        folder = RunFolder(out.parent / "run")
+        both(out, Measured(folder))
+    assert set(folder.plot_files()) == {"alarm-budget", "scores"}
     return out
 
 

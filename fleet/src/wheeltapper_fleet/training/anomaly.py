@@ -33,6 +33,7 @@ from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.evidence import Kept
 from wheeltapper_fleet.training.recipe import decision_for, is_process
+from wheeltapper_fleet.training.recipes import Shown
 from wheeltapper_fleet.training.tables import TableForm, read_any
 from wheeltapper_fleet.training.tflite_nets import autoencoder_to_tflite
 from wheeltapper_fleet.training.variants import with_tflite
@@ -113,6 +114,7 @@ def train_anomaly(
     origin: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     warn: Progress | None = None,
+    shown: Shown | None = None,
 ) -> Manifest:
     """Train a model, run its gates, and write its bundle; returns its manifest, with the results of its gates.
 
@@ -136,6 +138,7 @@ def train_anomaly(
         progress: called with a few words at each step.
         warn: called with a sentence for each thing that was left out, or that so little data cannot show; by default
             it is logged.
+        shown: takes the scores of healthy windows, for the plots of a run.
 
     Raises:
         TrainingError: ``training.fraction``, ``training.budget``, ``training.baseline``, ``training.condition``,
@@ -166,6 +169,8 @@ def train_anomaly(
             break
         # How well a model can be quantized depends on its initial weights and on the processor's arithmetic.
         seed += 1
+    if shown is not None:
+        _show(candidate, healthy, false_alarms, shown)
     _refuse(failed)
     _say_unknown(healthy, say)
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction, false_alarms)
@@ -265,6 +270,13 @@ def _step_seconds(healthy: list[_HealthyPart]) -> float:
 def _hours(healthy: list[_HealthyPart]) -> float:
     """Machine-hours that the healthy windows cover."""
     return sum(len(part.features) * part.step_seconds for part in healthy) / 3600
+
+
+def _show(candidate: _Candidate, healthy: list[_HealthyPart], false_alarms: float, shown: Shown) -> None:
+    """Hand over the scores of healthy windows, each by a fit that did not see it."""
+    decision = decision_for(_step_seconds(healthy), candidate.features.specs)
+    scores = {f"recording {number}": each for number, each in enumerate(candidate.kept.held_out, start=1)}
+    shown.scores(scores, _step_seconds(healthy), decision.raise_windows, false_alarms or None)
 
 
 def _say_unknown(healthy: list[_HealthyPart], say: Progress) -> None:

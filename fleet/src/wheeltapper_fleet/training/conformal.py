@@ -1,7 +1,9 @@
 """Calibrates intervals around predictions on machines that the model had not seen, and probabilities of classes.
 
 * Intervals: split conformal prediction, apart for each range of predicted values (Mondrian). Both ends miss the truth
-  equally often.
+  equally often. Windows of one machine err alike, so the correction for a finite sample is that of the number of
+  machines, not of windows; the share of the new machine counts half, as smoothed conformal prediction does on average
+  (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005).
 * Probabilities: one temperature for all logits (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
 Invariant: pure functions of arrays.
@@ -26,14 +28,18 @@ _LEAST_ROWS: Final = 50
 """Predictions of a range, at least."""
 
 
-def fit_interval(predicted: Floats, truth: Floats, coverage: float) -> Interval:
-    """The interval that holds ``coverage`` of the true values.
+def fit_interval(
+    predicted: Floats, truth: Floats, coverage: float, machine: npt.NDArray[Any] | None = None
+) -> Interval:
+    """The interval that holds ``coverage`` of the true values of a machine that nobody has seen.
 
     Args:
         predicted: [window], of models that had not seen the window's machine.
         truth: [window].
         coverage: 0.5 to below 1.
+        machine: [window], the number of its machine; None: each window is of another one.
     """
+    whose = np.arange(len(predicted)) if machine is None else machine
     ranges = max(1, min(_RANGES, len(predicted) // _LEAST_ROWS))
     cuts = np.quantile(predicted, np.linspace(0, 1, ranges + 1)[1:-1])
     edges = np.unique(np.round(cuts, 6))
@@ -41,17 +47,20 @@ def fit_interval(predicted: Floats, truth: Floats, coverage: float) -> Interval:
     part = np.searchsorted(edges, predicted, side="right")
     below, above = [], []
     for each in range(len(edges) + 1):
-        miss = (predicted - truth)[part == each]
-        below.append(_reach(miss, coverage))
-        above.append(_reach(-miss, coverage))
+        mine = part == each
+        miss, machines = (predicted - truth)[mine], len(np.unique(whose[mine]))
+        below.append(_reach(miss, machines, coverage))
+        above.append(_reach(-miss, machines, coverage))
     return Interval(coverage=coverage, edges=edges.tolist(), below=below, above=above)
 
 
-def _reach(miss: Floats, coverage: float) -> float:
-    """How far one end must be: the quantile that leaves half of what is not covered on this side."""
+def _reach(miss: Floats, machines: int, coverage: float) -> float:
+    """How far one end must be: the quantile that leaves half of what is not covered on this side; the farthest miss
+    where there are too few machines for it."""
     if not len(miss):
         return 0.0
-    rank = math.ceil((len(miss) + 1) * (0.5 + coverage / 2))
+    level = ((0.5 + coverage / 2) * (machines + 1) - 0.5) / machines
+    rank = math.ceil(level * len(miss) - 1e-9)
     return float(max(0.0, np.sort(miss)[min(rank, len(miss)) - 1]))
 
 

@@ -90,6 +90,7 @@ class _Anomaly:
             replace=job.replace,
             progress=job.progress,
             warn=job.warn,
+            shown=job.shown,
         )
 
 

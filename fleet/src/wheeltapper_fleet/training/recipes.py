@@ -19,7 +19,7 @@ What this module does not do: find recipes by name, read recipe files (:mod:`rec
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -33,8 +33,9 @@ __all__ = ["GROUP", "SLOWER", "Job", "Recipe", "Say", "Shown", "Source", "label"
 
 GROUP: Final = "wheeltapper.recipes"
 """Entry points of this group are recipes: ``name = "package.module:RECIPE"``."""
-SLOWER: Final = 1.5
-"""So many times as long as in floating point may a window take in 8 bits: the model has a third of the bytes."""
+SLOWER: Final = 3.0
+"""So many times as long as in floating point may a window take in 8 bits: the model has a third of the bytes, and what
+a busy computer measures must not decide which model comes out of a recipe."""
 _LOG = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
@@ -57,6 +58,18 @@ class Shown(Protocol):
     def lives(self, predicted: npt.NDArray[Any], truth: npt.NDArray[Any], unit: str) -> None:
         """Remaining lives [window] that were predicted of machines that were not seen, and the true ones."""
 
+    def scores(
+        self, scores: Mapping[str, npt.NDArray[Any]], step_seconds: float, windows: int, per_1000_hours: float | None
+    ) -> None:
+        """Scores of healthy windows, by machine.
+
+        Args:
+            scores: [window] of each, in order; 1 is the threshold of a warning.
+            step_seconds: from one window to the next.
+            windows: so many in a row above the threshold raise an alert.
+            per_1000_hours: the budget of false alarms; None: there is none.
+        """
+
 
 class _Unshown:
     """Keeps nothing: a recipe that is trained without a run."""
@@ -71,6 +84,11 @@ class _Unshown:
         pass
 
     def lives(self, predicted: npt.NDArray[Any], truth: npt.NDArray[Any], unit: str) -> None:
+        pass
+
+    def scores(
+        self, scores: Mapping[str, npt.NDArray[Any]], step_seconds: float, windows: int, per_1000_hours: float | None
+    ) -> None:
         pass
 
 

@@ -106,9 +106,12 @@ class _SlowSignal:
         season = season_of(standard, lives[0].sample_rate_hz, window)
         job.progress("limit")
         model = detector(window, standard[0].shape[1], season)
-        healthy = _scores(model, standard, window)
+        by_series, step = _scores(model, standard, window)
+        healthy = np.concatenate(by_series)
         limit = _limit(healthy, parameters.sigma, job)
         share = float(np.mean(healthy >= limit))
+        scores = {f"recording {number}": each / limit for number, each in enumerate(by_series, start=1)}
+        job.shown.scores(scores, step / lives[0].sample_rate_hz, _DECISION.raise_windows, None)
         gate = Gate(
             name="healthy_above", value=share, limit=_HEALTHY_ABOVE, passed=share <= _HEALTHY_ABOVE,
             detail=f"share of {len(healthy)} healthy windows above the limit of {limit:.3g} standard deviations",
@@ -193,16 +196,16 @@ def _slice(graph: Graph, values: str, first: int, stop: int, name: str) -> str:
     return graph.add("Slice", [values, *ends], name)
 
 
-def _scores(model: bytes, series: Sequence[Array], window: int) -> npt.NDArray[np.float64]:
-    """The deviations of healthy windows, evenly spread."""
+def _scores(model: bytes, series: Sequence[Array], window: int) -> tuple[list[npt.NDArray[np.float64]], int]:
+    """The deviations of healthy windows of each series, evenly spread, and the samples from one to the next."""
     session, found = open_session(model), []
     step = max(1, sum(len(one) - window + 1 for one in series) // _SCORED)
     for one in series:
         cuts = np.lib.stride_tricks.sliding_window_view(one, window, axis=0)[::step].transpose(0, 2, 1)
-        for first in range(0, len(cuts), 256):
-            rows = np.ascontiguousarray(cuts[first : first + 256])
-            found.append(session.run(["output"], {"input": rows})[0][:, 0])
-    return np.concatenate(found).astype(np.float64)
+        parts = [np.ascontiguousarray(cuts[first : first + 256]) for first in range(0, len(cuts), 256)]
+        outputs = [session.run(["output"], {"input": rows})[0][:, 0] for rows in parts]
+        found.append(np.concatenate(outputs).astype(np.float64))
+    return found, step
 
 
 def _limit(healthy: npt.NDArray[np.float64], sigma: float, job: Job) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from wheeltapper_fleet.training.runs.folder import RunFolder
 from wheeltapper_fleet.training.runs.plots import (
+    budget_plot,
     confusion_plot,
     life_plot,
     loss_plot,
     reliability_plot,
     roc_plot,
+    score_plot,
 )
 
 __all__ = ["Measured"]
@@ -57,3 +59,15 @@ class Measured:
         self.metric("mean_absolute_error", float(np.mean(np.abs(predicted - truth))))
         self.metric("mean_error", float(np.mean(predicted - truth)))
         self._folder.write_plot("remaining-life", life_plot(predicted, truth, unit))
+
+    def scores(
+        self, scores: Mapping[str, npt.NDArray[Any]], step_seconds: float, windows: int, per_1000_hours: float | None
+    ) -> None:
+        """Scores of healthy windows, by machine; see :class:`~wheeltapper_fleet.training.recipes.Shown`."""
+        found = {name: np.asarray(each, dtype=float) for name, each in scores.items() if len(each)}
+        if not found:
+            return
+        self.metric("healthy_above", float(np.mean(np.concatenate([*found.values()]) >= 1)))
+        self._folder.write_plot("scores", score_plot(found, step_seconds))
+        if per_1000_hours is not None:
+            self._folder.write_plot("alarm-budget", budget_plot(found, step_seconds, windows, per_1000_hours))

@@ -1,4 +1,5 @@
-"""Plots of what a run measured, each one self-contained SVG: loss, ROC, confusion, reliability, remaining life. Pure.
+"""Plots of what a run measured, each one self-contained SVG: loss, ROC, confusion, reliability, remaining life, scores
+over time, alarm budget. Pure.
 
 Invariants:
     * A plot needs nothing beside itself: no script, no font, no file, no network.
@@ -16,13 +17,25 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["confusion_plot", "life_plot", "loss_plot", "reliability_plot", "roc_plot"]
+from wheeltapper_fleet.training.budget import CONFIDENCE, bounds_per_1000_hours, sustained
+
+__all__ = [
+    "budget_plot",
+    "confusion_plot",
+    "life_plot",
+    "loss_plot",
+    "reliability_plot",
+    "roc_plot",
+    "score_plot",
+]
 
 _WIDTH, _HEIGHT = 420.0, 320.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 16.0, 30.0, 46.0
 _COLOURS: Final = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
 _POINTS: Final = 1500
 _LINE_POINTS: Final = 300
+_LEVELS: Final = 60
+"""Levels of the score at which false alarms are counted."""
 _CLASSES: Final = 12
 _BINS: Final = 10
 Numbers = npt.NDArray[Any]
@@ -192,6 +205,80 @@ def life_plot(predicted: Numbers, truth: Numbers, unit: str) -> str:
     if len(truth) > _POINTS:
         frame.parts.append(_text(_LEFT + 6, _TOP + 12, f"{_POINTS} of {len(truth)} windows", 'fill="#777"'))
     return frame.svg()
+
+
+def score_plot(scores: Mapping[str, Numbers], step_seconds: float) -> str:
+    """The scores of healthy windows over time, a line a machine; of many machines those with the greatest score.
+
+    Args:
+        scores: [window] by the machine's name.
+        step_seconds: from one window to the next.
+    """
+    high = {name: float(np.max(each[np.isfinite(each)], initial=0.0)) for name, each in scores.items()}
+    shown = sorted(scores, key=lambda name: (-high[name], name))[: len(_COLOURS)]
+    hours = max(len(scores[name]) for name in shown) * step_seconds / 3600
+    unit, factor = ("h", 3600.0) if hours >= 1 else ("min", 60.0)
+    top = min(10.0, 1.1 * max(1.1, *(high[name] for name in shown)))
+    title = "Scores of healthy windows, 1 is the threshold"
+    frame = _Frame(title, (0, hours * 3600 / factor), (0, top), (f"time [{unit}]", "score"))
+    for number, name in enumerate(shown):
+        at, greatest = _greatest(scores[name])
+        frame.line(at * step_seconds / factor, np.minimum(greatest, top), _COLOURS[number])
+    frame.line([0, hours * 3600 / factor], [1, 1], "#444", 'stroke-dasharray="4 4"')
+    frame.legend(shown)
+    if len(shown) < len(scores):
+        text = f"{len(shown)} of {len(scores)} machines, those with the greatest score"
+        frame.parts.append(_text(_LEFT + 6, _TOP + 12, text, 'fill="#777"'))
+    return frame.svg()
+
+
+def _greatest(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Where parts of a series begin, and the greatest value of each: a peak is drawn, however long the series is."""
+    edges = np.unique(np.linspace(0, len(values), min(len(values), _LINE_POINTS) + 1).astype(int))
+    finite = np.where(np.isfinite(values), values, -np.inf)
+    return edges[:-1], np.maximum.reduceat(finite, edges[:-1])
+
+
+def budget_plot(scores: Mapping[str, Numbers], step_seconds: float, windows: int, per_1000_hours: float) -> str:
+    """False alarms in 1,000 machine-hours, for each level that the threshold might have: as many as there were, and as
+    many as that allows with confidence. The budget is a line across, the threshold one upward; the vertical axis is
+    logarithmic.
+
+    Args:
+        scores: [window] of healthy windows by the machine's name.
+        step_seconds: from one window to the next.
+        windows: so many in a row raise an alarm.
+        per_1000_hours: the budget.
+    """
+    spans = [sustained(np.where(np.isfinite(each), each, 0.0), windows) for each in scores.values() if len(each)]
+    hours = sum(len(each) for each in scores.values()) * step_seconds / 3600
+    top = max(1.5, 1.1 * max(float(each.max()) for each in spans))
+    levels = np.linspace(0.0, min(top, 10.0), _LEVELS + 1)[1:]
+    counts = [sum(_rises(each, level) for each in spans) for level in levels.tolist()]
+    most = np.log10([bounds_per_1000_hours(count, hours)[1] for count in counts])
+    least = min(float(most.min()), np.log10(per_1000_hours)) - 0.3
+    seen = np.array([np.log10(1000 * count / hours) if count else np.nan for count in counts])
+    names = "level of the score", "alarms in 1,000 h, as power of ten"
+    frame = _Frame("False alarms by level", (0, float(levels[-1])), (least, float(most.max()) + 0.2), names)
+    frame.line(levels, most, _COLOURS[0])
+    frame.line(levels, seen, _COLOURS[2])
+    frame.line([0, float(levels[-1])], [float(np.log10(per_1000_hours))] * 2, _COLOURS[1], 'stroke-dasharray="4 4"')
+    frame.line([1, 1], [least, float(most.max())], "#444", 'stroke-dasharray="4 4"')
+    legend = (
+        (f"at most, {CONFIDENCE:.0%} confidence", 0),
+        (f"budget: {per_1000_hours:g}", 1),
+        (f"seen in {hours:.3g} h", 2),
+    )
+    for line, (text, colour) in enumerate(legend):
+        style = f'text-anchor="end" fill="{_COLOURS[colour]}"'
+        frame.parts.append(_text(_WIDTH - _RIGHT - 6, _TOP + 14 + 14 * line, text, style))
+    return frame.svg()
+
+
+def _rises(values: Numbers, level: float) -> int:
+    """How often a series comes to a level from below; that it begins there counts."""
+    above = values >= level
+    return int(above[0]) + int(np.sum(above[1:] & ~above[:-1]))
 
 
 def _thinned(x: Sequence[float] | Numbers, y: Sequence[float] | Numbers, most: int) -> list[tuple[float, float]]:
