@@ -23,7 +23,7 @@ from wheeltapper_fleet.learning.datasets.reading import STORE_VARIABLE, open_dat
 from wheeltapper_fleet.learning.datasets.removal import chosen_contents, remove_contents
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.learning.errors import DatasetError
-from wheeltapper_fleet.registry.dataset_views import list_dataset_releases, record_dataset
+from wheeltapper_fleet.registry.dataset_views import list_dataset_releases, record_origin
 from wheeltapper_protocols.signal.recording import Recording, recording_bytes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -182,8 +182,8 @@ def test_what_was_removed_is_gone_and_its_models_are_named(server: AdminServer, 
     import_version(store, "rig", fleet(3), request=HALVES)
     import_version(store, "other", fleet(1))
     with server.engine.begin() as connection:
-        record_dataset(connection, "pump-anomaly", 4, open_dataset("rig@1", store).lineage)
-        record_dataset(connection, "pump-anomaly", 5, {"dataset": "rig"})  # no version: no lineage
+        record_origin(connection, "pump-anomaly", 4, open_dataset("rig@1", store).lineage)
+        record_origin(connection, "pump-anomaly", 5, {"dataset": "rig"})  # no version: no lineage
     code, out, err = run(
         "dataset", "remove", "rig", "--machine", "machine-00", "--why", "asked by its owner", "--yes", "--json"
     )
@@ -236,8 +236,8 @@ def test_the_index_of_releases_is_by_dataset_and_version(engine: Engine) -> None
     with engine.begin() as connection:
         for release in range(1, 6):
             lineage = {"dataset": f"rig@{release % 2 + 1}", "dataset_split": "machine", "dataset_sha256": "a" * 64}
-            record_dataset(connection, "m", release, lineage)
-        record_dataset(connection, "m", 9, {})
+            record_origin(connection, "m", release, lineage)
+        record_origin(connection, "m", 9, {})
     found = list_dataset_releases(engine, "rig", None, 2, None)
     assert [(row["version"], row["release"]) for row in found.items] == [(1, 2), (1, 4)]
     assert [row["release"] for row in list_dataset_releases(engine, "rig", None, 9, found.next).items] == [1, 3, 5]

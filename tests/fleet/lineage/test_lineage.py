@@ -31,7 +31,7 @@ from wheeltapper_fleet.learning.datasets.removal import chosen_contents, remove_
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.lineage import contents, views
 from wheeltapper_fleet.lineage.contents import index_turn, not_indexed
-from wheeltapper_fleet.registry.dataset_views import record_dataset
+from wheeltapper_fleet.registry.dataset_views import record_origin
 from wheeltapper_protocols.signal.recording import recording_bytes
 
 MODEL = "bearing"
@@ -44,7 +44,7 @@ def add_release(engine: Engine, number: int, lineage: dict[str, str], model: str
     row |= {"sha256": f"{number:064d}", "length": 10, "manifest": {"lineage": lineage}}
     with engine.begin() as connection:
         connection.execute(insert(tables.releases).values(**row, published_at=50.0, published_by="ann"))
-        record_dataset(connection, model, number, lineage)
+        record_origin(connection, model, number, lineage)
 
 
 def report(engine: Engine, device: str, now: float, before: int | None, release: int, model: str = MODEL) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "PipelineName",
     "Q",
     "ReleaseNumber",
+    "RunId",
     "Sha256",
 ]
 
@@ -46,6 +47,7 @@ Sha256: TypeAlias = Annotated[
     Path(description="SHA-256 of the blob, in hex"),
 ]
 FileName: TypeAlias = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+RunId: TypeAlias = Annotated[str, Path(pattern=r"^r-[0-9a-f]{12}$")]
 ReleaseNumber: TypeAlias = Annotated[int, Path(ge=1, le=999_999_999)]
 Limit: TypeAlias = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many items a page has at most.")]
 After: TypeAlias = Annotated[

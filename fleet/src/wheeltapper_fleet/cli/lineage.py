@@ -84,6 +84,29 @@ def lineage_release(
         _print_devices(found["devices"])
 
 
+@lineage_app.command("run")
+def lineage_run(
+    run: Annotated[str, typer.Argument(help="As `run list` shows it.")],
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run was trained on and why, and what became of its bundle: candidate, releases."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.run_lineage(run)
+    if as_json:
+        print_json(found)
+        return
+    said = found["run"]
+    typer.echo(printable(f"{said['id']} {said['state']}: {said['model']} by {said['cause_kind']} {said['cause_id']}"))
+    typer.echo(printable(f"trained on: {said['dataset']}"))
+    if found["candidate"] is not None:
+        typer.echo(f"candidate: {found['candidate']} {found['candidate_state']}")
+    rows = [(each["model"], each["release"], format_time(each["published_at"])) for each in found["releases"]]
+    print_table(("MODEL", "RELEASE", "PUBLISHED"), rows, "no release was made of it")
+
+
 @lineage_app.command("recording")
 def lineage_recording(
     sha256: Annotated[str, typer.Argument(help="The SHA-256 of the recording.")],
@@ -96,6 +119,7 @@ def lineage_recording(
     """Say where a recording came from, and list the releases that were trained on it and the devices that ran these."""
     with open_client(url, token_file, data_dir) as client:
         found = client.recording_lineage(sha256)
+        found["runs"] = list(islice(client.recording_runs(sha256), limit))
         found["releases"] = list(islice(client.recording_releases(sha256), limit))
         found["devices"] = list(islice(client.recording_devices(sha256), limit))
     if as_json:
@@ -110,6 +134,8 @@ def lineage_recording(
         typer.echo(f"not known yet: the newest version of dataset {name}")
     spans = [(each["dataset"], each["first_version"], each["last_version"]) for each in found["datasets"]]
     print_table(("DATASET", "FROM", "TO"), spans, "in no version of a dataset")
+    ran = [(each["id"], each["state"], each["model"], each["dataset"]) for each in found["runs"]]
+    print_table(("RUN", "STATE", "MODEL", "TRAINED ON"), ran, "no run was trained on it")
     trained = [(each["model"], each["release"], f"{each['dataset']}@{each['version']}") for each in found["releases"]]
     print_table(("MODEL", "RELEASE", "TRAINED ON"), trained, "no release was trained on it")
     if trained:

@@ -133,6 +133,7 @@ def run_list(
         str | None, typer.Option(help="Only QUEUED, RUNNING, SUCCEEDED, FAILED or CANCELLED ones.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only on this version of a dataset, NAME@VERSION.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many runs.")] = 50,
     local: Local = False,
     runs: Runs = _RUNS,
@@ -142,7 +143,8 @@ def run_list(
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
-    query = {name: value for name, value in (("state", state), ("model", model)) if value is not None}
+    asked = (("state", state), ("model", model), ("dataset", dataset))
+    query = {name: value for name, value in asked if value is not None}
     if local:
         with _local(runs) as store:
             found = [each for each in store.list() if all(each[name] == value for name, value in query.items())][:limit]
@@ -293,6 +295,16 @@ def run_cancel(
     with open_client(url, token_file, data_dir) as client:
         made = client.cancel_run(run)
     print_result(made, f"{run} is cancelled", as_json)
+
+
+@run_app.command("candidate")
+def run_candidate(
+    run: RunId, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Let the bundle of a run wait for an approval: `candidate approve` signs and publishes it."""
+    with open_client(url, token_file, data_dir) as client:
+        made = client.make_candidate(run)
+    print_result(made, f"{made['id']} of {run} is {made['state']}", as_json)
 
 
 @run_app.command("wait")

@@ -37,6 +37,14 @@ class LineageCalls(Requests):
         """The releases that were trained on a recording, page after page."""
         return self.items(f"/lineage/recordings/{quoted(sha256)}/releases")
 
+    def recording_runs(self, sha256: str) -> Iterator[dict[str, Any]]:
+        """The runs on a version that holds a recording, newest first, page after page."""
+        return self.items(f"/lineage/recordings/{quoted(sha256)}/runs")
+
+    def run_lineage(self, run: str) -> dict[str, Any]:
+        """A run with its data and its cause, and what became of its bundle."""
+        return dict(self._get(f"/lineage/runs/{quoted(run)}"))
+
     def recording_devices(self, sha256: str) -> Iterator[dict[str, Any]]:
         """The devices that run or ran a release which was trained on a recording, page after page."""
         return self.items(f"/lineage/recordings/{quoted(sha256)}/devices")

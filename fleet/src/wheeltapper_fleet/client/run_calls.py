@@ -27,7 +27,7 @@ class RunCalls(Requests):
 
         Args:
             limit: how many.
-            query: ``state``, ``model``, ``cause_kind`` with ``cause_id``.
+            query: ``state``, ``model``, ``cause_kind`` with ``cause_id``, ``dataset`` (``NAME@VERSION``).
         """
         return list(islice(self.items("/runs", {"limit": min(limit, MAX_LIMIT), **query}), limit))
 
@@ -38,6 +38,10 @@ class RunCalls(Requests):
     def cancel_run(self, run: str) -> dict[str, Any]:
         """Cancel a run that has not ended."""
         return dict(self._post(f"/runs/{quoted(run)}/cancel", None))
+
+    def make_candidate(self, run: str) -> dict[str, Any]:
+        """Let the bundle of a run wait for an approval; gives the candidate."""
+        return dict(self._post(f"/runs/{quoted(run)}/candidate", None))
 
     def claim_run(self, trainer: str, recipes: Sequence[str] | None = None) -> dict[str, Any]:
         """Take the oldest queued run: ``run`` (None: there is none) and ``datasets_url``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from wheeltapper_fleet.alerts.schemas import AlertView
+from wheeltapper_fleet.learning.runs.schemas import RunView
 
 __all__ = [
     "AlertLineage",
@@ -12,10 +13,13 @@ __all__ = [
     "RecordingDevice",
     "RecordingLineage",
     "RecordingRelease",
+    "RecordingRun",
     "RecordingSource",
     "ReleaseCampaign",
     "ReleaseDevice",
     "ReleaseLineage",
+    "RunLineage",
+    "RunRelease",
     "TrainedOn",
     "UsedRecording",
 ]
@@ -148,3 +152,36 @@ class RecordingDevice(BaseModel):
     pipeline: str
     first_at: float
     runs_now: bool
+
+
+class RecordingRun(BaseModel):
+    """A run on a version of a dataset that holds a recording; ``result`` is the SHA-256 of its bundle's manifest."""
+
+    id: str
+    state: str
+    model: str
+    dataset: str
+    requested_at: float
+    result: str | None
+
+
+class RunRelease(BaseModel):
+    """A release that was made of a run's bundle."""
+
+    model: str
+    release: int
+    published_at: float
+
+
+class RunLineage(BaseModel):
+    """A run, with its data and its cause, and what became of its bundle.
+
+    ``candidate`` is None where none was made, ``policy`` where a person asked. ``releases`` are those whose signed
+    manifests name the run, at most 20.
+    """
+
+    run: RunView
+    candidate: str | None
+    candidate_state: str | None
+    policy: str | None
+    releases: list[RunRelease]

@@ -45,6 +45,7 @@ from wheeltapper_fleet.registry.tables import release_aliases, release_datasets
 
 __all__ = [
     "alert_lineage",
+    "known_recording",
     "recording_devices",
     "recording_lineage",
     "recording_releases",
@@ -163,7 +164,7 @@ def recording_lineage(engine: Engine, store: DatasetStore, sha256: str, scope: s
     spans = select(dataset_contents).where(dataset_contents.c.sha256 == sha256)
     spans = spans.order_by(dataset_contents.c.dataset, dataset_contents.c.first_version).limit(_SPANS)
     with reading(engine) as connection:
-        came = _known_recording(connection, sha256, scope, now)
+        came = known_recording(connection, sha256, scope, now)
         held = [
             DatasetSpan(dataset=row.dataset, first_version=row.first_version, last_version=row.last_version)
             for row in connection.execute(spans)
@@ -192,7 +193,7 @@ def recording_releases(
     key = (*columns, release_datasets.c.version)
     query = select(*key).select_from(_holding()).where(dataset_contents.c.sha256 == sha256)
     with reading(engine) as connection:
-        _known_recording(connection, sha256, scope, now)
+        known_recording(connection, sha256, scope, now)
         rows, following = page_of(connection, query, key, limit=limit, after=after)
     return Page([RecordingRelease(**row._mapping) for row in rows], following)
 
@@ -215,7 +216,7 @@ def recording_devices(
         query = query.where(tuple_(*pair) >= tuple_(begin[0], begin[1]))
     found: list[RecordingDevice] = []
     with reading(engine) as connection:
-        _known_recording(connection, sha256, scope, now)
+        known_recording(connection, sha256, scope, now)
         trained = connection.execute(query.order_by(*pair).limit(_RELEASES_OF_A_PAGE + 1)).all()
         for index, (model, release) in enumerate(trained):
             if index == _RELEASES_OF_A_PAGE or len(found) == limit:
@@ -309,7 +310,7 @@ def _captured(connection: Connection, contents: set[str]) -> dict[str, list[Reco
     return found
 
 
-def _known_recording(connection: Connection, sha256: str, scope: str, now: float) -> list[RecordingSource]:
+def known_recording(connection: Connection, sha256: str, scope: str, now: float) -> list[RecordingSource]:
     """Where a recording came from; refuses one that nobody knows, or that no device in ``scope`` made."""
     came = _captured(connection, {sha256}).get(sha256, [])
     mine = within_scope(connection, [each.device for each in came], scope, now)

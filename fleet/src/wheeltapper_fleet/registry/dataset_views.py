@@ -1,6 +1,6 @@
-"""Which releases were trained on which version of a dataset, by the lineage of their signed manifests.
+"""Which releases were trained on which version of a dataset, and by which run, by their signed manifests.
 
-The lineage's entry ``dataset`` is ``NAME@VERSION``; the index is written when a release is published.
+The lineage's entries ``dataset`` (``NAME@VERSION``) and ``run`` are indexed when a release is published.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from sqlalchemy import Connection, Engine, insert, select
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.paging import Page
-from wheeltapper_fleet.registry.tables import release_datasets
+from wheeltapper_fleet.registry.tables import release_datasets, release_runs
 
-__all__ = ["list_dataset_releases", "record_dataset"]
+__all__ = ["list_dataset_releases", "record_origin"]
 
 _REF: Final = re.compile(r"([a-z0-9][a-z0-9-]{0,62})@([1-9][0-9]{0,7})\Z")
+_RUN: Final = re.compile(r"r-[0-9a-f]{12}\Z")
 
 
-def record_dataset(connection: Connection, model: str, release: int, lineage: Mapping[str, str]) -> None:
-    """Write down what a release was trained on, if its lineage says it; in the caller's transaction."""
+def record_origin(connection: Connection, model: str, release: int, lineage: Mapping[str, str]) -> None:
+    """Write down what a release was trained on, and by which run, as far as its lineage says it; in the caller's
+    transaction."""
+    if _RUN.match(lineage.get("run", "")):
+        made = {"run": lineage["run"], "model": model, "release": release}
+        connection.execute(insert(release_runs).values(made))
     match = _REF.match(lineage.get("dataset", ""))
     if match is not None:
         row: dict[str, Any] = {

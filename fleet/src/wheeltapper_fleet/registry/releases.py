@@ -29,7 +29,7 @@ from tuf.api.metadata import TargetFile
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.blobs import BlobStore
-from wheeltapper_fleet.registry.dataset_views import record_dataset
+from wheeltapper_fleet.registry.dataset_views import record_origin
 from wheeltapper_fleet.registry.published import find_published, published_release
 from wheeltapper_fleet.registry.runnable import check_runnable
 from wheeltapper_fleet.registry.tables import releases
@@ -226,7 +226,7 @@ class Releases:
                 if find_published(connection, model, number, releases.c.release) is not None:
                     return False
                 connection.execute(insert(releases).values(values))
-                record_dataset(connection, model, number, decode_manifest(manifest).lineage)
+                record_origin(connection, model, number, decode_manifest(manifest).lineage)
         except IntegrityError:  # another request was faster; its row is the same
             return False
         return True

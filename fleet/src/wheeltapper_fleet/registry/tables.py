@@ -24,6 +24,7 @@ __all__ = [
     "promotions",
     "release_aliases",
     "release_datasets",
+    "release_runs",
     "releases",
 ]
 
@@ -65,6 +66,15 @@ release_aliases = Table(
     Column("set_by", String(128), nullable=False),
     Column("why", String(500), nullable=False),
     PrimaryKeyConstraint("model", "alias"),
+)
+
+release_runs = Table(
+    "release_runs",
+    metadata,
+    Column("run", String(14), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("release", Integer, nullable=False),
+    PrimaryKeyConstraint("run", "model", "release"),
 )
 
 alias_changes = Table(

@@ -7,16 +7,18 @@ from typing import Annotated, TypeAlias
 from fastapi import APIRouter, Path
 
 from wheeltapper_fleet.api.context import Context, Scope
-from wheeltapper_fleet.api.parameters import After, Limit, ModelName, ReleaseNumber
+from wheeltapper_fleet.api.parameters import After, Limit, ModelName, ReleaseNumber, RunId
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
-from wheeltapper_fleet.lineage import views
+from wheeltapper_fleet.lineage import runs, views
 from wheeltapper_fleet.lineage.schemas import (
     AlertLineage,
     RecordingDevice,
     RecordingLineage,
     RecordingRelease,
+    RecordingRun,
     ReleaseDevice,
     ReleaseLineage,
+    RunLineage,
     UsedRecording,
 )
 
@@ -73,6 +75,20 @@ def recording_releases(
 ) -> Page[RecordingRelease]:
     """The releases that were trained on a version which holds a recording."""
     return views.recording_releases(context.engine, sha256, limit, after, scope=scope, now=context.clock())
+
+
+@router.get("/lineage/recordings/{sha256}/runs")
+def recording_runs(
+    sha256: Content, context: Context, scope: Scope, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> Page[RecordingRun]:
+    """The runs on a version which holds a recording, newest first."""
+    return runs.recording_runs(context.engine, sha256, limit, after, scope=scope, now=context.clock())
+
+
+@router.get("/lineage/runs/{run}")
+def run_lineage(run: RunId, context: Context) -> RunLineage:
+    """A run with its data and its cause; the candidate and the releases that were made of its bundle."""
+    return runs.run_lineage(context.engine, run)
 
 
 @router.get("/lineage/recordings/{sha256}/devices")

@@ -8,10 +8,14 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse
 
 from wheeltapper_fleet.api.context import Context, Who
-from wheeltapper_fleet.api.parameters import After, FileName, Limit, ModelName, Sha256
+from wheeltapper_fleet.api.parameters import After, FileName, Limit, ModelName, RunId, Sha256
 from wheeltapper_fleet.api.upload import receive_blob
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 from wheeltapper_fleet.ground.request import note_subject
+from wheeltapper_fleet.learning.candidates.schemas import CandidateDetail
+from wheeltapper_fleet.learning.candidates.service import candidate_of
+from wheeltapper_fleet.learning.candidates.views import get_candidate
+from wheeltapper_fleet.learning.datasets.manifest import parse_ref
 from wheeltapper_fleet.learning.runs import service, views
 from wheeltapper_fleet.learning.runs.rules import Cause, Outcome, State
 from wheeltapper_fleet.learning.runs.schemas import (
@@ -30,10 +34,12 @@ __all__ = ["router"]
 
 router = APIRouter()
 
-RunId: TypeAlias = Annotated[str, Path(pattern=r"^r-[0-9a-f]{12}$")]
 PlotName: TypeAlias = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 CauseKind: TypeAlias = Annotated[str | None, Query(pattern="^(person|policy|search)$")]
 CauseId: TypeAlias = Annotated[str | None, Query(pattern=r"^[ -~]{1,128}$", description="Together with cause_kind.")]
+DatasetRef: TypeAlias = Annotated[
+    str | None, Query(pattern=r"^[a-z0-9][a-z0-9-]{0,62}@[1-9][0-9]{0,7}$", description="NAME@VERSION")
+]
 _FILE: Final = {
     "required": True,
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}},
@@ -66,12 +72,14 @@ def list_runs(
     model: ModelName | None = None,
     cause_kind: CauseKind = None,
     cause_id: CauseId = None,
+    dataset: DatasetRef = None,
     limit: Limit = DEFAULT_LIMIT,
     after: After = None,
 ) -> Page[RunView]:
-    """Runs, newest first."""
+    """Runs, newest first; those that were trained on a version of a dataset, or all."""
     cause = None if cause_kind is None or cause_id is None else Cause(cause_kind, cause_id)
-    return views.list_runs(context.engine, state=state, model=model, cause=cause, limit=limit, after=after)
+    ref = None if dataset is None else parse_ref(dataset)
+    return views.list_runs(context.engine, state=state, model=model, cause=cause, dataset=ref, limit=limit, after=after)
 
 
 @router.get("/runs/{run}")
@@ -84,6 +92,14 @@ def get_run(run: RunId, context: Context) -> RunDetail:
 def cancel_run(run: RunId, context: Context, who: Who) -> RunDetail:
     """Cancel a run that has not ended; its trainer ends the execution within seconds."""
     return service.cancel_run(context.engine, run, who=who, now=context.clock())
+
+
+@router.post("/runs/{run}/candidate", status_code=201)
+def make_candidate(run: RunId, context: Context) -> CandidateDetail:
+    """Let the bundle of a run that a person asked for wait for an approval. Once a run, however often it is asked."""
+    made = candidate_of(context.engine, run, now=context.clock())
+    note_subject(candidate=made)
+    return get_candidate(context.engine, made)
 
 
 @router.post("/run-claims")

@@ -22,13 +22,14 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.candidates.tables import candidates
 from wheeltapper_fleet.learning.policies.tables import policies
 from wheeltapper_fleet.learning.runs.schemas import RunView
+from wheeltapper_fleet.learning.runs.views import get_run
 from wheeltapper_fleet.promotion.service import set_alias
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.published import published_release
 from wheeltapper_fleet.registry.tables import releases
 from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
 
-__all__ = ["ALIAS", "add_candidate", "approve_candidate", "expire_candidate", "reject_candidate"]
+__all__ = ["ALIAS", "add_candidate", "approve_candidate", "candidate_of", "expire_candidate", "reject_candidate"]
 
 ALIAS: Final = "candidate"
 """The alias that names what was approved last."""
@@ -49,6 +50,21 @@ def add_candidate(connection: Connection, run: RunView, *, policy: str, cycle: i
     row |= {"dataset": run.dataset, "policy": policy, "cycle": cycle, "made_at": now, "state": "WAITING", "why": ""}
     insert_ignore(connection, candidates, [row])
     return candidate
+
+
+def candidate_of(engine: Engine, run: str, *, now: float) -> str:
+    """Keep the bundle of a run that a person asked for as a candidate; returns its id.
+
+    Raises:
+        TrainingError: ``run.not_found``.
+        FleetError: ``candidate.no_bundle``; ``candidate.policy``: a policy asked for the run, and makes it itself.
+    """
+    found = get_run(engine, run)
+    if found.cause_kind == "policy":
+        message = f"{run} is of the policy {found.cause_id}, which makes the candidate itself; see `policy show`"
+        raise FleetError("candidate.policy", message, 409)
+    with engine.begin() as connection:
+        return add_candidate(connection, found, policy="", cycle=0, now=now)
 
 
 def approve_candidate(

@@ -93,13 +93,17 @@ def queue_run(
     """
     recipe = read_recipe(recipe_toml)
     against = against or (recipe.gates.champion if recipe.gates is not None else "")
+    dataset = _dataset_of(recipe, datasets)
+    ref = parse_ref(dataset)
     row = {
         "id": f"r-{secrets.token_hex(6)}",
         "state": State.QUEUED.value,
         "model": recipe.model,
         "recipe": recipe.recipe,
         "recipe_toml": recipe_toml,
-        "dataset": _dataset_of(recipe, datasets),
+        "dataset": dataset,
+        "dataset_name": ref.name,
+        "dataset_version": ref.version,
         "seed": recipe.seed if seed is None else seed,
         "cause_kind": cause.kind[:16],
         "cause_id": cause.id[:_WHO_CHARACTERS],

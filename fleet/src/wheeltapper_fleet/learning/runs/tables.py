@@ -1,9 +1,10 @@
 """The table of runs. Times are Unix seconds.
 
-``against`` is the release of the model that the bundle must not be worse than; NULL: none.
-``attempt`` is the number of the newest claim, ``silences`` how many trainers fell silent over it. ``parameters``,
-``metrics``, ``digests`` and ``plots`` are objects by name, ``gates``, ``warnings`` and ``trials`` lists; ``result`` is
-the SHA-256 of the bundle's manifest, which is in the blob store with its files and the plots.
+``dataset`` is ``NAME@VERSION``, which ``dataset_name`` and ``dataset_version`` say apart. ``against`` is the release of
+the model that the bundle must not be worse than; NULL: none. ``attempt`` is the number of the newest claim,
+``silences`` how many trainers fell silent over it. ``parameters``, ``metrics``, ``digests`` and ``plots`` are objects
+by name, ``gates``, ``warnings`` and ``trials`` lists; ``result`` is the SHA-256 of the bundle's manifest, which is in
+the blob store with its files and the plots.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ runs = Table(
     Column("recipe", String(64), nullable=False),
     Column("recipe_toml", Text, nullable=False),
     Column("dataset", String(100), nullable=False),
+    Column("dataset_name", String(63)),
+    Column("dataset_version", Integer),
     Column("seed", BigInteger, nullable=False),
     Column("against", Integer),
     Column("cause_kind", String(16), nullable=False),
@@ -54,4 +57,5 @@ runs = Table(
     Index(None, "model", "requested_at", "id"),
     Index(None, "cause_kind", "cause_id", "requested_at", "id"),
     Index(None, "state", "heartbeat_at"),
+    Index(None, "dataset_name", "dataset_version", "requested_at", "id"),
 )

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Engine, Row, select
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.db.paging import page_of
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
+from wheeltapper_fleet.learning.datasets.manifest import Ref
 from wheeltapper_fleet.learning.errors import TrainingError
 from wheeltapper_fleet.learning.runs.rules import Cause
 from wheeltapper_fleet.learning.runs.schemas import RunDetail, RunView
@@ -41,16 +42,19 @@ def list_runs(
     state: str | None = None,
     model: str | None = None,
     cause: Cause | None = None,
+    dataset: Ref | None = None,
     limit: int = DEFAULT_LIMIT,
     after: str | None = None,
 ) -> Page[RunView]:
-    """A page of the runs, newest first. One of ``cause``, ``model`` and ``state`` is looked up in an index; what else
-    is asked for narrows the rows of a page, which may then be shorter.
+    """A page of the runs, newest first. One of ``dataset``, ``cause``, ``model`` and ``state`` is looked up in an
+    index; what else is asked for narrows the rows of a page, which may then be shorter.
 
     Raises:
         FleetError: ``cursor.invalid``.
     """
     wanted: list[ColumnElement[bool]] = []
+    if dataset is not None:
+        wanted.append((runs.c.dataset_name == dataset.name) & (runs.c.dataset_version == dataset.version))
     if cause is not None:
         wanted.append((runs.c.cause_kind == cause.kind) & (runs.c.cause_id == cause.id))
     if model is not None:
