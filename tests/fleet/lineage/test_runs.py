@@ -140,7 +140,7 @@ def test_an_upgrade_knows_the_runs_of_releases_and_datasets(
     run |= {"cause_kind": "person", "cause_id": "a", "requested_at": 1.0, "requested_by": "a", "attempt": 0}
     run |= {"silences": 0, "progress_text": ""} | dict.fromkeys(("parameters", "metrics", "digests", "plots"), "{}")
     run |= dict.fromkeys(("gates", "warnings", "trials"), "[]")
-    with at_revision(url, "0040") as old, old.begin() as connection:
+    with at_revision(url, "0041") as old, old.begin() as connection:
         for number, dataset in enumerate(("rig@12", "rig", "", "rig@0", "rig@123456789")):
             row = run | {"id": f"r-{number:012x}", "dataset": dataset}
             names = ", ".join(row)
