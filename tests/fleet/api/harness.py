@@ -146,6 +146,7 @@ class AdminServer:
             datasets=context.datasets,
             totals=numbers.totals,
             login=login,
+            captures_dir=data_dir / "captures",
         )
         add_page(app, page)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")

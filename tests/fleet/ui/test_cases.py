@@ -15,9 +15,12 @@ from sqlalchemy import event, select
 from tests.browser import open_page
 from tests.fleet.alerts.world import Works
 from tests.fleet.api.harness import AdminServer
+from tests.fleet.ui.axe import serious_findings
+from tests.fleet.ui.pictures import keep_picture
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.access.authenticator import Authenticator
 from wheeltapper_fleet.access.sessions import COOKIE
+from wheeltapper_fleet.alerts.service import Feedback
 from wheeltapper_fleet.alerts.views import SHOWN, get_case, list_shown
 from wheeltapper_protocols.wire.messages import Severity
 
@@ -106,7 +109,7 @@ def test_a_case_shows_evidence_and_takes_what_was_found(server: AdminServer, tmp
         page.evaluate("document.querySelector('[data-api$=acknowledge] button').click()")
         page.wait_for("document.querySelector('#case [data-state=acknowledged]') && document.readyState === 'complete'")
         page.evaluate("document.querySelector('[name=part]').value = 'outer race'")
-        page.evaluate("document.querySelector('[name=verdict]').value = 'true_fault'")
+        page.evaluate("document.querySelector('select[name=verdict]').value = 'true_fault'")
         page.evaluate("document.querySelector('[data-api$=resolve] [name=work_order]').value = 'WO-7'")
         page.evaluate("document.querySelector('[name=failed_at]').value = '2026-01-02T03:04:05'")
         page.evaluate("document.querySelector('[data-api$=resolve]').requestSubmit()")
@@ -127,6 +130,46 @@ def test_a_case_shows_evidence_and_takes_what_was_found(server: AdminServer, tmp
         audited = connection.execute(select(tables.audit.c.route, tables.audit.c.status)).all()
     assert [tuple(each) for each in labels] == [("true_fault", "outer race")]
     assert ("POST /cases/{case}/resolve", 200) in [tuple(each) for each in audited]
+
+
+def test_a_case_shows_what_looked_alike_and_one_click_says_what_it_was(server: AdminServer) -> None:
+    works, now = a_day(server), time.time()
+    first = next(case for case in list_shown(server.engine).items if case.point == "front")
+    works.cases.resolve(
+        first.id, first.version, "ann", now, Feedback(verdict="true_fault", part="outer race", note="it was loud")
+    )
+    works.alert(now - 3000, "gw-6", moved="drive.rms")
+    works.turn(now)
+    again = next(case for case in list_shown(server.engine).items if case.device == "gw-6")
+    server.insert(
+        tables.captures, command="auto-6", device="gw-6", pipeline="main", sha256="0" * 64, length=1, snapshots=1,
+        received_at=now - 2900,
+    )  # fmt: skip
+    with open_page() as page:
+        page.emulate(1440, 1000)
+        page.set_cookie(server.url, server.sign_in())
+        page.open(f"{server.url}/cases/{first.id}")
+        assert page.evaluate("document.querySelector('h1 a').getAttribute('href')") == "/machines/press#front"
+        page.open(f"{server.url}/cases/{again.id}")
+        shown = " ".join(page.evaluate("document.querySelector('.similar tbody').textContent").split())
+        assert shown.startswith(f"{first.id}100 %true faultouter racefront")
+        assert "it was loud" in shown
+        assert page.evaluate("document.querySelector('a[href=\"/diagnosis/auto-6\"]') !== null")
+        assert page.evaluate("document.querySelector('#case .todo').textContent").startswith("To do Look at its trend")
+        assert serious_findings(page) == []
+        keep_picture(page, "case")
+        page.evaluate("document.querySelector('button[value=false_alarm]').click()")
+        page.wait_for("document.querySelector('#case [data-state=resolved]') && document.readyState === 'complete'")
+        page.emulate(390, 844)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert serious_findings(page) == []
+        assert page.problems == []
+    assert get_case(server.engine, again.id).verdict == "false_alarm"
+    with server.http() as http:
+        found = http.get(f"/api/v1/cases/{again.id}/similar").json()
+    assert [(each["id"], each["agreement"], each["verdict"]) for each in found["similar"]] == [
+        (first.id, 1.0, "true_fault")
+    ]
 
 
 def test_cases_change_on_the_screen_and_a_refusal_is_said(server: AdminServer) -> None:

@@ -15,6 +15,7 @@ from tests.browser import open_page
 from tests.fleet.alerts.world import Works
 from tests.fleet.api.harness import MODEL, AdminServer
 from tests.fleet.ui.axe import serious_findings
+from tests.fleet.ui.pictures import keep_picture
 from tests.fleet.ui.test_cases import a_day, signed_in
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.alerts.views import get_case, list_shown
@@ -61,6 +62,7 @@ def test_it_says_who_needs_a_person_what_to_do_and_what_changed(server: AdminSer
         flat = " ".join(re.sub(r"<[^>]+>", " ", text).split())
         assert "To do Listen to a recording and inspect the machine today" in flat
         assert "3.1 times the warning threshold" in flat
+        assert "Too early to say of gw-4/main" in flat
         changes = lines(text, 'id="changes-title"')
         assert changes[0] == "4 cases opened, 1 of them resolved, 1 handled by triage"
         assert changes[1].startswith(f"Release {MODEL} r7 was published")
@@ -113,6 +115,7 @@ def test_in_a_browser_it_is_live_and_one_click_acknowledges(server: AdminServer,
         page.open(server.url + "/")
         page.wait_for("document.getElementById('live')?.dataset.state === 'live'")
         page.png(out / "shift.png")
+        keep_picture(page, "shift")
         assert serious_findings(page) == []
         page.evaluate("document.querySelector('[data-machine=fan] form').requestSubmit()")
         page.wait_for("document.querySelector('[data-machine=fan] .standing')?.textContent.includes('acknowledged')")

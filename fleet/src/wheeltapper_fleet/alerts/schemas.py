@@ -29,6 +29,8 @@ __all__ = [
     "ResolveRequest",
     "SilenceRequest",
     "SilenceView",
+    "SimilarCase",
+    "SimilarCases",
     "ValueView",
     "WorkRequest",
 ]
@@ -138,6 +140,37 @@ class CaseDetail(CaseView):
 
     log: list[CaseLogEntry]
     same_machine: list[int]
+
+
+class SimilarCase(BaseModel):
+    """An earlier case that looked alike, and what it turned out to be.
+
+    ``agreement`` (0 to 1) is the share of the reasons that both have in common. Times are Unix seconds.
+    """
+
+    id: int
+    agreement: float
+    kind: str
+    model: str
+    release: int
+    point: str | None
+    machine: str | None
+    device: str
+    pipeline: str
+    verdict: str
+    part: str | None
+    note: str | None
+    first_at: float
+    resolved_at: float | None
+    failed_at: float | None
+
+
+class SimilarCases(BaseModel):
+    """Earlier cases that looked like ``case``, the most alike first (at most 5), of ``compared`` with a verdict."""
+
+    case: int
+    compared: int
+    similar: list[SimilarCase]
 
 
 class _Closed(BaseModel):

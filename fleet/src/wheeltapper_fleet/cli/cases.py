@@ -88,6 +88,24 @@ def case_show(
     print_table((f"case {case}", ""), rows, "")
 
 
+@case_app.command("similar")
+def case_similar(
+    case: Number, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Show earlier cases that looked alike, and what they turned out to be."""
+    with open_client(url, token_file, data_dir) as client:
+        found = client.call("GET", f"/cases/{case}/similar")
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (each["id"], f"{100 * each['agreement']:.0f} %", each["verdict"], each["part"], _place(each), each["note"])
+        for each in found["similar"]
+    ]
+    none = f"no case with a verdict looked alike; {found['compared']} were compared"
+    print_table(("CASE", "ALIKE", "VERDICT", "PART", "WHERE", "NOTE"), rows, none)
+
+
 @case_app.command("ack")
 def case_ack(
     case: Number, url: Url = None, token_file: TokenFile = None, data_dir: DataDir = None, as_json: AsJson = False

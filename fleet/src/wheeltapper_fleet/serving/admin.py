@@ -102,6 +102,7 @@ def admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
         secure_cookie=secure,
         login=None if config.oidc is None else OidcLogin(config.oidc, context.clock),
         ending=sentences,
+        captures_dir=context.captures_dir,
     )
     add_page(app, page)
     options: dict[str, Any] = {}

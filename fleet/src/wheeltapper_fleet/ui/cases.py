@@ -1,7 +1,8 @@
 """Pages of cases: what needs a person, ranked by risk; what triage handled by itself; one case with all that is known.
 
-Cost: a page of the list is one query in an index; a case reads its newest alerts, the newest lines of its log, and a
-curve of at most :data:`CURVE_POINTS` points for each device that measures its point.
+Cost: a page of the list is one query in an index; a case reads its newest alerts, the newest lines of its log, a curve
+of at most :data:`CURVE_POINTS` points for each device that measures its point, the newest recordings of its device, and
+what :mod:`wheeltapper_fleet.alerts.similar` compares.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from wheeltapper_fleet.access.principal import Principal
-from wheeltapper_fleet.alerts.schemas import CaseDetail
-from wheeltapper_fleet.alerts.views import SHOWN, get_case, list_alerts, list_shown
+from wheeltapper_fleet.alerts.schemas import CaseDetail, CaseView
+from wheeltapper_fleet.alerts.similar import similar_cases
+from wheeltapper_fleet.alerts.views import SHOWN, get_case, list_alerts, list_cases, list_shown
 from wheeltapper_fleet.assets.history import point_history
+from wheeltapper_fleet.captures.schemas import CaptureView
+from wheeltapper_fleet.captures.views import list_captures
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.telemetry.history import history
+from wheeltapper_fleet.ui.advice import next_step
 from wheeltapper_fleet.ui.charts import Sample, with_reasons
 from wheeltapper_fleet.ui.rendering import After, Asked, Page, Viewer, render, sign_in_form, viewer
 
@@ -27,6 +32,9 @@ router = APIRouter(include_in_schema=False)
 CASES_SHOWN: Final = 50
 ALERTS_SHOWN: Final = 10
 CURVE_POINTS: Final = 300
+HISTORY_SHOWN: Final = 6
+CAPTURES_READ: Final = 50
+CAPTURES_SHOWN: Final = 5
 _DAY: Final = 86_400.0
 _BEFORE_SECONDS: Final = 2 * 3600.0
 """How much of the curve is shown before a case's first alert, at least."""
@@ -57,9 +65,33 @@ def _case(page: Page, number: int, principal: Principal) -> dict[str, Any]:
         "case": case,
         "alerts": with_reasons(list_alerts(page.engine, ALERTS_SHOWN, case=number).items),
         "samples": _samples(page, case),
+        "step": next_step(case),
+        "similar": similar_cases(page.engine, number),
+        "before": _before(page, case),
+        "captures": _captures(page, case),
         "may": principal.may(_HANDLE),
         "live": urlencode({"view": "case", "case": number}),
     }
+
+
+def _before(page: Page, case: CaseDetail) -> list[CaseView]:
+    """The other cases of the same place, the newest first."""
+    same: dict[str, Any] = {"point": case.point} if case.point is not None else {"device": case.device}
+    found = list_cases(page.engine, 2 * HISTORY_SHOWN, newest=True, **same).items
+    mine = [each for each in found if each.id != case.id and (case.point or each.pipeline == case.pipeline)]
+    return mine[:HISTORY_SHOWN]
+
+
+def _captures(page: Page, case: CaseDetail) -> list[CaptureView]:
+    """The recordings of the case's place around it, the newest first."""
+    until = (case.resolved_at or page.clock()) + _DAY
+    return [
+        each
+        for each in list_captures(page.engine, case.device, CAPTURES_READ).items
+        if each.state == "received"
+        and each.pipeline == case.pipeline
+        and case.first_at - _DAY <= (each.received_at or 0.0) <= until
+    ][:CAPTURES_SHOWN]
 
 
 def _samples(page: Page, case: CaseDetail) -> list[Sample]:

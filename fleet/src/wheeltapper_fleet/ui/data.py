@@ -130,7 +130,7 @@ def _dataset(page: Page, name: str, version: int | None, after: str | None) -> d
 
 
 @router.get("/data/datasets/{dataset}/diff")
-def show_difference(dataset: Named, request: Request, page: Asked, one: _Number, other: _Number) -> Response:
+def show_difference(dataset: Named, request: Request, page: Asked, one: _Number = 1, other: _Number = 2) -> Response:
     """What one version of a dataset has and another has not."""
 
     def read(_: object) -> dict[str, Any]:

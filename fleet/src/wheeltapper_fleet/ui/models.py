@@ -87,7 +87,7 @@ def _model(page: Page, model: str, after: str | None, who: Principal) -> dict[st
 
 
 @router.get("/models/{model}/compare")
-def show_comparison(model: Named, request: Request, page: Asked, one: _Number, other: _Number) -> Response:
+def show_comparison(model: Named, request: Request, page: Asked, one: _Number = 1, other: _Number = 2) -> Response:
     """Two releases side by side: gates, what differs, drift and live quality."""
 
     def read(_: object) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class Entry(NamedTuple):
 
 NAVIGATION: Final[tuple[Entry, ...]] = (
     Entry("/", "Shift"),
+    Entry("/machines", "Machines", ("/diagnosis",)),
     Entry("/cases", "Cases"),
     Entry("/devices", "Devices", ("/why",)),
     Entry("/campaigns", "Campaigns"),

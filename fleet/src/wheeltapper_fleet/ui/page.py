@@ -23,7 +23,7 @@ from wheeltapper_fleet.campaigns.why import why
 from wheeltapper_fleet.devices.rows import list_rows
 from wheeltapper_fleet.devices.views import list_devices
 from wheeltapper_fleet.ground.errors import FleetError
-from wheeltapper_fleet.ui import boards, cases, device, shift, sign_in
+from wheeltapper_fleet.ui import boards, cases, device, diagnosis, machines, shift, sign_in
 from wheeltapper_fleet.ui.charts import with_reasons
 from wheeltapper_fleet.ui.rendering import (
     FOLDER,
@@ -56,7 +56,8 @@ _router = APIRouter(include_in_schema=False)
 def add_page(app: FastAPI, page: Page) -> None:
     """Serve the page from ``app``, which also serves the admin API that the page's script listens to."""
     app.state.page = page
-    for router in (shift.router, cases.router, *boards.ROUTERS, device.router, sign_in.router, _router):
+    mine = [module.router for module in (shift, machines, diagnosis, cases)]
+    for router in (*mine, *boards.ROUTERS, device.router, sign_in.router, _router):
         app.include_router(router)
 
 

@@ -62,6 +62,7 @@ class Page:
         login: signs people in with a login provider; None where there is none.
         ending: one sentence on each thing that ends soon or has ended.
         clock: Unix seconds.
+        captures_dir: the folder with recordings; None: none can be looked at.
     """
 
     engine: Engine
@@ -72,6 +73,7 @@ class Page:
     login: OidcLogin | None = None
     ending: Callable[[], list[str]] = list
     clock: Callable[[], float] = time.time
+    captures_dir: Path | None = None
 
 
 def _page(request: Request) -> Page:
@@ -142,7 +144,16 @@ def _number(value: object) -> str:
     """A number in three or four digits; a dash for what is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}"
+    if abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) < 1e7 else f"{value:.4g}"
+
+
+def _hertz(value: object) -> str:
+    """A frequency or a time in four digits, so that lines beside each other differ; a dash for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def _score(value: float | None) -> str:
@@ -165,7 +176,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": _clock, "moment": _moment, "number": _number, "score": _score, "words": _words}
+    environment.filters |= {
+        "clock": _clock,
+        "moment": _moment,
+        "number": _number,
+        "hertz": _hertz,
+        "score": _score,
+        "words": _words,
+    }
     environment.globals |= {"sparkline": sparkline, "wave_bars": wave_bars, "curve": curve, "link_to": link_to}
     environment.globals |= {"navigation": NAVIGATION, "is_current": is_current}
     environment.globals |= {"feature_words": feature_words, "score_words": score_words, "zone_words": zone_words}

@@ -5,8 +5,8 @@ The time of the last visit is kept in a cookie of the browser, one for each name
 business but the reader's, and costs the database no write a page. A visit ends after :data:`PAUSE_SECONDS` without a
 page.
 
-Cost: nine statements, each of which reads at most a few hundred rows in the order of an index, whatever the size of the
-fleet.
+Cost: some ten statements, each of which reads at most a few hundred rows in the order of an index, whatever the size of
+the fleet.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ __all__ = ["router"]
 router = APIRouter(include_in_schema=False)
 CASES_READ: Final = 40
 HANDLED_SHOWN: Final = 6
+WAITING_SHOWN: Final = 6
 UNDER_WAY_SHOWN: Final = 5
 CHANGES_SHOWN: Final = 8
 PAUSE_SECONDS: Final = 1800.0
@@ -98,6 +99,7 @@ def _people(page: Page, principal: Principal) -> dict[str, Any]:
     return {
         "machines": [(each, next_step(each.first)) for each in by_machine(found.items)],
         "more": found.next is not None,
+        "waiting": list_shown(page.engine, "waiting", limit=WAITING_SHOWN).items,
         "may": principal.may("alert.handle"),
     }
 

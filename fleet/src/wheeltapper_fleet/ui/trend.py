@@ -82,8 +82,10 @@ def gauge(score: float | None, critical: float) -> Gauge | None:
 def _strips(points: Sequence[PointView], drawn: Curve) -> tuple[Strip, ...]:
     span = drawn.end - drawn.begin
     changes: list[tuple[float, str]] = []
-    for each in points:
-        said = ", ".join(each.releases)
+    for each in points:  # a stretch in which one release followed another belongs to the new one
+        known = [changes[-1][1]] if changes else []
+        new = [name for name in each.releases if name not in known]
+        said = ", ".join(new or each.releases)
         if said and (not changes or changes[-1][1] != said):
             changes.append((max(each.at, drawn.begin), said))
     if not changes or len(changes) > _MOST_STRIPS:

@@ -18,9 +18,11 @@ from wheeltapper_fleet.alerts.schemas import (
     ResolveRequest,
     SilenceRequest,
     SilenceView,
+    SimilarCases,
     WorkRequest,
 )
 from wheeltapper_fleet.alerts.service import Cases, Feedback
+from wheeltapper_fleet.alerts.similar import similar_cases
 from wheeltapper_fleet.api.context import AdminContext, Context, Scope, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Limit, ModelName
 from wheeltapper_fleet.api.versions import IfMatch, conflict_response, decided_on
@@ -88,6 +90,12 @@ def list_cases(
 def get_case(case: Number, context: Context, response: Response) -> CaseDetail:
     """One case. The header ``ETag`` is its version."""
     return _shown(context, case, response)
+
+
+@router.get("/cases/{case}/similar", dependencies=_OF_MINE)
+def get_similar(case: Number, context: Context, scope: Scope) -> SimilarCases:
+    """Earlier cases of the same model whose reasons agree with this one's, and what they turned out to be."""
+    return similar_cases(context.engine, case, scope, context.clock())
 
 
 @router.get("/cases/{case}/log", dependencies=_OF_MINE)

@@ -223,7 +223,8 @@
     if (form.dataset.confirm && !window.confirm(form.dataset.confirm)) return;
     const values = {};
     const wrap = form.dataset.wrap;
-    form.querySelectorAll("[name]").forEach((field) => { if (!wrap || !unchanged(field)) values[field.name] = fieldValue(field); });
+    form.querySelectorAll(":is(input, select, textarea)[name]").forEach((field) => { if (!wrap || !unchanged(field)) values[field.name] = fieldValue(field); });
+    if (event.submitter !== null && event.submitter.name) values[event.submitter.name] = event.submitter.value;
     const body = wrap ? { [wrap]: values } : values;
     const shown = form.dataset.version ? form : document.querySelector("#case [data-version]");
     if (shown !== null) body.expected_version = Number(shown.dataset.version);
