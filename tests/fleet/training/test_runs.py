@@ -8,22 +8,25 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fleet.api.harness import MODEL, AdminServer
+from tests.fleet.learning.rig import vibration
 from tests.fleet.training.run_sites import RECIPE, coolant, held_out, install
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
+from wheeltapper_fleet.learning.datasets.importing import Incoming, import_version
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
-from wheeltapper_fleet.training.runs.child import MODULE, execute
+from wheeltapper_fleet.training.runs.child import MODULE, Report, execute
 from wheeltapper_fleet.training.runs.execution import Execution
-from wheeltapper_fleet.training.runs.folder import RunFolder, Task
+from wheeltapper_fleet.training.runs.folder import Progress, RunFolder, Task
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, decode_manifest
 from wheeltapper_protocols.python_path import python_command
 
@@ -278,3 +281,29 @@ def test_a_queued_run_is_held_against_the_release_that_the_alias_names(bench: Be
     bench.client.queue_run(text, against="1")
     assert bench.trainer("--once").wait(120) == 1
     assert bench.client.runs(1)[0]["error_code"] == "blob.not_found"
+
+
+def test_a_run_says_how_much_of_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[float | None, str]] = []
+    write = RunFolder.write_progress
+
+    def kept(self: RunFolder, progress: Progress) -> None:
+        said.append((progress.done, progress.text))
+        write(self, progress)
+
+    monkeypatch.setattr(RunFolder, "write_progress", kept)
+    store = DatasetStore(tmp_path / "store")
+    coming = [Incoming(read=partial(vibration, seed, 40), machine=f"m{seed}", source=f"{seed}") for seed in range(3)]
+    import_version(store, "rig", coming)
+    text = 'recipe = "anomaly"\nmodel = "rig"\n[data]\ndataset = "rig"\n[parameters]\nhealthy_fraction = 1.0\n'
+    folder = ready(tmp_path / "run", store, text)
+    outcome = execute(folder)
+    assert outcome.state is State.SUCCEEDED, outcome
+    known = [done for done, _ in said if done is not None]
+    assert known == sorted(known)
+    assert len(set(known)) >= 4
+    assert "features of 2 of 3 recordings" in [words for _, words in said]
+    report = Report(folder)
+    for share in (0.5, 0.25, 7.0, float("nan")):
+        report.progress("x", share)
+    assert folder.progress() == Progress(done=0.5, text="x")

@@ -108,7 +108,7 @@ def _shown() -> Iterator[Any]:
     from rich.console import Console
 
     with Console(stderr=True).status("starting") as status:
-        yield lambda progress: status.update(printable(progress.text or "starting"))
+        yield lambda progress: status.update(printable(_far(progress.done, progress.text or "starting")))
 
 
 def _user() -> str:
@@ -340,12 +340,17 @@ def run_bundle(
 
 def _wait(client: FleetClient, run: str, timeout_seconds: float) -> dict[str, Any]:
     """The run at its end, or as it is when the time is over."""
+    from rich.console import Console
+    from rich.text import Text
+
     deadline = time.monotonic() + timeout_seconds if timeout_seconds else None
-    while True:
-        found: dict[str, Any] = client.run(run)
-        if found["state"] in _ENDED or (deadline is not None and time.monotonic() >= deadline):
-            return found
-        time.sleep(_LOOK_SECONDS)
+    with Console(stderr=True).status(run) as status:
+        while True:
+            found: dict[str, Any] = client.run(run)
+            if found["state"] in _ENDED or (deadline is not None and time.monotonic() >= deadline):
+                return found
+            status.update(Text(_line(found)))
+            time.sleep(_LOOK_SECONDS)
 
 
 def _exit(found: Mapping[str, Any]) -> None:
@@ -353,11 +358,14 @@ def _exit(found: Mapping[str, Any]) -> None:
         raise typer.Exit(FAILED)
 
 
+def _far(done: float | None, text: str) -> str:
+    """How far a run is, in words."""
+    return text if done is None else f"{text}, {100 * done:.0f} %"
+
+
 def _line(found: Mapping[str, Any]) -> str:
     """A run in a line."""
-    done = found["progress"]
-    now = f" ({found['progress_text']}{'' if done is None else f', {100 * done:.0f} %'})"
-    more = now if found["state"] == "RUNNING" else ""
+    more = f" ({_far(found['progress'], found['progress_text'])})" if found["state"] == "RUNNING" else ""
     if found["error_code"] is not None:
         more = f": {found['error_detail']} [{found['error_code']}]"
     return printable(f"{found['id']} {found['state']}{more}: {found['model']}")

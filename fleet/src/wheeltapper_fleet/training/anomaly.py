@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -62,6 +62,10 @@ MIN_WINDOWS: Final = 8
 MIN_WINDOWS_EACH: Final = 6
 _ATTEMPTS: Final = 4
 """How many seeds are tried until the int8 model agrees with the float model."""
+_READ_DONE: Final = 0.4
+"""How much of the training is over when all recordings are read, and"""
+_FIT_DONE: Final = 0.85
+"""when the model is fitted."""
 _SAMPLE_WINDOWS: Final = 8
 """Windows of each recording that are kept for golden vectors."""
 _GOLDEN: Final = Golden(output_atol=0.05, score_rtol=0.02)
@@ -113,6 +117,7 @@ def train_anomaly(
     formats: tuple[str, ...] = ("onnx",),
     origin: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    done: Callable[[float], None] | None = None,
     warn: Progress | None = None,
     shown: Shown | None = None,
 ) -> Manifest:
@@ -136,6 +141,7 @@ def train_anomaly(
         formats: of the model; ONNX is always one, ``tflite`` may be another.
         origin: where the recordings are from, for the lineage: the dataset and its split.
         progress: called with a few words at each step.
+        done: called with how much is over, 0 to 1, where the number of recordings is known.
         warn: called with a sentence for each thing that was left out, or that so little data cannot show; by default
             it is logged.
         shown: takes the scores of healthy windows, for the plots of a run.
@@ -158,10 +164,19 @@ def train_anomaly(
         recordings = list(recordings)
         condition = _found_condition(recordings, healthy_fraction, table)
         report(f"the channel {condition!r} says the condition" if condition else "no channel says a condition")
-    healthy = _read_all(recordings, healthy_fraction, condition, table, say)
+    count = len(recordings) if isinstance(recordings, Sequence) else 0
+
+    def read(number: int) -> None:
+        if count and done is not None:
+            done(_READ_DONE * number / count)
+            report(f"features of {number} of {count} recordings")
+
+    healthy = _read_all(recordings, healthy_fraction, condition, table, say, read)
     for attempt in range(_ATTEMPTS):
         report("fit with another seed" if attempt else "cross-validation and fit")
         candidate = _fit(healthy, seed, false_alarms, condition)
+        if done is not None:
+            done(_FIT_DONE)
         report("gates")
         golden, measured = _run_gates(candidate, healthy, seed, false_alarms)
         failed = [gate for gate in measured if not gate.passed]
@@ -189,9 +204,14 @@ def train_anomaly(
 
 
 def _read_all(
-    recordings: Iterable[Path | Recording], fraction: float, condition: str, table: TableForm, say: Progress
+    recordings: Iterable[Path | Recording],
+    fraction: float,
+    condition: str,
+    table: TableForm,
+    say: Progress,
+    read: Callable[[int], None],
 ) -> list[_HealthyPart]:
-    """Read the recordings one after the other and keep their healthy parts."""
+    """Read the recordings one after the other and keep their healthy parts; ``read`` hears of each."""
     healthy: list[_HealthyPart] = []
     for number, source in enumerate(recordings, start=1):
         what = f"recording {number}" if isinstance(source, Recording) else source.name
@@ -205,6 +225,7 @@ def _read_all(
         if healthy[-1].sha256 in {part.sha256 for part in healthy[:-1]}:
             why = f"{what}: its healthy part was given already; give each recording once"
             raise TrainingError("training.repeated", why)
+        read(number)
     total = sum(len(part.features) for part in healthy)
     if not healthy or total < MIN_WINDOWS or min(len(part.features) for part in healthy) < MIN_WINDOWS_EACH:
         raise TrainingError(

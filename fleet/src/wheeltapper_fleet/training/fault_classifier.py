@@ -54,6 +54,10 @@ _LEAST_STEPS: Final = 300
 _GROWTH: Final = Growth(trees=40, rate=0.1, leaves=6, leaf_share=0.01)
 _TREE_ROWS: Final = 8000
 """Windows that trees learn from, evenly spread."""
+_NETS_DONE: Final = 0.7
+"""How much of the training is over with the nets, and"""
+_TREES_DONE: Final = 0.9
+"""with the trees."""
 _GRID: Final = 2
 """Decimals of what trees learn from, so that no split falls between values that differ by rounding only."""
 _SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -123,6 +127,7 @@ class _FaultClassifier:
             job.warn(f"the class {name!r} is of one machine only: how it looks on others is not known")
         trained = _fit(data, fold, parameters, job)
         job.shown.classes(softmax(trained.logits), data.classes, data.names)
+        job.done(_TREES_DONE)
         job.progress("quantization")
         shape = parameters.window_samples, len(data.channels)
         exact = to_onnx(trained.nets, trained.front, *shape, trained.trees, trained.share)
@@ -225,6 +230,7 @@ def _fit_nets(
         epochs = max(parameters.epochs, -(-_LEAST_STEPS * _BATCH // len(rest)))
         how = Fit(loss="classes", epochs=epochs, batch=_BATCH, rate=2e-3, decay=0.1, noise=0.1)
         for epoch in fit(net, seen[rest], data.classes[rest], how, job.seed + number):
+            job.done(_NETS_DONE * (number + epoch / epochs) / parameters.folds)
             job.progress(f"net {number + 1} of {parameters.folds}: {epoch} of {epochs} epochs")
         job.shown.loss(f"net {number + 1}", net.losses)
         if mine.any():
@@ -245,6 +251,7 @@ def _grow(
         return grow_classes(rounded[picked], data.classes[picked], _GROWTH, job.seed)
 
     for number in range(folds):
+        job.done(_NETS_DONE + (_TREES_DONE - _NETS_DONE) * number / (folds + 1))
         job.progress(f"trees {number + 1} of {folds + 1}")
         mine = np.flatnonzero(fold == number)
         trees = grown(np.flatnonzero(fold != number))

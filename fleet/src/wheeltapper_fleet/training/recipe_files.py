@@ -89,6 +89,7 @@ class _Anomaly:
             seed=job.seed,
             replace=job.replace,
             progress=job.progress,
+            done=job.done,
             warn=job.warn,
             shown=job.shown,
         )

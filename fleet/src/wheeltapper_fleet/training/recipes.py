@@ -104,6 +104,7 @@ class Job:
         formats: of the model; ONNX is always one of them.
         lineage: what the manifest's lineage says beside what the recipe knows.
         progress: is called with a few words at each step.
+        done: is called with how much of the training is over, 0 to 1, before the words that belong to it.
         warn: is called with a sentence for each thing that was left out, or that so little data cannot show.
         shown: takes what was measured, for the run's metrics and plots.
     """
@@ -115,6 +116,7 @@ class Job:
     formats: tuple[str, ...] = ("onnx",)
     lineage: tuple[tuple[str, str], ...] = ()
     progress: Say = lambda text: None
+    done: Callable[[float], None] = lambda share: None
     warn: Say = _LOG.warning
     shown: Shown = field(default_factory=_Unshown)
 

@@ -71,6 +71,10 @@ _WIDE: Final = 200
 _GROWTH: Final = Growth(trees=60, rate=0.12, leaves=8, leaf_share=0.004)
 _TREE_ROWS: Final = 5000
 """Windows that trees learn from, evenly spread: more grow hardly better ones."""
+_NETS_DONE: Final = 0.7
+"""How much of the training is over with the nets, and"""
+_TREES_DONE: Final = 0.9
+"""with the trees."""
 _GRID: Final = 2
 """Decimals of what trees learn from, so that no split falls between values that differ by rounding only."""
 _LEAST_SHARE: Final = 0.05
@@ -149,6 +153,7 @@ class _RemainingLife:
             )
         trained = _fit(lives, parameters, job)
         job.shown.lives(trained.predicted, trained.truth, parameters.unit)
+        job.done(_TREES_DONE)
         job.progress("quantization")
         shape = parameters.window_samples, len(trained.raw.channels)
         exact = to_onnx(trained.nets, trained.front, *shape, trained.trees, trained.share)
@@ -280,6 +285,8 @@ def _best_nets(
             net = ConvNet(1, seen.shape[2], [Convolution(16, 1)], hidden=32, outputs=1)
             for epoch in fit(net, seen[rest], remaining[rest][:, None], how, job.seed + number + _FOLDS * repeat):
                 place = f"net {number * repeats + repeat + 1} of {_FOLDS * repeats}, weight decay {decay:g}"
+                part = (number * repeats + repeat + epoch / epochs) / (_FOLDS * repeats)
+                job.done(_NETS_DONE * (_DECAYS.index(decay) + part) / len(_DECAYS))
                 job.progress(f"{place}: {epoch} of {epochs} epochs")
             if not repeat:
                 job.shown.loss(f"decay {decay:g}, fold {number + 1}", net.losses)
@@ -302,6 +309,7 @@ def _grow(
         return grow_numbers(rounded[picked], remaining[picked], _GROWTH, job.seed)
 
     for number in range(_FOLDS):
+        job.done(_NETS_DONE + (_TREES_DONE - _NETS_DONE) * number / (_FOLDS + 1))
         job.progress(f"trees {number + 1} of {_FOLDS + 1}")
         mine = fold == number
         predicted[mine] = grown(np.flatnonzero(~mine)).predict(rows[mine])[:, 0]

@@ -104,6 +104,7 @@ class _SlowSignal:
             raise TrainingError("training.channel", why)
         standard = [((one - center) / scale).astype(np.float32) for one in series]
         season = season_of(standard, lives[0].sample_rate_hz, window)
+        job.done(0.2)
         job.progress("limit")
         model = detector(window, standard[0].shape[1], season)
         by_series, step = _scores(model, standard, window)

@@ -58,13 +58,20 @@ class Report:
 
     folder: RunFolder
     warnings: list[str] = field(default_factory=list)
+    share: float | None = None
 
     def __post_init__(self) -> None:
         self.shown = Measured(self.folder)
 
     def progress(self, text: str, done: float | None = None) -> None:
-        """Say what is done now, and how far that is from 0 to 1 where the recipe knows it."""
-        self.folder.write_progress(Progress(done=done, text=_plain(text)[:200]))
+        """Say what is done now, and how far that is from 0 to 1 where the recipe knows it; it never goes back."""
+        self.done(done)
+        self.folder.write_progress(Progress(done=self.share, text=_plain(text)[:200]))
+
+    def done(self, share: float | None) -> None:
+        """How far it is; said with the words that come next."""
+        if share is not None and 0 <= share <= 1:
+            self.share = share if self.share is None else max(self.share, share)
 
     def warn(self, text: str) -> None:
         """Keep a warning, and write it to the log."""
@@ -143,7 +150,7 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     job = Job(
         out=folder.bundle, model=written.model, seed=task.seed, replace=True, lineage=tuple(lineage.items()),
         formats=formats_for(written.formats, written.boards), progress=report.progress, warn=report.warn,
-        shown=report.shown,
+        done=report.done, shown=report.shown,
     )  # fmt: skip
     shutil.rmtree(folder.bundle, ignore_errors=True)
     manifest = train_recipe(written.recipe, given, recordings, job)
