@@ -147,6 +147,7 @@ class AdminServer:
             totals=numbers.totals,
             login=login,
             captures_dir=data_dir / "captures",
+            lives=repository.lives,
         )
         add_page(app, page)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, lifespan="on")

@@ -6,8 +6,9 @@ of the time that is asked for, which people wrote one by one, not the alerts nor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, Subquery, case, delete, func, select, update
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_budgets",
     "count_verdicts",
     "delete_budget",
+    "false_alarm_rate",
     "list_budgets",
     "list_labels",
     "list_value",
@@ -140,6 +142,13 @@ def list_budgets(engine: Engine, now: float, limit: int = DEFAULT_LIMIT, after: 
         return Page([_budget(row, _realised(connection, row, now)) for row in rows], following)
 
 
+def false_alarm_rate(engine: Engine, days: int, now: float, model: str = "", site: str = "") -> Realised:
+    """False alarms per 100 machine-weeks in the ``days`` before ``now`` (Unix seconds), of a model, a site, both or
+    all, whether or not there is a budget."""
+    with reading(engine) as connection:
+        return _realised(connection, _Asked(model, site, days), now)
+
+
 def check_budgets(connection: Connection, now: float) -> list[Occurrence]:
     """The budgets that are exceeded since the last check, to be told; in the caller's transaction."""
     told = []
@@ -232,7 +241,16 @@ def _ledger(row: Row[Any], leads: Sequence[float]) -> ValueView:
     )
 
 
-def _realised(connection: Connection, budget: Row[Any], now: float) -> Realised:
+class _Asked(NamedTuple):
+    """What a rate is asked of, where no budget says it."""
+
+    model: str
+    site: str
+    days: int
+    per_100_machine_weeks: float = math.inf
+
+
+def _realised(connection: Connection, budget: Row[Any] | _Asked, now: float) -> Realised:
     """How a budget is kept in the days before ``now``."""
     since = now - budget.days * _DAY
     outcomes = _outcomes(since, now + 1, budget.model, budget.site)

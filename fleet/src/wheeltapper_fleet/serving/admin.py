@@ -103,6 +103,7 @@ def admin_server(config: FleetConfig, context: AdminContext) -> uvicorn.Server:
         login=None if config.oidc is None else OidcLogin(config.oidc, context.clock),
         ending=sentences,
         captures_dir=context.captures_dir,
+        lives=context.lives or list,
     )
     add_page(app, page)
     options: dict[str, Any] = {}

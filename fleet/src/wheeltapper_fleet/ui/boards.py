@@ -6,8 +6,10 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from wheeltapper_fleet.ui import campaigns, data, learning, models
+from wheeltapper_fleet.ui import campaigns, data, learning, models, settings, trust, value
 
 __all__ = ["ROUTERS"]
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (campaigns.router, data.router, learning.router, models.router)
+ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
+    each.router for each in (campaigns, data, learning, models, trust, value, settings)
+)

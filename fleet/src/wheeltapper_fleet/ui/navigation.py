@@ -23,6 +23,9 @@ NAVIGATION: Final[tuple[Entry, ...]] = (
     Entry("/campaigns", "Campaigns"),
     Entry("/models", "Models"),
     Entry("/data", "Data"),
+    Entry("/trust", "Trust"),
+    Entry("/value", "Value"),
+    Entry("/settings", "Settings"),
 )
 """Only pages that exist; a test opens each."""
 

@@ -28,6 +28,7 @@ from wheeltapper_fleet.access.principal import Principal
 from wheeltapper_fleet.access.sessions import COOKIE, csrf_token
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
+from wheeltapper_fleet.trust.expiry import Life
 from wheeltapper_fleet.ui.charts import curve, sparkline, wave_bars
 from wheeltapper_fleet.ui.navigation import NAVIGATION, is_current
 from wheeltapper_fleet.ui.words import feature_words, score_words, zone_words
@@ -61,6 +62,7 @@ class Page:
         totals: the fleet in a few numbers.
         login: signs people in with a login provider; None where there is none.
         ending: one sentence on each thing that ends soon or has ended.
+        lives: everything that ends: keys' metadata, certificates.
         clock: Unix seconds.
         captures_dir: the folder with recordings; None: none can be looked at.
     """
@@ -72,6 +74,7 @@ class Page:
     secure_cookie: bool = False
     login: OidcLogin | None = None
     ending: Callable[[], list[str]] = list
+    lives: Callable[[], list[Life]] = list
     clock: Callable[[], float] = time.time
     captures_dir: Path | None = None
 

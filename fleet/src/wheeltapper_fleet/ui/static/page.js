@@ -209,13 +209,16 @@
     const text = field.value.trim();
     if (text === "") return field.closest("form").dataset.wrap || field.dataset.kind === "nullable" ? null : undefined;
     if (field.dataset.kind === "time") return Date.parse(text) / 1000;
+    if (field.dataset.kind === "list") return text.split(/[,\s]+/);
+    if (field.dataset.kind === "pairs") return Object.fromEntries(text.split("\n").filter((line) => line.trim()).map((line) => [line.split("=", 1)[0].trim(), line.split("=").slice(1).join("=").trim() || null]));
+    if (field.dataset.kind === "boolean") return text === "true";
     return field.dataset.kind === "number" ? Number(text) : text;
   };
 
   const unchanged = (field) => field.tagName === "SELECT" ? field.selectedOptions[0].defaultSelected || (field.selectedIndex === 0 && !field.querySelector("[selected]")) : field.value === field.defaultValue;
 
   // A form names its request in data-api (and data-method); its fields are the body, with the version that is shown.
-  // With data-wrap only those that were changed are, below that name; an empty one takes back what was wanted.
+  // With data-show a field of the answer, which is said this once, is shown. With data-wrap only those that were changed are, below that name; an empty one takes back what was wanted.
   document.addEventListener("submit", async (event) => {
     const form = event.target.closest("form[data-api]");
     if (form === null) return;
@@ -234,6 +237,7 @@
     button.disabled = false;
     form.querySelector(".acted").textContent = problem;
     if (problem !== "") return;
+    if (form.dataset.show) { form.querySelector("output").textContent = done[form.dataset.show] || "done"; return; }
     const next = (form.dataset.next || "").replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(done[name]));
     if (next) window.location.assign(next); else window.location.reload();
   });
