@@ -11,6 +11,7 @@ __all__ = [
     "CampaignPlan",
     "CampaignView",
     "DefaultReleaseView",
+    "DeviceExecution",
     "ExecutionView",
     "GateView",
     "HappeningView",
@@ -34,6 +35,22 @@ class ExecutionView(BaseModel):
     assigned_at: float | None
     deadline_at: float | None
     updated_at: float
+    attempt: int
+
+
+class DeviceExecution(BaseModel):
+    """An attempt on a device: of a ``campaign``, or for a ``default_release``; the other one is None."""
+
+    id: str
+    campaign: str | None
+    default_release: str | None
+    pipelines: list[str]
+    state: str
+    code: str
+    detail: str
+    assigned_at: float | None
+    updated_at: float
+    ended_at: float | None
     attempt: int
 
 

@@ -10,7 +10,14 @@ from sqlalchemy import Connection, Engine, Row, func, select
 from wheeltapper_fleet.campaigns.approvals import approved_by
 from wheeltapper_fleet.campaigns.gate_tables import campaign_gates
 from wheeltapper_fleet.campaigns.rules.waves import Tallies
-from wheeltapper_fleet.campaigns.schemas import CampaignDetail, CampaignView, ExecutionView, GateView, LogEntry
+from wheeltapper_fleet.campaigns.schemas import (
+    CampaignDetail,
+    CampaignView,
+    DeviceExecution,
+    ExecutionView,
+    GateView,
+    LogEntry,
+)
 from wheeltapper_fleet.campaigns.store import BEING_CREATED, WARNING, why_unreadable
 from wheeltapper_fleet.campaigns.tables import campaign_log, campaigns, executions
 from wheeltapper_fleet.campaigns.tallies import read_tallies, tallies_of
@@ -25,6 +32,7 @@ __all__ = [
     "events_since",
     "get_campaign",
     "list_campaigns",
+    "list_device_executions",
     "list_executions",
     "list_log",
     "list_under_way",
@@ -130,6 +138,31 @@ def list_executions(
         rows, following = page_of(connection, query, key, limit=limit, after=after, within=within)
     return Page(
         [ExecutionView(**{name: row._mapping[name] for name in fields}, wave=row.wave + 1) for row in rows], following
+    )
+
+
+def list_device_executions(
+    engine: Engine, device: str, limit: int = DEFAULT_LIMIT, after: str | None = None
+) -> Page[DeviceExecution]:
+    """A page of the executions of a device, the newest first. Costs the executions of this device.
+
+    Raises:
+        FleetError: ``cursor.invalid``.
+    """
+    query = select(executions).where(executions.c.device == device)
+    key = (executions.c.updated_at, executions.c.id)
+    with reading(engine) as connection:
+        rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True)
+    names = [name for name in DeviceExecution.model_fields if name != "pipelines"]
+    return Page(
+        [
+            DeviceExecution(
+                **{name: row._mapping[name] for name in names},
+                pipelines=row.pipelines if isinstance(row.pipelines, list) else [],
+            )
+            for row in rows
+        ],
+        following,
     )
 
 

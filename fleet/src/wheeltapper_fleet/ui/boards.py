@@ -6,10 +6,10 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from wheeltapper_fleet.ui import campaigns, data, learning, models, settings, trust, value
+from wheeltapper_fleet.ui import bulk, campaigns, data, health, learning, models, settings, trust, value
 
 __all__ = ["ROUTERS"]
 
 ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
-    each.router for each in (campaigns, data, learning, models, trust, value, settings)
+    each.router for each in (bulk, health, campaigns, data, learning, models, trust, value, settings)
 )

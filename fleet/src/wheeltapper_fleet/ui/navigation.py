@@ -19,7 +19,7 @@ NAVIGATION: Final[tuple[Entry, ...]] = (
     Entry("/", "Shift"),
     Entry("/machines", "Machines", ("/diagnosis",)),
     Entry("/cases", "Cases"),
-    Entry("/devices", "Devices", ("/why",)),
+    Entry("/devices", "Devices", ("/why", "/bulk")),
     Entry("/campaigns", "Campaigns"),
     Entry("/models", "Models"),
     Entry("/data", "Data"),
