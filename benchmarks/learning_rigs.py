@@ -146,8 +146,42 @@ def _disturbed(random: np.random.Generator, samples: Floats, troubles: _Troubles
     return np.asarray(found * troubles.gain[index])
 
 
-def bearing_run(seed: int, snapshots: int | None = None, troubled: bool = False) -> Run:
+@dataclass(frozen=True)
+class _Kind:
+    """What the machines of a fleet have in common.
+
+    Args:
+        rate, samples, step_s: how they are recorded.
+        bearing, shaft, meshes, rings, damping, colour: how they are built.
+    """
+
+    rate: float
+    samples: int
+    step_s: float
+    bearing: Bearing
+    shaft: float
+    meshes: int
+    rings: Floats
+    damping: float
+    colour: float
+
+
+def _kind(fleet: int) -> _Kind:
+    random = np.random.default_rng([fleet, 82])
+    rate = float(random.choice(_RATES_HZ))
+    bearing = Bearing(elements=int(random.integers(7, 14)), ball_mm=7.0, pitch_mm=float(random.uniform(30, 45)))
+    return _Kind(
+        rate, int(random.choice([1024, 2048])), float(random.choice([10.0, 60.0])), bearing, random.uniform(15, 50),
+        int(random.integers(17, 41)), random.uniform(0.12, 0.42, size=2) * rate, random.uniform(600, 2000),
+        random.uniform(0.0, 0.8),
+    )  # fmt: skip
+
+
+def bearing_run(seed: int, snapshots: int | None = None, troubled: bool = False, fleet: int | None = None) -> Run:
     """A bearing from its first snapshot to its failure; seeds differ in everything. Two channels, one near the fault.
+
+    With ``fleet`` the machine is one of a kind: recorded and built as the others of that number, but its mounting
+    makes it up to ten times as loud, and its resonances and its speed are a little different.
 
     This function is long because it draws every property of a rig in one place.
     """
@@ -174,6 +208,13 @@ def bearing_run(seed: int, snapshots: int | None = None, troubled: bool = False)
     floor = random.uniform(0.05, 0.3)
     colour = random.uniform(0.0, 0.8)
     meshes = int(random.integers(17, 41))
+    if fleet is not None:
+        kind, own = _kind(fleet), np.random.default_rng([fleet, seed, 83])
+        rate, samples, step_s, bearing, meshes = kind.rate, kind.samples, kind.step_s, kind.bearing, kind.meshes
+        speed *= kind.shaft * own.uniform(0.97, 1.03) / shaft
+        rings, damping = kind.rings * own.uniform(0.95, 1.05, size=2), kind.damping * own.uniform(0.8, 1.25)
+        shaft, floor = kind.shaft, float(0.03 * np.exp(own.uniform(0, math.log(10))))
+        colour = float(np.clip(kind.colour + own.uniform(-0.1, 0.1), 0, 0.9))
     harmonics = random.uniform(0.05, 0.6, size=4) * floor * 4
     mesh = random.uniform(0.1, 1.0) * floor * 3
     strike = {"outer": bearing.bpfo_hz, "inner": bearing.bpfi_hz, "ball": bearing.bsf_hz}.get(fault)

@@ -16,6 +16,8 @@ from rig import Row, main, row
 
 _RIGS: Final = range(100, 120)
 _PLANTS: Final = range(100, 112)
+_FLEETS: Final = range(100, 108)
+_MACHINES: Final = 6
 _DAMAGED: Final = range(100, 105)
 
 
@@ -33,6 +35,32 @@ def _bearings(troubled: bool) -> list[Row]:
     found = [*_rows(f"{rigs}, default recipe", ours)]
     for name, judged in limits.items():
         found += _rows(f"{rigs}, {name}", judged)
+    return found
+
+
+def _fleets() -> list[Row]:
+    """Machines of a kind, up to ten times as loud as each other: one release for all, each with its own baseline.
+
+    Also of a machine that training has not seen: the last of each fleet, by a release of the others.
+    """
+    ours: list[Judged] = []
+    unseen: list[Judged] = []
+    limits: dict[str, list[Judged]] = {}
+    for fleet in _FLEETS:
+        runs = [bearing_run(1000 * fleet + each, troubled=True, fleet=fleet) for each in range(_MACHINES)]
+        recordings = [run.recording for run in runs]
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = trained(recordings, 0.1, fleet, Path(folder, "bundle"))
+            ours += [judge(replayed(bundle, run.recording), run.recording.t_s, run.onset) for run in runs]
+            bundle = trained(recordings[:-1], 0.1, fleet, Path(folder, "others"))
+            unseen.append(judge(replayed(bundle, recordings[-1]), recordings[-1].t_s, runs[-1].onset))
+        for run in runs:
+            for name, alert in fixed_limits(run.recording, 0.1):
+                limits.setdefault(name, []).append(judge(alert, run.recording.t_s, run.onset))
+    fleets = "simulated fleets with troubles"
+    found = [*_rows(f"{fleets}, one release", ours), *_rows(f"{fleets}, a machine not in training", unseen)]
+    for name, judged in limits.items():
+        found += _rows(f"{fleets}, {name}", judged)
     return found
 
 
@@ -81,7 +109,7 @@ def _process(troubled: bool) -> list[Row]:
 
 def rows() -> list[Row]:
     """The rows of the simulated machines."""
-    found = _damaged()
+    found = _damaged() + _fleets()
     for troubled in (False, True):
         found += _bearings(troubled) + _process(troubled)
     return found

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from wheeltapper_fleet.training import anomaly, gates
+from wheeltapper_fleet.training import gates, healthy_part
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.autoencoder import open_session
 from wheeltapper_fleet.training.bundles import break_golden
@@ -230,7 +230,7 @@ def test_a_recording_counts_once(tmp_path: Path) -> None:
 
 def test_training_works_with_few_windows(tmp_path: Path) -> None:
     manifest = train_anomaly([machine(230)], healthy_fraction=0.1, out=tmp_path / "b")
-    assert anomaly.MIN_WINDOWS <= 23
+    assert healthy_part.MIN_WINDOWS <= 23
     assert not evaluate(machine(230), read_bundle(tmp_path / "b")).alert.any()
     assert manifest.scoring is not None
     assert manifest.scoring.threshold > 4

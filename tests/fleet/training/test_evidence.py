@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ def machine(snapshots: int = 80, seed: int = 0, level: float = 1.0) -> Recording
     samples *= level * np.exp(random.normal(scale=0.03, size=(snapshots, 1, 1)))
     t_s = np.arange(snapshots) * np.float64(10)
     return Recording(samples.astype(np.float32), np.ones(2), 12_000.0, t_s, ("a", "b"), ("g", "g"), {"machine": "m"})
+
+
+def named(recording: Recording, name: str) -> Recording:
+    return dataclasses.replace(recording, meta={"machine": name})
 
 
 def with_tone(recording: Recording, hz: float, size: float, first: int) -> Recording:
@@ -62,9 +67,10 @@ def test_detectors_are_of_every_kind_and_none_has_a_weight(tmp_path: Path) -> No
     assert set(made.scoring.weight) == {1.0}
 
 
-def test_several_machines_of_different_loudness_are_watched_by_their_shape(tmp_path: Path) -> None:
-    levels = [machine(seed=seed, level=level) for seed, level in enumerate((0.5, 1.0, 2.0))]
-    made = train_anomaly(levels, healthy_fraction=1.0, out=tmp_path / "b")
+def test_several_machines_without_a_baseline_are_watched_by_their_shape(tmp_path: Path) -> None:
+    levels = [named(machine(seed=seed, level=level), f"m{seed}") for seed, level in enumerate((0.5, 1.0, 2.0))]
+    made = train_anomaly(levels, healthy_fraction=1.0, out=tmp_path / "b", baseline_windows=0)
+    assert made.baseline is None
     assert made.evidence is not None
     assert [each.kind for each in made.evidence.detectors] == ["shape"]
     bundle = read_bundle(tmp_path / "b")

@@ -72,8 +72,13 @@ def anomaly(
         str, typer.Option(help="The channel that says the operating condition, e.g. speed, or auto: it is found.")
     ] = "",
     baseline: Annotated[
-        int, typer.Option(min=0, help="Each device learns its own machine in so many windows; 0: it learns nothing.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Each device learns its own machine in so many windows; 0: in none. Default: of two machines or more, "
+            "as many windows as each has, at most 300.",
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="The model's name.")] = "bearing-anomaly",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")] = 0,
     tflite: Annotated[

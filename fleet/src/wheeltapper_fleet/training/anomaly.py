@@ -10,9 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,16 +25,26 @@ import numpy.typing as npt
 from wheeltapper_fleet.training import autoencoder, evidence, gates
 from wheeltapper_fleet.training.baseline import fit_baseline
 from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
-from wheeltapper_fleet.training.channels import check_channels
-from wheeltapper_fleet.training.conditions import AUTO, find_setting
+from wheeltapper_fleet.training.conditions import AUTO
 from wheeltapper_fleet.training.errors import TrainingError
-from wheeltapper_fleet.training.evaluate import compute_features
 from wheeltapper_fleet.training.evidence import Kept
-from wheeltapper_fleet.training.recipe import decision_for, is_process
+from wheeltapper_fleet.training.healthy_part import (
+    HealthyPart,
+    Progress,
+    feature_set,
+    found_condition,
+    machine_hours,
+    machines_of,
+    read_healthy,
+    step_seconds,
+)
+from wheeltapper_fleet.training.machines import LEAST_BASELINE, MOST_BASELINE, fit_machines
+from wheeltapper_fleet.training.recipe import decision_for, is_process, patient
 from wheeltapper_fleet.training.recipes import Shown
-from wheeltapper_fleet.training.tables import TableForm, read_any
+from wheeltapper_fleet.training.tables import TableForm
 from wheeltapper_fleet.training.tflite_nets import autoencoder_to_tflite
 from wheeltapper_fleet.training.variants import with_tflite
+from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import Evidence
 from wheeltapper_protocols.drift.drift import DriftSpec, fit_drift_spec
 from wheeltapper_protocols.manifest.inference_task import InferenceTask
@@ -47,57 +55,41 @@ from wheeltapper_protocols.manifest.manifest import (
     Budget,
     Gate,
     Golden,
-    Input,
     Manifest,
     encode_manifest,
 )  # fmt: skip
-from wheeltapper_protocols.signal.features import FeatureSet, FeatureSpec, default_specs
+from wheeltapper_protocols.signal.features import FeatureSet
 from wheeltapper_protocols.signal.recording import Recording
-from wheeltapper_protocols.tables.notes import Notes
 
 __all__ = ["train_anomaly"]
 
 _LOG = logging.getLogger(__name__)
-MIN_WINDOWS: Final = 8
-MIN_WINDOWS_EACH: Final = 6
 _ATTEMPTS: Final = 4
 """How many seeds are tried until the int8 model agrees with the float model."""
 _READ_DONE: Final = 0.4
 """How much of the training is over when all recordings are read, and"""
 _FIT_DONE: Final = 0.85
 """when the model is fitted."""
-_SAMPLE_WINDOWS: Final = 8
-"""Windows of each recording that are kept for golden vectors."""
 _GOLDEN: Final = Golden(output_atol=0.05, score_rtol=0.02)
 _BUDGET: Final = Budget(latency_p95_ms=50.0, rss_growth_mb=96.0)
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _HealthyPart:
-    """What is kept of a recording's healthy part.
-
-    Args:
-        input: rate, window, channels and units.
-        features: [window, feature].
-        samples: a few windows in physical units for golden vectors, [window, sample, channel].
-        step_seconds: time from one window to the next.
-        sha256: hash of rate, scale and healthy samples; goes into the manifest's lineage.
-    """
-
-    input: Input
-    features: npt.NDArray[np.float32]
-    samples: npt.NDArray[np.float32]
-    step_seconds: float
-    sha256: str
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A trained model that has not passed its gates yet."""
+    """A trained model that has not passed its gates yet.
+
+    Args:
+        features: what it looks at.
+        groups: the healthy features that it is fitted to, [window, feature]: of each recording or, where each is
+            measured by its own baseline, of each machine.
+        group_of: for each recording the index of its group.
+        kept: the fit, and the scores of the groups.
+        model: the int8 network.
+    """
 
     features: FeatureSet
+    groups: list[npt.NDArray[np.float32]]
+    group_of: list[int]
     kept: Kept
     model: bytes
 
@@ -111,7 +103,7 @@ def train_anomaly(
     seed: int = 0,
     false_alarms: float = 1.0,
     condition: str = "",
-    baseline_windows: int = 0,
+    baseline_windows: int | None = None,
     table: TableForm | None = None,
     replace: bool = False,
     formats: tuple[str, ...] = ("onnx",),
@@ -135,7 +127,9 @@ def train_anomaly(
         false_alarms: the budget: how many false alarms are accepted in 1,000 machine-hours.
         condition: name of the channel that says the operating condition, such as the speed; empty: there is one;
             ``auto``: the channel is found, where there is one that stands at one of a few values.
-        baseline_windows: in so many windows each device learns the level and spread of its own machine; 0: in none.
+        baseline_windows: in so many windows each device learns the level and spread of its own machine; 0: in none. By
+            default it does where there is vibration of two machines or more, in as many windows as each of them has, at
+            most :data:`~wheeltapper_fleet.training.machines.MOST_BASELINE`.
         table: what files other than ``.npz`` do not say about themselves.
         replace: whether an older bundle at ``out`` may be replaced.
         formats: of the model; ONNX is always one, ``tflite`` may be another.
@@ -162,7 +156,7 @@ def train_anomaly(
     table = table or TableForm()
     if condition == AUTO:
         recordings = list(recordings)
-        condition = _found_condition(recordings, healthy_fraction, table)
+        condition = found_condition(recordings, healthy_fraction, table)
         report(f"the channel {condition!r} says the condition" if condition else "no channel says a condition")
     count = len(recordings) if isinstance(recordings, Sequence) else 0
 
@@ -171,10 +165,10 @@ def train_anomaly(
             done(_READ_DONE * number / count)
             report(f"features of {number} of {count} recordings")
 
-    healthy = _read_all(recordings, healthy_fraction, condition, table, say, read)
+    healthy = read_healthy(recordings, healthy_fraction, condition, table, say, read)
     for attempt in range(_ATTEMPTS):
         report("fit with another seed" if attempt else "cross-validation and fit")
-        candidate = _fit(healthy, seed, false_alarms, condition)
+        candidate = _fit(healthy, seed, false_alarms, condition, baseline_windows)
         if done is not None:
             done(_FIT_DONE)
         report("gates")
@@ -190,7 +184,7 @@ def train_anomaly(
     _say_unknown(healthy, say)
     manifest = _manifest(candidate, healthy, golden, measured, model, seed, healthy_fraction, false_alarms)
     manifest = msgspec.structs.replace(manifest, lineage={**manifest.lineage, **(origin or {})})
-    if baseline_windows:
+    if baseline_windows and manifest.baseline is None:
         task = InferenceTask(manifest)
         rows = [task.model_input(part.features, part.features[:, :0]) for part in healthy]
         manifest = msgspec.structs.replace(manifest, baseline=fit_baseline(rows, baseline_windows))
@@ -201,66 +195,6 @@ def train_anomaly(
     write_bundle(out, files | {MANIFEST_FILE: encode_manifest(manifest)}, replace)
     report("bundle written")
     return manifest
-
-
-def _read_all(
-    recordings: Iterable[Path | Recording],
-    fraction: float,
-    condition: str,
-    table: TableForm,
-    say: Progress,
-    read: Callable[[int], None],
-) -> list[_HealthyPart]:
-    """Read the recordings one after the other and keep their healthy parts; ``read`` hears of each."""
-    healthy: list[_HealthyPart] = []
-    for number, source in enumerate(recordings, start=1):
-        what = f"recording {number}" if isinstance(source, Recording) else source.name
-        recording = source if isinstance(source, Recording) else _read(source, table, say)
-        if healthy and _input_of(recording) != healthy[0].input:
-            raise TrainingError(
-                "training.mixed_input",
-                "the recordings differ in rate, window, channels or units; train on one kind of recording at a time",
-            )
-        healthy.append(_healthy_part(what, recording, fraction, condition))
-        if healthy[-1].sha256 in {part.sha256 for part in healthy[:-1]}:
-            why = f"{what}: its healthy part was given already; give each recording once"
-            raise TrainingError("training.repeated", why)
-        read(number)
-    total = sum(len(part.features) for part in healthy)
-    if not healthy or total < MIN_WINDOWS or min(len(part.features) for part in healthy) < MIN_WINDOWS_EACH:
-        raise TrainingError(
-            "training.too_little",
-            f"there are {total} healthy windows in {len(healthy)} recordings; at least {MIN_WINDOWS} in all and "
-            f"{MIN_WINDOWS_EACH} in each are needed: record longer or raise the healthy fraction",
-        )
-    return healthy
-
-
-def _found_condition(recordings: Iterable[Path | Recording], fraction: float, table: TableForm) -> str:
-    """The name of the channel that says the operating condition by itself; empty where none does.
-
-    Each recording is read once more for it.
-    """
-    names: tuple[str, ...] = ()
-    means: list[npt.NDArray[np.float64]] = []
-    spans: list[npt.NDArray[np.float64]] = []
-    for source in recordings:
-        recording = source if isinstance(source, Recording) else _read(source, table, lambda text: None)
-        if recording.channels == names or not means:
-            names = recording.channels
-            healthy = recording.samples[: _healthy_count(recording, fraction)]
-            means.append(healthy.mean(axis=1) * recording.scale)
-            spans.append((healthy.max(axis=1).astype(np.float64) - healthy.min(axis=1)) * recording.scale)
-    if not means or len(names) < 2:
-        return ""
-    found = find_setting(np.concatenate(means), np.concatenate(spans))
-    return names[found] if found is not None else ""
-
-
-def _healthy_count(recording: Recording, fraction: float) -> int:
-    """How many windows are healthy."""
-    # 0.1 of 230 is 23; without the small addition binary arithmetic can round it down to 22.
-    return max(1, math.floor(recording.snapshots * fraction + 1e-9))
 
 
 def _check_numbers(healthy_fraction: float, false_alarms: float) -> None:
@@ -283,112 +217,53 @@ def _refuse(failed: list[Gate]) -> None:
         raise TrainingError("training.gate_failed", f"the candidate failed its gates: {text}; no bundle was written")
 
 
-def _step_seconds(healthy: list[_HealthyPart]) -> float:
-    """Seconds from one window to the next."""
-    return float(np.median([part.step_seconds for part in healthy]))
-
-
-def _hours(healthy: list[_HealthyPart]) -> float:
-    """Machine-hours that the healthy windows cover."""
-    return sum(len(part.features) * part.step_seconds for part in healthy) / 3600
-
-
-def _show(candidate: _Candidate, healthy: list[_HealthyPart], false_alarms: float, shown: Shown) -> None:
+def _show(candidate: _Candidate, healthy: list[HealthyPart], false_alarms: float, shown: Shown) -> None:
     """Hand over the scores of healthy windows, each by a fit that did not see it."""
-    decision = decision_for(_step_seconds(healthy), candidate.features.specs)
-    scores = {f"recording {number}": each for number, each in enumerate(candidate.kept.held_out, start=1)}
-    shown.scores(scores, _step_seconds(healthy), decision.raise_windows, false_alarms or None)
+    decision = _decision(candidate, healthy)
+    what = "machine" if candidate.kept.own else "recording"
+    scores = {f"{what} {number}": each for number, each in enumerate(candidate.kept.held_out, start=1)}
+    shown.scores(scores, step_seconds(healthy), decision.raise_windows, false_alarms or None)
 
 
-def _say_unknown(healthy: list[_HealthyPart], say: Progress) -> None:
+def _say_unknown(healthy: list[HealthyPart], say: Progress) -> None:
     """Say what so few windows cannot show."""
     windows = sum(len(part.features) for part in healthy)
-    for text in gates.unknown_from(windows, _step_seconds(healthy)):
+    for text in gates.unknown_from(windows, step_seconds(healthy)):
         say(text)
 
 
-def _read(path: Path, table: TableForm, say: Progress) -> Recording:
-    """Read one file, and say what was left out."""
-    notes = Notes(lambda text: say(f"{path.name}: {text}"))
-    recording = read_any(path, table, notes)
-    for text in notes.summary():
-        say(f"{path.name}: {text}")
-    return recording
-
-
-def _input_of(recording: Recording) -> Input:
-    """The manifest's description of a model input like this recording."""
-    if not 1 <= recording.window_samples <= 2**20:
-        raise TrainingError(
-            "training.window", f"a window has {recording.window_samples} samples; 1 to 1048576 are supported"
-        )
-    return Input(
-        sample_rate_hz=recording.sample_rate_hz,
-        window_samples=recording.window_samples,
-        channels=list(recording.channels),
-        units=list(recording.units),
-    )
-
-
-def _feature_set(wanted: Input, condition: str) -> FeatureSet:
-    """The default features for a model input; of the channel ``condition`` only its value.
-
-    Raises:
-        TrainingError: ``training.condition``: there is no such channel, or no other.
-    """
-    specs = default_specs(wanted.sample_rate_hz, wanted.channels, wanted.window_samples)
-    if condition:
-        if condition not in wanted.channels or len(wanted.channels) < 2:
-            names = ", ".join(wanted.channels)
-            raise TrainingError(
-                "training.condition",
-                f"{condition!r} cannot say the operating condition: the channels are {names}, and one must be left to "
-                "watch",
-            )
-        channel = wanted.channels.index(condition)
-        specs = [spec for spec in specs if spec.channel != channel]
-        specs.append(FeatureSpec(name=f"{condition}.value", kind="value", channel=channel))
-    return FeatureSet(specs, wanted.sample_rate_hz, wanted.window_samples, len(wanted.channels))
-
-
-def _healthy_part(what: str, recording: Recording, fraction: float, condition: str) -> _HealthyPart:
-    """Features, a few windows and the hash of a recording's healthy part."""
-    wanted = _input_of(recording)
-    stop = _healthy_count(recording, fraction)
-    planned = _feature_set(wanted, condition)
-    watched = [index for index, name in enumerate(recording.channels) if name != condition]
-    check_channels(
-        what,
-        recording.samples[:stop][:, :, watched],
-        tuple(recording.channels[i] for i in watched),
-        is_process(planned.specs),
-    )
-    digest = hashlib.sha256(np.float64(recording.sample_rate_hz).tobytes() + recording.scale.tobytes())
-    digest.update(np.ascontiguousarray(recording.samples[:stop]).data)
-    picked = np.unique(np.linspace(0, stop - 1, _SAMPLE_WINDOWS).astype(int))
-    samples = np.concatenate([recording.physical(slice(i, i + 1)) for i in picked])
-    step = np.median(np.diff(recording.t_s)) if recording.snapshots > 1 else 0.0
-    step_seconds = float(step) or recording.window_samples / recording.sample_rate_hz
-    features = compute_features(planned, recording, stop)
-    return _HealthyPart(wanted, features, samples, step_seconds, digest.hexdigest())
-
-
-def _fit(healthy: list[_HealthyPart], seed: int, false_alarms: float, condition: str) -> _Candidate:
+def _fit(
+    healthy: list[HealthyPart], seed: int, false_alarms: float, condition: str, baseline_windows: int | None
+) -> _Candidate:
     """Fit the detectors, find their limits, and quantize the model of one candidate."""
-    features = _feature_set(healthy[0].input, condition)
+    features = feature_set(healthy[0].input, condition)
     said = features.names.index(f"{condition}.value") if condition else None
-    groups = [part.features for part in healthy]
-    kept = evidence.fit_evidence(features.specs, groups, seed, 3600.0 / _step_seconds(healthy), false_alarms, said)
-    rows = np.concatenate([kept.fitted.rows(group) for group in groups])
+    group_of = list(range(len(healthy)))
+    if said is None and not is_process(features.specs):
+        group_of = machines_of(healthy)
+    groups = [np.concatenate([each.features for each, at in zip(healthy, group_of, strict=True) if at == group])
+              for group in range(max(group_of) + 1)]  # fmt: skip
+    windows_per_hour = 3600.0 / step_seconds(healthy)
+    learnt = min(MOST_BASELINE, *map(len, groups)) if baseline_windows is None else baseline_windows
+    if said is None and not is_process(features.specs) and len(groups) > 1 and learnt >= LEAST_BASELINE:
+        kept = fit_machines(features.specs, groups, seed, windows_per_hour, false_alarms, learnt)
+    else:
+        kept = evidence.fit_evidence(features.specs, groups, seed, windows_per_hour, false_alarms, said)
+    rows = np.concatenate([kept.rows(number, group) for number, group in enumerate(groups)])
     model = autoencoder.quantize_int8(autoencoder.to_onnx(kept.fitted.layers), rows)
-    return _Candidate(features, kept, model)
+    return _Candidate(features, groups, group_of, kept, model)
 
 
-def _drift(candidate: _Candidate, healthy: list[_HealthyPart]) -> DriftSpec:
+def _decision(candidate: _Candidate, healthy: list[HealthyPart]) -> DecisionSpec:
+    found = decision_for(step_seconds(healthy), candidate.features.specs)
+    return patient(found) if candidate.kept.own else found
+
+
+def _drift(candidate: _Candidate, healthy: list[HealthyPart]) -> DriftSpec:
     """The drift reference: bins frozen from all healthy features and the cross-validated scores, for reports by the
     hour."""
     scores = np.concatenate(candidate.kept.held_out)
-    windows_an_hour = 3600.0 / _step_seconds(healthy)
+    windows_an_hour = 3600.0 / step_seconds(healthy)
     return fit_drift_spec(np.concatenate([part.features for part in healthy]), scores, round(min(1e6, windows_an_hour)))
 
 
@@ -410,18 +285,17 @@ def _damaged(
 
 
 def _run_gates(
-    candidate: _Candidate, healthy: list[_HealthyPart], seed: int, false_alarms: float
+    candidate: _Candidate, healthy: list[HealthyPart], seed: int, false_alarms: float
 ) -> tuple[bytes, list[Gate]]:
     """Make the golden vectors (the bytes of an ``.npz``) and measure every gate."""
     session = autoencoder.open_session(candidate.model)
-    fitted = candidate.kept.fitted
+    kept, fitted = candidate.kept, candidate.kept.fitted
     scorer, detectors = fitted.scorer, Evidence(fitted.spec, fitted.scorer.spec)
 
-    def score(values: npt.NDArray[Any]) -> tuple[Any, Any, Any, Any]:
-        rows = fitted.rows(values)
+    def score(rows: npt.NDArray[np.float32]) -> tuple[Any, Any, Any]:
         output = session.run(["output"], {"input": rows})[0]
         float_score = detectors.score(rows, autoencoder.reconstruct(fitted.layers, rows))
-        return rows, output, detectors.score(rows, output), float_score
+        return output, detectors.score(rows, output), float_score
 
     samples = np.concatenate([part.samples for part in healthy])
     spread = samples.std(axis=(0, 1)) if is_process(candidate.features.specs) else None
@@ -432,25 +306,28 @@ def _run_gates(
         found[:, :, said] = windows[:, :, said]  # the speed does not break
         return found
 
-    damaged = score(candidate.features.compute(damage(samples, 10.0, seed)))
-    normal = score(np.concatenate([part.features for part in healthy]))
+    broken = np.split(
+        candidate.features.compute(damage(samples, 10.0, seed)),
+        np.cumsum([len(part.samples) for part in healthy])[:-1],
+    )
+    damaged = score(np.concatenate([kept.rows(at, each) for at, each in zip(candidate.group_of, broken, strict=True)]))
+    normal = score(np.concatenate([kept.rows(at, group) for at, group in enumerate(candidate.groups)]))
     golden_samples = samples[np.linspace(0, len(samples) - 1, 4).astype(int)]
     windows = np.concatenate(
         [golden_samples, *(damage(golden_samples[i : i + 1], 1.0 + i, seed + i) for i in range(4))]
     )
-    values = candidate.features.compute(windows)
-    rows, output, golden_score, _ = score(values)
+    rows = fitted.rows(candidate.features.compute(windows))
+    output, golden_score, _ = score(rows)
     again = autoencoder.open_session(candidate.model).run(["output"], {"input": rows})[0]
-    groups = [part.features for part in healthy]
-    held_out, decision = candidate.kept.held_out, decision_for(_step_seconds(healthy), candidate.features.specs)
+    held_out, decision = kept.held_out, _decision(candidate, healthy)
     measured = [
         gates.finite(
-            np.concatenate([output, normal[1], damaged[1]]), np.concatenate([golden_score, normal[2], damaged[2]])
+            np.concatenate([output, normal[0], damaged[0]]), np.concatenate([golden_score, normal[1], damaged[1]])
         ),
-        gates.agreement(np.concatenate([normal[2], damaged[2]]), np.concatenate([normal[3], damaged[3]])),
-        gates.false_alerts(held_out, 1.0, groups, scorer, decision),
-        gates.false_alarm_budget(held_out, _hours(healthy), false_alarms, decision),
-        gates.sensitivity(damaged[2]),
+        gates.agreement(np.concatenate([normal[1], damaged[1]]), np.concatenate([normal[2], damaged[2]])),
+        gates.false_alerts(held_out, 1.0, candidate.groups, scorer, decision),
+        gates.false_alarm_budget(held_out, machine_hours(healthy), false_alarms, decision),
+        gates.sensitivity(damaged[1]),
         gates.reproducible(output, again, _GOLDEN.output_atol),
         gates.size(candidate.model),
         gates.latency(session, rows[:1]),
@@ -461,7 +338,7 @@ def _run_gates(
 
 def _manifest(
     candidate: _Candidate,
-    healthy: list[_HealthyPart],
+    healthy: list[HealthyPart],
     golden: bytes,
     measured: list[Gate],
     model: str,
@@ -470,7 +347,7 @@ def _manifest(
     false_alarms: float,
 ) -> Manifest:
     lineage = {f"recording-{number}": part.sha256 for number, part in enumerate(healthy)}
-    lineage |= {"recipe": "anomaly-3", "seed": str(seed), "healthy_fraction": str(fraction)}
+    lineage |= {"recipe": "anomaly-4", "seed": str(seed), "healthy_fraction": str(fraction)}
     lineage |= {"false_alarm_budget": f"{false_alarms:g} in 1000 machine-hours"}
     if (section := candidate.kept.fitted.condition) is not None:
         lineage |= {"condition": candidate.features.names[section.features[0]].removesuffix(".value")}
@@ -484,7 +361,8 @@ def _manifest(
         scoring=candidate.kept.fitted.scorer.spec,
         evidence=candidate.kept.fitted.spec,
         condition=candidate.kept.fitted.condition,
-        decision=decision_for(_step_seconds(healthy), candidate.features.specs),
+        baseline=candidate.kept.baseline,
+        decision=_decision(candidate, healthy),
         drift=_drift(candidate, healthy),
         golden=_GOLDEN,
         budget=_BUDGET,

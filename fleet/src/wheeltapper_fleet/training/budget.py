@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2, norm
 
-__all__ = ["CONFIDENCE", "bounds_per_1000_hours", "hours_to_show", "limits", "smoothed", "sustained"]
+__all__ = ["CONFIDENCE", "bounds_per_1000_hours", "hours_to_show", "limits", "shared_limits", "smoothed", "sustained"]
 
 CONFIDENCE: Final = 0.95
 """Of what is said about rates, and of the deviation."""
@@ -73,6 +73,30 @@ def limits(
     level = np.max(found, axis=0)
     seen = np.max([sustained(values, windows).max(axis=0) for values in held_out], axis=0)
     return np.asarray(np.maximum(level, seen), dtype=np.float64)
+
+
+def shared_limits(
+    held_out: list[Floats], windows_per_hour: float, per_1000_hours: float, windows: int, drift: Floats
+) -> Floats:
+    """[detector]: the limits that keep the budget for machines that are each measured by their own baseline.
+
+    Such machines differ by chance alone, so they are looked at together: the variance is the mean one within a machine
+    (its upper bound) and that between their means, which a further machine has too.
+
+    Args:
+        held_out: for each of two or more machines the values of its healthy windows, [window, detector], by models that
+            were not fitted to them.
+        windows_per_hour, per_1000_hours, windows, drift: as of :func:`limits`.
+    """
+    chance = min(0.01, per_1000_hours / (1000.0 * windows_per_hour) / held_out[0].shape[1])
+    levels = [sustained(values, windows) if len(values) >= _ENOUGH * windows else values for values in held_out]
+    # Spans overlap: only so many of them say something new.
+    count = max(2.0, sum(map(len, levels)) / windows)
+    within = np.mean([each.var(axis=0, ddof=1) for each in levels], axis=0)
+    within = within * (count - 1) / chi2.ppf(1 - CONFIDENCE, count - 1)
+    means = np.array([each.mean(axis=0) for each in levels])
+    between = means.var(axis=0, ddof=1) * (1 + 1 / len(levels))
+    return np.asarray(means.mean(axis=0) + norm.isf(chance) * np.sqrt(within + between + drift**2), dtype=np.float64)
 
 
 def bounds_per_1000_hours(alarms: int, hours: float) -> tuple[float, float]:

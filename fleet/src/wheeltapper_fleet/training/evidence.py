@@ -5,8 +5,8 @@ modulation of each channel, the shape (what the autoencoder does not reconstruct
 covariance by Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
 Multivariate Analysis 88 (2004)). None has a weight. The limit of each follows from the budget of false alarms and its
 values on healthy windows that its fit did not see (:mod:`budget`): what varies much between machines or in time by
-itself has a high limit, and so hardly takes part. Vibration of several machines is watched by the shape of its energies
-alone.
+itself has a high limit, and so hardly takes part. Vibration of several machines whose devices learn no baseline is
+watched by the shape of its energies alone; where they do, see :mod:`machines`.
 
 Invariants:
     * The same features and seed give the same detectors.
@@ -29,13 +29,24 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from wheeltapper_fleet.training import autoencoder, budget
 from wheeltapper_fleet.training.conditions import find_centres, fit_conditions
 from wheeltapper_fleet.training.recipe import decision_for, fit_scoring, is_process
+from wheeltapper_protocols.decision.baseline import BaselineSpec
 from wheeltapper_protocols.decision.condition import Conditions, ConditionSpec
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.evidence import Detector, DetectorKind, Evidence, EvidenceSpec
 from wheeltapper_protocols.decision.scoring import Scorer
 from wheeltapper_protocols.signal.features import FeatureSpec
 
-__all__ = ["ALONE", "TOGETHER", "Fitted", "Kept", "fit_evidence"]
+__all__ = [
+    "ALONE",
+    "TOGETHER",
+    "Fitted",
+    "Kept",
+    "fit_evidence",
+    "folds_of_machines",
+    "of_kinds",
+    "raised",
+    "whitening",
+]
 
 TOGETHER: Final = 0.62
 """What two kinds must each reach, as a share of their limits, to warn together."""
@@ -120,10 +131,18 @@ class Kept:
     Args:
         fitted: the fit on all healthy windows, its detectors with their limits.
         held_out: for each recording the scores of its healthy windows in order, each by a fit that did not see it.
+        own: for each recording the fit with its machine's own values, as its device learns them; empty: they have none.
+        baseline: how far a device may go from the fleet's values; None: training has not looked.
     """
 
     fitted: Fitted
     held_out: tuple[npt.NDArray[np.float64], ...]
+    own: tuple[Fitted, ...] = ()
+    baseline: BaselineSpec | None = None
+
+    def rows(self, number: int, features: Values) -> npt.NDArray[np.float32]:
+        """[window, feature] float32: the model's input for ``features`` [window, feature] of a recording's machine."""
+        return (self.own[number] if self.own else self.fitted).rows(features)
 
 
 def fit_evidence(
@@ -163,7 +182,7 @@ def fit_evidence(
     limit = budget.limits(calm, windows_per_hour, per_1000_hours, decision.raise_windows, drift)
     if fitted.spec.alone > 1:
         limit *= [_ALL_FEATURES.get(kind, 1.0) for kind in kinds]
-    limit *= _raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
+    limit *= raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
     detectors = [replace(each, limit=float(one)) for each, one in zip(fitted.spec.detectors, limit, strict=True)]
     threshold = float(limit[kinds.index("shape")]) * fitted.spec.alone
     scorer = Scorer(replace(fitted.scorer.spec, threshold=threshold), fitted.scorer.names)
@@ -198,14 +217,14 @@ def _fit_machines(specs: Sequence[FeatureSpec], groups: Sequence[Values], seed: 
             found[span] = apart.values(group[span])
     decision = decision_for(step_seconds, specs)
     limit = _MACHINES_LIMIT * (1 + 1 / sum(map(len, groups)))
-    limit *= _raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
+    limit *= raised(Evidence(fitted.spec, fitted.scorer.spec), [found / limit for found in values], decision)
     scorer = Scorer(replace(fitted.scorer.spec, threshold=limit), fitted.scorer.names)
     spec = EvidenceSpec(detectors=[replace(fitted.spec.detectors[0], limit=limit)])
     held_out = tuple(found[:, 0] / limit for found in values)
     return Kept(replace_field(fitted, scorer=scorer, spec=spec), held_out)
 
 
-def _raised(evidence: Evidence, values: list[npt.NDArray[np.float64]], decision: DecisionSpec) -> float:
+def raised(evidence: Evidence, values: list[npt.NDArray[np.float64]], decision: DecisionSpec) -> float:
     """How many times as high the limits must be so that no held-out window raises an alert; at least 1."""
     least = 1.0
     for scores in map(evidence.combined, values):
@@ -223,13 +242,18 @@ def _folds(groups: Sequence[Values], by_machine: bool) -> list[list[slice]]:
     Recordings of several operating conditions are not machines: blocks of time are held out of each.
     """
     if by_machine and len(groups) >= _MACHINES:
-        folds = min(_MAX_FOLDS, len(groups))
         return [
-            [slice(0, len(group) if number % folds == fold else 0) for number, group in enumerate(groups)]
-            for fold in range(folds)
+            [slice(0, len(group) if number in fold else 0) for number, group in enumerate(groups)]
+            for fold in folds_of_machines(len(groups))
         ]
     cuts = [np.linspace(0, len(group), BLOCKS + 1).astype(int).tolist() for group in groups]
     return [[slice(cut[block], cut[block + 1]) for cut in cuts] for block in range(BLOCKS)]
+
+
+def folds_of_machines(count: int) -> list[range]:
+    """The machines that each fold holds out together."""
+    folds = min(_MAX_FOLDS, count)
+    return [range(fold, count, folds) for fold in range(folds)]
 
 
 def _fit(
@@ -246,16 +270,17 @@ def _fit(
     parts = [plain.rows(group) for group in groups]
     layers = autoencoder.fit(np.concatenate(parts), seed)
     every = list(range(len(specs)))
-    detectors = _of_kinds(specs, said)
+    detectors = of_kinds(specs, said)
     detectors.append(Detector(kind="shape", features=every, limit=1.0))
-    if len(specs) <= _MAX_DENSITY:
-        detectors.append(Detector(kind="density", features=every, limit=1.0, axes=_axes(parts, scorer, seed)))
-    several = len({each.kind for each in detectors[: -1 - (len(specs) <= _MAX_DENSITY)]}) > 1
+    axes = whitening(parts, scorer, seed)
+    if axes is not None:
+        detectors.append(Detector(kind="density", features=every, limit=1.0, axes=axes))
+    several = len({each.kind for each in detectors if each.kind not in _ALL_FEATURES}) > 1
     spec = EvidenceSpec(detectors=detectors, together=TOGETHER, alone=ALONE if several else 1.0)
     return Fitted(scorer, layers, spec, condition)
 
 
-def _of_kinds(specs: Sequence[FeatureSpec], said: int | None) -> list[Detector]:
+def of_kinds(specs: Sequence[FeatureSpec], said: int | None) -> list[Detector]:
     """A detector for each energy, and one for each channel's impulsiveness and modulation."""
     found: dict[tuple[DetectorKind, int, int], list[int]] = {}
     for index, spec in enumerate(specs):
@@ -265,13 +290,16 @@ def _of_kinds(specs: Sequence[FeatureSpec], said: int | None) -> list[Detector]:
     return [Detector(kind=kind, features=features, limit=1.0) for (kind, _, _), features in found.items()]
 
 
-def _axes(parts: Sequence[Values], scorer: Scorer, seed: int) -> list[list[float]]:
-    """[axis, feature]: the whitening of healthy rows, for each recording [window, feature].
+def whitening(parts: Sequence[Values], scorer: Scorer, seed: int) -> list[list[float]] | None:
+    """[axis, feature]: the whitening of healthy rows, for each recording [window, feature]; None where there are too
+    many features.
 
     The covariance is that within blocks of time, and :data:`_WANDER` times that between them: a direction in which a
     healthy beginning already wanders, as by warmth, is one in which the rest of its life wanders farther (compare von
     Buenau et al., "Finding stationary subspaces in multivariate time series", Phys. Rev. Lett. 103 (2009)).
     """
+    if len(scorer.names) > _MAX_DENSITY:
+        return None
     within, between = [], []
     for rows in parts:
         z = rows.astype(np.float64)

@@ -18,7 +18,7 @@ from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.decision.scoring import ScoringSpec, transformed
 from wheeltapper_protocols.signal.features import FeatureSpec
 
-__all__ = ["DECISION", "decision_for", "fit_scoring", "is_process"]
+__all__ = ["DECISION", "decision_for", "fit_scoring", "is_process", "patient"]
 
 DECISION: Final = DecisionSpec(
     smooth_windows=1, raise_windows=3, fast_level=1.4, fast_windows=2, clear_windows=10, critical_level=2.0,
@@ -31,6 +31,8 @@ for six missed 10 of 130 recordings, this decision none."""
 _OFTEN: Final = replace(DECISION, raise_windows=6, fast_level=1.6, fast_windows=4)
 _OFTEN_SECONDS: Final = 10.0
 """Where windows come at least so often, six of them are no more than a minute."""
+_PATIENT: Final = {3: {"raise_windows": 5, "fast_windows": 3}, 6: {"raise_windows": 9, "fast_windows": 6}}
+"""By ``raise_windows`` of a decision for vibration: what :func:`patient` makes of it."""
 _PROCESS: Final = replace(DECISION, raise_windows=2, fast_windows=0, clear_windows=3)
 _PROCESS_SECONDS: Final = 4.0
 """Windows of process data that come less often are means already: two say as much as six of vibration, and a fault
@@ -103,3 +105,9 @@ def fit_scoring(
         down=[1.0 if is_signed else _DECREASE_WEIGHT for is_signed in signed],
         threshold=threshold,
     )
+
+
+def patient(decision: DecisionSpec) -> DecisionSpec:
+    """The decision of a device that has its own baseline: its limits are lower, so that what lasts is seen earlier, and
+    a knock or a burst must last longer."""
+    return replace(decision, **_PATIENT[decision.raise_windows])

@@ -64,8 +64,9 @@ class AnomalyParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """False alarms that are accepted in 1,000 machine-hours."""
     condition: Annotated[str, Meta(max_length=64)] = ""
     """The channel that says the operating condition; empty: there is one; ``auto``: the channel is found."""
-    baseline: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    """Each device learns its own machine in so many windows; 0: it learns nothing."""
+    baseline: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    """Each device learns its own machine in so many windows; 0: it learns nothing. By default it does where there is
+    vibration of two machines or more."""
 
 
 class _Anomaly:
