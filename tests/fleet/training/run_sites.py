@@ -13,9 +13,13 @@ from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.training.recipes import GROUP
 from wheeltapper_protocols.signal.recording import Recording
 
-__all__ = ["RECIPE", "coolant", "held_out", "install", "temperature"]
+__all__ = ["LIFE_RECIPE", "RECIPE", "coolant", "held_out", "install", "pumps", "temperature"]
 
 RECIPE = 'recipe = "slow-signal"\nmodel = "bearing-anomaly"\nseed = 3\n[data]\ndataset = "coolant"\n'
+LIFE_RECIPE = (
+    'recipe = "remaining-life"\nmodel = "pump-life"\n[data]\ndataset = "pumps"\n[parameters]\nmodel = "nets"\n'
+    "cap = 60.0\nwarn_at = 10.0\nwindow_samples = 16\nleast_samples = 8\nepochs = 6\n"
+)
 _STRANGE = """
 import os, signal, time
 import msgspec
@@ -81,3 +85,18 @@ def held_out(store: DatasetStore, name: str = "halls", machines: int = 6) -> Non
         for seed in range(machines)
     ]
     import_version(store, name, coming, request=Request(by="source"))
+
+
+def pump(seed: int) -> Recording:
+    """A pump whose pressure falls in its last sixty samples."""
+    random = np.random.default_rng(seed)
+    life = int(random.integers(80, 130))
+    wear = np.maximum(0.0, 1 - np.arange(life)[::-1] / 60)
+    series = (np.outer(wear, [4.0, -5.0]) + random.normal(scale=0.5, size=(life, 2)))[:, None].astype(np.float32)
+    return Recording(series, np.ones(2), 1.0, np.arange(float(life)), ("a", "b"), ("", ""), {"machine": f"p{seed}"})
+
+
+def pumps(store: DatasetStore) -> None:
+    """The dataset ``pumps``: lives of fifteen machines."""
+    coming = [Incoming(read=functools.partial(pump, seed), machine=f"p{seed}", source=f"p{seed}") for seed in range(15)]
+    import_version(store, "pumps", coming)

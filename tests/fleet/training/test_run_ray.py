@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.fleet.training.run_sites import RECIPE, coolant
+from tests.fleet.training.run_sites import LIFE_RECIPE, RECIPE, coolant, pump, pumps
+from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
 from wheeltapper_fleet.training.runs.child import execute
@@ -58,6 +60,23 @@ def test_two_workers_find_what_one_computer_finds(tmp_path: Path, two_workers: s
             assert one[name] == other[name], (one, other)
     assert local.digests == spread.digests
     assert (folder.bundle / "manifest.json").exists()
+
+
+def test_two_workers_fit_the_nets_that_one_fits(tmp_path: Path, two_workers: str) -> None:
+    """Stated in docs/learning/runs.md: lives differ by at most 2 % of the model's own error."""
+    store = DatasetStore(tmp_path / "store")
+    pumps(store)
+    _, alone = searched(tmp_path / "alone", store, "local", LIFE_RECIPE)
+    _, shared = searched(tmp_path / "ray", store, "ray", LIFE_RECIPE + "[train]\nworkers = 2\n")
+    assert (alone.state, shared.state) == (State.SUCCEEDED, State.SUCCEEDED), (alone, shared)
+    series = np.concatenate([pump(seed).samples[-60:, 0] for seed in range(50, 60)])
+    windows = np.lib.stride_tricks.sliding_window_view(series, 16, axis=0).transpose(0, 2, 1).copy()
+    values = [load_bundle(tmp_path / name / "bundle").evaluate(windows).scores.values for name in ("alone", "ray")]
+    assert values[0] is not None
+    assert values[1] is not None
+    apart = float(np.sqrt(np.mean((values[0] - values[1]) ** 2)))
+    assert apart < 0.02 * alone.metrics["rmse"]
+    assert shared.metrics["rmse"] == pytest.approx(alone.metrics["rmse"], rel=0.02)
 
 
 def test_without_the_library_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

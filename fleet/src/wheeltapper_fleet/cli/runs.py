@@ -50,7 +50,7 @@ def run_start(
         bool,
         typer.Option("--local", help="Execute it here, now, and without a service; needs wheeltapper-fleet[train]."),
     ] = False,
-    executor: Annotated[str, typer.Option(help="With --local: where trials of a search run: local or ray.")] = "local",
+    executor: Annotated[str, typer.Option(help="With --local: where trials or workers run: local or ray.")] = "local",
     against: Annotated[
         str | None,
         typer.Option(

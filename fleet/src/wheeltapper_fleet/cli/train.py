@@ -234,6 +234,8 @@ def recipe(
         if written.gates is not None:
             why = f"{file.name} has [gates]: `wheeltapper run start {file.name} --local` judges by them"
             fail("recipe.gates", why, BAD_INPUT)
+        if written.train.workers > 1:
+            warn(f"one process trains here; `wheeltapper run start {file.name} --local` starts the workers of [train]")
         data, origin = files.open_data(written.data, file.parent)
         job = files.Job(
             out=out, model=written.model, seed=written.seed, replace=force, lineage=tuple(origin.items()),

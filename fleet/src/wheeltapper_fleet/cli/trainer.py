@@ -22,7 +22,7 @@ def trainer(
         str | None, typer.Option(help="Where datasets are: a folder or s3:// URL [default: as the service says].")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of this trainer [default: host and process].")] = None,
-    executor: Annotated[str, typer.Option(help="Where trials of searches run: local or ray.")] = "local",
+    executor: Annotated[str, typer.Option(help="Where trials and workers run: local or ray.")] = "local",
     every: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between two questions for work.")] = 2.0,
     url: Url = None,
     token_file: TokenFile = None,

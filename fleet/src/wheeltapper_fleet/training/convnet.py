@@ -5,6 +5,7 @@ computer that only trains them needs a deep-learning framework.
 
 Invariants:
     * On one machine the same windows, targets and seed give the same weights to the bit.
+    * Several processes that fit together (:mod:`crew`) take the same steps as one, up to the rounding of sums.
     * Convolutions are *valid* (no padding), so every output depends on samples of its window only.
     * Windows are float32 [window, sample, channel] throughout.
 
@@ -20,6 +21,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
+
+from wheeltapper_fleet.training.crew import ALONE, Crew
 
 __all__ = ["ConvNet", "Convolution", "Fit", "fit", "side_by_side"]
 
@@ -204,7 +207,9 @@ def side_by_side(nets: Sequence[ConvNet]) -> ConvNet:
     return made
 
 
-def fit(net: ConvNet, windows: Array, targets: npt.NDArray[Any], how: Fit, seed: int) -> Iterator[int]:
+def fit(
+    net: ConvNet, windows: Array, targets: npt.NDArray[Any], how: Fit, seed: int, crew: Crew = ALONE
+) -> Iterator[int]:
     """Fit a net, from fresh weights.
 
     Args:
@@ -213,6 +218,7 @@ def fit(net: ConvNet, windows: Array, targets: npt.NDArray[Any], how: Fit, seed:
         targets: [window, output] float32, or [window] class indices.
         how: loss and steps.
         seed: of weights, order and noise.
+        crew: the processes that fit this net; all of them call this with the same values.
 
     Yields:
         The number of epochs that are over, after each, so that the caller can show progress or stop.
@@ -232,27 +238,47 @@ def fit(net: ConvNet, windows: Array, targets: npt.NDArray[Any], how: Fit, seed:
                 x = windows[picked]
                 if how.noise:
                     x = x + random.normal(scale=how.noise, size=x.shape).astype(np.float32)
-                weights, biases = net.gradients(x, _slope(how.loss, targets[picked], losses))
+                slopes, loss = _gradient(net, x, targets[picked], how.loss, crew)
+                losses.append(loss)
                 step += 1
                 rate = how.rate * (0.5 + 0.5 * np.cos(np.pi * min(1.0, step / steps)))
-                _adam(values, [*weights, *biases], moments, step, rate, how.decay, len(net.weights))
+                _adam(values, slopes, moments, step, rate, how.decay, len(net.weights))
         net.losses.append(float(np.mean(losses)))
         yield epoch + 1
 
 
-def _slope(loss: str, target: npt.NDArray[Any], losses: list[float]) -> Any:
-    """The derivative of a loss by the output, as :meth:`ConvNet.gradients` takes it; the loss goes to ``losses``."""
+def _gradient(net: ConvNet, x: Array, target: npt.NDArray[Any], loss: str, crew: Crew) -> tuple[list[Array], float]:
+    """The gradient of a batch's mean loss for each weight and each bias, and the loss; the crew shares the work."""
+    edges = np.linspace(0, len(x), crew.size + 1).astype(int)
+    mine = slice(int(edges[crew.rank]), int(edges[crew.rank + 1]))
+    losses: list[float] = []
+    if mine.start < mine.stop:
+        weights, biases = net.gradients(x[mine], _slope(loss, target[mine], losses, len(x)))
+        slopes = [*weights, *biases]
+    else:
+        slopes, losses = [np.zeros_like(each) for each in (*net.weights, *net.biases)], [0.0]
+    if crew.size == 1:
+        return slopes, losses[0]
+    *slopes, total = crew.sum([*slopes, np.array(losses, dtype=np.float32)])
+    return slopes, float(total[0])
+
+
+def _slope(loss: str, target: npt.NDArray[Any], losses: list[float], batch: int) -> Any:
+    """The derivative of a loss by the output, as :meth:`ConvNet.gradients` takes it; the loss goes to ``losses``. Both
+    are the share of these windows in a batch of so many."""
+    share = len(target) / batch
 
     def square(output: Array) -> Array:
-        losses.append(float(np.mean((output - target) ** 2)))
-        return np.asarray((output - target) * np.float32(2.0 / len(target)))
+        losses.append(share * float(np.mean((output - target) ** 2)))
+        return np.asarray((output - target) * np.float32(2.0 / batch))
 
     def classes(output: Array) -> Array:
         power = np.exp(output - output.max(axis=1, keepdims=True))
         power /= power.sum(axis=1, keepdims=True)
-        losses.append(-float(np.log(np.maximum(power[np.arange(len(target)), target], 1e-12)).mean()))
+        likely = np.maximum(power[np.arange(len(target)), target], 1e-12)
+        losses.append(share * -float(np.log(likely).mean()))
         power[np.arange(len(target)), target] -= 1
-        return np.asarray(power / np.float32(len(target)))
+        return np.asarray(power / np.float32(batch))
 
     return square if loss == "square" else classes
 

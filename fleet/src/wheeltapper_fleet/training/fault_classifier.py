@@ -229,7 +229,7 @@ def _fit_nets(
         net = ConvNet(seen.shape[1], seen.shape[2], forms, 32, len(data.names), average=True)
         epochs = max(parameters.epochs, -(-_LEAST_STEPS * _BATCH // len(rest)))
         how = Fit(loss="classes", epochs=epochs, batch=_BATCH, rate=2e-3, decay=0.1, noise=0.1)
-        for epoch in fit(net, seen[rest], data.classes[rest], how, job.seed + number):
+        for epoch in fit(net, seen[rest], data.classes[rest], how, job.seed + number, job.crew):
             job.done(_NETS_DONE * (number + epoch / epochs) / parameters.folds)
             job.progress(f"net {number + 1} of {parameters.folds}: {epoch} of {epochs} epochs")
         job.shown.loss(f"net {number + 1}", net.losses)

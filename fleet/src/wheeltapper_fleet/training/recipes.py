@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from wheeltapper_fleet.training.crew import ALONE, Crew
 from wheeltapper_protocols.manifest.manifest import Manifest
 from wheeltapper_protocols.signal.recording import Recording
 
@@ -107,6 +108,7 @@ class Job:
         done: is called with how much of the training is over, 0 to 1, before the words that belong to it.
         warn: is called with a sentence for each thing that was left out, or that so little data cannot show.
         shown: takes what was measured, for the run's metrics and plots.
+        crew: the processes that execute this job together, and fit its nets so.
     """
 
     out: Path
@@ -119,6 +121,7 @@ class Job:
     done: Callable[[float], None] = lambda share: None
     warn: Say = _LOG.warning
     shown: Shown = field(default_factory=_Unshown)
+    crew: Crew = ALONE
 
 
 @runtime_checkable

@@ -283,7 +283,9 @@ def _best_nets(
         for number, repeat in np.ndindex(_FOLDS, repeats):
             rest, mine = fold != number, fold == number
             net = ConvNet(1, seen.shape[2], [Convolution(16, 1)], hidden=32, outputs=1)
-            for epoch in fit(net, seen[rest], remaining[rest][:, None], how, job.seed + number + _FOLDS * repeat):
+            for epoch in fit(
+                net, seen[rest], remaining[rest][:, None], how, job.seed + number + _FOLDS * repeat, job.crew
+            ):
                 place = f"net {number * repeats + repeat + 1} of {_FOLDS * repeats}, weight decay {decay:g}"
                 part = (number * repeats + repeat + epoch / epochs) / (_FOLDS * repeats)
                 job.done(_NETS_DONE * (_DECAYS.index(decay) + part) / len(_DECAYS))

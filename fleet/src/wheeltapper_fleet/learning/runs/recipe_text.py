@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from wheeltapper_fleet.learning.errors import TrainingError
 
-__all__ = ["MAX_RECIPE_BYTES", "Data", "Gates", "Mlflow", "Range", "RecipeFile", "Search", "read_recipe"]
+__all__ = ["MAX_RECIPE_BYTES", "Data", "Gates", "Mlflow", "Range", "RecipeFile", "Search", "Train", "read_recipe"]
 
 MAX_RECIPE_BYTES: Final = 1024 * 1024
 
@@ -84,6 +84,13 @@ class Search(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("a search of several trials needs [search.parameters]")
 
 
+class Train(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section ``[train]`` of a recipe file: how it is trained."""
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Processes that fit the nets of a recipe together, each on a part of every batch."""
+
+
 class Mlflow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The section ``[mlflow]`` of a recipe file: where its runs are logged."""
 
@@ -127,10 +134,13 @@ class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: Data
     parameters: dict[str, Any] = {}
     gates: Gates | None = None
+    train: Train = Train()
     search: Search | None = None
     mlflow: Mlflow | None = None
 
     def __post_init__(self) -> None:
+        if self.search is not None and self.train.workers > 1:
+            raise ValueError("trials of a [search] run at once already: leave out workers of [train]")
         if self.formats and "onnx" not in self.formats:
             raise ValueError("formats must name onnx: golden outputs of other formats are compared with those of it")
         if self.gates is not None and self.data.recordings:

@@ -24,6 +24,7 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.datasets.reading import open_dataset
 from wheeltapper_fleet.learning.runs.recipe_text import Data, Gates, RecipeFile, Search, read_recipe
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
+from wheeltapper_fleet.training.crew import ALONE, Member
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.held_out import judge_bundle
 from wheeltapper_fleet.training.recipe_files import (
@@ -40,6 +41,7 @@ from wheeltapper_fleet.training.runs.folder import Progress, RunFolder, Task
 from wheeltapper_fleet.training.runs.measured import Measured
 from wheeltapper_fleet.training.runs.mlflow_log import log_run
 from wheeltapper_fleet.training.runs.search import search
+from wheeltapper_fleet.training.runs.together import train_together
 from wheeltapper_protocols.errors import ProtocolError
 from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE
 
@@ -119,8 +121,13 @@ def _plain(text: str) -> str:
 def _log_elsewhere(folder: RunFolder, outcome: Outcome, started_at: float, report: Report) -> None:
     """Log the run at MLflow, where that is configured; a trial is logged by its search."""
     task = folder.task()
-    if task.trial is None and outcome.error_code != "recipe.malformed":
+    if not _is_part(task) and outcome.error_code != "recipe.malformed":
         log_run(read_recipe(task.recipe), task, folder, outcome, started_at, report.warn)
+
+
+def _is_part(task: Task) -> bool:
+    """Whether a task is a trial of a search, or a worker of a training: what becomes of it is its parent's business."""
+    return task.trial is not None or task.seat is not None
 
 
 def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
@@ -128,8 +135,11 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     written = read_recipe(task.recipe, "the recipe")
     if written.search is not None and task.trial is None:
         return _judged(folder, task, written, _searched(folder, task, written.search, report), report)
+    if written.train.workers > 1 and task.trial is None and task.seat is None:
+        return _judged(folder, task, written, _together(folder, task, written.train.workers, report), report)
     if task.executor != "local":
-        raise TrainingError("run.executor", f"{task.executor} executes trials of a [search]; this recipe has none")
+        why = "executes trials of a [search] and workers of [train]; this recipe has neither"
+        raise TrainingError("run.executor", f"{task.executor} {why}")
     given = written.parameters | task.parameters
     recipe = find_recipe(written.recipe)
     parameters = parameters_of(recipe, given)
@@ -147,10 +157,11 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
     lineage = origin | {"run": task.run, "code_sha256": digests["code"], "environment_sha256": digests["environment"]}
     lineage |= {"cause": task.cause} if task.cause else {}
     lineage |= {} if task.trial is None else {"trial": str(task.trial)}
+    lineage |= {} if task.seat is None else {"workers": str(task.seat.size)}
     job = Job(
         out=folder.bundle, model=written.model, seed=task.seed, replace=True, lineage=tuple(lineage.items()),
         formats=formats_for(written.formats, written.boards), progress=report.progress, warn=report.warn,
-        done=report.done, shown=report.shown,
+        done=report.done, shown=report.shown, crew=Member(task.seat) if task.seat is not None else ALONE,
     )  # fmt: skip
     shutil.rmtree(folder.bundle, ignore_errors=True)
     manifest = train_recipe(written.recipe, given, recordings, job)
@@ -163,7 +174,7 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
         parameters=kept,
         plots=_plots(folder),
     )
-    return outcome if task.trial is not None else _judged(folder, task, written, outcome, report)
+    return outcome if _is_part(task) else _judged(folder, task, written, outcome, report)
 
 
 def _judged(folder: RunFolder, task: Task, written: RecipeFile, outcome: Outcome, report: Report) -> Outcome:
@@ -204,18 +215,34 @@ def _searched(folder: RunFolder, task: Task, how: Search, report: Report) -> Out
         found = search(how, task, folder, executor, report.progress)
     finally:
         executor.close()
-    for warning in found.outcome.warnings:
-        report.warn(warning)
-    for made, mine in ((found.folder.bundle, folder.bundle), (found.folder.plots, folder.plots)):
-        shutil.rmtree(mine, ignore_errors=True)
-        if made.is_dir():
-            shutil.copytree(made, mine)
+    _take_over(found.folder, found.outcome, folder, report)
     return replace(
         found.outcome,
         metrics=dict(found.outcome.metrics) | found.metrics,
         trials=tuple(found.trials),
         plots=_plots(folder),
     )
+
+
+def _together(folder: RunFolder, task: Task, workers: int, report: Report) -> Outcome:
+    """Train by several processes, and take over what came out."""
+    executor = make_executor(task.executor, workers, MODULE)
+    try:
+        made, outcome = train_together(folder, task, workers, executor, report.progress)
+    finally:
+        executor.close()
+    _take_over(made, outcome, folder, report)
+    return replace(outcome, plots=_plots(folder))
+
+
+def _take_over(made: RunFolder, outcome: Outcome, folder: RunFolder, report: Report) -> None:
+    """Take the bundle, the plots and the warnings of a part of this run as its own."""
+    for warning in outcome.warnings:
+        report.warn(warning)
+    for theirs, mine in ((made.bundle, folder.bundle), (made.plots, folder.plots)):
+        shutil.rmtree(mine, ignore_errors=True)
+        if theirs.is_dir():
+            shutil.copytree(theirs, mine)
 
 
 def _plots(folder: RunFolder) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.runs.execution import Execution
@@ -22,6 +22,10 @@ _LOOK_SECONDS = 0.1
 
 class Executor(Protocol):
     """Executes tasks."""
+
+    @property
+    def host(self) -> str:
+        """The address of this computer, where the processes of tasks reach it."""
 
     def run(self, folders: Sequence[RunFolder], deadline: float, tell: Callable[[], None]) -> None:
         """Execute the tasks of folders; each then has an outcome, unless the deadline came first.
@@ -38,6 +42,8 @@ class Executor(Protocol):
 
 class LocalExecutor:
     """Each task is a process here, ``workers`` of them at once."""
+
+    host: Final = "127.0.0.1"
 
     def __init__(self, workers: int, module: str) -> None:
         self._workers, self._module = workers, module

@@ -7,6 +7,7 @@
     champion/        the bundle that it must not be worse than, where there is one
     plots/NAME.svg   plots of what was measured
     environment.json the libraries, each with its version
+    workers/NN/      of a training by several processes, the folder of each
     trials/NNNN-S/   of a search, the folder of each trial and seed: a search that was killed goes on with them
     log.txt          what the process wrote
 
@@ -25,6 +26,7 @@ from msgspec import Struct
 
 from wheeltapper_fleet.ground import files
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
+from wheeltapper_fleet.training.crew import Seat
 
 __all__ = ["Progress", "RunFolder", "Task"]
 
@@ -46,6 +48,7 @@ class Task(Struct, frozen=True, kw_only=True):
         executor: ``local`` or ``ray``: where trials run.
         trial: number of the trial, where this is one of a search; such a task has no search of its own.
         parameters: of a trial, those that are tried; they count more than the recipe's.
+        seat: of a process that trains together with others; None: one trains alone.
         against: whether the bundle in ``champion/`` is one that the run's must not be worse than.
     """
 
@@ -59,6 +62,7 @@ class Task(Struct, frozen=True, kw_only=True):
     executor: str = "local"
     trial: int | None = None
     parameters: dict[str, Any] = {}
+    seat: Seat | None = None
     against: bool = False
 
 

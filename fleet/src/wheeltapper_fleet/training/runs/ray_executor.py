@@ -55,6 +55,11 @@ class RayExecutor:
                 "ray.unreachable", f"no Ray cluster at {address or 'this computer'}: {error}"
             ) from error
 
+    @property
+    def host(self) -> str:
+        """The address of this computer within the cluster."""
+        return str(self._ray.util.get_node_ip_address())
+
     def run(self, folders: Sequence[RunFolder], deadline: float, tell: Callable[[], None]) -> None:
         """Execute the tasks, as many at once as the cluster has processors."""
         ray = self._ray
