@@ -79,7 +79,12 @@ class Page:
         """Wait until the JavaScript ``expression`` is true."""
         deadline = time.monotonic() + timeout_seconds
         while True:
-            value = self.evaluate(expression)
+            try:
+                value = self.evaluate(expression)
+            except RuntimeError as error:  # another page came meanwhile
+                if "navigated" not in str(error):
+                    raise
+                value = None
             if value:
                 return value
             if time.monotonic() > deadline:

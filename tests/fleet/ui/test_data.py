@@ -46,6 +46,9 @@ def test_from_data_to_a_run_to_its_end(server: AdminServer, tmp_path: Path, brow
 
     browser.open(server.url + "/data")
     assert browser.evaluate("document.querySelector('#waiting [data-candidate]').dataset.candidate") == f"k-{other[2:]}"
+    report_progress(server.engine, going, 1, progress=0.4, text="net 1 of 2", now=learned.AT + 505)
+    browser.wait_for("document.querySelector('#going tbody td').textContent.includes('40 %')")
+    report_progress(server.engine, going, 1, progress=0.25, text="net 1 of 2", now=learned.AT + 506)
     browser.evaluate(f"document.querySelector('#going [data-run={going}] a').click()")
     browser.wait_for("document.querySelector('#run .moved')?.getAttribute('width') === '25.0'")
     report_progress(server.engine, going, 1, progress=0.75, text="net 2 of 2", now=learned.AT + 510)
@@ -56,7 +59,13 @@ def test_from_data_to_a_run_to_its_end(server: AdminServer, tmp_path: Path, brow
     browser.wait_for("document.querySelector('#run [data-state]')?.dataset.state === 'CANCELLED'")
     assert get_run(server.engine, going).ended_by == "first"
 
+    browser.open(f"{server.url}/data/runs/{one}")
+    browser.evaluate("document.getElementById('make').requestSubmit()")
+    browser.wait_for("document.getElementById('command') !== null")
+    assert get_candidate(server.engine, f"k-{one[2:]}").policy == ""
     browser.open(server.url + "/data/runs")
+    said = browser.evaluate(f"document.querySelector('[data-run={one}] .metric').textContent")
+    assert said == "rmse 0.4"
     for run in (one, other):
         browser.evaluate(f"document.querySelector('input[value={run}]').click()")
     browser.evaluate("document.querySelector('form[action=\"/data/compare\"]').requestSubmit()")

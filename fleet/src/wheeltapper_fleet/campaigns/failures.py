@@ -53,13 +53,12 @@ def count_failures(engine: Engine, campaign: str) -> list[Failures]:
     with reading(engine) as connection:
         for state in _FAILED:
             mine = (executions.c.campaign == campaign, executions.c.state == state)
-            some = select(executions.c.code, executions.c.device).where(*mine)
-            some = some.order_by(executions.c.wave, executions.c.device).limit(COUNTED)
-            rows = some.subquery()
+            some = select(executions.c.code, executions.c.device, executions.c.detail, executions.c.wave).where(*mine)
+            rows = some.order_by(executions.c.wave, executions.c.device).limit(COUNTED).subquery()
             counted = select(rows.c.code, func.count()).group_by(rows.c.code).order_by(func.count().desc(), rows.c.code)
             for code, count in connection.execute(counted.limit(_REASONS)).all():
-                shown = select(executions.c.device, executions.c.detail).where(*mine, executions.c.code == code)
-                few = connection.execute(shown.order_by(executions.c.wave, executions.c.device).limit(_SHOWN)).all()
+                shown = select(rows.c.device, rows.c.detail).where(rows.c.code == code)
+                few = connection.execute(shown.order_by(rows.c.wave, rows.c.device).limit(_SHOWN)).all()
                 found.append(Failures(state, code, count, tuple(row.device for row in few), few[0].detail))
     return sorted(found, key=lambda each: (-each.count, each.state, each.code))[:_REASONS]
 

@@ -15,7 +15,7 @@ from wheeltapper_fleet.captures.views import list_captures
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import Page as ListPage
 from wheeltapper_fleet.learning.candidates.views import list_candidates
-from wheeltapper_fleet.learning.datasets.manifest import DatasetManifest, Item
+from wheeltapper_fleet.learning.datasets.manifest import DatasetManifest, Item, Ref
 from wheeltapper_fleet.learning.datasets.views import (
     compare_versions,
     get_version,
@@ -25,10 +25,11 @@ from wheeltapper_fleet.learning.datasets.views import (
 )
 from wheeltapper_fleet.learning.policies.views import list_policies
 from wheeltapper_fleet.learning.runs.views import list_runs
+from wheeltapper_fleet.lineage.runs import recording_runs
 from wheeltapper_fleet.lineage.views import recording_devices, recording_lineage, recording_releases
 from wheeltapper_fleet.registry.dataset_views import list_dataset_releases
 from wheeltapper_fleet.ui.answering import ROWS_SHOWN, Named, answer, attempt
-from wheeltapper_fleet.ui.rendering import After, Asked, Page
+from wheeltapper_fleet.ui.rendering import After, Asked, Page, Viewer, render
 
 __all__ = ["router"]
 
@@ -48,14 +49,23 @@ def _overview(page: Page) -> dict[str, Any]:
     datasets, problem = attempt(lambda: list_datasets(page.datasets, FEW_SHOWN, None), _NOTHING)
     return {
         "candidates": list_candidates(page.engine, state="WAITING", limit=FEW_SHOWN),
-        "running": list_runs(page.engine, state="RUNNING", limit=FEW_SHOWN),
-        "queued": list_runs(page.engine, state="QUEUED", limit=FEW_SHOWN),
+        **_under_way(page),
         "runs": list_runs(page.engine, limit=FEW_SHOWN),
         "policies": list_policies(page.engine, limit=FEW_SHOWN),
         "captures": list_captures(page.engine, limit=FEW_SHOWN),
         "datasets": datasets,
         "problem": problem,
     }
+
+
+def _under_way(page: Page) -> dict[str, Any]:
+    return {name.lower(): list_runs(page.engine, state=name, limit=FEW_SHOWN) for name in ("RUNNING", "QUEUED")}
+
+
+@router.get("/fragments/runs-under-way")
+def show_under_way(request: Request, page: Asked, who: Viewer) -> Response:
+    """How far the runs are that are under way, rendered anew."""
+    return render("data/going.html", who, request, _under_way(page))
 
 
 @router.get("/data")
@@ -89,6 +99,7 @@ def show_recording(sha256: _Sha256, request: Request, page: Asked, after: After 
         lambda _: {
             "recording": recording_lineage(page.engine, page.datasets, sha256, "", now),
             "releases": recording_releases(page.engine, sha256, ROWS_SHOWN, scope="", now=now),
+            "runs": recording_runs(page.engine, sha256, ROWS_SHOWN, scope="", now=now),
             "devices": recording_devices(page.engine, sha256, ROWS_SHOWN, after or None, scope="", now=now),
         },
     )
@@ -125,6 +136,7 @@ def _dataset(page: Page, name: str, version: int | None, after: str | None) -> d
         "items": [(msgspec.convert(each.item, Item), each.removed) for each in items.items],
         "following": items,
         "problem": problem,
+        "runs": list_runs(page.engine, dataset=Ref(name, number), limit=FEW_SHOWN),
         "releases": list_dataset_releases(page.engine, name, number, ROWS_SHOWN, None),
     }
 

@@ -18,7 +18,8 @@ from wheeltapper_fleet.learning.policies.rules import BUDGET_SECONDS
 from wheeltapper_fleet.learning.policies.spec import PolicySpec, parse_policy, read_policy
 from wheeltapper_fleet.learning.policies.views import explain_event, get_policy, list_events, list_policies
 from wheeltapper_fleet.learning.runs.schemas import RunDetail
-from wheeltapper_fleet.learning.runs.views import get_run, list_runs
+from wheeltapper_fleet.learning.runs.views import get_run, headline_metrics, list_runs
+from wheeltapper_fleet.lineage.runs import run_lineage
 from wheeltapper_fleet.ui.answering import ROWS_SHOWN, Named, Word, answer, attempt
 from wheeltapper_fleet.ui.rendering import After, Asked, Page, Viewer, render
 
@@ -41,19 +42,13 @@ _Event: TypeAlias = Annotated[int, Path(ge=1, le=2**53)]
 @router.get("/data/runs")
 def show_runs(request: Request, page: Asked, state: Word = "", model: Word = "", after: After = None) -> Response:
     """Runs, newest first; of a state, of a model."""
-    return answer(
-        "data/runs.html",
-        request,
-        page,
-        lambda _: {
-            "found": list_runs(
-                page.engine, state=state or None, model=model or None, limit=ROWS_SHOWN, after=after or None
-            ),
-            "states": RUN_STATES,
-            "state": state,
-            "model": model,
-        },
-    )
+
+    def read(_: object) -> dict[str, Any]:
+        found = list_runs(page.engine, state=state or None, model=model or None, limit=ROWS_SHOWN, after=after or None)
+        metrics = headline_metrics(page.engine, [run.id for run in found.items])
+        return {"found": found, "metrics": metrics, "states": RUN_STATES, "state": state, "model": model}
+
+    return answer("data/runs.html", request, page, read)
 
 
 @router.get("/data/compare")
@@ -87,8 +82,12 @@ def _run(page: Page, run: str, who: Principal) -> dict[str, Any]:
     found = get_run(page.engine, run)
     going = found.state in GOING
     gates = {gate.get("name") for gate in found.gates}
+    lineage = run_lineage(page.engine, run)
+    made = found.state == "SUCCEEDED" and found.cause_kind != "policy" and lineage.candidate is None
     return {
         "run": found,
+        "lineage": lineage,
+        "may_make": made and who.may("run.queue"),
         "going": going,
         "may_cancel": going and who.may("run.cancel"),
         "metrics": {name: value for name, value in sorted(found.metrics.items()) if name not in gates},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from wheeltapper_fleet.learning.runs.schemas import RunDetail, RunView
 from wheeltapper_fleet.learning.runs.tables import runs
 from wheeltapper_fleet.registry.blobs import BlobStore
 
-__all__ = ["bundle_file", "detail_of", "get_run", "list_runs", "plot_file"]
+__all__ = ["bundle_file", "detail_of", "get_run", "headline_metrics", "list_runs", "plot_file"]
 
 _OBJECTS = ("parameters", "metrics", "digests", "plots")
 _LISTS = ("gates", "warnings", "trials")
+_HEADLINES = ("auroc", "f1", "accuracy", "recall", "precision", "sensitivity", "rmse", "mae", "false_alarms_per_1000h")
+"""Names of metrics that are looked for first, where few can be shown."""
+_TECHNICAL = frozenset({"finite", "golden_reproducible", "int8_agreement", "latency_p95_ms", "model_bytes"})
 
 
 def get_run(engine: Engine, run: str) -> RunDetail:
@@ -71,6 +75,20 @@ def list_runs(
     with reading(engine) as connection:
         rows, following = page_of(connection, query, key, limit=limit, after=after, descending=True, within=within)
     return Page([RunView(**row._mapping) for row in rows], following)
+
+
+def headline_metrics(engine: Engine, names: Sequence[str], most: int = 3) -> dict[str, dict[str, float]]:
+    """At most ``most`` metrics of each of some runs, by the run's id: those that say most of a model. Costs their
+    rows."""
+    with reading(engine) as connection:
+        rows = connection.execute(select(runs.c.id, runs.c.metrics).where(runs.c.id.in_(names))).all()
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        metrics = row.metrics if isinstance(row.metrics, dict) else {}
+        first = [name for name in _HEADLINES if name in metrics]
+        others = sorted(name for name in metrics if name not in first and name not in _TECHNICAL)
+        found[row.id] = {name: metrics[name] for name in [*first, *others][:most]}
+    return found
 
 
 def plot_file(engine: Engine, blobs: BlobStore, run: str, name: str) -> Path:
