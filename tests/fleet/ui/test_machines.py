@@ -17,6 +17,7 @@ from sqlalchemy import event
 from tests.browser import open_page
 from tests.fleet.alerts.world import Works
 from tests.fleet.api.harness import MODEL, AdminServer
+from tests.fleet.telemetry.test_feature_curves import NAMES, manifest, reported
 from tests.fleet.ui.axe import serious_findings
 from tests.fleet.ui.pictures import keep_picture
 from tests.fleet.ui.test_cases import signed_in
@@ -110,6 +111,45 @@ def test_a_machine_shows_zone_band_trend_life_and_cases(server: AdminServer) -> 
         assert "data-api" in page
     with signed_in(server, "viewer") as http:
         assert "data-api" not in http.get("/machines/press").text
+
+
+def test_features_of_a_point_over_time_in_one_condition(server: AdminServer, tmp_path: Path) -> None:
+    a_machine(server)
+    now = time.time()
+    made = manifest(*NAMES)
+    with server.engine.begin() as connection:
+        connection.execute(tables.releases.update().values(model="m", manifest=made))
+    for number in range(48):
+        speed = 1.0 + number % 2
+        reported(server.engine, 1000 + number, (speed, 1.0 + number / 24, speed), now - (48 - number) * 3600)
+    bare = ImportedAsset.model_validate({"id": "bare", "kind": "point", "parent": "press"})
+    import_assets(server.engine, [bare], False, now)
+    with signed_in(server, "viewer") as http:
+        asked = {"point": "front", "condition": "speed.value", "low": "1.5", "high": "2.5"}
+        text = http.get("/machines/press/features", params=asked).text
+        assert re.findall(r'data-feature="([^"]+)"', text) == ["x.bpfo", "speed.value", "x.rms"]
+        assert "24 of 48 reports" in " ".join(text.split()).replace('<a href="/devices/gw-1">gw-1</a>', "")
+        assert "outer race" in text
+        assert "+3.9 deviations" in text
+        nonsense = http.get("/machines/press/features", params={"condition": "x", "low": "nan", "high": "a"})
+        assert "No report of that time and condition" in nonsense.text
+        assert "Nothing measures it now" in http.get("/machines/press/features", params={"point": "bare"}).text
+        found = http.get("/api/v1/devices/gw-1/features", params={"pipeline": "main", "reports": 5}).json()
+        assert [len(each["points"]) for each in found["curves"]] == [5, 5, 5]
+        wrong = http.get("/api/v1/devices/gw-1/features", params={"pipeline": "main", "from": 9, "to": 1})
+        assert wrong.json()["code"] == "history.range"
+    out = Path(os.environ.get("WHEELTAPPER_TEST_IMAGES", tmp_path))
+    with open_page() as page:
+        page.emulate(1440, 1000)
+        page.set_cookie(server.url, server.sign_in())
+        page.open(server.url + "/machines/press/features?point=front")
+        page.png(out / "features.png")
+        assert page.evaluate("document.querySelectorAll('.small .line').length") == 3
+        assert serious_findings(page) == []
+        page.emulate(390, 844, dark=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert serious_findings(page) == []
+        assert page.problems == []
 
 
 def test_in_a_browser(server: AdminServer, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from wheeltapper_fleet.cli.releases import release_app
 from wheeltapper_fleet.cli.runs import run_app
 from wheeltapper_fleet.cli.simulate import simulate
 from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
-from wheeltapper_fleet.cli.telemetry import device_history, device_records
+from wheeltapper_fleet.cli.telemetry import device_features, device_history, device_records
 from wheeltapper_fleet.cli.train import train_app
 from wheeltapper_fleet.cli.trainer import trainer
 from wheeltapper_fleet.cli.why import device_why
@@ -57,6 +57,7 @@ app = typer.Typer(
 device_app.command("why")(device_why)
 device_app.command("records")(device_records)
 device_app.command("history")(device_history)
+device_app.command("features")(device_features)
 app.add_typer(keys_app, name="keys")
 app.add_typer(device_app, name="device")
 app.add_typer(release_app, name="release")

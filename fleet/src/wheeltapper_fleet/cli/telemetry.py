@@ -1,4 +1,4 @@
-"""``wheeltapper device records`` and ``device history``: what a device delivered, record by record and as a curve."""
+"""``wheeltapper device records``, ``history`` and ``features``: what a device delivered, one by one and as curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
 from wheeltapper_fleet.cli.support import format_time, open_client, print_json, print_table
 
-__all__ = ["device_history", "device_records"]
+__all__ = ["device_features", "device_history", "device_records"]
 
 _Hours = Annotated[float, typer.Option(min=0.01, max=87_600, help="How far back.")]
 
@@ -99,6 +99,43 @@ def device_history(
         for each in found["points"]
     ]
     print_table(columns, rows, "no window of that time")
+
+
+def device_features(
+    device: str,
+    pipeline: Annotated[str, typer.Option(help="The name of one of the device's pipelines.")],
+    hours: _Hours = 168.0,
+    condition: Annotated[str | None, typer.Option(help="A feature that says the condition, as speed.value.")] = None,
+    low: Annotated[float | None, typer.Option(help="Only reports in which its mean was at least this.")] = None,
+    high: Annotated[float | None, typer.Option(help="Only reports in which its mean was at most this.")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the features of a pipeline over time, from its reports of drift: those that moved most first."""
+    now = time.time()
+    query: dict[str, Any] = {"pipeline": pipeline, "from": now - hours * 3600, "to": now}
+    asked = {"condition": condition, "low": low, "high": high}
+    query |= {name: value for name, value in asked.items() if value is not None}
+    with open_client(url, token_file, data_dir) as client:
+        found = client.call("GET", f"/devices/{quote(device, safe='')}/features", **query)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each["name"],
+            len(each["points"]),
+            _number(each["usual"]),
+            _number(each["points"][0]["mean"]),
+            _number(each["points"][-1]["mean"]),
+            None if each["shift"] is None else f"{each['shift']:+.1f}",
+        )
+        for each in found["curves"]
+    ]
+    columns = ("FEATURE", "REPORTS", "USUAL", "FIRST", "NEWEST", "DEVIATIONS")
+    print_table(columns, rows, f"no report of that time and condition; {found['reports']} were read")
 
 
 def _number(value: float | None) -> str | None:

@@ -6,7 +6,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["DriftView", "FeatureDriftView", "HistoryView", "PointView", "RecordView", "ScorePoint", "SpoolTotals"]
+__all__ = [
+    "DriftView",
+    "FeatureCurveView",
+    "FeatureCurvesView",
+    "FeatureDriftView",
+    "FeaturePointView",
+    "HistoryView",
+    "PointView",
+    "RecordView",
+    "ScorePoint",
+    "SpoolTotals",
+]
 
 
 class ScorePoint(BaseModel):
@@ -110,3 +121,39 @@ class HistoryView(BaseModel):
     device: str
     pipeline: str
     points: list[PointView]
+
+
+class FeaturePointView(BaseModel):
+    """The mean of a feature over the ``windows`` of one report, which came at ``at`` (Unix seconds) of a ``release``
+    (``model/3``)."""
+
+    at: float
+    mean: float
+    windows: int
+    release: str
+
+
+class FeatureCurveView(BaseModel):
+    """A feature over time. ``usual`` and ``deviation`` are those of training, of the newest point's release; ``shift``
+    is how many deviations the newest point is from the usual value (None where it is not known)."""
+
+    name: str
+    usual: float | None
+    deviation: float | None
+    shift: float | None
+    points: list[FeaturePointView]
+
+
+class FeatureCurvesView(BaseModel):
+    """The features of a pipeline, those that moved most first.
+
+    ``reports`` were read; ``shown`` of them are of the condition that was asked for, and ``left_out`` fit no manifest
+    that is known.
+    """
+
+    device: str
+    pipeline: str
+    reports: int
+    shown: int
+    left_out: int
+    curves: list[FeatureCurveView]

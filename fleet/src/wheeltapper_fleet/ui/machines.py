@@ -26,8 +26,9 @@ from wheeltapper_fleet.captures.views import list_captures
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.registry.views import manifests_of
+from wheeltapper_fleet.telemetry.feature_curves import Condition, feature_curves
 from wheeltapper_fleet.ui.rendering import After, Asked, Page, render, sign_in_form, viewer
-from wheeltapper_fleet.ui.trend import gauge, trend
+from wheeltapper_fleet.ui.trend import gauge, small, trend
 from wheeltapper_protocols.decision.decision import DecisionSpec
 from wheeltapper_protocols.manifest.manifest import RemainingLife
 from wheeltapper_protocols.signal.iso20816 import LIMITS_MM_S
@@ -40,10 +41,14 @@ POINTS_SHOWN: Final = 12
 CURVE_POINTS: Final = 300
 CASES_READ: Final = 60
 CASES_OF_A_POINT: Final = 5
+POINTS_LISTED: Final = 200
+FEATURES_SHOWN: Final = 24
+REPORTS_READ: Final = 150
 _DEVICES_READ: Final = 6
 _CAPTURES_SHOWN: Final = 6
 _PERIODS: Final = {1: "day", 7: "week", 31: "month", 366: "year"}
 _Text: TypeAlias = Annotated[str, Query(max_length=120)]
+_Number: TypeAlias = Annotated[str, Query(max_length=24)]
 _Days: TypeAlias = Annotated[Literal["1", "7", "31", "366"], Query()]
 _Asset: TypeAlias = Annotated[str, Path(max_length=63)]
 
@@ -76,6 +81,54 @@ def show_machine(machine: _Asset, request: Request, page: Asked, days: _Days = "
     if asset.kind in ("component", "point") and asset.machine is not None:
         return RedirectResponse(f"/machines/{asset.machine}#{asset.id}", status_code=303)
     return render("machine.html", principal, request, _machine(page, machine, int(days), after or None, principal))
+
+
+@router.get("/machines/{machine}/features")
+def show_features(
+    machine: _Asset,
+    request: Request,
+    page: Asked,
+    point: _Text = "",
+    days: _Days = "7",
+    condition: _Text = "",
+    low: _Number = "",
+    high: _Number = "",
+) -> Response:
+    """The features of a point over time, at all speeds and loads or in a range of one."""
+    principal = viewer(page, request)
+    if principal is None:
+        return sign_in_form(page)
+    state = get_machine(page.engine, machine, page.clock(), POINTS_LISTED)
+    measured = [each for each in state.points if each.sources] or list(state.points)
+    shown = next((each for each in state.points if each.asset.id == point), None) or next(iter(measured), None)
+    values: dict[str, Any] = {"machine": state.asset, "points": state.points, "point": shown, "found": None}
+    values |= {"days": int(days), "periods": _PERIODS, "condition": condition, "low": low, "high": high, "curves": []}
+    source = next(iter(shown.sources), None) if shown is not None else None
+    if source is not None:
+        now = page.clock()
+        begin = now - int(days) * 86_400.0
+        wanted = Condition(condition, _number(low, -math.inf), _number(high, math.inf)) if condition else None
+        with reading(page.engine) as connection:
+            found = feature_curves(connection, source.device, source.pipeline, begin, now, REPORTS_READ, wanted)
+            everything = found if wanted is None else None
+            if everything is None:  # the names to choose from do not depend on the choice
+                everything = feature_curves(connection, source.device, source.pipeline, begin, now, 1)
+        names = sorted(each.name for each in everything.curves)
+        conditions = [name for name in names if name.endswith(".value")] or names
+        if condition and condition not in conditions:
+            conditions.append(condition)
+        drawn = [(each, small(each, begin, now)) for each in found.curves[:FEATURES_SHOWN]]
+        values |= {"found": found, "curves": drawn, "conditions": conditions, "source": source}
+    return render("features.html", principal, request, values)
+
+
+def _number(text: str, otherwise: float) -> float:
+    """The number that a field of a form holds; ``otherwise`` for an empty one, or for what is no number."""
+    try:
+        value = float(text)
+    except ValueError:
+        return otherwise
+    return value if math.isfinite(value) else otherwise
 
 
 def _machine(page: Page, machine: str, days: int, after: str | None, principal: Principal) -> dict[str, Any]:

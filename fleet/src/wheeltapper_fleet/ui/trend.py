@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wheeltapper_fleet.telemetry.schemas import PointView
+from wheeltapper_fleet.telemetry.schemas import FeatureCurveView, PointView
 from wheeltapper_fleet.ui.charts import Curve, Sample, curve
 
-__all__ = ["Gauge", "Strip", "Trend", "gauge", "trend"]
+__all__ = ["Gauge", "Small", "Strip", "Trend", "gauge", "small", "trend"]
 
 _WIDTH: Final = 720.0
 _HEIGHT: Final = 150.0
@@ -53,6 +53,43 @@ class Gauge:
     value: float
     warning: float
     critical: float
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small chart of a feature: its line, the band of training from ``band_y`` for ``band_height`` (None where it is
+    not known), and the values at the lower and upper edge."""
+
+    line: str
+    band_y: float | None
+    band_height: float | None
+    low: float
+    high: float
+
+
+def small(curve: FeatureCurveView, begin: float, end: float) -> Small | None:
+    """The chart of a feature from ``begin`` to ``end`` (Unix seconds), 240 by 60; None for fewer than two points.
+
+    The band is two deviations to each side of the usual value; it is always on the chart.
+    """
+    points = [each for each in curve.points if math.isfinite(each.mean)]
+    if len(points) < 2 or end <= begin:
+        return None
+    values = [each.mean for each in points]
+    edges = None
+    if curve.usual is not None and curve.deviation is not None:
+        edges = (curve.usual - 2 * curve.deviation, curve.usual + 2 * curve.deviation)
+        values += edges
+    low, high = min(values), max(values)
+    spread = (high - low) or max(abs(high), 1e-12)
+
+    def height(value: float) -> float:
+        return round(57 - 54 * (value - low) / spread, 1)
+
+    line = " ".join(f"{240 * (each.at - begin) / (end - begin):.1f},{height(each.mean)}" for each in points)
+    if edges is None:
+        return Small(line, None, None, low, high)
+    return Small(line, height(edges[1]), round(max(0.5, height(edges[0]) - height(edges[1])), 1), low, high)
 
 
 def trend(points: Sequence[PointView], alerts: Sequence[float] = (), critical: float = 2.0) -> Trend | None:
