@@ -47,6 +47,7 @@ _DAYS = (
     "keep_device_log_days",
     "keep_commands_days",
     "keep_audit_days",
+    "keep_runs_days",
 )
 _MOST_DAYS = 36_500
 
@@ -73,6 +74,7 @@ class FleetConfig:
             record, summed up by 300 s, and summed up by the hour. Sums by day are kept for ever.
         keep_device_log_days, keep_commands_days, keep_audit_days: for how long is kept what was done to devices, what
             was asked of them, and the record of changes.
+        keep_runs_days: for how long runs, their plots and bundles are kept that nothing stands on.
         notify: the mail server, and where webhooks may go.
         history: where raw history is kept beyond the database.
         datasets_url: where datasets are kept: a folder or ``s3://BUCKET/PREFIX``; empty: in ``data_dir``.
@@ -100,6 +102,7 @@ class FleetConfig:
     keep_device_log_days: int = 1825
     keep_commands_days: int = 365
     keep_audit_days: int = 1825
+    keep_runs_days: int = 365
     notify: NotifySettings = field(default_factory=NotifySettings)
     history: HistorySettings = field(default_factory=HistorySettings)
     datasets_url: str = ""

@@ -59,6 +59,7 @@ from wheeltapper_fleet.history.segments import Segments, written_up_to
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.learning.policies.acting import Acting
 from wheeltapper_fleet.learning.policies.engine import PolicyEngine
+from wheeltapper_fleet.learning.retention import runs_turn
 from wheeltapper_fleet.learning.runs.service import silent_turn
 from wheeltapper_fleet.lineage.contents import index_turn
 from wheeltapper_fleet.notify.delivery import Delivery
@@ -334,6 +335,9 @@ def _duties(
         "device retention", 600.0, devices_turn(database, config.keep_device_log_days, config.keep_commands_days)
     )
     yield Duty("audit retention", 600.0, audit_turn(database, config.keep_audit_days))
+    yield Duty(
+        "run retention", 3600.0, runs_turn(database, BlobStore(config.data_dir / "blobs"), config.keep_runs_days)
+    )
 
 
 async def _refresh(upkeep: Upkeep) -> None:

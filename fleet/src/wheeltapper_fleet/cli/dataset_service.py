@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wheeltapper_fleet.learning.datasets.store import DatasetStore
     from wheeltapper_protocols.signal.recording import Recording
 
-__all__ = ["captures_of", "history_of", "show_releases"]
+__all__ = ["captures_of", "history_of", "show_trained"]
 
 
 def captures_of(
@@ -53,10 +53,11 @@ def history_of(config: Path, devices: Sequence[str], days: float | None) -> Iter
         yield coming_history(engine, place, devices, since)
 
 
-def show_releases(
+def show_trained(
     versions: Sequence[str], url: str | None, token_file: Path | None, data_dir: Path | None
-) -> list[dict[str, Any]] | None:
-    """The releases that were trained on some versions; None where no service is named and none runs here."""
+) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]] | None]:
+    """The releases and the runs that were trained on some versions; None where no service is named and none runs
+    here."""
     import os
 
     from wheeltapper_fleet.cli.support import open_client
@@ -64,10 +65,12 @@ def show_releases(
 
     named = url or os.environ.get("WHEELTAPPER_URL") or data_dir
     if not named and not (Path(DATA_DIR) / "serve.json").is_file():
-        return None
+        return None, None
     found: list[dict[str, Any]] = []
+    ran: list[dict[str, Any]] = []
     with open_client(url, token_file, data_dir) as client:
         for version in versions:
             name, number = parse_ref(version)
             found += client.items(f"/datasets/{name}/releases", {"version": number})
-    return found
+            ran += client.items("/runs", {"dataset": version})
+    return found, ran

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wheeltapper_fleet.cli.dataset_service import captures_of, history_of, show_releases
+from wheeltapper_fleet.cli.dataset_service import captures_of, history_of, show_trained
 from wheeltapper_fleet.cli.dataset_views import show_checks, show_manifest
 from wheeltapper_fleet.cli.options import AsJson, DataDir, TokenFile, Url
 from wheeltapper_fleet.cli.support import (
@@ -433,9 +433,9 @@ def dataset_remove(
             what = f"this removes {len(found)} contents ({sum(found.values())} bytes) from {opened.url} for ever"
             fail("usage.not_confirmed", f"{what}: say --yes; nothing was changed", BAD_INPUT)
         removal = remove_contents(opened, found, why, getpass.getuser())
-        releases = show_releases(removal.versions, url, token_file, data_dir)
+        releases, ran = show_trained(removal.versions, url, token_file, data_dir)
     if as_json:
-        print_json({**asdict(removal), "releases": releases})
+        print_json({**asdict(removal), "releases": releases, "runs": ran})
         return
     typer.echo(
         f"{len(removal.contents)} contents removed, {removal.bytes} bytes; they were in {', '.join(removal.versions)}"
@@ -444,6 +444,8 @@ def dataset_remove(
         typer.echo("no fleet service was found, so it is not known which models were trained on them")
     for each in releases or []:
         typer.echo(f"trained on them: {each['model']} {each['release']} ({each['dataset']}@{each['version']})")
+    for each in ran or []:
+        typer.echo(f"run on them: {each['id']} {each['state']}, {each['model']} ({each['dataset']})")
 
 
 @dataset_app.command("models")

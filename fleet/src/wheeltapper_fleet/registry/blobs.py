@@ -6,16 +6,17 @@ Invariants:
     * No blob is longer than the cap.
 
 What this module does not do: decide who may read a blob (every enrolled device may: nothing in a release is secret from
-the fleet's own devices); remove blobs that no release names.
+the fleet's own devices); know which blobs are used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -71,6 +72,7 @@ class BlobStore:
                     "blob.hash", f"the content hashes to {blob.sha256}, not to {sha256[:64]}; send it again"
                 )
             if self.has(blob.sha256, blob.length):
+                self.wanted(blob.sha256)
                 return blob
             files.publish_file(temporary, self._folder / blob.sha256)
             return blob
@@ -108,6 +110,34 @@ class BlobStore:
         """Whether a blob with this hash (by its name) and length is stored. :meth:`check` also reads its bytes."""
         path = self._folder / sha256
         return bool(_SHA256.match(sha256)) and path.is_file() and path.stat().st_size == length
+
+    def wanted(self, sha256: str) -> Path:
+        """Where the blob is, which somebody is about to name: :meth:`remove_unused` leaves it for as long as a new one.
+
+        Raises:
+            FleetError: ``blob.not_found``.
+        """
+        path = self.path(sha256)
+        with contextlib.suppress(OSError):  # a store that is read only removes nothing either
+            os.utime(path)
+        return path
+
+    def remove_unused(self, used: Container[str], before: float) -> tuple[int, int]:
+        """Remove the blobs that are not ``used`` and that nobody stored or asked for since ``before`` (Unix seconds).
+
+        Returns:
+            How many, and their bytes.
+        """
+        count = length = 0
+        for entry in os.scandir(self._folder):
+            if not _SHA256.match(entry.name) or entry.name in used:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(entry.path)
+                if found.st_mtime < before:
+                    os.unlink(entry.path)
+                    count, length = count + 1, length + found.st_size
+        return count, length
 
     def check(self, sha256: str, length: int) -> None:
         """Read the blob and check that its bytes have the hash in its name, and this length.

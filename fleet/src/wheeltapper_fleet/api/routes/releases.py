@@ -36,7 +36,7 @@ router = APIRouter()
 @router.head("/blobs/{sha256}")
 def has_blob(sha256: Sha256, context: Context) -> Response:
     """Whether the blob is in the store, with its length in ``X-Content-Length``."""
-    length = context.blobs.path(sha256).stat().st_size
+    length = context.blobs.wanted(sha256).stat().st_size
     return Response(headers={"X-Content-Length": str(length)})
 
 

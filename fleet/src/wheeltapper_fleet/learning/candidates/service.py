@@ -22,7 +22,8 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.candidates.tables import candidates
 from wheeltapper_fleet.learning.policies.tables import policies
 from wheeltapper_fleet.learning.runs.schemas import RunView
-from wheeltapper_fleet.learning.runs.views import get_run
+from wheeltapper_fleet.learning.runs.tables import runs
+from wheeltapper_fleet.learning.runs.views import detail_of
 from wheeltapper_fleet.promotion.service import set_alias
 from wheeltapper_fleet.registry.blobs import BlobStore
 from wheeltapper_fleet.registry.published import published_release
@@ -59,12 +60,19 @@ def candidate_of(engine: Engine, run: str, *, now: float) -> str:
         TrainingError: ``run.not_found``.
         FleetError: ``candidate.no_bundle``; ``candidate.policy``: a policy asked for the run, and makes it itself.
     """
-    found = get_run(engine, run)
-    if found.cause_kind == "policy":
-        message = f"{run} is of the policy {found.cause_id}, which makes the candidate itself; see `policy show`"
-        raise FleetError("candidate.policy", message, 409)
     with engine.begin() as connection:
+        row = connection.execute(select(runs).where(runs.c.id == run).with_for_update()).one_or_none()
+        if row is None:
+            raise FleetError("run.not_found", f"there is no run {run[:80]!r}", 404)
+        found = detail_of(row)
+        _check_cause(found)
         return add_candidate(connection, found, policy="", cycle=0, now=now)
+
+
+def _check_cause(found: RunView) -> None:
+    if found.cause_kind == "policy":
+        message = f"{found.id} is of the policy {found.cause_id}, which makes the candidate itself; see `policy show`"
+        raise FleetError("candidate.policy", message, 409)
 
 
 def approve_candidate(
