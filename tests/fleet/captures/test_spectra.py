@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fleet.ui.recordings import BPFO_HZ, RATE_HZ, worn
-from wheeltapper_fleet.captures.diagnosis import sound
+from wheeltapper_fleet.captures import diagnosis
+from wheeltapper_fleet.captures.diagnosis import MOST_SAMPLES, at_work, one_snapshot, some_snapshots, sound
 from wheeltapper_fleet.captures.spectra import (
     MOST_POINTS,
     Band,
@@ -26,6 +27,7 @@ from wheeltapper_fleet.captures.spectra import (
     waterfall_row,
     waveform,
 )
+from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.signal.recording import Recording
 
 
@@ -135,3 +137,24 @@ def test_a_sound_is_as_loud_as_can_be_and_fast_enough_to_be_heard(rate_hz: float
         values = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
     assert len(values) == min(4096, 1024 * max(1, int(60 * rate_hz / 1024)))
     assert 0.85 < np.abs(values).max() / 32767 < 0.95
+
+
+@pytest.mark.parametrize(("snapshots", "samples"), [(1, 2 * MOST_SAMPLES), (3, MOST_SAMPLES // 2), (40, 64), (1, 1)])
+def test_of_a_recording_a_bounded_part_is_transformed(snapshots: int, samples: int) -> None:
+    t_s = np.arange(snapshots, dtype=np.float64) * 1e6
+    made = np.zeros((snapshots, samples, 1), dtype=np.int16)
+    recording = Recording(made, np.array([0.5]), RATE_HZ, t_s, ("x",), ("g",))
+    some = some_snapshots(recording, 0)
+    assert 0 < some.size <= MOST_SAMPLES
+    assert 0 < one_snapshot(recording, 0, snapshots).size <= MOST_SAMPLES
+    assert 0 < len(sound(recording, 0)[0]) < 5 * MOST_SAMPLES
+
+
+def test_more_readers_than_there_are_turns_wait_and_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "WAIT_SECONDS", 0.01)
+    with at_work(), at_work():
+        with pytest.raises(FleetError) as refused, at_work():
+            pass
+        assert (refused.value.code, refused.value.status) == ("capture.busy", 503)
+    with at_work():
+        pass

@@ -96,7 +96,7 @@ def test_a_machine_shows_zone_band_trend_life_and_cases(server: AdminServer) -> 
         assert "Press 4 press, site works, criticality normal" in text
         assert "zone C may run for a limited time only" in text
         assert "A < 1.4 B < 2.8 C < 4.5 D mm/s RMS, group 2, rigid" in text
-        assert "Remaining life 68.3 hours, 90 % of the time between 38.3 and 128" in text
+        assert "Remaining life 68.3 hours, 90 % interval 38.3 to 128" in text
         assert f"{MODEL}/1 → {MODEL}/2" in text
         assert 'aria-label="Score 1.80' in page
         assert "critical from 3.00" in page

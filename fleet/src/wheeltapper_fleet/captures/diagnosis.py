@@ -1,15 +1,19 @@
 """Reads recordings for diagnosis: one as a whole, many as a waterfall, a channel as sound.
 
 Bounds: a recording of more than :data:`MOST_BYTES` is not opened; a waterfall has :data:`MOST_ROWS` recordings at most
-and opens none of more than :data:`MOST_ROW_BYTES`; a sound lasts :data:`MOST_SECONDS` at most. Recordings are named by
-their content, so a row of a waterfall that was computed once is kept and stays right.
+and opens none of more than :data:`MOST_ROW_BYTES`; a sound lasts :data:`MOST_SECONDS` at most. Of one recording
+:data:`MOST_SAMPLES` are transformed, and :data:`AT_ONCE` readers are served at once, so that however many look, the
+memory is that of a few. Recordings are named by their content, so a row of a waterfall that was computed once is kept
+and stays right.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 import wave
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,12 +28,25 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_protocols.errors import RecordingError
 from wheeltapper_protocols.signal.recording import Recording, read_recording
 
-__all__ = ["MOST_ROWS", "Row", "open_recording", "some_snapshots", "sound", "waterfall"]
+__all__ = [
+    "MOST_ROWS",
+    "Row",
+    "at_work",
+    "one_snapshot",
+    "open_recording",
+    "some_snapshots",
+    "sound",
+    "waterfall",
+]
 
 MOST_BYTES: Final = 64 * 2**20
 MOST_ROW_BYTES: Final = 16 * 2**20
 MOST_ROWS: Final = 24
 MOST_SECONDS: Final = 60.0
+MOST_SAMPLES: Final = 2**21
+AT_ONCE: Final = 2
+WAIT_SECONDS: Final = 10.0
+_TURNS: Final = threading.BoundedSemaphore(AT_ONCE)
 _FADE_SECONDS: Final = 0.003
 _LOUDEST: Final = 0.9
 _SLOWEST_HZ: Final = 3000
@@ -42,6 +59,21 @@ class Row:
 
     capture: CaptureView
     amplitudes: tuple[float, ...]
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """Hold one of the turns while recordings are in memory.
+
+    Raises:
+        FleetError: ``capture.busy``: none became free in time.
+    """
+    if not _TURNS.acquire(timeout=WAIT_SECONDS):
+        raise FleetError("capture.busy", f"{AT_ONCE} others look at recordings just now: try again", 503)
+    try:
+        yield
+    finally:
+        _TURNS.release()
 
 
 def open_recording(folder: Path | None, capture: CaptureView) -> Recording:
@@ -67,10 +99,18 @@ def open_recording(folder: Path | None, capture: CaptureView) -> Recording:
 
 
 def some_snapshots(recording: Recording, channel: int) -> npt.NDArray[np.float32]:
-    """[snapshot, sample] of one channel in physical units: at most :data:`MOST_SNAPSHOTS`, spread evenly."""
-    chosen = np.unique(np.linspace(0, recording.snapshots - 1, MOST_SNAPSHOTS).astype(int))
+    """[snapshot, sample] of one channel in physical units: at most :data:`MOST_SNAPSHOTS`, spread evenly, and the first
+    :data:`MOST_SAMPLES` of each; fewer snapshots where they are long."""
+    count = max(1, min(MOST_SNAPSHOTS, MOST_SAMPLES // recording.window_samples))
+    chosen = np.unique(np.linspace(0, recording.snapshots - 1, count).astype(int))
     scale = np.float32(recording.scale[channel])
-    return np.asarray(recording.samples[chosen, :, channel] * scale, dtype=np.float32)
+    return np.asarray(recording.samples[chosen, :MOST_SAMPLES, channel] * scale, dtype=np.float32)
+
+
+def one_snapshot(recording: Recording, channel: int, number: int) -> npt.NDArray[np.float32]:
+    """[sample]: the snapshot ``number`` (from 1) of one channel in physical units, :data:`MOST_SAMPLES` at most."""
+    scale = np.float32(recording.scale[channel])
+    return np.asarray(recording.samples[number - 1, :MOST_SAMPLES, channel] * scale, dtype=np.float32)
 
 
 def waterfall(
@@ -120,11 +160,11 @@ def sound(recording: Recording, channel: int) -> tuple[bytes, float]:
     The snapshots follow each other with short fades between, since time may have passed.
     """
     rate = recording.sample_rate_hz
-    most = max(1, int(MOST_SECONDS * rate / recording.window_samples))
-    values = recording.samples[:most, :, channel].astype(np.float64) * recording.scale[channel]
+    most = max(1, int(min(MOST_SECONDS * rate, 2 * MOST_SAMPLES) / recording.window_samples))
+    values = recording.samples[:most, : 2 * MOST_SAMPLES, channel].astype(np.float64) * recording.scale[channel]
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     values -= values.mean(axis=1, keepdims=True)
-    fade = min(int(_FADE_SECONDS * rate), recording.window_samples // 4)
+    fade = min(int(_FADE_SECONDS * rate), values.shape[1] // 4)
     if fade:
         ramp = np.linspace(0.0, 1.0, fade)
         values[:, :fade] *= ramp

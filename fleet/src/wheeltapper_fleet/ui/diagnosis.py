@@ -2,8 +2,8 @@
 a second recording beside it, and all recordings of the place as a waterfall.
 
 Everything that a reader chooses is in the address. Cost: one recording is read (two, with one beside it), at most
-64 MB each, of which 16 snapshots are transformed; a waterfall opens 24 recordings at most, and what it computed of one
-is kept (:mod:`wheeltapper_fleet.captures.diagnosis`).
+64 MB each, of which 16 snapshots (2 million samples) are transformed; a waterfall opens 24 recordings at most, and what
+it computed of one is kept. Two readers are served at once (:mod:`wheeltapper_fleet.captures.diagnosis`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from wheeltapper_fleet.assets.schemas import AssetDetail
 from wheeltapper_fleet.captures import spectra
-from wheeltapper_fleet.captures.diagnosis import open_recording, some_snapshots, sound, waterfall
+from wheeltapper_fleet.captures.diagnosis import at_work, one_snapshot, open_recording, some_snapshots, sound, waterfall
 from wheeltapper_fleet.captures.schemas import CaptureView
 from wheeltapper_fleet.captures.views import get_capture, list_captures
 from wheeltapper_fleet.ground.errors import FleetError
@@ -102,7 +102,9 @@ def show_diagnosis(
     if principal is None:
         return sign_in_form(page)
     capture = get_capture(page.engine, command)
-    return render("diagnosis.html", principal, request, _diagnosis(page, capture, choice))
+    with at_work():
+        values = _diagnosis(page, capture, choice)
+    return render("diagnosis.html", principal, request, values)
 
 
 @router.get("/diagnosis/{command}/waterfall")
@@ -114,13 +116,14 @@ def show_waterfall(
     if principal is None:
         return sign_in_form(page)
     capture = get_capture(page.engine, command)
-    recording = open_recording(page.captures_dir, capture)
-    channel = min(channel, len(recording.channels) - 1)
-    name = recording.channels[channel]
-    asset = place_of(page, capture, name)
-    edge = min(_number(high) or recording.sample_rate_hz / 2, recording.sample_rate_hz / 2)
-    captures = _recordings(page, capture, asset)[::-1]
-    rows, missing = waterfall(page.captures_dir, captures, name, edge, ROW_POINTS)
+    with at_work():
+        recording = open_recording(page.captures_dir, capture)
+        channel = min(channel, len(recording.channels) - 1)
+        name = recording.channels[channel]
+        asset = place_of(page, capture, name)
+        edge = min(_number(high) or recording.sample_rate_hz / 2, recording.sample_rate_hz / 2)
+        captures = _recordings(page, capture, asset)[::-1]
+        rows, missing = waterfall(page.captures_dir, captures, name, edge, ROW_POINTS)
     drawn, height = chart.draw_rows([row.amplitudes for row in rows], edge)
     values: dict[str, Any] = {
         "capture": capture,
@@ -137,10 +140,11 @@ def show_waterfall(
 @router.get("/diagnosis/{command}/sound.wav")
 def play(command: _Command, page: Asked, principal: Viewer, channel: _Channel = 0) -> Response:
     """A channel of a recording as sound."""
-    recording = open_recording(page.captures_dir, get_capture(page.engine, command))
-    if channel >= len(recording.channels):
-        raise FleetError("capture.channel", f"there are {len(recording.channels)} channels, counted from 0", 404)
-    made, _ = sound(recording, channel)
+    with at_work():
+        recording = open_recording(page.captures_dir, get_capture(page.engine, command))
+        if channel >= len(recording.channels):
+            raise FleetError("capture.channel", f"there are {len(recording.channels)} channels, counted from 0", 404)
+        made, _ = sound(recording, channel)
     return Response(made, media_type="audio/wav", headers={"Cache-Control": "private, max-age=3600"})
 
 
@@ -218,7 +222,7 @@ def _waves(recording: Recording, channel: int, snapshot: int, other: Recording |
     waves, shapes = [], []
     for each, place in both:
         number = min(snapshot, each.snapshots)
-        samples = each.physical(slice(number - 1, number))[0, :, place]
+        samples = one_snapshot(each, place, number)
         waves.append(
             chart.draw_waveform(spectra.waveform(samples, each.sample_rate_hz), len(samples) / each.sample_rate_hz)
         )

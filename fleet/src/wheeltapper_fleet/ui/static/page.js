@@ -171,12 +171,10 @@
       show("waiting", "reconnecting");
       if (events.readyState === EventSource.CLOSED) window.setTimeout(() => window.location.reload(), 5000);
     });
-    let begun = false;
-    window.setTimeout(() => { begun = true; }, PAUSE_MS);
     Object.entries(handlers).forEach(([kind, handle]) => {
       events.addEventListener(kind, (event) => {
         handle(JSON.parse(event.data));
-        if (begun) want(...parts.filter((each) => each.dataset.live.split(" ").includes(kind)).map((each) => each.id));
+        want(...parts.filter((each) => each.dataset.live.split(" ").includes(kind)).map((each) => each.id));
       });
     });
   }
