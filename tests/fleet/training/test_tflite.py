@@ -21,7 +21,7 @@ from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.model.runtimes import load_model
 from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_fleet.learning.runs.recipe_text import read_recipe
-from wheeltapper_fleet.training import autoencoder, variants
+from wheeltapper_fleet.training import anomaly, autoencoder, variants
 from wheeltapper_fleet.training.anomaly import train_anomaly
 from wheeltapper_fleet.training.bundle_check import check_bundle
 from wheeltapper_fleet.training.convnet import ConvNet, Convolution
@@ -117,6 +117,25 @@ def test_an_autoencoder_is_the_same_in_both_formats() -> None:
     small = autoencoder.quantize_int8(autoencoder.to_onnx(autoencoder.fit(rows, 0)), rows)
     found, wanted = lite(autoencoder_to_tflite(small), rows[:60]), onnx_output(small, rows[:60])
     assert np.abs(found - wanted).max() < 0.02 * wanted.std()
+
+
+def test_an_autoencoder_that_8_bits_spoil_stays_in_floating_point_in_both_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
+    usual = decode_manifest((bundle / "manifest.json").read_bytes()).lineage
+    assert usual["precision"] == "int8"
+    assert "a window here, float" in usual["precision_why"]
+    real = autoencoder.quantize_int8
+    monkeypatch.setattr(autoencoder, "quantize_int8", lambda model, rows: real(model, 1e-3 * rows[:3]))
+    monkeypatch.setattr(anomaly, "_ATTEMPTS", 1)
+    monkeypatch.setattr(autoencoder, "_CALIBRATION_SHIFTS", (0.0,))
+    made = both(tmp_path / "b")
+    assert made.lineage["precision"] == "float"
+    assert "8 bits differ by" in made.lineage["precision_why"]
+    gate = next(each for each in made.gates if each.name == "int8_agreement")
+    assert gate.passed
+    assert gate.value < 1e-3
+    self_test(load_bundle(tmp_path / "b", LITE))
 
 
 def test_two_tensors_of_one_name_are_refused() -> None:

@@ -64,10 +64,10 @@ def nets_to_tflite(nets: Sequence[ConvNet], front: Front, samples: int, channels
 
 
 def autoencoder_to_tflite(quantised: bytes) -> bytes:
-    """The serialised TFLite model of the autoencoder of features, from what :func:`autoencoder.quantize_int8` gave."""
+    """The serialised TFLite model of the autoencoder of features, from its ONNX model in 8 bits or in float."""
     made = _Layers(quantised)
-    count = sum(name.startswith("weight") and name.endswith("_quantized") for name in made.values)
-    width = made.values["weight0_quantized"].shape[0]
+    count = sum(name.removesuffix("_quantized").removeprefix("weight").isdigit() for name in made.values)
+    width = made.weights("weight0").shape[0]
     given = made.graph.tensor("input", (1, width))
     value = made.clipped(given, -CLIP, CLIP, "clipped")
     value = made.reshaped(value, (1, 1, 1, width), "row")
@@ -168,7 +168,7 @@ class _Layers:
         }  # fmt: skip
         if filters.dtype != np.int8:
             inputs = [self.floats(value), self.constant(weight, filters), self.constant(bias, self.values[bias])]
-            return self.graph.add("CONV_2D", inputs, self.graph.tensor(target, shape), options)
+            return self.graph.add("CONV_2D", inputs, self.graph.tensor(f"{target}_real", shape), options)
         value = self.integers(value, source)
         scales = np.atleast_1d(self.values[f"{weight}_scale"])
         held = self._held[value]
