@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ from wheeltapper_protocols.manifest.manifest import Gate
 AT = 1_700_000_000.0
 RECIPE = 'recipe = "slow-signal"\nmodel = "coolant"\nseed = 3\n[data]\ndataset = "coolant@1"\n'
 ANN = Cause("person", "ann")
+_SEARCH = '[search]\nmetric = "rmse"\ndirection = "minimize"\n[search.parameters]\n'
 FAILED = Outcome(state=State.FAILED, error_code="training.too_little", error_detail="record longer")
 
 
@@ -54,6 +56,15 @@ def claimed(engine: Engine, at: float = AT) -> str:
     assert found is not None
     assert found.id == run
     return run
+
+
+def listened(turn: Callable[[float], bool], since: float, until: float) -> bool:
+    """Let the duty have its turns; what the last one gives."""
+    now = since
+    while now < until:
+        turn(now)
+        now += 5.0
+    return turn(until)
 
 
 def code(caught: pytest.ExceptionInfo[FleetError]) -> str:
@@ -102,12 +113,12 @@ def test_progress_is_the_claimers_and_a_cancelled_run_is_lost(engine: Engine) ->
 
 def test_what_silent_trainers_had_is_queued_again_and_fails_at_last(engine: Engine, blobs: BlobStore) -> None:
     run, turn = claimed(engine), silent_turn(engine)
-    assert turn(AT + SILENT_SECONDS) is False
+    assert listened(turn, AT, AT + SILENT_SECONDS) is False
     assert get_run(engine, run).state == "RUNNING"
     now = AT
     for attempt in range(1, MOST_SILENCES + 1):
         now += SILENT_SECONDS + 1
-        turn(now)
+        listened(turn, now - SILENT_SECONDS - 1, now)
         found = get_run(engine, run)
         assert found.state == ("QUEUED" if attempt < MOST_SILENCES else "FAILED")
         if attempt < MOST_SILENCES:
@@ -118,6 +129,25 @@ def test_what_silent_trainers_had_is_queued_again_and_fails_at_last(engine: Engi
             assert again is not None
             assert again.attempt == attempt + 1
     assert get_run(engine, run).error_code == "run.trainer_lost"
+
+
+def test_what_nobody_could_hear_was_no_silence(engine: Engine) -> None:
+    """The service was away for ten minutes, or its clock jumped: trainers that go on training keep their runs."""
+    run, turn = claimed(engine), silent_turn(engine)
+    listened(turn, AT, AT + 30)
+    for jump in (600.0, -3000.0):
+        back = AT + 30 + jump
+        turn(back)
+        assert get_run(engine, run).state == "RUNNING"
+        report_progress(engine, run, 1, progress=None, text="", now=back + 10)
+        listened(turn, back, back + 10 + SILENT_SECONDS)
+        assert get_run(engine, run).state == "RUNNING"
+    listened(turn, back + 10 + SILENT_SECONDS, back + 20 + SILENT_SECONDS)
+    assert get_run(engine, run).state == "QUEUED"
+    again = claim_run(engine, "bench", now=AT + 9000)
+    assert again is not None
+    listened(silent_turn(engine), AT, AT + 2 * SILENT_SECONDS)
+    assert get_run(engine, run).state == "QUEUED", "a trainer that died before the clock went back is noticed"
 
 
 def test_a_run_succeeds_with_a_whole_bundle_that_passed_and_keeps_its_record(
@@ -246,6 +276,10 @@ def test_a_version_that_is_left_open_is_pinned(engine: Engine, tmp_path: Path) -
     [
         ("recipe = 3", "recipe.malformed"),
         ("recipe = [" * 3000, "recipe.malformed"),
+        (RECIPE + "[gates]\nworse = nan\n", "recipe.malformed"),
+        (RECIPE + 'side = "test"\n[gates]\nside = "test"\n', "recipe.malformed"),
+        (RECIPE + _SEARCH + "e = { low = 1.0, high = inf }\n", "recipe.malformed"),
+        (RECIPE + _SEARCH + "e = { low = 1, high = 9, step = nan }\n", "recipe.malformed"),
         (RECIPE + "\n[other]\n", "recipe.malformed"),
         (RECIPE.replace('dataset = "coolant@1"', 'recordings = ["a.npz"]'), "run.recordings"),
         (RECIPE + 'store = "/etc"\n', "run.store"),

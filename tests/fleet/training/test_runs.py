@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.fleet.api.harness import MODEL, AdminServer
 from tests.fleet.learning.rig import vibration
 from tests.fleet.training.run_sites import RECIPE, coolant, held_out, install
+from tests.fleet.trust.bundles import write_bundle
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.model.self_test import self_test
 from wheeltapper_fleet.client.fleet_client import FleetClient
@@ -24,12 +26,14 @@ from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.datasets.importing import Incoming, import_version
 from wheeltapper_fleet.learning.datasets.store import DatasetStore
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
+from wheeltapper_fleet.training.runs import child
 from wheeltapper_fleet.training.runs.child import MODULE, Report, execute
 from wheeltapper_fleet.training.runs.execution import Execution
 from wheeltapper_fleet.training.runs.folder import Progress, RunFolder, Task
-from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, decode_manifest
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, Gate, decode_manifest
 from wheeltapper_protocols.python_path import python_command
 
+FAILED_GATE = Gate(name="auroc", value=0.5, limit=0.8, passed=False)
 STRANGE = RECIPE.replace("slow-signal", "strange")
 
 
@@ -214,6 +218,29 @@ def test_a_run_that_fails_says_why_and_ends_no_trainer(bench: Bench) -> None:
     assert (found["state"], found["error_code"]) == ("FAILED", "training.too_little")
     assert found["ended_by"] == found["trainer"]
     assert (bench.folder / "runs" / failed / "log.txt").exists()
+
+
+@pytest.mark.parametrize("gates", [(), (FAILED_GATE,), (replace(FAILED_GATE, passed=True, value=float("nan")),)])
+def test_what_a_recipe_wrote_is_read_again(
+    tmp_path: Path, store: DatasetStore, monkeypatch: pytest.MonkeyPatch, gates: tuple[Gate, ...]
+) -> None:
+    """A recipe of others says that it is done, and left a bundle that no device and no service would take."""
+    monkeypatch.setattr(child, "train_recipe", lambda *given: write_bundle(given[3].out, "coolant", 1, gates))
+    folder = ready(tmp_path / "run", store)
+    outcome = execute(folder)
+    assert outcome.state is State.FAILED, outcome
+    assert outcome.error_code in ("training.gate_failed", "manifest.malformed"), outcome
+    assert not folder.bundle.exists()
+
+
+def test_a_trainer_that_cannot_write_gives_its_run_back_and_ends(bench: Bench) -> None:
+    run = bench.client.queue_run(RECIPE)["id"]
+    (bench.folder / "runs").mkdir()
+    (bench.folder / "runs" / run).write_text("no folder can be made here")
+    process = bench.trainer()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "[run.io]" in err) == (1, True), err
+    assert bench.client.run(run)["state"] == "QUEUED"
 
 
 def test_who_may_do_what(server: AdminServer) -> None:

@@ -50,6 +50,10 @@ def test_the_example_is_taken_and_makes_a_campaign_and_a_recipe() -> None:
         ("campaign.waves", [{"percent": 0}], "waves"),
         ("run.parameters", {"since": None}, "run.parameters"),
         ("run.parameters", {"since": "\ud800"}, "run.parameters"),
+        ("run.parameters", {"since": float("nan")}, "run.parameters"),
+        ("run.parameters", {"since": [float("inf")]}, "run.parameters"),
+        ("gates.worse", float("nan"), "gates.worse"),
+        ("gates.required", ["everything"], "gates.required"),
         ("audience.query", "site =", "query"),
         ("name", "Fans", "name"),
         ("cool_down_seconds", 0, "cool_down_seconds"),
@@ -79,3 +83,18 @@ VALUES = st.recursive(
 def test_parameters_reach_the_recipe_as_they_were_given(parameters: dict[str, Any]) -> None:
     spec = read_policy(changed("run.parameters", parameters))
     assert tomllib.loads(recipe_text(spec, "fans@1", 0)).get("parameters", {}) == parameters
+
+
+def test_the_bundle_is_held_against_what_the_alias_names() -> None:
+    recipe = tomllib.loads(recipe_text(read_policy(EXAMPLE), "fans@3", 5))
+    assert recipe["gates"] == {"champion": "champion"}
+    strict = changed("gates", {"worse": 0.1, "required": ["champion", "site"], "label": "state"})
+    strict["alias"] = "best"
+    recipe = tomllib.loads(recipe_text(read_policy(strict), "fans@3", 5))
+    assert recipe["gates"] == {"champion": "best", "worse": 0.1, "required": ["champion", "site"], "label": "state"}
+    recipe = tomllib.loads(recipe_text(read_policy(changed("gates", {"champion": False})), "fans@3", 5))
+    assert recipe["gates"] == {"champion": ""}
+    same = changed("gates", {"side": "train"})
+    same["run"]["side"] = "train"
+    with pytest.raises(FleetError, match=r"gates\.side"):
+        read_policy(same)

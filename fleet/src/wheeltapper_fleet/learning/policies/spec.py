@@ -26,6 +26,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -289,6 +290,8 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(f"{_toml(str(name))} = {_toml(each)}" for name, each in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(each) for each in value) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _invalid(f"run.parameters: {value} is no number that a recipe takes")
     if isinstance(value, str | bool | int | float):
         return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
     raise _invalid(f"run.parameters: {type(value).__name__} is nothing that a recipe takes")

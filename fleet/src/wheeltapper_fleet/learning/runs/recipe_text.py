@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 import tomllib
 from typing import Annotated, Any, Final, Literal
 
@@ -53,6 +54,8 @@ class Range(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     choice: Annotated[list[Any], Meta(max_length=100)] = []
 
     def __post_init__(self) -> None:
+        if any(each is not None and not math.isfinite(each) for each in (self.low, self.high, self.step)):
+            raise ValueError("low, high and step are finite numbers")
         between = self.low is not None and self.high is not None
         if between == bool(self.choice) or (self.choice and (self.low, self.high, self.step) != (None, None, None)):
             raise ValueError("a range has either low and high, or choice")

@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Collection
 from typing import Any, Final
@@ -46,6 +47,8 @@ __all__ = ["cancel_run", "check_claim", "claim_run", "finish_run", "queue_run", 
 
 _WHO_CHARACTERS: Final = 128
 _SLICE: Final = 100
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+"""Between two turns of the duty that hears trainers: after a longer one it begins anew to listen."""
 _NEW: Final[dict[str, Any]] = {
     "attempt": 0,
     "silences": 0,
@@ -283,9 +286,21 @@ def cancel_run(engine: Engine, run: str, *, who: str, now: float) -> RunDetail:
 
 def silent_turn(engine: Engine) -> Callable[[float], bool]:
     """The duty: runs whose trainer fell silent are queued again, or fail (:func:`after_silence`). Costs one look into
-    an index, and something a run that fell silent."""
+    an index, and something a run that fell silent.
+
+    A silence counts while the duty listens. After a start, a pause or a jump of the clock trainers first get the time
+    to be heard again: what nobody could hear was no silence.
+    """
+    listens_since = last = -math.inf
 
     def turn(now: float) -> bool:
+        nonlocal listens_since, last
+        if not 0 <= now - last <= _LONGEST_PAUSE_SECONDS:
+            listens_since = now
+            _forget_the_future(engine, now)
+        last = now
+        if now - listens_since < SILENT_SECONDS:
+            return False
         silent = select(runs).where(runs.c.state == State.RUNNING.value, runs.c.heartbeat_at < now - SILENT_SECONDS)
         with engine.begin() as connection:
             found = connection.execute(silent.limit(_SLICE).with_for_update(skip_locked=True)).all()
@@ -294,6 +309,13 @@ def silent_turn(engine: Engine) -> Callable[[float], bool]:
         return len(found) == _SLICE
 
     return turn
+
+
+def _forget_the_future(engine: Engine, now: float) -> None:
+    """What was heard at a time that has not come, because the clock went back, was heard now at the latest."""
+    ahead = (runs.c.state == State.RUNNING.value, runs.c.heartbeat_at > now)
+    with engine.begin() as connection:
+        connection.execute(update(runs).where(*ahead).values(heartbeat_at=now))
 
 
 def _after_silence(row: Row[Any], now: float) -> dict[str, Any]:

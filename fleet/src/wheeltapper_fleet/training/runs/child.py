@@ -43,7 +43,7 @@ from wheeltapper_fleet.training.runs.mlflow_log import log_run
 from wheeltapper_fleet.training.runs.search import search
 from wheeltapper_fleet.training.runs.together import train_together
 from wheeltapper_protocols.errors import ProtocolError
-from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE
+from wheeltapper_protocols.manifest.manifest import MANIFEST_FILE, Manifest, decode_manifest
 
 __all__ = ["MODULE", "execute", "main"]
 
@@ -164,7 +164,8 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
         done=report.done, shown=report.shown, crew=Member(task.seat) if task.seat is not None else ALONE,
     )  # fmt: skip
     shutil.rmtree(folder.bundle, ignore_errors=True)
-    manifest = train_recipe(written.recipe, given, recordings, job)
+    train_recipe(written.recipe, given, recordings, job)
+    manifest = _checked(folder)
     digests["model"] = manifest.file(manifest.model_file).sha256
     outcome = Outcome(
         state=State.SUCCEEDED,
@@ -175,6 +176,25 @@ def _trained(folder: RunFolder, task: Task, report: Report) -> Outcome:
         plots=_plots(folder),
     )
     return outcome if _is_part(task) else _judged(folder, task, written, outcome, report)
+
+
+def _checked(folder: RunFolder) -> Manifest:
+    """The manifest that a recipe wrote, read as a device reads it; a recipe of others may have written anything.
+
+    Raises:
+        TrainingError: ``training.gate_failed``: a gate did not pass, or there is none.
+        WireError: ``manifest.*``: no device could read it, e.g. because a gate's value is no number.
+    """
+    try:
+        manifest = decode_manifest((folder.bundle / MANIFEST_FILE).read_bytes())
+        failed = [gate.name for gate in manifest.gates if not gate.passed]
+        if failed or not manifest.gates:
+            why = f"these gates did not pass: {', '.join(failed)}" if failed else "the recipe ran no gates"
+            raise TrainingError("training.gate_failed", f"{why}; no bundle is kept")
+    except BaseException:
+        shutil.rmtree(folder.bundle, ignore_errors=True)
+        raise
+    return manifest
 
 
 def _judged(folder: RunFolder, task: Task, written: RecipeFile, outcome: Outcome, report: Report) -> Outcome:
@@ -191,16 +211,20 @@ def _judged(folder: RunFolder, task: Task, written: RecipeFile, outcome: Outcome
             "run.recordings", "a comparison with a champion needs a dataset with a side that is held out"
         )
     given = {name: msgspec.json.decode(text) for name, text in outcome.parameters.items() if len(text) < _TEXT}
-    manifest = judge_bundle(
-        folder.bundle,
-        written.gates or Gates(),
-        opened,
-        open_dataset(opened.dataset, opened.store or None),
-        given,
-        champion=folder.champion if task.against else None,
-        progress=report.progress,
-        warn=report.warn,
-    )
+    try:
+        manifest = judge_bundle(
+            folder.bundle,
+            written.gates or Gates(),
+            opened,
+            open_dataset(opened.dataset, opened.store or None),
+            given,
+            champion=folder.champion if task.against else None,
+            progress=report.progress,
+            warn=report.warn,
+        )
+    except BaseException:
+        shutil.rmtree(folder.bundle, ignore_errors=True)
+        raise
     return replace(
         outcome,
         result=file_digest(folder.bundle / MANIFEST_FILE),

@@ -77,7 +77,8 @@ class Execution:
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         text = f"the training process ended {how}: {_end_of(self._folder.log)}"[:2000]
         outcome = Outcome(state=State.FAILED, error_code="run.died", error_detail=text)
-        self._folder.write_outcome(outcome)
+        with contextlib.suppress(OSError):  # the disk is full: what is said of the run does not depend on it
+            self._folder.write_outcome(outcome)
         return outcome
 
 

@@ -12,6 +12,7 @@ What this module does not do: sign or publish. A bundle in the service's store i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -26,6 +27,7 @@ import msgspec
 from wheeltapper_fleet.client.fleet_client import FleetClient
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.learning.runs.rules import Outcome, State
+from wheeltapper_fleet.training.errors import TrainingError
 from wheeltapper_fleet.training.runs.child import MODULE
 from wheeltapper_fleet.training.runs.execution import Execution
 from wheeltapper_fleet.training.runs.folder import RunFolder, Task
@@ -79,7 +81,7 @@ class Trainer:
         while not self.stopping.is_set():
             claim = self._claim(once)
             if claim is not None:
-                last = self._execute(claim["run"], str(claim["datasets_url"]))
+                last = self._taken(claim["run"], str(claim["datasets_url"]))
             if once:
                 return last
             if claim is None:
@@ -101,6 +103,22 @@ class Trainer:
             self.stopping.wait(_AGAIN_SECONDS[-2])
             return None
         return None if claim["run"] is None else claim
+
+    def _taken(self, run: dict[str, Any], datasets_url: str) -> str:
+        """Execute a run; where this computer cannot, give it back before this trainer ends.
+
+        Raises:
+            TrainingError: ``run.io``: the folder cannot be written.
+        """
+        try:
+            return self._execute(run, datasets_url)
+        except OSError as error:
+            why = f"{run['id']} is given back, because {self.folder} cannot be written: {error.strerror or error}"
+            folder = RunFolder(self.folder / run["id"])
+            claimed = _Claimed(self.client, run["id"], int(run["attempt"]), folder, self.say)
+            with contextlib.suppress(FleetError):  # the service hears by silence that this trainer is gone
+                claimed.finish(Outcome(state=State.QUEUED), self.stopping)
+            raise TrainingError("run.io", f"{why}; make room, and start the trainer again", 500) from error
 
     def _execute(self, run: dict[str, Any], datasets_url: str) -> str:
         """Execute a claimed run and say how it ended; returns the state."""
