@@ -13,6 +13,7 @@ PARALLEL := -n $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile --no
 # Rooms that neither compute with numpy nor run a model: all that differs between the two environments.
 NOT_LEGACY := --ignore=tests/agent/link --ignore=tests/agent/records
 ARCH   ?= amd64
+PACKAGE ?= agent
 WHEELS ?=
 
 .PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent bench-fleet bench-learning format clean
@@ -77,8 +78,8 @@ test-all: $(TESTED) oracles  ## also the slow ones
 	@sh packaging/debian_packages.sh mosquitto chromium systemd debootstrap qemu-user-static
 	@$(BIN)/python -m pytest $(ARGS)
 
-deb: $(TESTED)    ## Debian package of the agent in dist/; ARCH=amd64, arm64, armhf
-	@$(BIN)/python packaging/build_deb.py --arch $(ARCH) $(if $(WHEELS),--wheels $(WHEELS))
+deb: $(TESTED)    ## Debian package in dist/; PACKAGE=agent, fleet; ARCH=amd64, arm64, armhf (agent only)
+	@$(BIN)/python packaging/build_deb.py --package $(PACKAGE) --arch $(ARCH) $(if $(WHEELS),--wheels $(WHEELS))
 
 check: $(TESTED)  ## ruff, mypy --strict, import walls
 	@$(BIN)/ruff format --check --quiet .

@@ -1,9 +1,11 @@
-"""Build the Debian package of the agent with all its dependencies but Python; installing it downloads nothing.
+"""Build the Debian package of the agent or of the fleet service, with all dependencies but Python.
 
     python packaging/build_deb.py --arch amd64 --out dist
+    python packaging/build_deb.py --package fleet
 
-The package is a virtual environment in ``/usr/lib/wheeltapper-agent``, filled from wheels with the versions in
-``constraints.txt``. Wheels are only unpacked, so a package can be built for another processor than this one. For
+Installing a package downloads nothing. It is a virtual environment in ``/usr/lib/wheeltapper-agent`` or
+``/usr/lib/wheeltapper-fleet``, filled from wheels with the versions in ``constraints.txt``. Wheels are only unpacked,
+so a package can be built for another processor than this one. For
 ``armhf`` there are no wheels of numpy and zstandard (the package depends on Debian's) nor of msgspec and cffi
 (``--wheels`` names a folder with wheels built for it); its runtime is tflite-runtime.
 
@@ -26,7 +28,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-HOME = "usr/lib/wheeltapper-agent"
 PYTHON = "3.11"
 # Parts of wheels that devices do not need: tests, tools for training and conversion, code for other accelerators.
 PRUNE = (
@@ -40,7 +41,38 @@ PRUNE = (
     "ai_edge_litert/libLiteRtWebGpuAccelerator.so",
     "bin",
 )
+FROM_SOURCE = {"nkeys"}  # pure Python, and published without a wheel
+FLEET_EXTRAS = ("postgres", "oidc")
 NEVER = {"pip", "setuptools", "wheel"}  # sqlite-utils names pip for its own plug-ins
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a package is of. Its name is that of the distribution; its program starts ``module``'s ``__main__``."""
+
+    name: str
+    module: str
+    program: str
+    sources: tuple[str, ...]
+    """Folders of the project that its wheels are built from."""
+    programs: tuple[str, ...] = ()
+    """More programs of the virtual environment that it needs."""
+
+    @property
+    def home(self) -> str:
+        """The folder of its virtual environment, from the root."""
+        return f"usr/lib/{self.name}"
+
+    @property
+    def debian(self) -> Path:
+        """The folder of its maintainer scripts and of what they need."""
+        return ROOT / "packaging" / f"debian-{self.sources[-1]}"
+
+
+PACKAGES = {
+    "agent": Package("wheeltapper-agent", "wheeltapper_agent", "wheeltapper-agent", ("protocols", "agent")),
+    "fleet": Package("wheeltapper-fleet", "wheeltapper_fleet", "wheeltapper", ("protocols", "fleet"), ("nats-server",)),
+}
 
 
 @dataclass(frozen=True)
@@ -85,13 +117,14 @@ def constraints() -> dict[str, str]:
     return {canonicalize_name(name): pin for name, _, pin in (line.partition("==") for line in lines)}
 
 
-def closure(target: Target) -> dict[str, str]:
-    """The distributions that the agent needs on ``target`` and their versions, without the project's own."""
+def closure(package: Package, target: Target) -> dict[str, str]:
+    """The distributions that a package needs on ``target`` and their versions, without the project's own."""
     environment = {"platform_machine": target.machine, "python_version": PYTHON, "sys_platform": "linux"}
     pinned = constraints()
     found: dict[str, str] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
-    waiting = [Requirement(f"wheeltapper-agent[{','.join(target.extras)}]")]
+    extras = target.extras if package.name == "wheeltapper-agent" else FLEET_EXTRAS
+    waiting = [Requirement(f"{package.name}[{','.join(extras)}]")]
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)
@@ -106,9 +139,9 @@ def closure(target: Target) -> dict[str, str]:
         except PackageNotFoundError:
             lines = []  # not for this processor; its needs are few and pinned: numpy
         for requirement in map(Requirement, lines):
-            extras = wanted.extras or {""}
             marker = requirement.marker
-            if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in extras):
+            named = wanted.extras or {""}
+            if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in named):
                 waiting.append(requirement)
     missing = [name for name, pin in found.items() if not pin]
     if missing:
@@ -116,7 +149,7 @@ def closure(target: Target) -> dict[str, str]:
     return found
 
 
-def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
+def fill(site: Path, package: Package, target: Target, work: Path, wheels: Path | None) -> None:
     """Install the project's code and its dependencies into ``site``, a site-packages folder."""
     house = work / "wheels"
     house.mkdir(parents=True, exist_ok=True)
@@ -128,18 +161,17 @@ def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
         "--no-build-isolation",
         "-w",
         str(house),
-        str(ROOT / "protocols"),
-        str(ROOT / "agent"),
+        *(str(ROOT / source) for source in package.sources),
     )
     tags = [word for tag in target.platforms for word in ("--platform", tag)]
     only = [*tags, "--python-version", PYTHON, "--implementation", "cp", "--only-binary=:all:", "--no-deps"]
-    wanted = [f"{name}=={pin}" for name, pin in sorted(closure(target).items())]
+    needed = closure(package, target)
+    wanted = [f"{name}=={pin}" for name, pin in sorted(needed.items())]
+    for name in FROM_SOURCE & set(needed):
+        run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(house), f"{name}=={needed[name]}")
     more = ["--find-links", str(wheels)] if wheels is not None else []
-    run(*pip, "download", *only, *more, "-d", str(house), *wanted)
-    ours = [
-        f"wheeltapper-agent=={version('wheeltapper-agent')}",
-        f"wheeltapper-protocols=={version('wheeltapper-protocols')}",
-    ]
+    run(*pip, "download", *only, *more, "--find-links", str(house), "-d", str(house), *wanted)
+    ours = [f"{name}=={version(name)}" for name in (package.name, "wheeltapper-protocols")]
     run(
         *pip,
         "install",
@@ -153,52 +185,63 @@ def fill(site: Path, target: Target, work: Path, wheels: Path | None) -> None:
         *ours,
         *wanted,
     )
+    for program in package.programs:
+        (site / "bin" / program).rename(site.parents[2] / "bin" / program)
     for pattern in PRUNE:
         for path in list(site.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     # The service cannot write next to its code, so the package has the byte code. It is the same on every processor.
     compileall.compile_dir(
-        site, quiet=2, stripdir=str(site), prependdir=f"/{HOME}/lib/python{PYTHON}/site-packages",
+        site, quiet=2, stripdir=str(site), prependdir=f"/{package.home}/lib/python{PYTHON}/site-packages",
         invalidation_mode=compileall.py_compile.PycInvalidationMode.UNCHECKED_HASH,  # type: ignore[attr-defined]  # re-exported by accident
     )  # fmt: skip
 
 
-def environment(root: Path, target: Target) -> Path:
+def environment(root: Path, package: Package, target: Target) -> Path:
     """Make an empty virtual environment below ``root``; returns its site-packages folder."""
-    home = root / HOME
+    home = root / package.home
     site = home / f"lib/python{PYTHON}/site-packages"
     site.mkdir(parents=True)
     (home / "bin").mkdir()
     (home / "bin/python").symlink_to(f"/usr/bin/python{PYTHON}")
     seen = "true" if target.system_packages else "false"
     (home / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = {seen}\nversion = {PYTHON}\n")
-    program = root / "usr/bin/wheeltapper-agent"
+    program = root / "usr/bin" / package.program
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!/{HOME}/bin/python -I\nfrom wheeltapper_agent.__main__ import main\n\nmain()\n")
+    program.write_text(f"#!/{package.home}/bin/python -I\nfrom {package.module}.__main__ import main\n\nmain()\n")
     program.chmod(0o755)
     return site
 
 
-def control(root: Path, arch: str, target: Target) -> None:
-    """Write the package's control file and maintainer scripts."""
+def control(root: Path, arch: str, package: Package, target: Target) -> None:
+    """Write the package's control file, maintainer scripts and, where it has them, configuration and unit."""
     folder = root / "DEBIAN"
     folder.mkdir()
+    own = [path for path in package.debian.rglob("*") if path.is_file() and path.parent != package.debian]
+    for path in own:
+        place = root / path.relative_to(package.debian)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+        place.chmod(0o644)
+    kept = sorted(f"/{path.relative_to(package.debian)}\n" for path in own if "etc" in path.parts)
+    if kept:
+        (folder / "conffiles").write_text("".join(kept))
     size = sum(path.lstat().st_size for path in root.rglob("*")) // 1024
     depends = [f"python3 (>= {PYTHON})", f"python{PYTHON}", "passwd", "libc6 (>= 2.36)", "libstdc++6", "libgcc-s1"]
     depends += target.from_debian.values()
-    text = (ROOT / "packaging/debian/control.in").read_text(encoding="utf-8")
-    values = {"VERSION": version("wheeltapper-agent"), "ARCH": arch, "DEPENDS": ", ".join(depends), "SIZE": str(size)}
+    text = (package.debian / "control.in").read_text(encoding="utf-8")
+    values = {"VERSION": version(package.name), "ARCH": arch, "DEPENDS": ", ".join(depends), "SIZE": str(size)}
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     (folder / "control").write_text(text)
     uninstall = (ROOT / "agent/src/wheeltapper_agent/host/uninstall.py").read_text(encoding="utf-8")
     for name in ("postinst", "prerm", "postrm"):
-        script = (ROOT / f"packaging/debian/{name}").read_text(encoding="utf-8").replace("@UNINSTALL@\n", uninstall)
+        script = (package.debian / name).read_text(encoding="utf-8").replace("@UNINSTALL@\n", uninstall)
         (folder / name).write_text(script)
         (folder / name).chmod(0o755)
-    doc = root / "usr/share/doc/wheeltapper-agent"
+    doc = root / "usr/share/doc" / package.name
     doc.mkdir(parents=True)
-    shutil.copyfile(ROOT / "packaging/debian/copyright", doc / "copyright")
+    shutil.copyfile(ROOT / "packaging/copyright", doc / "copyright")
 
 
 def clamp_times(root: Path, epoch: int) -> None:
@@ -207,21 +250,21 @@ def clamp_times(root: Path, epoch: int) -> None:
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def build(arch: str, out: Path, wheels: Path | None, compression: str = "xz") -> Path:
-    """Build the package for ``arch``; returns its file."""
+def build(package: Package, arch: str, out: Path, wheels: Path | None, compression: str = "xz") -> Path:
+    """Build a package for ``arch``; returns its file."""
     target = TARGETS[arch]
-    work = ROOT / "build" / "deb" / arch
+    work = ROOT / "build" / "deb" / package.name / arch
     shutil.rmtree(work, ignore_errors=True)
     root = work / "root"
-    fill(environment(root, target), target, work, wheels)
+    fill(environment(root, package, target), package, target, work, wheels)
     for path in root.rglob("*"):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-    control(root, arch, target)
+    control(root, arch, package, target)
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or _commit_time()
     clamp_times(root, int(epoch))
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"wheeltapper-agent_{version('wheeltapper-agent')}_{arch}.deb"
+    file = out / f"{package.name}_{version(package.name)}_{arch}.deb"
     run(
         "dpkg-deb",
         "--root-owner-group",
@@ -244,12 +287,13 @@ def _commit_time() -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--package", choices=sorted(PACKAGES), default="agent")
     parser.add_argument("--arch", choices=sorted(TARGETS), default="amd64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--wheels", type=Path, help="more wheels, for what has none for this processor")
     parser.add_argument("--compression", choices=("xz", "zstd", "none"), default="xz")
     arguments = parser.parse_args()
-    print(build(arguments.arch, arguments.out, arguments.wheels, arguments.compression))
+    print(build(PACKAGES[arguments.package], arguments.arch, arguments.out, arguments.wheels, arguments.compression))
 
 
 if __name__ == "__main__":

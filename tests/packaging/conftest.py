@@ -36,21 +36,21 @@ def _foreign_wheels(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Builds the package for an architecture, at most once."""
-    built: dict[str, Path] = {}
+def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds the package of the agent, or of the fleet, for an architecture, at most once."""
+    built: dict[tuple[str, str], Path] = {}
 
-    def build(arch: str) -> Path:
-        if arch not in built:
-            folder = tmp_path_factory.mktemp(f"deb-{arch}")
-            line = [sys.executable, str(REPOSITORY / "packaging/build_deb.py"), "--arch", arch]
+    def build(arch: str, name: str = "agent") -> Path:
+        if (arch, name) not in built:
+            folder = tmp_path_factory.mktemp(f"deb-{name}-{arch}")
+            line = [sys.executable, str(REPOSITORY / "packaging/build_deb.py"), "--package", name, "--arch", arch]
             line += ["--out", str(folder), "--compression", "none"]
             if arch == "armhf":
                 line += ["--wheels", str(_foreign_wheels(folder / "root"))]
             done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=1800)
             assert done.returncode == 0, done.stderr
-            built[arch] = Path(done.stdout.strip())
-        return built[arch]
+            built[arch, name] = Path(done.stdout.strip())
+        return built[arch, name]
 
     return build
 

@@ -1,4 +1,4 @@
-"""The fleet service's configuration: read from a TOML file, overridden by command-line options, then frozen.
+"""The fleet service's configuration: from a TOML file, the environment and command-line options, in that order.
 
 Invariants:
     * An unknown key is an error, so that a misspelt setting never silently falls back to its default.
@@ -33,7 +33,7 @@ from wheeltapper_fleet.notify.settings import NotifySettings
 from wheeltapper_fleet.notify.settings import read_settings as read_notify
 from wheeltapper_fleet.telemetry.retention import Keep
 
-__all__ = ["ROLES", "FleetConfig", "is_loopback", "load_config"]
+__all__ = ["ROLES", "VARIABLES", "FleetConfig", "Settings", "is_loopback", "load_config", "read_settings_of"]
 
 _PATHS = ("data_dir", "admin_tls_certificate", "admin_tls_key")
 _PORTS = ("admin_port", "device_port", "mqtt_port")
@@ -190,12 +190,39 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def load_config(source: Path | None, overrides: Mapping[str, Any] | None = None) -> FleetConfig:
-    """Read the configuration.
+_TABLES = ("broker", "oidc", "notify", "history")
+VARIABLES: dict[str, str] = {
+    item.name: f"WHEELTAPPER_{item.name.upper()}"
+    for item in dataclasses.fields(FleetConfig)
+    if item.name not in _TABLES
+}
+"""The environment's variable of each setting that is no table of its own."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A configuration, and where each of its values is from: ``default``, a file, a variable, or ``option``."""
+
+    config: FleetConfig
+    origins: Mapping[str, str]
+
+
+def load_config(
+    source: Path | None, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> FleetConfig:
+    """The configuration of :func:`read_settings_of`, without where its values are from."""
+    return read_settings_of(source, overrides, environ).config
+
+
+def read_settings_of(
+    source: Path | None, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the configuration: an option goes before the environment, and that before the file.
 
     Args:
         source: a TOML file whose keys are named like the fields of :class:`FleetConfig`; None for all defaults.
-        overrides: values that take precedence over the file; those that are None are ignored.
+        overrides: values of options; those that are None are ignored.
+        environ: the environment, of which :data:`VARIABLES` are read; lists are written with commas. None: none.
 
     Raises:
         FleetError: ``config.unreadable``, ``config.unknown_key``, ``config.invalid``, ``config.admin_insecure``.
@@ -206,7 +233,14 @@ def load_config(source: Path | None, overrides: Mapping[str, Any] | None = None)
             values = tomllib.loads(source.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise FleetError("config.unreadable", f"cannot read {source}: {error}", 400) from error
-    values.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    origins = dict.fromkeys(values, str(source))
+    for name, variable in VARIABLES.items():
+        text = (environ or {}).get(variable)
+        if text:
+            values[name], origins[name] = _from_text(name, variable, text), variable
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    values.update(given)
+    origins.update(dict.fromkeys(given, "option"))
     known = {item.name for item in dataclasses.fields(FleetConfig)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -214,7 +248,23 @@ def load_config(source: Path | None, overrides: Mapping[str, Any] | None = None)
             "config.unknown_key", f"unknown setting {unknown[0]!r}; known are: {', '.join(sorted(known))}", 400
         )
     typed: dict[str, Any] = {key: _typed(key, value) for key, value in values.items()}
-    return FleetConfig(**typed)
+    return Settings(FleetConfig(**typed), {name: origins.get(name, "default") for name in sorted(known)})
+
+
+def _from_text(key: str, variable: str, text: str) -> object:
+    """The value that a variable of the environment spells.
+
+    Raises:
+        FleetError: ``config.invalid``.
+    """
+    if key in _LISTS:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if key in _PORTS or key in _DAYS:
+        try:
+            return int(text)
+        except ValueError:
+            raise FleetError("config.invalid", f"{variable} must be a whole number", 400) from None
+    return text
 
 
 def _typed(key: str, value: object) -> object:

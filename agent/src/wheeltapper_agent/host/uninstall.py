@@ -172,15 +172,32 @@ def _remove_folder(layout: Layout, path: Path, ours: Callable[[str], bool], done
         )
 
 
-def _remove_place(layout: Layout, path: Path, ours: Callable[[str], bool], done: list[str]) -> None:
-    """Remove the agent's folder ``path``; if it is a link, the link and what is ``ours`` behind it."""
+def _of_nobody(_: str) -> bool:
+    return False
+
+
+def _of_the_fleet(name: str) -> bool:
+    """Whether a file in ``/etc/wheeltapper`` belongs to the fleet service, which may run on the same machine."""
+    return name.startswith("fleet.")
+
+
+def _remove_place(
+    layout: Layout,
+    path: Path,
+    ours: Callable[[str], bool],
+    done: list[str],
+    beside: Callable[[str], bool] = _of_nobody,
+) -> None:
+    """Remove the agent's folder ``path`` but for what is ``beside``; if it is a link, the link and what is ``ours``
+    behind it.
+    """
     if path.is_symlink():
         target = layout.target(path)
         if target.is_dir():
             _remove_folder(layout, target, ours, done)
         _unlink(path, done)
     elif path.is_dir():
-        _remove_folder(layout, path, _all, done)
+        _remove_folder(layout, path, lambda name: _all(name) and not beside(name), done)
 
 
 def _all(name: str) -> bool:
@@ -252,7 +269,7 @@ def remove(layout: Layout, keep_state: bool = False, keep_config: bool = False) 
         _remove_other_state(layout, done)
         _remove_place(layout, layout.state_dir, is_state, done)
     if not keep_config:
-        _remove_place(layout, layout.config_dir, "agent.toml".__eq__, done)
+        _remove_place(layout, layout.config_dir, "agent.toml".__eq__, done, beside=_of_the_fleet)
         _remove_place(layout, layout.drop_ins, lambda name: name.endswith(".conf"), done)
     if not keep_state and not keep_config:
         _remove_user(layout, done)

@@ -6,6 +6,7 @@ libraries.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,6 +22,8 @@ from wheeltapper_fleet.cli.bundles import bundle_app
 from wheeltapper_fleet.cli.campaigns import campaign_app
 from wheeltapper_fleet.cli.candidates import candidate_app
 from wheeltapper_fleet.cli.cases import case_app
+from wheeltapper_fleet.cli.configuration import config_app
+from wheeltapper_fleet.cli.contexts import context_app, login
 from wheeltapper_fleet.cli.datasets import dataset_app
 from wheeltapper_fleet.cli.devices import device_app
 from wheeltapper_fleet.cli.exports import export
@@ -77,6 +80,8 @@ app.add_typer(backup_app, name="backup")
 app.add_typer(history_app, name="history")
 app.add_typer(broker_app, name="broker")
 app.add_typer(token_app, name="token")
+app.add_typer(config_app, name="config")
+app.add_typer(context_app, name="context")
 
 
 app.command()(demo)
@@ -84,6 +89,7 @@ app.command()(trainer)
 app.command()(processes)
 app.command()(export)
 app.command()(simulate)
+app.command()(login)
 app.command()(who)
 app.command()(audit)
 
@@ -104,8 +110,12 @@ def _program(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
+    context: Annotated[
+        str | None, typer.Option("--context", help="The fleet to speak to; see `wheeltapper context list`.")
+    ] = None,
 ) -> None:
-    pass
+    if context is not None:
+        os.environ["WHEELTAPPER_CONTEXT"] = context
 
 
 @app.command()
@@ -119,13 +129,11 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file; see docs/operations.md.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept [default: wheeltapper-data].")] = None,
     admin_host: Annotated[str | None, typer.Option(help="[default: 127.0.0.1]")] = None,
-    admin_port: Annotated[
-        int | None, typer.Option(envvar="WHEELTAPPER_ADMIN_PORT", help="[default: 8080; 0 picks a free one]")
-    ] = None,
+    admin_port: Annotated[int | None, typer.Option(help="[default: 8080; 0 picks a free one]")] = None,
     device_host: Annotated[str | None, typer.Option(help="[default: 127.0.0.1]")] = None,
-    device_port: Annotated[int | None, typer.Option(envvar="WHEELTAPPER_DEVICE_PORT", help="[default: 8443]")] = None,
+    device_port: Annotated[int | None, typer.Option(help="[default: 8443]")] = None,
     mqtt_host: Annotated[str | None, typer.Option(help="[default: 127.0.0.1]")] = None,
-    mqtt_port: Annotated[int | None, typer.Option(envvar="WHEELTAPPER_MQTT_PORT", help="[default: 8883]")] = None,
+    mqtt_port: Annotated[int | None, typer.Option(help="[default: 8883]")] = None,
     public_host: Annotated[
         list[str] | None, typer.Option(help="A name that devices reach this by; repeatable.")
     ] = None,
@@ -157,4 +165,4 @@ def serve(
         from wheeltapper_fleet.config import load_config
         from wheeltapper_fleet.service import serve as run
 
-        run(load_config(config, overrides))
+        run(load_config(config, overrides, os.environ))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ def backup_create(
         from wheeltapper_fleet.backup.backup import create_backup
         from wheeltapper_fleet.config import load_config
 
-        found = load_config(config, {"data_dir": data_dir, "database_url": database_url})
+        found = load_config(config, {"data_dir": data_dir, "database_url": database_url}, os.environ)
         contents = create_backup(found.data_dir, found.effective_database_url, folder, shown_progress())
     _print(contents, f"saved to {folder}", as_json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,7 @@ def export(
         from wheeltapper_fleet.db.engine import open_database
         from wheeltapper_fleet.export.export import Choice, export_fleet
 
-        found = load_config(config, {"data_dir": data_dir, "database_url": database_url})
+        found = load_config(config, {"data_dir": data_dir, "database_url": database_url}, os.environ)
         now = time.time()
         since = None if days is None else now - days * 86_400.0
         engine = open_database(found.effective_database_url)

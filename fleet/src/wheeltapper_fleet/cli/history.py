@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def opened_history(config: Path) -> Iterator[tuple[Engine, HistoryPlace]]:
         from wheeltapper_fleet.ground.errors import FleetError
         from wheeltapper_fleet.history.place import HistoryPlace
 
-        found = load_config(config)
+        found = load_config(config, None, os.environ)
         if not found.history.url:
             raise FleetError("history.off", f"{config} names no history: set url in its section [history]", 400)
         place = HistoryPlace(found.history.url)

@@ -23,6 +23,7 @@ import typer
 from wheeltapper_protocols.usage import wrong_usage
 
 if TYPE_CHECKING:
+    from wheeltapper_fleet.client.contexts import FleetContext
     from wheeltapper_fleet.client.fleet_client import FleetClient
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "print_result",
     "print_table",
     "printable",
+    "read_token",
     "run_guarded",
 ]
 
@@ -55,9 +57,9 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
     """Connect to the fleet service; close the connection and report failures as :func:`failures` does.
 
     Args:
-        url: the admin API's URL; if None, from ``WHEELTAPPER_URL``, else from the service that runs on ``data_dir``.
-        token_file: file with the API token; if None, from ``WHEELTAPPER_API_TOKEN``, else from ``data_dir``, if that is
-            given or finds the service.
+        url: the admin API's URL; if None, from ``WHEELTAPPER_URL``, else from ``data_dir`` if that is given, else from
+            the context that the user is logged in to, else from the service that runs on ``wheeltapper-data``.
+        token_file: file with the API token; if None, from ``WHEELTAPPER_API_TOKEN``, else from where the URL is from.
         data_dir: the data folder of a service on this machine; by default ``wheeltapper-data``.
     """
     with failures():
@@ -67,13 +69,16 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
         folder = data_dir or Path(DATA_DIR)
         token = os.environ.get("WHEELTAPPER_API_TOKEN")
         if token_file is not None:
-            token = _read_token(token_file)
+            token = read_token(token_file)
         url = url or os.environ.get("WHEELTAPPER_URL")
-        if url is None:
+        context = None if url or data_dir else _context()
+        if context is not None:
+            url, token = context.url, token or context.token
+        elif url is None:
             found = find_fleet(folder, _STARTING_SECONDS)
             url, token = found.url, token or found.token
         elif token is None and data_dir is not None:
-            token = _read_token(folder / "api-token")
+            token = read_token(folder / "api-token")
         if token is None:  # that of a service on this machine is not sent to any URL that is named
             raise FleetError(
                 "client.no_token",
@@ -84,7 +89,18 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
             yield client
 
 
-def _read_token(file: Path) -> str:
+def _context() -> FleetContext | None:
+    """The context that ``WHEELTAPPER_CONTEXT`` or the last ``wheeltapper context use`` names.
+
+    Raises:
+        FleetError: ``context.*``.
+    """
+    from wheeltapper_fleet.client.contexts import ContextStore, contexts_file
+
+    return ContextStore(contexts_file(os.environ)).current(os.environ.get("WHEELTAPPER_CONTEXT"))
+
+
+def read_token(file: Path) -> str:
     """The API token in ``file``.
 
     Raises:
