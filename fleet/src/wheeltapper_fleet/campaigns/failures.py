@@ -19,9 +19,10 @@ from wheeltapper_fleet.ground.errors import FleetError
 
 __all__ = ["COUNTED", "Failures", "GateCurve", "count_failures", "gate_curves"]
 
-COUNTED: Final = 5_000
+COUNTED: Final = 2_000
 _SHOWN: Final = 5
 _REASONS: Final = 20
+_DETAIL_CHARACTERS: Final = 300
 _POINTS: Final = 2_000
 _FAILED: Final = ("FAILED", "REJECTED", "ROLLED_BACK")
 
@@ -48,19 +49,21 @@ class GateCurve:
 
 
 def count_failures(engine: Engine, campaign: str) -> list[Failures]:
-    """Failures of a campaign by state and code, the most frequent first; of the first 5,000 of each state."""
-    found = []
+    """Failures of a campaign by state and code, the most frequent first; of the first :data:`COUNTED` of each state."""
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    detail = func.substr(executions.c.detail, 1, _DETAIL_CHARACTERS)
     with reading(engine) as connection:
         for state in _FAILED:
             mine = (executions.c.campaign == campaign, executions.c.state == state)
-            some = select(executions.c.code, executions.c.device, executions.c.detail, executions.c.wave).where(*mine)
-            rows = some.order_by(executions.c.wave, executions.c.device).limit(COUNTED).subquery()
-            counted = select(rows.c.code, func.count()).group_by(rows.c.code).order_by(func.count().desc(), rows.c.code)
-            for code, count in connection.execute(counted.limit(_REASONS)).all():
-                shown = select(rows.c.device, rows.c.detail).where(rows.c.code == code)
-                few = connection.execute(shown.order_by(rows.c.wave, rows.c.device).limit(_SHOWN)).all()
-                found.append(Failures(state, code, count, tuple(row.device for row in few), few[0].detail))
-    return sorted(found, key=lambda each: (-each.count, each.state, each.code))[:_REASONS]
+            some = select(executions.c.code, executions.c.device, detail).where(*mine)
+            some = some.order_by(executions.c.wave, executions.c.device).limit(COUNTED)
+            for code, device, said in connection.execute(some):
+                found.setdefault((state, code), []).append((device, said))
+    failures = [
+        Failures(state, code, len(rows), tuple(device for device, _ in rows[:_SHOWN]), rows[0][1])
+        for (state, code), rows in found.items()
+    ]
+    return sorted(failures, key=lambda each: (-each.count, each.state, each.code))[:_REASONS]
 
 
 def gate_curves(engine: Engine, campaign: str) -> list[GateCurve]:

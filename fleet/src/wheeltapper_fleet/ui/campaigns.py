@@ -33,7 +33,7 @@ __all__ = ["router"]
 router = APIRouter(include_in_schema=False)
 CAMPAIGNS_SHOWN: Final = 20
 LOG_SHOWN: Final = 30
-LIVE_DEVICES: Final = 2_000
+LIVE_DEVICES: Final = 500
 PLANNED_SHOWN: Final = 50
 _MODELS_OFFERED: Final = 200
 _ACTIONS: Final = {
