@@ -15,6 +15,7 @@ from tests.fleet.ui.looks import asking, look
 from wheeltapper_fleet import tables
 from wheeltapper_fleet.campaigns.views import list_device_executions
 from wheeltapper_fleet.db.engine import reading
+from wheeltapper_fleet.devices.commands import list_commands
 
 
 def states(server: AdminServer) -> dict[str, str]:
@@ -38,6 +39,16 @@ def test_what_a_query_selects_is_counted_and_then_changed(server: AdminServer, t
     browser.wait_for("document.getElementById('meant')?.textContent === '8'")
     look(browser, server, "/bulk?q=not+online", "bulk", tmp_path)
     assert set(states(server).values()) == {"active"}
+    browser.evaluate("window.confirm = () => true")
+    browser.evaluate("document.querySelector('#ask [name=type]').value = 'restart-pipeline'")
+    browser.evaluate("document.querySelector('#ask [name=pipeline]').value = 'bearing'")
+    browser.evaluate("document.querySelector('#ask form').requestSubmit()")
+    browser.wait_for(
+        "document.readyState === 'complete' && document.querySelector('#ask [name=pipeline]')?.value === ''"
+    )
+    found = list_commands(server.engine, None, time.time()).items
+    assert {each.device for each in found} == {f"press-{number:02}" for number in range(1, 16, 2)}
+    assert {(each.type, each.who) for each in found} == {("restart-pipeline", "first")}
     browser.evaluate("window.confirm = () => true")
     browser.evaluate("document.querySelector('[data-bulk=quarantine] [name=why]').value = 'they smell'")
     browser.evaluate("document.querySelector('[data-bulk=quarantine] form').requestSubmit()")
@@ -70,7 +81,7 @@ def test_a_count_that_is_not_true_any_more_changes_nothing(server: AdminServer, 
     assert set(states(server).values()) == {"active"}
 
 
-@pytest.mark.parametrize(("role", "forms"), [("viewer", 0), ("approver", 0), ("operator", 4)])
+@pytest.mark.parametrize(("role", "forms"), [("viewer", 0), ("approver", 0), ("operator", 5)])
 def test_who_may_not_change_devices_only_counts_them(server: AdminServer, role: str, forms: int) -> None:
     server.add_device("press-1")
     with asking(server, role) as client:

@@ -33,6 +33,7 @@ __all__ = [
     "DeviceBulkRequest",
     "DeviceEditRequest",
     "ExpectedDeviceRequest",
+    "ManyCommandsRequest",
     "ReleaseRequest",
     "RollbackRequest",
     "SettingsRequest",
@@ -133,6 +134,14 @@ class CommandRequest(_Closed):
     log_lines: Annotated[int, Field(ge=0, le=2000), Whole] | None = None
     pipeline: Name | None = None
     expires_seconds: Annotated[float, Field(ge=1, le=30 * 86_400, strict=False)] = 3600.0
+
+
+class ManyCommandsRequest(CommandRequest):
+    """Ask every device that a query means. ``dry`` only counts them; ``expected`` is how many are meant."""
+
+    q: SomeQuery
+    dry: bool = False
+    expected: Annotated[int, Field(ge=0, le=2**53), Whole] | None = None
 
 
 class SettingsRequest(_Closed):

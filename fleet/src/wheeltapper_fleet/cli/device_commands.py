@@ -27,6 +27,7 @@ __all__ = ["add_command_commands"]
 _POLL_SECONDS = 0.5
 _Expires = Annotated[float, typer.Option(min=1, help="The device is asked for so long.")]
 _Limit = Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")]
+_KINDS = ("diagnostics", "restart-pipeline", "reset-baseline")
 _CHANGES = {"ignore_unknown_options": True}
 command_app = typer.Typer(help="What is asked of a device, and what it answers.", no_args_is_help=True)
 
@@ -97,6 +98,31 @@ def command_reset_baseline(
     with open_client(url, token_file, data_dir) as client:
         made = client.ask_device(device, "reset-baseline", pipeline=pipeline, expires_seconds=expires_seconds)
     print_result(made, made["command"], as_json)
+
+
+@command_app.command("many")
+def command_many(
+    q: Annotated[str, typer.Argument(help="Which devices, in the query language.")],
+    kind: Annotated[str, typer.Argument(help="diagnostics, restart-pipeline or reset-baseline.")],
+    pipeline: Annotated[str | None, typer.Option(help="Which one, of the last two.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without it the devices are only counted.")] = False,
+    expect: Annotated[int | None, typer.Option(min=0, help="Refuse unless so many devices match.")] = None,
+    expires_seconds: _Expires = 3600.0,
+    url: Url = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask every device that a query means: all of them, or none. Counts them unless --apply is given."""
+    if kind not in _KINDS:
+        fail("cli.command", f"{kind!r} is nothing that many are asked for; there are {', '.join(_KINDS)}", BAD_INPUT)
+    fields = {"pipeline": pipeline, "expected": expect}
+    given = {name: value for name, value in fields.items() if value is not None}
+    with open_client(url, token_file, data_dir) as client:
+        done = client.ask_devices(q, kind, dry=not apply, expires_seconds=expires_seconds, **given)
+    text = f"{done['matched']} devices match, {done['changed']} {'are asked' if apply else 'would be asked'}"
+    refused = "".join(f"; {count} not [{code}]" for code, count in sorted(done["refused"].items()))
+    print_result(done, text + refused + ("" if apply else "; --apply does it"), as_json)
 
 
 @command_app.command("list")

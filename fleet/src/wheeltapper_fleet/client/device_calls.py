@@ -53,6 +53,10 @@ class DeviceCalls(Requests):
         """Ask a device for ``diagnostics``, or ``restart-pipeline`` or ``reset-baseline`` of a ``pipeline``."""
         return dict(self._post(f"/devices/{quoted(device)}/commands", {"type": kind, **fields}))
 
+    def ask_devices(self, q: str, kind: str, **fields: Any) -> dict[str, Any]:
+        """Ask every device that a query means; ``dry`` and ``expected`` as :meth:`edit_devices` has them."""
+        return dict(self._post("/device-commands", {"q": q, "type": kind, **fields}))
+
     def commands(self, device: str | None = None) -> Iterator[dict[str, Any]]:
         """Commands to devices, newest first."""
         return self.items("/device-commands", {} if device is None else {"device": device})

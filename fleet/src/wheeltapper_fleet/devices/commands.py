@@ -102,12 +102,7 @@ def create_command(
     Raises:
         FleetError: ``device.not_found``, ``device.revoked``, ``command.invalid``.
     """
-    try:
-        parsed: _Asked = msgspec.convert(body, _Asked)
-    except msgspec.ValidationError as error:
-        raise FleetError("command.invalid", f"the {body.get('type', 'command')} is refused: {error}", 422) from error
-    if not 1.0 <= expires_seconds <= MAX_EXPIRY_SECONDS:
-        raise FleetError("command.invalid", f"a command cannot be good for {expires_seconds} s; 1 s to 30 days", 422)
+    asked = read_command(body, expires_seconds)
     with engine.begin() as connection:
         state = connection.execute(select(devices.c.state).where(devices.c.id == device)).scalar_one_or_none()
         if state in (DeviceState.REVOKED, DeviceState.RETIRED):
@@ -116,9 +111,24 @@ def create_command(
         if state not in CONNECTING:
             raise FleetError("device.not_found", f"there is no device {device[:63]!r}, or it has not come yet")
         command = f"cmd-{secrets.token_hex(8)}"
-        row = {"id": command, "device": device, "body": msgspec.to_builtins(parsed), "who": who[:128]}
+        row = {"id": command, "device": device, "body": asked, "who": who[:128]}
         connection.execute(commands.insert().values(**row, created_at=now, expires_at=now + expires_seconds))
     return command
+
+
+def read_command(body: dict[str, Any], expires_seconds: float) -> Any:
+    """The body of a command as it is stored, checked.
+
+    Raises:
+        FleetError: ``command.invalid``.
+    """
+    try:
+        parsed: _Asked = msgspec.convert(body, _Asked)
+    except msgspec.ValidationError as error:
+        raise FleetError("command.invalid", f"the {body.get('type', 'command')} is refused: {error}", 422) from error
+    if not 1.0 <= expires_seconds <= MAX_EXPIRY_SECONDS:
+        raise FleetError("command.invalid", f"a command cannot be good for {expires_seconds} s; 1 s to 30 days", 422)
+    return msgspec.to_builtins(parsed)
 
 
 def ask_captures(

@@ -34,7 +34,7 @@ def show_bulk(request: Request, page: Asked, q: Query4000 = "") -> Response:
 
     def read(who: Principal) -> dict[str, Any]:
         values: dict[str, Any] = {"q": q.strip(), "counts": None, "rows": [], "problem": "", "actions": []}
-        values["may"] = who.may("device.remove")
+        values |= {"may": who.may("device.remove"), "may_ask": who.may("device.operate")}
         if not values["q"]:
             return values
         now = page.clock()

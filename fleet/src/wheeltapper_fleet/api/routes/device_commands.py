@@ -10,8 +10,8 @@ from wheeltapper_fleet.api import schemas
 from wheeltapper_fleet.api.context import Context, Scope, Who
 from wheeltapper_fleet.api.parameters import After, DeviceId, Key, Limit
 from wheeltapper_fleet.api.versions import IfMatch, conflict_response
-from wheeltapper_fleet.devices import commands, connections, settings
-from wheeltapper_fleet.devices.schemas import CommandDetail, ConnectionView, SettingsView
+from wheeltapper_fleet.devices import commands, connections, many_commands, settings
+from wheeltapper_fleet.devices.schemas import BulkView, CommandDetail, ConnectionView, SettingsView
 from wheeltapper_fleet.ground.errors import FleetError
 from wheeltapper_fleet.ground.paging import DEFAULT_LIMIT, Page
 
@@ -29,6 +29,23 @@ def create_command(device: DeviceId, body: schemas.CommandRequest, context: Cont
         context.engine, device, asked, now=now, expires_seconds=body.expires_seconds, who=who
     )
     return commands.get_command(context.engine, made, now)
+
+
+@router.post("/device-commands")
+def ask_devices(body: schemas.ManyCommandsRequest, context: Context, who: Who, scope: Scope) -> BulkView:
+    """Ask every device that a query means: all of them, or none; 10,000 at most. With `dry` they are only counted."""
+    asked = body.model_dump(exclude_none=True, exclude={"q", "dry", "expected", "expires_seconds"})
+    return many_commands.ask_many(
+        context.engine,
+        body.q,
+        asked,
+        who=who,
+        now=context.clock(),
+        expires_seconds=body.expires_seconds,
+        expected=body.expected,
+        dry=body.dry,
+        scope=scope,
+    )
 
 
 @router.get("/device-commands")
