@@ -69,15 +69,6 @@ PAGES = {
     "GET /data/policies/{policy}/events/{event}",
     "GET /data/candidates",
     "GET /data/candidates/{candidate}",
-    "GET /devices/{device}/health",
-    "GET /devices/{device}/executions",
-    "GET /bulk",
-    "GET /trust",
-    "GET /value",
-    "GET /settings",
-    "GET /settings/tokens",
-    "GET /settings/webhooks",
-    "GET /settings/limits",
 }
 """What shows the form to sign in to whoever has no session."""
 SESSION = {
