@@ -106,6 +106,14 @@ def test_a_member_that_is_lost_ends_all_and_strangers_are_not_heard() -> None:
         assert alone.tolist() == [1, 1]
 
 
+def test_a_meeting_to_which_nobody_comes_ends_at_once() -> None:
+    with Meeting(2, "127.0.0.1") as meeting:
+        seat = meeting.seat(0)
+    with pytest.raises(TrainingError) as caught:
+        Member(seat).sum([np.ones(1, np.float32)])
+    assert caught.value.code == "crew.lost"
+
+
 def test_members_of_different_nets_are_told_apart() -> None:
     assert together(2, lambda crew: crew.sum([np.ones(crew.rank + 1, np.float32)])) == ["crew.lost"] * 2
 
@@ -129,6 +137,7 @@ def test_a_run_of_two_workers_gives_what_one_gives(tmp_path: Path) -> None:
     assert (lineage["workers"], lineage["run"]) == ("2", "r-0")
     assert set(two.plot_files()) == {"scores"}
     assert {each.name for each in (two.path / "workers").iterdir()} == {"00", "01"}
+    assert not list((two.path / "workers").glob("*/bundle"))
 
 
 class Failing:
@@ -152,7 +161,7 @@ def test_the_reason_of_the_worker_that_failed_is_said(tmp_path: Path) -> None:
     task = Task(run="r-0", recipe=RECIPE, seed=7)
     folder.begin(task)
     with pytest.raises(TrainingError) as caught:
-        train_together(folder, task, 3, Failing(), lambda text: None)
+        train_together(folder, task, 3, Failing(), lambda text, done: None)
     assert caught.value.code == "training.too_little"
 
 

@@ -254,6 +254,7 @@ def test_an_agent_of_another_environment_adds_its_runtime(tmp_path: Path, monkey
     legacy = DeskAgent(os.fspath(LEGACY_AGENT))
     entries = {each["runtime"]: each for each in legacy.check(tmp_path / "both", profile="raspberry-pi-3")}
     assert entries["tflite-runtime"]["metrics"]["output_error"] == 0
-    report = check_bundle(tmp_path / "both", [DeskAgent(), legacy])
+    report = check_bundle(tmp_path / "both", [DeskAgent(), legacy], profiles=["raspberry-pi-3"])
+    assert {"board_raspberry-pi-3", "board_raspberry-pi-3_model_mb"} <= {gate.name for gate in report.gates}
     assert report.runtimes == ["onnxruntime", "ai-edge-litert", "tflite-runtime"]
     assert not report.missing

@@ -102,7 +102,7 @@ def check_bundle(
         WireError: ``manifest.*``, ``runtime.*``.
     """
     report = self_tested(folder, agents)
-    report.gates += _profile_gates(folder, report.manifest, agents[0], profiles)
+    report.gates += _profile_gates(folder, report.manifest, agents, profiles)
     report.gates.append(_size(report.manifest))
     if report.manifest.drift is None:
         say("the bundle has no drift reference: its devices will not notice that the world changed")
@@ -211,23 +211,31 @@ def _runtime_gates(runtime: str, figures: dict[str, Any], manifest: Manifest) ->
     ]
 
 
-def _profile_gates(folder: Path, manifest: Manifest, agent: DeskAgent, profiles: Sequence[str]) -> list[Gate]:
+def _profile_gates(
+    folder: Path, manifest: Manifest, agents: Sequence[DeskAgent], profiles: Sequence[str]
+) -> list[Gate]:
     """The self-test under the limits of boards: their runtimes, threads and memory, on this computer's processor; and
-    the budgets that their profiles state for a model and a window."""
+    the budgets that their profiles state for a model and a window. By the first agent that has a runtime of the board.
+    """
     gates = []
     for name in profiles:
-        entries = agent.check(folder, profile=name)
-        figures = next((entry["metrics"] for entry in entries if "metrics" in entry), None)
-        if figures is None:
+        for agent in agents:
+            entries = agent.check(folder, profile=name)
+            found = next((entry for entry in entries if "metrics" in entry), None)
+            if found is not None or entries[0]["code"] != "runtime.missing":
+                break
+        if found is None:
             worst = entries[0]
             raise TrainingError(worst["code"], f"on the board {name}: {worst['message']}")
+        figures = found["metrics"]
         window_ms = 1e3 * manifest.input.window_samples / manifest.input.sample_rate_hz
         board = agent.board(name)
         limit = min(manifest.budget.latency_p95_ms, window_ms, float(board.get("max_window_ms", window_ms)))
         detail = "a window in its budget, the board's, and less time than it lasts, within the board's memory"
         gates.append(_at_most(f"board_{name}"[:80], figures["processor_p95_ms"], limit, f"{detail}; on this processor"))
         if "max_model_mb" in board:
-            length_mb = manifest.file(manifest.model_file).length / 1024**2
+            run = next((each for each in manifest.formats() if found["runtime"] in RUNTIMES[each.runtime]), manifest)
+            length_mb = manifest.file(run.model_file).length / 1024**2
             gates.append(
                 _at_most(f"board_{name[:60]}_model_mb", length_mb, float(board["max_model_mb"]), "the model's file")
             )

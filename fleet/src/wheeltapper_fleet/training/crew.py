@@ -35,6 +35,8 @@ __all__ = ["ALONE", "Alone", "Crew", "Meeting", "Member", "Seat"]
 Array = npt.NDArray[np.float32]
 _WAIT_SECONDS: Final = 600.0
 """For a member to begin, or to give its part: it may still read its data."""
+_HELLO_SECONDS: Final = 5.0
+"""For who connects to say the token."""
 _HEAD: Final = struct.Struct("!Q")
 _MOST_BYTES: Final = 256 * 1024 * 1024
 _TOKEN_BYTES: Final = 32
@@ -161,13 +163,14 @@ class Meeting:
 
     def _welcome(self, connection: socket.socket) -> None:
         """Take in a member; who does not know the token is left outside."""
-        connection.settimeout(_WAIT_SECONDS)
+        connection.settimeout(_HELLO_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             said = _exactly(connection, _TOKEN_BYTES + _HEAD.size)
         except OSError:
             connection.close()
             return
+        connection.settimeout(_WAIT_SECONDS)
         (rank,) = _HEAD.unpack(said[_TOKEN_BYTES:])
         if not hmac.compare_digest(said[:_TOKEN_BYTES], self._token) or rank >= self._size or rank in self._members:
             connection.close()

@@ -256,6 +256,8 @@ def _together(folder: RunFolder, task: Task, workers: int, report: Report) -> Ou
     finally:
         executor.close()
     _take_over(made, outcome, folder, report)
+    for left in folder.path.glob("workers/*/bundle"):
+        shutil.rmtree(left, ignore_errors=True)
     return replace(outcome, plots=_plots(folder))
 
 

@@ -8,7 +8,10 @@ Invariants:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import msgspec
 
@@ -20,9 +23,12 @@ from wheeltapper_fleet.training.runs.folder import RunFolder, Task
 
 __all__ = ["train_together"]
 
+_LOOK_SECONDS: Final = 1.0
+Say = Callable[[str, float | None], None]
+
 
 def train_together(
-    folder: RunFolder, task: Task, workers: int, executor: Executor, progress: Callable[[str], None]
+    folder: RunFolder, task: Task, workers: int, executor: Executor, progress: Say
 ) -> tuple[RunFolder, Outcome]:
     """Train a task by several processes.
 
@@ -31,7 +37,7 @@ def train_together(
         task: what is to be done.
         workers: how many processes; the executor starts them all at once.
         executor: runs them.
-        progress: is called with a few words.
+        progress: is called with a few words and how far rank 0 is, where that process is one of this computer.
 
     Returns:
         The folder of rank 0, and its outcome.
@@ -46,8 +52,9 @@ def train_together(
             shutil.rmtree(each.path, ignore_errors=True)
             each.begin(msgspec.structs.replace(task, executor="local", seat=meeting.seat(rank)))
             made.append(each)
-        progress(f"{workers} workers train together")
-        executor.run(made, float("inf"), lambda: None)
+        progress(f"{workers} workers train together", None)
+        with _told(made[0], workers, progress):
+            executor.run(made, float("inf"), lambda: None)
     outcomes = [each.outcome() for each in made]
     failed = [each for each in outcomes if each is None or each.state is not State.SUCCEEDED]
     if failed:
@@ -59,3 +66,23 @@ def train_together(
         raise TrainingError(code, why)
     assert outcomes[0] is not None  # it succeeded
     return made[0], outcomes[0]
+
+
+@contextmanager
+def _told(first: RunFolder, workers: int, progress: Say) -> Iterator[None]:
+    """Say what rank 0 says, until the end."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            found = first.progress()
+            if found.text:
+                progress(f"{workers} workers: {found.text}", found.done)
+
+    thread = threading.Thread(target=look, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
