@@ -75,7 +75,7 @@ $(ORACLES)/.ready: constraints-oracles.txt
 	@touch $@
 
 test-all: $(TESTED) oracles  ## also the slow ones
-	@sh packaging/debian_packages.sh mosquitto chromium systemd debootstrap qemu-user-static
+	@sh packaging/debian_packages.sh mosquitto chromium systemd debootstrap qemu-user-static prometheus
 	@$(BIN)/python -m pytest $(ARGS)
 
 deb: $(TESTED)    ## Debian package in dist/; PACKAGE=agent, fleet; ARCH=amd64, arm64, armhf (agent only)

@@ -15,6 +15,7 @@ from tests.fleet.api.harness import AdminServer
 from wheeltapper_fleet.api.metrics import Metrics
 from wheeltapper_fleet.ground.log import CountingHandler, JsonFormatter
 from wheeltapper_fleet.ground.request import begin_request, note_subject
+from wheeltapper_fleet.trust.expiry import Life, RenewedBy
 
 
 def figures(text: str) -> dict[tuple[str, str], float]:
@@ -61,6 +62,16 @@ def test_a_database_that_is_away_takes_only_its_own_figures_with_it(server: Admi
     assert ("wheeltapper_devices", "") not in found
     answer = httpx.get(server.url + "/readyz", trust_env=False)
     assert (answer.status_code, answer.json()) == (503, {"ready": False, "failing": ["database"]})
+
+
+def test_when_things_end_is_told_by_what_renews_them(engine: Engine) -> None:
+    lives = [
+        Life("root", 2e9, 1e7, RenewedBy.OFFLINE_KEYS),
+        Life("device certificate", 1.9e9, 1e7, RenewedBy.DEVICE, detail="the first of 3 that end soon"),
+    ]
+    found = figures(Metrics(engine, list, lambda: 0, lambda: lives).text().decode())
+    ends = {labels: value for (name, labels), value in found.items() if name == "wheeltapper_ends_timestamp_seconds"}
+    assert ends == {"keys renew root": 2e9, "device device certificate": 1.9e9}
 
 
 def test_a_service_that_can_answer_is_ready(server: AdminServer) -> None:

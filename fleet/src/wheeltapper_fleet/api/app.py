@@ -121,7 +121,7 @@ def admin_app(context: AdminContext) -> FastAPI:
     app.router.routes.extend(_routes())
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "A part does not work."}})
     app.add_api_route("/readyz", _readyz, methods=["GET"], responses={503: {"description": "It cannot answer now."}})
-    metrics = Metrics(context.engine, context.failing, lambda: context.events.listening)
+    metrics = Metrics(context.engine, context.failing, lambda: context.events.listening, context.lives)
     app.add_api_route(
         "/metrics",
         lambda: Response(metrics.text(), media_type=CONTENT_TYPE),

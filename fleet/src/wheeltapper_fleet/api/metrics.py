@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wheeltapper_fleet.api.totals import fleet_totals
 from wheeltapper_fleet.db.engine import reading
 from wheeltapper_fleet.telemetry.views import total_records
+from wheeltapper_fleet.trust.expiry import Life
 
 __all__ = ["CONTENT_TYPE", "COUNTED_SECONDS", "Measured", "Metrics"]
 
@@ -41,9 +42,16 @@ class Metrics:
         engine: the fleet's database.
         failing: gives the names of the parts that do not work.
         screens: gives how many live views are open.
+        lives: gives everything that ends (certificates, metadata); None where nobody keeps it alive.
     """
 
-    def __init__(self, engine: Engine, failing: Callable[[], list[str]], screens: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        failing: Callable[[], list[str]],
+        screens: Callable[[], int],
+        lives: Callable[[], list[Life]] | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         names = ["route", "method", "status"]
         self.requests = Counter("wheeltapper_http_requests", "Requests answered.", names, registry=self.registry)
@@ -55,7 +63,7 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Fleet(engine, failing, screens))
+        self.registry.register(_Fleet(engine, failing, screens, lives or list))
 
     def text(self) -> bytes:
         """All figures in the text format."""
@@ -65,8 +73,15 @@ class Metrics:
 class _Fleet(Collector):
     """Counts the fleet when it is asked."""
 
-    def __init__(self, engine: Engine, failing: Callable[[], list[str]], screens: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        failing: Callable[[], list[str]],
+        screens: Callable[[], int],
+        lives: Callable[[], list[Life]],
+    ) -> None:
         self._engine = engine
+        self._lives = lives
         self._failing = failing
         self._screens = screens
         self._counted: tuple[list[GaugeMetricFamily], float] = ([], float("-inf"))
@@ -94,7 +109,15 @@ class _Fleet(Collector):
         yield from found
 
     def _count(self) -> list[GaugeMetricFamily]:
+        ends = GaugeMetricFamily(
+            "wheeltapper_ends_timestamp_seconds",
+            "When something is no longer valid; of devices' certificates the first that ends soon.",
+            labels=["what", "renewed_by"],
+        )
+        for life in self._lives():
+            ends.add_metric([life.name, life.renewed_by.value], life.expires_at)
         totals = fleet_totals(self._engine)
+        cases = GaugeMetricFamily("wheeltapper_cases_waiting", "Cases that nobody acknowledged yet.", totals.cases)
         with reading(self._engine) as connection:
             records = total_records(connection)
         devices = GaugeMetricFamily("wheeltapper_devices", "Devices.", totals.devices)
@@ -110,7 +133,7 @@ class _Fleet(Collector):
         kept = GaugeMetricFamily("wheeltapper_records", "Records of devices, by what became of them.", labels=["what"])
         for name, value in records.model_dump().items():
             kept.add_metric([name], value)
-        return [devices, online, alarms, releases, campaigns, kept]
+        return [devices, online, alarms, cases, releases, campaigns, kept, ends]
 
 
 class Measured:
