@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Final
 
 from sqlalchemy import Engine
@@ -49,7 +48,7 @@ def point_history(engine: Engine, point: str, since: float, until: float, points
                     channel=mapping.channel,
                     from_at=begin,
                     to_at=end,
-                    points=[PointView(**asdict(each)) for each in found],
+                    points=[PointView(**vars(each)) for each in found],
                 )
             )
     return PointHistory(asset=point, curves=curves)
