@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from tests.fleet.training.run_sites import temperature
 from tests.fleet.training.test_anomaly import machine
 from tests.fleet.training.test_fault_classifier import QUICK as FAULTS
 from tests.fleet.training.test_fault_classifier import fleet_of
@@ -20,6 +23,7 @@ from wheeltapper_agent.ground.profile import Profile
 from wheeltapper_agent.model.bundle import load_bundle
 from wheeltapper_agent.model.runtimes import load_model
 from wheeltapper_agent.model.self_test import self_test
+from wheeltapper_fleet.cli.app import app
 from wheeltapper_fleet.learning.runs.recipe_text import read_recipe
 from wheeltapper_fleet.training import anomaly, autoencoder, variants
 from wheeltapper_fleet.training.anomaly import train_anomaly
@@ -37,6 +41,7 @@ from wheeltapper_fleet.training.tflite_graph import TfliteGraph
 from wheeltapper_fleet.training.tflite_nets import autoencoder_to_tflite, nets_to_tflite
 from wheeltapper_fleet.training.variants import formats_for
 from wheeltapper_protocols.manifest.manifest import Manifest, decode_manifest
+from wheeltapper_protocols.signal.recording import write_recording
 
 BOTH = ("onnx", "tflite")
 LITE = Profile(name="small", runtimes=("ai-edge-litert",))
@@ -203,19 +208,22 @@ def test_without_a_runtime_or_with_a_wrong_file_nothing_is_written(
     assert not (tmp_path / "none").exists()
 
 
-def test_lives_and_faults_by_nets_are_made_too(tmp_path: Path) -> None:
+def test_faults_by_nets_are_made_too(tmp_path: Path) -> None:
     warned: list[str] = []
     job = Job(out=tmp_path / "faults", model="faults", formats=BOTH, warn=warned.append)
     made = train_recipe("fault-classifier", FAULTS | {"epochs": 4}, fleet_of(3), job)
     assert made.variants is not None
     self_test(load_bundle(tmp_path / "faults", LITE))
+    assert not warned
+
+
+@pytest.mark.slow
+def test_lives_by_nets_are_made_too(tmp_path: Path) -> None:
     lives = [life_of(seed, 6, seed % 3) for seed in range(12)]
-    quick = LIFE | {"epochs": 4, "model": "nets"}
-    job = Job(out=tmp_path / "life", model="life", formats=BOTH, warn=warned.append)
-    made = train_recipe("remaining-life", quick, lives, job)
+    job = Job(out=tmp_path / "life", model="life", formats=BOTH)
+    made = train_recipe("remaining-life", LIFE | {"epochs": 4, "model": "nets"}, lives, job)
     assert made.variants is not None
     self_test(load_bundle(tmp_path / "life", LITE))
-    assert not warned
 
 
 def test_trees_stay_in_onnx_and_the_manifest_says_so(tmp_path: Path) -> None:
@@ -241,6 +249,26 @@ def test_formats_follow_from_the_boards_unless_they_are_said(monkeypatch: pytest
         with pytest.raises(TrainingError) as refused:
             read_recipe(base.format(wrong))
         assert refused.value.code == "recipe.malformed"
+
+
+def command(*words: object) -> Any:
+    done = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_the_commands_make_both_formats_or_say_that_a_recipe_cannot(tmp_path: Path) -> None:
+    write_recording(machine(seed=3), tmp_path / "one.npz")
+    line = ["train", "anomaly", "--recording", tmp_path / "one.npz", "--healthy-fraction", 1, "--tflite"]
+    made = command(*line, "--out", tmp_path / "both")
+    assert "ai-edge-litert_agreement" in {gate["name"] for gate in made["gates"]}
+    assert (tmp_path / "both" / "model.tflite").exists()
+    write_recording(temperature(1), tmp_path / "slow.npz")
+    recipe = 'recipe = "slow-signal"\nmodel = "m"\nformats = ["onnx", "tflite"]\n[train]\nworkers = 2\n'
+    (tmp_path / "recipe.toml").write_text(recipe + '[data]\nrecordings = ["slow.npz"]\n')
+    warnings = command("train", "recipe", tmp_path / "recipe.toml", "--out", tmp_path / "b")["warnings"]
+    assert any("one process trains here" in each for each in warnings)
+    assert any("makes no TFLite file" in each for each in warnings)
 
 
 @pytest.mark.slow
