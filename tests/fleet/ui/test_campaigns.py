@@ -55,7 +55,7 @@ def write(page: Page, **fields: str) -> None:
 
 
 def test_a_campaign_is_made_with_a_live_dry_run_and_approved_by_another_person(
-    server: AdminServer, tmp_path: Path, browser: Page
+    server: AdminServer, browser: Page
 ) -> None:
     browser.set_cookie(server.url, cookie(server, "release-manager", name="ann"))
     browser.open(server.url + "/campaigns")
@@ -73,7 +73,7 @@ def test_a_campaign_is_made_with_a_live_dry_run_and_approved_by_another_person(
     browser.evaluate("document.querySelector('[name=needs_approval]').click()")
     browser.wait_for("document.querySelector('[data-create]')?.textContent.includes('another person')")
     query = "&".join(f"{name}={value}" for name, value in FORM.items()).replace(" ", "+").replace("%", "%25")
-    look(browser, server, f"/campaigns/new?{query}", "campaigns-new", tmp_path)
+    look(browser, server, f"/campaigns/new?{query}", "campaigns-new")
     write(browser, needs_approval="yes")
     browser.evaluate("document.querySelector('[name=needs_approval]').click()")
     browser.wait_for("document.querySelector('[data-create]')?.textContent.includes('another person')")
@@ -129,13 +129,11 @@ def running(server: AdminServer) -> str:
     return "cmp-1"
 
 
-def test_failures_stand_by_reason_with_the_devices_behind_them(
-    server: AdminServer, tmp_path: Path, browser: Page
-) -> None:
+def test_failures_stand_by_reason_with_the_devices_behind_them(server: AdminServer, browser: Page) -> None:
     campaign = running(server)
     browser.set_cookie(server.url, server.sign_in())
-    look(browser, server, "/campaigns", "campaigns", tmp_path)
-    look(browser, server, f"/campaigns/{campaign}", "campaigns-one", tmp_path)
+    look(browser, server, "/campaigns", "campaigns")
+    look(browser, server, f"/campaigns/{campaign}", "campaigns-one")
     assert browser.evaluate("document.querySelectorAll('.picture .waves g').length") == 3
     assert browser.evaluate("document.querySelectorAll('[data-gate=latency] polyline').length") == 3
     assert "odds of 8 to 1; it stops at 20 to 1" in browser.evaluate(

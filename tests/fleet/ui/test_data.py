@@ -42,7 +42,7 @@ def test_from_data_to_a_run_to_its_end(server: AdminServer, tmp_path: Path, brow
         "candidates": "/data/candidates",
         "candidate": f"/data/candidates/k-{other[2:]}",
     }.items():
-        look(browser, server, path, f"data-{name}", tmp_path)
+        look(browser, server, path, f"data-{name}")
 
     browser.open(server.url + "/data")
     assert browser.evaluate("document.querySelector('#waiting [data-candidate]').dataset.candidate") == f"k-{other[2:]}"

@@ -41,13 +41,13 @@ def two(server: AdminServer, tmp_path: Path) -> AdminServer:
     return server
 
 
-def test_a_promotion_takes_two_persons(two: AdminServer, tmp_path: Path, browser: Page) -> None:
+def test_a_promotion_takes_two_persons(two: AdminServer, browser: Page) -> None:
     set_rule(two.engine, MODEL, "champion", PromotionRule(approvals=1), who="ann", why="", now=1.79e9)
     browser.set_cookie(two.url, two.sign_in())
     for name, path in {"models": "/models", "model": f"/models/{MODEL}", "release": f"/models/{MODEL}/3"}.items():
-        look(browser, two, path, f"models-{name}", tmp_path)
-    look(browser, two, f"/models/{MODEL}/compare?one=3&other=4", "models-compare", tmp_path)
-    look(browser, two, f"/models/{MODEL}/3/recordings", "models-recordings", tmp_path)
+        look(browser, two, path, f"models-{name}")
+    look(browser, two, f"/models/{MODEL}/compare?one=3&other=4", "models-compare")
+    look(browser, two, f"/models/{MODEL}/3/recordings", "models-recordings")
     browser.open(f"{two.url}/models/{MODEL}")
     browser.evaluate("document.querySelector('#ask [name=alias]').value = 'champion'")
     browser.evaluate("document.querySelector('#ask [name=release]').value = '4'")
@@ -55,7 +55,7 @@ def test_a_promotion_takes_two_persons(two: AdminServer, tmp_path: Path, browser
     browser.wait_for("document.querySelector('[data-promotion]') !== null")
     assert "1 by others than who asked" in browser.evaluate("document.querySelector('[data-promotion]').textContent")
     assert browser.evaluate("document.querySelector('form[data-api$=approve]')") is None
-    look(browser, two, f"/models/{MODEL}", "models-waiting", tmp_path)
+    look(browser, two, f"/models/{MODEL}", "models-waiting")
     browser.set_cookie(two.url, cookie(two, "approver", name="bob"))
     browser.open(f"{two.url}/models/{MODEL}")
     assert browser.evaluate("document.getElementById('ask')") is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from sqlalchemy import update
 
@@ -37,12 +36,12 @@ def verdicts(server: AdminServer, now: float) -> None:
         server.insert(tables.exposure, **row, seconds=7 * 86_400.0)
 
 
-def test_trust_shows_keys_and_follows_the_log(server: AdminServer, tmp_path: Path, browser: Page) -> None:
+def test_trust_shows_keys_and_follows_the_log(server: AdminServer, browser: Page) -> None:
     with server.http() as http:
         for number in range(3):
             assert http.post("/api/v1/tokens", json={"device": f"press-{number}"}).status_code == 201
     browser.set_cookie(server.url, server.sign_in())
-    look(browser, server, "/trust", "trust", tmp_path)
+    look(browser, server, "/trust", "trust")
     assert browser.evaluate("document.querySelector('[data-life=root] td').textContent") == "1 of 1 keys"
     days = browser.evaluate("Number(document.querySelector('[data-life=timestamp] td:nth-child(4)').textContent)")
     assert days >= 0
@@ -60,11 +59,11 @@ def test_trust_shows_keys_and_follows_the_log(server: AdminServer, tmp_path: Pat
     assert browser.problems == []
 
 
-def test_value_adds_up_what_people_found(server: AdminServer, tmp_path: Path, browser: Page) -> None:
+def test_value_adds_up_what_people_found(server: AdminServer, browser: Page) -> None:
     now = time.time()
     verdicts(server, now)
     browser.set_cookie(server.url, server.sign_in())
-    look(browser, server, "/value?days=90", "value", tmp_path)
+    look(browser, server, "/value?days=90", "value")
     sums = {
         name: f"document.querySelector('[data-sum={name}]').textContent"
         for name in ("true_faults", "saves", "failures")
@@ -87,10 +86,10 @@ def test_value_adds_up_what_people_found(server: AdminServer, tmp_path: Path, br
     assert browser.problems == []
 
 
-def test_a_token_is_made_and_shown_once(server: AdminServer, tmp_path: Path, browser: Page) -> None:
+def test_a_token_is_made_and_shown_once(server: AdminServer, browser: Page) -> None:
     browser.set_cookie(server.url, server.sign_in())
-    look(browser, server, "/settings", "settings", tmp_path)
-    look(browser, server, "/settings/tokens", "settings-tokens", tmp_path)
+    look(browser, server, "/settings", "settings")
+    look(browser, server, "/settings/tokens", "settings-tokens")
     browser.evaluate("document.querySelector('#new-token [name=name]').value = 'bench-1'")
     browser.evaluate("document.querySelector('#new-token [name=roles]').value = 'trainer'")
     browser.evaluate("document.querySelector('#new-token').requestSubmit()")
@@ -110,18 +109,18 @@ def test_a_token_is_made_and_shown_once(server: AdminServer, tmp_path: Path, bro
     assert browser.problems == []
 
 
-def test_webhooks_and_limits_are_set(server: AdminServer, tmp_path: Path, browser: Page) -> None:
+def test_webhooks_and_limits_are_set(server: AdminServer, browser: Page) -> None:
     browser.set_cookie(server.url, server.sign_in())
     browser.open(server.url + "/settings/webhooks")
     browser.evaluate("document.querySelector('#new-target [name=id]').value = 'ops'")
     browser.evaluate("document.querySelector('#new-target [name=address]').value = 'https://ops.example/hook'")
     browser.evaluate("document.querySelector('#new-target').requestSubmit()")
     browser.wait_for("document.querySelector('#new-target output').textContent !== ''")
-    look(browser, server, "/settings/webhooks", "settings-webhooks", tmp_path)
+    look(browser, server, "/settings/webhooks", "settings-webhooks")
     browser.evaluate("document.querySelector('[data-target=ops] form[data-method=PATCH]').requestSubmit()")
     browser.wait_for("document.querySelector('[data-target=ops] th')?.textContent.includes('off')")
     assert not list_targets(server.engine).items[0].enabled
-    look(browser, server, "/settings/limits", "settings-limits", tmp_path)
+    look(browser, server, "/settings/limits", "settings-limits")
     limit = list_limits(server.engine)[0]
     wanted = limit.low if limit.value != limit.low else limit.high
     browser.evaluate(f"document.querySelector('[name={limit.name}]').value = '{wanted:g}'")
