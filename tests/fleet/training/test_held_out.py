@@ -221,8 +221,13 @@ def test_recordings_become_windows_of_the_release(tmp_path: Path) -> None:
     assert np.array_equal(found.samples[-1, :, 0], np.arange(50, 100)), "the last window ends with the recording"
     assert found.segments["site"] == ("north",) * 3
     assert found.segments["condition"][1] == "load=1"
-    assert [text.split(":")[0] for text in said] == [f"r{n} judges nothing" for n in (3, 4, 5, 6)]
-    assert "less than the 100 Hz" in said[0]
+    assert said == [
+        "recordings that judge nothing (training.channel): r4 of m4: it lacks the channel 'x'",
+        "recordings that judge nothing (training.gaps): r6 of m6: it: snapshot 1 does not begin where the one before "
+        "ends; this recipe needs a series without gaps: record without pauses, or cut the recording where they are",
+        "recordings that judge nothing (training.mixed_input): of 2 the first is r3 of m3: it has 50 Hz, less than the "
+        "100 Hz of the model",
+    ]
 
 
 def test_the_life_that_remains_is_that_at_the_windows_end(tmp_path: Path) -> None:
@@ -278,6 +283,21 @@ def test_a_site_where_faults_are_not_found_fails_and_small_ones_are_said() -> No
     assert (worst.passed, worst.detail.startswith("'c' is the worst of 3")) == (False, True)
     small = judged(labels, good.reshape(6, 40)[:, :9].reshape(-1), sites, each=9)
     assert small.missing["site"].startswith("0 of 3 sites have 20 windows")
+
+
+def test_the_worst_of_many_fails_where_it_is_shown_to_be_worse() -> None:
+    """Of sixty machines that are alike the worst is bad by chance; one that is really worse is found among them."""
+    random = np.random.default_rng(1)
+    alike = [random.normal(0.0, 1.0) + random.normal(0.0, 0.5, 40) for _ in range(60)]
+    score = np.clip(np.concatenate(alike), 0, None) * (random.random(2400) < 0.08) * 2
+    found = {gate.name: gate for gate in judged(["normal"] * 60, score, ["a", "b"] * 30).gates}
+    gate = found["worst_machine_false_alert_rate"]
+    assert gate.passed, gate
+    assert "is the worst of 60" in gate.detail
+    assert "99.92% confidence" in gate.detail
+    score[40:80] = 3.0
+    gate = {each.name: each for each in judged(["normal"] * 60, score, ["a", "b"] * 30).gates}[gate.name]
+    assert (gate.passed, gate.detail.startswith("'m1' is the worst of 60: 1,")) == (False, True), gate
 
 
 def test_a_champion_that_says_nothing_is_no_better() -> None:

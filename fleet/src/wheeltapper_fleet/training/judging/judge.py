@@ -35,6 +35,8 @@ _LEAST_EACH: Final = 5
 """Of each label that a segment has."""
 _NAMED: Final = 3
 """Segments that are named in a sentence."""
+_LOOKED_AT: Final = 8
+"""Segments whose interval is computed: those with the worst figures."""
 
 Say = Callable[[str], None]
 Scores = dict[str, npt.NDArray[Any]]
@@ -284,6 +286,9 @@ def _segment_gates(
     """The worst of the machines, sites or conditions, and for sites how far the best is from the worst; a text: why the
     data does not allow it.
 
+    The worst of many is bad by chance alone. What counts is therefore the end of its interval that speaks for it, which
+    holds for all of them together: a segment fails where it is shown to be worse.
+
     A segment is judged from :data:`_LEAST_WINDOWS` windows on, :data:`_LEAST_EACH` of each label that it has.
     """
     of_recording = np.array(data.segments[name])
@@ -301,15 +306,21 @@ def _segment_gates(
     if len(found) < 2:
         need = f"{_LEAST_WINDOWS} windows and {_LEAST_EACH} of each label"
         return f"{len(found)} of {len(present)} {name}s have {need} with which {figure.name} is judged; 2 are needed"
-    worst = (min if figure.higher_is_better else max)(found, key=lambda each: found[each])
-    mine = names == worst
-    least = figure.worst_allowed(whole.value, int(mine.sum()), limits)
-    detail = f"{worst!r} is the worst of {len(found)}, {_interval(figure, mine, data)}; the whole {whole.value:.3g}"
+    sign = 1.0 if figure.higher_is_better else -1.0
+    order = sorted(found, key=lambda each: sign * found[each])
+    worst, interval = min(
+        ((each, _interval(figure, names == each, data, len(found))) for each in order[:_LOOKED_AT]),
+        key=lambda pair: sign * (pair[1].high if figure.higher_is_better else pair[1].low),
+    )
+    end = interval.high if figure.higher_is_better else interval.low
+    least = figure.worst_allowed(whole.value, int((names == worst).sum()), limits)
+    detail = (
+        f"{worst!r} is the worst of {len(found)}: {interval.value:.3g}, {interval.text()}; the whole {whole.value:.3g}"
+    )
     if left := [each for each in present if each not in found]:
-        detail += f"; too small to judge: {', '.join(left[:_NAMED])}" + (
-            f" and {len(left) - _NAMED} more" if left[_NAMED:] else ""
-        )
-    gates = [_gate(f"worst_{name}_{figure.name}", found[worst], least, figure.higher_is_better, detail)]
+        more = f" and {len(left) - _NAMED} more" if left[_NAMED:] else ""
+        detail += f"; too small to judge: {', '.join(left[:_NAMED])}{more}"
+    gates = [_gate(f"worst_{name}_{figure.name}", end, least, figure.higher_is_better, detail)]
     if name == "site" and not figure.one_alert:
         apart = (max(found.values()) - min(found.values())) / (figure.scale or 1.0)
         text = f"best and worst of {len(found)} sites apart; {worst!r} is the worst"
@@ -317,8 +328,8 @@ def _segment_gates(
     return gates
 
 
-def _interval(figure: _Quality, mine: npt.NDArray[np.bool_], data: LabelledWindows) -> str:
-    """The figure's interval on some of its windows, in words."""
+def _interval(figure: _Quality, mine: npt.NDArray[np.bool_], data: LabelledWindows, segments: int) -> Estimate:
+    """The figure on some of its windows, with an interval that holds for all ``segments`` together (Bonferroni)."""
     labels = figure.labels[mine]
 
     def metric(weights: npt.NDArray[np.float64]) -> float:
@@ -327,7 +338,8 @@ def _interval(figure: _Quality, mine: npt.NDArray[np.bool_], data: LabelledWindo
         return figure.metric(everywhere)
 
     blocks = metrics.blocks_of(data.recording[figure.rows][mine], labels)
-    return metrics.estimate(metric, blocks, labels, np.random.default_rng(_SEED)).text()
+    confidence = 1 - (1 - metrics.CONFIDENCE) / segments
+    return metrics.estimate(metric, blocks, labels, np.random.default_rng(_SEED), confidence)
 
 
 def _against(

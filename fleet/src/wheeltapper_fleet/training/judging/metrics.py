@@ -47,17 +47,18 @@ Metric = Callable[[Floats], float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval at :data:`CONFIDENCE`."""
+    """A figure with its interval."""
 
     value: float
     low: float
     high: float
     blocks: int
     """How many blocks were resampled: the fewer, the less the interval says."""
+    confidence: float = CONFIDENCE
 
     def text(self) -> str:
         """For people: the interval and what it rests on."""
-        return f"{self.low:.3g} to {self.high:.3g} with {CONFIDENCE:.0%} confidence, {self.blocks} blocks"
+        return f"{self.low:.3g} to {self.high:.3g} with {100 * self.confidence:.4g}% confidence, {self.blocks} blocks"
 
 
 def blocks_of(recording: npt.NDArray[np.int64], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -82,7 +83,11 @@ def blocks_of(recording: npt.NDArray[np.int64], labels: npt.NDArray[Any]) -> npt
 
 
 def estimate(
-    metric: Metric, blocks: npt.NDArray[np.int64], labels: npt.NDArray[Any], random: np.random.Generator
+    metric: Metric,
+    blocks: npt.NDArray[np.int64],
+    labels: npt.NDArray[Any],
+    random: np.random.Generator,
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """A figure with its interval.
 
@@ -91,6 +96,7 @@ def estimate(
         blocks: [window], of :func:`blocks_of`.
         labels: [window]; as many blocks of each are drawn as there are.
         random: draws the blocks.
+        confidence: of the interval.
     """
     count = int(blocks.max()) + 1
     first = np.zeros(count, dtype=np.int64)
@@ -104,9 +110,9 @@ def estimate(
         value = metric(weights[blocks])
         if np.isfinite(value):
             found.append(value)
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail]) if found else (np.nan, np.nan)
-    return Estimate(metric(np.ones(len(blocks))), float(low), float(high), count)
+    return Estimate(metric(np.ones(len(blocks))), float(low), float(high), count, confidence)
 
 
 def balanced_accuracy(labels: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> Metric:

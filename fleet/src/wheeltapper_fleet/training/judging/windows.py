@@ -78,23 +78,26 @@ def held_out_windows(
         only: values that a label or the condition of an item must have.
         manifest: whose windows are wanted.
         truth: what says what is true of a window.
-        say: called with a sentence for each recording that is left out or thinned.
+        say: called with a sentence for each recording that is thinned, and each reason for which some are left out.
 
     Raises:
         DatasetError: ``dataset.*``.
     """
     items = [item for item in dataset.items(side, only) if item.kind == "recording"]
-    parts = _Parts()
+    parts, left = _Parts(), dict[str, list[str]]()
     for item in items:
         name = item.source or item.sha256[:12]
         try:
             cut = _cut(dataset.recording(item), manifest, MAX_BYTES // len(items))
         except TrainingError as error:
-            say(f"{name} judges nothing: {error.message}")
+            left.setdefault(error.code, []).append(f"{name} of {item.machine}: {error.message}")
             continue
         if cut.left:
             say(f"{name} is too large: {len(cut.samples)} windows of it judge, {cut.left} are left out, evenly spread")
         _add(parts, name, item, cut, manifest, truth)
+    for code, texts in sorted(left.items()):
+        first = f"of {len(texts)} the first is " if len(texts) > 1 else ""
+        say(f"recordings that judge nothing ({code}): {first}{texts[0]}")
     if not parts.samples:
         return None
     return LabelledWindows(
