@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from msgspec import structs
 
@@ -108,3 +109,50 @@ def test_machines_that_differ_have_higher_shared_limits() -> None:
     apart = [values + 2.0 * number for number, values in enumerate(alike)]
     narrow, wide = (budget.shared_limits(each, 360.0, 1.0, 3, np.zeros(1)) for each in (alike, apart))
     assert wide > narrow + 4.0  # the middle of them is 4 higher, and a further machine may be anywhere
+
+
+def slowly_worn(recording: Recording, first: int, gain: float) -> Recording:
+    """Louder from snapshot ``first`` on, by so little that no window warns."""
+    samples = recording.samples.copy()
+    samples[first:] *= gain
+    return replace(recording, samples=samples)
+
+
+def test_wear_that_never_warns_by_its_level_is_found_by_its_sum(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    decision = bundle.manifest.decision
+    assert (decision.slow_drift, decision.slow_limit) == (0.5, 40.0)
+    without = Bundle(structs.replace(bundle.manifest, decision=structs.replace(decision, slow_limit=0.0)), bundle.model)
+    wear = slowly_worn(machine(700, 34), 150, 1.16)
+    assert evaluate(wear, without).first_alert is None
+    found = evaluate(wear, bundle)
+    assert found.first_alert is not None
+    assert 200 < found.first_alert < 650
+    assert not evaluate(machine(700, 34), bundle).alert.any()
+
+
+def test_the_sum_keeps_its_share_of_the_budget() -> None:
+    random = np.random.default_rng(2)
+
+    def scores(windows: int) -> npt.NDArray[np.float64]:
+        """Healthy ones that hang together."""
+        noise = random.normal(size=windows)
+        for index in range(1, windows):
+            noise[index] += 0.9 * noise[index - 1]
+        return np.asarray(0.42 + 0.06 * noise)
+
+    limit = budget.slow_limit([scores(4000) for _ in range(5)], 360.0, 20_000.0)
+    assert 0 < limit <= 200
+    total, highest, alarms = 0.0, 0.0, 0
+    for score in scores(100_000):
+        total = max(0.0, total + min(score, 1.0) - budget.SLOW_REFERENCE)
+        highest = max(highest, total)
+        if total >= limit:
+            total, alarms = 0.0, alarms + 1
+    assert alarms <= 0.1 * 20.0 * 100_000 / 360.0  # a tenth of 20 an hour
+    assert highest > 1.0  # the sum does move
+
+
+def test_scores_that_are_high_anyway_have_no_sum() -> None:
+    assert budget.slow_limit([np.full(100, 0.6)], 360.0, 1.0) == 0.0
+    assert budget.slow_limit([np.full(100, 0.1)], 360.0, 1.0) == 40.0

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from wheeltapper_fleet.training import autoencoder, evidence, gates
+from wheeltapper_fleet.training import autoencoder, budget, evidence, gates
 from wheeltapper_fleet.training.baseline import fit_baseline
 from wheeltapper_fleet.training.bundles import bundle_file, check_target, npz_bytes, write_bundle
 from wheeltapper_fleet.training.conditions import AUTO
@@ -228,7 +228,7 @@ def _refuse(failed: list[Gate]) -> None:
 
 def _show(candidate: _Candidate, healthy: list[HealthyPart], false_alarms: float, shown: Shown) -> None:
     """Hand over the scores of healthy windows, each by a fit that did not see it."""
-    decision = _decision(candidate, healthy)
+    decision = _decision(candidate, healthy, false_alarms)
     what = "machine" if candidate.kept.own else "recording"
     scores = {f"{what} {number}": each for number, each in enumerate(candidate.kept.held_out, start=1)}
     shown.scores(scores, step_seconds(healthy), decision.raise_windows, false_alarms or None)
@@ -279,9 +279,14 @@ def _precision(exact: bytes, small: bytes, width: int) -> dict[str, str]:
     return {"precision": "int8", "precision_why": told}
 
 
-def _decision(candidate: _Candidate, healthy: list[HealthyPart]) -> DecisionSpec:
+def _decision(candidate: _Candidate, healthy: list[HealthyPart], false_alarms: float) -> DecisionSpec:
+    """The decision of a candidate; with slow wear where machines have their own baselines."""
     found = decision_for(step_seconds(healthy), candidate.features.specs)
-    return patient(found) if candidate.kept.own else found
+    if not candidate.kept.own:
+        return found
+    limit = budget.slow_limit(candidate.kept.held_out, 3600.0 / step_seconds(healthy), false_alarms)
+    slow = {"slow_drift": budget.SLOW_REFERENCE, "slow_limit": round(limit, 3)} if limit else {}
+    return msgspec.structs.replace(patient(found), **slow)
 
 
 def _drift(candidate: _Candidate, healthy: list[HealthyPart]) -> DriftSpec:
@@ -344,7 +349,7 @@ def _run_gates(
     rows = fitted.rows(candidate.features.compute(windows))
     output, golden_score, _ = score(rows)
     again = autoencoder.open_session(candidate.model).run(["output"], {"input": rows})[0]
-    held_out, decision = kept.held_out, _decision(candidate, healthy)
+    held_out, decision = kept.held_out, _decision(candidate, healthy, false_alarms)
     measured = [
         gates.finite(
             np.concatenate([output, normal[0], damaged[0]]), np.concatenate([golden_score, normal[1], damaged[1]])
@@ -388,7 +393,7 @@ def _manifest(
         evidence=candidate.kept.fitted.spec,
         condition=candidate.kept.fitted.condition,
         baseline=candidate.kept.baseline,
-        decision=_decision(candidate, healthy),
+        decision=_decision(candidate, healthy, false_alarms),
         drift=_drift(candidate, healthy),
         golden=_GOLDEN,
         budget=_BUDGET,

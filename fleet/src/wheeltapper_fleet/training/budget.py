@@ -17,18 +17,43 @@ Invariant: pure functions of values.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import logsumexp
 from scipy.stats import chi2, norm
 
-__all__ = ["CONFIDENCE", "bounds_per_1000_hours", "hours_to_show", "limits", "shared_limits", "smoothed", "sustained"]
+__all__ = [
+    "CONFIDENCE",
+    "SLOW_REFERENCE",
+    "bounds_per_1000_hours",
+    "hours_to_show",
+    "limits",
+    "shared_limits",
+    "slow_limit",
+    "smoothed",
+    "sustained",
+]
 
 CONFIDENCE: Final = 0.95
 """Of what is said about rates, and of the deviation."""
 _ENOUGH: Final = 4
 """With fewer sustained spans than this, the values themselves are looked at: there are too few sustained ones."""
+
+SLOW_REFERENCE: Final = 0.5
+"""The score at which the cumulative sum of slow wear neither grows nor shrinks: half of what warns."""
+_SLOW_LEAST: Final = 40.0
+"""Least limit of the sum: 80 windows at the threshold, or 200 at 0.7. A machine's beginning does not show how long a
+healthy one may be a little off."""
+_SLOW_MOST: Final = 200.0
+"""With a higher limit a sum would find nothing in time."""
+_SLOW_SHARE: Final = 0.1
+"""Of the budget, for false alarms by the sum."""
+_BLOCK: Final = 10
+"""Windows of a block: scores within it depend on each other, blocks hardly do."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,6 +122,32 @@ def shared_limits(
     means = np.array([each.mean(axis=0) for each in levels])
     between = means.var(axis=0, ddof=1) * (1 + 1 / len(levels))
     return np.asarray(means.mean(axis=0) + norm.isf(chance) * np.sqrt(within + between + drift**2), dtype=np.float64)
+
+
+def slow_limit(held_out: Sequence[npt.NDArray[Any]], windows_per_hour: float, per_1000_hours: float) -> float:
+    """The limit of the cumulative sum of ``score - SLOW_REFERENCE`` that keeps its share of the budget; 0: none does.
+
+    The sums of blocks of consecutive healthy windows have an exponent ``q`` at which the mean of ``exp(q * sum)`` is 1;
+    the sum then exceeds ``h`` as seldom as ``exp(-q * h)`` a block (Lundberg's bound; Siegmund, "Sequential Analysis",
+    1985, for cumulative sums). Blocks keep what consecutive scores have in common (Kuensch, Annals of Statistics 17
+    (1989)).
+
+    Args:
+        held_out: for each machine the scores of its healthy windows, [window], by models that did not see them.
+        windows_per_hour: how many windows a machine gives in an hour.
+        per_1000_hours: the budget of false alarms.
+    """
+    away = [np.minimum(scores, 1.0) - SLOW_REFERENCE for scores in held_out]
+    width = min(_BLOCK, *map(len, away))
+    blocks = np.concatenate([np.lib.stride_tricks.sliding_window_view(each, width).sum(axis=1) for each in away])
+    if float(blocks.mean()) >= 0:
+        return 0.0
+    if float(blocks.max()) <= 0:
+        return _SLOW_LEAST
+    exponent = float(brentq(lambda q: logsumexp(q * blocks) - math.log(len(blocks)), 1e-6, 1e6 / blocks.max()))
+    chance = min(0.01, _SLOW_SHARE * per_1000_hours / (1000.0 * windows_per_hour) * width)
+    limit = max(_SLOW_LEAST, -math.log(chance) / exponent)
+    return limit if limit <= _SLOW_MOST else 0.0
 
 
 def bounds_per_1000_hours(alarms: int, hours: float) -> tuple[float, float]:
