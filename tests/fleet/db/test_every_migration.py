@@ -38,7 +38,7 @@ TEXTS = {
 
 def _config(connection: Any = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(database._MIGRATIONS))
+    config.set_main_option("script_location", str(database.MIGRATIONS))
     config.attributes["connection"] = connection
     return config
 

@@ -26,6 +26,7 @@ from wheeltapper_fleet.cli.configuration import config_app
 from wheeltapper_fleet.cli.contexts import context_app, login
 from wheeltapper_fleet.cli.datasets import dataset_app
 from wheeltapper_fleet.cli.devices import device_app
+from wheeltapper_fleet.cli.doctor import doctor
 from wheeltapper_fleet.cli.exports import export
 from wheeltapper_fleet.cli.history import history_app
 from wheeltapper_fleet.cli.keys import keys_app
@@ -86,6 +87,7 @@ app.add_typer(context_app, name="context")
 
 app.command()(demo)
 app.command()(trainer)
+app.command()(doctor)
 app.command()(processes)
 app.command()(export)
 app.command()(simulate)

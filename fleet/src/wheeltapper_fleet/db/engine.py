@@ -39,6 +39,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from wheeltapper_fleet.db.turns import Turns
 
 __all__ = [
+    "MIGRATIONS",
     "insert_ignore",
     "insert_one",
     "is_read_only",
@@ -49,7 +50,7 @@ __all__ = [
     "upsert_statement",
 ]
 
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS: Final = 15_000
 _READ_ONLY: Final = "wheeltapper_read_only"
 _READERS: Final = "wheeltapper_readers"
@@ -86,7 +87,7 @@ def migrate(engine: Engine) -> None:
     Several processes may call it at once: on PostgreSQL a lock lets one go first, on SQLite the transaction does.
     """
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
