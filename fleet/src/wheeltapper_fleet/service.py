@@ -335,9 +335,8 @@ def _duties(
         "device retention", 600.0, devices_turn(database, config.keep_device_log_days, config.keep_commands_days)
     )
     yield Duty("audit retention", 600.0, audit_turn(database, config.keep_audit_days))
-    yield Duty(
-        "run retention", 3600.0, runs_turn(database, BlobStore(config.data_dir / "blobs"), config.keep_runs_days)
-    )
+    blobs = BlobStore(config.data_dir / "blobs", receives=False)
+    yield Duty("run retention", 3600.0, runs_turn(database, blobs, config.keep_runs_days))
 
 
 async def _refresh(upkeep: Upkeep) -> None:

@@ -133,6 +133,15 @@ def test_files_that_nothing_names_go_after_a_week(engine: Engine, blobs: BlobSto
     assert named - {f"{2:064x}"} <= found
 
 
+def test_another_process_leaves_an_upload_that_is_under_way(blobs: BlobStore, tmp_path: Path) -> None:
+    under_way = tmp_path / "blobs" / ".0123.tmp"
+    under_way.write_bytes(b"half of it")
+    BlobStore(tmp_path / "blobs", receives=False).remove_unused((), 1e12)
+    assert under_way.is_file()
+    BlobStore(tmp_path / "blobs")
+    assert not under_way.exists()
+
+
 def test_a_row_that_says_nothing_of_its_plots_ends_no_turn(engine: Engine, blobs: BlobStore) -> None:
     run = ended(engine, blobs, AT)
     with engine.begin() as connection:

@@ -46,12 +46,19 @@ def chunks_of(source: BinaryIO) -> Iterable[bytes]:
 
 
 class BlobStore:
-    """Keeps blobs in ``folder``, each at most ``cap_bytes`` long. Removes left-over temporary files at the start."""
+    """Keeps blobs in ``folder``, each at most ``cap_bytes`` long.
 
-    def __init__(self, folder: Path, cap_bytes: int = MAX_FILE_BYTES) -> None:
+    Args:
+        folder: is made where it is missing.
+        cap_bytes: of one blob.
+        receives: whether this is the process that stores blobs: it removes what an upload that broke off has left. Any
+            other one leaves it alone, since an upload may be under way.
+    """
+
+    def __init__(self, folder: Path, cap_bytes: int = MAX_FILE_BYTES, *, receives: bool = True) -> None:
         self._folder = files.make_folder(folder)
         self._cap_bytes = cap_bytes
-        for stale in folder.glob(".*.tmp"):
+        for stale in folder.glob(".*.tmp") if receives else ():
             stale.unlink(missing_ok=True)
 
     def put(self, chunks: Iterable[bytes], sha256: str | None = None) -> Blob:
