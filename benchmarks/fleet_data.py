@@ -2,7 +2,7 @@
 
 The rows are those that the service itself would write, with these simplifications: the payloads of a hundred different
 messages are used for all; every device has sent the same number of records, one each ten seconds, up to now; and
-nothing was lost. Only the first device has a long past, of 90 days.
+nothing was lost. Only the first device has a long past, of 90 days. Four devices measure four points of one machine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, event, insert
 
 from wheeltapper_fleet.alerts.tables import alerts
+from wheeltapper_fleet.assets.tables import assets, point_mappings
 from wheeltapper_fleet.db.engine import open_database
 from wheeltapper_fleet.devices.tables import device_attributes, device_pipelines, device_tags, devices
 from wheeltapper_fleet.ground.query import natural, spelled_number
@@ -25,13 +26,14 @@ from wheeltapper_fleet.telemetry.tables import latest, messages, rollups, spools
 from wheeltapper_protocols.wire.codec import encode
 from wheeltapper_protocols.wire.messages import Telemetry, TelemetryRecord
 
-__all__ = ["LargeFleet", "device_name", "fill"]
+__all__ = ["LargeFleet", "device_name", "fill", "machine_name"]
 
 _CHUNK: Final = 20_000
 _EPOCH: Final = "00000000000000aa"
 _PACE_SECONDS: Final = 10.0
 _IN_A_MESSAGE: Final = 500
 _LONG_DAYS: Final = 90
+_POINTS_EACH: Final = 4
 _SITES: Final = ("north", "south", "east", "west", "harbour")
 
 
@@ -57,6 +59,11 @@ def device_name(number: int) -> str:
     return f"sim-{number:06d}"
 
 
+def machine_name(number: int) -> str:
+    """The id of machine ``number``, from 0."""
+    return f"machine-{number:06d}"
+
+
 def fill(url: str, size: LargeFleet) -> None:
     """Write a large fleet into the database at ``url``, which has its tables and no devices."""
     engine = open_database(url)
@@ -68,7 +75,7 @@ def fill(url: str, size: LargeFleet) -> None:
 
         engine.dispose()
     now = time.time()
-    parts = (_devices, _tags, _attributes, _pipelines, _latest, _spools, _rollups, _messages, _alerts)
+    parts = (_devices, _tags, _attributes, _pipelines, _latest, _spools, _rollups, _messages, _alerts, _assets)
     for part in parts:
         began = time.monotonic()
         for table, rows in part(size, now):
@@ -298,3 +305,29 @@ def _alerts(size: LargeFleet, now: float) -> _Part:
         }
 
     yield alerts, (row(index) for index in range(size.alerts))
+
+
+def _assets(size: LargeFleet, now: float) -> _Part:
+    same = {"attributes": {}, "version": 1, "created_at": now, "updated_at": now, "retired_at": None}
+    same |= {"criticality": "medium", "component": None}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for site in _SITES:
+            yield {"id": site, "kind": "site", "parent": None, "site": site, "machine": None, "name": site} | same
+        for number in range(size.devices // _POINTS_EACH):
+            machine, site = machine_name(number), _SITES[number % len(_SITES)]
+            of = {"site": site, "machine": machine}
+            yield {"id": machine, "kind": "machine", "parent": site, "name": machine} | of | same
+            for point in range(_POINTS_EACH):
+                yield {"id": f"{machine}-{point}", "kind": "point", "parent": machine, "name": "end"} | of | same
+
+    yield assets, rows()
+    mapped = range(size.devices // _POINTS_EACH * _POINTS_EACH)
+    row = {"pipeline": "main", "channel": "", "from_at": now - _LONG_DAYS * 86_400.0, "to_at": None}
+    yield (
+        point_mappings,
+        (
+            {"point": f"{machine_name(n // _POINTS_EACH)}-{n % _POINTS_EACH}", "device": device_name(n + 1)} | row
+            for n in mapped
+        ),
+    )

@@ -20,7 +20,7 @@ from typing import Final
 import httpx
 import numpy as np
 import psutil
-from fleet_data import LargeFleet, device_name, fill
+from fleet_data import LargeFleet, device_name, fill, machine_name
 from rig import Row, main, row, trained_bundle
 
 from wheeltapper_agent.source.simulator import SimulatorConfig
@@ -109,9 +109,25 @@ def _paths(size: LargeFleet, campaign: str) -> dict[str, Callable[[int], str]]:
         "assets": lambda n: f"{api}/assets",
         "default releases": lambda n: f"{api}/default-releases",
         "summary": lambda n: f"{api}/summary",
-        "page: overview": lambda n: "/",
-        "page: overview, filtered": lambda n: "/" + query('tag.line = "%d"')(n % 40).removeprefix(f"{api}/devices"),
-        "page: overview, any page": lambda n: f"/?after={deep(n)}",
+        "page: shift start": lambda n: "/",
+        "page: machines": lambda n: "/machines",
+        "page: machines of a site": lambda n: f"/machines?within={('north', 'south', 'east')[n % 3]}",
+        "page: a machine": lambda n: f"/machines/{machine_name(n * 7919 % (count // 4))}",
+        "page: features of a machine": lambda n: f"/machines/{machine_name(n * 7919 % (count // 4))}/features",
+        "page: cases": lambda n: "/cases",
+        "page: devices": lambda n: "/devices",
+        "page: devices, filtered": lambda n: query('tag.line = "%d"')(n % 40).removeprefix(api),
+        "page: devices, any page": lambda n: f"/devices?after={deep(n)}",
+        "page: campaigns": lambda n: "/campaigns",
+        "page: a new campaign": lambda n: "/campaigns/new",
+        "page: models": lambda n: "/models",
+        "page: data": lambda n: "/data",
+        "page: runs": lambda n: "/data/runs",
+        "page: trust": lambda n: "/trust",
+        "page: value": lambda n: "/value",
+        "page: settings": lambda n: "/settings",
+        "page: health of a device": lambda n: f"/devices/{device(n)}/health",
+        "page: executions of a device": lambda n: f"/devices/{device(n)}/executions",
         "page: a device": lambda n: f"/devices/{device(n)}",
         "page: the campaign to all": lambda n: f"/campaigns/{campaign}",
         "page: why a device runs it": lambda n: f"/why/{device(n)}",
