@@ -6,6 +6,7 @@ LEGACY := .venv-legacy
 STAMP  := $(VENV)/.ready
 TESTED := $(VENV)/.ready-to-test
 ORACLES := .venv-oracles
+DOCS   := .venv-docs
 ARGS   ?=
 # Tests run in one process more than there are cores, since many wait, four at most; a file stays in one process.
 # ARGS="-n 0": in one.
@@ -16,7 +17,7 @@ ARCH   ?= amd64
 PACKAGE ?= agent
 WHEELS ?=
 
-.PHONY: setup demo test test-legacy test-all oracles deb check bench bench-agent bench-fleet bench-learning format clean
+.PHONY: setup demo test test-legacy test-all oracles docs deb check bench bench-agent bench-fleet bench-learning format clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -74,6 +75,15 @@ $(ORACLES)/.ready: constraints-oracles.txt
 	@$(ORACLES)/bin/python -P -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-oracles.txt
 	@touch $@
 
+$(DOCS)/.ready: constraints-docs.txt
+	@test -x $(DOCS)/bin/python || $(PYTHON) -I -m venv $(DOCS)
+	@$(DOCS)/bin/python -P -m pip install --quiet --disable-pip-version-check -c constraints-docs.txt mkdocs mkdocs-material
+	@touch $@
+
+docs: $(DOCS)/.ready  ## the documentation as a site in build/docs; a dead link or a page that is left out fails
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+	@echo "build/docs/index.html"
+
 test-all: $(TESTED) oracles  ## also the slow ones
 	@sh packaging/debian_packages.sh mosquitto chromium systemd debootstrap qemu-user-static prometheus
 	@$(BIN)/python -m pytest $(ARGS)
@@ -104,4 +114,4 @@ format: $(TESTED) ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 
 clean:           ## remove what setup and the tests made
-	rm -rf $(VENV) $(LEGACY) $(ORACLES) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LEGACY) $(ORACLES) $(DOCS) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

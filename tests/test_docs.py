@@ -187,3 +187,9 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
             f"see /{folder}/me/x",
             f"from https://{host}/",
         ]
+
+
+def test_every_page_of_the_documentation_is_in_the_navigation_once() -> None:
+    listed = re.findall(r": ([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    there = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(there)
