@@ -1,10 +1,11 @@
-"""The lines of README's "By hand", as they stand there, in one shell: from a clone to the first alert."""
+"""The lines of README's "By hand" and of the tutorial with a CSV, as they stand there, each in one shell."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.agent.servers import free_port
@@ -89,6 +91,52 @@ def test_from_a_clone_to_the_first_alert(clone: Path, tmp_path: Path) -> None:
         assert "error:" not in log()
     private = (clone / "wheeltapper-data", clone / "offline-keys", clone / "wheeltapper-data/fleet.db")
     assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o700, 0o700, 0o600]
+
+
+def _write_tables(folder: Path) -> None:
+    """A pump that is fine for ten minutes, and one whose tone at 73 Hz grows after fifteen."""
+    drawn, rate = np.random.default_rng(1), 200
+    t = np.arange(rate * 1200) / rate
+    x = np.sin(2 * np.pi * 25 * t) + 0.3 * np.sin(2 * np.pi * 50 * t) + 0.2 * drawn.normal(size=len(t))
+    y = 0.5 * np.cos(2 * np.pi * 25 * t) + 0.15 * drawn.normal(size=len(t))
+    wear = np.clip((t - 900) / 300, 0, 1) * 1.5 * np.sin(2 * np.pi * 73 * t)
+    for name, rows, more in (("healthy.csv", rate * 600, 0.0), ("pump.csv", len(t), wear)):
+        table = np.stack([t, x + more, y], axis=1)[:rows]
+        np.savetxt(folder / name, table, delimiter=",", header="t,x,y", comments="", fmt="%.4f")
+
+
+def test_from_a_csv_to_a_model_on_a_device(tmp_path: Path) -> None:
+    text = (ROOT / "docs/start/csv-to-device.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    tutorial = block.splitlines()
+    assert len(tutorial) <= 6
+    folder = tmp_path / "work"
+    folder.mkdir()
+    _write_tables(folder)
+    before = {path.name for path in folder.iterdir()}
+    assert before == {"healthy.csv", "pump.csv"}
+    with typed(folder, [f"PATH={shlex.quote(str(Path(sys.prefix) / 'bin'))}:$PATH", *tutorial]) as shell:
+
+        def log() -> str:
+            return (tmp_path / "log").read_text(encoding="utf-8", errors="replace")
+
+        def goes_on() -> None:
+            assert shell.poll() is None, log()
+
+        wait_for("the last line", lambda: "all done" in log(), 240.0, checks=[goes_on])
+        found = find_fleet(folder / "wheeltapper-data")
+        with FleetClient(found.url, found.token) as client:
+
+            def kept() -> bool:
+                return [each["state"] for each in client.campaigns()] == ["COMPLETED"]
+
+            def alert() -> bool:
+                return any(each["raised"] and each["device"] == "pump-1" for each in client.alerts())
+
+            wait_for("the release", kept, 120.0, checks=[goes_on])
+            wait_for("the alert", alert, 120.0, checks=[goes_on])
+        assert "Traceback" not in log()
+        assert "error:" not in log()
 
 
 def test_what_the_lines_leave_behind_is_ignored_by_git(tmp_path: Path) -> None:

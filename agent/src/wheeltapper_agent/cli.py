@@ -88,6 +88,10 @@ def enroll(
         str,
         typer.Option("--source", help="What a configuration that is written reads: simulator, csv, mqtt, modbus, …"),
     ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE of the source that is written, e.g. path=run.csv; repeatable."),
+    ] = None,
     state_dir: Annotated[
         Path | None, typer.Option("--state-dir", help="The state folder, where the identity is kept.")
     ] = None,
@@ -113,7 +117,9 @@ def enroll(
             raise AgentError(
                 "config.missing_key", "give the folder where the identity is kept: --config or --state-dir"
             )
-        with configured(config, source, state_dir) if config else contextlib.nullcontext():
+        with configured(config, source, state_dir, settings or ()) if config else contextlib.nullcontext():
+            if settings:
+                load_config(config or DEFAULT_CONFIG)  # refuses what the source does not know, before a key is made
             folder = state_dir or load_config(config or DEFAULT_CONFIG).device.state_dir
             identity = do_enroll(server, parsed, folder)
     except (AgentError, ProtocolError) as error:

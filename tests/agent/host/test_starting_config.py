@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,38 @@ def test_a_configuration_is_written_where_there_is_none_and_taken_back_on_failur
         assert load_config(tmp_path / "b.toml").device.state_dir == tmp_path / 'odd "name'
 
 
+def test_settings_of_the_source_are_written_with_what_they_mean(tmp_path: Path) -> None:
+    wanted = ["path=my run.csv", "sample_rate_hz=50", "window_samples=256", 'channels=["ax", "ay"]', "hop_samples=128"]
+    path = tmp_path / "agent.toml"
+    with configured(path, "csv", settings=[*wanted, 'units=["g", "g"]']):
+        (pipeline,) = load_config(path).pipelines
+    text = path.read_text(encoding="utf-8")
+    assert 'path = "my run.csv"      # relative to the folder of this file' in text
+    assert "sample_rate_hz = 50          # of the rows" in text
+    source = tomllib.loads(text)["pipelines"][0]["source"]
+    assert (source["window_samples"], source["hop_samples"], source["channels"]) == (256, 128, ["ax", "ay"])
+    assert pipeline.source.kind == "replay"
+    with configured(tmp_path / "b.toml", "modbus", settings=["host=10.0.0.9", "timeout_seconds=2.5"]):
+        source = tomllib.loads((tmp_path / "b.toml").read_text(encoding="utf-8"))["pipelines"][0]["source"]
+    assert (source["host"], source["timeout_seconds"], source["registers"][0]["address"]) == ("10.0.0.9", 2.5, 0)
+
+
+@pytest.mark.parametrize("wrong", ["path", "=x", "Path=x", "path=", "a b=1", "path=x\nkind = 1", "p" * 70 + "=1"])
+def test_settings_that_are_none_are_refused(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(AgentError) as refused, configured(tmp_path / "agent.toml", "csv", settings=[wrong]):
+        pass
+    assert refused.value.code == "config.invalid"
+    with pytest.raises(AgentError, match="--source"), configured(tmp_path / "agent.toml", settings=["path=x"]):
+        pass
+    assert not (tmp_path / "agent.toml").exists()
+
+
+def test_a_setting_cannot_add_a_line(tmp_path: Path) -> None:
+    text = starting_config(load_profile("x86-gateway"), "csv", settings=['path=1 # "', "delimiter=;"])
+    source = tomllib.loads(text)["pipelines"][0]["source"]
+    assert (source["path"], source["delimiter"]) == (1, ";")
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[DeviceServer]:
     made = DeviceServer(Authority(tmp_path / "ca"), Repository())
@@ -92,5 +125,8 @@ def test_enroll_writes_a_configuration_and_names_it(
     done = CliRunner().invoke(app, line, env={"WHEELTAPPER_TOKEN": token})
     assert done.exit_code == 0, done.output
     assert "`wheeltapper-agent run --config agent.toml`" in done.output
+    unknown = [*line[:-4], "--config", "b.toml", "--source", "csv", "--set", "no_such_key=1"]
+    refused = CliRunner().invoke(app, unknown, env={"WHEELTAPPER_TOKEN": token})
+    assert (refused.exit_code, (tmp_path / "b.toml").exists()) == (2, False)
     config = load_config(tmp_path / "agent.toml")
     assert json.loads((config.device.state_dir / "identity/fleet.json").read_bytes())["device"] == "press-1"

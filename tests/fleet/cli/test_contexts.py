@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -70,7 +71,12 @@ def test_log_in_and_speak_to_a_fleet_by_its_name(server: AdminServer, shell: She
     assert "context.not_found" in shell.run("--context", "plant-8", "who", code=1)
     assert "context.not_found" in shell.run("who", code=1, WHEELTAPPER_CONTEXT="plant-9")
     assert json.loads(shell.run("--context", "plant-7", "who", "--json"))["name"] == "first"
-    # What is named goes before the context.
+    # What is named goes before the context; so does a service of this folder, unless the context is named.
+    (shell.home / "wheeltapper-data/keys").mkdir(parents=True)
+    (shell.home / "wheeltapper-data/serve.json").write_text("{}")
+    assert "client.not_running" in shell.run("who", code=1)
+    assert json.loads(shell.run("--context", "plant-7", "who", "--json"))["name"] == "first"
+    shutil.rmtree(shell.home / "wheeltapper-data")
     assert "client.no_token" in shell.run("who", "--url", server.url, code=2)
     assert "client.not_running" in shell.run("who", "--data-dir", "elsewhere", code=1)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -145,13 +147,19 @@ _NO_SOURCE: Final = """\
 """
 
 
-def starting_config(profile: Profile, source: str = "", state_dir: str = STATE_DIR) -> str:
+def starting_config(
+    profile: Profile, source: str = "", state_dir: str = STATE_DIR, settings: Sequence[str] = ()
+) -> str:
     """The text of a new device's configuration.
 
     Args:
         profile: the board's.
         source: a key of :data:`SOURCES`; empty: no pipeline yet.
         state_dir: the state folder; relative to the configuration's folder.
+        settings: ``KEY=VALUE`` for keys of the source; a value is written as in TOML, or is a text.
+
+    Raises:
+        AgentError: ``config.invalid``.
     """
     text = f"""\
 # Written once when the agent was installed or enrolled; it is yours now. See docs/operations.md.
@@ -167,27 +175,60 @@ profile = "{profile.name}"  # the board; `wheeltapper-agent profiles` lists them
 name = "main"                  # of the sensor stream; releases are assigned to it by name
 
 [pipelines.source]
-{SOURCES[source]}"""
+{_with_settings(SOURCES[source], settings)}"""
+
+
+def _with_settings(table: str, settings: Sequence[str]) -> str:
+    """The text of a source with values of the user's; what each key means stays beside it.
+
+    Raises:
+        AgentError: ``config.invalid``.
+    """
+    for text in settings:
+        found = re.fullmatch(r"([a-z][a-z0-9_]{0,63})=([^\r\n]{1,2000})", text)
+        if found is None:
+            raise AgentError("config.invalid", f"write a setting of the source as KEY=VALUE, not {text[:80]!r}")
+        key, value = found[1], _literal(found[2])
+        line = re.search(rf"^(?:# )?{key} = .*?(  +#.*)?$", table, re.MULTILINE)
+        if line is not None:
+            table = f"{table[: line.start()]}{key} = {value}{line[1] or ''}{table[line.end() :]}"
+        else:
+            kind, _, rest = table.partition("\n")
+            table = f"{kind}\n{key} = {value}\n{rest}"
+    return table
+
+
+def _literal(text: str) -> str:
+    """A value as TOML: as it is if it is one, else as a text."""
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        if list(tomllib.loads(f"value = {text}")) == ["value"]:
+            return text
+    return json.dumps(text)
 
 
 @contextlib.contextmanager
-def configured(path: Path, source: str = "", state_dir: Path | None = None) -> Iterator[None]:
+def configured(
+    path: Path, source: str = "", state_dir: Path | None = None, settings: Sequence[str] = ()
+) -> Iterator[None]:
     """Write a configuration to ``path`` where there is none; if what is done with it fails, it is taken back.
 
     Args:
         path: of the configuration.
         source: see :func:`starting_config`.
         state_dir: the state folder; None: the system's for the system's configuration, else one beside ``path``.
+        settings: see :func:`starting_config`.
 
     Raises:
-        AgentError: ``config.invalid`` (there is no such source), ``config.exists`` (there is another configuration, and
-            a source is asked for), ``storage.*``.
+        AgentError: ``config.invalid`` (there is no such source, or settings for none), ``config.exists`` (there is
+            another configuration, and a source is asked for), ``storage.*``.
     """
     if source and source not in SOURCES:
         raise AgentError("config.invalid", f"there is no source {source!r}; choose one of {', '.join(SOURCES)}")
+    if settings and not source:
+        raise AgentError("config.invalid", "--set is for the source that is written: give --source too")
     folder = str(state_dir.absolute()) if state_dir else STATE_DIR if path == Path(CONFIG_FILE) else "agent-state"
     board = detect_board(read_device_tree(), machine_name()) or _DEFAULT_PROFILE
-    text = starting_config(load_profile(board), source, folder)
+    text = starting_config(load_profile(board), source, folder, settings)
     written = not path.exists()
     if not written and source and path.read_text(encoding="utf-8") != text:
         raise AgentError("config.exists", f"{path} exists and is never changed: leave out --source, or name a new file")

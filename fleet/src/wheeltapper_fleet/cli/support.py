@@ -58,7 +58,8 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
 
     Args:
         url: the admin API's URL; if None, from ``WHEELTAPPER_URL``, else from ``data_dir`` if that is given, else from
-            the context that the user is logged in to, else from the service that runs on ``wheeltapper-data``.
+            the context that ``WHEELTAPPER_CONTEXT`` names, else from the service whose ``wheeltapper-data`` is in this
+            folder, else from the context that was chosen last.
         token_file: file with the API token; if None, from ``WHEELTAPPER_API_TOKEN``, else from where the URL is from.
         data_dir: the data folder of a service on this machine; by default ``wheeltapper-data``.
     """
@@ -71,7 +72,8 @@ def open_client(url: str | None, token_file: Path | None, data_dir: Path | None)
         if token_file is not None:
             token = read_token(token_file)
         url = url or os.environ.get("WHEELTAPPER_URL")
-        context = None if url or data_dir else _context()
+        here = (folder / "keys").is_dir() and not os.environ.get("WHEELTAPPER_CONTEXT")
+        context = None if url or data_dir or here else _context()
         if context is not None:
             url, token = context.url, token or context.token
         elif url is None:
