@@ -40,6 +40,7 @@ from wheeltapper_fleet.cli.runs import run_app
 from wheeltapper_fleet.cli.simulate import simulate
 from wheeltapper_fleet.cli.support import failures, print_result, run_guarded
 from wheeltapper_fleet.cli.telemetry import device_features, device_history, device_records
+from wheeltapper_fleet.cli.top import top
 from wheeltapper_fleet.cli.train import train_app
 from wheeltapper_fleet.cli.trainer import trainer
 from wheeltapper_fleet.cli.why import device_why
@@ -87,6 +88,7 @@ app.add_typer(context_app, name="context")
 
 app.command()(demo)
 app.command()(trainer)
+app.command()(top)
 app.command()(doctor)
 app.command()(processes)
 app.command()(export)
