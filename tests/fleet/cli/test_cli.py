@@ -45,7 +45,7 @@ def start(data_dir: Path) -> subprocess.Popen[bytes]:
     options = ["--data-dir", str(data_dir), "--admin-port", "0", "--device-port", "0", "--mqtt-port", "0"]
     process = subprocess.Popen([*COMMAND, "serve", *options], env=ENVIRONMENT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 40
-    while not (data_dir / "serve.json").exists() or served(data_dir)["pid"] != process.pid:
+    while served(data_dir).get("pid") != process.pid:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise AssertionError(process.communicate()[1].decode())
@@ -54,7 +54,11 @@ def start(data_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def served(data_dir: Path) -> dict[str, object]:
-    value: dict[str, object] = json.loads((data_dir / "serve.json").read_text())
+    """What a service says of itself; nothing while it has not written that, or has removed what was there before."""
+    try:
+        value: dict[str, object] = json.loads((data_dir / "serve.json").read_text())
+    except FileNotFoundError:
+        return {}
     return value
 
 

@@ -153,13 +153,18 @@ class Story:
     def train(
         self, recordings: Sequence[Path], name: str, healthy_fraction: float, seed: int = 0, model: str = ""
     ) -> Path:
-        """Run ``wheeltapper train anomaly``, which writes a bundle if its gates pass; gives the bundle's folder."""
+        """Run ``wheeltapper train anomaly``, which writes a bundle if its gates pass; gives the bundle's folder.
+
+        Devices learn no level of their own: they are heard for ten minutes of machine time, and what so few windows
+        spread is less than a healthy machine wanders in an hour.
+        """
         bundle = self.stage.folder / "bundles" / name
         bundle.parent.mkdir(exist_ok=True)
         arguments = [item for file in recordings for item in ("--recording", str(file))]
         self.stage.run(
             "wheeltapper_fleet", "train", "anomaly", *arguments, "--healthy-fraction", str(healthy_fraction),
-            "--model", model or self.stage.model, "--seed", str(seed), "--out", str(bundle), "--json",
+            "--model", model or self.stage.model, "--seed", str(seed), "--baseline", "0", "--out", str(bundle),
+            "--json",
         )  # fmt: skip
         self._step(f"{name} trained on {len(recordings)} recordings, quantized to int8, gates passed")
         return bundle
