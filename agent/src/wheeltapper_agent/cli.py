@@ -66,6 +66,15 @@ def _program(
     pass
 
 
+_SourceOption = Annotated[
+    str, typer.Option("--source", help="What a configuration that is written reads: simulator, csv, mqtt, modbus, …")
+]
+_SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE of the source that is written, e.g. path=run.csv; repeatable."),
+]
+
+
 @app.command()
 def enroll(
     server: Annotated[
@@ -84,14 +93,8 @@ def enroll(
             "--config", help="The agent's configuration, which names the state folder; written if there is none."
         ),
     ] = None,
-    source: Annotated[
-        str,
-        typer.Option("--source", help="What a configuration that is written reads: simulator, csv, mqtt, modbus, …"),
-    ] = "",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE of the source that is written, e.g. path=run.csv; repeatable."),
-    ] = None,
+    source: _SourceOption = "",
+    settings: _SetOption = None,
     state_dir: Annotated[
         Path | None, typer.Option("--state-dir", help="The state folder, where the identity is kept.")
     ] = None,
