@@ -20,7 +20,7 @@ _ALONE: Final = {"device", "campaign", "cases", "case"}
 Show = Literal["person", "waiting", "handled", "open", "acknowledged", "in_work", "resolved"]
 
 
-@router.get("/events")
+@router.get("/events", responses={200: {"content": {"text/event-stream": {}}}})
 async def events(
     context: Context,
     view: Annotated[list[Subject] | None, Query(max_length=8, description="What the screen shows; repeatable.")] = None,
